@@ -1,0 +1,120 @@
+"""Everything that can go wrong on purpose, in one tree.
+
+Every deliberate error of the package is an :class:`AutopruneError`. The command line prints its
+message without a traceback and leaves with its ``exit_code``; any other exception is a bug and
+shows itself. A message says what happened, what was given, what was expected and what to do.
+
+::
+
+    AutopruneError                       exit 1   something failed while running
+    ├── UsageError                       exit 2   what was asked for makes no sense
+    │   ├── UnknownNameError                      no such criterion, model, data set, study …
+    │   ├── SpecError                             faults of a study.toml or of the options, all at once
+    │   ├── BudgetError                           a budget that is malformed, needless or out of reach
+    │   └── StudyMismatchError                    the spec would change the meaning of stored trials
+    ├── ModelError                       exit 1   the network cannot be built, loaded or pruned
+    ├── DataError                        exit 1   the data cannot be read or used
+    ├── StudyError                       exit 1   the stored study cannot be opened or written
+    │   └── StudyLockedError                      another process is searching this study
+    ├── EvaluationError                  exit 1   a candidate could not be scored
+    │   └── NonFiniteError                        a loss or an output is NaN or infinite
+    └── NothingFitsError                 exit 3   no stored trial meets the request
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutopruneError(Exception):
+    """Be the root of every deliberate error; ``exit_code`` is what the command line leaves with."""
+
+    exit_code = 1
+
+
+class UsageError(AutopruneError):
+    """Report a request that makes no sense, before any work was done."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """Report a name that nothing answers to, with the nearest known one.
+
+    Args:
+        kind: what was looked up, for the message (``"importance criterion"``).
+        name: the name that was given.
+        known: every name that would have been accepted.
+        hint: one more sentence on what else is accepted, or an empty string.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        names = sorted(known)
+        message = f"no {kind} named {name!r}{did_you_mean(name, names)}; known: {', '.join(names) or 'none'}"
+        super().__init__(f"{message}. {hint}" if hint else message)
+        self.name = name
+
+
+class SpecError(UsageError):
+    """Report every fault of a study's spec at once.
+
+    Args:
+        source: the file or the options the faults were found in.
+        faults: one line per fault, each beginning with the key it concerns.
+    """
+
+    def __init__(self, source: str, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        count = f"{len(self.faults)} fault" + ("s" if len(self.faults) != 1 else "")
+        super().__init__("\n".join([f"{source}: {count}", *(f"  - {fault}" for fault in self.faults)]))
+
+
+class BudgetError(UsageError):
+    """Report a budget that is malformed, above the dense cost, or below what can be reached."""
+
+
+class StudyMismatchError(UsageError):
+    """Report a spec that would change the meaning of the trials already stored."""
+
+
+class ModelError(AutopruneError):
+    """Report a network that cannot be built, loaded or pruned."""
+
+
+class DataError(AutopruneError):
+    """Report data that cannot be read or used."""
+
+
+class StudyError(AutopruneError):
+    """Report a stored study that cannot be opened, read or written."""
+
+
+class StudyLockedError(StudyError):
+    """Report that another process is searching this study now."""
+
+
+class EvaluationError(AutopruneError):
+    """Report a candidate that could not be scored."""
+
+
+class NonFiniteError(EvaluationError):
+    """Report a loss or an output that is NaN or infinite."""
+
+
+class NothingFitsError(AutopruneError):
+    """Report that no stored trial meets the request; the message names the nearest one."""
+
+    exit_code = 3
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known name, or an empty string.
+
+    >>> did_you_mean("tailor", ["taylor", "l1"])
+    "; did you mean 'taylor'?"
+    >>> did_you_mean("zzz", ["taylor", "l1"])
+    ''
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,81 @@
+"""What lies where in a study's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.errors import StudyError
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Name the files of one study.
+
+    Attributes:
+        path: the folder; the recipe ``study.toml`` may lie in it, and a run adds the rest.
+    """
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """Return the recipe as the user wrote it; may be missing."""
+        return self.path / "study.toml"
+
+    @property
+    def resolved(self) -> Path:
+        """Return the spec with every value resolved, as the stored trials were made by it."""
+        return self.path / "resolved.toml"
+
+    @property
+    def database(self) -> Path:
+        """Return the SQLite ledger."""
+        return self.path / "study.db"
+
+    @property
+    def lock(self) -> Path:
+        """Return the file that the searching process holds locked."""
+        return self.path / "study.lock"
+
+    @property
+    def dense_weights(self) -> Path:
+        """Return the dense network's weights."""
+        return self.path / "dense.safetensors"
+
+    @property
+    def dense_facts(self) -> Path:
+        """Return what was measured of the dense network, and where."""
+        return self.path / "dense.json"
+
+    @property
+    def scores(self) -> Path:
+        """Return the importance scores of every criterion and group."""
+        return self.path / "scores.safetensors"
+
+    @property
+    def teacher(self) -> Path:
+        """Return the folder of the dense network's cached outputs."""
+        return self.path / "teacher"
+
+    @property
+    def picked(self) -> Path:
+        """Return the folder of finished networks."""
+        return self.path / "picked"
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            StudyError: if it cannot be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise StudyError(
+                f"the study's folder {str(self.path)!r} cannot be written: {error.strerror or error}; "
+                f"give another place with --root, or free the disk or its permissions"
+            ) from error

@@ -1,0 +1,261 @@
+"""Units and directions: what is measured, what is better, and what a budget allows.
+
+This is the only module that knows whether a number should rise or fall, and in which unit it is
+written. One FLOP is one multiply–accumulate of a convolution, a linear layer or a matrix product,
+as in the pruning papers; that is half of what PyTorch's ``FlopCounterMode`` prints.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from autoprune.errors import BudgetError, UnknownNameError
+
+FLOP_CONVENTION = "one FLOP = one multiply–accumulate"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Say what a number means; the only code that negates.
+
+    Attributes:
+        name: key in measurements, files and options.
+        unit: what one unit is; empty for a fraction.
+        goal: ``"max"`` if larger is better, else ``"min"``.
+        worst: the value that nothing is worse than.
+        is_cost: whether a budget can limit it.
+        closed_form: whether it follows exactly from the policy, before anything is built.
+        digits: decimals shown in tables.
+    """
+
+    name: str
+    unit: str
+    goal: Literal["min", "max"]
+    worst: float
+    is_cost: bool
+    closed_form: bool = False
+    digits: int = 2
+
+    def minimised(self, value: float) -> float:
+        """Return ``value`` with the sign under which smaller is better."""
+        return -value if self.goal == "max" else value
+
+    def is_better(self, value: float, other: float, tolerance: float = 0.0) -> bool:
+        """Return whether ``value`` beats ``other`` by more than ``tolerance``.
+
+        >>> METRICS["accuracy"].is_better(0.91, 0.90), METRICS["mflops"].is_better(50, 40)
+        (True, False)
+        """
+        return self.minimised(value) < self.minimised(other) - tolerance
+
+    def show(self, value: float) -> str:
+        """Return the value as tables print it: accuracy in per cent, the rest in its unit."""
+        return f"{100 * value:.{self.digits}f} %" if self.name == "accuracy" else f"{value:.{self.digits}f}"
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "", "max", 0.0, is_cost=False),
+        Metric("loss", "nats", "min", math.inf, is_cost=False, digits=4),
+        Metric("mflops", "MFLOPs", "min", math.inf, is_cost=True, closed_form=True),
+        Metric("mparams", "M parameters", "min", math.inf, is_cost=True, closed_form=True, digits=4),
+        Metric("latency_ms", "ms", "min", math.inf, is_cost=True, digits=3),
+        Metric("size_mb", "MB", "min", math.inf, is_cost=True, closed_form=True, digits=3),
+    )
+}
+
+
+def metric(name: str) -> Metric:
+    """Return the metric of that name.
+
+    Raises:
+        UnknownNameError: if there is none.
+    """
+    if name not in METRICS:
+        raise UnknownNameError("metric", name, METRICS)
+    return METRICS[name]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Hold what was measured of one network.
+
+    Attributes:
+        values: metric name → finite value in the metric's unit.
+        stderr: metric name → standard error, for the metrics that have one.
+        uncounted: what could not be counted, in words; listed rather than hidden.
+    """
+
+    values: Mapping[str, float]
+    stderr: Mapping[str, float] = field(default_factory=dict)
+    uncounted: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value in {**self.values, **{f"stderr of {k}": v for k, v in self.stderr.items()}}.items():
+            if not math.isfinite(value):
+                raise ValueError(f"measurement {name} is {value}; a measurement holds finite numbers only")
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+    def error(self, name: str) -> float:
+        """Return the standard error of a metric, 0 if it is exact."""
+        return self.stderr.get(name, 0.0)
+
+    def merged(self, other: Measurement) -> Measurement:
+        """Return both measurements in one; ``other`` wins where both have a value."""
+        return Measurement(
+            {**self.values, **other.values}, {**self.stderr, **other.stderr}, self.uncounted + other.uncounted
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return {"values": dict(self.values), "stderr": dict(self.stderr), "uncounted": list(self.uncounted)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
+        """Return the measurement that :meth:`to_json` wrote."""
+        return cls(dict(data["values"]), dict(data["stderr"]), tuple(data["uncounted"]))
+
+
+_LIMIT = re.compile(r"^\s*(?P<number>\d+(\.\d*)?([eE][+-]?\d+)?|\.\d+)\s*(?P<suffix>%|[kKMG]?)\s*$")
+_SCALE = {"k": 1e-3, "K": 1e-3, "M": 1.0, "G": 1e3}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Bound one metric, absolutely or as a fraction of the dense network's value.
+
+    Attributes:
+        value: in the metric's unit; if ``relative``, a fraction in (0, 1).
+        relative: whether the dense network's value is the unit.
+    """
+
+    value: float
+    relative: bool = False
+
+    @classmethod
+    def parse(cls, text: str | float, name: str) -> Limit:
+        """Read ``50``, ``50M`` or ``40%``.
+
+        Args:
+            text: what the user wrote; suffixes K, M, G are for MFLOPs and parameters, M being the unit.
+            name: the metric's name.
+
+        Raises:
+            BudgetError: if it is not a positive number or a percentage in (0, 100).
+
+        >>> Limit.parse("40%", "mflops"), Limit.parse("1.2G", "mflops").value
+        (Limit(value=0.4, relative=True), 1200.0)
+        """
+        matched = _LIMIT.match(str(text))
+        suffix = matched["suffix"] if matched else ""
+        allowed = suffix in ("", "%") or name in ("mflops", "mparams")
+        number = float(matched["number"]) if matched else math.nan
+        if not allowed or not 0 < number < math.inf or (suffix == "%" and number >= 100):
+            raise BudgetError(
+                f"budget {name}: {str(text)!r} is neither a positive number of {metric(name).unit} "
+                f"nor a percentage of the dense network between 0 and 100; write for example 50 or 40%"
+            )
+        return cls(number / 100, True) if suffix == "%" else cls(number * _SCALE.get(suffix, 1.0))
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:g}%" if self.relative else f"{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Hold the limits that a network must meet all together.
+
+    Attributes:
+        limits: metric name → limit; empty means that everything is allowed.
+    """
+
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, texts: Mapping[str, str | float | None]) -> Budget:
+        """Read ``{"mflops": "50", "latency_ms": "40%"}``; ``None`` is no limit.
+
+        Raises:
+            BudgetError: if a limit is malformed.
+            UnknownNameError: if a metric cannot be budgeted.
+        """
+        costs = [name for name, known in METRICS.items() if known.is_cost]
+        for name in texts:
+            if name not in costs:
+                raise UnknownNameError("metric to budget", name, costs)
+        return cls({name: Limit.parse(text, name) for name, text in texts.items() if text is not None})
+
+    def resolve(self, dense: Measurement) -> Budget:
+        """Return the same budget in absolute numbers.
+
+        Raises:
+            BudgetError: if the dense network meets a limit already, so that there is nothing to do.
+        """
+        limits = {
+            name: Limit(limit.value * dense[name]) if limit.relative else limit for name, limit in self.limits.items()
+        }
+        resolved = Budget(limits)
+        if limits and not resolved.violations(dense):
+            raise BudgetError(
+                f"nothing to do: the dense network has {_list_values(limits, dense)}, "
+                f"within the budget of {resolved.describe()}; ask for less"
+            )
+        return resolved
+
+    def violations(self, measurement: Measurement) -> dict[str, float]:
+        """Return, for every limit that is exceeded, value / limit − 1 (always > 0).
+
+        >>> Budget({"mflops": Limit(50)}).violations(Measurement({"mflops": 60}))
+        {'mflops': 0.2}
+        """
+        over = {name: round(measurement[name] / limit.value - 1, 12) for name, limit in self.limits.items()}
+        return {name: excess for name, excess in over.items() if excess > 0}
+
+    def admits(self, measurement: Measurement) -> bool:
+        """Return whether every limit is met."""
+        return not self.violations(measurement)
+
+    def check_reachable(self, smallest: Measurement) -> None:
+        """Raise if even the smallest network of the search space is above a closed-form limit.
+
+        Raises:
+            BudgetError: naming the nearest value that can be reached.
+        """
+        over = list(self.violations_of_known(smallest))
+        if over:
+            raise BudgetError(
+                f"the budget of {self.describe(over)} cannot be reached: the smallest network of this search space "
+                f"has {_list_values(over, smallest)}; ask for at least that, or raise space.max_sparsity, "
+                f"or lower space.round_to"
+            )
+
+    def violations_of_known(self, measurement: Measurement) -> dict[str, float]:
+        """Return the violations among the limits whose metric the measurement has."""
+        return Budget({k: v for k, v in self.limits.items() if k in measurement.values}).violations(measurement)
+
+    def describe(self, names: Iterable[str] | None = None) -> str:
+        """Return the limits in words: ``"50 MFLOPs and 2 ms"``."""
+        chosen = list(self.limits if names is None else names)
+        parts = [
+            f"{self.limits[name]} {'of dense ' if self.limits[name].relative else ''}{METRICS[name].unit}"
+            for name in chosen
+        ]
+        return " and ".join(parts) or "no limit"
+
+    def to_json(self) -> dict[str, str]:
+        """Return metric → text, as :meth:`parse` reads it, without loss."""
+        return {
+            name: f"{100 * limit.value!r}%" if limit.relative else repr(float(limit.value))
+            for name, limit in sorted(self.limits.items())
+        }
+
+
+def _list_values(names: Iterable[str], measurement: Measurement) -> str:
+    return " and ".join(f"{METRICS[name].show(measurement[name])} {METRICS[name].unit}" for name in names)

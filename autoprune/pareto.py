@@ -1,0 +1,184 @@
+"""Which trials are worth showing: domination, the front, its hypervolume, its knee, and the pick.
+
+Accuracy on a few hundred or thousand images is known to about half a point, so a front of all
+non-dominated trials is an echo of noise. The front here is noise-aware: values within their standard
+error count as equal (:func:`front`); ``noise_aware=False`` gives every non-dominated trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.errors import NothingFitsError
+from autoprune.metrics import METRICS, Budget, Measurement
+from autoprune.trial import Trial, completed_measurement
+
+Floats = NDArray[np.float64]
+
+
+def measured(trials: Sequence[Trial]) -> list[tuple[Trial, Measurement]]:
+    """Return the completed trials with what they measured, in order."""
+    pairs = [(trial, completed_measurement(trial)) for trial in trials]
+    return [(trial, measurement) for trial, measurement in pairs if measurement is not None]
+
+
+def minimised(measurements: Sequence[Measurement], objectives: Sequence[str]) -> Floats:
+    """Return the objectives as an array of shape ``(n, num_objectives)`` in which smaller is better."""
+    rows = [[METRICS[name].minimised(m[name]) for name in objectives] for m in measurements]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
+
+
+def non_dominated(points: Floats) -> NDArray[np.bool_]:
+    """Return which rows no other row dominates; of equal rows all stay.
+
+    A row dominates another if it is nowhere larger and somewhere smaller. O(n log n) for up to three
+    objectives (Kung, Luccio & Preparata 1975, in moocore).
+
+    Args:
+        points: shape ``(n, d)``, smaller is better.
+
+    Returns:
+        shape ``(n,)``.
+
+    >>> non_dominated(np.array([[1.0, 2.0], [2.0, 1.0], [2.0, 2.0]])).tolist()
+    [True, True, False]
+    """
+    import moocore
+
+    if not len(points):
+        return np.zeros(0, dtype=bool)
+    return np.asarray(moocore.is_nondominated(points, keep_weakly=True), dtype=bool)
+
+
+def front(trials: Sequence[Trial], objectives: Sequence[str], noise_aware: bool = True) -> list[Trial]:
+    """Return the trials worth choosing from, by the first objective, best first.
+
+    With ``noise_aware``, a non-dominated trial is left out if another one that stays is better in some
+    objective by more than noise and in no objective worse by more than noise, noise being the larger of
+    the two standard errors. Trials are tested from the least to the most accurate of the non-dominated,
+    each against those that are still there, so a chain of near-equals never empties the front.
+
+    Args:
+        trials: any trials; only completed ones can be on the front.
+        objectives: metric names, the quality first.
+        noise_aware: whether values within their standard error count as equal.
+    """
+    found = measured(trials)
+    points = minimised([m for _, m in found], objectives)
+    keep = [pair for pair, is_best in zip(found, non_dominated(points), strict=True) if is_best]
+    keep.sort(key=lambda pair: (tuple(minimised([pair[1]], objectives)[0]), pair[0].number))
+    if noise_aware:
+        for pair in list(reversed(keep)):
+            if any(_beats(other, pair[1], objectives) for trial, other in keep if trial is not pair[0]):
+                keep.remove(pair)
+    return [trial for trial, _ in keep]
+
+
+def _beats(one: Measurement, other: Measurement, objectives: Sequence[str]) -> bool:
+    """Return whether ``one`` dominates ``other`` beyond noise."""
+    noise = {name: max(one.error(name), other.error(name)) for name in objectives}
+    if any(METRICS[name].is_better(other[name], one[name], noise[name]) for name in objectives):
+        return False
+    return any(METRICS[name].is_better(one[name], other[name], noise[name]) for name in objectives)
+
+
+def reference_point(dense: Measurement, objectives: Sequence[str]) -> Floats:
+    """Return the corner that the hypervolume is measured from: no accuracy, at the dense network's costs.
+
+    A loss has no natural worst; twice the dense network's is taken.
+    """
+    worst = {"accuracy": 0.0, "loss": 2 * dense.values.get("loss", 1.0)}
+    return np.array([METRICS[name].minimised(worst.get(name, dense.values.get(name, 1.0))) for name in objectives])
+
+
+def hypervolume(trials: Sequence[Trial], objectives: Sequence[str], dense: Measurement) -> float:
+    """Return the share of the box between the reference point and perfection that the trials dominate.
+
+    Perfection is accuracy 1, loss 0 and cost 0, so the value is in [0, 1) and comparable between runs
+    of one study.
+
+    Source: Zitzler & Thiele 1998; computed by moocore (Fonseca, Paquete & López-Ibáñez 2006).
+    """
+    import moocore
+
+    points = minimised([m for _, m in measured(trials)], objectives)
+    reference = reference_point(dense, objectives)
+    perfect = np.array([METRICS[name].minimised(1.0 if name == "accuracy" else 0.0) for name in objectives])
+    inside = points[(points < reference).all(axis=1)] if len(points) else points
+    box = float(np.prod(reference - perfect))
+    return float(moocore.hypervolume(inside, ref=reference)) / box if len(inside) and box else 0.0
+
+
+def knee(trials: Sequence[Trial], objectives: Sequence[str]) -> Trial | None:
+    """Return the trial nearest to the ideal point once every objective is scaled to the front's range.
+
+    ``None`` if fewer than three trials leave no bend to speak of.
+
+    Source: Branke et al. 2004, Finding Knees in Multi-objective Optimization; the distance-to-ideal variant.
+    """
+    found = measured(trials)
+    if len(found) < 3:
+        return None
+    points = minimised([m for _, m in found], objectives)
+    spread = points.max(axis=0) - points.min(axis=0)
+    scaled = (points - points.min(axis=0)) / np.where(spread > 0, spread, 1.0)
+    return found[int(np.argmin(np.linalg.norm(scaled, axis=1)))][0]
+
+
+def best_within(trials: Sequence[Trial], budget: Budget, quality: str = "accuracy") -> Trial | None:
+    """Return the best completed trial that meets a budget, or ``None``.
+
+    Among those whose quality is within one standard error of the best, the lowest validation loss wins:
+    the steadier signal breaks ties that accuracy cannot.
+    """
+    fitting = [(trial, m) for trial, m in measured(trials) if budget.admits(m)]
+    if not fitting:
+        return None
+    goal = METRICS[quality]
+    top = min((m for _, m in fitting), key=lambda m: goal.minimised(m[quality]))
+    equal = [(trial, m) for trial, m in fitting if not goal.is_better(top[quality], m[quality], top.error(quality))]
+    return min(equal, key=lambda pair: (pair[1].values.get("loss", 0.0), pair[0].number))[0]
+
+
+def choose(trials: Sequence[Trial], budget: Budget, min_accuracy: float | None = None) -> Trial:
+    """Return the trial to pick for a budget and, if given, a least validation accuracy.
+
+    With only a least accuracy, the cheapest trial that has it is returned: fewest MFLOPs.
+
+    Raises:
+        NothingFitsError: naming the trial that comes nearest.
+    """
+    found = measured(trials)
+    if not found:
+        raise NothingFitsError("nothing to pick: the study has no completed trial; run `autoprune search` first")
+    fitting = [trial for trial, m in found if budget.admits(m) and m["accuracy"] >= (min_accuracy or 0.0)]
+    if not fitting:
+        raise NothingFitsError(_nearest_message(found, budget, min_accuracy))
+    if not budget.limits and min_accuracy is not None:
+        return min(measured(fitting), key=lambda pair: (pair[1]["mflops"], -pair[1]["accuracy"]))[0]
+    best = best_within(fitting, budget)
+    return best if best is not None else fitting[0]
+
+
+def _nearest_message(found: list[tuple[Trial, Measurement]], budget: Budget, min_accuracy: float | None) -> str:
+    """Say which trial misses by least, summed over what is asked."""
+
+    def miss(measurement: Measurement) -> float:
+        short = max(0.0, (min_accuracy or 0.0) - measurement["accuracy"])
+        return sum(budget.violations(measurement).values()) + short
+
+    trial, measurement = min(found, key=lambda pair: miss(pair[1]))
+    wanted = [budget.describe()] if budget.limits else []
+    if min_accuracy is not None:
+        wanted.append(f"accuracy ≥ {METRICS['accuracy'].show(min_accuracy)}")
+    shown = ", ".join(
+        f"{name} {METRICS[name].show(measurement[name])} {METRICS[name].unit}".rstrip()
+        for name in dict.fromkeys(["accuracy", *budget.limits])
+    )
+    return (
+        f"no trial of {len(found)} completed ones has {' and '.join(wanted)}; the nearest is trial "
+        f"{trial.number} with {shown}. Ask for that, or search on with the tighter budget"
+    )

@@ -1,0 +1,1 @@
+"""Find what can be cut, rank it, and cut it."""

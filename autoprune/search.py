@@ -1,0 +1,72 @@
+"""The loop: ask, evaluate, tell."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from autoprune.errors import EvaluationError
+from autoprune.evaluate import Evaluation
+from autoprune.study.ledger import Ledger, Proposer
+from autoprune.trial import Candidate, Failed, Trial
+
+FAILURES_IN_A_ROW = 5
+
+
+class Observer(Protocol):
+    """Watch a search; a display implements this."""
+
+    def asked(self, candidate: Candidate) -> None:
+        """See a candidate before it is evaluated."""
+        ...  # pragma: no cover
+
+    def phase(self, name: str) -> None:
+        """See a phase of the evaluation begin."""
+        ...  # pragma: no cover
+
+    def told(self, trial: Trial) -> None:
+        """See a trial after it is stored."""
+        ...  # pragma: no cover
+
+
+Evaluate = Callable[[Candidate, Callable[[str], None]], Evaluation]
+
+
+def search(ledger: Ledger, proposer: Proposer, evaluate: Evaluate, trials: int, seed: int, observer: Observer) -> int:
+    """Evaluate candidates until the study holds ``trials`` finished ones; return how many were added.
+
+    Killing the process at any point loses at most the evaluation that was running, and that candidate is
+    asked again by the next run.
+
+    Raises:
+        EvaluationError: if several candidates in a row fail, since the next would fail too.
+    """
+    done = first = len(ledger.trials)
+    recent: deque[Trial] = deque(maxlen=FAILURES_IN_A_ROW)
+    idle_since = time.perf_counter()
+    while done < trials:
+        candidate = ledger.ask(proposer, seed)
+        observer.asked(candidate)
+        asked_at = time.perf_counter()
+        evaluation = evaluate(candidate, observer.phase)
+        seconds = {"ask": asked_at - idle_since, **evaluation.seconds}
+        idle_since = time.perf_counter()
+        trial = ledger.tell(candidate, evaluation.outcome, seconds)
+        observer.told(trial)
+        done += 1
+        recent.append(trial)
+        _raise_if_all_fail(recent)
+    return done - first
+
+
+def _raise_if_all_fail(recent: deque[Trial]) -> None:
+    failures = [trial.outcome for trial in recent if isinstance(trial.outcome, Failed)]
+    if len(failures) == FAILURES_IN_A_ROW:
+        last = failures[-1]
+        raise EvaluationError(
+            f"the last {len(failures)} candidates all failed, so the search ends here; the last one with "
+            f"{last.error}: {last.message}. They are stored with their reasons; mend the cause and raise "
+            f"--trials to go on\n{last.trace}".rstrip()
+        )

@@ -1,0 +1,312 @@
+"""What a study is, in types: :class:`StudySpec` and its sections, one per table of a ``study.toml``.
+
+The defaults are the main job, ResNet-56 on the digits. Every field checks its own range here; the
+names of models, data and criteria are checked in form against :mod:`autoprune.builtins` and limits
+against :mod:`autoprune.metrics`, so that nothing heavy is imported. How files and options are read,
+and how all their faults are reported at once, is in :mod:`autoprune.spec_file`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from autoprune.builtins import DATA, IMPORTANCES, MODELS
+from autoprune.errors import BudgetError, UnknownNameError
+from autoprune.metrics import METRICS, Limit, metric
+from autoprune.registry import Registry
+
+NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+
+
+class _Section(BaseModel):
+    """Be frozen, know every key, and convert nothing but whole numbers into floats."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _fault(reason: str, key: str = "", because: Sequence[str] = ()) -> PydanticCustomError:
+    """Return an error for a validator to raise.
+
+    Args:
+        reason: what was expected and what to do, without the key and the value.
+        key: for a fault between fields of one section, the field to name.
+        because: the other fields that take part in it.
+    """
+    return PydanticCustomError("fault", "{reason}", {"reason": reason, "key": key, "because": list(because)})
+
+
+def _check_name(registry: Registry, name: str, prefix: str) -> str:
+    """Return ``name`` if it can be one of ``registry``, or begins with a ``prefix`` that means something."""
+    if name in registry.builtins or (prefix and name.startswith(prefix) and name != prefix):
+        return name
+    where, colon, attribute = name.rpartition(":")
+    if colon:
+        is_module = all(part.isidentifier() for part in where.split("."))
+        if not (is_module or where.endswith(".py")) or not all(part.isidentifier() for part in attribute.split(".")):
+            beside = f", '{prefix}…'" if prefix else ""
+            raise _fault(f"expected a known name{beside}, 'package.module:attribute' or 'path/to/file.py:attribute'")
+        return name
+    try:
+        registry.check(name)
+    except UnknownNameError as error:
+        raise _fault(f"{error}" + (f" Or '{prefix}…'." if prefix else "")) from error
+    return name
+
+
+def _check_unique(names: tuple[str, ...]) -> None:
+    if not names:
+        raise _fault("expected at least one name")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise _fault(f"expected every name once; repeated: {', '.join(twice)}")
+
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class ModelSpec(_Section):
+    """Say which network is pruned and where its weights come from."""
+
+    source: str = Field(
+        default="resnet56",
+        description="resnet20, resnet32, resnet44, resnet56, a plug-in, torchvision:NAME, pkg.mod:fn or file.py:fn",
+    )
+    weights: str = Field(
+        default="",
+        description="state dict (.safetensors, .pt, .pth), or for torchvision models a weights name such as DEFAULT; "
+        "empty: train the dense network",
+    )
+
+    @field_validator("source")
+    @classmethod
+    def _known_in_form(cls, source: str) -> str:
+        return _check_name(MODELS, source, "torchvision:")
+
+    @model_validator(mode="after")
+    def _weights_fit_source(self) -> ModelSpec:
+        named = self.source.startswith("torchvision:") and self.weights.replace(".", "_").isidentifier()
+        if self.weights and not self.weights.endswith(WEIGHT_SUFFIXES) and not named:
+            raise _fault(
+                f"expected a file ending in {', '.join(WEIGHT_SUFFIXES)}, or nothing, to train the dense network; "
+                f"a name such as DEFAULT is for torchvision models, and model.source is {self.source!r}",
+                key="weights",
+                because=("source",),
+            )
+        return self
+
+
+class DataSpec(_Section):
+    """Say which images the network is trained, pruned and judged on."""
+
+    source: str = Field(
+        default="digits", description="digits, cifar10, a plug-in's name, imagefolder:PATH, pkg.mod:fn or file.py:fn"
+    )
+    root: str = Field(default="", description="folder for downloaded data; empty: ~/.cache/autoprune")
+    image_size: int = Field(
+        default=224, ge=8, description="height and width images are brought to, pixels; imagefolder only"
+    )
+    workers: int = Field(default=2, ge=0, description="processes that load streamed data; 0: load in this one")
+
+    @field_validator("source")
+    @classmethod
+    def _known_in_form(cls, source: str) -> str:
+        return _check_name(DATA, source, "imagefolder:")
+
+
+class BudgetSpec(_Section):
+    """Limit what the network may cost: a number in the metric's unit, or a share of the dense network such as 40%.
+
+    Limits are held as text, as :meth:`autoprune.metrics.Budget.parse` reads it. The text ``none`` lifts a limit that a
+    lower layer set.
+    """
+
+    mflops: str | None = Field(default=None, description="million multiply-accumulates per image")
+    mparams: str | None = Field(default=None, description="million parameters")
+    latency_ms: str | None = Field(
+        default=None, description="milliseconds per forward pass, as [latency] measures them"
+    )
+    size_mb: str | None = Field(default=None, description="megabytes of weights")
+
+    @field_validator("mflops", "mparams", "latency_ms", "size_mb", mode="before")
+    @classmethod
+    def _canonical(cls, value: Any, info: ValidationInfo) -> str | None:
+        if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
+            return None
+        try:
+            Limit.parse(value, str(info.field_name))
+        except BudgetError as error:
+            unit = metric(str(info.field_name)).unit
+            raise _fault(
+                f"expected a positive number of {unit}, a share of the dense network such as 40%, or none"
+            ) from error
+        text = "".join(str(value).split())
+        number = text.rstrip("%kKMG")
+        return repr(float(number)).removesuffix(".0") + text[len(number) :]
+
+
+class SpaceSpec(_Section):
+    """Say what a policy may choose from."""
+
+    importances: Names = Field(
+        default=("l1", "l2", "bn_scale", "taylor", "fpgm", "random"),
+        description="criteria offered to every group: built-in, a plug-in's name, pkg.mod:fn or file.py:fn",
+    )
+    max_sparsity: float = Field(
+        default=0.9, gt=0, lt=1, description="largest fraction of a group's channels that may go"
+    )
+    round_to: int = Field(default=1, description="kept channels are a multiple of this: 1, 2, 4, 8 or 16")
+    calibration_images: int = Field(default=512, ge=1, description="training images that data-driven criteria look at")
+
+    @field_validator("round_to")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value not in (1, 2, 4, 8, 16):
+            raise _fault("expected one of 1, 2, 4, 8, 16")
+        return value
+
+    @field_validator("importances")
+    @classmethod
+    def _known_in_form(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        _check_unique(names)
+        return tuple(_check_name(IMPORTANCES, name, "") for name in names)
+
+
+class DenseSpec(_Section):
+    """Say how the dense network is trained when no weights are given."""
+
+    epochs: int = Field(default=30, ge=1, description="passes over the training images")
+    batch_size: int = Field(default=64, ge=1, description="images per step")
+    lr: float = Field(default=0.1, gt=0, description="peak learning rate of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty of SGD")
+
+
+class FinetuneSpec(_Section):
+    """Say how every candidate is recalibrated and fine-tuned before it is scored."""
+
+    epochs: float = Field(default=2.0, ge=0, description="passes over the training images; 0: recalibrate only")
+    batch_size: int = Field(default=64, ge=1, description="images per step")
+    lr: float = Field(default=0.05, gt=0, description="peak learning rate of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty of SGD")
+    distill: bool = Field(default=True, description="whether the dense network is the teacher")
+    temperature: float = Field(default=4.0, gt=0, description="softness of the teacher's answers")
+    distill_weight: float = Field(
+        default=0.9, ge=0, le=1, description="share of the teacher in the loss; the rest is labels"
+    )
+    recalibration_images: int = Field(
+        default=512, ge=1, description="training images for batch-norm statistics after the cut"
+    )
+
+
+class PickSpec(_Section):
+    """Say how long the picked network is trained; all else is as in ``[finetune]``."""
+
+    epochs: float = Field(default=20.0, ge=0, description="passes over the training images; 0: none")
+    lr: float = Field(default=0.05, gt=0, description="peak learning rate of SGD")
+
+
+class LatencySpec(_Section):
+    """Say how a forward pass is timed on the study's device."""
+
+    batch: int = Field(default=1, ge=1, description="images per forward pass")
+    threads: int = Field(default=1, ge=1, description="CPU threads while timing")
+    blocks: int = Field(default=9, ge=1, description="timed blocks; their spread is the standard error")
+    calls: int = Field(default=5, ge=1, description="forward passes per block")
+
+
+class RuntimeSpec(_Section):
+    """Say where and how the arithmetic runs."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="auto: the fastest there is")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of activations in training")
+    layout: Literal["auto", "channels_last", "contiguous"] = Field(
+        default="auto", description="of activations in memory"
+    )
+    threads: int = Field(default=0, ge=0, description="CPU threads for training; 0: all cores")
+
+
+class StudySpec(_Section):
+    """Be the whole plan of a study; ``StudySpec()`` is the main job."""
+
+    name: str = Field(
+        default="digits-resnet56", description="letters, digits, '.', '_' and '-', not beginning with '.' or '-'"
+    )
+    objectives: Names = Field(
+        default=("accuracy", "mflops", "latency_ms"),
+        description="metrics to trade against each other: at least one quality and one cost",
+    )
+    trials: int = Field(default=40, ge=1, description="how many trials the study shall reach in total")
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of proposals, training and subsets")
+    sampler: Literal["auto", "tpe", "gp", "nsga2", "random"] = Field(
+        default="auto", description="who proposes policies"
+    )
+    model: ModelSpec = Field(default=ModelSpec(), description="the network")
+    data: DataSpec = Field(default=DataSpec(), description="the images")
+    budget: BudgetSpec = Field(default=BudgetSpec(), description="what the network may cost")
+    space: SpaceSpec = Field(default=SpaceSpec(), description="what a policy may choose from")
+    dense: DenseSpec = Field(default=DenseSpec(), description="training of the dense network")
+    finetune: FinetuneSpec = Field(default=FinetuneSpec(), description="training of every candidate")
+    pick: PickSpec = Field(default=PickSpec(), description="training of the picked network")
+    latency: LatencySpec = Field(default=LatencySpec(), description="timing")
+    runtime: RuntimeSpec = Field(default=RuntimeSpec(), description="device and number format")
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise _fault("expected letters, digits, '.', '_' and '-' only, not beginning with '.' or '-'")
+        return name
+
+    @field_validator("objectives")
+    @classmethod
+    def _quality_and_cost(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        _check_unique(names)
+        try:
+            is_cost = {metric(name).is_cost for name in names}
+        except UnknownNameError as error:
+            raise _fault(str(error)) from error
+        if is_cost != {True, False}:
+            qualities = ", ".join(name for name, known in METRICS.items() if not known.is_cost)
+            costs = ", ".join(name for name, known in METRICS.items() if known.is_cost)
+            raise _fault(f"expected at least one quality ({qualities}) and one cost ({costs})")
+        return names
+
+
+_MEANING_FREE = frozenset(
+    {"name", "trials", "budget", "sampler", "pick", "data.root", "data.workers", "runtime.threads"}
+)
+
+
+def fingerprint(spec: StudySpec) -> dict[str, object]:
+    """Return the fields that change the meaning of a trial, by dotted key, as JSON can hold them.
+
+    The name, the number of trials, the budget, the sampler, the pick, where data lies and how many
+    processes or threads work are left out: these may change while a study goes on.
+
+    >>> prints = fingerprint(StudySpec())
+    >>> prints["finetune.lr"], prints["objectives"], "trials" in prints
+    (0.05, ['accuracy', 'mflops', 'latency_ms'], False)
+    """
+    flat: dict[str, object] = {}
+    for key, value in spec.model_dump(mode="json").items():
+        fields = {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}
+        if key not in _MEANING_FREE:
+            flat |= {name: inner for name, inner in fields.items() if name not in _MEANING_FREE}
+    return flat
+
+
+def differences(stored: Mapping[str, object], given: Mapping[str, object]) -> list[str]:
+    """Return one line for every key in which two fingerprints differ.
+
+    >>> differences({"finetune.lr": 0.05, "seed": 0}, {"finetune.lr": 0.1, "seed": 0})
+    ['finetune.lr: stored 0.05, given 0.1']
+    """
+    missing = object()
+    pairs = {key: (stored.get(key, missing), given.get(key, missing)) for key in {**stored, **given}}
+    shown = {key: ["nothing" if value is missing else repr(value) for value in pair] for key, pair in pairs.items()}
+    return [f"{key}: stored {shown[key][0]}, given {shown[key][1]}" for key, (a, b) in pairs.items() if a != b]

@@ -1,0 +1,102 @@
+"""The policies every paper compares with; a study evaluates them first.
+
+- ``uniform``: the same sparsity in every group.
+- ``inner``: only channels inside a residual branch; the residual streams stay whole.
+- ``global``: all channels of the network ranked together, the lowest removed.
+
+Each lies on the budget like any other proposal. One that cannot reach the budget, or that is the same
+as an earlier one (a network without residual streams has no separate ``inner``), is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.errors import BudgetError
+from autoprune.policy import PruningPolicy
+from autoprune.space import SearchSpace
+from autoprune.study.project import Projector
+
+Ranking = Mapping[str, NDArray[np.float64]]
+RankedBy = tuple[str, Ranking]
+
+COMPARABLE_BETWEEN_LAYERS = ("taylor",)  # scores that estimate a change of the loss need no scaling per layer
+
+
+def baselines(projector: Projector, scores: Mapping[str, Ranking]) -> dict[str, PruningPolicy]:
+    """Return name → policy, in the order they are evaluated.
+
+    Args:
+        projector: the space and the budget.
+        scores: criterion → group name → scores of shape ``(num_channels,)``, larger = keep.
+    """
+    if not projector.budget.limits:
+        return {}
+    makers: dict[str, Callable[[], PruningPolicy]] = {
+        "uniform": lambda: _uniform(projector, _default_importances(projector.space)),
+        "inner": lambda: _inner(projector, _default_importances(projector.space)),
+        "global": lambda: _global(projector, scores),
+    }
+    found: dict[str, PruningPolicy] = {}
+    for name, make in makers.items():
+        try:
+            policy = make()
+        except BudgetError:
+            continue  # cannot reach the budget at all, so it is nothing to compare with
+        if policy not in found.values():
+            found[name] = policy
+    return found
+
+
+def _default_importances(space: SearchSpace) -> dict[str, str]:
+    """Return the first criterion of each group: the one the user listed first."""
+    return {group.name: space.importances[group.name][0] for group in space.groups}
+
+
+def _uniform(projector: Projector, importances: Mapping[str, str]) -> PruningPolicy:
+    kept = projector.fit({group.name: group.num_channels / 2 for group in projector.space.groups})
+    return projector.space.policy(kept, importances)
+
+
+def _inner(projector: Projector, importances: Mapping[str, str]) -> PruningPolicy:
+    inner = frozenset(group.name for group in projector.space.groups if not group.is_residual)
+    if not inner or len(inner) == len(projector.space.groups):
+        raise BudgetError("the network has no residual streams to leave whole")
+    wanted = {g.name: g.num_channels / (2 if g.name in inner else 1) for g in projector.space.groups}
+    return projector.space.policy(projector.fit(wanted, inner), importances)
+
+
+def _global(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolicy:
+    """Remove the channels that score lowest in the whole network until the budget is met.
+
+    Source: Molchanov et al. 2019, section 3.2 (global ranking by Taylor scores). Other criteria are
+    divided by their mean over the group first, as in Torch-Pruning (Fang et al. 2023).
+    """
+    space = projector.space
+    name, ranking = _rank_by(space, scores)
+    everything = sorted(value for values in ranking.values() for value in values)
+
+    def kept_above(index: int) -> dict[str, int]:
+        threshold = everything[index]
+        return {n: space.nearest(n, max(1, int((values > threshold).sum()))) for n, values in ranking.items()}
+
+    low, high = 0, len(everything) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if projector.usage(kept_above(middle)) <= 1 else (middle + 1, high)
+    return space.policy(projector.fit(kept_above(low)), dict.fromkeys(ranking, name))
+
+
+def _rank_by(space: SearchSpace, scores: Mapping[str, Ranking]) -> RankedBy:
+    """Return the criterion that can rank the whole network, and its scores made comparable between groups."""
+    complete = [name for name in scores if name != "random" and len(scores[name]) == len(space.groups)]
+    for name in COMPARABLE_BETWEEN_LAYERS:
+        if name in complete:
+            return name, scores[name]
+    if not complete:
+        raise BudgetError("no criterion scores every group, so there is no global ranking")
+    name = complete[0]
+    return name, {group: values / (abs(values).mean() or 1.0) for group, values in scores[name].items()}

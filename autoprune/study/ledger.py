@@ -1,0 +1,179 @@
+"""The ledger: ask, tell, reclaim, resume.
+
+A study survives a kill at any instant because everything is derived from what is stored: the next number
+to ask, the candidates a dead process left unfinished, the baselines still owed to a budget. There is no
+queue to lose. One process asks at a time, held by an operating-system lock that a dead process cannot keep.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import filelock
+import optuna
+from optuna.trial import TrialState
+
+from autoprune.errors import StudyError, StudyLockedError
+from autoprune.metrics import Budget
+from autoprune.policy import PruningPolicy
+from autoprune.study import records
+from autoprune.study.sampler import ProposingSampler, proposal_seed
+from autoprune.study.storage import open_storage
+from autoprune.trial import Candidate, Outcome, Trial
+
+
+class Proposer(Protocol):
+    """Decide what is asked next."""
+
+    @property
+    def budget(self) -> Budget:
+        """Return the absolute limits that candidates are made for."""
+        ...  # pragma: no cover
+
+    def next(self, number: int, trials: Sequence[Trial]) -> tuple[ProposingSampler, str]:
+        """Return a sampler for candidate ``number`` and its origin."""
+        ...  # pragma: no cover
+
+    def fixed(self, policy: PruningPolicy) -> ProposingSampler:
+        """Return a sampler that proposes this very policy."""
+        ...  # pragma: no cover
+
+    def policy(self, params: Mapping[str, Any]) -> PruningPolicy:
+        """Return the policy that stored parameters stand for."""
+        ...  # pragma: no cover
+
+
+class Ledger:
+    """Hold a stored study open for writing.
+
+    Args:
+        url: Optuna storage URL.
+        name: the study's name in that storage.
+        objectives: metric names, in order.
+        lock: file that is locked while the ledger is open.
+
+    Raises:
+        StudyLockedError: if another process has the study open for writing.
+        StudyError: if the storage cannot be opened.
+    """
+
+    def __init__(self, url: str, name: str, objectives: Sequence[str], lock: Path) -> None:
+        self.objectives = tuple(objectives)
+        self._lock = _locked(lock)
+        try:
+            storage = open_storage(url)
+            self._study = optuna.create_study(
+                storage=storage, study_name=name, directions=records.directions(objectives), load_if_exists=True
+            )
+            self._asked: dict[int, optuna.Trial] = {}
+            self._session = 0
+            self.reclaimed = self._reclaim()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the study; what was asked and not told will be asked again."""
+        self._lock.release()
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Return every finished trial, by number."""
+        return records.read_trials(self._study.get_trials(deepcopy=False))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what is stored about the study as a whole."""
+        return {key: json.loads(value) for key, value in self._study.user_attrs.items()}
+
+    def remember(self, key: str, value: Any) -> None:
+        """Store a fact about the study as a whole, as JSON."""
+        self._study.set_user_attr(key, json.dumps(value))
+
+    def begin_session(self, facts: Mapping[str, Any]) -> int:
+        """Store that a run begins, with whatever describes it; return its number, from 0."""
+        sessions = [key for key in self._study.user_attrs if key.startswith("session:")]
+        started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        self._session = len(sessions)
+        self.remember(f"session:{self._session}", {"started": started, **facts})
+        return self._session
+
+    def ask(self, proposer: Proposer, seed: int) -> Candidate:
+        """Return the next candidate, stored as running.
+
+        A candidate that a dead process left unfinished comes first, under its own number, with its own policy.
+
+        Args:
+            proposer: what to ask otherwise.
+            seed: the study's seed; a candidate's own seed follows from it and its number.
+        """
+        stored = self._study.get_trials(deepcopy=False)
+        lost = records.lost_candidates(stored)
+        if lost:
+            candidate, sampler = lost[0], proposer.fixed(lost[0].policy)
+            record = self._ask(sampler)
+        else:
+            trials = records.read_trials(stored)
+            numbers = [c.number for record in stored if (c := records.read_candidate(record)) is not None]
+            number = max(numbers, default=-1) + 1
+            sampler, origin = proposer.next(number, trials)
+            record = self._ask(sampler)
+            policy = proposer.policy(record.params)
+            candidate = Candidate(number, policy, proposal_seed(seed, number), origin, proposer.budget)
+        record.set_user_attr(records.CANDIDATE, records.candidate_record(candidate, self._session))
+        self._asked[candidate.number] = record
+        return candidate
+
+    def _ask(self, sampler: ProposingSampler) -> optuna.Trial:
+        self._study.sampler = sampler
+        return self._study.ask(sampler.space)
+
+    def tell(self, candidate: Candidate, outcome: Outcome, seconds: Mapping[str, float]) -> Trial:
+        """Store how a candidate ended.
+
+        Raises:
+            StudyError: if it was not asked by this ledger, or cannot be stored.
+        """
+        record = self._asked.pop(candidate.number, None)
+        if record is None:
+            raise StudyError(f"candidate {candidate.number} was not asked in this run; ask before you tell")
+        record.set_user_attr(records.OUTCOME, records.outcome_record(outcome, seconds))
+        state, values = records.told_as(outcome, self.objectives)
+        self._study.tell(record, values, state=state)
+        return Trial(candidate, outcome, seconds, self._session)
+
+    def _reclaim(self) -> int:
+        """End what a dead process left running: finish a tell it had begun, give the rest up to be asked again."""
+        left = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+        for record in left:
+            if records.OUTCOME in record.user_attrs:
+                outcome = records.outcome_of(record)
+                state, values = records.told_as(outcome, self.objectives)
+                self._study.tell(record.number, values, state=state)
+            else:
+                self._study.tell(record.number, state=TrialState.FAIL)
+        return len(left)
+
+
+def _locked(path: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise StudyLockedError(
+            f"another process is searching this study (it holds {str(path)!r}). Wait for it or stop it; "
+            f"`autoprune report` reads a running study"
+        ) from None
+    except OSError as error:
+        raise StudyError(f"the lock {str(path)!r} cannot be taken: {error.strerror or error}") from error
+    return lock

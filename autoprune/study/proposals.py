@@ -1,0 +1,118 @@
+"""What to evaluate next: first the baselines of this budget, then what the sampler proposes.
+
+Every proposal lies on the budget. Limits without a closed form (latency) are turned into a limit on
+MFLOPs that the trials measured so far predict; the verdict is the measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import optuna
+
+from autoprune.metrics import Budget, Limit, Measurement
+from autoprune.policy import PruningPolicy
+from autoprune.space import SearchSpace
+from autoprune.study.baselines import Ranking, baselines
+from autoprune.study.project import Cost, Projector
+from autoprune.study.sampler import ProposingSampler, distributions, make_sampler, proposal_seed, sample_all
+from autoprune.trial import Trial, completed_measurement
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Decide what a study asks.
+
+    Attributes:
+        space: what may be proposed.
+        cost: closed-form costs over the space.
+        dense: what was measured of the dense network.
+        budget: absolute limits of this run.
+        scores: criterion → group → importance scores, for the global ranking.
+        sampler: name of the sampler.
+        seed: the study's seed.
+        with_baselines: whether the baselines of a budget are evaluated first.
+    """
+
+    space: SearchSpace
+    cost: Cost
+    dense: Measurement
+    budget: Budget
+    scores: Mapping[str, Ranking] = field(default_factory=dict)
+    sampler: str = "auto"
+    seed: int = 0
+    with_baselines: bool = True
+
+    def check(self) -> None:
+        """Raise if no network of the space can meet the closed-form limits.
+
+        Raises:
+            BudgetError: naming the nearest value that can be reached.
+        """
+        self.budget.check_reachable(Projector(self.space, self.cost, self.budget).smallest())
+
+    def next(self, number: int, trials: Sequence[Trial]) -> tuple[ProposingSampler, str]:
+        """Return a sampler that will propose candidate ``number``, and where the proposal comes from."""
+        projector = Projector(self.space, self.cost, self._closed_form_budget(trials))
+        waiting = self._waiting_baselines(projector, trials)
+        if waiting:
+            name, policy = next(iter(waiting.items()))
+            return self.fixed(policy), f"baseline:{name}"
+        inner = make_sampler(self.sampler, proposal_seed(self.seed, number))
+        space = distributions(self.space)
+
+        def propose(study: optuna.Study, record: optuna.trial.FrozenTrial) -> dict[str, float | str]:
+            proposed = self.space.decode(sample_all(inner, space, study, record))
+            return self.space.encode(projector.project(proposed))
+
+        return ProposingSampler(space, propose, inner), f"sampler:{self.sampler}"
+
+    def fixed(self, policy: PruningPolicy) -> ProposingSampler:
+        """Return a sampler that proposes one given policy."""
+        params = self.space.encode(policy)
+        return ProposingSampler(distributions(self.space), lambda study, record: params)
+
+    def policy(self, params: Mapping[str, float | str]) -> PruningPolicy:
+        """Return the policy that stored parameters stand for."""
+        return self.space.canonical(self.space.decode(params))
+
+    def _waiting_baselines(self, projector: Projector, trials: Sequence[Trial]) -> dict[str, PruningPolicy]:
+        if not self.with_baselines:
+            return {}
+        asked = {trial.candidate.origin for trial in trials if trial.candidate.budget == self.budget}
+        found = baselines(projector, self.scores)
+        return {name: policy for name, policy in found.items() if f"baseline:{name}" not in asked}
+
+    def _closed_form_budget(self, trials: Sequence[Trial]) -> Budget:
+        """Return the budget with a latency limit turned into the MFLOPs that are predicted to meet it."""
+        if "latency_ms" not in self.budget.limits:
+            return self.budget
+        found = [m for trial in trials if (m := completed_measurement(trial)) is not None]
+        mflops = predicted_mflops(self.budget.limits["latency_ms"].value, [self.dense, *found])
+        smallest = Projector(self.space, self.cost, self.budget).smallest()["mflops"]
+        limits = {name: limit for name, limit in self.budget.limits.items() if name != "latency_ms"}
+        given = limits["mflops"].value if "mflops" in limits else self.dense["mflops"]
+        limits["mflops"] = Limit(min(given, max(smallest, mflops)))
+        return Budget(limits)
+
+
+def predicted_mflops(latency_ms: float, measurements: Sequence[Measurement]) -> float:
+    """Return the MFLOPs at which networks like those measured take ``latency_ms``.
+
+    A least-squares line latency = a + b · MFLOPs through the measured networks; where they do not
+    determine a rising line (fewer than three of them, or noise), latency is taken as proportional to
+    MFLOPs, from the first measurement.
+
+    >>> line = [Measurement({"mflops": x, "latency_ms": 1 + 0.1 * x}) for x in (100, 50, 20)]
+    >>> round(predicted_mflops(5, line), 6)
+    40.0
+    """
+    x = np.array([m["mflops"] for m in measurements])
+    y = np.array([m["latency_ms"] for m in measurements])
+    if len(x) >= 3 and np.ptp(x) > 0:
+        slope, offset = np.polyfit(x, y, 1)
+        if slope > 0 and latency_ms > offset:
+            return float((latency_ms - offset) / slope)
+    return float(x[0] * latency_ms / y[0])

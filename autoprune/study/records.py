@@ -1,0 +1,118 @@
+"""How a trial is written into Optuna's storage, and read back.
+
+Optuna's own record of a trial (parameters, values, state) is what its samplers and dashboards read. What
+Optuna has no room for stands beside it as two JSON attributes: ``candidate``, written when it is asked, and
+``outcome``, written just before it is told.
+
+    Completed → COMPLETE    Stopped → PRUNED    OverBudget, Failed → FAIL with an outcome
+    asked by a process that died → FAIL without an outcome: lost, and asked again
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from autoprune.metrics import METRICS, Budget
+from autoprune.policy import PruningPolicy
+from autoprune.trial import (
+    Candidate,
+    Completed,
+    Failed,
+    Outcome,
+    OverBudget,
+    Stopped,
+    Trial,
+    outcome_from_json,
+    outcome_to_json,
+)
+
+CANDIDATE, OUTCOME = "candidate", "outcome"
+
+
+def candidate_record(candidate: Candidate, session: int) -> str:
+    """Return the JSON written when a candidate is asked."""
+    return json.dumps(
+        {
+            "number": candidate.number,
+            "seed": candidate.seed,
+            "origin": candidate.origin,
+            "budget": candidate.budget.to_json(),
+            "policy": json.loads(candidate.policy.to_json()),
+            "session": session,
+        }
+    )
+
+
+def outcome_record(outcome: Outcome, seconds: Mapping[str, float]) -> str:
+    """Return the JSON written just before a candidate is told."""
+    return json.dumps({"outcome": outcome_to_json(outcome), "seconds": {k: round(v, 6) for k, v in seconds.items()}})
+
+
+def read_candidate(record: FrozenTrial) -> Candidate | None:
+    """Return the candidate of a record, or ``None`` if its process died while asking."""
+    if CANDIDATE not in record.user_attrs:
+        return None
+    data = json.loads(record.user_attrs[CANDIDATE])
+    return Candidate(
+        data["number"],
+        PruningPolicy.from_json(data["policy"]),
+        data["seed"],
+        data["origin"],
+        Budget.parse(data["budget"]),
+    )
+
+
+def read_trial(record: FrozenTrial) -> Trial | None:
+    """Return a finished trial, or ``None`` for one that is running or lost."""
+    candidate = read_candidate(record)
+    if candidate is None or not record.state.is_finished() or OUTCOME not in record.user_attrs:
+        return None
+    data = json.loads(record.user_attrs[OUTCOME])
+    session = json.loads(record.user_attrs[CANDIDATE])["session"]
+    return Trial(candidate, outcome_from_json(data["outcome"]), data["seconds"], session)
+
+
+def outcome_of(record: FrozenTrial) -> Outcome:
+    """Return the outcome that was written for a record, told or not."""
+    return outcome_from_json(json.loads(record.user_attrs[OUTCOME])["outcome"])
+
+
+def read_trials(records: Sequence[FrozenTrial]) -> list[Trial]:
+    """Return every finished trial by number."""
+    found = [trial for record in records if (trial := read_trial(record)) is not None]
+    return sorted(found, key=lambda trial: trial.number)
+
+
+def lost_candidates(records: Sequence[FrozenTrial]) -> list[Candidate]:
+    """Return the candidates that were asked, never finished and are not running, by number."""
+    lost: dict[int, Candidate] = {}
+    alive: set[int] = set()
+    for record in records:
+        candidate = read_candidate(record)
+        if candidate is None:
+            continue
+        if record.state.is_finished() and OUTCOME not in record.user_attrs:
+            lost[candidate.number] = candidate
+        else:
+            alive.add(candidate.number)
+    return [lost[number] for number in sorted(set(lost) - alive)]
+
+
+def told_as(outcome: Outcome, objectives: Sequence[str]) -> tuple[TrialState, list[float] | None]:
+    """Return the state and the objective values under which Optuna learns of an outcome."""
+    match outcome:
+        case Completed(measurement):
+            return TrialState.COMPLETE, [measurement[name] for name in objectives]
+        case Stopped():
+            return TrialState.PRUNED, None
+        case OverBudget() | Failed():
+            return TrialState.FAIL, None
+
+
+def directions(objectives: Sequence[str]) -> list[StudyDirection]:
+    """Return Optuna's direction of each objective."""
+    return [StudyDirection.MAXIMIZE if METRICS[name].goal == "max" else StudyDirection.MINIMIZE for name in objectives]

@@ -1,0 +1,70 @@
+"""Where a study is stored: SQLite in its folder, or any Optuna storage URL.
+
+SQLite is opened in WAL mode with ``synchronous=NORMAL``: a killed process loses nothing that was
+committed, readers never block the search, and a trial of sixty parameters costs tens of milliseconds
+instead of seconds. WAL needs a local disk; for network file systems give a database URL.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, RDBStorage
+
+from autoprune.errors import StudyError
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the storage URL of a SQLite file."""
+    return f"sqlite:///{path.absolute()}"
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Open a storage by URL; SQLite is put into WAL mode.
+
+    Raises:
+        StudyError: if the storage cannot be opened or is not an Optuna storage.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not url.startswith("sqlite"):
+        return _opened(url, {})
+    path = Path(url.removeprefix("sqlite:///"))
+    try:
+        with sqlite3.connect(path, timeout=30) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+    except sqlite3.Error as error:
+        raise StudyError(_cannot_open(url, error)) from error
+    storage = _opened(url, {"connect_args": {"timeout": 60}})
+    return storage
+
+
+def _opened(url: str, engine_kwargs: dict[str, object]) -> RDBStorage:
+    try:
+        storage = RDBStorage(url, engine_kwargs=engine_kwargs)
+    except Exception as error:  # the driver of any database may raise anything
+        raise StudyError(_cannot_open(url, error)) from error
+    if url.startswith("sqlite"):
+        _relax_fsync(storage)
+    return storage
+
+
+def _relax_fsync(storage: RDBStorage) -> None:
+    """Let every SQLite connection commit to the log without waiting for the disk."""
+    from sqlalchemy import event
+
+    @event.listens_for(storage.engine, "connect")
+    def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    storage.engine.dispose()  # connections opened while the tables were made come back with the setting
+
+
+def _cannot_open(url: str, error: Exception) -> str:
+    detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"the study's storage {url!r} cannot be opened: {detail}. Expected an Optuna storage that this user may "
+        f"read and write; check the path, its permissions and the free disk space"
+    )

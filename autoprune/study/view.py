@@ -1,0 +1,95 @@
+"""A stored study, read only: safe beside a running search, and without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from autoprune.errors import StudyError
+from autoprune.folder import StudyFolder
+from autoprune.metrics import Budget, Measurement
+from autoprune.spec import StudySpec
+from autoprune.spec_file import read_resolved
+from autoprune.study.records import read_trials
+from autoprune.study.storage import open_storage, sqlite_url
+from autoprune.trial import Trial
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """Hold everything stored about a study at one moment.
+
+    Attributes:
+        folder: where it lies.
+        spec: what its trials were made by.
+        trials: finished trials, by number.
+        running: how many trials are asked and not told (of a live search, or of one that died).
+        facts: what is stored about the study as a whole: ``dense``, ``groups``, ``frozen``, ``session:0`` …
+    """
+
+    folder: StudyFolder
+    spec: StudySpec
+    trials: tuple[Trial, ...]
+    running: int
+    facts: Mapping[str, Any]
+
+    @property
+    def dense(self) -> Measurement:
+        """Return what was measured of the dense network on validation.
+
+        Raises:
+            StudyError: if the study was interrupted before that.
+        """
+        if "dense" not in self.facts:
+            raise StudyError(
+                f"the study in {str(self.folder.path)!r} has no dense network yet; run `autoprune search` on it first"
+            )
+        return Measurement.from_json(self.facts["dense"])
+
+    @property
+    def sessions(self) -> list[Mapping[str, Any]]:
+        """Return what is stored of each run, in order."""
+        count = sum(key.startswith("session:") for key in self.facts)
+        return [self.facts[f"session:{number}"] for number in range(count)]
+
+    @property
+    def budget(self) -> Budget:
+        """Return the absolute budget of the last run, empty if there was none."""
+        return Budget.parse(self.sessions[-1]["budget"]) if self.sessions else Budget()
+
+
+def storage_url(folder: StudyFolder, storage: str | None) -> str:
+    """Return where a study's trials are: the URL given, or else SQLite in its folder.
+
+    A URL is not remembered in the folder, because it may hold a password.
+    """
+    return storage or sqlite_url(folder.database)
+
+
+def open_view(path: Path, storage: str | None = None) -> StudyView:
+    """Read a stored study.
+
+    Raises:
+        StudyError: if there is no study in the folder, or it cannot be read.
+    """
+    folder = StudyFolder(path)
+    url = storage_url(folder, storage)
+    if not folder.resolved.exists() or (url == sqlite_url(folder.database) and not folder.database.exists()):
+        raise StudyError(
+            f"there is no stored study in {str(path)!r}; `autoprune studies` lists those there are, "
+            f"`autoprune search {path}` begins one"
+        )
+    spec = read_resolved(folder.resolved)
+    try:
+        study = optuna.load_study(storage=open_storage(url), study_name=spec.name)
+    except KeyError as error:
+        raise StudyError(f"the storage {url!r} holds no study named {spec.name!r}") from error
+    stored = study.get_trials(deepcopy=False)
+    facts = {key: json.loads(value) for key, value in study.user_attrs.items()}
+    running = sum(record.state == optuna.trial.TrialState.RUNNING for record in stored)
+    return StudyView(folder, spec, tuple(read_trials(stored)), running, facts)

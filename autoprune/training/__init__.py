@@ -1,0 +1,1 @@
+"""Networks, data, and the training and scoring of one with the other."""

@@ -1,0 +1,210 @@
+"""Data that fits in memory: :class:`ArrayTask`, whole splits as one tensor each.
+
+A split is moved to the device once; a training batch is then one indexing operation (see ``augment``) and
+one multiply-add for the normalisation. Combined with ``tasks`` and ``folder``, which fill it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoprune.errors import DataError
+from autoprune.training.augment import crop_and_flip, pad_images
+from autoprune.training.protocol import Batch, check_split, stream_seed, subset
+from autoprune.training.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Hold the images of one split, ``(N, C, H, W)``, uint8 or float32, and their labels, int64, ``(N,)``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def at(self, index: Any) -> Arrays:
+        """Return the images and labels at an index."""
+        return Arrays(self.images[index], self.labels[index])
+
+
+class ArrayTask:
+    """Serve images from memory; a :class:`~autoprune.training.protocol.DataTask`.
+
+    uint8 images are cropped at random and perhaps mirrored for training, and normalised per channel. Float
+    images are handed over as they are: whoever made them floats has prepared them.
+
+    Args:
+        name: by which people know the data.
+        train: training images.
+        val: validation images.
+        test: a function that returns the test images, called by ``eval_batches("test", …)`` and nowhere else;
+            ``None`` if there are none.
+        test_size: how many test images it returns.
+        class_names: one for each class; ``None`` for "0", "1", …
+        padding: of the random crop, in pixels; ignored for float images.
+        flip: whether to mirror; ignored for float images.
+        mean: per channel, of images scaled to [0, 1]; ``None`` to measure it on the training images.
+        std: likewise.
+        licence: of the images.
+        description: one or two sentences.
+
+    Raises:
+        DataError: if the splits do not belong together.
+    """
+
+    replayable = True
+
+    def __init__(
+        self,
+        name: str,
+        train: Arrays,
+        val: Arrays,
+        test: Callable[[], Arrays] | None = None,
+        test_size: int = 0,
+        *,
+        class_names: Sequence[str] | None = None,
+        padding: int = 0,
+        flip: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        licence: str = "",
+        description: str = "",
+    ) -> None:
+        self.name, self.licence, self.description = name, licence, description
+        self.num_classes = len(class_names) if class_names else int(train.labels.max()) + 1
+        self.class_names = tuple(class_names or map(str, range(self.num_classes)))
+        self.input_shape = _shape(train.images)
+        self.sizes = {"train": len(train), "val": len(val), "test": test_size if test else 0}
+        raw = train.images.is_floating_point()
+        self._padding, self._flip = (0, False) if raw else (padding, flip)
+        measured = ([0.0], [1.0]) if raw else _moments(train.images)
+        self._mean, self._std = tuple(mean or measured[0]), tuple(std or measured[1])
+        self._check_settings()
+        self._check(train, "train")
+        self._check(val, "val")
+        if len(train) < 2:
+            raise DataError(f"{name} has {len(train)} training image; batch norm needs at least 2, training many more")
+        self._stored = {
+            "train": (pad_images(train.images, self._padding), train.labels),
+            "val": (pad_images(val.images, 0), val.labels),
+        }
+        self._open_test = test
+        self._placed: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._identity = ""
+
+    def train_stream(self, batch_size: int, epoch: int, seed: int, runtime: Runtime) -> Iterator[Batch]:
+        """Yield one epoch of training batches, the same for the same arguments on every device."""
+        images, labels = self._on(runtime.device, "train")
+        generator = torch.Generator().manual_seed(stream_seed(seed, epoch))
+        for index in torch.split(torch.randperm(len(labels), generator=generator), batch_size):
+            if len(index) == 1 < batch_size:
+                return
+            crops = crop_and_flip(images, index, self._padding, self._flip, generator)
+            yield Batch(self._normalised(crops, runtime), labels[index.to(labels.device)])
+
+    def eval_batches(self, split: str, batch_size: int, runtime: Runtime, limit: int | None = None) -> Iterator[Batch]:
+        """Yield the images of a split as they are; ``limit`` takes a fixed random subset.
+
+        Raises:
+            UnknownNameError: if there is no such split.
+            DataError: if it is empty.
+        """
+        check_split(split, self.sizes, self.name)
+        images, labels = self._on(runtime.device, split)
+        border = self._padding if split == "train" else 0
+        inside = images[:, border : images.shape[1] - border, border : images.shape[2] - border].permute(0, 3, 1, 2)
+        if limit is not None and limit < len(labels):
+            index = torch.tensor(subset(len(labels), limit), device=labels.device)
+            inside, labels = inside[index], labels[index]
+        for batch, answers in zip(torch.split(inside, batch_size), torch.split(labels, batch_size), strict=True):
+            yield Batch(self._normalised(batch, runtime), answers)
+
+    def identity(self) -> str:
+        """Return a hash of the training images, their labels and how they are augmented."""
+        if not self._identity:
+            images, labels = self._stored["train"]
+            settings = (self._padding, self._flip, self._mean, self._std, str(images.dtype), tuple(images.shape))
+            digest = hashlib.sha256(repr(settings).encode())
+            digest.update(images.numpy().data)
+            digest.update(labels.contiguous().numpy().data)
+            self._identity = digest.hexdigest()
+        return self._identity
+
+    def _normalised(self, images: Tensor, runtime: Runtime) -> Tensor:
+        if images.is_floating_point():
+            return images.clone(memory_format=runtime.memory_format)  # never a view of what is stored
+        scale = torch.tensor([1 / (255 * s) for s in self._std], device=images.device).view(1, -1, 1, 1)
+        shift = torch.tensor([-m / s for m, s in zip(self._mean, self._std, strict=True)], device=images.device)
+        floats = images.to(torch.float32, memory_format=runtime.memory_format)
+        return floats.mul_(scale).add_(shift.view(1, -1, 1, 1))
+
+    def _on(self, device: str, split: str) -> tuple[Tensor, Tensor]:
+        if (split, device) not in self._placed:
+            if split == "test" and "test" not in self._stored:
+                self._stored["test"] = self._read_test()
+            images, labels = self._stored[split]
+            self._placed[split, device] = images.to(device), labels.to(device)
+        return self._placed[split, device]
+
+    def _read_test(self) -> tuple[Tensor, Tensor]:
+        if self._open_test is None:
+            raise DataError(f"{self.name} has no test images")
+        test = self._open_test()
+        self._check(test, "test")
+        if len(test) != self.sizes["test"]:
+            raise DataError(f"{self.name} said it had {self.sizes['test']} test images and read {len(test)}")
+        return pad_images(test.images, 0), test.labels
+
+    def _check_settings(self) -> None:
+        channels = self.input_shape[0]
+        if self.num_classes < 2:
+            raise DataError(f"{self.name} has {self.num_classes} class; expected two or more")
+        if len(self._mean) not in (1, channels) or len(self._std) not in (1, channels) or min(self._std) <= 0:
+            raise DataError(
+                f"{self.name} has mean {self._mean} and std {self._std} for images of {channels} channels; "
+                "expected one positive std and one mean for each channel"
+            )
+        if self._padding < 0:
+            raise DataError(f"{self.name} has a padding of {self._padding} pixels; expected 0 or more")
+
+    def _check(self, arrays: Arrays, split: str) -> None:
+        if not len(arrays):
+            raise DataError(f"the {split} split of {self.name} is empty; it needs at least one image")
+        shape = _shape(arrays.images)
+        if shape != self.input_shape:
+            raise DataError(
+                f"{split} images of {self.name} are {shape}, and train images {self.input_shape} (channels, height, "
+                "width); bring all splits to one size"
+            )
+        low, high = int(arrays.labels.min()), int(arrays.labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise DataError(
+                f"{split} labels of {self.name} go from {low} to {high}; expected 0 to {self.num_classes - 1}, "
+                "as the training labels or class names say"
+            )
+
+
+def _shape(images: Tensor) -> tuple[int, int, int]:
+    channels, height, width = images.shape[1:]
+    return channels, height, width
+
+
+def _moments(images: Tensor) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel of uint8 images scaled to [0, 1], exactly."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in range(images.shape[1]):
+        shares = torch.bincount(images[:, channel].flatten(), minlength=256) / images[:, channel].numel()
+        average = float((shares.double() * values).sum())
+        spread = float((shares.double() * (values - average) ** 2).sum()) ** 0.5
+        mean.append(average)
+        std.append(spread or 1.0)
+    return mean, std

@@ -1,0 +1,87 @@
+"""From a folder of images to a task: into memory if they are small, else streamed from disk.
+
+Small images of one size are read once and become an ``arrays.ArrayTask``, a hundred times faster than decoding
+them in every epoch; all others a ``streaming.FolderTask``. What the folder holds, ``listing`` says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from autoprune.errors import DataError
+from autoprune.training.arrays import Arrays, ArrayTask
+from autoprune.training.listing import Listing, check_classes, list_split
+from autoprune.training.protocol import SPLITS, DataTask
+from autoprune.training.streaming import FolderTask, Unreadable, open_image
+
+_SMALL_SIDE = 64
+_SMALL_BYTES = 1_500_000_000
+
+
+def image_folder(path: str | Path, image_size: int = 224, workers: int = 2) -> DataTask:
+    """Return the task that a folder of images is.
+
+    Args:
+        path: holds ``train/`` and ``val/``, and perhaps ``test/``, each with the same class folders.
+        image_size: height and width images are brought to, pixels. Images that all have one size of at most
+            64 × 64 keep it, as there is nothing to gain from enlarging them.
+        workers: processes that decode; 0 decodes in this one.
+
+    Raises:
+        DataError: if a folder is missing or empty, there is one class only, the splits have different
+            classes, or an image cannot be read.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise DataError(f"there is no image folder {str(root.absolute())!r}; expected one with train/ and val/ inside")
+    listings = {split: list_split(root / split) for split in SPLITS if split != "test" or (root / split).is_dir()}
+    check_classes(listings, root)
+    return _small_task(root, listings) or FolderTask(root, listings, image_size, workers)
+
+
+def _small_task(root: Path, listings: dict[str, Listing]) -> ArrayTask | None:
+    """Return the images in memory if they are small and of one size, else ``None``."""
+    train = _read_small(listings["train"])
+    val = _read_small(listings["val"]) if train else None
+    if train is None or val is None or train.images.shape[1:] != val.images.shape[1:]:
+        return None
+    test, side = listings.get("test"), train.images.shape[-1]
+    return ArrayTask(
+        root.name,
+        train,
+        val,
+        (lambda: _read_small_test(test)) if test else None,
+        len(test.files) if test else 0,
+        class_names=listings["train"].class_names,
+        padding=side // 8,
+        flip=True,
+        description=f"Images in {root}, {train.images.shape[-2]} × {side} pixels, held in memory.",
+    )
+
+
+def _read_small_test(listing: Listing) -> Arrays:
+    test = _read_small(listing)
+    if test is None:
+        raise DataError("the test images are not all of the size of the training images; bring them to one size")
+    return test
+
+
+def _read_small(listing: Listing) -> Arrays | None:
+    images: Tensor | None = None
+    for position, file in enumerate(listing.files):
+        image = open_image(file)
+        if isinstance(image, Unreadable):
+            raise DataError(image.message())
+        shape = (3, image.height, image.width)
+        if images is None:
+            if max(shape) > _SMALL_SIDE or len(listing.files) * 3 * shape[1] * shape[2] > _SMALL_BYTES:
+                return None
+            images = torch.empty((len(listing.files), *shape), dtype=torch.uint8)
+        if images.shape[1:] != shape:
+            return None
+        raw = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        images[position] = raw.view(image.height, image.width, 3).permute(2, 0, 1)
+    return None if images is None else Arrays(images, torch.tensor(listing.labels))

@@ -1,0 +1,67 @@
+"""Which images a folder holds: ``PATH/train/cat/1.jpg``, ``PATH/val/…`` and perhaps ``PATH/test/…``.
+
+Only names are looked at here; ``folder`` decides how the images are read, ``streaming`` reads them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.errors import DataError
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Hold the files of one split, sorted, with a label for each."""
+
+    class_names: tuple[str, ...]
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+
+def list_split(folder: Path) -> Listing:
+    """Return the images of one split: those in each class folder and the folders below it.
+
+    Raises:
+        DataError: if the folder is missing, or it or one of its class folders holds no image.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no folder {str(folder)!r}; expected {folder.parent.name}/train, {folder.parent.name}/val and "
+            "perhaps a test beside them, each with one folder of images for every class"
+        )
+    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    found = [(file, label) for label, name in enumerate(names) for file in _images_in(folder / name)]
+    if not found:
+        raise DataError(f"{str(folder)!r} holds no image in any class folder; known endings: {', '.join(_SUFFIXES)}")
+    empty = sorted(set(range(len(names))) - {label for _, label in found})
+    if empty:
+        raise DataError(f"the class folder {str(folder / names[empty[0]])!r} holds no image; fill it or remove it")
+    return Listing(names, tuple(file for file, _ in found), tuple(label for _, label in found))
+
+
+def _images_in(folder: Path) -> list[Path]:
+    files = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
+    return sorted(file for file in files if file.suffix.lower() in _SUFFIXES and not file.name.startswith("."))
+
+
+def check_classes(listings: dict[str, Listing], root: Path) -> None:
+    """Raise if there is one class only, or the splits have different classes.
+
+    Raises:
+        DataError: saying which.
+    """
+    classes = listings["train"].class_names
+    if len(classes) < 2:
+        raise DataError(f"{str(root / 'train')!r} has one class folder only, {classes[0]!r}; expected two or more")
+    for split, listing in listings.items():
+        differing = sorted(set(classes) ^ set(listing.class_names))
+        if differing:
+            raise DataError(
+                f"{str(root / 'train')!r} and {str(root / split)!r} have different class folders: "
+                f"{', '.join(differing[:5])} in one of them only; give every split the same ones"
+            )

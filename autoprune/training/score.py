@@ -1,0 +1,92 @@
+"""How good a network is on a split: :func:`score`, accuracy and loss, each with its standard error.
+
+Runs in evaluation mode and leaves the network as it was. Validation is scored while searching; the test
+split is read only by who asks for it by name. Combined with ``tasks``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from autoprune.errors import NonFiniteError
+from autoprune.training.protocol import DataTask
+from autoprune.training.runtime import Runtime, evaluating
+
+
+@dataclass(frozen=True)
+class Score:
+    """Hold accuracy, in [0, 1], and mean cross-entropy, in nats, over ``count`` images.
+
+    ``loss_stderr`` is the standard deviation of the images' losses over √count; ``accuracy_stderr`` is
+    :func:`accuracy_stderr`.
+    """
+
+    accuracy: float
+    accuracy_stderr: float
+    loss: float
+    loss_stderr: float
+    count: int
+
+
+def score(
+    network: nn.Module,
+    task: DataTask,
+    split: str,
+    runtime: Runtime,
+    batch_size: int = 256,
+    limit: int | None = None,
+) -> Score:
+    """Score a network on a split.
+
+    Args:
+        network: placed on the runtime, its values untouched.
+        task: the data.
+        split: ``train``, ``val`` or ``test``.
+        runtime: where and how it runs; the loss is computed in float32 whatever the precision.
+        batch_size: images per forward pass.
+        limit: at most this many images, always the same ones; ``None`` for all.
+
+    Raises:
+        NonFiniteError: if an output is NaN or infinite.
+        DataError: if the split is empty.
+        ModelError: if the outputs are not one row of ``task.num_classes`` numbers for each image.
+    """
+    runtime.place(network)
+    hits, losses, finite = [], [], []
+    with torch.inference_mode(), evaluating(network):
+        for batch in task.eval_batches(split, batch_size, runtime, limit):
+            logits = runtime.logits(network, batch.images, task.num_classes)
+            hits.append(logits.argmax(1) == batch.labels)
+            losses.append(F.cross_entropy(logits, batch.labels, reduction="none"))
+            finite.append(logits.isfinite().all())
+        if not bool(torch.stack(finite).all()):
+            raise NonFiniteError(
+                f"the network's outputs on the {split} images are NaN or infinite; "
+                "train it with a smaller learning rate, or prune less"
+            )
+        # Summed in double precision on the CPU, as not every device has doubles.
+        correct, loss = torch.cat(hits).cpu(), torch.cat(losses).cpu().double()
+    count, right = len(correct), int(correct.sum())
+    spread = float(loss.std(correction=1)) / math.sqrt(count) if count > 1 else 0.0
+    return Score(right / count, accuracy_stderr(right, count), float(loss.mean()), spread, count)
+
+
+def accuracy_stderr(right: int, count: int) -> float:
+    """Return the standard error of an accuracy, which is never zero.
+
+    With p̃ = (right + 2) / (count + 4), it is √(p̃ (1 − p̃) / (count + 4)): two hits and two misses are added. The
+    textbook √(p (1 − p) / count) says that a network without a mistake on 10 images is surely perfect.
+
+    >>> round(accuracy_stderr(500, 1000), 4), round(accuracy_stderr(10, 10), 3)
+    (0.0158, 0.094)
+
+    Source: Agresti and Coull, "Approximate is better than 'exact' for interval estimation of binomial
+    proportions", The American Statistician 52 (1998), section 4.
+    """
+    share = (right + 2) / (count + 4)
+    return math.sqrt(share * (1 - share) / (count + 4))

@@ -1,0 +1,135 @@
+"""From a name to data: the built-in :func:`digits` and :func:`cifar10`, and :func:`build_task` for any source.
+
+A split once made is made for ever: the seeds here are constants, so that two studies can be compared.
+Combined with ``arrays`` (in memory), ``folder`` (image folders) and ``usertask`` (the user's own function).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from autoprune.builtins import DATA
+from autoprune.errors import DataError
+from autoprune.training.arrays import Arrays, ArrayTask
+from autoprune.training.folder import image_folder
+from autoprune.training.protocol import Batch, DataTask
+from autoprune.training.usercode import call_with_accepted
+from autoprune.training.usertask import as_task
+
+__all__ = ["ArrayTask", "Arrays", "Batch", "DataTask", "build_task", "cifar10", "digits"]
+
+_FOLDER = "imagefolder:"
+_SPLIT_SEED = 0
+_CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+_CIFAR10_TEST_SIZE = 10_000
+
+
+def build_task(source: str, *, root: str = "", image_size: int = 224, workers: int = 2) -> DataTask:
+    """Return the data that a name stands for.
+
+    Args:
+        source: a built-in or plug-in (``digits``, ``cifar10``), ``imagefolder:PATH``, or the user's own
+            ``pkg.mod:fn`` or ``file.py:fn``, called with whichever of the other arguments it accepts.
+        root: where downloaded data lies or is put; empty for ``~/.cache/autoprune``.
+        image_size: height and width that images of a folder are brought to, pixels.
+        workers: processes that decode the images of a folder.
+
+    Raises:
+        UnknownNameError: if nothing answers to the name.
+        DataError: if the data cannot be read or used; the message says what to do.
+    """
+    if source.startswith(_FOLDER):
+        return image_folder(source.removeprefix(_FOLDER), image_size, workers)
+    made = call_with_accepted(DATA.get(source), source, DataError, root=root, image_size=image_size, workers=workers)
+    return as_task(made, source)
+
+
+def digits() -> ArrayTask:
+    """Return scikit-learn's 1,797 handwritten digits, enlarged from 8×8 to 32×32, one channel.
+
+    1,078 train, 359 validate, 360 test; every class is spread over the three in equal shares. Training crops
+    move a digit by up to one original pixel; digits are not mirrored.
+    """
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    small = torch.tensor(raw.images, dtype=torch.float32)[:, None] * (255 / 16)
+    images = F.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False).round().to(torch.uint8)
+    everything = Arrays(images, torch.tensor(raw.target, dtype=torch.int64))
+    # 1,797 = 5 × 359 + 2, and the two left over go to test and train.
+    parts = _stratified(everything.labels, ("test", "train", "train", "train", "val"))
+    return ArrayTask(
+        "digits",
+        everything.at(parts["train"]),
+        everything.at(parts["val"]),
+        lambda: everything.at(parts["test"]),
+        len(parts["test"]),
+        class_names=tuple("0123456789"),
+        padding=4,
+        licence="CC BY 4.0",
+        description="Handwritten digits (UCI Optical Recognition of Handwritten Digits, as scikit-learn carries them), "
+        "8×8 enlarged to 32×32. Split 60/20/20 by class with a constant seed.",
+    )
+
+
+def cifar10(root: str = "") -> ArrayTask:
+    """Return CIFAR-10, downloaded once (170 MB) unless it lies in ``root`` already.
+
+    45,000 train and 5,000 validate, 500 of each class, drawn from its training set; its 10,000 test images test.
+
+    Raises:
+        DataError: if it is neither there nor can be downloaded.
+    """
+    folder = Path(root).expanduser() if root else Path.home() / ".cache" / "autoprune"
+    everything, class_names = _read_cifar10(folder, train=True)
+    parts = _stratified(everything.labels, ("val", *["train"] * 9))
+    return ArrayTask(
+        "cifar10",
+        everything.at(parts["train"]),
+        everything.at(parts["val"]),
+        lambda: _read_cifar10(folder, train=False)[0],
+        _CIFAR10_TEST_SIZE,
+        class_names=class_names,
+        padding=4,
+        flip=True,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        licence="none stated; cite Krizhevsky 2009",
+        description="Photographs of ten kinds of things, 32×32 (Krizhevsky, Learning Multiple Layers of Features from "
+        "Tiny Images, 2009). 5,000 of its 50,000 training images validate, chosen by class with a constant seed.",
+    )
+
+
+def _read_cifar10(folder: Path, train: bool) -> tuple[Arrays, tuple[str, ...]]:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        raw = CIFAR10(str(folder), train=train, download=True)
+    except (OSError, RuntimeError) as error:  # no connection, no room, a damaged archive
+        raise DataError(
+            f"CIFAR-10 is not in {str(folder)!r} and could not be downloaded ({type(error).__name__}: {error}). "
+            f"Fetch {_CIFAR10_URL} on another machine and put it, or the folder 'cifar-10-batches-py' it holds, "
+            "there; or name another folder as data.root."
+        ) from error
+    images = torch.from_numpy(raw.data).permute(0, 3, 1, 2)
+    return Arrays(images, torch.tensor(raw.targets, dtype=torch.int64)), tuple(raw.classes)
+
+
+def _stratified(labels: Tensor, cycle: tuple[str, ...]) -> dict[str, Tensor]:
+    """Deal the images of each class, shuffled, to the parts in turn; indices are ascending within a part.
+
+    NumPy promises that RandomState's streams never change (NEP 19), which PyTorch does not for its own.
+    """
+    shuffled = np.random.RandomState(_SPLIT_SEED).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels.numpy()[shuffled], kind="stable")]
+    turns = np.arange(len(labels)) % len(cycle)
+    return {
+        part: torch.from_numpy(np.sort(by_class[np.isin(turns, [i for i, name in enumerate(cycle) if name == part])]))
+        for part in dict.fromkeys(cycle)
+    }

@@ -1,0 +1,143 @@
+"""The dense network's answers to the training stream: :class:`Teacher`, computed once and shared by all trials.
+
+All candidates of a study are fine-tuned on one and the same augmented stream, so that they differ by their
+policy alone (common random numbers). That makes the teacher's answers the same for all of them too: they are
+computed when first needed, stored as safetensors, and read by every later trial and session. A task whose
+stream is not worth storing is answered live.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from autoprune.errors import DataError, NonFiniteError
+from autoprune.training.protocol import Batch, DataTask, steps_per_epoch
+from autoprune.training.runtime import Runtime, evaluating
+
+Targets = Callable[[int, Batch], Tensor]
+"""(position of a batch in its epoch, the batch) → the teacher's logits for it, float32, ``(N, num_classes)``."""
+
+_HALF_ABOVE = 64_000_000  # bytes of one epoch's float32 logits beyond which they are stored in half precision
+
+
+class Teacher:
+    """Answer training batches with the dense network's logits.
+
+    The network is only read: it is placed on the runtime, and runs in evaluation mode without gradients.
+
+    Args:
+        network: the dense network.
+        task: the data it will be asked about.
+        runtime: where and how it runs.
+        folder: where answers are stored; ``None`` keeps them in memory only.
+    """
+
+    def __init__(self, network: nn.Module, task: DataTask, runtime: Runtime, folder: str | Path | None = None) -> None:
+        self._network, self._task, self._runtime = runtime.place(network), task, runtime
+        self._folder = Path(folder) if folder is not None else None
+        self._known: dict[tuple[int, int, int], Tensor] = {}
+        self._who = ""
+
+    def targets(self, epoch: int, seed: int, batch_size: int, steps: int | None = None) -> Targets:
+        """Return the teacher for one epoch of ``task.train_stream(batch_size, epoch, seed, runtime)``.
+
+        Args:
+            epoch: as given to the stream.
+            seed: as given to the stream.
+            batch_size: as given to the stream.
+            steps: how many batches of the epoch will be asked about; ``None`` for all.
+
+        Raises:
+            NonFiniteError: if the dense network's outputs are NaN or infinite.
+            DataError: if the folder cannot be written.
+        """
+        if not self._task.replayable:
+            return lambda position, batch: self._answer(batch.images)
+        whole = steps_per_epoch(self._task.sizes["train"], batch_size)
+        rows = min(batch_size * min(steps or whole, whole), self._task.sizes["train"])
+        rows -= rows % batch_size == 1 < batch_size  # the stream leaves a single last image out
+        logits = self._rows(epoch, seed, batch_size, rows)
+
+        def stored(position: int, batch: Batch) -> Tensor:
+            return logits[position * batch_size : position * batch_size + len(batch)].float()
+
+        return stored
+
+    def _rows(self, epoch: int, seed: int, batch_size: int, rows: int) -> Tensor:
+        """Return at least ``rows`` logits of an epoch: from memory, from the folder, or computed now."""
+        key = (epoch, seed, batch_size)
+        if len(self._known.get(key, ())) < rows:
+            file = self._file(key)
+            logits = _read(file) if file else None
+            if logits is None or len(logits) < rows:
+                logits = self._compute(epoch, seed, batch_size, rows)
+                if file:
+                    _write(file, logits)
+            self._known[key] = logits.to(self._runtime.device)
+        return self._known[key]
+
+    def _compute(self, epoch: int, seed: int, batch_size: int, rows: int) -> Tensor:
+        stream = self._task.train_stream(batch_size, epoch, seed, self._runtime)
+        answers = [self._answer(batch.images) for batch in islice(stream, -(-rows // batch_size))]
+        logits = torch.cat(answers).cpu()
+        if not bool(logits.isfinite().all()):
+            raise NonFiniteError(
+                "the dense network's outputs on training images are NaN or infinite; check its weights, "
+                "or train it again with a smaller learning rate"
+            )
+        return logits.half() if logits.numel() * 4 > _HALF_ABOVE else logits
+
+    @torch.no_grad()
+    def _answer(self, images: Tensor) -> Tensor:
+        with evaluating(self._network):
+            return self._runtime.logits(self._network, images, self._task.num_classes)
+
+    def _file(self, key: tuple[int, int, int]) -> Path | None:
+        if self._folder is None:
+            return None
+        self._who = self._who or _fingerprint(self._network, self._task, self._runtime)
+        epoch, seed, batch_size = key
+        return self._folder / f"teacher-{self._who}-seed{seed}-batch{batch_size}-epoch{epoch}.safetensors"
+
+
+def _fingerprint(network: nn.Module, task: DataTask, runtime: Runtime) -> str:
+    """Return a short hash of all that the answers depend on: data, weights, and precision."""
+    digest = hashlib.sha256(f"{task.identity()} {runtime.device} {runtime.precision}".encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _read(file: Path) -> Tensor | None:
+    try:
+        return load_file(file)["logits"]
+    except (OSError, SafetensorError, KeyError):  # not there, or cut short when the power failed: compute it again
+        return None
+
+
+def _write(file: Path, logits: Tensor) -> None:
+    """Write a file whole or not at all, so that a killed process leaves nothing half done."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=".teacher-", suffix=".tmp")
+        os.close(handle)
+        try:
+            save_file({"logits": logits.contiguous()}, name)
+            os.replace(name, file)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"the teacher's answers could not be stored as {str(file)!r}: {error}; make room, or choose another folder"
+        ) from error

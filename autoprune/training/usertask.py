@@ -1,0 +1,106 @@
+"""What a user's function returned as data, made into a task: a task as it is, arrays wrapped, the rest refused.
+
+The arrays may be NumPy's or PyTorch's. uint8 images are normalised and cropped at random; float images are
+taken as prepared. Combined with ``tasks``, which calls the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoprune.errors import DataError
+from autoprune.training.arrays import Arrays, ArrayTask
+from autoprune.training.protocol import SPLITS, DataTask
+
+_OPTIONS = ("class_names", "padding", "flip", "mean", "std", "licence", "description")
+_EXPECTED = (
+    "expected a DataTask, or (train, val) or (train, val, test), or a dictionary with the keys 'train', 'val' and "
+    "perhaps 'test', where each is (images, labels)"
+)
+
+
+def as_task(made: Any, source: str) -> DataTask:
+    """Return a task from what a function returned.
+
+    A dictionary may also hold the keys ``class_names``, ``padding``, ``flip``, ``mean``, ``std``, ``licence``
+    and ``description`` of :class:`~autoprune.training.arrays.ArrayTask`; by default images are cropped with
+    a padding of an eighth of their height, and not mirrored.
+
+    Args:
+        made: what the function returned.
+        source: the function's name, for messages.
+
+    Raises:
+        DataError: if it is nothing of the kind, or the arrays do not fit together.
+    """
+    if isinstance(made, DataTask) and not isinstance(made, type):
+        return made
+    splits, options = _splits_and_options(made, source)
+    arrays = {split: _arrays(splits[split], f"{source}: {split}") for split in splits}
+    options = {"padding": arrays["train"].images.shape[-2] // 8, **options}
+    test = arrays.get("test")
+    try:
+        return ArrayTask(
+            source, arrays["train"], arrays["val"], (lambda: test) if test else None, len(test or ()), **options
+        )
+    except (TypeError, ValueError, RuntimeError) as error:  # an option of another type or length
+        raise DataError(
+            f"{source}: {type(error).__name__}: {error}; look at the options {', '.join(options)}"
+        ) from error
+
+
+def _splits_and_options(made: Any, source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    if isinstance(made, tuple) and len(made) in (2, 3):
+        return dict(zip(SPLITS, made, strict=False)), {}
+    if not isinstance(made, Mapping):
+        lacking = [name for name in ("train_stream", "eval_batches", "sizes") if not hasattr(made, name)]
+        detail = f" without {', '.join(lacking)}" if lacking and len(lacking) < 3 else ""
+        raise DataError(f"data {source!r} returned {type(made).__name__}{detail}; {_EXPECTED}")
+    unknown = [str(key) for key in made if key not in SPLITS and key not in _OPTIONS]
+    missing = [split for split in ("train", "val") if split not in made]
+    if unknown or missing:
+        faults = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
+        raise DataError(
+            f"data {source!r} returned a dictionary with keys {'; '.join(faults)}; {_EXPECTED}, "
+            f"and options among {', '.join(_OPTIONS)}"
+        )
+    return {key: made[key] for key in SPLITS if key in made}, {key: made[key] for key in _OPTIONS if key in made}
+
+
+def _arrays(split: Any, where: str) -> Arrays:
+    if not isinstance(split, tuple | list) or len(split) != 2:
+        raise DataError(f"{where} is {type(split).__name__}; expected (images, labels)")
+    images, labels = _tensor(split[0], f"{where} images"), _tensor(split[1], f"{where} labels")
+    if images.dim() != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        raise DataError(
+            f"{where} images have shape {tuple(images.shape)} and type {images.dtype}; "
+            "expected (N, C, H, W), uint8 or float"
+        )
+    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
+        raise DataError(
+            f"{where} labels have shape {tuple(labels.shape)} and type {labels.dtype}; expected ({len(images)},), "
+            "whole numbers: the index of a class for each image"
+        )
+    if not len(images):
+        raise DataError(f"{where} is empty; it needs at least one image")
+    if images.is_floating_point():
+        images = images.float()
+        if not images.isfinite().all():
+            raise DataError(f"{where} images hold NaN or infinite numbers; mend them where they are made")
+    return Arrays(images.detach().cpu(), labels.long().cpu())
+
+
+def _tensor(value: Any, where: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray | list | tuple):
+        try:
+            return torch.from_numpy(np.array(value))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where} cannot be made a tensor: {error}") from error
+    raise DataError(f"{where} are {type(value).__name__}; expected a tensor or a NumPy array")

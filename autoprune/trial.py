@@ -1,0 +1,144 @@
+"""What is asked and what comes back: candidates, the four ways they end, and trials.
+
+A :class:`Candidate` can be evaluated alone and on another machine. Its :data:`Outcome` is a closed
+sum: nothing is signalled by ``None``, a flag or a string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from autoprune.metrics import Budget, Measurement
+from autoprune.policy import PruningPolicy
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Ask for one policy to be evaluated.
+
+    Attributes:
+        number: position in the study, from 0; the same when it is asked again after a crash.
+        policy: what to prune.
+        seed: seed of everything random in its evaluation.
+        origin: where the policy comes from: ``"baseline:uniform"``, ``"sampler:tpe"`` …
+        budget: the absolute limits it was made for.
+    """
+
+    number: int
+    policy: PruningPolicy
+    seed: int
+    origin: str
+    budget: Budget = field(default_factory=Budget)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Return whether this is a policy to compare with rather than a proposal of the search."""
+        return self.origin.startswith("baseline:")
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Say that the candidate was pruned, fine-tuned, scored and timed."""
+
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class OverBudget:
+    """Say that the candidate's exact cost exceeds its budget; nothing was spent on it."""
+
+    measurement: Measurement
+    violations: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Say that the candidate was ended early because it could no longer win."""
+
+    reason: str
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Say that the candidate could not be evaluated.
+
+    Attributes:
+        error: the exception's class name.
+        message: what it said.
+        trace: the traceback of an unexpected error, for the report of a bug; empty for a deliberate one.
+    """
+
+    error: str
+    message: str
+    trace: str = ""
+
+
+Outcome: TypeAlias = Completed | OverBudget | Stopped | Failed
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Hold one finished candidate, as the ledger stores it and the report reads it.
+
+    Attributes:
+        candidate: what was asked.
+        outcome: how it ended.
+        seconds: phase → seconds spent (``prune``, ``recalibrate``, ``finetune``, ``score``, ``latency``,
+            ``ask``, ``other``).
+        session: number of the run that evaluated it, from 0.
+    """
+
+    candidate: Candidate
+    outcome: Outcome
+    seconds: Mapping[str, float]
+    session: int
+
+    @property
+    def number(self) -> int:
+        """Return the candidate's number."""
+        return self.candidate.number
+
+    @property
+    def total_seconds(self) -> float:
+        """Return the whole time of the trial."""
+        return sum(self.seconds.values())
+
+
+def completed_measurement(trial: Trial) -> Measurement | None:
+    """Return what a completed trial measured, or ``None`` for any other outcome."""
+    return trial.outcome.measurement if isinstance(trial.outcome, Completed) else None
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    """Return plain types for JSON, with the kind of outcome under ``"kind"``."""
+    match outcome:
+        case Completed(measurement):
+            return {"kind": "completed", "measurement": measurement.to_json()}
+        case OverBudget(measurement, violations):
+            return {"kind": "over_budget", "measurement": measurement.to_json(), "violations": dict(violations)}
+        case Stopped(reason, measurement):
+            return {"kind": "stopped", "reason": reason, "measurement": measurement.to_json()}
+        case Failed(error, message, trace):
+            return {"kind": "failed", "error": error, "message": message, "trace": trace}
+
+
+def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
+    """Return the outcome that :func:`outcome_to_json` wrote.
+
+    Raises:
+        ValueError: if the kind is unknown.
+    """
+    match data["kind"]:
+        case "completed":
+            return Completed(Measurement.from_json(data["measurement"]))
+        case "over_budget":
+            return OverBudget(Measurement.from_json(data["measurement"]), dict(data["violations"]))
+        case "stopped":
+            return Stopped(data["reason"], Measurement.from_json(data["measurement"]))
+        case "failed":
+            return Failed(data["error"], data["message"], data["trace"])
+        case other:
+            raise ValueError(f"unknown outcome {other!r}; expected completed, over_budget, stopped or failed")

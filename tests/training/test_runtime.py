@@ -1,0 +1,158 @@
+import pytest
+import torch
+from torch import nn
+from training_toys import make_toy
+
+from autoprune.errors import ModelError, UnknownNameError, UsageError
+from autoprune.training import runtime as module
+from autoprune.training.runtime import Runtime, available_cores, evaluating, resolve_runtime, seeded
+
+
+@pytest.fixture
+def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("cpu_only")
+class TestResolve:
+    def test_auto_takes_the_cpu_where_there_is_nothing_else(self) -> None:
+        runtime = resolve_runtime()
+        assert (runtime.device, runtime.channels_last) == ("cpu", True)
+
+    def test_auto_prefers_cuda_over_mps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+        assert resolve_runtime(precision="fp32").device == "cuda"
+
+    def test_auto_on_mps_is_contiguous_and_fp32(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+        assert resolve_runtime() == Runtime("mps", "fp32", False, 0)
+
+    @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])
+    def test_auto_precision_follows_the_processor(
+        self, monkeypatch: pytest.MonkeyPatch, fast: bool, precision: str
+    ) -> None:
+        monkeypatch.setattr(module, "_cpu_has_bf16", lambda: fast)
+        assert resolve_runtime().precision == precision
+
+    @pytest.mark.parametrize("device", ["cuda", "mps"])
+    def test_an_absent_device_says_what_is_present(self, device: str) -> None:
+        with pytest.raises(UsageError, match=rf"'{device}'.*present: cpu.*'auto'"):
+            resolve_runtime(device)
+
+    @pytest.mark.parametrize(
+        "words", [{"device": "gpu"}, {"precision": "fp16"}, {"layout": "nhwc"}], ids=lambda words: next(iter(words))
+    )
+    def test_an_unknown_word_is_refused(self, words: dict[str, str]) -> None:
+        with pytest.raises(UnknownNameError, match="known: auto"):
+            resolve_runtime(**words)  # type: ignore[arg-type]
+
+    def test_negative_threads_are_refused(self) -> None:
+        with pytest.raises(UsageError, match="threads is -1"):
+            resolve_runtime(threads=-1)
+
+    def test_what_is_said_is_taken(self) -> None:
+        assert resolve_runtime("cpu", "bf16", "contiguous", 3) == Runtime("cpu", "bf16", False, 3)
+
+
+class TestCapabilities:
+    def test_old_torch_is_asked_by_its_private_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+        assert module._cpu_has_bf16()
+
+    def test_without_either_the_system_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("get_capabilities", "_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            monkeypatch.delattr(torch.cpu, name, raising=False)
+        assert module._cpu_has_bf16() in (True, False)
+
+    def test_a_capability_that_is_no_truth_value_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": "no", "avx512_bf16": False}, False)
+        assert not module._cpu_has_bf16()
+
+
+class TestRuntime:
+    def test_place_changes_the_layout_and_no_value(self) -> None:
+        network = make_toy().conv
+        before = network.weight.detach().clone()
+        placed = Runtime(channels_last=True).place(network)
+        assert placed is network
+        assert network.weight.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(network.weight, before)
+
+    def test_place_leaves_three_dimensional_convolutions_alone(self) -> None:
+        with seeded(0):
+            network = nn.Conv3d(3, 4, 3)
+        assert Runtime(channels_last=True).place(network).weight.is_contiguous()
+
+    @pytest.mark.parametrize("channels_last", [True, False])
+    def test_place_images(self, channels_last: bool) -> None:
+        runtime = Runtime(channels_last=channels_last)
+        placed = runtime.place_images(torch.zeros(2, 3, 4, 4))
+        assert placed.is_contiguous(memory_format=runtime.memory_format)
+
+    @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+    def test_autocast(self, precision: str, dtype: torch.dtype) -> None:
+        with Runtime(precision=precision).autocast():  # type: ignore[arg-type]
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+    def test_logits_are_float32_in_any_precision(self) -> None:
+        logits = Runtime(precision="bf16").logits(nn.Flatten(), torch.ones(2, 3, 1, 1), 3)
+        assert logits.dtype == torch.float32
+
+    @pytest.mark.parametrize(
+        "network", [nn.Identity(), nn.Sequential(nn.Flatten(), nn.Linear(3, 4))], ids=["image out", "4 for 3 classes"]
+    )
+    def test_outputs_of_another_shape_are_refused(self, network: nn.Module) -> None:
+        with (
+            torch.random.fork_rng(),
+            pytest.raises(ModelError, match=r"expected one tensor of shape \(2, 3\).*as many outputs"),
+        ):
+            Runtime().logits(network, torch.ones(2, 3, 1, 1), 3)
+
+    def test_several_outputs_are_refused(self) -> None:
+        class Two(nn.Module):
+            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                return x, x
+
+        with pytest.raises(ModelError, match="answered tuple"):
+            Runtime().logits(Two(), torch.ones(2, 3), 3)
+
+    def test_threads(self) -> None:
+        Runtime(threads=1).apply_threads()
+        assert torch.get_num_threads() == 1
+        Runtime(threads=0).apply_threads()
+        assert torch.get_num_threads() == available_cores()
+
+    def test_describe_is_plain(self) -> None:
+        described = Runtime(threads=2).describe()
+        assert described["threads"] == 2
+        assert all(isinstance(value, str | int) for value in described.values())
+
+
+def test_seeded_repeats_and_puts_back() -> None:
+    before = torch.get_rng_state()
+    draws = []
+    for _ in range(2):
+        with seeded(5):
+            draws.append(torch.rand(3))
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeded_puts_back_after_an_error() -> None:
+    before, flags = torch.get_rng_state(), (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+    with pytest.raises(ZeroDivisionError), seeded(5):
+        torch.rand(1) / (1 // 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == flags
+
+
+def test_evaluating_restores_each_module() -> None:
+    network = nn.Sequential(nn.Dropout(), nn.BatchNorm2d(1).eval())
+    network.train()
+    network[1].eval()
+    with evaluating(network):
+        assert not any(module.training for module in network.modules())
+    assert [module.training for module in network] == [True, False]
