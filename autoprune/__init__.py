@@ -1,1 +1,57 @@
-"""autoprune."""
+"""Search, per layer, how much of a trained PyTorch network to prune and by which criterion, under a budget.
+
+The public names, resolved when first used, so that importing the package loads neither torch nor Optuna.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoprune.errors import AutopruneError
+    from autoprune.metrics import Budget, Measurement
+    from autoprune.picked import load
+    from autoprune.policy import GroupPolicy, PruningPolicy
+    from autoprune.run import run_search
+    from autoprune.spec import StudySpec
+    from autoprune.study.view import StudyView, open_view
+
+_PUBLIC = {
+    "AutopruneError": "autoprune.errors",
+    "Budget": "autoprune.metrics",
+    "GroupPolicy": "autoprune.policy",
+    "Measurement": "autoprune.metrics",
+    "PruningPolicy": "autoprune.policy",
+    "StudySpec": "autoprune.spec",
+    "StudyView": "autoprune.study.view",
+    "load": "autoprune.picked",
+    "open_view": "autoprune.study.view",
+    "run_search": "autoprune.run",
+}
+
+__all__ = [
+    "AutopruneError",
+    "Budget",
+    "GroupPolicy",
+    "Measurement",
+    "PruningPolicy",
+    "StudySpec",
+    "StudyView",
+    "load",
+    "open_view",
+    "run_search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("autoprune")
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'autoprune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

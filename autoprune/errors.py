@@ -25,12 +25,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class AutopruneError(Exception):
     """Be the root of every deliberate error; ``exit_code`` is what the command line leaves with."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross process borders whole, whatever the constructor takes."""
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[AutopruneError], args: tuple[Any, ...], state: dict[str, Any]) -> AutopruneError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(AutopruneError):

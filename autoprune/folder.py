@@ -29,6 +29,11 @@ class StudyFolder:
         return self.path / "resolved.toml"
 
     @property
+    def recipe_seen(self) -> Path:
+        """Return the recipe's values as the last run read them, to tell later edits from options given then."""
+        return self.path / "recipe.json"
+
+    @property
     def database(self) -> Path:
         """Return the SQLite ledger."""
         return self.path / "study.db"

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal
 
 from autoprune.errors import BudgetError, UnknownNameError
@@ -55,6 +56,15 @@ class Metric:
     def show(self, value: float) -> str:
         """Return the value as tables print it: accuracy in per cent, the rest in its unit."""
         return f"{100 * value:.{self.digits}f} %" if self.name == "accuracy" else f"{value:.{self.digits}f}"
+
+    def rounded_up(self, value: float) -> float:
+        """Return the least value of as many decimals as are shown that is not below ``value``.
+
+        >>> METRICS["mflops"].rounded_up(1.234567), METRICS["mflops"].rounded_up(1.1)
+        (1.24, 1.1)
+        """
+        scale = 10**self.digits
+        return math.ceil(round(value * scale, 6)) / scale
 
 
 METRICS: Mapping[str, Metric] = {
@@ -123,8 +133,8 @@ class Measurement:
         return cls(dict(data["values"]), dict(data["stderr"]), tuple(data["uncounted"]))
 
 
-_LIMIT = re.compile(r"^\s*(?P<number>\d+(\.\d*)?([eE][+-]?\d+)?|\.\d+)\s*(?P<suffix>%|[kKMG]?)\s*$")
-_SCALE = {"k": 1e-3, "K": 1e-3, "M": 1.0, "G": 1e3}
+_LIMIT = re.compile(r"^\s*(?P<digits>\d+\.?\d*|\.\d+)([eE](?P<power>[+-]?\d{1,4}))?\s*(?P<suffix>%|[kKMG]?)\s*$")
+_POWER = {"%": -2, "k": -3, "K": -3, "": 0, "M": 0, "G": 3}
 
 
 @dataclass(frozen=True)
@@ -156,13 +166,16 @@ class Limit:
         matched = _LIMIT.match(str(text))
         suffix = matched["suffix"] if matched else ""
         allowed = suffix in ("", "%") or name in ("mflops", "mparams")
-        number = float(matched["number"]) if matched else math.nan
-        if not allowed or not 0 < number < math.inf or (suffix == "%" and number >= 100):
+        # the decimal point is moved in the text, so that what to_json wrote is read back to the last bit
+        power = int(matched["power"] or 0) + _POWER[suffix] if matched else 0
+        value = float(f"{matched['digits']}e{power}") if matched else math.nan
+        positive = matched is not None and float(matched["digits"]) > 0
+        if not allowed or not positive or not value < (1 if suffix == "%" else math.inf):
             raise BudgetError(
                 f"budget {name}: {str(text)!r} is neither a positive number of {metric(name).unit} "
                 f"nor a percentage of the dense network between 0 and 100; write for example 50 or 40%"
             )
-        return cls(number / 100, True) if suffix == "%" else cls(number * _SCALE.get(suffix, 1.0))
+        return cls(value, relative=suffix == "%")
 
     def __str__(self) -> str:
         return f"{100 * self.value:g}%" if self.relative else f"{self.value:g}"
@@ -230,9 +243,10 @@ class Budget:
         """
         over = list(self.violations_of_known(smallest))
         if over:
+            nearest = Measurement({name: METRICS[name].rounded_up(smallest[name]) for name in over})
             raise BudgetError(
                 f"the budget of {self.describe(over)} cannot be reached: the smallest network of this search space "
-                f"has {_list_values(over, smallest)}; ask for at least that, or raise space.max_sparsity, "
+                f"has {_list_values(over, nearest)}; ask for at least that, or raise space.max_sparsity, "
                 f"or lower space.round_to"
             )
 
@@ -252,7 +266,7 @@ class Budget:
     def to_json(self) -> dict[str, str]:
         """Return metric → text, as :meth:`parse` reads it, without loss."""
         return {
-            name: f"{100 * limit.value!r}%" if limit.relative else repr(float(limit.value))
+            name: f"{Decimal(repr(limit.value)).scaleb(2):f}%" if limit.relative else repr(float(limit.value))
             for name, limit in sorted(self.limits.items())
         }
 

@@ -58,8 +58,7 @@ def front(trials: Sequence[Trial], objectives: Sequence[str], noise_aware: bool 
 
     With ``noise_aware``, a non-dominated trial is left out if another one that stays is better in some
     objective by more than noise and in no objective worse by more than noise, noise being the larger of
-    the two standard errors. Trials are tested from the least to the most accurate of the non-dominated,
-    each against those that are still there, so a chain of near-equals never empties the front.
+    the two standard errors. No trial on the front is beaten so by another one, and there is always one.
 
     Args:
         trials: any trials; only completed ones can be on the front.
@@ -70,11 +69,25 @@ def front(trials: Sequence[Trial], objectives: Sequence[str], noise_aware: bool 
     points = minimised([m for _, m in found], objectives)
     keep = [pair for pair, is_best in zip(found, non_dominated(points), strict=True) if is_best]
     keep.sort(key=lambda pair: (tuple(minimised([pair[1]], objectives)[0]), pair[0].number))
-    if noise_aware:
-        for pair in list(reversed(keep)):
-            if any(_beats(other, pair[1], objectives) for trial, other in keep if trial is not pair[0]):
-                keep.remove(pair)
-    return [trial for trial, _ in keep]
+    stays = _unbeaten([m for _, m in keep], objectives) if noise_aware else range(len(keep))
+    return [keep[index][0] for index in stays]
+
+
+def _unbeaten(measurements: Sequence[Measurement], objectives: Sequence[str]) -> list[int]:
+    """Return which measurements stay: those nobody beats, then those nobody beats once the beaten are gone, …
+
+    Beating beyond noise is not transitive, so what only a beaten one beats stays.
+    """
+    everyone = range(len(measurements))
+    beaten_by = [{i for i in everyone if _beats(measurements[i], measured, objectives)} for measured in measurements]
+    stays: set[int] = set()
+    open_ = set(everyone)
+    while open_:
+        # noise in several objectives can close a circle in which each beats the next: its first one stays
+        free = {i for i in open_ if not beaten_by[i] & open_} or {min(open_)}
+        stays |= free
+        open_ = {i for i in open_ - free if not beaten_by[i] & free and not any(i in beaten_by[j] for j in free)}
+    return sorted(stays)
 
 
 def _beats(one: Measurement, other: Measurement, objectives: Sequence[str]) -> bool:

@@ -51,7 +51,7 @@ class Registry:
         Raises:
             UnknownNameError: if it is neither known nor of the form ``module:attr`` or ``file.py:attr``.
         """
-        if ":" not in name and name not in self.names():
+        if ":" not in name and name not in self.builtins and name not in self.names():
             raise UnknownNameError(self.kind, name, self.names(), _HINT)
 
     def get(self, name: str) -> Any:
@@ -87,10 +87,11 @@ def load_object(reference: str, kind: str = "object") -> Any:
     where, _, attribute = reference.rpartition(":")
     if not where or not attribute:
         raise UsageError(f"{kind} {reference!r} is not of the form 'package.module:attribute' or 'file.py:attribute'")
+    is_file = where.endswith(".py")
+    if is_file and not Path(where).is_file():
+        raise UsageError(f"{kind} {reference!r}: there is no file {str(Path(where).absolute())!r}")
     try:
-        module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except FileNotFoundError:
-        raise UsageError(f"{kind} {reference!r}: there is no file {str(Path(where).absolute())!r}") from None
+        module = _import_file(Path(where)) if is_file else importlib.import_module(where)
     except Exception as error:  # the user's own code may raise anything
         raise UsageError(f"{kind} {reference!r}: importing {where!r} failed with {_brief(error)}") from error
     found: Any = module
@@ -108,11 +109,9 @@ def _import_file(path: Path) -> ModuleType:
     name = f"autoprune_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
-    if not path.is_file():
-        raise FileNotFoundError(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
+        raise ImportError(f"{str(path)!r} cannot be read as Python source")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before execution, so that dataclasses in the file can find it
     try:

@@ -62,6 +62,7 @@ def compare_latency(
 
     Raises:
         ValueError: if there are too few blocks or calls.
+        NonFiniteError: if the clock did not advance during a block.
     """
     if blocks <= WARM_UP_BLOCKS or calls < 1:
         raise ValueError(
@@ -72,6 +73,8 @@ def compare_latency(
         for _ in range(blocks):
             pairs.append((_block(dense, example, calls, clock), _block(pruned, example, calls, clock)))
     pairs = pairs[WARM_UP_BLOCKS:]
+    if min(map(min, pairs)) <= 0:
+        raise NonFiniteError(f"the clock did not advance during a block of {calls} calls; raise latency.calls")
     ratios = [after / before for before, after in pairs]
     return LatencyComparison(
         ratio=statistics.median(ratios),

@@ -221,9 +221,10 @@ def _checked(name: str, group: PruningGroup, scores: Tensor) -> Tensor:
             f"importance criterion {name!r} returned {given} for group {group.name!r}; "
             f"expected one score per channel: a tensor of shape ({group.num_channels},)"
         )
+    scores = scores.detach().float().cpu()
     if not torch.isfinite(scores).all():
         raise ModelError(f"importance criterion {name!r} returned NaN or infinite scores for group {group.name!r}")
-    return scores.detach().float().cpu()
+    return scores
 
 
 def _filters(group: PruningGroup, network: nn.Module) -> Tensor:

@@ -1,0 +1,6 @@
+"""What a study found, for people and for programs: a table, two files and a picture, all from one summary.
+
+:mod:`~autoprune.report.summary` says what there is to say; :mod:`~autoprune.report.tables`,
+:mod:`~autoprune.report.files` and :mod:`~autoprune.report.picture` lay it out;
+:mod:`~autoprune.report.report` writes the files. Neither torch nor optuna is loaded here.
+"""

@@ -198,13 +198,14 @@ def _shape(images: Tensor) -> tuple[int, int, int]:
 
 
 def _moments(images: Tensor) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel of uint8 images scaled to [0, 1], exactly."""
+    """Return mean and standard deviation of each channel of uint8 images scaled to [0, 1]."""
     values = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
     for channel in range(images.shape[1]):
-        shares = torch.bincount(images[:, channel].flatten(), minlength=256) / images[:, channel].numel()
-        average = float((shares.double() * values).sum())
-        spread = float((shares.double() * (values - average) ** 2).sum()) ** 0.5
-        mean.append(average)
-        std.append(spread or 1.0)
+        shares = torch.bincount(images[:, channel].flatten(), minlength=256).double() / images[:, channel].numel()
+        average = float((shares * values).sum())
+        spread = float((shares * (values - average) ** 2).sum()) ** 0.5
+        # Rounded, so that no machine's order of summation shows.
+        mean.append(round(average, 6))
+        std.append(round(spread, 6) or 1.0)
     return mean, std

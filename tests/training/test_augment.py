@@ -1,5 +1,3 @@
-import time
-
 import pytest
 import torch
 from hypothesis import given
@@ -81,17 +79,3 @@ def test_same_seed_same_crops() -> None:
     images = numbered(20, 3, 8, 8)
     assert torch.equal(augment(images, 2, True, generator(1)), augment(images, 2, True, generator(1)))
     assert not torch.equal(augment(images, 2, True, generator(1)), augment(images, 2, True, generator(2)))
-
-
-def test_is_far_faster_than_one_by_one() -> None:
-    images = numbered(256, 3, 32, 32).to(torch.uint8)
-
-    def best(function: object) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            function(images, 4, True, generator())  # type: ignore[operator]
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    assert best(augment) < best(slow)

@@ -98,7 +98,7 @@ class TestUserFunctions:
             build(self.write(tmp_path, body))
 
     def test_unknown_names(self, tmp_path: Path) -> None:
-        with pytest.raises(UnknownNameError, match="did you mean 'resnet[23]"):
+        with pytest.raises(UnknownNameError, match=r"did you mean 'resnet[23]"):
             build("resnet2")
         with pytest.raises(UsageError, match="there is no file"):
             build(f"{tmp_path}/none.py:fn")

@@ -1,0 +1,48 @@
+"""``autoprune report``: the front of a stored study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from autoprune.cli.main import emit, json_option
+from autoprune.cli.options import asked_budget, budget_options, root_option, storage_option, study_argument
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  autoprune report
+  autoprune report studies/cifar10-resnet20 --budget-mflops 15
+  autoprune report --json | jq .best
+"""
+)
+@study_argument
+@budget_options
+@click.option("--all", "show_all", is_flag=True, help="Every non-dominated trial, differences within noise included.")
+@root_option
+@storage_option
+@json_option
+def report(study: str | None, show_all: bool, root: Path, storage: str | None, as_json: bool, **options: Any) -> None:
+    """Show the front of STUDY beside its baselines, and write front.csv, front.json and front.png.
+
+    The front holds the completed trials that none other beats beyond noise: accuracies within their
+    standard error count as equal. Reading is safe beside a running search. One FLOP is one multiply–accumulate.
+    """
+    from rich.console import Console
+
+    from autoprune.recipes import find_study
+    from autoprune.report.report import write_report
+    from autoprune.report.tables import render
+    from autoprune.study.view import open_view
+
+    folder, _ = find_study(study, root)
+    view = open_view(folder, storage)
+    summary, files = write_report(view, asked_budget(options, view.dense), noise_aware=not show_all)
+    if as_json:
+        emit({**summary.to_json(), "files": [str(path) for path in files]})
+        return
+    render(summary, Console())
+    click.echo("\nwritten: " + ", ".join(str(path) for path in files))

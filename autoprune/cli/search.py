@@ -1,0 +1,104 @@
+"""``autoprune search``: begin a study, or go on with it."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autoprune.cli.main import INTERRUPTED, emit, json_option
+from autoprune.cli.options import (
+    budget_options,
+    layer_of,
+    read_request,
+    root_option,
+    spec_options,
+    storage_option,
+    study_argument,
+)
+
+if TYPE_CHECKING:
+    from autoprune.cli.options import Request
+    from autoprune.run import Run
+    from autoprune.spec import StudySpec
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  autoprune search --budget-mflops 50                  the main job: ResNet-56 on handwritten digits
+  autoprune search studies/cifar10-resnet20            a recipe, with its own budget
+  autoprune search mine --model net.py:build --weights net.safetensors --data imagefolder:data --budget-mflops 40%
+  autoprune search mine --trials 80                    go on with a study
+"""
+)
+@study_argument
+@budget_options
+@spec_options
+@root_option
+@storage_option
+@json_option
+def search(
+    study: str | None, assignments: tuple[str, ...], root: Path, storage: str | None, as_json: bool, **options: Any
+) -> None:
+    """Search pruning policies for STUDY under a budget; the same command resumes an interrupted search.
+
+    STUDY is a folder, a name under --root, or a recipe that comes with autoprune; without it, the main
+    job. A budget may be absolute (50) or relative to the dense network (40%); several limits hold together.
+    One study serves any budget: asking another one later needs no new study. One FLOP is one multiply–accumulate.
+    """
+    request = read_request(study, root, layer_of(options, assignments))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as cleanly as Ctrl-C
+    try:
+        run = _run(request, storage)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nautoprune: interrupted; every finished trial is stored in {request.folder}. Go on with:\n"
+            f"  autoprune {shlex.join(sys.argv[1:])}",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+    _conclude(run, request.spec, request.folder, storage, as_json)
+
+
+def _run(request: Request, storage: str | None) -> Run:
+    from rich.console import Console
+
+    from autoprune.folder import StudyFolder
+    from autoprune.progress import make_display
+
+    with make_display(Console(stderr=True)) as display:
+        display.say("loading PyTorch")
+        from autoprune.run import run_search
+
+        return run_search(request.spec, StudyFolder(request.folder), display, storage, request.recipe)
+
+
+def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_json: bool) -> None:
+    """Print the front, where the study is, and what to type next."""
+    from rich.console import Console
+
+    from autoprune.report.summary import summarise
+    from autoprune.report.tables import render
+    from autoprune.study.view import open_view
+
+    summary = summarise(open_view(folder, storage), run.budget)
+    if as_json:
+        emit(summary.to_json())
+        return
+    if not run.added:
+        click.echo(f"nothing to do: {run.finished} of {spec.trials} trials are done; raise --trials to go on\n")
+    render(summary, Console())
+    shown, budget = shlex.quote(str(folder)), _budget_options(run)
+    click.echo(f"\nstored in {folder}\nnext:")
+    click.echo(f"  autoprune report {shown}")
+    click.echo(f"  autoprune pick {shown}{budget}")
+    click.echo(f"  autoprune search {shown}{budget} --trials {2 * run.finished}")
+
+
+def _budget_options(run: Run) -> str:
+    return "".join(f" --budget-{name.replace('_', '-')} {limit.value:g}" for name, limit in run.budget.limits.items())

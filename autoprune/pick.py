@@ -1,0 +1,236 @@
+"""Finish a trial: rebuild it, fine-tune it longer, score it once on test, and write it down with its card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.atomic import write_text
+from autoprune.cost.macs import measure_network
+from autoprune.errors import EvaluationError, StudyError, UsageError
+from autoprune.evaluate import Evaluator, OnPhase, Stopwatch, quality_measurement
+from autoprune.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
+from autoprune.picked import Architecture, load, save_network
+from autoprune.pruning.prune import Cut
+from autoprune.training.finetune import Recipe, finetune
+from autoprune.training.score import score
+from autoprune.trial import Trial
+
+CARD_JSON, CARD = "card.json", "card.md"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Hold a finished network.
+
+    Attributes:
+        trial: the trial it comes from.
+        network: pruned and fine-tuned, in eval mode.
+        cut: kept indices of every module that was cut.
+        validation: costs and validation score after the longer fine-tune.
+        test: test score, or ``None`` if the data has no test split.
+        dense_test: the dense network's test score, likewise.
+        seconds: phase → seconds.
+    """
+
+    trial: Trial
+    network: nn.Module
+    cut: Cut
+    validation: Measurement
+    test: Measurement | None
+    dense_test: Measurement | None
+    seconds: Mapping[str, float]
+
+
+def finish(evaluator: Evaluator, trial: Trial, recipe: Recipe, on_phase: OnPhase) -> Finished:
+    """Rebuild a trial's network from the dense one, fine-tune it by a longer recipe, and score it once on test.
+
+    Raises:
+        AutopruneError: if the network cannot be rebuilt, trained or scored.
+    """
+    watch = Stopwatch(on_phase)
+    policy = trial.candidate.policy
+    exact = evaluator.cost.measure(evaluator.pruner.space.kept(policy))
+    network = evaluator.pruned(policy, exact, watch)
+    with watch("finetune"):
+        finetune(network, evaluator.task, recipe, evaluator.runtime, evaluator.seed, evaluator.teacher)
+    network.eval()
+    with watch("score"):
+        quality = quality_measurement(score(network, evaluator.task, "val", evaluator.runtime))
+    with watch("latency"):
+        timing = evaluator.time(network)
+    with watch("test"):
+        test = _test_score(evaluator, network)
+        dense_test = _test_score(evaluator, evaluator.pruner.network)
+    validation = exact.merged(quality).merged(timing)
+    return Finished(trial, network, evaluator.pruner.cut(policy), validation, test, dense_test, watch.seconds)
+
+
+def _test_score(evaluator: Evaluator, network: nn.Module) -> Measurement | None:
+    if not evaluator.task.sizes["test"]:
+        return None
+    return quality_measurement(score(network, evaluator.task, "test", evaluator.runtime))
+
+
+def check_target(target: Path, force: bool) -> None:
+    """Raise if a picked folder exists already and may not be replaced.
+
+    Raises:
+        UsageError: naming the folder.
+    """
+    if target.exists() and not force:
+        raise UsageError(
+            f"{str(target)!r} exists already, and test is scored once: load it with autoprune.load({str(target)!r}), "
+            f"or give --force to finish the trial again and replace it"
+        )
+
+
+def write_finished(
+    target: Path,
+    finished: Finished,
+    evaluator: Evaluator,
+    architecture: Architecture,
+    budget: Budget,
+    dense: Measurement,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write a finished network into a folder, check that it loads back as it is, and return its card.
+
+    The folder appears whole or not at all.
+
+    Args:
+        target: the folder; replaced if it exists.
+        finished: what to write.
+        evaluator: what it was finished by.
+        architecture: how the dense network is built.
+        budget: the limits it was picked for.
+        dense: what was measured of the dense network.
+        facts: further facts for the card: ``seed``, ``data``, ``versions``, ``finetune``, ``runtime``.
+
+    Raises:
+        StudyError: if the folder cannot be written.
+        EvaluationError: if the network loaded back is not the one that was saved.
+    """
+    card = _card(finished, budget, dense, facts)
+    building = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        building.mkdir(parents=True)
+        save_network(
+            building, finished.network, finished.cut, architecture, finished.trial.candidate.policy, facts["versions"]
+        )
+        _check_loads_back(building, finished, evaluator)
+        write_text(building / CARD_JSON, json.dumps(card, indent=1))
+        write_text(building / CARD, card_text(card))
+        if target.exists():
+            shutil.rmtree(target)
+        building.rename(target)
+    except OSError as error:
+        raise StudyError(
+            f"cannot write {str(target)!r}: {error.strerror or error}; free space or permissions"
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return card
+
+
+def _check_loads_back(folder: Path, finished: Finished, evaluator: Evaluator) -> None:
+    """Raise unless the saved network answers bit for bit as the one in memory, at the cost on its card."""
+    original = finished.network.cpu().eval()
+    loaded = load(folder, network=evaluator.pruner.network)
+    batch = next(iter(evaluator.task.eval_batches("val", 16, evaluator.runtime))).images.cpu()
+    with torch.no_grad():
+        same = torch.equal(original(batch), loaded(batch))
+    counted = measure_network(loaded, batch)
+    claimed = {name: finished.validation[name] for name in counted.values}
+    if not same or dict(counted.values) != claimed:
+        raise EvaluationError(
+            f"the network loaded back from {str(folder)!r} differs from the one saved (same outputs: {same}; counted "
+            f"{dict(counted.values)}, card {claimed}); this is a bug in autoprune, please report it"
+        )
+
+
+def _card(finished: Finished, budget: Budget, dense: Measurement, facts: Mapping[str, Any]) -> dict[str, Any]:
+    scored = finished.trial.outcome
+    return {
+        "trial": finished.trial.number,
+        "origin": finished.trial.candidate.origin,
+        "flop_convention": FLOP_CONVENTION,
+        "uncounted": list(finished.validation.uncounted),
+        "budget": budget.to_json(),
+        "validation": finished.validation.to_json(),
+        "test": finished.test.to_json() if finished.test else None,
+        "dense": {
+            "validation": dense.to_json(),
+            "test": finished.dense_test.to_json() if finished.dense_test else None,
+        },
+        "in_search": scored.measurement.to_json() if hasattr(scored, "measurement") else None,
+        "policy": json.loads(finished.trial.candidate.policy.to_json()),
+        "seconds": dict(finished.seconds),
+        **facts,
+    }
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """Return a card as Markdown."""
+    validation, dense = card["validation"], card["dense"]["validation"]
+    rows = ["| | pruned | dense | ratio |", "|---|---|---|---|"]
+    for split, pruned, before in (
+        ("test", card["test"], card["dense"]["test"]),
+        ("validation", validation, dense),
+    ):
+        if pruned:
+            drop = before["values"]["accuracy"] - pruned["values"]["accuracy"]
+            rows.append(
+                f"| accuracy on {split} | {_accuracy(pruned)} | {_accuracy(before)} | {-100 * drop:+.2f} points |"
+            )
+    for name in ("mflops", "mparams", "size_mb", "latency_ms"):
+        if name in validation["values"]:
+            new, old = validation["values"][name], dense["values"][name]
+            unit = METRICS[name].unit
+            rows.append(
+                f"| {name} | {METRICS[name].show(new)} {unit} | {METRICS[name].show(old)} {unit} | {new / old:.3f} |"
+            )
+    test = [] if card["test"] else ["\nThe data has no test split, so there is no test score.\n"]
+    budget = ", ".join(f"{name} ≤ {float(limit):g}" for name, limit in card["budget"].items()) or "none"
+    return "\n".join(
+        [
+            f"# Trial {card['trial']} ({card['origin']})",
+            "",
+            *rows,
+            *test,
+            "",
+            f"- budget: {budget}",
+            f"- {card['flop_convention']}; not counted: {', '.join(card['uncounted'])}",
+            "- selected on validation; test was scored once, after the last decision (± is one standard error)"
+            if card["test"]
+            else "- selected on validation",
+            f"- fine-tune: {card['finetune']}",
+            f"- data: {card['data']}",
+            f"- seed: {card['seed']}",
+            f"- measured on: {card['runtime']}",
+            f"- versions: {card['versions']}",
+            "",
+            "```python",
+            "import autoprune",
+            "network = autoprune.load('.')  # this folder",
+            "```",
+            "",
+            "| group | sparsity | importance |",
+            "|---|---|---|",
+            *(f"| {name} | {sparsity:.3f} | {how} |" for name, (sparsity, how) in card["policy"]["groups"].items()),
+            "",
+        ]
+    )
+
+
+def _accuracy(measurement: Mapping[str, Any]) -> str:
+    value, error = measurement["values"]["accuracy"], measurement["stderr"]["accuracy"]
+    return f"{100 * value:.2f} % ± {100 * error:.2f}"

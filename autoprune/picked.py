@@ -1,0 +1,114 @@
+"""A picked network as a folder: saved without pickle, loaded back bit-equal and trainable.
+
+``model.safetensors`` holds the weights; ``recipe.json`` says how to rebuild the network they fit: which
+architecture, and which channels of which layer are kept. Thirty lines of plain PyTorch can do the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import nn
+
+from autoprune.atomic import write_bytes, write_text
+from autoprune.errors import ModelError
+from autoprune.policy import PruningPolicy
+from autoprune.pruning.prune import Cut, KeptIndices, shrink
+from autoprune.training.models import build_model
+from autoprune.training.weights import load_weights
+
+WEIGHTS, RECIPE = "model.safetensors", "recipe.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Say how the dense network is built: the arguments of ``build_model``, and the input it takes.
+
+    Attributes:
+        source: a built-in, ``torchvision:NAME``, ``pkg.mod:fn`` or ``file.py:fn``.
+        num_classes: outputs.
+        input_shape: channels, height, width.
+    """
+
+    source: str
+    num_classes: int
+    input_shape: tuple[int, int, int]
+
+
+def save_network(
+    folder: Path,
+    network: nn.Module,
+    cut: Cut,
+    architecture: Architecture,
+    policy: PruningPolicy,
+    versions: Mapping[str, str],
+) -> None:
+    """Write ``model.safetensors`` and ``recipe.json``.
+
+    Raises:
+        StudyError: if they cannot be written.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    recipe = {
+        "format": FORMAT,
+        "architecture": {
+            "source": architecture.source,
+            "num_classes": architecture.num_classes,
+            "input_shape": list(architecture.input_shape),
+        },
+        "kept": {module: kept.to_json() for module, kept in sorted(cut.items())},
+        "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
+        "policy": json.loads(policy.to_json()),
+        "versions": dict(versions),
+    }
+    write_bytes(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    write_text(folder / RECIPE, json.dumps(recipe, indent=1))
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """Return the recipe of a picked folder.
+
+    Raises:
+        ModelError: if it is missing, damaged or of another format.
+    """
+    path = folder / RECIPE
+    try:
+        recipe: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if recipe["format"] != FORMAT:
+            raise ModelError(f"{str(path)!r} has format {recipe['format']}; this autoprune reads format {FORMAT}")
+        return recipe
+    except FileNotFoundError:
+        raise ModelError(
+            f"{str(folder)!r} is not a picked network: it has no {RECIPE}; `autoprune pick` makes such folders"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{str(path)!r} cannot be read as a recipe: {error}; pick the trial again") from error
+
+
+def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
+    """Return a picked network, bit-equal to the one saved, in eval mode on the CPU, trainable, without pickle.
+
+    Args:
+        folder: a folder that ``autoprune pick`` wrote.
+        network: the dense architecture, needed only if the code it was built by cannot be found here; its
+            weights do not matter and it is not modified.
+
+    Raises:
+        ModelError: if the folder is damaged, or the architecture is not the one that was pruned.
+        UnknownNameError: if the architecture's name is not known here and no network was given.
+    """
+    folder = Path(folder)
+    recipe = read_recipe(folder)
+    wanted = recipe["architecture"]
+    if network is None:
+        channels = wanted["input_shape"][0]
+        network = build_model(wanted["source"], num_classes=wanted["num_classes"], in_channels=channels, seed=0)
+    small = shrink(network, {module: KeptIndices.from_json(kept) for module, kept in recipe["kept"].items()})
+    load_weights(small, folder / WEIGHTS)
+    return small.cpu().eval()

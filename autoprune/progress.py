@@ -1,0 +1,182 @@
+"""What a person sees while a search runs: a live display on a terminal, plain lines elsewhere.
+
+Everything goes to stderr, so that stdout holds nothing but the result.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+from autoprune.metrics import METRICS, Budget, Measurement
+from autoprune.pareto import best_within
+from autoprune.trial import Candidate, Completed, Failed, OverBudget, Stopped, Trial
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+RECENT = 10  # trials whose median time predicts the rest
+
+
+class Progress:
+    """Keep what any display shows: trials done, the best within the budget, the time left, the phase."""
+
+    def __init__(self) -> None:
+        self.trials: list[Trial] = []
+        self.wanted = 0
+        self.budget = Budget()
+        self.dense: Measurement | None = None
+        self.current: Candidate | None = None
+        self.phase_name = ""
+        self.recent: list[float] = []
+
+    def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None:
+        """See the search begin."""
+        self.trials, self.wanted, self.budget, self.dense = list(trials), wanted, budget, dense
+
+    def asked(self, candidate: Candidate) -> None:
+        """See a candidate before it is evaluated."""
+        self.current = candidate
+
+    def phase(self, name: str) -> None:
+        """See a phase begin."""
+        self.phase_name = name
+
+    def told(self, trial: Trial) -> None:
+        """See a trial after it is stored."""
+        self.trials.append(trial)
+        self.recent = [*self.recent, trial.total_seconds][-RECENT:]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Return the median time of recent trials times those to come, or ``None`` before the first."""
+        return statistics.median(self.recent) * (self.wanted - len(self.trials)) if self.recent else None
+
+    def best_line(self) -> str:
+        """Return the best network within the budget, in words."""
+        best = best_within(self.trials, self.budget)
+        if best is None or not isinstance(best.outcome, Completed):
+            return "no network within the budget yet"
+        return f"best {describe(best.outcome.measurement, self.dense)} (trial {best.number})"
+
+
+def describe(measurement: Measurement, dense: Measurement | None) -> str:
+    """Return accuracy ± standard error, MFLOPs, and latency with its speed-up over dense."""
+    accuracy = METRICS["accuracy"]
+    parts = [
+        f"{accuracy.show(measurement['accuracy'])} ± {accuracy.show(measurement.error('accuracy'))}",
+        f"{measurement['mflops']:.2f} MFLOPs",
+    ]
+    if "latency_ms" in measurement.values:
+        faster = f" (×{dense['latency_ms'] / measurement['latency_ms']:.2f})" if dense else ""
+        parts.append(f"{measurement['latency_ms']:.2f} ms{faster}")
+    return ", ".join(parts)
+
+
+def how_it_ended(trial: Trial, dense: Measurement | None) -> str:
+    """Return a trial's outcome on one line."""
+    match trial.outcome:
+        case Completed(measurement):
+            return describe(measurement, dense)
+        case OverBudget(_, violations):
+            return f"over budget: {', '.join(f'{name} by {100 * over:.1f} %' for name, over in violations.items())}"
+        case Stopped(reason, _):
+            return f"stopped: {reason}"
+        case Failed(error, message, _):
+            return f"failed: {error}: {message.splitlines()[0] if message else ''}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> duration(42), duration(190), duration(7300)
+    ('42 s', '3 min 10 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class PlainDisplay(Progress):
+    """Print one line for each thing that happens."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def say(self, message: str) -> None:
+        """Print a sentence."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def told(self, trial: Trial) -> None:
+        """Print how a trial ended."""
+        super().told(trial)
+        left = f", {duration(self.seconds_left)} left" if self.seconds_left else ""
+        self.say(
+            f"[{len(self.trials)}/{self.wanted}] trial {trial.number} {trial.candidate.origin.partition(':')[2]}: "
+            f"{how_it_ended(trial, self.dense)}; {trial.total_seconds:.1f} s{left}"
+        )
+
+
+class LiveDisplay(Progress):
+    """Keep a few lines at the bottom of a terminal up to date, with the trials scrolling above them."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        from rich.live import Live
+
+        self._console = console
+        self._status = ""
+        self._started = time.monotonic()
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._live.stop()
+
+    def say(self, message: str) -> None:
+        """Show a sentence as what is going on now."""
+        self._status = message
+
+    def told(self, trial: Trial) -> None:
+        """Scroll a trial past, and update the rest."""
+        super().told(trial)
+        origin = trial.candidate.origin.partition(":")[2]
+        line = f"trial {trial.number:>3} {origin:<8} {how_it_ended(trial, self.dense)}"
+        self._console.print(line, markup=False, highlight=False)
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        elapsed = duration(time.monotonic() - self._started)
+        if not self.wanted:
+            return Text(f"{self._status} … {elapsed}")
+        left = f"{duration(self.seconds_left)} left" if self.seconds_left is not None else "estimating the time left"
+        bar: Any = Table.grid(padding=(0, 1))
+        bar.add_row(
+            ProgressBar(total=self.wanted, completed=len(self.trials), width=30),
+            f"{len(self.trials)} of {self.wanted} trials",
+            f"{elapsed} gone, {left}",
+        )
+        now = f"trial {self.current.number}: {self.phase_name}" if self.current else self._status
+        return Group(bar, Text(f"{self.best_line()}; budget {self.budget.describe()}"), Text(f"now: {now}"))
+
+
+def make_display(console: Console) -> PlainDisplay | LiveDisplay:
+    """Return a live display on a terminal, and plain lines elsewhere."""
+    return LiveDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay(console)

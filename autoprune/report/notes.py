@@ -1,0 +1,121 @@
+"""What a careful reader should know before trusting a table: noise, baselines, and what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from autoprune import pareto
+from autoprune.errors import NothingFitsError
+from autoprune.metrics import Budget, Measurement
+from autoprune.report.rows import Row, baselines_for, first_line
+from autoprune.trial import Completed, Failed, OverBudget, Stopped, Trial
+
+
+def compose_notes(
+    rows: Sequence[Row], trials: Sequence[Trial], budget: Budget, dense: Measurement, objectives: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the notes below a table, one sentence or two each, the most important first."""
+    if not pareto.measured(trials):
+        return _unfinished_baselines(trials, budget)
+    return (
+        *_nothing_fits(trials, budget),
+        *_against_baselines(rows, budget),
+        *_noise(rows),
+        *_left_out(rows, trials, objectives),
+        *_foreign_baselines(trials, budget),
+        *_unfinished_baselines(trials, budget),
+        *(f"not counted: {what}" for what in dense.uncounted),
+    )
+
+
+def difference(one: Measurement, other: Measurement) -> tuple[float, float]:
+    """Return accuracy of one − the other and its standard error √(se₁² + se₂²).
+
+    Both are scored on the same validation images, so the true error of the difference is mostly smaller.
+
+    >>> gain, error = difference(Measurement({"accuracy": 0.9}, {"accuracy": 0.03}),
+    ...                          Measurement({"accuracy": 0.8}, {"accuracy": 0.04}))
+    >>> round(gain, 3), round(error, 3)
+    (0.1, 0.05)
+    """
+    return one["accuracy"] - other["accuracy"], math.hypot(one.error("accuracy"), other.error("accuracy"))
+
+
+def _against_baselines(rows: Sequence[Row], budget: Budget) -> list[str]:
+    """Say what the search was worth: the best network against the best baseline that meets the budget."""
+    best = next((row for row in rows if row.is_best), None)
+    rivals = [row for row in rows if row.is_baseline and row.fits]
+    if best is None or not budget.limits or not rivals:
+        return []
+    rival = max(rivals, key=lambda row: (row.measurement["accuracy"], -row.number))
+    if best.is_baseline:
+        return [f"the best network is the {best.origin} baseline: no searched policy is better within this budget"]
+    gain, error = difference(best.measurement, rival.measurement)
+    shown = f"difference {100 * gain:+.2f} % ± {100 * error:.2f} %"
+    if gain > error:
+        return [f"the best trial is better than the {rival.origin} baseline: {shown}"]
+    return [f"the best trial is not better than the {rival.origin} baseline beyond noise: {shown}"]
+
+
+def _noise(rows: Sequence[Row]) -> list[str]:
+    """Say how well accuracy is known, at the best network or else the most accurate of the front."""
+    told = next((row for row in rows if row.is_best), rows[0])
+    error = told.measurement.error("accuracy")
+    chosen = "accuracy is on the validation images that chose the best trial; `autoprune pick` gives the test accuracy"
+    within = [f"accuracy differences below ±{100 * error:.2f} % are within one standard error"] if error else []
+    return [*within, chosen]
+
+
+def _left_out(rows: Sequence[Row], trials: Sequence[Trial], objectives: Sequence[str]) -> list[str]:
+    """Say what the noise-aware front hides, and that the best network may be among it."""
+    hidden = len(pareto.front(trials, objectives, noise_aware=False)) - sum(row.on_front for row in rows)
+    best = next((row for row in rows if row.is_best), None)
+    found = []
+    if best is not None and not best.on_front:
+        found.append(f"trial {best.number}, the best, is not on the front: another one there is as good within noise")
+    if hidden:
+        are = "trial is" if hidden == 1 else "trials are"
+        found.append(
+            f"{hidden} more {are} not dominated, but only by differences within noise; `--all` shows every one"
+        )
+    return found
+
+
+def _nothing_fits(trials: Sequence[Trial], budget: Budget) -> list[str]:
+    """Name the trial that comes nearest to a budget that none meets."""
+    try:
+        pareto.choose(trials, budget)
+    except NothingFitsError as error:
+        return [str(error)]
+    return []
+
+
+def _foreign_baselines(trials: Sequence[Trial], budget: Budget) -> list[str]:
+    """Say so when the baselines shown were made for another budget, which flatters the search."""
+    shown = baselines_for(trials, budget)
+    if budget.limits and shown and all(trial.candidate.budget != budget for trial in shown):
+        return ["no baseline was made for this budget; those shown were made for another one and happen to meet it"]
+    return []
+
+
+def _unfinished_baselines(trials: Sequence[Trial], budget: Budget) -> tuple[str, ...]:
+    """Name the baselines of this budget that are missing from the table, with the reason."""
+    wanted = [trial for trial in trials if trial.candidate.is_baseline and trial.candidate.budget == budget]
+    return tuple(
+        f"the {trial.candidate.origin.rpartition(':')[2]} baseline (trial {trial.number}) is missing: {_ending(trial)}"
+        for trial in wanted
+        if not isinstance(trial.outcome, Completed)
+    )
+
+
+def _ending(trial: Trial) -> str:
+    match trial.outcome:
+        case OverBudget():
+            return "it is over budget"
+        case Stopped(reason, _):
+            return f"it was stopped, {first_line(reason)}"
+        case Failed(error, message):
+            return f"it failed with {error}: {first_line(message)}"
+        case Completed():
+            return "it completed"

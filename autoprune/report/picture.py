@@ -1,0 +1,255 @@
+"""The front as a picture: accuracy against MFLOPs, and against every other cost the study trades.
+
+Matplotlib's object interface with the Agg canvas only: no window system, no global figure, and nothing of
+the user's own style. The y-axis is fitted to what is worth comparing; a network far below is drawn as a small triangle
+on the lower edge rather than squeezing the rest.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune import pareto
+from autoprune.atomic import write_bytes
+from autoprune.metrics import FLOP_CONVENTION, METRICS
+from autoprune.report.rows import Row
+from autoprune.report.summary import Summary
+from autoprune.trial import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito 2008: told apart with every kind of colour vision.
+FRONT, BEST, DENSE, OTHERS = "#0072B2", "#D55E00", "#000000", "#B0B0B0"
+BASELINES = (("s", "#009E73"), ("^", "#CC79A7"), ("D", "#E69F00"), ("P", "#56B4E9"))
+STYLE: dict[str, Any] = {
+    "text.usetex": False,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 10.0,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "axes.edgecolor": "#707070",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+AXIS_TITLES = {
+    "mflops": f"MFLOPs ({FLOP_CONVENTION})",
+    "mparams": "parameters (M)",
+    "latency_ms": "latency (ms)",
+    "size_mb": "size (MB)",
+}
+SQUEEZE = 3.0  # the y-range may be this many times what the best, the dense and the typical network need
+LEAST_RANGE = 0.01  # of accuracy
+LEAST_SPAN = 0.06  # of the largest cost shown
+
+
+def write_front_png(summary: Summary, trials: Sequence[Trial], path: Path, dpi: int = 150) -> None:
+    """Draw the report as a PNG.
+
+    Args:
+        summary: what to draw.
+        trials: the study's trials; every completed one is a grey point.
+        path: where; replaced in one step.
+        dpi: pixels per inch; a picture of two panels is 10 × 5 inches.
+
+    Raises:
+        StudyError: if the file cannot be written.
+    """
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        draw_front(summary, trials).savefig(buffer, format="png", dpi=dpi)
+    write_bytes(path, buffer.getvalue())
+
+
+def draw_front(summary: Summary, trials: Sequence[Trial]) -> Figure:
+    """Return the figure: one panel per cost, MFLOPs first, all with the same accuracy axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    costs = [name for name in dict.fromkeys(["mflops", *summary.objectives]) if METRICS[name].is_cost]
+    figure = Figure(figsize=(3 + 3.5 * max(len(costs), 1.2), 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(1, len(costs), sharey=True, squeeze=False)[0])
+    for cost, axes in zip(costs, panels, strict=True):
+        _draw_panel(axes, summary, trials, cost)
+    panels[0].set_ylabel("validation accuracy (%)")
+    figure.suptitle(_literal(_title(summary)), x=0.01, ha="left", fontsize=11)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+def _draw_panel(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: str) -> None:
+    low, high = _accuracy_range(summary)
+    left, right = _cost_range(summary, trials, cost)
+    axes.set_ylim(100 * low, 100 * high)
+    axes.set_xlim(left, right)
+    axes.set_xlabel(AXIS_TITLES[cost])
+    _draw_budget(axes, summary, cost)
+    _draw_dense(axes, summary, cost)
+    _draw_trials(axes, summary, trials, cost, low)
+    _draw_front(axes, summary, cost, low)
+    _draw_baselines(axes, summary, cost, low)
+    _draw_best(axes, summary, cost)
+    if not summary.counts["completed"]:
+        axes.text(0.5, 0.5, "no completed trial yet", transform=axes.transAxes, ha="center", color="#707070")
+
+
+def _draw_budget(axes: Axes, summary: Summary, cost: str) -> None:
+    limit = summary.budget.limits.get(cost)
+    if limit is None:
+        return
+    right = axes.get_xlim()[1]
+    axes.axvline(limit.value, color="#707070", linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
+    axes.axvspan(limit.value, max(right, limit.value), color="#707070", alpha=0.08, linewidth=0, zorder=0)
+    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes.annotate(
+        f"budget {limit}", (limit.value, 1.0), xytext=(0, 3), ha="center", color="#505050", fontsize=9, **place
+    )
+
+
+def _draw_dense(axes: Axes, summary: Summary, cost: str) -> None:
+    accuracy, error = summary.dense["accuracy"], summary.dense.error("accuracy")
+    axes.axhspan(100 * (accuracy - error), 100 * (accuracy + error), color=DENSE, alpha=0.07, linewidth=0, zorder=0)
+    label = f"dense, {METRICS['mflops'].show(summary.dense['mflops'])} MFLOPs"
+    axes.axhline(100 * accuracy, color=DENSE, linewidth=1.2, linestyle=":", label=label, zorder=1)
+    if cost in summary.dense.values:
+        axes.plot([summary.dense[cost]], [100 * accuracy], "o", color=DENSE, markersize=7, zorder=5)
+
+
+def _draw_trials(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: str, low: float) -> None:
+    shown = {row.number for row in summary.rows}
+    found = [m for trial, m in pareto.measured(trials) if trial.number not in shown]
+    inside = [(m[cost], 100 * m["accuracy"]) for m in found if m["accuracy"] >= low]
+    below = [m[cost] for m in found if m["accuracy"] < low]
+    if inside:
+        x, y = zip(*inside, strict=True)
+        axes.scatter(x, y, s=18, color=OTHERS, linewidth=0, label="other trials", zorder=2)
+    _draw_below(axes, below, OTHERS, f"{len(below)} below" if below else "")
+
+
+def _draw_below(axes: Axes, x: Iterable[float], color: str, label: str = "") -> None:
+    """Mark networks whose accuracy lies below the picture by triangles on its lower edge."""
+    points = list(x)
+    if points:
+        place = axes.get_xaxis_transform()
+        heights = [0.015] * len(points)
+        axes.scatter(
+            points, heights, s=16, marker="v", color=color, linewidth=0, transform=place, label=label or None, zorder=3
+        )
+
+
+def _draw_front(axes: Axes, summary: Summary, cost: str, low: float) -> None:
+    """Draw the front's networks, and the staircase of the most accuracy that a cost buys."""
+    stairs: list[Row] = []
+    for row in sorted(summary.front, key=lambda row: (row.measurement[cost], -row.measurement["accuracy"])):
+        if not stairs or row.measurement["accuracy"] > stairs[-1].measurement["accuracy"]:
+            stairs.append(row)
+    if stairs:
+        x = [row.measurement[cost] for row in stairs]
+        y = [100 * row.measurement["accuracy"] for row in stairs]
+        axes.step([*x, axes.get_xlim()[1]], [*y, y[-1]], where="post", color=FRONT, linewidth=1.2, alpha=0.6, zorder=2)
+    searched = [row for row in summary.front if not row.is_baseline]
+    _draw_rows(axes, searched, cost, low, marker="o", color=FRONT, label="front", size=6)
+
+
+def _draw_baselines(axes: Axes, summary: Summary, cost: str, low: float) -> None:
+    origins = list(dict.fromkeys(row.origin for row in summary.rows if row.is_baseline))
+    for number, origin in enumerate(origins):
+        marker, color = BASELINES[number % len(BASELINES)]
+        rows = [row for row in summary.rows if row.is_baseline and row.origin == origin]
+        _draw_rows(axes, rows, cost, low, marker=marker, color=color, label=f"{origin} baseline", size=7)
+
+
+def _draw_rows(
+    axes: Axes, rows: Sequence[Row], cost: str, low: float, marker: str, color: str, label: str, size: float
+) -> None:
+    """Draw networks with their standard errors."""
+    found = [row.measurement for row in rows if row.measurement["accuracy"] >= low]
+    if rows:
+        axes.errorbar(
+            [m[cost] for m in found],
+            [100 * m["accuracy"] for m in found],
+            xerr=[m.error(cost) for m in found],
+            yerr=[100 * m.error("accuracy") for m in found],
+            fmt=marker,
+            color=color,
+            markersize=size,
+            markeredgecolor="white",
+            markeredgewidth=0.7,
+            elinewidth=1.0,
+            ecolor=(color, 0.45),
+            label=_literal(label),
+            zorder=4,
+        )
+    _draw_below(axes, (row.measurement[cost] for row in rows if row.measurement["accuracy"] < low), color)
+
+
+def _draw_best(axes: Axes, summary: Summary, cost: str) -> None:
+    best = summary.best
+    if best is None:
+        return
+    kind = "best within budget" if summary.budget.limits else "most accurate"
+    x, y = best.measurement[cost], 100 * best.measurement["accuracy"]
+    y_error = 100 * best.measurement.error("accuracy")
+    axes.errorbar([x], [y], xerr=best.measurement.error(cost), yerr=y_error, ecolor=(BEST, 0.5), zorder=5)
+    axes.scatter(
+        [x],
+        [y],
+        marker="*",
+        s=230,
+        color=BEST,
+        edgecolor="white",
+        linewidth=0.9,
+        label=f"{kind}: trial {best.number}",
+        zorder=6,
+    )
+
+
+def _accuracy_range(summary: Summary) -> tuple[float, float]:
+    """Return the ends of the y-axis, fractions: all rows if that does not squeeze the best of them."""
+    everything = [summary.dense, *(row.measurement for row in summary.rows)]
+    high = max(m["accuracy"] + m.error("accuracy") for m in everything)
+    low = min(m["accuracy"] - m.error("accuracy") for m in everything)
+    typical = statistics.median(m["accuracy"] - m.error("accuracy") for m in everything)
+    chosen = [summary.dense, *([summary.best.measurement] if summary.best else [])]
+    core = min(typical, *(m["accuracy"] - m.error("accuracy") for m in chosen), high - LEAST_RANGE / 2)
+    low = min(max(low, high - SQUEEZE * (high - core)), high - LEAST_RANGE)
+    margin = 0.06 * (high - low)
+    return low - margin, high + margin
+
+
+def _cost_range(summary: Summary, trials: Sequence[Trial], cost: str) -> tuple[float, float]:
+    """Return the ends of the x-axis: all completed trials and the limit; the dense network if it is near."""
+    values = [m[cost] for _, m in pareto.measured(trials)]
+    dense = summary.dense.values.get(cost, 0.0)
+    if not values:
+        return 0.0, 1.15 * dense or 1.0
+    if cost in summary.budget.limits:
+        values.append(summary.budget.limits[cost].value)
+    left, right = min(values), max(values)
+    span = max(right - left, LEAST_SPAN * right)
+    if dense <= right + 0.5 * span:
+        right = max(right, dense)
+    middle, span = (left + right) / 2, max(right - left, LEAST_SPAN * right)
+    return middle - 0.58 * span, middle + 0.58 * span
+
+
+def _title(summary: Summary) -> str:
+    limits = f"budget {summary.budget.describe()}" if summary.budget.limits else "no budget"
+    return f"{summary.study} · {limits} · {summary.counts['completed']} completed trials"
+
+
+def _literal(text: str) -> str:
+    """Return text that matplotlib takes as it is, without formulas."""
+    return text.replace("$", r"\$")

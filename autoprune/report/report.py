@@ -1,0 +1,38 @@
+"""Write the report of a study into its folder: ``front.csv``, ``front.json`` and ``front.png``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoprune.metrics import Budget
+from autoprune.report.files import write_front_csv, write_front_json
+from autoprune.report.picture import write_front_png
+from autoprune.report.summary import Summary, summarise
+
+if TYPE_CHECKING:
+    from autoprune.study.view import StudyView
+
+
+def write_report(view: StudyView, budget: Budget | None = None, noise_aware: bool = True) -> tuple[Summary, list[Path]]:
+    """Summarise a study and write its three files; the study itself is only read.
+
+    Each file is replaced in one step, so this is safe beside a running search and beside another report.
+
+    Args:
+        view: the study at one moment.
+        budget: limits, absolute or relative to the dense network; ``None``: those of the last run.
+        noise_aware: ``False`` shows every non-dominated trial.
+
+    Returns:
+        the summary, for :func:`autoprune.report.tables.render`, and the files written.
+
+    Raises:
+        StudyError: if the study has no dense network yet, or a file cannot be written.
+    """
+    summary = summarise(view, budget, noise_aware)
+    table, document, picture = (view.folder.path / f"front.{suffix}" for suffix in ("csv", "json", "png"))
+    write_front_csv(summary, table)
+    write_front_json(summary, document)
+    write_front_png(summary, view.trials, picture)
+    return summary, [table, document, picture]

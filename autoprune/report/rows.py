@@ -1,0 +1,159 @@
+"""The rows of a report: one network each, with what it costs as a share of the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune import pareto
+from autoprune.metrics import METRICS, Budget, Measurement
+from autoprune.trial import Failed, Trial
+
+LONGEST_MESSAGE = 300
+
+
+@dataclass(frozen=True)
+class Row:
+    """Hold one completed trial as the report shows it.
+
+    Attributes:
+        number: the trial's number.
+        origin: where its policy comes from: ``"uniform"``, ``"inner"``, ``"global"``, ``"tpe"`` …
+        is_baseline: whether it is a policy to compare with.
+        on_front: whether it is on the front that was asked for.
+        is_best: whether it is what a pick for the budget would take.
+        is_knee: whether it is where the front bends.
+        measurement: what was measured of it.
+        ratios: cost metric → value / dense value.
+        accuracy_drop: dense accuracy − its accuracy, a fraction; below 0 if it gained.
+        budget_used: share of the tightest limit that it uses; ``None`` without a budget.
+    """
+
+    number: int
+    origin: str
+    is_baseline: bool
+    on_front: bool
+    is_best: bool
+    is_knee: bool
+    measurement: Measurement
+    ratios: Mapping[str, float]
+    accuracy_drop: float
+    budget_used: float | None
+
+    @property
+    def fits(self) -> bool:
+        """Return whether it meets every limit of the budget."""
+        return self.budget_used is None or round(self.budget_used - 1, 12) <= 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return {
+            "trial": self.number,
+            "origin": self.origin,
+            "baseline": self.is_baseline,
+            "on_front": self.on_front,
+            "best": self.is_best,
+            "knee": self.is_knee,
+            "within_budget": self.fits,
+            "budget_used": self.budget_used,
+            "accuracy_drop": self.accuracy_drop,
+            "ratios": dict(self.ratios),
+            "values": dict(self.measurement.values),
+            "stderr": dict(self.measurement.stderr),
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Name a trial that could not be evaluated, with the exception's class and the first line it said."""
+
+    number: int
+    error: str
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return {"trial": self.number, "error": self.error, "message": self.message}
+
+
+def choose_rows(
+    trials: Sequence[Trial], budget: Budget, dense: Measurement, objectives: Sequence[str], noise_aware: bool
+) -> tuple[Row, ...]:
+    """Return the front, best first, then the best network for the budget and the baselines that are not on it.
+
+    Args:
+        trials: any trials.
+        budget: absolute limits; may be empty.
+        dense: what was measured of the dense network.
+        objectives: metric names, the quality first.
+        noise_aware: whether values within their standard error count as equal.
+    """
+    front = pareto.front(trials, objectives, noise_aware)
+    best = pareto.best_within(trials, budget)
+    knee = pareto.knee(front, objectives)
+    on_front = {trial.number for trial in front}
+    shown = {trial.number: trial for trial in (*front, *([best] if best else []), *baselines_for(trials, budget))}
+    return tuple(
+        Row(
+            number=trial.number,
+            origin=trial.candidate.origin.rpartition(":")[2],
+            is_baseline=trial.candidate.is_baseline,
+            on_front=trial.number in on_front,
+            is_best=best is not None and trial.number == best.number,
+            is_knee=knee is not None and trial.number == knee.number,
+            measurement=measurement,
+            ratios=cost_ratios(measurement, dense),
+            accuracy_drop=dense["accuracy"] - measurement["accuracy"],
+            budget_used=share_of_budget(measurement, budget),
+        )
+        for trial, measurement in pareto.measured(list(shown.values()))
+    )
+
+
+def baselines_for(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
+    """Return the completed baselines made for a budget or, if none was, those that meet it all the same."""
+    found = [(trial, m) for trial, m in pareto.measured(trials) if trial.candidate.is_baseline]
+    made_for_it = [trial for trial, _ in found if trial.candidate.budget == budget]
+    return made_for_it or [trial for trial, m in found if budget.admits(m)]
+
+
+def cost_ratios(measurement: Measurement, dense: Measurement) -> dict[str, float]:
+    """Return cost metric → value / dense value, for the costs that both have.
+
+    >>> cost_ratios(Measurement({"mflops": 50.0, "accuracy": 0.9}), Measurement({"mflops": 100.0}))
+    {'mflops': 0.5}
+    """
+    return {
+        name: measurement[name] / dense[name]
+        for name, known in METRICS.items()
+        if known.is_cost and name in measurement.values and dense.values.get(name, 0.0) > 0
+    }
+
+
+def share_of_budget(measurement: Measurement, budget: Budget) -> float | None:
+    """Return the share of the tightest limit that a network uses; ``None`` without limits.
+
+    >>> share_of_budget(Measurement({"mflops": 45.0}), Budget.parse({"mflops": 50}))
+    0.9
+    """
+    return max((measurement[name] / limit.value for name, limit in budget.limits.items()), default=None)
+
+
+def failures(trials: Sequence[Trial]) -> tuple[Failure, ...]:
+    """Return the failed trials in order."""
+    return tuple(
+        Failure(trial.number, trial.outcome.error, first_line(trial.outcome.message))
+        for trial in trials
+        if isinstance(trial.outcome, Failed)
+    )
+
+
+def first_line(message: str) -> str:
+    r"""Return the first line of a message, without what a terminal would obey.
+
+    >>> first_line("\n out of memory \x1b[2J\nmore")
+    'out of memory  [2J'
+    """
+    line = next((line.strip() for line in message.splitlines() if line.strip()), "")
+    return "".join(character if character.isprintable() else " " for character in line[:LONGEST_MESSAGE])

@@ -1,0 +1,155 @@
+"""All that a report says about a study, as plain data: tables, files and the picture only lay it out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from autoprune import pareto
+from autoprune.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
+from autoprune.report.notes import compose_notes
+from autoprune.report.rows import Failure, Row, choose_rows, failures
+from autoprune.trial import Completed, Failed, OverBudget, Stopped, Trial
+
+if TYPE_CHECKING:
+    from autoprune.study.view import StudyView  # never at run time here: a report's layout needs no optuna
+
+KINDS: Mapping[str, type] = {
+    "completed": Completed,
+    "over_budget": OverBudget,
+    "stopped": Stopped,
+    "failed": Failed,
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Hold what is worth saying about a study at one moment.
+
+    Attributes:
+        study: the study's name.
+        objectives: metric names, the quality first.
+        noise_aware: whether the front leaves out what is better only within noise.
+        budget: absolute limits that the best network must meet; may be empty.
+        dense: what was measured of the dense network on validation.
+        rows: the front, best first; then the best network and the baselines that are not on it.
+        hypervolume: share of the box between no accuracy at dense cost and perfection that is dominated.
+        counts: ``completed``, ``over_budget``, ``stopped``, ``failed`` → number of finished trials.
+        running: trials asked and not told, of a live search or of one that died.
+        failures: the failed trials with their reasons.
+        seconds: phase → seconds spent by all trials together, the longest first.
+        sessions: how many runs the study has had.
+        notes: what to know before trusting the table, the most important first.
+    """
+
+    study: str
+    objectives: tuple[str, ...]
+    noise_aware: bool
+    budget: Budget
+    dense: Measurement
+    rows: tuple[Row, ...]
+    hypervolume: float
+    counts: Mapping[str, int]
+    running: int
+    failures: tuple[Failure, ...]
+    seconds: Mapping[str, float]
+    sessions: int
+    notes: tuple[str, ...]
+
+    @property
+    def front(self) -> tuple[Row, ...]:
+        """Return the rows on the front, best first."""
+        return tuple(row for row in self.rows if row.on_front)
+
+    @property
+    def best(self) -> Row | None:
+        """Return the network that a pick for the budget would take, or ``None`` if none meets it."""
+        return next((row for row in self.rows if row.is_best), None)
+
+    @property
+    def knee(self) -> Row | None:
+        """Return where the front bends, or ``None`` if it is too short to bend."""
+        return next((row for row in self.rows if row.is_knee), None)
+
+    @property
+    def total_seconds(self) -> float:
+        """Return the time spent in all trials."""
+        return sum(self.seconds.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON; every number is in the unit listed under ``units``, shares are fractions."""
+        return {
+            "study": self.study,
+            "flop_convention": FLOP_CONVENTION,
+            "units": {name: known.unit or "fraction" for name, known in METRICS.items()},
+            "objectives": list(self.objectives),
+            "noise_aware": self.noise_aware,
+            "budget": {name: limit.value for name, limit in self.budget.limits.items()},
+            "best": self.best.number if self.best else None,
+            "knee": self.knee.number if self.knee else None,
+            "hypervolume": self.hypervolume,
+            "dense": self.dense.to_json(),
+            "rows": [row.to_json() for row in self.rows],
+            "counts": dict(self.counts),
+            "running": self.running,
+            "failures": [failure.to_json() for failure in self.failures],
+            "seconds": {"total": self.total_seconds, "by_phase": dict(self.seconds)},
+            "sessions": self.sessions,
+            "notes": list(self.notes),
+        }
+
+
+def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool = True) -> Summary:
+    """Return what is worth saying about a stored study.
+
+    Args:
+        view: the study, read only.
+        budget: limits, absolute or relative to the dense network; ``None``: those of the last run.
+        noise_aware: whether values within their standard error count as equal on the front.
+
+    Raises:
+        StudyError: if the study was interrupted before its dense network was measured.
+    """
+    dense, trials = view.dense, view.trials
+    wanted = _absolute(view.budget if budget is None else budget, dense)
+    objectives = quality_first(view.spec.objectives)
+    rows = choose_rows(trials, wanted, dense, objectives, noise_aware)
+    return Summary(
+        study=view.spec.name,
+        objectives=objectives,
+        noise_aware=noise_aware,
+        budget=wanted,
+        dense=dense,
+        rows=rows,
+        hypervolume=pareto.hypervolume(trials, objectives, dense),
+        counts={kind: sum(isinstance(trial.outcome, ended) for trial in trials) for kind, ended in KINDS.items()},
+        running=view.running,
+        failures=failures(trials),
+        seconds=_seconds_by_phase(trials),
+        sessions=len(view.sessions),
+        notes=compose_notes(rows, trials, wanted, dense, objectives),
+    )
+
+
+def quality_first(objectives: Sequence[str]) -> tuple[str, ...]:
+    """Return the objectives with the qualities before the costs, otherwise in order.
+
+    >>> quality_first(("mflops", "accuracy", "latency_ms"))
+    ('accuracy', 'mflops', 'latency_ms')
+    """
+    return tuple(sorted(objectives, key=lambda name: METRICS[name].is_cost))
+
+
+def _absolute(budget: Budget, dense: Measurement) -> Budget:
+    """Return the budget in absolute numbers; one that the dense network meets is no fault in a report."""
+    is_relative = any(limit.relative for limit in budget.limits.values())
+    return budget.resolve(dense) if is_relative else budget
+
+
+def _seconds_by_phase(trials: Sequence[Trial]) -> dict[str, float]:
+    spent: Counter[str] = Counter()
+    for trial in trials:
+        spent.update(trial.seconds)
+    return dict(spent.most_common())

@@ -1,0 +1,231 @@
+"""The report on a terminal, a pipe or a file: a headline, the table, what it means, and what to beware of.
+
+Everything is laid out for 80 columns. No text is read as markup, so a name or an error message may hold
+brackets.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from autoprune.metrics import FLOP_CONVENTION, METRICS, Measurement
+from autoprune.report.rows import Failure, Row, cost_ratios
+from autoprune.report.summary import Summary
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+BEST, KNEE = "★", "◆"
+COLUMNS = (  # heading, and the least width of the console at which the column is shown
+    ("", 0),
+    ("trial", 0),
+    ("from", 0),
+    ("accuracy\n%", 0),
+    ("drop\n%", 66),
+    ("MFLOPs\n(of dense)", 0),
+    ("latency\nms", 0),
+    ("speed-\nup", 66),
+    ("params\nM", 78),
+    ("size\nMB", 78),
+)
+LEFT_ALIGNED = ("", "from")
+FAILURES_SHOWN = 5
+ROOMY = 90  # least width at which the gaps between columns can be two wide
+
+
+def render(summary: Summary, console: Console) -> None:
+    """Print the report; a console that is no terminal gets no colours."""
+    from rich.text import Text
+
+    for number, line in enumerate(headline(summary)):
+        console.print(Text(line, style="bold" if number == 0 else ""))
+    console.print()
+    console.print(_table(summary, console.width))
+    for line in ("", *caption(summary)):
+        console.print(Text(line, style="dim"))
+    for title, lines in (("notes", list(summary.notes)), ("failures", list(failure_lines(summary.failures)))):
+        if lines:
+            console.print(Text(f"\n{title}", style="bold"))
+            for line in lines:
+                console.print(_bullet(line))
+    console.print()
+    console.print(Text(counts_line(summary)))
+
+
+def front_text(summary: Summary, width: int = 100) -> str:
+    """Return the report as plain lines of at most ``width`` characters."""
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, force_terminal=False, force_jupyter=False, color_system=None)
+    render(summary, console)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def headline(summary: Summary) -> tuple[str, ...]:
+    """Return the study with its budget, and the best network for it with every ratio to the dense one."""
+    limits = f"budget {summary.budget.describe()}" if summary.budget.limits else "no budget"
+    title = f"{summary.study} · {limits}"
+    best = summary.best
+    if best is None and not summary.counts["completed"]:
+        return title, "no completed trial yet"
+    if best is None:
+        return title, f"no trial of {summary.counts['completed']} completed ones meets the budget"
+    kind = "best within budget" if summary.budget.limits else "most accurate"
+    return title, f"{kind}: trial {best.number} ({best.origin}), {describe(best, summary.dense)}"
+
+
+def describe(row: Row, dense: Measurement) -> str:
+    """Return what a network has, each with its ratio to the dense one, in one sentence."""
+    parts = [f"accuracy {plus_minus(row.measurement, 'accuracy')} % (dense {plus_minus(dense, 'accuracy')} %)"]
+    for name in ("mflops", "latency_ms", "mparams", "size_mb"):
+        if name in row.measurement.values:
+            ratio = _ratio_text(name, row.ratios.get(name))
+            parts.append(f"{plus_minus(row.measurement, name)} {METRICS[name].unit}{f' ({ratio})' if ratio else ''}")
+    return ", ".join(parts)
+
+
+def caption(summary: Summary) -> tuple[str, ...]:
+    """Return what the table's marks, blocks and units mean."""
+    marks = [f"{BEST} {'best within budget' if summary.budget.limits else 'most accurate'}"] if summary.best else []
+    marks += [f"{KNEE} knee of the front"] if summary.knee else []
+    units = f"{FLOP_CONVENTION[:1].upper()}{FLOP_CONVENTION[1:]}; ± is one standard error."
+    if not summary.counts["completed"]:
+        return (units,)
+    beaten = "no other beats beyond noise" if summary.noise_aware else "no other dominates, noise or not"
+    return (
+        *(["  ".join(marks)] if marks else []),
+        f"First block: the front in {', '.join(summary.objectives)}, trials that {beaten}. Below: others to compare "
+        f"with, and the dense network. {units} Hypervolume {summary.hypervolume:.4f}, as a share of the box between "
+        f"no accuracy at dense cost and perfection.",
+    )
+
+
+def counts_line(summary: Summary) -> str:
+    """Return how many trials ended how, and where the time went."""
+    kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in summary.counts.items() if count)
+    finished = sum(summary.counts.values())
+    parts = [f"{finished} finished" + (f": {kinds}" if kinds else "")]
+    if summary.running:
+        parts.append(f"{summary.running} running or interrupted")
+    parts.append(f"{summary.sessions} run{'' if summary.sessions == 1 else 's'}")
+    if summary.total_seconds > 0:
+        largest = [f"{name} {100 * spent / summary.total_seconds:.0f} %" for name, spent in summary.seconds.items()]
+        parts.append(f"{duration(summary.total_seconds)} in trials ({', '.join(largest[:3])})")
+    return "trials: " + "; ".join(parts)
+
+
+def failure_lines(failures: tuple[Failure, ...]) -> Iterator[str]:
+    """Yield one line per reason, with the trials it struck; the rest are only counted."""
+    struck: dict[tuple[str, str], list[int]] = {}
+    for failure in failures:
+        struck.setdefault((failure.error, failure.message), []).append(failure.number)
+    for (error, message), numbers in list(struck.items())[:FAILURES_SHOWN]:
+        listed = ", ".join(map(str, numbers[:FAILURES_SHOWN])) + (" …" if len(numbers) > FAILURES_SHOWN else "")
+        yield f"{'trial' if len(numbers) == 1 else 'trials'} {listed}: {error}{f': {message}' if message else ''}"
+    if len(struck) > FAILURES_SHOWN:
+        yield f"{len(struck) - FAILURES_SHOWN} more reasons are in front.json"
+
+
+def plus_minus(measurement: Measurement, name: str) -> str:
+    """Return a value with its standard error, accuracy in per cent and without its unit.
+
+    >>> plus_minus(Measurement({"accuracy": 0.9833}, {"accuracy": 0.0061}), "accuracy")
+    '98.33 ± 0.61'
+    """
+    factor, digits = (100, 2) if name == "accuracy" else (1, METRICS[name].digits)
+    shown = f"{factor * measurement[name]:.{digits}f}"
+    error = measurement.error(name)
+    return f"{shown} ± {factor * error:.{digits}f}" if error else shown
+
+
+def short(value: float) -> str:
+    """Return a cost in three or four significant digits.
+
+    >>> short(4089.2), short(125.75), short(40.81), short(0.27042)
+    ('4089', '126', '40.8', '0.270')
+    """
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit a person would use.
+
+    >>> duration(42), duration(750), duration(9000)
+    ('42 s', '12.5 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _table(summary: Summary, width: int) -> Table:
+    """Lay out the table with the columns that a width has room for."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [index for index, (_, least) in enumerate(COLUMNS) if width >= least]
+    gap = 1 if width >= ROOMY else 0  # beside the one that the box has
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
+    for heading in (COLUMNS[index][0] for index in shown):
+        justify: Literal["left", "right"] = "left" if heading in LEFT_ALIGNED else "right"
+        table.add_column(Text(heading), justify=justify, overflow="fold")
+    for row in summary.rows:
+        cells = _row_cells(row)
+        table.add_row(*(Text(cells[index]) for index in shown), style="bold" if row.is_best else "")
+        if row is summary.front[-1]:
+            table.add_section()
+    table.add_section()
+    cells = _dense_cells(summary.dense)
+    table.add_row(*(Text(cells[index]) for index in shown), style="dim")
+    return table
+
+
+def _row_cells(row: Row) -> list[str]:
+    marks = (BEST if row.is_best else "") + (KNEE if row.is_knee else "")
+    return [marks, str(row.number), row.origin, *_measured_cells(row.measurement, row.ratios, row.accuracy_drop)]
+
+
+def _dense_cells(dense: Measurement) -> list[str]:
+    return ["", "", "dense", *_measured_cells(dense, cost_ratios(dense, dense), 0.0)]
+
+
+def _measured_cells(measurement: Measurement, ratios: Mapping[str, float], drop: float) -> list[str]:
+    share, slower = ratios.get("mflops"), ratios.get("latency_ms")
+    return [
+        plus_minus(measurement, "accuracy").replace("± ", "±"),
+        f"{100 * drop:.2f}",
+        _cost(measurement, "mflops") + (f" ({100 * share:.0f}%)" if share is not None else ""),
+        _cost(measurement, "latency_ms"),
+        f"{1 / slower:.2f}×" if slower else "",
+        _cost(measurement, "mparams"),
+        _cost(measurement, "size_mb"),
+    ]
+
+
+def _cost(measurement: Measurement, name: str) -> str:
+    if name not in measurement.values:
+        return "–"
+    error = measurement.error(name)
+    return short(measurement[name]) + (f" ±{error:.2g}" if error else "")
+
+
+def _ratio_text(name: str, ratio: float | None) -> str:
+    if not ratio:
+        return ""
+    return f"{1 / ratio:.2f}× as fast" if name == "latency_ms" else f"{100 * ratio:.0f} % of dense"
+
+
+def _bullet(line: str) -> Table:
+    """Return a line whose continuation is indented."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_row(Text("·"), Text(line))
+    return grid

@@ -1,0 +1,153 @@
+"""Run a search on a stored study, from the spec to the last trial: the door for Python and the command line."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from autoprune.atomic import write_text
+from autoprune.build import Workbench, resolve, set_up
+from autoprune.errors import StudyMismatchError
+from autoprune.folder import StudyFolder
+from autoprune.metrics import Budget, Measurement
+from autoprune.search import Observer, search
+from autoprune.spec import StudySpec, differences, fingerprint
+from autoprune.spec_file import read_resolved, write_resolved
+from autoprune.study.ledger import Ledger
+from autoprune.study.view import storage_url
+from autoprune.trial import Trial
+
+
+class Display(Observer, Protocol):
+    """Watch a whole run, its preparation included."""
+
+    def say(self, message: str) -> None:
+        """See a sentence on what is going on."""
+        ...  # pragma: no cover
+
+    def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None:
+        """See the search begin, with what is stored already."""
+        ...  # pragma: no cover
+
+
+@dataclass(frozen=True)
+class Run:
+    """Tell what a run did.
+
+    Attributes:
+        added: trials evaluated now.
+        finished: trials the study holds.
+        budget: the absolute limits of this run.
+    """
+
+    added: int
+    finished: int
+    budget: Budget
+
+
+def run_search(
+    spec: StudySpec,
+    folder: StudyFolder,
+    display: Display,
+    storage: str | None = None,
+    recipe: Mapping[str, Any] | None = None,
+) -> Run:
+    """Bring a study to ``spec.trials`` finished trials; the same call resumes, and does nothing when it is done.
+
+    Args:
+        spec: what to search; ``auto`` runtime values are decided here.
+        folder: where the study is stored; made if it does not exist.
+        display: told what happens.
+        storage: Optuna storage URL for the trials; ``None`` for SQLite in the folder.
+        recipe: values of the ``study.toml`` that went into the spec, remembered so that a later edit is noticed.
+
+    Raises:
+        StudyMismatchError: if the spec would change the meaning of the stored trials.
+        StudyLockedError: if another process is searching this study.
+        BudgetError: if the budget is needless or out of reach.
+        AutopruneError: if the network, the data or the folder cannot be used.
+    """
+    folder.create()
+    spec = resolve(spec)
+    _check_same_meaning(_stored_in_folder(folder), spec, folder)
+    with Ledger(storage_url(folder, storage), spec.name, spec.objectives, folder.lock) as ledger:
+        _check_same_meaning(ledger.facts.get("fingerprint"), spec, folder)
+        done = ledger.trials
+        if len(done) >= spec.trials:
+            dense = Measurement.from_json(ledger.facts["dense"])
+            return Run(0, len(done), Budget.parse(spec.budget.model_dump()).resolve(dense))
+        write_text(folder.recipe_seen, json.dumps(recipe or {}))
+        write_resolved(spec, folder.resolved)
+        ledger.remember("fingerprint", fingerprint(spec))
+        if ledger.reclaimed:
+            display.say(f"{ledger.reclaimed} trial(s) left unfinished by a process that died will be asked again")
+        bench = set_up(spec, folder, display.say)
+        return _search(bench, ledger, display)
+
+
+def _search(bench: Workbench, ledger: Ledger, display: Display) -> Run:
+    spec = bench.spec
+    budget = Budget.parse(spec.budget.model_dump()).resolve(bench.dense)
+    proposals = bench.proposals(budget)
+    proposals.check()
+    for key, value in _facts(bench).items():
+        ledger.remember(key, value)
+    ledger.begin_session(
+        {
+            "budget": budget.to_json(),
+            "sampler": spec.sampler,
+            "trials": spec.trials,
+            "runtime": bench.runtime.describe(),
+            "versions": versions(),
+        }
+    )
+    display.began(ledger.trials, spec.trials, budget, bench.dense)
+    added = search(ledger, proposals, bench.evaluator(), spec.trials, spec.seed, display)
+    return Run(added, len(ledger.trials), budget)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a stored number depends on."""
+    packages = ("autoprune", "torch", "torchvision", "optuna", "torch-pruning", "numpy", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _facts(bench: Workbench) -> dict[str, Any]:
+    """Return what a reader of the study needs to know without the network."""
+    return {
+        "dense": bench.dense.to_json(),
+        "groups": {
+            group.name: {"channels": group.num_channels, "residual": group.is_residual} for group in bench.space.groups
+        },
+        "frozen": {group.name: {"channels": group.num_channels, "reason": group.reason} for group in bench.frozen},
+        "data": {
+            "name": bench.task.name,
+            "sizes": dict(bench.task.sizes),
+            "description": bench.task.description,
+            "licence": bench.task.licence,
+        },
+    }
+
+
+def _stored_in_folder(folder: StudyFolder) -> Mapping[str, object] | None:
+    """Return the fingerprint of the spec that the folder's weights and scores were made by."""
+    if not folder.resolved.exists():
+        return None
+    return fingerprint(read_resolved(folder.resolved)) | {"name": read_resolved(folder.resolved).name}
+
+
+def _check_same_meaning(stored: Mapping[str, object] | None, spec: StudySpec, folder: StudyFolder) -> None:
+    if stored is None:
+        return
+    given = fingerprint(spec) | ({"name": spec.name} if "name" in stored else {})
+    changed = differences(stored, given)
+    if changed:
+        lines = "\n".join(f"  - {line}" for line in changed)
+        raise StudyMismatchError(
+            f"the study in {str(folder.path)!r} was made by another spec, so its trials would not be comparable:\n"
+            f"{lines}\nrepeat the stored values, or begin a new study in another folder"
+        )

@@ -1,0 +1,150 @@
+"""The search space: which channel counts exist, and policy ⇄ flat parameters."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprune.errors import ModelError
+from autoprune.policy import GroupPolicy, PruningPolicy
+from autoprune.space import Dimension, Member, PruningGroup, SearchSpace
+
+CRITERIA = ("l1", "taylor", "random")
+
+
+def group(name: str, channels: int) -> PruningGroup:
+    return PruningGroup(name, channels, (Member(name, "out", tuple(range(channels))),))
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SearchSpace:
+    widths = draw(st.lists(st.integers(1, 200), min_size=1, max_size=5))
+    groups = tuple(group(f"layer{i}", width) for i, width in enumerate(widths))
+    criteria = st.lists(st.sampled_from(CRITERIA), min_size=1, unique=True).map(tuple)
+    importances = {one.name: draw(criteria) for one in groups}
+    max_sparsity = draw(st.sampled_from([0.1, 0.5, 0.7, 0.9, 0.95]) | st.floats(0.01, 0.99))
+    return SearchSpace(groups, importances, max_sparsity, draw(st.sampled_from([1, 2, 4, 8, 16])))
+
+
+@st.composite
+def spaces_with_policies(draw: st.DrawFn) -> tuple[SearchSpace, PruningPolicy]:
+    space = draw(spaces())
+    sparsity = st.floats(0, 1, exclude_max=True)
+    groups = {
+        one.name: GroupPolicy(draw(sparsity), draw(st.sampled_from(space.importances[one.name])))
+        for one in space.groups
+        if draw(st.booleans())
+    }
+    return space, PruningPolicy(groups, space.round_to)
+
+
+@given(spaces_with_policies())
+def test_decode_is_the_inverse_of_encode_in_what_is_built(pair: tuple[SearchSpace, PruningPolicy]) -> None:
+    space, policy = pair
+    canonical = space.canonical(policy)
+    again = space.decode(space.encode(canonical))
+    assert space.kept(again) == space.kept(policy)
+    for name, count in space.kept(policy).items():
+        if len(space.choices[name]) > 1:
+            assert again.groups[name] == canonical.groups[name]
+        else:
+            assert count == space.by_name[name].num_channels
+
+
+@given(spaces(), st.data())
+def test_encode_is_the_inverse_of_decode_on_canonical_parameters(space: SearchSpace, data: st.DataObject) -> None:
+    def value(dimension: Dimension) -> float | str:
+        return data.draw(st.sampled_from(dimension.choices) if dimension.choices else st.floats(0, dimension.high))
+
+    params = {dimension.name: value(dimension) for dimension in space.dimensions}
+    canonical = space.encode(space.decode(params))
+    assert space.encode(space.decode(canonical)) == canonical
+    assert {name: v for name, v in canonical.items() if isinstance(v, str)} == {
+        name: v for name, v in params.items() if isinstance(v, str)
+    }
+
+
+@given(spaces_with_policies())
+def test_canonical_is_idempotent_and_builds_the_same(pair: tuple[SearchSpace, PruningPolicy]) -> None:
+    space, policy = pair
+    canonical = space.canonical(policy)
+    assert space.canonical(canonical) == canonical
+    assert space.kept(canonical) == space.kept(policy)
+
+
+@given(spaces_with_policies())
+def test_what_is_kept_is_a_choice_and_the_nearest_one(pair: tuple[SearchSpace, PruningPolicy]) -> None:
+    space, policy = pair
+    for name, count in space.kept(policy).items():
+        wanted = space.by_name[name].num_channels * (1 - getattr(policy.groups.get(name), "sparsity", 0.0))
+        assert count in space.choices[name]
+        assert abs(count - wanted) == min(abs(choice - wanted) for choice in space.choices[name])
+
+
+@given(spaces())
+def test_choices_respect_round_to_and_max_sparsity(space: SearchSpace) -> None:
+    for one in space.groups:
+        *smaller, whole = space.choices[one.name]
+        least = one.num_channels * (1 - Fraction(space.max_sparsity))
+        assert whole == one.num_channels
+        assert smaller == [c for c in range(1, whole) if c % space.round_to == 0 and c >= least - Fraction(1, 10**6)]
+
+
+@given(spaces())
+def test_every_choice_can_be_proposed_and_built(space: SearchSpace) -> None:
+    importances = {name: criteria[0] for name, criteria in space.importances.items()}
+    highs = {dimension.name: dimension.high for dimension in space.dimensions}
+    for pick in (0, -1):
+        kept = {name: counts[pick] for name, counts in space.choices.items()}
+        policy = space.policy(kept, importances)
+        assert space.kept(policy) == kept
+        assert space.canonical(policy) == policy
+        assert all(0 <= v <= highs[name] for name, v in space.encode(policy).items() if name.endswith(".sparsity"))
+
+
+def test_max_sparsity_is_exact_at_round_fractions() -> None:
+    space = SearchSpace((group("a", 10),), {"a": ("l1",)}, max_sparsity=0.9)
+    assert space.choices["a"] == tuple(range(1, 11))
+
+
+def test_a_tie_between_two_counts_keeps_more() -> None:
+    space = SearchSpace((group("a", 16),), {"a": ("l1",)}, round_to=4)
+    assert space.choices["a"] == (4, 8, 12, 16)
+    assert (space.nearest("a", 6), space.nearest("a", 5.9)) == (8, 4)
+
+
+def test_a_dimension_exists_only_where_there_is_a_choice() -> None:
+    groups = (group("wide", 16), group("plain", 16), group("narrow", 3))
+    space = SearchSpace(groups, {"wide": CRITERIA, "plain": ("l1",), "narrow": CRITERIA}, 0.5, round_to=8)
+    assert space.dimensions == (
+        Dimension("wide.sparsity", high=0.5),
+        Dimension("wide.importance", choices=CRITERIA),
+        Dimension("plain.sparsity", high=0.5),
+    )
+
+
+def test_an_unnamed_group_stays_whole() -> None:
+    space = SearchSpace((group("a", 8), group("b", 8)), {"a": ("l1",), "b": ("l2",)})
+    policy = PruningPolicy.uniform(["a"], 0.5, "l1")
+    assert space.kept(policy) == {"a": 4, "b": 8}
+    assert space.canonical(policy).groups["b"] == GroupPolicy(0.0, "l2")
+
+
+@pytest.mark.parametrize("method", ["kept", "canonical", "encode"])
+def test_an_unknown_group_is_named(method: str) -> None:
+    space = SearchSpace((group("a", 8),), {"a": ("l1",)})
+    with pytest.raises(ModelError, match=r"cannot cut: layer9\.conv1; `autoprune inspect`"):
+        getattr(space, method)(PruningPolicy.uniform(["a", "layer9.conv1"], 0.5, "l1"))
+
+
+def test_a_space_without_groups_is_refused() -> None:
+    with pytest.raises(ModelError, match="nothing to search"):
+        SearchSpace((), {})
+
+
+def test_a_member_owns_consecutive_indices_per_channel() -> None:
+    member = Member("fc", "in", (0, 1, 4, 5), width=2)
+    assert (member.of(0), member.of(1)) == ((0, 1), (4, 5))
