@@ -63,7 +63,7 @@ class Metric:
         >>> METRICS["mflops"].rounded_up(1.234567), METRICS["mflops"].rounded_up(1.1)
         (1.24, 1.1)
         """
-        scale = 10**self.digits
+        scale = 10.0**self.digits
         return math.ceil(round(value * scale, 6)) / scale
 
 

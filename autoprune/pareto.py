@@ -74,12 +74,12 @@ def front(trials: Sequence[Trial], objectives: Sequence[str], noise_aware: bool 
 
 
 def _unbeaten(measurements: Sequence[Measurement], objectives: Sequence[str]) -> list[int]:
-    """Return which measurements stay: those nobody beats, then those nobody beats once the beaten are gone, …
+    """Return which measurements stay: those nobody beats, and again those nobody beats once the beaten are gone.
 
     Beating beyond noise is not transitive, so what only a beaten one beats stays.
     """
     everyone = range(len(measurements))
-    beaten_by = [{i for i in everyone if _beats(measurements[i], measured, objectives)} for measured in measurements]
+    beaten_by = [{i for i in everyone if _beats(measurements[i], one, objectives)} for one in measurements]
     stays: set[int] = set()
     open_ = set(everyone)
     while open_:

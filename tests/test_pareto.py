@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_hypervolume_only_grows_and_stays_below_one(trials: list[Trial], objecti
     grown = [hypervolume(trials[:n], objectives, DENSE) for n in range(len(trials) + 1)]
     assert grown[0] == 0.0
     assert all(0 <= value < 1 for value in grown)
-    assert all(after >= before - 1e-12 for before, after in zip(grown, grown[1:], strict=False))
+    assert all(after >= before - 1e-12 for before, after in pairwise(grown))
 
 
 def test_the_knee_is_where_the_front_bends() -> None:

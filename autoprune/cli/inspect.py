@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autoprune.cli.main import emit, json_option
-from autoprune.cli.options import layer_of, read_request, root_option, spec_options, study_argument
+from autoprune.cli.options import layer_of, model_options, read_request, root_option, study_argument
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Examples:
 """
 )
 @study_argument
-@spec_options
+@model_options
 @click.option(
     "--input", "shape", metavar="CxHxW", help="Input shape; default: the data's, or 3x224x224 for torchvision."
 )
@@ -33,7 +33,6 @@ Examples:
 @json_option
 def inspect(
     study: str | None,
-    assignments: tuple[str, ...],
     shape: str | None,
     classes: int | None,
     root: Path,
@@ -45,7 +44,7 @@ def inspect(
     STUDY may be a study, a recipe, or a model's name as --model takes it. No weights are needed and nothing
     is trained or stored. One FLOP is one multiply–accumulate.
     """
-    values = layer_of(options, assignments)
+    values = layer_of(options)
     if study is not None and _is_model(study):
         values.setdefault("model", {})["source"] = study
         study = None

@@ -8,6 +8,7 @@ one document, an error included.
 from __future__ import annotations
 
 import json
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -58,6 +59,9 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; leave with the exit code of a deliberate error."""
         ctx.obj = {"json": False}
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a terminal without ± or × gets a question mark, not a crash
         try:
             return super().invoke(ctx)
         except AutopruneError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -93,12 +93,21 @@ def spec_options(command: _F) -> _F:
         metavar="KEY=VALUE",
         help="Override any other value of the spec, e.g. --set finetune.lr=0.02.",
     )(command)
-    for option, key, extra in reversed(_PLAIN):
+    return _with(command, _PLAIN)
+
+
+def model_options(command: _F) -> _F:
+    """Add the options that say which network and which data."""
+    return _with(command, [entry for entry in _PLAIN if entry[1] in ("model.source", "data.source", "data.root")])
+
+
+def _with(command: _F, entries: Sequence[tuple[str, str, dict[str, Any]]]) -> _F:
+    for option, key, extra in reversed(entries):
         command = click.option(option, key.replace(".", "__"), **extra)(command)
     return command
 
 
-def layer_of(options: Mapping[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
+def layer_of(options: Mapping[str, Any], assignments: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the values given on the command line, nested as in a ``study.toml``.
 
     A ``--budget-…`` option replaces the whole budget of the file, not one limit of it.

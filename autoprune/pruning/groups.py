@@ -51,7 +51,7 @@ def find_groups(network: nn.Module, example: Tensor) -> Groups:
     Raises:
         ModelError: if the network does not run on the example, or its graph cannot be traced.
     """
-    probe = copy.deepcopy(network).cpu().float().eval()
+    probe = copy.deepcopy(network).cpu().float().eval().requires_grad_(True)  # the graph is read from gradients
     example = example.detach().cpu().float()
     expected = _forward_dense(probe, example)
     proposed, frozen = _propose(probe, example)
@@ -83,7 +83,8 @@ def _propose(network: nn.Module, example: Tensor) -> tuple[list[PruningGroup], l
     """Read torch-pruning's groups into our own plain data."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph, items = _trace(network, example)
+        with torch.enable_grad():
+            graph, items = _trace(network, example)
     names = {module: name for name, module in network.named_modules()}
     shared = _shared_weights(network)
     proposed: list[PruningGroup] = []
@@ -131,7 +132,8 @@ def _translate(graph: Any, group: Any, names: dict[nn.Module, str], shared: set[
     for item in group.items:
         module = item.dep.target.module
         if isinstance(module, nn.Parameter):
-            raise _Uncuttable(name, channels, f"passes through the bare parameter {item.dep.target.name.split(' ')[0]}")
+            path = next(path for path, parameter in graph.model.named_parameters() if parameter is module)
+            raise _Uncuttable(name, channels, f"passes through {path}: a parameter outside of any layer")
         if module not in names:
             continue  # an operation without weights
         path = names[module]

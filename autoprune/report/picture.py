@@ -1,8 +1,8 @@
 """The front as a picture: accuracy against MFLOPs, and against every other cost the study trades.
 
 Matplotlib's object interface with the Agg canvas only: no window system, no global figure, and nothing of
-the user's own style. The y-axis is fitted to what is worth comparing; a network far below is drawn as a small triangle
-on the lower edge rather than squeezing the rest.
+the user's own style. The y-axis is fitted to what is worth comparing; a network far below it is a small
+triangle on the lower edge and does not squeeze the rest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune import pareto
 from autoprune.atomic import write_bytes
 from autoprune.metrics import FLOP_CONVENTION, METRICS
-from autoprune.report.rows import Row
+from autoprune.report.rows import Row, short
 from autoprune.report.summary import Summary
 from autoprune.trial import Trial
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Okabe & Ito 2008: told apart with every kind of colour vision.
 FRONT, BEST, DENSE, OTHERS = "#0072B2", "#D55E00", "#000000", "#B0B0B0"
 BASELINES = (("s", "#009E73"), ("^", "#CC79A7"), ("D", "#E69F00"), ("P", "#56B4E9"))
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "text.usetex": False,
     "font.family": ["DejaVu Sans"],
     "font.size": 10.0,
@@ -47,8 +47,9 @@ AXIS_TITLES = {
     "size_mb": "size (MB)",
 }
 SQUEEZE = 3.0  # the y-range may be this many times what the best, the dense and the typical network need
-LEAST_RANGE = 0.01  # of accuracy
-LEAST_SPAN = 0.06  # of the largest cost shown
+OTHER_LABEL, BELOW_LABEL = "other trials", "below the picture"
+LEAST_RANGE = 0.02  # of accuracy
+LEAST_SPAN = 0.03  # of the largest cost shown
 
 
 def write_front_png(summary: Summary, trials: Sequence[Trial], path: Path, dpi: int = 150) -> None:
@@ -66,7 +67,9 @@ def write_front_png(summary: Summary, trials: Sequence[Trial], path: Path, dpi: 
     import matplotlib
 
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
         draw_front(summary, trials).savefig(buffer, format="png", dpi=dpi)
     write_bytes(path, buffer.getvalue())
 
@@ -76,7 +79,7 @@ def draw_front(summary: Summary, trials: Sequence[Trial]) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    costs = [name for name in dict.fromkeys(["mflops", *summary.objectives]) if METRICS[name].is_cost]
+    costs = costs_shown(summary)
     figure = Figure(figsize=(3 + 3.5 * max(len(costs), 1.2), 5), layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(1, len(costs), sharey=True, squeeze=False)[0])
@@ -85,8 +88,26 @@ def draw_front(summary: Summary, trials: Sequence[Trial]) -> Figure:
     panels[0].set_ylabel("validation accuracy (%)")
     figure.suptitle(_literal(_title(summary)), x=0.01, ha="left", fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    order = sorted(range(len(labels)), key=lambda index: _legend_rank(labels[index]))
+    figure.legend(
+        [handles[index] for index in order],
+        [labels[index] for index in order],
+        loc="outside lower center",
+        ncols=4,
+        fontsize=9,
+    )
     return figure
+
+
+def _legend_rank(label: str) -> int:
+    """Return where a legend entry stands: what the study found, what to compare it with, the rest."""
+    ranked = ("front", "best", "most accurate", "baseline", "dense", OTHER_LABEL, BELOW_LABEL)
+    return next((rank for rank, part in enumerate(ranked) if part in label), len(ranked))
+
+
+def costs_shown(summary: Summary) -> list[str]:
+    """Return the costs that have a panel: MFLOPs, then the study's other cost objectives."""
+    return [name for name in dict.fromkeys(["mflops", *summary.objectives]) if METRICS[name].is_cost]
 
 
 def _draw_panel(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: str) -> None:
@@ -102,7 +123,7 @@ def _draw_panel(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: str
     _draw_baselines(axes, summary, cost, low)
     _draw_best(axes, summary, cost)
     if not summary.counts["completed"]:
-        axes.text(0.5, 0.5, "no completed trial yet", transform=axes.transAxes, ha="center", color="#707070")
+        axes.text(0.97, 0.06, "no completed trial yet", transform=axes.transAxes, ha="right", color="#505050")
 
 
 def _draw_budget(axes: Axes, summary: Summary, cost: str) -> None:
@@ -112,16 +133,23 @@ def _draw_budget(axes: Axes, summary: Summary, cost: str) -> None:
     right = axes.get_xlim()[1]
     axes.axvline(limit.value, color="#707070", linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
     axes.axvspan(limit.value, max(right, limit.value), color="#707070", alpha=0.08, linewidth=0, zorder=0)
-    place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
     axes.annotate(
-        f"budget {limit}", (limit.value, 1.0), xytext=(0, 3), ha="center", color="#505050", fontsize=9, **place
+        f"budget {limit}",
+        (limit.value, 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="center",
+        color="#505050",
+        fontsize=9,
     )
 
 
 def _draw_dense(axes: Axes, summary: Summary, cost: str) -> None:
     accuracy, error = summary.dense["accuracy"], summary.dense.error("accuracy")
     axes.axhspan(100 * (accuracy - error), 100 * (accuracy + error), color=DENSE, alpha=0.07, linewidth=0, zorder=0)
-    label = f"dense, {METRICS['mflops'].show(summary.dense['mflops'])} MFLOPs"
+    costs = [f"{short(summary.dense[name])} {METRICS[name].unit}" for name in costs_shown(summary)]
+    label = f"dense ({', '.join(costs)})"
     axes.axhline(100 * accuracy, color=DENSE, linewidth=1.2, linestyle=":", label=label, zorder=1)
     if cost in summary.dense.values:
         axes.plot([summary.dense[cost]], [100 * accuracy], "o", color=DENSE, markersize=7, zorder=5)
@@ -134,8 +162,8 @@ def _draw_trials(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: st
     below = [m[cost] for m in found if m["accuracy"] < low]
     if inside:
         x, y = zip(*inside, strict=True)
-        axes.scatter(x, y, s=18, color=OTHERS, linewidth=0, label="other trials", zorder=2)
-    _draw_below(axes, below, OTHERS, f"{len(below)} below" if below else "")
+        axes.scatter(x, y, s=18, color=OTHERS, linewidth=0, label=OTHER_LABEL, zorder=2)
+    _draw_below(axes, below, OTHERS, f"{len(below)} {BELOW_LABEL}" if below else "")
 
 
 def _draw_below(axes: Axes, x: Iterable[float], color: str, label: str = "") -> None:
@@ -152,13 +180,13 @@ def _draw_below(axes: Axes, x: Iterable[float], color: str, label: str = "") -> 
 def _draw_front(axes: Axes, summary: Summary, cost: str, low: float) -> None:
     """Draw the front's networks, and the staircase of the most accuracy that a cost buys."""
     stairs: list[Row] = []
-    for row in sorted(summary.front, key=lambda row: (row.measurement[cost], -row.measurement["accuracy"])):
+    shown = [row for row in summary.front if row.measurement["accuracy"] >= low]
+    for row in sorted(shown, key=lambda row: (row.measurement[cost], -row.measurement["accuracy"])):
         if not stairs or row.measurement["accuracy"] > stairs[-1].measurement["accuracy"]:
             stairs.append(row)
-    if stairs:
-        x = [row.measurement[cost] for row in stairs]
-        y = [100 * row.measurement["accuracy"] for row in stairs]
-        axes.step([*x, axes.get_xlim()[1]], [*y, y[-1]], where="post", color=FRONT, linewidth=1.2, alpha=0.6, zorder=2)
+    x = [row.measurement[cost] for row in stairs]
+    y = [100 * row.measurement["accuracy"] for row in stairs]
+    axes.step(x, y, where="post", color=FRONT, linewidth=1.2, alpha=0.6, zorder=2)
     searched = [row for row in summary.front if not row.is_baseline]
     _draw_rows(axes, searched, cost, low, marker="o", color=FRONT, label="front", size=6)
 
@@ -180,7 +208,7 @@ def _draw_rows(
         axes.errorbar(
             [m[cost] for m in found],
             [100 * m["accuracy"] for m in found],
-            xerr=[m.error(cost) for m in found],
+            xerr=[m.error(cost) for m in found] if any(m.error(cost) for m in found) else None,
             yerr=[100 * m.error("accuracy") for m in found],
             fmt=marker,
             color=color,
@@ -202,7 +230,7 @@ def _draw_best(axes: Axes, summary: Summary, cost: str) -> None:
     kind = "best within budget" if summary.budget.limits else "most accurate"
     x, y = best.measurement[cost], 100 * best.measurement["accuracy"]
     y_error = 100 * best.measurement.error("accuracy")
-    axes.errorbar([x], [y], xerr=best.measurement.error(cost), yerr=y_error, ecolor=(BEST, 0.5), zorder=5)
+    axes.errorbar([x], [y], xerr=best.measurement.error(cost) or None, yerr=y_error, ecolor=(BEST, 0.5), zorder=5)
     axes.scatter(
         [x],
         [y],
@@ -247,7 +275,8 @@ def _cost_range(summary: Summary, trials: Sequence[Trial], cost: str) -> tuple[f
 
 def _title(summary: Summary) -> str:
     limits = f"budget {summary.budget.describe()}" if summary.budget.limits else "no budget"
-    return f"{summary.study} · {limits} · {summary.counts['completed']} completed trials"
+    count = summary.counts["completed"]
+    return f"{summary.study} · {limits} · {count} completed trial{'' if count == 1 else 's'}"
 
 
 def _literal(text: str) -> str:

@@ -140,6 +140,16 @@ def share_of_budget(measurement: Measurement, budget: Budget) -> float | None:
     return max((measurement[name] / limit.value for name, limit in budget.limits.items()), default=None)
 
 
+def short(value: float) -> str:
+    """Return a cost in three or four significant digits.
+
+    >>> short(4089.2), short(125.75), short(40.81), short(0.27042)
+    ('4089', '126', '40.8', '0.270')
+    """
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{digits}f}"
+
+
 def failures(trials: Sequence[Trial]) -> tuple[Failure, ...]:
     """Return the failed trials in order."""
     return tuple(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from autoprune.metrics import FLOP_CONVENTION, METRICS, Measurement
-from autoprune.report.rows import Failure, Row, cost_ratios
+from autoprune.report.rows import Failure, Row, cost_ratios, short
 from autoprune.report.summary import Summary
 
 if TYPE_CHECKING:
@@ -75,17 +75,15 @@ def headline(summary: Summary) -> tuple[str, ...]:
     if best is None:
         return title, f"no trial of {summary.counts['completed']} completed ones meets the budget"
     kind = "best within budget" if summary.budget.limits else "most accurate"
-    return title, f"{kind}: trial {best.number} ({best.origin}), {describe(best, summary.dense)}"
+    return title, f"{kind}: trial {best.number} ({best.origin})", *describe(best, summary.dense)
 
 
-def describe(row: Row, dense: Measurement) -> str:
-    """Return what a network has, each with its ratio to the dense one, in one sentence."""
-    parts = [f"accuracy {plus_minus(row.measurement, 'accuracy')} % (dense {plus_minus(dense, 'accuracy')} %)"]
-    for name in ("mflops", "latency_ms", "mparams", "size_mb"):
-        if name in row.measurement.values:
-            ratio = _ratio_text(name, row.ratios.get(name))
-            parts.append(f"{plus_minus(row.measurement, name)} {METRICS[name].unit}{f' ({ratio})' if ratio else ''}")
-    return ", ".join(parts)
+def describe(row: Row, dense: Measurement) -> tuple[str, str]:
+    """Return what a network has, each with its ratio to the dense one, in two lines."""
+    shown = {name: f"{plus_minus(row.measurement, name)} {METRICS[name].unit}" for name in row.ratios}
+    parts = [f"{text} ({_ratio_text(name, row.ratios[name])})" for name, text in shown.items()]
+    accuracy = f"accuracy {plus_minus(row.measurement, 'accuracy')} % (dense {plus_minus(dense, 'accuracy')} %)"
+    return ", ".join([accuracy, *parts[:1]]), ", ".join(parts[1:])
 
 
 def caption(summary: Summary) -> tuple[str, ...]:
@@ -142,16 +140,6 @@ def plus_minus(measurement: Measurement, name: str) -> str:
     return f"{shown} ± {factor * error:.{digits}f}" if error else shown
 
 
-def short(value: float) -> str:
-    """Return a cost in three or four significant digits.
-
-    >>> short(4089.2), short(125.75), short(40.81), short(0.27042)
-    ('4089', '126', '40.8', '0.270')
-    """
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
-    return f"{value:.{digits}f}"
-
-
 def duration(seconds: float) -> str:
     """Return seconds in the unit a person would use.
 
@@ -175,10 +163,11 @@ def _table(summary: Summary, width: int) -> Table:
     for heading in (COLUMNS[index][0] for index in shown):
         justify: Literal["left", "right"] = "left" if heading in LEFT_ALIGNED else "right"
         table.add_column(Text(heading), justify=justify, overflow="fold")
-    for row in summary.rows:
+    last_of_front = len(summary.front) - 1  # the front comes first
+    for position, row in enumerate(summary.rows):
         cells = _row_cells(row)
         table.add_row(*(Text(cells[index]) for index in shown), style="bold" if row.is_best else "")
-        if row is summary.front[-1]:
+        if position == last_of_front:
             table.add_section()
     table.add_section()
     cells = _dense_cells(summary.dense)
@@ -215,10 +204,10 @@ def _cost(measurement: Measurement, name: str) -> str:
     return short(measurement[name]) + (f" ±{error:.2g}" if error else "")
 
 
-def _ratio_text(name: str, ratio: float | None) -> str:
-    if not ratio:
-        return ""
-    return f"{1 / ratio:.2f}× as fast" if name == "latency_ms" else f"{100 * ratio:.0f} % of dense"
+def _ratio_text(name: str, ratio: float) -> str:
+    if name == "latency_ms":
+        return f"{1 / ratio:.2f}× as fast" if ratio else "too fast to time"
+    return f"{100 * ratio:.0f} %{' of dense' if name == 'mflops' else ''}"
 
 
 def _bullet(line: str) -> Table:

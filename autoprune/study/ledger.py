@@ -22,7 +22,7 @@ from autoprune.metrics import Budget
 from autoprune.policy import PruningPolicy
 from autoprune.study import records
 from autoprune.study.sampler import ProposingSampler, proposal_seed
-from autoprune.study.storage import open_storage
+from autoprune.study.storage import open_storage, reporting_faults
 from autoprune.trial import Candidate, Outcome, Trial
 
 
@@ -63,15 +63,17 @@ class Ledger:
 
     def __init__(self, url: str, name: str, objectives: Sequence[str], lock: Path) -> None:
         self.objectives = tuple(objectives)
+        self._url = url
         self._lock = _locked(lock)
         try:
             storage = open_storage(url)
-            self._study = optuna.create_study(
-                storage=storage, study_name=name, directions=records.directions(objectives), load_if_exists=True
-            )
-            self._asked: dict[int, optuna.Trial] = {}
-            self._session = 0
-            self.reclaimed = self._reclaim()
+            with reporting_faults(url):
+                self._study = optuna.create_study(
+                    storage=storage, study_name=name, directions=records.directions(objectives), load_if_exists=True
+                )
+                self._asked: dict[int, optuna.Trial] = {}
+                self._session = 0
+                self.reclaimed = self._reclaim()
         except BaseException:
             self._lock.release()
             raise
@@ -89,20 +91,27 @@ class Ledger:
     @property
     def trials(self) -> list[Trial]:
         """Return every finished trial, by number."""
-        return records.read_trials(self._study.get_trials(deepcopy=False))
+        with reporting_faults(self._url):
+            return records.read_trials(self._study.get_trials(deepcopy=False))
 
     @property
     def facts(self) -> dict[str, Any]:
         """Return what is stored about the study as a whole."""
-        return {key: json.loads(value) for key, value in self._study.user_attrs.items()}
+        with reporting_faults(self._url):
+            return {key: json.loads(value) for key, value in self._study.user_attrs.items()}
 
     def remember(self, key: str, value: Any) -> None:
-        """Store a fact about the study as a whole, as JSON."""
-        self._study.set_user_attr(key, json.dumps(value))
+        """Store a fact about the study as a whole, as JSON.
+
+        Raises:
+            StudyError: if it cannot be stored.
+        """
+        with reporting_faults(self._url):
+            self._study.set_user_attr(key, json.dumps(value))
 
     def begin_session(self, facts: Mapping[str, Any]) -> int:
         """Store that a run begins, with whatever describes it; return its number, from 0."""
-        sessions = [key for key in self._study.user_attrs if key.startswith("session:")]
+        sessions = [key for key in self.facts if key.startswith("session:")]
         started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self._session = len(sessions)
         self.remember(f"session:{self._session}", {"started": started, **facts})
@@ -116,7 +125,14 @@ class Ledger:
         Args:
             proposer: what to ask otherwise.
             seed: the study's seed; a candidate's own seed follows from it and its number.
+
+        Raises:
+            StudyError: if it cannot be stored.
         """
+        with reporting_faults(self._url):
+            return self._ask_next(proposer, seed)
+
+    def _ask_next(self, proposer: Proposer, seed: int) -> Candidate:
         stored = self._study.get_trials(deepcopy=False)
         lost = records.lost_candidates(stored)
         if lost:
@@ -147,9 +163,10 @@ class Ledger:
         record = self._asked.pop(candidate.number, None)
         if record is None:
             raise StudyError(f"candidate {candidate.number} was not asked in this run; ask before you tell")
-        record.set_user_attr(records.OUTCOME, records.outcome_record(outcome, seconds))
         state, values = records.told_as(outcome, self.objectives)
-        self._study.tell(record, values, state=state)
+        with reporting_faults(self._url):
+            record.set_user_attr(records.OUTCOME, records.outcome_record(outcome, seconds))
+            self._study.tell(record, values, state=state)
         return Trial(candidate, outcome, seconds, self._session)
 
     def _reclaim(self) -> int:

@@ -17,7 +17,14 @@ from autoprune.policy import PruningPolicy
 from autoprune.space import SearchSpace
 from autoprune.study.baselines import Ranking, baselines
 from autoprune.study.project import Cost, Projector
-from autoprune.study.sampler import ProposingSampler, distributions, make_sampler, proposal_seed, sample_all
+from autoprune.study.sampler import (
+    CHOSEN_BY_AUTO,
+    ProposingSampler,
+    distributions,
+    make_sampler,
+    proposal_seed,
+    sample_all,
+)
 from autoprune.trial import Trial, completed_measurement
 
 
@@ -67,7 +74,9 @@ class Proposals:
             proposed = self.space.decode(sample_all(inner, space, study, record))
             return self.space.encode(projector.project(proposed))
 
-        return ProposingSampler(space, propose, inner), f"sampler:{self.sampler}"
+        return ProposingSampler(
+            space, propose, inner
+        ), f"sampler:{CHOSEN_BY_AUTO if self.sampler == 'auto' else self.sampler}"
 
     def fixed(self, policy: PruningPolicy) -> ProposingSampler:
         """Return a sampler that proposes one given policy."""

@@ -22,6 +22,7 @@ from autoprune.errors import UnknownNameError
 from autoprune.space import SearchSpace
 
 Params: TypeAlias = Mapping[str, float | str]
+CHOSEN_BY_AUTO = "tpe"  # multivariate: it models the groups together, and asks in milliseconds
 SAMPLERS = ("auto", "gp", "nsga2", "random", "tpe")
 STARTUP_TRIALS = 10
 

@@ -8,9 +8,12 @@ instead of seconds. WAL needs a local disk; for network file systems give a data
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 
 from autoprune.errors import StudyError
@@ -51,6 +54,42 @@ def _opened(url: str, engine_kwargs: dict[str, object]) -> RDBStorage:
     return storage
 
 
+@contextmanager
+def reporting_faults(url: str) -> Iterator[None]:
+    """Turn what a database raises while it is read or written into a :class:`StudyError`.
+
+    Raises:
+        StudyError: naming the storage and what the database said, such as a full disk.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        raise StudyError(
+            f"the study's storage {without_password(url)!r} could not be read or written: {_first_cause(error)}. "
+            f"What was told before is safe; free the disk or mend the database, then run the same command again"
+        ) from error
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return what the database itself said, on one line."""
+    while (cause := getattr(error, "orig", None) or error.__cause__) is not None:
+        error = cause
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
+
+
 def _relax_fsync(storage: RDBStorage) -> None:
     """Let every SQLite connection commit to the log without waiting for the disk."""
     from sqlalchemy import event
@@ -65,6 +104,6 @@ def _relax_fsync(storage: RDBStorage) -> None:
 def _cannot_open(url: str, error: Exception) -> str:
     detail = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
-        f"the study's storage {url!r} cannot be opened: {detail}. Expected an Optuna storage that this user may "
-        f"read and write; check the path, its permissions and the free disk space"
+        f"the study's storage {without_password(url)!r} cannot be opened: {detail}. Expected an Optuna "
+        f"storage that this user may read and write; check the path, its permissions and the free disk space"
     )

@@ -16,7 +16,7 @@ from autoprune.metrics import Budget, Measurement
 from autoprune.spec import StudySpec
 from autoprune.spec_file import read_resolved
 from autoprune.study.records import read_trials
-from autoprune.study.storage import open_storage, sqlite_url
+from autoprune.study.storage import open_storage, reporting_faults, sqlite_url, without_password
 from autoprune.trial import Trial
 
 
@@ -85,11 +85,13 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
             f"`autoprune search {path}` begins one"
         )
     spec = read_resolved(folder.resolved)
-    try:
-        study = optuna.load_study(storage=open_storage(url), study_name=spec.name)
-    except KeyError as error:
-        raise StudyError(f"the storage {url!r} holds no study named {spec.name!r}") from error
-    stored = study.get_trials(deepcopy=False)
-    facts = {key: json.loads(value) for key, value in study.user_attrs.items()}
+    opened = open_storage(url)
+    with reporting_faults(url):
+        try:
+            study = optuna.load_study(storage=opened, study_name=spec.name)
+        except KeyError as error:
+            raise StudyError(f"the storage {without_password(url)!r} holds no study named {spec.name!r}") from error
+        stored = study.get_trials(deepcopy=False)
+        facts = {key: json.loads(value) for key, value in study.user_attrs.items()}
     running = sum(record.state == optuna.trial.TrialState.RUNNING for record in stored)
     return StudyView(folder, spec, tuple(read_trials(stored)), running, facts)

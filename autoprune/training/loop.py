@@ -15,7 +15,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import DataError, NonFiniteError
+from autoprune.errors import DataError, ModelError, NonFiniteError
 from autoprune.training.protocol import Batch, DataTask, steps_per_epoch, stream_seed
 from autoprune.training.runtime import Runtime, seeded
 from autoprune.training.teacher import Teacher
@@ -87,6 +87,8 @@ def train(
 
     Raises:
         NonFiniteError: if the loss becomes NaN or infinite; names the step.
+        ModelError: if nothing in the network can be trained, or its outputs are not one row of logits an image.
+        DataError: if the task gives no batch, or an image cannot be read.
     """
     started, images = time.perf_counter(), 0
     runtime.place(network).train()
@@ -130,12 +132,12 @@ def stream(
 
 
 def learning_rate(step: int, total: int, peak: float) -> float:
-    """Return the rate of step 0 … ``total`` − 1: a linear warm-up over a twentieth, then a cosine towards 0.
+    """Return the rate of step 0 … ``total`` − 1: a linear warm-up over a tenth, then a cosine towards 0.
 
-    >>> [round(learning_rate(step, 40, 1.0), 2) for step in (0, 1, 2, 21, 39)]
-    [0.33, 0.67, 1.0, 0.5, 0.0]
+    >>> [round(learning_rate(step, 20, 1.0), 2) for step in (0, 1, 2, 11, 19)]
+    [0.33, 0.67, 1.0, 0.5, 0.01]
     """
-    warm = min(total // 20, 500)
+    warm = min(total // 10, 500)
     if step < warm:
         return peak * (step + 1) / (warm + 1)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
@@ -151,6 +153,8 @@ def total_steps(num_images: int, recipe: Recipe) -> int:
 def _optimizer(network: nn.Module, recipe: Recipe, runtime: Runtime) -> torch.optim.SGD:
     """Return SGD with Nesterov momentum; biases and norms, which have one dimension, are not decayed."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ModelError("no parameter of the network can be trained; set requires_grad on those that should be")
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},

@@ -128,6 +128,15 @@ class TestTraining:
         finetune(toy, task, PLAIN, runtime, 0)
         assert torch.equal(toy.conv.weight, before)
 
+    def test_a_network_that_is_all_frozen(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
+        with pytest.raises(ModelError, match="no parameter of the network can be trained"):
+            finetune(toy.requires_grad_(False), task, PLAIN, runtime, 0)
+
+    def test_a_network_without_biases(self, task: ArrayTask, runtime: Runtime) -> None:
+        with torch.random.fork_rng():
+            network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3, bias=False))
+        assert finetune(network, task, PLAIN, runtime, 0).steps == 10
+
     def test_on_epoch(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         seen: list[tuple[int, int]] = []
         train_dense(toy, task, Recipe(3, 16, 0.05, 0.0), runtime, 0, lambda *now: seen.append(now))

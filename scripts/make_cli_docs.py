@@ -1,0 +1,36 @@
+"""Write docs/cli.md from the commands' own help; ``tests/test_docs.py`` checks that it is up to date."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from autoprune.cli.main import COMMANDS, main
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+HEADER = """# Commands
+
+Written by `python scripts/make_cli_docs.py` from the commands' own help.
+"""
+
+
+def help_of(command: click.Command, name: str) -> str:
+    context = click.Context(command, info_name=name, terminal_width=100, max_content_width=100)
+    return f"## {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+
+
+def cli_docs() -> str:
+    root = click.Context(main, info_name="autoprune")
+    sections = [help_of(main, "autoprune")]
+    for name in sorted(COMMANDS):
+        command = main.get_command(root, name)
+        if command is not None:
+            sections.append(help_of(command, f"autoprune {name}"))
+    return "\n".join([HEADER, *sections])
+
+
+if __name__ == "__main__":
+    TARGET.write_text(cli_docs(), encoding="utf-8")
+    print(f"written: {TARGET}", file=sys.stderr)

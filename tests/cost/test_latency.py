@@ -1,0 +1,139 @@
+"""Latency by a clock that tests turn themselves; nothing here is really timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoprune.cost.latency import LatencyComparison, compare_latency, measured_latency, median_stderr
+from autoprune.errors import NonFiniteError
+
+EXAMPLE = torch.zeros(1)
+
+
+class Clock:
+    """Return the time that timed networks have spent."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Takes(nn.Module):
+    """Take so many seconds of a clock in each call, by block of calls."""
+
+    def __init__(self, clock: Clock, seconds: Sequence[float], calls: int = 1) -> None:
+        super().__init__()
+        self.clock, self.seconds, self.calls = clock, seconds, calls
+        self.seen: list[tuple[int, bool]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.clock.now += self.seconds[len(self.seen) // self.calls]
+        self.seen.append((torch.get_num_threads(), torch.is_inference_mode_enabled()))
+        return x
+
+
+class Breaks(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("broken")
+
+
+def compare(dense: Sequence[float], pruned: Sequence[float], calls: int = 1, threads: int = 1) -> LatencyComparison:
+    clock = Clock()
+    networks = Takes(clock, dense, calls), Takes(clock, pruned, calls)
+    return compare_latency(*networks, EXAMPLE, blocks=len(dense), calls=calls, threads=threads, clock=clock)
+
+
+@pytest.fixture
+def three_threads() -> object:
+    former = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(former)
+
+
+def test_the_ratio_is_the_median_of_the_blocks_ratios_not_of_the_times() -> None:
+    found = compare(dense=[9, 9, 1, 2, 10], pruned=[9, 9, 0.5, 1.5, 1])
+    assert found.ratio == pytest.approx(0.5)  # of 0.5, 0.75, 0.1; the medians of the times would say 1 / 2
+    assert (found.dense_ms, found.pruned_ms) == pytest.approx((2000, 1000))
+    assert found.ratio_stderr == pytest.approx(median_stderr([0.5, 0.75, 0.1]))
+
+
+def test_drift_that_both_networks_see_leaves_no_error() -> None:
+    found = compare(dense=[1, 1, 1, 7, 3, 5], pruned=[1, 1, 0.5, 3.5, 1.5, 2.5])
+    assert (found.ratio, found.ratio_stderr) == pytest.approx((0.5, 0.0))
+
+
+def test_the_first_two_blocks_warm_up() -> None:
+    assert compare(dense=[500, 400, 2], pruned=[3, 900, 1]) == LatencyComparison(0.5, 0.0, 2000.0, 1000.0)
+
+
+@pytest.mark.parametrize("calls", [1, 4])
+def test_times_are_per_call(calls: int) -> None:
+    found = compare([1, 1, 2], [1, 1, 1], calls=calls)
+    assert (found.dense_ms, found.pruned_ms) == pytest.approx((2000, 1000))
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_networks_run_in_inference_mode_on_the_asked_threads_which_are_put_back() -> None:
+    clock = Clock()
+    dense, pruned = Takes(clock, [1] * 3), Takes(clock, [1] * 3)
+    compare_latency(dense, pruned, EXAMPLE, blocks=3, calls=1, threads=2, clock=clock)
+    assert dense.seen == pruned.seen == [(2, True)] * 3
+    assert torch.get_num_threads() == 3
+    assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_threads_are_put_back_when_a_network_breaks() -> None:
+    with pytest.raises(RuntimeError, match="broken"):
+        compare_latency(Breaks(), Breaks(), EXAMPLE, threads=1)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(("blocks", "calls"), [(2, 5), (0, 5), (9, 0), (9, -1)])
+def test_too_few_blocks_or_calls_are_refused(blocks: int, calls: int) -> None:
+    with pytest.raises(ValueError, match=f"blocks is {blocks} and calls {calls}; expected at least 3 blocks of 1 call"):
+        compare_latency(Breaks(), Breaks(), EXAMPLE, blocks=blocks, calls=calls)
+
+
+@pytest.mark.parametrize(("dense", "pruned"), [([1, 1, 0], [1, 1, 1]), ([1, 1, 1], [1, 1, 0])])
+def test_a_clock_that_stands_still_is_reported(dense: Sequence[float], pruned: Sequence[float]) -> None:
+    with pytest.raises(NonFiniteError, match="clock did not advance"):
+        compare(dense, pruned)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0], 0.0),
+        ([2.0, 2.0, 2.0, 9.0], 0.0),
+        ([1.0, 2.0, 3.0, 4.0], 1.2533 * 1.4826 * 1.0 / 2),
+        ([1.0, 2.0, 4.0, 7.0, 11.0, 16.0, 22.0, 29.0, 37.0], 1.2533 * 1.4826 * 9.0 / 3),
+    ],
+)
+def test_the_medians_error_is_that_of_the_formula(values: list[float], expected: float) -> None:
+    assert median_stderr(values) == pytest.approx(expected)
+
+
+def test_the_medians_error_is_right_for_normal_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(400, 101, generator=generator, dtype=torch.float64)
+    spread = float(draws.median(dim=1).values.std())
+    estimated = sum(median_stderr(row.tolist()) for row in draws) / len(draws)
+    assert estimated == pytest.approx(spread, rel=0.1)
+
+
+def test_latency_is_the_ratio_times_the_reference() -> None:
+    assert measured_latency(LatencyComparison(0.5, 0.01, 4.0, 2.0), reference_ms=8.0) == pytest.approx((4.0, 0.08))
+
+
+@pytest.mark.parametrize(("ratio", "reference"), [(0.0, 8.0), (float("nan"), 8.0), (float("inf"), 8.0), (0.5, 0.0)])
+def test_a_latency_that_is_no_time_is_refused(ratio: float, reference: float) -> None:
+    with pytest.raises(NonFiniteError, match="measured latency is"):
+        measured_latency(LatencyComparison(ratio, 0.0, 1.0, 1.0), reference)

@@ -1,0 +1,111 @@
+"""Spaces, costs and outcomes that need no network, for the tests of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autoprune.metrics import Budget, Measurement
+from autoprune.space import Kept, PruningGroup, SearchSpace
+from autoprune.study.ledger import Ledger
+from autoprune.study.proposals import Proposals
+from autoprune.study.storage import sqlite_url
+from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped
+
+OBJECTIVES = ("accuracy", "mflops")
+
+
+@dataclass(frozen=True)
+class ChainCost:
+    """Cost a chain of layers: each costs its own channels times those of the layer before it.
+
+    ``positions`` are per layer; ``constant`` MFLOPs belong to no group.
+    """
+
+    positions: Mapping[str, int]
+    constant: float = 0.0
+
+    def measure(self, kept: Kept) -> Measurement:
+        pairs, before = {}, 3
+        for name in self.positions:
+            pairs[name], before = before * kept[name], kept[name]
+        mflops = sum(self.positions[name] * pair for name, pair in pairs.items()) / 1e3 + self.constant
+        mparams = sum(pairs.values()) / 1e3
+        return Measurement({"mflops": mflops, "mparams": mparams, "size_mb": 4 * mparams})
+
+
+def space_of(
+    widths: Sequence[int],
+    importances: Sequence[str] = ("l1", "l2"),
+    residual: Sequence[int] = (),
+    max_sparsity: float = 0.9,
+    round_to: int = 1,
+) -> SearchSpace:
+    """Return a space whose groups ``g0``, ``g1`` … have these numbers of channels."""
+    groups = tuple(PruningGroup(f"g{i}", width, (), is_residual=i in residual) for i, width in enumerate(widths))
+    return SearchSpace(groups, {group.name: tuple(importances) for group in groups}, max_sparsity, round_to)
+
+
+def chain_cost(space: SearchSpace, positions: Sequence[int] | None = None, constant: float = 0.0) -> ChainCost:
+    given = positions or [64 >> (i // 2) for i in range(len(space.groups))]
+    return ChainCost({group.name: max(1, p) for group, p in zip(space.groups, given, strict=True)}, constant)
+
+
+def full_cost(space: SearchSpace, cost: ChainCost) -> Measurement:
+    return cost.measure({group.name: group.num_channels for group in space.groups})
+
+
+def smallest_cost(space: SearchSpace, cost: ChainCost) -> Measurement:
+    return cost.measure({name: counts[0] for name, counts in space.choices.items()})
+
+
+def make_proposals(
+    widths: Sequence[int] = (8, 12, 16),
+    *,
+    sampler: str = "random",
+    seed: int = 0,
+    share: float = 0.5,
+    with_baselines: bool = False,
+    residual: Sequence[int] = (),
+) -> Proposals:
+    """Return proposals on a budget of ``share`` of the dense MFLOPs."""
+    space = space_of(widths, residual=residual)
+    cost = chain_cost(space)
+    dense = full_cost(space, cost).merged(Measurement({"accuracy": 0.9, "latency_ms": 2.0}))
+    budget = Budget.parse({"mflops": share * dense["mflops"]})
+    scores = {
+        name: {g.name: np.random.RandomState(k).rand(g.num_channels) for g in space.groups}
+        for k, name in enumerate(("l1", "l2"))
+    }
+    return Proposals(space, cost, dense, budget, scores, sampler, seed, with_baselines)
+
+
+def fake_outcome(proposals: Proposals, candidate: Candidate) -> Outcome:
+    """Return an outcome that is a function of the policy alone; most complete, one in each of the other ways."""
+    exact = proposals.cost.measure(proposals.space.kept(candidate.policy))
+    match candidate.number % 8:
+        case 5:
+            return OverBudget(exact, {"mflops": 0.25})
+        case 6:
+            return Stopped("far below its peers", exact)
+        case 7:
+            return Failed("ModelError", "made up", "a trace")
+    ratios = [1 - group.sparsity for group in candidate.policy.groups.values()]
+    favoured = sum(group.importance == "l2" for group in candidate.policy.groups.values())
+    accuracy = 0.5 + 0.3 * ratios[0] + 0.1 * ratios[-1] + 0.01 * favoured
+    return Completed(exact.merged(Measurement({"accuracy": accuracy}, {"accuracy": 0.01})))
+
+
+def open_ledger(folder: Path, storage: str | None = None) -> Ledger:
+    return Ledger(storage or sqlite_url(folder / "study.db"), "fake", OBJECTIVES, folder / "study.lock")
+
+
+def run(ledger: Ledger, proposals: Proposals, total: int) -> Iterator[Candidate]:
+    """Ask, evaluate and tell until the study holds ``total`` trials; yield each candidate once it is told."""
+    while len(ledger.trials) < total:
+        candidate = ledger.ask(proposals, proposals.seed)
+        ledger.tell(candidate, fake_outcome(proposals, candidate), {"score": 0.1})
+        yield candidate

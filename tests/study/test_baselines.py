@@ -1,0 +1,159 @@
+"""Baselines: the policies every paper compares with, on the budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from study_fakes import chain_cost, full_cost, space_of
+
+from autoprune.metrics import Budget, Limit
+from autoprune.space import SearchSpace
+from autoprune.study.baselines import baselines
+from autoprune.study.project import FILL_TO, Projector
+
+Scores = dict[str, dict[str, NDArray[np.float64]]]
+
+
+def projector_of(space: SearchSpace, share: float, positions: list[int] | None = None) -> Projector:
+    cost = chain_cost(space, positions)
+    return Projector(space, cost, Budget({"mflops": Limit(share * full_cost(space, cost)["mflops"])}))
+
+
+def flat_scores(space: SearchSpace, seed: int = 0, name: str = "l1") -> Scores:
+    stream = np.random.RandomState(seed)
+    return {name: {g.name: stream.rand(g.num_channels) + 0.1 for g in space.groups}}
+
+
+def ratios(space: SearchSpace, kept: dict[str, int]) -> list[float]:
+    return [kept[g.name] / g.num_channels for g in space.groups]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.65, 0.8])
+def test_uniform_keeps_one_ratio_everywhere_up_to_a_channel_step(share: float) -> None:
+    space = space_of((16, 32, 64, 64, 128))
+    projector = projector_of(space, share)
+    kept = space.kept(baselines(projector, {})["uniform"])
+    assert FILL_TO <= projector.usage(kept) <= 1
+    common = [
+        ratio
+        for ratio in np.linspace(0.1, 1, 2001)
+        # rounding moves a count by half a channel, filling the gap raises it by at most one more
+        if all(-0.5 <= kept[g.name] - ratio * g.num_channels <= 1.5 for g in space.groups)
+    ]
+    assert common, f"no common ratio explains {kept}"
+
+
+def test_uniform_is_exact_where_one_ratio_meets_the_budget() -> None:
+    space = space_of((16, 32, 64))
+    cost = chain_cost(space)
+    half = cost.measure({g.name: g.num_channels // 2 for g in space.groups})["mflops"]
+    projector = Projector(space, cost, Budget({"mflops": Limit(half)}))
+    assert ratios(space, space.kept(baselines(projector, {})["uniform"])) == [0.5, 0.5, 0.5]
+
+
+def test_uniform_and_inner_use_the_criterion_listed_first() -> None:
+    space = space_of((16, 32, 64), importances=("fpgm", "l1"), residual=(0,))
+    found = baselines(projector_of(space, 0.6), {})
+    assert {g.importance for name in ("uniform", "inner") for g in found[name].groups.values()} == {"fpgm"}
+
+
+def test_inner_leaves_residual_groups_whole() -> None:
+    space = space_of((16, 32, 16, 32), residual=(0, 2))
+    projector = projector_of(space, 0.6)
+    kept = space.kept(baselines(projector, {})["inner"])
+    assert (kept["g0"], kept["g2"]) == (16, 16)
+    assert kept["g1"] < 32
+    assert kept["g3"] < 32
+    assert FILL_TO <= projector.usage(kept) <= 1
+
+
+def test_inner_is_left_out_where_it_cannot_reach_the_budget() -> None:
+    space = space_of((16, 16, 16), residual=(0, 1))
+    found = baselines(projector_of(space, 0.3), {})
+    assert "inner" not in found
+    assert "uniform" in found
+
+
+@pytest.mark.parametrize("residual", [(), (0, 1, 2)])
+def test_inner_is_left_out_where_there_is_nothing_to_leave_whole(residual: tuple[int, ...]) -> None:
+    space = space_of((16, 16, 16), residual=residual)
+    scores = {"l1": {"g0": np.arange(16.0) + 30, "g1": np.arange(16.0) ** 3, "g2": np.ones(16)}}
+    assert set(baselines(projector_of(space, 0.5), scores)) == {"uniform", "global"}
+
+
+def test_global_removes_the_lowest_ranked_channels_of_the_network() -> None:
+    space = space_of((20, 20, 20), importances=("taylor",))
+    ranks = np.random.RandomState(7).permutation(60).astype(float)
+    scores = {"taylor": {f"g{i}": ranks[20 * i : 20 * i + 20] for i in range(3)}}
+    projector = projector_of(space, 0.5, [10, 10, 10])
+    kept = space.kept(baselines(projector, scores)["global"])
+    assert FILL_TO <= projector.usage(kept) <= 1
+    # a threshold explains every group's count, up to the channels that filling the gap gave back
+    explained = [
+        threshold
+        for threshold in range(60)
+        if all(0 <= kept[n] - int((v > threshold).sum()) <= 1 for n, v in scores["taylor"].items())
+    ]
+    assert explained, f"no threshold explains {kept}"
+
+
+def test_global_spares_the_group_that_scores_highest() -> None:
+    space = space_of((20, 20), importances=("taylor",))
+    low, high = np.arange(20.0), np.arange(100.0, 120.0)
+    kept = space.kept(baselines(projector_of(space, 0.6, [10, 10]), {"taylor": {"g0": low, "g1": high}})["global"])
+    assert kept["g1"] == 20
+    assert kept["g0"] < 20
+
+
+def test_global_scales_scores_that_are_not_comparable_between_layers() -> None:
+    space = space_of((20, 20), importances=("l1",))
+    same = np.linspace(1, 2, 20)
+    projector = projector_of(space, 0.5, [10, 10])
+    one = baselines(projector, {"l1": {"g0": same, "g1": same}})
+    scaled = baselines(projector, {"l1": {"g0": same, "g1": 1024 * same}})
+    # equal shapes rank equally once scaled, and that is the uniform policy
+    assert one == scaled
+    assert set(scaled) <= {"uniform", "global"}
+
+
+def test_global_ranks_by_taylor_where_it_can_and_never_at_random() -> None:
+    space = space_of((20, 20), importances=("l1", "taylor", "random"))
+    everything = flat_scores(space, 1, "random") | flat_scores(space, 2, "l1") | flat_scores(space, 3, "taylor")
+    projector = projector_of(space, 0.5)
+    chosen = baselines(projector, everything)["global"]
+    assert {g.importance for g in chosen.groups.values()} == {"taylor"}
+    del everything["taylor"]
+    chosen = baselines(projector, everything)["global"]
+    assert {g.importance for g in chosen.groups.values()} == {"l1"}
+
+
+@pytest.mark.parametrize(
+    "scores", [{}, {"random": {"g0": np.ones(20), "g1": np.ones(20)}}, {"l1": {"g0": np.ones(20)}}]
+)
+def test_global_is_left_out_where_nothing_ranks_every_group(scores: Scores) -> None:
+    space = space_of((20, 20))
+    assert set(baselines(projector_of(space, 0.5), scores)) == {"uniform"}
+
+
+def test_a_baseline_equal_to_an_earlier_one_is_left_out() -> None:
+    space = space_of((16,), importances=("l1",))
+    found = baselines(projector_of(space, 0.5), flat_scores(space))
+    assert set(found) == {"uniform"}
+
+
+def test_baselines_come_in_a_fixed_order_and_are_all_different() -> None:
+    space = space_of((16, 32, 16, 64), residual=(0, 2))
+    found = baselines(projector_of(space, 0.6), flat_scores(space))
+    assert list(found) == ["uniform", "inner", "global"]
+    assert len(set(found.values())) == 3
+
+
+def test_there_are_no_baselines_without_a_budget() -> None:
+    space = space_of((16, 32))
+    assert baselines(Projector(space, chain_cost(space), Budget()), flat_scores(space)) == {}
+
+
+def test_there_are_no_baselines_where_none_can_reach_the_budget() -> None:
+    space = space_of((16, 32), max_sparsity=0.1)
+    assert baselines(projector_of(space, 0.2), flat_scores(space)) == {}

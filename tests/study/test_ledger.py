@@ -1,0 +1,508 @@
+"""The ledger: nothing is lost, nothing is done twice, whatever kills the process and whenever."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from study_fakes import OBJECTIVES, fake_outcome, make_proposals, open_ledger, run
+
+from autoprune.errors import StudyError, StudyLockedError
+from autoprune.folder import StudyFolder
+from autoprune.metrics import Budget, Measurement
+from autoprune.spec import StudySpec
+from autoprune.spec_file import write_resolved
+from autoprune.study.ledger import Ledger
+from autoprune.study.proposals import Proposals
+from autoprune.study.storage import sqlite_url
+from autoprune.study.view import open_view
+from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
+
+EXACT = Measurement({"mflops": 12.5, "mparams": 0.1, "size_mb": 0.4}, {}, ("biases",))
+SCORED = EXACT.merged(Measurement({"accuracy": 0.875, "loss": 0.5}, {"accuracy": 0.01, "loss": 0.02}))
+OUTCOMES: tuple[Outcome, ...] = (
+    Completed(SCORED),
+    OverBudget(EXACT, {"mflops": 0.25}),
+    Stopped("clearly worse than its peers", EXACT),
+    Failed("NonFiniteError", "the loss is nan\nat step 3", "Traceback …"),
+)
+
+
+class Killed(BaseException):
+    """Stand for SIGKILL: nothing below may catch it, nothing after it runs."""
+
+
+def raw_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    study = optuna.load_study(storage=sqlite_url(folder / "study.db"), study_name="fake")
+    return study.get_trials()
+
+
+# -- ask and tell -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: type(outcome).__name__)
+def test_every_outcome_is_read_back_as_it_was_told(tmp_path: Path, outcome: Outcome) -> None:
+    proposals = make_proposals()
+    with open_ledger(tmp_path) as ledger:
+        candidate = ledger.ask(proposals, seed=3)
+        told = ledger.tell(candidate, outcome, {"score": 0.123456, "ask": 0.5})
+        assert ledger.trials == [told]
+    with open_ledger(tmp_path) as ledger:
+        assert ledger.trials == [Trial(candidate, outcome, {"score": 0.123456, "ask": 0.5}, 0)]
+        assert ledger.reclaimed == 0
+
+
+def test_optuna_sees_each_outcome_in_its_own_terms(tmp_path: Path) -> None:
+    proposals = make_proposals()
+    with open_ledger(tmp_path) as ledger:
+        for outcome in OUTCOMES:
+            ledger.tell(ledger.ask(proposals, 0), outcome, {})
+    stored = raw_trials(tmp_path)
+    assert [record.state.name for record in stored] == ["COMPLETE", "FAIL", "PRUNED", "FAIL"]
+    assert stored[0].values == [0.875, 12.5]
+    study = optuna.load_study(storage=sqlite_url(tmp_path / "study.db"), study_name="fake")
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+
+
+def test_numbers_are_consecutive_and_stored_parameters_are_the_policy(tmp_path: Path) -> None:
+    proposals = make_proposals(with_baselines=True, residual=(0,))
+    with open_ledger(tmp_path) as ledger:
+        candidates = list(run(ledger, proposals, 12))
+    assert [candidate.number for candidate in candidates] == list(range(12))
+    assert len({candidate.seed for candidate in candidates}) == 12
+    assert [proposals.policy(record.params) for record in raw_trials(tmp_path)] == [c.policy for c in candidates]
+    assert all(candidate.budget == proposals.budget for candidate in candidates)
+    origins = [candidate.origin for candidate in candidates]
+    assert origins[:3] == ["baseline:uniform", "baseline:inner", "baseline:global"]
+    assert set(origins[3:]) == {"sampler:random"}
+
+
+def test_numbers_are_consecutive_across_sessions_and_baselines_are_not_repeated(tmp_path: Path) -> None:
+    proposals = make_proposals(with_baselines=True)
+    for total in (2, 3, 7):
+        with open_ledger(tmp_path) as ledger:
+            list(run(ledger, proposals, total))
+    with open_ledger(tmp_path) as ledger:
+        assert [trial.number for trial in ledger.trials] == list(range(7))
+        origins = [trial.candidate.origin for trial in ledger.trials]
+    baselines = [origin for origin in origins if origin.startswith("baseline:")]
+    assert len(baselines) == len(set(baselines)) >= 1
+
+
+def test_another_budget_has_its_own_baselines_in_the_same_study(tmp_path: Path) -> None:
+    first, second = make_proposals(with_baselines=True, share=0.5), make_proposals(with_baselines=True, share=0.3)
+    with open_ledger(tmp_path) as ledger:
+        list(run(ledger, first, 4))
+        before = [t.candidate for t in ledger.trials]
+        list(run(ledger, second, 8))
+        after = [t.candidate for t in ledger.trials][4:]
+    uniform = [c for c in (*before, *after) if c.origin == "baseline:uniform"]
+    assert [c.budget for c in uniform] == [first.budget, second.budget]
+    assert uniform[0].policy != uniform[1].policy
+
+
+def test_a_candidate_is_told_once_and_only_by_who_asked(tmp_path: Path) -> None:
+    proposals = make_proposals()
+    with open_ledger(tmp_path) as ledger:
+        candidate = ledger.ask(proposals, 0)
+        ledger.tell(candidate, OUTCOMES[0], {})
+        with pytest.raises(StudyError, match="not asked in this run"):
+            ledger.tell(candidate, OUTCOMES[1], {})
+        assert [trial.outcome for trial in ledger.trials] == [OUTCOMES[0]]
+
+
+def test_facts_and_sessions_are_counted_and_stored(tmp_path: Path) -> None:
+    proposals = make_proposals()
+    for session in range(3):
+        with open_ledger(tmp_path) as ledger:
+            assert ledger.begin_session({"budget": proposals.budget.to_json(), "n": session}) == session
+            ledger.remember("dense", {"values": {"mflops": 1.5}})
+            list(run(ledger, proposals, 2 * (session + 1)))
+    with open_ledger(tmp_path) as ledger:
+        facts = ledger.facts
+        assert [trial.session for trial in ledger.trials] == [0, 0, 1, 1, 2, 2]
+    assert facts["dense"] == {"values": {"mflops": 1.5}}
+    assert [facts[f"session:{n}"]["n"] for n in range(3)] == [0, 1, 2]
+    assert Budget.parse(facts["session:2"]["budget"]) == proposals.budget
+    assert "session:3" not in facts
+
+
+# -- one writer -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_ledger_on_one_folder_is_refused_while_the_first_is_open(tmp_path: Path) -> None:
+    with open_ledger(tmp_path), pytest.raises(StudyLockedError, match="another process is searching"):
+        open_ledger(tmp_path)
+    open_ledger(tmp_path).close()
+
+
+def test_a_ledger_in_another_process_is_refused_too_and_a_dead_one_frees_the_study(tmp_path: Path) -> None:
+    holder = (
+        "import filelock, sys, time; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
+        "print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "study.lock")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "held\n"
+            with pytest.raises(StudyLockedError):
+                open_ledger(tmp_path)
+        finally:
+            process.kill()
+    open_ledger(tmp_path).close()
+
+
+def test_a_ledger_that_cannot_be_opened_frees_its_lock(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StudyError):
+        open_ledger(tmp_path)
+    (tmp_path / "study.db").unlink()
+    open_ledger(tmp_path).close()
+
+
+# -- resuming ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_candidate_left_running_is_asked_again_as_it_was_exactly_once(tmp_path: Path) -> None:
+    proposals = make_proposals()
+    with open_ledger(tmp_path) as ledger:
+        list(run(ledger, proposals, 2))
+        left = ledger.ask(proposals, 0)
+    other = make_proposals(share=0.3, seed=9)  # a later run's wishes do not change what was asked
+    with open_ledger(tmp_path) as ledger:
+        assert ledger.reclaimed == 1
+        again = ledger.ask(other, 9)
+        assert again == left
+        ledger.tell(again, OUTCOMES[0], {})
+        assert ledger.ask(other, 9).number == left.number + 1
+    with open_ledger(tmp_path) as ledger:
+        assert [trial.number for trial in ledger.trials] == [0, 1, 2]
+        assert ledger.trials[2].candidate == left
+
+
+def test_a_candidate_that_dies_again_and_again_keeps_its_number(tmp_path: Path) -> None:
+    proposals = make_proposals()
+    asked = []
+    for _ in range(4):
+        with open_ledger(tmp_path) as ledger:
+            asked.append(ledger.ask(proposals, 0))
+    assert asked == [asked[0]] * 4
+    with open_ledger(tmp_path) as ledger:
+        list(run(ledger, proposals, 3))
+        assert [trial.number for trial in ledger.trials] == [0, 1, 2]
+
+
+def test_an_outcome_written_but_not_told_is_finished_and_not_evaluated_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposals = make_proposals()
+    for outcome in OUTCOMES:
+        with open_ledger(tmp_path) as ledger, monkeypatch.context() as patch:
+            candidate = ledger.ask(proposals, 0)
+            patch.setattr(optuna.Study, "tell", _die)
+            with pytest.raises(Killed):
+                ledger.tell(candidate, outcome, {"score": 1.0})
+        with open_ledger(tmp_path) as ledger:
+            assert ledger.reclaimed == 1
+            assert ledger.trials[-1].candidate == candidate
+            assert ledger.trials[-1].outcome == outcome
+    assert [record.state.name for record in raw_trials(tmp_path)] == ["COMPLETE", "FAIL", "PRUNED", "FAIL"]
+    assert raw_trials(tmp_path)[0].values == [0.875, 12.5]
+
+
+def _die(*_: Any, **__: Any) -> None:
+    raise Killed
+
+
+# -- killed at every write --------------------------------------------------------------------------------------------
+
+WRITES = (
+    "create_new_study",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "_create_new_trial",  # the two that the cache in front of the database calls
+    "_set_trial_param",
+    "set_trial_state_values",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+)
+
+
+@contextmanager
+def dying_at(write: int, after: bool) -> Iterator[list[str]]:
+    """Let the process die at one write to the database, before or after it is committed; yield the writes done."""
+    done: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in WRITES:
+            patch.setattr(RDBStorage, name, _counted(getattr(RDBStorage, name), name, done, write, after))
+        yield done
+
+
+def _counted(method: Callable[..., Any], name: str, done: list[str], write: int, after: bool) -> Callable[..., Any]:
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        done.append(name)
+        if len(done) > write:
+            if after and len(done) == write + 1:
+                method(*args, **kwargs)
+            raise Killed
+        return method(*args, **kwargs)
+
+    return counted
+
+
+def session(folder: Path, proposals: Proposals, total: int, evaluated: list[Candidate]) -> None:
+    with open_ledger(folder) as ledger:
+        ledger.begin_session({"budget": proposals.budget.to_json()})
+        for candidate in run(ledger, proposals, total):
+            evaluated.append(candidate)
+
+
+def asked_of(folder: Path) -> list[tuple[int, str, int, str]]:
+    with open_ledger(folder) as ledger:
+        return [(t.number, t.candidate.policy.to_json(), t.candidate.seed, t.candidate.origin) for t in ledger.trials]
+
+
+def count_writes(folder: Path, proposals: Proposals, total: int) -> int:
+    with dying_at(10**9, after=False) as done:
+        session(folder, proposals, total, [])
+    assert set(done) >= set(WRITES) - {"set_study_system_attr", "set_trial_system_attr"}, "a write is not counted"
+    return len(done)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before-commit", "after-commit"])
+@pytest.mark.parametrize(("sampler", "total"), [("random", 4), ("tpe", 12)])
+def test_a_kill_at_any_write_loses_and_repeats_nothing(tmp_path: Path, sampler: str, total: int, after: bool) -> None:
+    proposals = make_proposals((6, 8), sampler=sampler, with_baselines=sampler == "random")
+    (tmp_path / "whole").mkdir()
+    writes = count_writes(tmp_path / "whole", proposals, total)
+    expected = asked_of(tmp_path / "whole")
+    assert [number for number, *_ in expected] == list(range(total))
+    # every write with the short study; with the long one every third, from where TPE begins to learn
+    chosen = range(writes) if sampler == "random" else range(writes // 2, writes, 3)
+    for write in chosen:
+        folder = tmp_path / f"killed-{write}"
+        folder.mkdir()
+        evaluated: list[Candidate] = []
+        with dying_at(write, after), suppress(Killed):
+            session(folder, proposals, total, evaluated)
+        session(folder, proposals, total, evaluated)
+        assert asked_of(folder) == expected, f"killed at write {write}"
+        finished = [candidate.number for candidate in evaluated]
+        assert len(finished) == len(set(finished)), f"evaluated twice after write {write}"
+
+
+def test_a_kill_at_any_write_of_a_resumed_session_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    proposals = make_proposals((6, 8))
+    (tmp_path / "whole").mkdir()
+    writes = count_writes(tmp_path / "whole", proposals, 3)
+    expected = asked_of(tmp_path / "whole")
+    for write in range(1, writes):
+        folder = tmp_path / f"killed-{write}"
+        folder.mkdir()
+        for first, again in ((write, False), (write // 2, True), (write // 3, False)):
+            with dying_at(first, after=again), suppress(Killed):
+                session(folder, proposals, 3, [])
+        session(folder, proposals, 3, [])
+        assert asked_of(folder) == expected, f"killed at write {write} and then again"
+
+
+# -- storage ----------------------------------------------------------------------------------------------------------
+
+
+def test_another_storage_url_holds_the_trials(tmp_path: Path) -> None:
+    proposals, url = make_proposals(), f"sqlite:///{tmp_path / 'other.db'}"
+    with open_ledger(tmp_path, url) as ledger:
+        list(run(ledger, proposals, 3))
+    assert not (tmp_path / "study.db").exists()
+    with open_ledger(tmp_path, url) as ledger:
+        assert [trial.number for trial in ledger.trials] == [0, 1, 2]
+
+
+def test_one_storage_holds_several_studies(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "shared.db")
+    proposals = make_proposals()
+    with (
+        Ledger(url, "one", OBJECTIVES, tmp_path / "one.lock") as one,
+        Ledger(url, "two", OBJECTIVES, tmp_path / "two.lock") as two,
+    ):
+        list(run(one, proposals, 2))
+        list(run(two, proposals, 1))
+        assert (len(one.trials), len(two.trials)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database at all" * 500, b"SQLite format 3\0" + b"\xff" * 8000, b"\0" * 5000]
+)
+def test_a_corrupt_database_is_a_study_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "study.db").write_bytes(content)
+    with pytest.raises(StudyError, match=r"study\.db"):
+        open_ledger(tmp_path)
+
+
+def test_a_database_damaged_in_the_middle_is_a_study_error(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        list(run(ledger, make_proposals(), 6))
+    optuna.storages.RDBStorage(sqlite_url(tmp_path / "study.db")).engine.dispose()
+    database = tmp_path / "study.db"
+    for extra in tmp_path.glob("study.db-*"):
+        extra.unlink()
+    damaged = bytearray(database.read_bytes())
+    damaged[4096:] = b"\xee" * (len(damaged) - 4096)
+    database.write_bytes(bytes(damaged))
+    with pytest.raises(StudyError, match=r"study\.db"):
+        open_ledger(tmp_path)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////no/such/folder/study.db", "oracle+nothing://x/y"])
+def test_a_storage_that_cannot_be_opened_is_a_study_error(tmp_path: Path, url: str) -> None:
+    with pytest.raises(StudyError, match="cannot be opened") as caught:
+        open_ledger(tmp_path, url)
+    assert url in str(caught.value)
+
+
+def test_a_password_is_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(StudyError) as caught:
+        open_ledger(tmp_path, "oracle+nothing://user:secret@host/study")
+    assert "secret" not in str(caught.value)
+    assert "user" in str(caught.value)
+
+
+def test_a_lock_where_no_file_can_be_is_a_study_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match="cannot be taken"):
+        Ledger(sqlite_url(tmp_path / "study.db"), "fake", OBJECTIVES, tmp_path / "file" / "study.lock")
+
+
+def fill_the_disk(ledger: Ledger) -> None:
+    """Let SQLite itself refuse to grow the database any further, as on a full disk."""
+    from sqlalchemy import event
+
+    engine = ledger._study._storage._backend.engine  # type: ignore[attr-defined]
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count = 1"))
+    engine.dispose()
+
+
+def ask_often(ledger: Ledger, proposals: Proposals) -> None:
+    for _ in range(1000):  # pages are still free at first
+        ledger.ask(proposals, 0)
+
+
+def test_a_full_disk_is_a_study_error_and_the_study_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    proposals = make_proposals()
+    with open_ledger(tmp_path) as ledger:
+        list(run(ledger, proposals, 2))
+        candidate = ledger.ask(proposals, 0)
+        fill_the_disk(ledger)
+        huge = Failed("ModelError", "x" * 1500, "y" * 2_000_000)
+        with pytest.raises(StudyError, match="database or disk is full") as caught:
+            ledger.tell(candidate, huge, {})
+        assert "free the disk" in str(caught.value)
+        with pytest.raises(StudyError, match="full"):
+            ledger.remember("much", "z" * 2_000_000)
+        with pytest.raises(StudyError, match="full"):
+            ask_often(ledger, proposals)
+    with open_ledger(tmp_path) as ledger:
+        assert [trial.number for trial in ledger.trials] == [0, 1]
+        assert ledger.ask(proposals, 0) == candidate
+
+
+@pytest.mark.parametrize(
+    "method", ["_create_new_trial", "_set_trial_param", "set_trial_user_attr", "set_trial_state_values", "_get_trials"]
+)
+def test_what_the_database_raises_becomes_a_study_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    import sqlite3
+
+    def refuse(*_: Any, **__: Any) -> None:
+        fault = sqlite3.OperationalError("disk I/O error")
+        raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.") from fault
+
+    with open_ledger(tmp_path) as ledger:
+        monkeypatch.setattr(RDBStorage, method, refuse)
+        with pytest.raises(StudyError, match="disk I/O error") as caught:
+            list(run(ledger, make_proposals(), 1))
+        assert "study.db" in str(caught.value)
+
+
+# -- reading beside a search ------------------------------------------------------------------------------------------
+
+
+def stored_spec(folder: Path) -> None:
+    write_resolved(StudySpec(name="fake", objectives=OBJECTIVES), StudyFolder(folder).resolved)
+
+
+def test_a_view_reads_beside_an_open_ledger(tmp_path: Path) -> None:
+    proposals = make_proposals()
+    stored_spec(tmp_path)
+    with open_ledger(tmp_path) as ledger:
+        ledger.remember("dense", proposals.dense.to_json())
+        ledger.begin_session({"budget": proposals.budget.to_json()})
+        for told in range(1, 4):
+            list(run(ledger, proposals, told))
+            candidate = ledger.ask(proposals, 0)
+            view = open_view(tmp_path)
+            assert list(view.trials) == ledger.trials
+            assert (len(view.trials), view.running) == (told, 1)
+            assert (view.budget, view.dense) == (proposals.budget, proposals.dense)
+            ledger.tell(candidate, OUTCOMES[1], {})
+    view = open_view(tmp_path)
+    assert (len(view.trials), view.running) == (4, 0)
+    assert [s["budget"] for s in view.sessions] == [proposals.budget.to_json()]
+
+
+def test_a_view_does_not_take_the_lock_nor_reclaim(tmp_path: Path) -> None:
+    stored_spec(tmp_path)
+    with open_ledger(tmp_path) as ledger:
+        ledger.ask(make_proposals(), 0)
+    assert open_view(tmp_path).running == 1
+    assert open_view(tmp_path).running == 1
+    open_ledger(tmp_path).close()
+
+
+def test_a_view_of_no_study_says_so_and_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no stored study") as caught:
+        open_view(tmp_path / "nothing")
+    assert "autoprune search" in str(caught.value)
+    stored_spec(tmp_path)
+    with pytest.raises(StudyError, match="no stored study"):
+        open_view(tmp_path)
+    assert not (tmp_path / "study.db").exists()
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_view_of_another_storage_without_the_study_says_so(tmp_path: Path) -> None:
+    stored_spec(tmp_path)
+    with Ledger(sqlite_url(tmp_path / "other.db"), "another", OBJECTIVES, tmp_path / "lock"):
+        pass
+    with pytest.raises(StudyError, match="no study named 'fake'"):
+        open_view(tmp_path, sqlite_url(tmp_path / "other.db"))
+
+
+def test_a_view_of_a_corrupt_database_is_a_study_error(tmp_path: Path) -> None:
+    stored_spec(tmp_path)
+    (tmp_path / "study.db").write_bytes(b"garbage" * 1000)
+    with pytest.raises(StudyError, match=r"study\.db"):
+        open_view(tmp_path)
+
+
+def test_what_is_stored_is_json_that_others_can_read(tmp_path: Path) -> None:
+    proposals = make_proposals()
+    with open_ledger(tmp_path) as ledger:
+        candidate = ledger.ask(proposals, 0)
+        ledger.tell(candidate, fake_outcome(proposals, candidate), {"score": 0.1})
+    attributes = raw_trials(tmp_path)[0].user_attrs
+    stored = json.loads(attributes["candidate"])
+    assert (stored["number"], stored["seed"]) == (0, candidate.seed)
+    assert stored["policy"] == json.loads(candidate.policy.to_json())
+    assert json.loads(attributes["outcome"])["outcome"]["kind"] == "completed"
