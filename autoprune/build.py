@@ -207,6 +207,7 @@ def _train(network: nn.Module, spec: StudySpec, task: DataTask, runtime: Runtime
 
     recipe = Recipe(wish.epochs, wish.batch_size, wish.lr, wish.weight_decay)
     train_dense(network, task, recipe, runtime, spec.seed, on_epoch)
+    network.zero_grad(set_to_none=True)  # the last gradients would take as much memory as the weights, all session long
 
 
 def _check_finite(network: nn.Module) -> None:

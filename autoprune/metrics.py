@@ -209,7 +209,7 @@ class Budget:
         """Return the same budget in absolute numbers.
 
         Raises:
-            BudgetError: if the dense network meets a limit already, so that there is nothing to do.
+            BudgetError: if the dense network meets all limits already, so that there is nothing to do.
         """
         limits = {
             name: Limit(limit.value * dense[name]) if limit.relative else limit for name, limit in self.limits.items()

@@ -91,6 +91,26 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{str(path)!r} cannot be read as a recipe: {error}; pick the trial again") from error
 
 
+def _understood(recipe: Mapping[str, Any], path: Path) -> tuple[Architecture, dict[str, KeptIndices]]:
+    """Return what a recipe says.
+
+    Raises:
+        ModelError: if something is missing or of another type, or kept channels are not ascending.
+    """
+    try:
+        wanted = recipe["architecture"]
+        channels, height, width = wanted["input_shape"]
+        architecture = Architecture(wanted["source"], wanted["num_classes"], (channels, height, width))
+        cut = {module: KeptIndices.from_json(kept) for module, kept in recipe["kept"].items()}
+        if any(side != tuple(sorted(set(side))) for kept in cut.values() for side in (kept.out, kept.inputs) if side):
+            raise ValueError("kept channels are not ascending")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{str(path)!r} is damaged ({type(error).__name__}: {error}); copy it again, or pick the trial again"
+        ) from error
+    return architecture, cut
+
+
 def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
     """Return a picked network, bit-equal to the one saved, in eval mode on the CPU, trainable, without pickle.
 
@@ -104,11 +124,10 @@ def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
         UnknownNameError: if the architecture's name is not known here and no network was given.
     """
     folder = Path(folder)
-    recipe = read_recipe(folder)
-    wanted = recipe["architecture"]
+    wanted, cut = _understood(read_recipe(folder), folder / RECIPE)
     if network is None:
-        channels = wanted["input_shape"][0]
-        network = build_model(wanted["source"], num_classes=wanted["num_classes"], in_channels=channels, seed=0)
-    small = shrink(network, {module: KeptIndices.from_json(kept) for module, kept in recipe["kept"].items()})
+        channels = wanted.input_shape[0]
+        network = build_model(wanted.source, num_classes=wanted.num_classes, in_channels=channels, seed=0)
+    small = shrink(network, cut)
     load_weights(small, folder / WEIGHTS)
     return small.cpu().eval()

@@ -181,10 +181,10 @@ class DenseSpec(_Section):
     """Say how the dense network is trained when no weights are given."""
 
     epochs: int = Field(
-        default=30, ge=0, description="passes over the training images; 0: the network comes trained from its source"
+        default=16, ge=0, description="passes over the training images; 0: the network comes trained from its source"
     )
     batch_size: int = Field(default=64, ge=1, description="images per step")
-    lr: float = Field(default=0.1, gt=0, description="peak learning rate of SGD")
+    lr: float = Field(default=0.05, gt=0, description="peak learning rate of SGD")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty of SGD")
 
 

@@ -40,7 +40,7 @@ FLOORS = {
     "workshop": Floor(WORKSHOP, strangers=True),
     "joints": Floor(("evaluate", "study", "picked"), strangers=True),
     "acts": Floor(("search", "report", "pick"), strangers=True),
-    "doors": Floor(("build", "run", "finish", "progress", "cli", ""), strangers=False),  # "" is the façade
+    "doors": Floor(("build", "run", "finish", "progress", "cli", "__main__", ""), strangers=False),  # "" is the façade
 }
 
 # libraries by the only rooms or files that import them; what is not named here is the standard library

@@ -93,12 +93,14 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
     if not run.added:
         click.echo(f"nothing to do: {run.finished} of {spec.trials} trials are done; raise --trials to go on\n")
     render(summary, Console())
-    shown, budget = shlex.quote(str(folder)), _budget_options(run)
+    shown, budget = shlex.quote(str(folder)), _budget_options(spec)
     click.echo(f"\nstored in {folder}\nnext:")
     click.echo(f"  autoprune report {shown}")
     click.echo(f"  autoprune pick {shown}{budget}")
     click.echo(f"  autoprune search {shown}{budget} --trials {2 * run.finished}")
 
 
-def _budget_options(run: Run) -> str:
-    return "".join(f" --budget-{name.replace('_', '-')} {limit.value:g}" for name, limit in run.budget.limits.items())
+def _budget_options(spec: StudySpec) -> str:
+    """Return the options that ask for the same budget again, to the last digit: another one has its own baselines."""
+    limits = spec.budget.model_dump(exclude_none=True)
+    return "".join(f" --budget-{name.replace('_', '-')} {text}" for name, text in limits.items())

@@ -137,7 +137,7 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "mobilenet_v2": lambda: zoo.mobilenet_v2(num_classes=7),
     "densenet121": lambda: zoo.densenet121(num_classes=7),
     "googlenet": lambda: zoo.googlenet(num_classes=7, aux_logits=False, init_weights=False),
-    "vgg11": lambda: nn.Sequential(zoo.vgg11_bn().features, nn.Flatten(), nn.Linear(512, 30), nn.Linear(30, 7)),
+    "vgg": lambda: nn.Sequential(zoo.vgg11_bn().features[:8], nn.Flatten(), nn.Linear(128 * 64, 9), nn.Linear(9, 7)),
 }
 
 

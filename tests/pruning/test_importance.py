@@ -97,10 +97,10 @@ def test_every_layer_that_produces_a_channel_counts(name: str, expected: list[fl
 def test_taylor_is_the_squared_slope_of_the_loss_as_a_channel_fades(build: type[nn.Module]) -> None:
     """By central differences: scale all that produces a channel, measure the loss, average over batches."""
     torch.manual_seed(0)
-    network = build().double().eval()
+    network = build().double()  # in training mode, which is not the mode to be scored in
 
     def loss(group: PruningGroup, channel: int, scale: float, batch: tuple[Tensor, Tensor]) -> float:
-        faded = copy.deepcopy(network)
+        faded = copy.deepcopy(network).eval()
         for member in group.producers():
             for parameter in faded.get_submodule(member.module).parameters(recurse=False):
                 parameter.data[channel] *= scale

@@ -17,11 +17,22 @@ from torch import Tensor, nn
 from torchvision import models as zoo
 
 from autoprune.builtins import IMPORTANCES
+from autoprune.errors import ModelError
 from autoprune.policy import GroupPolicy, PruningPolicy
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, score_groups
-from autoprune.pruning.prune import Cut, Pruner, channels_of, is_depthwise, zeroed
-from autoprune.space import SearchSpace
+from autoprune.pruning.prune import (
+    Cut,
+    KeptIndices,
+    Pruner,
+    channels_of,
+    is_depthwise,
+    lowest,
+    removed_channels,
+    shrink,
+    zeroed,
+)
+from autoprune.space import PruningGroup, SearchSpace
 from autoprune.training.models import resnet20
 
 
@@ -148,6 +159,41 @@ def test_pruned_is_zeroed_and_not_dense(case: Case, criterion: str) -> None:
     for masked in (zeroed(case.pruner.network, cut), without_producers(case.pruner.network, cut)):
         torch.testing.assert_close(pruned, outputs(masked, case.images), rtol=0, atol=1e-9 * scale)
     assert float((pruned - dense).abs().max()) > 1e-2 * scale
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_what_goes_scores_no_higher_than_what_stays(case: Case, criterion: str) -> None:
+    policy = case.policy(criterion)
+    kept = case.pruner.space.kept(policy)
+    for name, gone in removed_channels(case.pruner.space, policy, case.pruner.scores).items():
+        scores = case.pruner.scores[criterion][name]
+        stays = [channel for channel in range(len(scores)) if channel not in gone]
+        assert len(stays) == kept[name]
+        assert scores[list(gone)].max() <= scores[stays].min()
+
+
+def test_of_equal_scores_the_lower_index_goes_first() -> None:
+    assert lowest(torch.tensor([2.0, 1.0, 1.0, 0.0, 1.0]), 3) == (1, 2, 3)
+    assert lowest(torch.zeros(100), 40) == tuple(range(40))
+
+
+def test_a_criterion_without_scores_is_named_with_those_there_are() -> None:
+    space = SearchSpace((PruningGroup("a", 8, ()),), {"a": ("l1", "l2")})
+    with pytest.raises(ModelError, match=r"group 'a' has no scores by 'taylor'; the study scores it by l1, l2"):
+        removed_channels(space, PruningPolicy.uniform(["a"], 0.5, "taylor"), {"l1": {"a": torch.ones(8)}})
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        ({"layer9": KeptIndices(out=(0,))}, "has no module 'layer9'"),
+        ({"conv1": KeptIndices(out=(0, 16))}, "'conv1' has 16 out channels and cannot keep 2 of them up to 16"),
+        ({"conv1": KeptIndices(inputs=())}, "'conv1' has 3 in channels and cannot keep 0 of them"),
+    ],
+)
+def test_a_cut_made_for_another_network_is_refused(cut: Cut, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        shrink(resnet20(), cut)
 
 
 def test_only_the_classifier_is_frozen(case: Case) -> None:

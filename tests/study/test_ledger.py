@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ from autoprune.study.ledger import Ledger
 from autoprune.study.proposals import Proposals
 from autoprune.study.storage import sqlite_url
 from autoprune.study.view import open_view
-from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
+from autoprune.trial import Completed, Failed, Outcome, OverBudget, Stopped, Trial
 
 EXACT = Measurement({"mflops": 12.5, "mparams": 0.1, "size_mb": 0.4}, {}, ("biases",))
 SCORED = EXACT.merged(Measurement({"accuracy": 0.875, "loss": 0.5}, {"accuracy": 0.01, "loss": 0.02}))
@@ -260,60 +262,79 @@ def _counted(method: Callable[..., Any], name: str, done: list[str], write: int,
     return counted
 
 
-def session(folder: Path, proposals: Proposals, total: int, evaluated: list[Candidate]) -> None:
+Asked = list[tuple[int, str, int, str]]
+
+
+def session(folder: Path, proposals: Proposals, total: int, evaluated: list[int]) -> Asked:
+    """Search to the end; note the numbers that were evaluated, and return what the study then holds."""
     with open_ledger(folder) as ledger:
         ledger.begin_session({"budget": proposals.budget.to_json()})
         for candidate in run(ledger, proposals, total):
-            evaluated.append(candidate)
-
-
-def asked_of(folder: Path) -> list[tuple[int, str, int, str]]:
-    with open_ledger(folder) as ledger:
+            evaluated.append(candidate.number)
         return [(t.number, t.candidate.policy.to_json(), t.candidate.seed, t.candidate.origin) for t in ledger.trials]
 
 
-def count_writes(folder: Path, proposals: Proposals, total: int) -> int:
+def uninterrupted(folder: Path, proposals: Proposals, total: int) -> tuple[Asked, int]:
+    """Return what a study holds that nothing interrupts, and how many writes that takes."""
     with dying_at(10**9, after=False) as done:
-        session(folder, proposals, total, [])
-    assert set(done) >= set(WRITES) - {"set_study_system_attr", "set_trial_system_attr"}, "a write is not counted"
-    return len(done)
+        asked = session(folder, proposals, total, [])
+    trial_writes = {name for name in WRITES if "_trial" in name} - {"set_trial_system_attr"}
+    assert set(done) >= trial_writes, "a write is not counted, so it would not be tried"
+    assert [number for number, *_ in asked] == list(range(total))
+    return asked, len(done)
+
+
+@pytest.fixture
+def new_folder(tmp_path: Path) -> Callable[[], Path]:
+    """Return a maker of folders with an empty database, copied because making its tables takes longest."""
+    template, numbers = tmp_path / "template", itertools.count()
+    template.mkdir()
+    RDBStorage(sqlite_url(template / "study.db")).engine.dispose()
+    return lambda: shutil.copytree(template, tmp_path / f"study-{next(numbers)}")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before-commit", "after-commit"])
-@pytest.mark.parametrize(("sampler", "total"), [("random", 4), ("tpe", 12)])
-def test_a_kill_at_any_write_loses_and_repeats_nothing(tmp_path: Path, sampler: str, total: int, after: bool) -> None:
-    proposals = make_proposals((6, 8), sampler=sampler, with_baselines=sampler == "random")
-    (tmp_path / "whole").mkdir()
-    writes = count_writes(tmp_path / "whole", proposals, total)
-    expected = asked_of(tmp_path / "whole")
-    assert [number for number, *_ in expected] == list(range(total))
-    # every write with the short study; with the long one every third, from where TPE begins to learn
-    chosen = range(writes) if sampler == "random" else range(writes // 2, writes, 3)
-    for write in chosen:
-        folder = tmp_path / f"killed-{write}"
-        folder.mkdir()
-        evaluated: list[Candidate] = []
+def test_a_kill_at_any_write_of_a_new_study_loses_and_repeats_nothing(
+    new_folder: Callable[[], Path], after: bool
+) -> None:
+    proposals = make_proposals((6, 8), with_baselines=True)
+    expected, writes = uninterrupted(new_folder(), proposals, 2)
+    for write in range(writes):
+        folder = new_folder()
+        evaluated: list[int] = []
         with dying_at(write, after), suppress(Killed):
-            session(folder, proposals, total, evaluated)
-        session(folder, proposals, total, evaluated)
-        assert asked_of(folder) == expected, f"killed at write {write}"
-        finished = [candidate.number for candidate in evaluated]
-        assert len(finished) == len(set(finished)), f"evaluated twice after write {write}"
+            session(folder, proposals, 2, evaluated)
+        assert session(folder, proposals, 2, evaluated) == expected, f"killed at write {write}"
+        assert len(evaluated) == len(set(evaluated)), f"evaluated twice after write {write}"
 
 
-def test_a_kill_at_any_write_of_a_resumed_session_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    proposals = make_proposals((6, 8))
-    (tmp_path / "whole").mkdir()
-    writes = count_writes(tmp_path / "whole", proposals, 3)
-    expected = asked_of(tmp_path / "whole")
-    for write in range(1, writes):
+def test_a_kill_at_any_write_of_a_study_that_has_learned_changes_no_proposal(tmp_path: Path) -> None:
+    proposals = make_proposals((6, 8), sampler="tpe")
+    (tmp_path / "begun").mkdir()
+    session(tmp_path / "begun", proposals, 11, [])  # TPE proposes at random before its tenth
+    shutil.copytree(tmp_path / "begun", tmp_path / "whole")
+    expected, writes = uninterrupted(tmp_path / "whole", proposals, 13)
+    for write in range(writes):
         folder = tmp_path / f"killed-{write}"
-        folder.mkdir()
-        for first, again in ((write, False), (write // 2, True), (write // 3, False)):
-            with dying_at(first, after=again), suppress(Killed):
-                session(folder, proposals, 3, [])
-        session(folder, proposals, 3, [])
-        assert asked_of(folder) == expected, f"killed at write {write} and then again"
+        shutil.copytree(tmp_path / "begun", folder)
+        evaluated: list[int] = []
+        with dying_at(write, after=write % 2 == 0), suppress(Killed):
+            session(folder, proposals, 13, evaluated)
+        assert session(folder, proposals, 13, evaluated) == expected, f"killed at write {write}"
+        assert len(evaluated) == len(set(evaluated)), f"evaluated twice after write {write}"
+
+
+def test_kills_that_follow_one_another_lose_and_repeat_nothing(new_folder: Callable[[], Path]) -> None:
+    proposals = make_proposals((6, 8))
+    expected, writes = uninterrupted(new_folder(), proposals, 2)
+    for write in range(1, writes, 2):
+        folder = new_folder()
+        evaluated: list[int] = []
+        for first, after in ((write, False), (write // 2, True), (write // 3, False)):
+            with dying_at(first, after), suppress(Killed):
+                session(folder, proposals, 2, evaluated)
+        assert session(folder, proposals, 2, evaluated) == expected, f"killed at write {write} and then twice more"
+        assert len(evaluated) == len(set(evaluated))
 
 
 # -- storage ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,274 @@
+"""A picked folder: loads back bit-equal and trainable, without pickle, at the cost on its card."""
+
+from __future__ import annotations
+
+import json
+import pickletools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import stored_trials, write_study
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import autoprune
+from autoprune.build import set_up
+from autoprune.cli.options import read_request
+from autoprune.errors import ModelError, UnknownNameError, UsageError
+from autoprune.finish import finish_trial
+from autoprune.folder import StudyFolder
+from autoprune.metrics import Budget
+from autoprune.picked import RECIPE, WEIGHTS
+from autoprune.progress import PlainDisplay
+from autoprune.run import run_search
+from autoprune.study.view import open_view
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def quiet() -> PlainDisplay:
+    from rich.console import Console
+
+    return PlainDisplay(Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_study(tmp_path_factory.mktemp("picked") / "studies", trials=2)
+    request = read_request(str(folder), folder.parent, {})
+    run_search(request.spec, StudyFolder(folder), quiet())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picked(study: Path) -> tuple[Path, dict[str, Any]]:
+    view = open_view(study)
+    card, folder = finish_trial(view, view.trials[0], view.budget, lambda message: None)
+    return folder, card
+
+
+@pytest.fixture
+def copied(picked: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """Return a copy of the picked folder, to be damaged."""
+    import shutil
+
+    return shutil.copytree(picked[0], tmp_path / "copy")
+
+
+IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_network_is_the_one_that_was_saved_to_the_last_bit(picked: tuple[Path, dict[str, Any]]) -> None:
+    from safetensors.torch import load_file
+
+    network = autoprune.load(picked[0])
+    state, saved = network.state_dict(), load_file(picked[0] / WEIGHTS)
+    assert state.keys() == saved.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in saved.items())
+    assert not network.training
+    with torch.no_grad():
+        one, other = network(IMAGES), autoprune.load(str(picked[0]))(IMAGES)
+    assert torch.equal(one, other)
+
+
+def test_the_card_s_validation_score_is_the_loaded_network_s(study: Path, picked: tuple[Path, dict[str, Any]]) -> None:
+    """The oracle is a plain loop over the images that the user's function returns."""
+    folder, card = picked
+    bench = set_up(open_view(study).spec, StudyFolder(study), lambda message: None)
+    network = autoprune.load(folder)
+    for split, recorded in (("val", card["validation"]), ("test", card["test"])):
+        hits = total = 0
+        for batch in bench.task.eval_batches(split, 7, bench.runtime):
+            with torch.no_grad():
+                hits += int((network(batch.images).argmax(1) == batch.labels).sum())
+            total += len(batch)
+        assert hits / total == recorded["values"]["accuracy"]
+        assert recorded["stderr"]["accuracy"] > 0
+
+
+def test_it_can_be_trained_on(picked: tuple[Path, dict[str, Any]]) -> None:
+    network = autoprune.load(picked[0]).train()
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    nn.functional.cross_entropy(network(IMAGES), torch.tensor([0, 1, 2, 0, 1])).backward()
+    assert all(parameter.grad is not None and parameter.requires_grad for parameter in network.parameters())
+    optimizer.step()
+    assert all(not torch.equal(before[name], parameter) for name, parameter in network.named_parameters())
+
+
+def test_its_counted_cost_is_the_card_s(picked: tuple[Path, dict[str, Any]]) -> None:
+    folder, card = picked
+    network = autoprune.load(folder)
+    with FlopCounterMode(display=False) as counter:
+        network(IMAGES[:1])
+    values = card["validation"]["values"]
+    assert counter.get_total_flops() / 2 == round(1e6 * values["mflops"])
+    assert sum(parameter.numel() for parameter in network.parameters()) == round(1e6 * values["mparams"])
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    assert stored == round(1e6 * values["size_mb"])
+    assert values["mflops"] <= float(card["budget"]["mflops"])
+    dense = card["dense"]["validation"]["values"]
+    assert values["mflops"] < dense["mflops"]
+
+
+def test_the_module_s_own_attributes_say_its_new_width(picked: tuple[Path, dict[str, Any]]) -> None:
+    network = autoprune.load(picked[0])
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.shape[:2] == (module.out_channels, module.in_channels)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert len(module.weight) == len(module.running_mean) == module.num_features
+    widths = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert widths != [8, 16, 8]
+
+
+def test_there_is_no_pickle_in_the_folder(picked: tuple[Path, dict[str, Any]]) -> None:
+    names = sorted(path.name for path in picked[0].iterdir())
+    assert names == ["card.json", "card.md", "model.safetensors", "recipe.json"]
+    for path in picked[0].iterdir():
+        content = path.read_bytes()
+        assert not content.startswith((b"PK", b"\x80")), f"{path.name} looks like a zip or a pickle"
+        with pytest.raises(ValueError, match=r".*"):
+            list(pickletools.genops(content))
+
+
+def test_an_architecture_given_by_hand_serves_where_its_code_is_missing(
+    picked: tuple[Path, dict[str, Any]], copied: Path
+) -> None:
+    recipe = json.loads((copied / RECIPE).read_text())
+    source = recipe["architecture"]["source"]
+    recipe["architecture"]["source"] = "gone.py:net"
+    (copied / RECIPE).write_text(json.dumps(recipe))
+    with pytest.raises(UsageError, match=r"gone\.py"):
+        autoprune.load(copied)
+    from autoprune.registry import load_object
+
+    dense = load_object(source)(num_classes=3, in_channels=1)
+    before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    network = autoprune.load(copied, network=dense)
+    with torch.no_grad():
+        assert torch.equal(network(IMAGES), autoprune.load(picked[0])(IMAGES))
+    assert all(torch.equal(dense.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_an_unknown_architecture_is_named(copied: Path) -> None:
+    recipe = json.loads((copied / RECIPE).read_text())
+    recipe["architecture"]["source"] = "resnet2000"
+    (copied / RECIPE).write_text(json.dumps(recipe))
+    with pytest.raises(UnknownNameError, match="resnet20"):
+        autoprune.load(copied)
+
+
+def test_the_wrong_architecture_is_refused(picked: tuple[Path, dict[str, Any]]) -> None:
+    with pytest.raises(ModelError, match=r"another network|do not fit"):
+        autoprune.load(picked[0], network=nn.Sequential(nn.Conv2d(1, 8, 3)))
+
+
+def test_a_folder_that_is_no_picked_network_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not a picked network"):
+        autoprune.load(tmp_path)
+    with pytest.raises(ModelError, match="not a picked network"):
+        autoprune.load(tmp_path / "nothing")
+
+
+def _cut_short(text: str) -> str:
+    return text[: len(text) // 2]
+
+
+def _without(key: str) -> Any:
+    def damage(text: str) -> str:
+        recipe = json.loads(text)
+        del recipe[key]
+        return json.dumps(recipe)
+
+    return damage
+
+
+def _with(key: str, value: Any) -> Any:
+    return lambda text: json.dumps({**json.loads(text), key: value})
+
+
+DAMAGES = {
+    "empty": lambda text: "",
+    "cut short": _cut_short,
+    "a list": lambda text: "[]",
+    "a number": lambda text: "3",
+    "no format": _without("format"),
+    "another format": _with("format", 99),
+    "no architecture": _without("architecture"),
+    "architecture is text": _with("architecture", "resnet20"),
+    "architecture lacks its shape": _with("architecture", {"source": "resnet20", "num_classes": 3}),
+    "no kept channels": _without("kept"),
+    "kept is a list": _with("kept", [1, 2]),
+    "kept is nonsense": _with("kept", {"conv1": {"out": "abc"}}),
+    "kept beyond the width": _with("kept", {"conv1": {"out": [0, 999]}}),
+    "kept out of order": _with("kept", {"conv1": {"out": [0, 999, 3]}}),
+    "kept of no module": _with("kept", {"conv99": {"out": [0]}}),
+    "kept of a module without channels": _with("kept", {"": {"out": [0]}}),
+    "kept nothing": _with("kept", {"conv1": {"out": []}}),
+    "kept everything": _with("kept", {}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_recipe_is_a_model_error(copied: Path, damage: Any) -> None:
+    (copied / RECIPE).write_text(damage((copied / RECIPE).read_text()))
+    with pytest.raises(ModelError) as caught:
+        autoprune.load(copied)
+    assert len(str(caught.value)) > 30
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut short", "garbage", "another network"])
+def test_damaged_weights_are_a_model_error(copied: Path, damage: str) -> None:
+    weights = copied / WEIGHTS
+    content = weights.read_bytes()
+    match damage:
+        case "missing":
+            weights.unlink()
+        case "empty":
+            weights.write_bytes(b"")
+        case "cut short":
+            weights.write_bytes(content[: len(content) // 2])
+        case "garbage":
+            weights.write_bytes(b"\xff" * 1000)
+        case "another network":
+            from safetensors.torch import save_file
+
+            save_file({"weight": torch.zeros(3)}, weights)
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        autoprune.load(copied)
+
+
+def test_picking_does_not_touch_the_study(study: Path, picked: tuple[Path, dict[str, Any]]) -> None:
+    assert [trial["number"] for trial in stored_trials(study)] == [0, 1]
+    assert picked[0] == study / "picked" / "0"
+    assert not [path for path in (study / "picked").iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_from_an_earlier_pick_is_kept_unless_forced(study: Path, picked: tuple[Path, dict[str, Any]]) -> None:
+    view = open_view(study)
+    before = (picked[0] / WEIGHTS).read_bytes()
+    with pytest.raises(UsageError, match="--force"):
+        finish_trial(view, view.trials[0], Budget(), lambda message: None)
+    assert (picked[0] / WEIGHTS).read_bytes() == before
+    finish_trial(view, view.trials[0], view.budget, lambda message: None, force=True)
+    assert (picked[0] / WEIGHTS).read_bytes() == before, "the same trial and recipe give the same weights"
+
+
+def test_a_longer_fine_tune_is_written_on_the_card(study: Path) -> None:
+    view = open_view(study)
+    card, folder = finish_trial(view, view.trials[1], view.budget, lambda message: None, epochs=2)
+    assert card["finetune"]["epochs"] == 2
+    assert json.loads((folder / "card.json").read_text()) == card
+    text = (folder / "card.md").read_text()
+    for part in ("accuracy on test", "±", "one FLOP = one multiply–accumulate", "budget: mflops", "autoprune.load"):
+        assert part in text

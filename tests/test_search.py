@@ -1,0 +1,156 @@
+"""The loop: ask, evaluate, tell, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from autoprune.errors import EvaluationError, StudyError
+from autoprune.evaluate import Evaluation
+from autoprune.metrics import Measurement
+from autoprune.policy import PruningPolicy
+from autoprune.search import FAILURES_IN_A_ROW, search
+from autoprune.trial import Candidate, Completed, Failed, Outcome, Trial
+
+GOOD = Completed(Measurement({"accuracy": 0.9, "mflops": 1.0}))
+BAD = Failed("ModelError", "the forward pass fails", "Traceback of number ")
+
+
+@dataclass
+class FakeLedger:
+    """Keep trials in a list; ``log`` is shared with whoever else is watched."""
+
+    log: list[str] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    seeds: set[int] = field(default_factory=set)
+
+    def ask(self, proposer: object, seed: int) -> Candidate:
+        self.seeds.add(seed)
+        self.log.append("ask")
+        return Candidate(len(self.trials), PruningPolicy(), seed, "sampler:fake")
+
+    def tell(self, candidate: Candidate, outcome: Outcome, seconds: dict[str, float]) -> Trial:
+        self.log.append("tell")
+        trial = Trial(candidate, outcome, seconds, 0)
+        self.trials.append(trial)
+        return trial
+
+
+@dataclass
+class Watcher:
+    log: list[str]
+
+    def asked(self, candidate: Candidate) -> None:
+        self.log.append(f"asked {candidate.number}")
+
+    def phase(self, name: str) -> None:
+        self.log.append(f"phase {name}")
+
+    def told(self, trial: Trial) -> None:
+        self.log.append(f"told {trial.number} {type(trial.outcome).__name__}")
+
+
+def always(outcome: Outcome) -> Callable[[Candidate, Callable[[str], None]], Evaluation]:
+    def evaluate(candidate: Candidate, on_phase: Callable[[str], None]) -> Evaluation:
+        on_phase("prune")
+        on_phase("score")
+        return Evaluation(outcome, {"prune": 0.25, "score": 0.5})
+
+    return evaluate
+
+
+def go(ledger: FakeLedger, evaluate: Callable[..., Evaluation], total: int, seed: int = 0) -> int:
+    return search(ledger, object(), evaluate, total, seed, Watcher(ledger.log))  # type: ignore[arg-type]
+
+
+def test_it_stops_at_the_total_and_says_how_many_were_added() -> None:
+    ledger = FakeLedger()
+    assert go(ledger, always(GOOD), 7, seed=5) == 7
+    assert [trial.number for trial in ledger.trials] == list(range(7))
+    assert ledger.seeds == {5}
+
+
+def test_it_resumes_to_the_total_and_does_nothing_when_done() -> None:
+    ledger = FakeLedger()
+    go(ledger, always(GOOD), 3)
+    assert go(ledger, always(GOOD), 5) == 2
+    ledger.log.clear()
+    assert go(ledger, always(GOOD), 5) == 0
+    assert go(ledger, always(GOOD), 2) == 0
+    assert ledger.log == []
+    assert len(ledger.trials) == 5
+
+
+def test_everything_happens_in_order() -> None:
+    ledger = FakeLedger()
+    go(ledger, always(GOOD), 2)
+    once = ["ask", "asked {}", "phase prune", "phase score", "tell", "told {} Completed"]
+    assert ledger.log == [step.format(number) for number in (0, 1) for step in once]
+
+
+def test_seconds_are_the_evaluator_s_with_the_time_of_asking() -> None:
+    ledger = FakeLedger()
+    go(ledger, always(GOOD), 1)
+    seconds = ledger.trials[0].seconds
+    assert seconds == {"ask": seconds["ask"], "prune": 0.25, "score": 0.5}
+    assert 0 <= seconds["ask"] < 1
+
+
+def test_it_gives_up_when_several_in_a_row_fail_and_names_the_cause() -> None:
+    ledger = FakeLedger()
+    with pytest.raises(EvaluationError, match="the forward pass fails") as caught:
+        go(ledger, always(BAD), 50)
+    assert len(ledger.trials) == FAILURES_IN_A_ROW == 5
+    for part in ("5 candidates", "ModelError", "--trials", "Traceback of number"):
+        assert part in str(caught.value)
+    assert ledger.log[-1] == "told 4 Failed"
+
+
+def test_the_failures_of_an_earlier_run_do_not_count() -> None:
+    ledger = FakeLedger()
+    with pytest.raises(EvaluationError):
+        go(ledger, always(BAD), 50)
+    assert go(ledger, always(GOOD), 8) == 3
+
+
+def test_one_success_among_failures_lets_it_go_on() -> None:
+    ledger = FakeLedger()
+    outcomes = iter([BAD, BAD, BAD, BAD, GOOD] * 4)
+    assert go(ledger, lambda candidate, on_phase: Evaluation(next(outcomes), {}), 20) == 20
+
+
+def test_failing_to_the_end_of_a_short_search_is_told_too() -> None:
+    ledger = FakeLedger()
+    with pytest.raises(EvaluationError):
+        go(ledger, always(BAD), FAILURES_IN_A_ROW)
+    assert go(FakeLedger(), always(BAD), FAILURES_IN_A_ROW - 1) == FAILURES_IN_A_ROW - 1
+
+
+def test_an_interrupt_leaves_the_candidate_asked_and_untold() -> None:
+    ledger = FakeLedger()
+
+    def interrupted(candidate: Candidate, on_phase: Callable[[str], None]) -> Evaluation:
+        if candidate.number == 2:
+            raise KeyboardInterrupt
+        return Evaluation(GOOD, {})
+
+    with pytest.raises(KeyboardInterrupt):
+        go(ledger, interrupted, 5)
+    assert ledger.log[-2:] == ["ask", "asked 2"]
+    assert len(ledger.trials) == 2
+    assert go(ledger, always(GOOD), 5) == 3
+
+
+def test_a_ledger_that_cannot_store_ends_the_search() -> None:
+    class FullLedger(FakeLedger):
+        def tell(self, candidate: Candidate, outcome: Outcome, seconds: dict[str, float]) -> Trial:
+            if candidate.number == 1:
+                raise StudyError("database or disk is full")
+            return super().tell(candidate, outcome, seconds)
+
+    ledger = FullLedger()
+    with pytest.raises(StudyError, match="full"):
+        go(ledger, always(GOOD), 5)
+    assert len(ledger.trials) == 1
