@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from autoprune.atomic import write_bytes, write_text
 from autoprune.cost.latency import compare_latency
 from autoprune.cost.macs import CostModel
-from autoprune.errors import ModelError, StudyMismatchError
+from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismatchError
 from autoprune.evaluate import Evaluator, quality_measurement
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget, Measurement
@@ -30,9 +30,10 @@ from autoprune.space import FrozenGroup, SearchSpace
 from autoprune.spec import StudySpec
 from autoprune.study.proposals import Proposals
 from autoprune.training.finetune import Recipe, train_dense
+from autoprune.training.layout import fastest_layout
 from autoprune.training.models import build_model
 from autoprune.training.protocol import DataTask
-from autoprune.training.runtime import Runtime, resolve_runtime
+from autoprune.training.runtime import Runtime, evaluating, resolve_runtime
 from autoprune.training.score import score
 from autoprune.training.tasks import build_task
 from autoprune.training.teacher import Teacher
@@ -105,19 +106,15 @@ class Workbench:
 
 
 def resolve(spec: StudySpec) -> StudySpec:
-    """Return the spec with every ``auto`` of the runtime decided for this machine.
+    """Return the spec with device and precision decided for this machine.
+
+    A layout left to ``auto`` is decided by :func:`set_up`, which can measure it.
 
     Raises:
         UsageError: if the device that was asked for is absent.
     """
     runtime = runtime_of(spec)
-    decided = spec.runtime.model_copy(
-        update={
-            "device": runtime.device,
-            "precision": runtime.precision,
-            "layout": "channels_last" if runtime.channels_last else "contiguous",
-        }
-    )
+    decided = spec.runtime.model_copy(update={"device": runtime.device, "precision": runtime.precision})
     return spec.model_copy(update={"runtime": decided})
 
 
@@ -170,8 +167,26 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     scores = importance_scores(spec, network, groups, task, runtime, folder, say)
     space, frozen = search_space(spec, groups, scores)
     cost = CostModel(network, space.groups, example)
+    spec, runtime = with_layout(spec, Pruner(network, space, scores), task, runtime, say)
+    runtime.place(network)
     dense = dense_measurement(spec, network, cost, space, task, runtime, folder, say)
     return Workbench(spec, folder, task, runtime, network, space, frozen, scores, cost, dense, example)
+
+
+def with_layout(
+    spec: StudySpec, pruner: Pruner, task: DataTask, runtime: Runtime, say: Say
+) -> tuple[StudySpec, Runtime]:
+    """Return spec and runtime with the memory layout decided: as given, or the faster one for a half-pruned network."""
+    if spec.runtime.layout == "auto":
+        say("choosing the faster memory layout")
+        names = [group.name for group in pruner.space.groups]
+        importances = {name: pruner.space.importances[name][0] for name in names}
+        half = {name: pruner.space.nearest(name, pruner.space.by_name[name].num_channels * 0.6) for name in names}
+        network = pruner.prune(pruner.space.policy(half, importances))
+        runtime = fastest_layout(network, task, spec.finetune.batch_size, runtime, spec.seed)
+        layout = "channels_last" if runtime.channels_last else "contiguous"
+        spec = spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"layout": layout})})
+    return spec, runtime
 
 
 def dense_network(spec: StudySpec, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say) -> nn.Module:
@@ -191,11 +206,31 @@ def dense_network(spec: StudySpec, task: DataTask, runtime: Runtime, folder: Stu
         return network
     for note in notes:
         say(note)
+    _check_runs(network, task, runtime)
     if spec.dense.epochs and (not spec.model.weights or notes):
         _train(network, spec, task, runtime, say)
     _check_finite(network)
     write_bytes(folder.dense_weights, save({k: v.contiguous().cpu() for k, v in network.state_dict().items()}))
     return network
+
+
+def _check_runs(network: nn.Module, task: DataTask, runtime: Runtime) -> None:
+    """Raise if a network does not answer the data's images, before time is spent on it.
+
+    Raises:
+        ModelError: with what the network's own code said.
+    """
+    images = next(iter(task.eval_batches("val", 2, runtime))).images
+    try:
+        with torch.no_grad(), evaluating(runtime.place(network)):
+            runtime.logits(network, images, task.num_classes)
+    except AutopruneError:
+        raise
+    except Exception as error:  # the user's own network may raise anything
+        raise ModelError(
+            f"the network does not run on images of shape {tuple(images.shape)}: {type(error).__name__}: {error}; "
+            f"give a network made for {task.name}, or other data"
+        ) from error
 
 
 def _train(network: nn.Module, spec: StudySpec, task: DataTask, runtime: Runtime, say: Say) -> None:
@@ -287,7 +322,7 @@ def dense_measurement(
 ) -> Measurement:
     """Return the dense network's costs, validation score and reference latency, measured once per study."""
     if folder.dense_facts.exists():
-        return Measurement.from_json(json.loads(folder.dense_facts.read_text(encoding="utf-8"))["measurement"])
+        return Measurement.from_json(_read_dense_facts(folder)["measurement"])
     say("scoring and timing the dense network")
     exact = cost.measure({group.name: group.num_channels for group in space.groups})
     quality = quality_measurement(score(network, task, "val", runtime))
@@ -310,9 +345,24 @@ def _check_same_data(task: DataTask, folder: StudyFolder) -> None:
     """
     if not folder.dense_facts.exists():
         return
-    stored = json.loads(folder.dense_facts.read_text(encoding="utf-8"))["data"]
-    if stored != task.identity():
+    if _read_dense_facts(folder)["data"] != task.identity():
         raise StudyMismatchError(
             f"the content of the data {task.name!r} differs from what the trials in {str(folder.path)!r} were made "
             f"with; restore the data, or begin a new study in another folder"
         )
+
+
+def _read_dense_facts(folder: StudyFolder) -> dict[str, Any]:
+    """Return what was measured of the dense network, and on which data.
+
+    Raises:
+        StudyError: if the file is damaged.
+    """
+    try:
+        facts = json.loads(folder.dense_facts.read_text(encoding="utf-8"))
+        return {"measurement": facts["measurement"], "data": facts["data"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"{str(folder.dense_facts)!r} is damaged ({type(error).__name__}: {error}); restore it from a copy, or "
+            f"delete it to measure the dense network again"
+        ) from error

@@ -49,6 +49,11 @@ class StudyFolder:
         return self.path / "dense.safetensors"
 
     @property
+    def has_begun(self) -> bool:
+        """Return whether there is a dense network made by the resolved spec: from then on its meaning is fixed."""
+        return self.resolved.exists() and self.dense_weights.exists()
+
+    @property
     def dense_facts(self) -> Path:
         """Return what was measured of the dense network, and where."""
         return self.path / "dense.json"

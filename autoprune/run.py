@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Protocol
 
 from autoprune.atomic import write_text
 from autoprune.build import Workbench, resolve, set_up
-from autoprune.errors import StudyMismatchError
+from autoprune.errors import AutopruneError, StudyMismatchError
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget, Measurement
 from autoprune.search import Observer, search
-from autoprune.spec import StudySpec, differences, fingerprint
+from autoprune.spec import BudgetSpec, StudySpec, differences, fingerprint
 from autoprune.spec_file import read_resolved, write_resolved
 from autoprune.study.ledger import Ledger
+from autoprune.study.proposals import Proposals
 from autoprune.study.view import storage_url
 from autoprune.trial import Trial
 
@@ -72,7 +74,7 @@ def run_search(
         AutopruneError: if the network, the data or the folder cannot be used.
     """
     folder.create()
-    spec = resolve(spec)
+    spec = _with_stored_layout(resolve(spec), folder)
     _check_same_meaning(_stored_in_folder(folder), spec, folder)
     with Ledger(storage_url(folder, storage), spec.name, spec.objectives, folder.lock) as ledger:
         _check_same_meaning(ledger.facts.get("fingerprint"), spec, folder)
@@ -80,20 +82,19 @@ def run_search(
         if len(done) >= spec.trials:
             dense = Measurement.from_json(ledger.facts["dense"])
             return Run(0, len(done), Budget.parse(spec.budget.model_dump()).resolve(dense))
-        write_text(folder.recipe_seen, json.dumps(recipe or {}))
-        write_resolved(spec, folder.resolved)
-        ledger.remember("fingerprint", fingerprint(spec))
         if ledger.reclaimed:
             display.say(f"{ledger.reclaimed} trial(s) left unfinished by a process that died will be asked again")
-        bench = set_up(spec, folder, display.say)
-        return _search(bench, ledger, display)
+        with _remembering(spec, recipe or {}, folder):
+            bench = set_up(spec, folder, display.say)
+            proposals = bench.proposals(Budget.parse(spec.budget.model_dump()).resolve(bench.dense))
+            proposals.check()
+        _remember(bench.spec, recipe or {}, folder)
+        ledger.remember("fingerprint", fingerprint(bench.spec))
+        return _search(bench, proposals, ledger, display)
 
 
-def _search(bench: Workbench, ledger: Ledger, display: Display) -> Run:
-    spec = bench.spec
-    budget = Budget.parse(spec.budget.model_dump()).resolve(bench.dense)
-    proposals = bench.proposals(budget)
-    proposals.check()
+def _search(bench: Workbench, proposals: Proposals, ledger: Ledger, display: Display) -> Run:
+    spec, budget = bench.spec, proposals.budget
     for key, value in _facts(bench).items():
         ledger.remember(key, value)
     ledger.begin_session(
@@ -133,9 +134,44 @@ def _facts(bench: Workbench) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def _remembering(spec: StudySpec, recipe: Mapping[str, Any], folder: StudyFolder) -> Iterator[None]:
+    """Write down what a new study begins with, so that a kill forgets nothing; what is refused is forgotten again.
+
+    A study that has begun keeps what it was last accepted with. Once its dense network is made, only the budget
+    can still be refused.
+    """
+    is_new = not folder.has_begun
+    if is_new:
+        _remember(spec, recipe, folder)
+    try:
+        yield
+    except AutopruneError:
+        if is_new and folder.has_begun:
+            _remember(spec.model_copy(update={"budget": BudgetSpec()}), recipe, folder)
+        elif is_new:
+            folder.resolved.unlink()
+        raise
+
+
+def _remember(spec: StudySpec, recipe: Mapping[str, Any], folder: StudyFolder) -> None:
+    """Write down what the study runs with, and the values of its recipe that went into it."""
+    known = {key: value for key, value in recipe.items() if key != "budget" or spec.budget != BudgetSpec()}
+    write_text(folder.recipe_seen, json.dumps(known))
+    write_resolved(spec, folder.resolved)
+
+
+def _with_stored_layout(spec: StudySpec, folder: StudyFolder) -> StudySpec:
+    """Return the spec with the memory layout that was measured when the study began, if it is left to ``auto``."""
+    if spec.runtime.layout != "auto" or not folder.has_begun:
+        return spec
+    layout = read_resolved(folder.resolved).runtime.layout
+    return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"layout": layout})})
+
+
 def _stored_in_folder(folder: StudyFolder) -> Mapping[str, object] | None:
-    """Return the fingerprint of the spec that the folder's weights and scores were made by."""
-    if not folder.resolved.exists():
+    """Return the fingerprint of the spec that the folder's weights and scores were made by, if there are any."""
+    if not folder.has_begun:
         return None
     return fingerprint(read_resolved(folder.resolved)) | {"name": read_resolved(folder.resolved).name}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autoprune.errors import SpecError
+from autoprune.errors import SpecError, StudyError
 
 if TYPE_CHECKING:
     from autoprune.metrics import Budget
@@ -185,14 +185,29 @@ def read_request(study: str | None, root: Path, values: Mapping[str, Any]) -> Re
     folder = StudyFolder(path)
     layers = [Layer(str(folder.recipe), written)]
     if folder.resolved.exists() and folder.recipe_seen.exists():
-        seen = json.loads(folder.recipe_seen.read_text(encoding="utf-8"))
+        seen = _read_seen(folder.recipe_seen)
         began = Layer(str(folder.resolved), read_study_toml(folder.resolved))
         layers = [began, Layer(str(folder.recipe), _edited(seen, written))]
     return Request(parse_spec([*layers, Layer("command line", values)]), path, written)
 
 
+def _read_seen(path: Path) -> dict[str, Any]:
+    """Return a recipe's values as the last run read them.
+
+    Raises:
+        StudyError: if the file is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise StudyError(
+            f"{str(path)!r} is damaged ({type(error).__name__}: {error}); delete it, and repeat the options the study "
+            f"was begun with"
+        ) from error
+
+
 def _edited(seen: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe that differ from when it was last read; one that was taken out counts for nothing."""
+    """Return the values of a recipe that differ from when it was last read; one taken out counts for nothing."""
     changed: dict[str, Any] = {}
     for key, value in written.items():
         if isinstance(value, Mapping) and isinstance(seen.get(key), Mapping):

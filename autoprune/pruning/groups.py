@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.errors import ModelError
-from autoprune.pruning.prune import channels_of, cut_of, is_depthwise, shrink, why_uncuttable, zeroed
+from autoprune.pruning.prune import cut_of, is_depthwise, shrink, why_uncuttable, zeroed
 from autoprune.space import FrozenGroup, Member, PruningGroup, Side
 
 # Float32 sums in another order differ by about 1e-6 of the output; a wrong cut by as much as it moves the output.
 ROUNDING, SHARE_OF_MOVE = 1e-5, 1e-2
+OUTPUT = "its channels are the network's output"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def find_groups(network: nn.Module, example: Tensor) -> Groups:
     example = example.detach().cpu().float()
     expected = _forward_dense(probe, example)
     proposed, frozen = _propose(probe, example)
+    proposed, outputs = _without_outputs(probe, proposed, example)
     proved, failed = _prove_all(probe, proposed, example, expected)
+    frozen = [*frozen, *outputs]
     order = {name: position for position, (name, _) in enumerate(probe.named_modules())}
     return Groups(
         tuple(sorted(proved, key=lambda group: order[group.name])),
@@ -197,35 +200,62 @@ def _without_overlaps(proposed: list[PruningGroup], frozen: list[FrozenGroup]) -
         claims = [(member.module, member.side, index) for member in group.members for index in member.indices]
         rival = next((owner[claim] for claim in claims if claim in owner), None)
         if rival is not None:
-            frozen.append(FrozenGroup(group.name, group.num_channels, f"shares channels with the group {rival}"))
+            frozen.append(_frozen(group, f"shares channels with the group {rival}"))
             continue
         owner.update(dict.fromkeys(claims, group.name))
         kept.append(group)
     return kept
 
 
+def _without_outputs(
+    network: nn.Module, groups: Sequence[PruningGroup], example: Tensor
+) -> tuple[list[PruningGroup], list[FrozenGroup]]:
+    """Set the groups aside whose channels are what the network returns, as seen in a forward pass.
+
+    They could not pass the proof; known beforehand, they do not send it halving its way to them.
+    """
+    made: dict[str, Tensor] = {}
+
+    def record(name: str) -> Any:
+        return lambda module, inputs, output: made.__setitem__(name, output)
+
+    hooks = [module.register_forward_hook(record(name)) for name, module in network.named_modules()]
+    with torch.no_grad():
+        result = network(example)
+    for hook in hooks:
+        hook.remove()
+    last = {name for name, output in made.items() if output is result}
+    is_output = [any(member.module in last for member in group.producers()) for group in groups]
+    return (
+        [group for group, is_last in zip(groups, is_output, strict=True) if not is_last],
+        [_frozen(g, OUTPUT) for g, is_last in zip(groups, is_output, strict=True) if is_last],
+    )
+
+
 def _prove_all(
     network: nn.Module, groups: Sequence[PruningGroup], example: Tensor, expected: Tensor
 ) -> tuple[list[PruningGroup], list[FrozenGroup]]:
-    """Prove groups all at once, and only where that fails one half at a time.
+    """Prove groups all at once; only where that fails one half at a time, and then what is left together.
 
     Every group loses its own random number of random channels, so groups that should have been coupled
     cannot pass by losing the same ones.
     """
-    if not groups:
-        return [], []
-    reason = _prove(network, groups, example, expected)
-    if reason is None:
+    if not groups or (reason := _prove(network, groups, example, expected)) is None:
         return list(groups), []
     if len(groups) == 1:
-        return [], [FrozenGroup(groups[0].name, groups[0].num_channels, reason)]
+        return [], [_frozen(groups[0], reason)]
     half = len(groups) // 2
     proved, failed = _prove_all(network, groups[:half], example, expected)
     more, also_failed = _prove_all(network, groups[half:], example, expected)
-    proved, failed = proved + more, failed + also_failed
-    if not failed and (together := _prove(network, proved, example, expected)) is not None:
-        return [], [FrozenGroup(group.name, group.num_channels, f"fits only alone: {together}") for group in proved]
-    return proved, failed
+    together = [*proved, *more]
+    if proved and more and (reason := _prove(network, together, example, expected)) is not None:
+        apart = [_frozen(group, f"can be cut only while others are not: {reason}") for group in together]
+        return [], [*failed, *also_failed, *apart]
+    return together, [*failed, *also_failed]
+
+
+def _frozen(group: PruningGroup, reason: str) -> FrozenGroup:
+    return FrozenGroup(group.name, group.num_channels, reason)
 
 
 def _prove(network: nn.Module, groups: Iterable[PruningGroup], example: Tensor, expected: Tensor) -> str | None:
@@ -240,7 +270,7 @@ def _prove(network: nn.Module, groups: Iterable[PruningGroup], example: Tensor, 
     except Exception as error:  # the user's own forward may raise anything
         return f"its forward pass fails once it is cut: {_where(error)}"
     if found.shape != expected.shape:
-        return "its channels are the network's output" if len(groups) == 1 else "the output changes its shape"
+        return OUTPUT if len(groups) == 1 else "the output changes its shape"
     with torch.no_grad():
         wanted = zeroed(network, cut)(example)
     difference = float((found - wanted).abs().max())
@@ -268,16 +298,3 @@ def _where(error: Exception) -> str:
     ]
     line = f" (in {frames[-1].name}, {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line})" if frames else ""
     return f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{line}"
-
-
-def check_shapes(network: nn.Module, groups: Iterable[PruningGroup]) -> None:
-    """Raise if groups found earlier do not fit this network.
-
-    Raises:
-        ModelError: naming the first module that differs.
-    """
-    for group in groups:
-        for member in group.members:
-            module = dict(network.named_modules()).get(member.module)
-            if module is None or channels_of(module, member.side) <= max(member.indices):
-                raise ModelError(f"group {group.name!r} does not fit this network at {member.module!r}")

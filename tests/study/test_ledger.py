@@ -327,7 +327,7 @@ def test_a_kill_at_any_write_of_a_study_that_has_learned_changes_no_proposal(tmp
 def test_kills_that_follow_one_another_lose_and_repeat_nothing(new_folder: Callable[[], Path]) -> None:
     proposals = make_proposals((6, 8))
     expected, writes = uninterrupted(new_folder(), proposals, 2)
-    for write in range(1, writes, 2):
+    for write in range(2, writes, 4):
         folder = new_folder()
         evaluated: list[int] = []
         for first, after in ((write, False), (write // 2, True), (write // 3, False)):

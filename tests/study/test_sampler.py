@@ -15,7 +15,7 @@ from autoprune.errors import UnknownNameError
 from autoprune.policy import PruningPolicy
 from autoprune.study import records
 from autoprune.study.proposals import Proposals
-from autoprune.study.sampler import SAMPLERS, distributions, make_sampler, proposal_seed
+from autoprune.study.sampler import CHOSEN_BY_AUTO, SAMPLERS, distributions, make_sampler, proposal_seed
 from autoprune.trial import Candidate, Completed
 
 WIDTHS = (8, 12, 16, 24, 32, 48)
@@ -47,7 +47,7 @@ def propose(proposals: Proposals, number: int, past: tuple[optuna.trial.FrozenTr
     study = new_study()
     study.add_trials(past)
     sampler, origin = proposals.next(number, ())
-    assert origin == f"sampler:{proposals.sampler}"
+    assert origin == f"sampler:{CHOSEN_BY_AUTO if proposals.sampler == 'auto' else proposals.sampler}"
     study.sampler = sampler
     record = study.ask(sampler.space)
     stored = study.trials[-1].params

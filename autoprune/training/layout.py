@@ -1,0 +1,53 @@
+"""Choose the memory layout by measuring: which one trains a pruned network faster on this machine.
+
+There is no rule to go by. On one and the same CPU, channels last trains ResNet-18 on 224×224 images 1.4 times as
+fast as contiguous, and a pruned ResNet-56 on 32×32 images, whose layers have odd and narrow widths, half as fast.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import replace
+from itertools import islice
+
+from torch import nn
+from torch.nn import functional as F
+
+from autoprune.training.protocol import Batch, DataTask
+from autoprune.training.runtime import Runtime, seeded
+
+ROUNDS = 4  # the first warms up
+
+
+def fastest_layout(network: nn.Module, task: DataTask, batch_size: int, runtime: Runtime, seed: int) -> Runtime:
+    """Return the runtime with the layout, channels last or contiguous, in which a training step takes less time.
+
+    Args:
+        network: like those that will be trained: pruned, not dense. It is not touched.
+        task: the data; one training batch is used.
+        batch_size: images per step.
+        runtime: device, precision and threads; the layout is what is chosen.
+        seed: of the batch.
+    """
+    choices = [replace(runtime, channels_last=channels_last) for channels_last in (True, False)]
+    (batch,) = islice(task.train_stream(batch_size, 0, seed, runtime), 1)
+    twins = [choice.place(copy.deepcopy(network)).train() for choice in choices]
+    seconds: list[list[float]] = [[], []]
+    with seeded(seed, runtime.device):
+        for _ in range(ROUNDS):
+            for times, choice, twin in zip(seconds, choices, twins, strict=True):
+                times.append(_step(twin, batch, choice, task.num_classes))
+    medians = [statistics.median(times[1:]) for times in seconds]
+    return choices[medians.index(min(medians))]
+
+
+def _step(network: nn.Module, batch: Batch, runtime: Runtime, num_classes: int) -> float:
+    """Return the seconds of one forward and backward pass, waited for."""
+    images = runtime.place_images(batch.images)
+    started = time.perf_counter()
+    loss = F.cross_entropy(runtime.logits(network, images, num_classes), batch.labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    loss.item()
+    return time.perf_counter() - started
