@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from autoprune.errors import ModelError
 from autoprune.pruning.groups import Groups, find_groups
-from autoprune.space import Member, PruningGroup
 from autoprune.training.models import resnet20
 
 OUTPUT = "its channels are the network's output"
