@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from autoprune.errors import BudgetError, UnknownNameError
 
+BUDGET_GAP = 0.02  # a proposal uses 98–100 % of its budget, as whole channels allow
 FLOP_CONVENTION = "one FLOP = one multiply–accumulate"
 
 
@@ -31,6 +32,7 @@ class Metric:
         is_cost: whether a budget can limit it.
         closed_form: whether it follows exactly from the policy, before anything is built.
         digits: decimals shown in tables.
+        resolution: relative difference below which two networks count as equally good.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Metric:
     is_cost: bool
     closed_form: bool = False
     digits: int = 2
+    resolution: float = 0.0
 
     def minimised(self, value: float) -> float:
         """Return ``value`` with the sign under which smaller is better."""
@@ -72,10 +75,12 @@ METRICS: Mapping[str, Metric] = {
     for metric in (
         Metric("accuracy", "", "max", 0.0, is_cost=False),
         Metric("loss", "nats", "min", math.inf, is_cost=False, digits=4),
-        Metric("mflops", "MFLOPs", "min", math.inf, is_cost=True, closed_form=True),
-        Metric("mparams", "M parameters", "min", math.inf, is_cost=True, closed_form=True, digits=4),
+        Metric("mflops", "MFLOPs", "min", math.inf, is_cost=True, closed_form=True, resolution=BUDGET_GAP),
+        Metric(
+            "mparams", "M parameters", "min", math.inf, is_cost=True, closed_form=True, resolution=BUDGET_GAP, digits=4
+        ),
         Metric("latency_ms", "ms", "min", math.inf, is_cost=True, digits=3),
-        Metric("size_mb", "MB", "min", math.inf, is_cost=True, closed_form=True, digits=3),
+        Metric("size_mb", "MB", "min", math.inf, is_cost=True, closed_form=True, resolution=BUDGET_GAP, digits=3),
     )
 }
 

@@ -57,8 +57,9 @@ def front(trials: Sequence[Trial], objectives: Sequence[str], noise_aware: bool 
     """Return the trials worth choosing from, by the first objective, best first.
 
     With ``noise_aware``, a non-dominated trial is left out if another one that stays is better in some
-    objective by more than noise and in no objective worse by more than noise, noise being the larger of
-    the two standard errors. No trial on the front is beaten so by another one, and there is always one.
+    objective by more than noise and in no objective worse by more than noise. Noise is the larger of the
+    two standard errors, and 2 % for costs that proposals fill a budget with. No trial on the front is
+    beaten so by another one, and there is always one.
 
     Args:
         trials: any trials; only completed ones can be on the front.
@@ -92,10 +93,20 @@ def _unbeaten(measurements: Sequence[Measurement], objectives: Sequence[str]) ->
 
 def _beats(one: Measurement, other: Measurement, objectives: Sequence[str]) -> bool:
     """Return whether ``one`` dominates ``other`` beyond noise."""
-    noise = {name: max(one.error(name), other.error(name)) for name in objectives}
+    noise = {name: _noise(name, one, other) for name in objectives}
     if any(METRICS[name].is_better(other[name], one[name], noise[name]) for name in objectives):
         return False
     return any(METRICS[name].is_better(one[name], other[name], noise[name]) for name in objectives)
+
+
+def _noise(name: str, one: Measurement, other: Measurement) -> float:
+    """Return the difference in a metric below which two networks count as equal.
+
+    That is the larger standard error; or, for a cost that follows from the policy, its resolution: candidates of one
+    budget use 98–100 % of it as rounding fell, and nobody should win by that.
+    """
+    resolution = METRICS[name].resolution * min(abs(one[name]), abs(other[name]))
+    return max(one.error(name), other.error(name), resolution)
 
 
 def reference_point(dense: Measurement, objectives: Sequence[str]) -> Floats:

@@ -191,7 +191,7 @@ class DenseSpec(_Section):
 class FinetuneSpec(_Section):
     """Say how every candidate is recalibrated and fine-tuned before it is scored."""
 
-    epochs: float = Field(default=2.0, ge=0, description="passes over the training images; 0: recalibrate only")
+    epochs: float = Field(default=1.5, ge=0, description="passes over the training images; 0: recalibrate only")
     batch_size: int = Field(default=64, ge=1, description="images per step")
     lr: float = Field(default=0.05, gt=0, description="peak learning rate of SGD")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty of SGD")
@@ -242,7 +242,7 @@ class StudySpec(_Section):
         default=("accuracy", "mflops", "latency_ms"),
         description="metrics to trade against each other: at least one quality and one cost",
     )
-    trials: int = Field(default=40, ge=1, description="how many trials the study shall reach in total")
+    trials: int = Field(default=36, ge=1, description="how many trials the study shall reach in total")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of proposals, training and subsets")
     sampler: Literal["auto", "tpe", "gp", "nsga2", "random"] = Field(
         default="auto", description="who proposes policies"

@@ -1,7 +1,7 @@
 """The house holds: every file stands on a floor and imports only from below; third parties come in by few doors.
 
 A file that this page does not know fails until it is given a floor in :data:`FLOORS`, and a place in the
-drawing of ``docs/design.md``.
+table of ``CONTRIBUTING.md``.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ FLOORS = {
     "workshop": Floor(WORKSHOP, strangers=True),
     "joints": Floor(("evaluate", "study", "picked"), strangers=True),
     "acts": Floor(("search", "report", "pick"), strangers=True),
-    "doors": Floor(("build", "run", "finish", "progress", "cli", "__main__", ""), strangers=False),  # "" is the façade
+    "doors": Floor(
+        ("dense", "build", "run", "finish", "progress", "cli", "__main__", ""), strangers=False
+    ),  # "": the façade
 }
 
 # libraries by the only rooms or files that import them; what is not named here is the standard library
 DOORS = {
-    "torch": (*WORKSHOP, "evaluate", "picked", "pick", "build", "cli.inspect"),
+    "torch": (*WORKSHOP, "evaluate", "picked", "pick", "dense", "build", "cli.inspect"),
     "torchvision": ("training",),
     "torch_pruning": ("pruning.groups",),
     "optuna": ("study",),
@@ -58,7 +60,7 @@ DOORS = {
     "tomllib": ("spec_file", "cli.options"),  # tomli before Python 3.11
     "tomli": ("spec_file", "cli.options"),
     "tomli_w": ("spec_file",),
-    "safetensors": ("training", "picked", "build"),
+    "safetensors": ("training", "picked", "dense"),
     "sklearn": ("training",),
     "PIL": ("training",),
     "matplotlib": ("report.picture",),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 
 import pytest
 
 from autoprune import errors
-from autoprune.errors import AutopruneError, SpecError, UnknownNameError, UsageError, did_you_mean
+from autoprune.errors import AutopruneError, NothingFitsError, SpecError, UnknownNameError, UsageError, did_you_mean
 
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
 
@@ -69,3 +70,11 @@ def test_a_spec_error_lists_its_faults(faults: list[str], count: str) -> None:
 @pytest.mark.parametrize("name", ["", "zzz", "ü"])
 def test_nothing_near_means_no_suggestion(name: str) -> None:
     assert did_you_mean(name, ["taylor", "l1"]) == ""
+
+
+@pytest.mark.parametrize(
+    "error", [UnknownNameError("model", "a", ["b"]), SpecError("x.toml", ["lr: wrong"]), NothingFitsError("none")]
+)
+def test_errors_survive_a_process_boundary(error: AutopruneError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))

@@ -153,6 +153,12 @@ def test_noise_hides_a_gain_that_costs_much() -> None:
     assert front([cheap, dear], PAIR, noise_aware=False) == [dear, cheap]
 
 
+@pytest.mark.parametrize(("mflops", "is_equal"), [(49.3, True), (48.0, False)])
+def test_nobody_wins_by_where_rounding_left_the_budget(mflops: float, is_equal: bool) -> None:
+    good, bad = completed(0, 0.98, 50, noise=0.01), completed(1, 0.90, mflops, noise=0.01)
+    assert front([good, bad], PAIR) == ([good] if is_equal else [good, bad])
+
+
 @pytest.mark.parametrize(
     ("points", "expected"),
     [

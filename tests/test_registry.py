@@ -157,3 +157,9 @@ SHIPPED = [(registry, name) for registry in (IMPORTANCES, MODELS, DATA) for name
 @pytest.mark.parametrize(("registry", "name"), SHIPPED, ids=[name for _, name in SHIPPED])
 def test_every_shipped_name_answers(registry: Registry, name: str) -> None:
     assert callable(registry.get(name))
+
+
+def test_a_file_that_opens_a_missing_file_is_not_called_missing_itself(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("open('absent.csv')\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"importing .* failed with FileNotFoundError"):
+        load_object(f"{tmp_path / 'mine.py'}:thing")

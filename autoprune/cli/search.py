@@ -94,7 +94,7 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
         click.echo(f"nothing to do: {run.finished} of {spec.trials} trials are done; raise --trials to go on\n")
     render(summary, Console())
     shown, budget = shlex.quote(str(folder)), _budget_options(spec)
-    click.echo(f"\nstored in {folder}\nnext:")
+    click.echo(f"\nstored in {folder}\nnext{' (with the same --storage)' if storage else ''}:")
     click.echo(f"  autoprune report {shown}")
     click.echo(f"  autoprune pick {shown}{budget}")
     click.echo(f"  autoprune search {shown}{budget} --trials {2 * run.finished}")

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autoprune.errors import BudgetError
-from autoprune.metrics import METRICS, Budget, Measurement
+from autoprune.metrics import BUDGET_GAP, METRICS, Budget, Measurement
 from autoprune.policy import PruningPolicy
 from autoprune.space import Kept, SearchSpace
 
-FILL_TO = 0.98
+FILL_TO = 1 - BUDGET_GAP
 _BISECTIONS = 40
 
 

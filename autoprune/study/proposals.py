@@ -27,6 +27,8 @@ from autoprune.study.sampler import (
 )
 from autoprune.trial import Trial, completed_measurement
 
+RANDOM_DRAWS = 20  # tries at a policy that was not evaluated yet; a tiny space may have none left
+
 
 @dataclass(frozen=True)
 class Proposals:
@@ -71,12 +73,30 @@ class Proposals:
         space = distributions(self.space)
 
         def propose(study: optuna.Study, record: optuna.trial.FrozenTrial) -> dict[str, float | str]:
-            proposed = self.space.decode(sample_all(inner, space, study, record))
-            return self.space.encode(projector.project(proposed))
+            proposed = projector.project(self.space.decode(sample_all(inner, space, study, record)))
+            return self.space.encode(self._unseen(proposed, projector, number, trials))
 
         return ProposingSampler(
             space, propose, inner
         ), f"sampler:{CHOSEN_BY_AUTO if self.sampler == 'auto' else self.sampler}"
+
+    def _unseen(
+        self, proposed: PruningPolicy, projector: Projector, number: int, trials: Sequence[Trial]
+    ) -> PruningPolicy:
+        """Return the proposal, or a random one instead if it was evaluated before: it would only score the same.
+
+        Samplers do propose a policy twice, because many wishes project to the same channel counts.
+        """
+        seen = {trial.candidate.policy for trial in trials}
+        draw = np.random.default_rng([self.seed, number])
+        for _ in range(RANDOM_DRAWS):
+            if proposed not in seen:
+                break
+            params = {
+                d.name: draw.choice(d.choices) if d.choices else draw.uniform(0, d.high) for d in self.space.dimensions
+            }
+            proposed = projector.project(self.space.decode(params))
+        return proposed
 
     def fixed(self, policy: PruningPolicy) -> ProposingSampler:
         """Return a sampler that proposes one given policy."""

@@ -24,6 +24,11 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{path.absolute()}"
 
 
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a SQLite URL, or ``None`` for any other storage."""
+    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+
+
 def open_storage(url: str) -> BaseStorage:
     """Open a storage by URL; SQLite is put into WAL mode.
 

@@ -16,7 +16,7 @@ from autoprune.metrics import Budget, Measurement
 from autoprune.spec import StudySpec
 from autoprune.spec_file import read_resolved
 from autoprune.study.records import read_trials
-from autoprune.study.storage import open_storage, reporting_faults, sqlite_url, without_password
+from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, sqlite_url, without_password
 from autoprune.trial import Trial
 
 
@@ -79,7 +79,8 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
     """
     folder = StudyFolder(path)
     url = storage_url(folder, storage)
-    if not folder.resolved.exists() or (url == sqlite_url(folder.database) and not folder.database.exists()):
+    file = sqlite_path(url)
+    if not folder.resolved.exists() or (file is not None and not file.exists()):
         raise StudyError(
             f"there is no stored study in {str(path)!r}; `autoprune studies` lists those there are, "
             f"`autoprune search {path}` begins one"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoprune.errors import DataError
 from autoprune.training.augment import crop_and_flip, pad_images
-from autoprune.training.protocol import Batch, check_split, stream_seed, subset
+from autoprune.training.protocol import SEARCHED, Batch, check_split, stream_seed, subset
 from autoprune.training.runtime import Runtime
 
 
@@ -128,13 +128,13 @@ class ArrayTask:
             yield Batch(self._normalised(batch, runtime), answers)
 
     def identity(self) -> str:
-        """Return a hash of the training images, their labels and how they are augmented."""
+        """Return a hash of the training and validation images, their labels and how they are augmented."""
         if not self._identity:
-            images, labels = self._stored["train"]
-            settings = (self._padding, self._flip, self._mean, self._std, str(images.dtype), tuple(images.shape))
+            shapes = [(str(self._stored[split][0].dtype), tuple(self._stored[split][0].shape)) for split in SEARCHED]
+            settings = (self._padding, self._flip, self._mean, self._std, shapes)
             digest = hashlib.sha256(repr(settings).encode())
-            digest.update(images.numpy().data)
-            digest.update(labels.contiguous().numpy().data)
+            for tensor in (tensor for split in SEARCHED for tensor in self._stored[split]):
+                digest.update(tensor.contiguous().numpy().data)
             self._identity = digest.hexdigest()
         return self._identity
 

@@ -18,6 +18,7 @@ from autoprune.errors import DataError, UnknownNameError
 from autoprune.training.runtime import Runtime
 
 SPLITS = ("train", "val", "test")
+SEARCHED = ("train", "val")  # what the trials of a study depend on
 _SUBSET_SEED = 20_26
 
 
@@ -85,7 +86,7 @@ class DataTask(Protocol):
         """
 
     def identity(self) -> str:
-        """Return a hash of the training images, their labels and how they are augmented."""
+        """Return a hash of the training and validation images, their labels and how they are augmented."""
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:

@@ -59,7 +59,9 @@ class Runtime:
 
     def place_images(self, images: Tensor) -> Tensor:
         """Move images ``(N, C, H, W)`` to the device and layout."""
-        return images.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
+        # Images of one channel fit both layouts whatever their strides, and a convolution goes by the strides.
+        return images if self.channels_last else images.view(-1).view(images.shape)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return a context in which forward passes run in this precision."""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoprune.errors import DataError
 from autoprune.training.listing import Listing
-from autoprune.training.protocol import SPLITS, Batch, check_split, stream_seed, subset
+from autoprune.training.protocol import SEARCHED, SPLITS, Batch, check_split, stream_seed, subset
 from autoprune.training.runtime import Runtime, available_cores, seeded
 
 _REPLAY_BYTES = 256_000_000  # a teacher's stored answers to one epoch
@@ -76,9 +76,9 @@ class FolderTask:
         )
 
     def identity(self) -> str:
-        """Return a hash of the names, sizes and dates of the training images, and of the image size."""
+        """Return a hash of the names, sizes and dates of the training and validation images, and of the image size."""
         digest = hashlib.sha256(repr(self.input_shape).encode())
-        for file in self._listings["train"].files:
+        for file in (file for split in SEARCHED for file in self._listings[split].files):
             stat = file.stat()
             digest.update(f"{file.relative_to(self._root).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,7 @@ from autoprune.policy import PruningPolicy
 from autoprune.study import records
 from autoprune.study.proposals import Proposals
 from autoprune.study.sampler import CHOSEN_BY_AUTO, SAMPLERS, distributions, make_sampler, proposal_seed
-from autoprune.trial import Candidate, Completed
+from autoprune.trial import Candidate, Completed, Failed, Trial
 
 WIDTHS = (8, 12, 16, 24, 32, 48)
 Params = dict[str, float | str]
@@ -176,3 +177,27 @@ def test_every_kind_of_outcome_is_in_the_history() -> None:
     assert states == {optuna.trial.TrialState[name] for name in ("COMPLETE", "PRUNED", "FAIL")}
     proposals = make_proposals(WIDTHS)
     assert isinstance(fake_outcome(proposals, Candidate(0, proposals.policy(history(1)[0].params), 0, "")), Completed)
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp"])
+def test_a_policy_that_was_evaluated_is_not_proposed_again(name: str) -> None:
+    """Evaluations repeat bit for bit, so a repeated policy would be a wasted trial."""
+    proposals = make_proposals(WIDTHS, sampler=name, seed=3)
+    past = history(25)
+    first = proposals.policy(propose(proposals, 25, past)[0])
+    trials = [Trial(Candidate(25, first, 0, "sampler:x", proposals.budget), Failed("", ""), {}, 0)]
+    study = new_study()
+    study.add_trials(past)
+    study.sampler, _ = replace(proposals, with_baselines=False).next(25, trials)
+    again = proposals.policy(study.ask(study.sampler.space).params)
+    assert again != first
+    assert proposals.budget.admits(proposals.cost.measure(proposals.space.kept(again)))
+
+
+def test_a_space_with_one_policy_left_proposes_it_again() -> None:
+    proposals = make_proposals((4,), sampler="random", seed=0)
+    everything = [proposals.policy(propose(proposals, n, ())[0]) for n in range(40)]
+    trials = [Trial(Candidate(n, p, 0, "sampler:x"), Failed("", ""), {}, 0) for n, p in enumerate(everything)]
+    study = new_study()
+    study.sampler, _ = replace(proposals, with_baselines=False).next(99, trials)
+    assert proposals.policy(study.ask(study.sampler.space).params) in everything

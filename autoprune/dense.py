@@ -1,0 +1,192 @@
+"""What the dense network needs only once: trained or copied, scored, measured, and stored in the study's folder.
+
+Each function reads what an earlier run stored, or does the work and stores it; all trials and sessions share it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from autoprune.atomic import write_bytes, write_text
+from autoprune.cost.latency import compare_latency
+from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismatchError
+from autoprune.evaluate import quality_measurement
+from autoprune.folder import StudyFolder
+from autoprune.metrics import Measurement
+from autoprune.pruning.groups import Groups
+from autoprune.pruning.importance import Calibration, score_groups
+from autoprune.spec import StudySpec
+from autoprune.training.finetune import Recipe, train_dense
+from autoprune.training.models import build_model
+from autoprune.training.protocol import DataTask
+from autoprune.training.runtime import Runtime, evaluating
+from autoprune.training.score import score
+from autoprune.training.weights import load_weights
+
+Say = Callable[[str], None]
+CALIBRATION_BATCH = 64
+REFERENCE_BLOCKS = 15
+
+
+def dense_network(spec: StudySpec, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say) -> nn.Module:
+    """Return the dense network: stored in the study, or built, loaded or trained now and then stored."""
+    notes: list[str] = []
+    stored = folder.dense_weights.exists()
+    network = build_model(
+        spec.model.source,
+        num_classes=task.num_classes,
+        in_channels=task.input_shape[0],
+        seed=spec.seed,
+        weights="" if stored else spec.model.weights,
+        notify=notes.append,
+    )
+    if stored:
+        load_weights(network, folder.dense_weights)
+        return network
+    for note in notes:
+        say(note)
+    _check_runs(network, task, runtime)
+    if spec.dense.epochs and (not spec.model.weights or notes):
+        _train(network, spec, task, runtime, say)
+    _check_finite(network)
+    write_bytes(folder.dense_weights, save({k: v.contiguous().cpu() for k, v in network.state_dict().items()}))
+    return network
+
+
+def _check_runs(network: nn.Module, task: DataTask, runtime: Runtime) -> None:
+    """Raise if a network does not answer the data's images, before time is spent on it.
+
+    Raises:
+        ModelError: with what the network's own code said.
+    """
+    images = next(iter(task.eval_batches("val", 2, runtime))).images
+    try:
+        with torch.no_grad(), evaluating(runtime.place(network)):
+            runtime.logits(network, images, task.num_classes)
+    except AutopruneError:
+        raise
+    except Exception as error:  # the user's own network may raise anything
+        raise ModelError(
+            f"the network does not run on images of shape {tuple(images.shape)}: {type(error).__name__}: {error}; "
+            f"give a network made for {task.name}, or other data"
+        ) from error
+
+
+def _train(network: nn.Module, spec: StudySpec, task: DataTask, runtime: Runtime, say: Say) -> None:
+    wish = spec.dense
+    say(f"training the dense network for {wish.epochs} epochs on {task.sizes['train']} images, once per study")
+
+    def on_epoch(epoch: int, epochs: int) -> None:
+        say(f"training the dense network: epoch {epoch} of {epochs}")
+
+    recipe = Recipe(wish.epochs, wish.batch_size, wish.lr, wish.weight_decay)
+    train_dense(network, task, recipe, runtime, spec.seed, on_epoch)
+    network.zero_grad(set_to_none=True)  # the last gradients would take as much memory as the weights, all session long
+
+
+def _check_finite(network: nn.Module) -> None:
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"the dense network's {name} holds NaN or infinite values; train it again with a smaller "
+                f"learning rate, or give other weights"
+            )
+
+
+def importance_scores(
+    spec: StudySpec, network: nn.Module, groups: Groups, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say
+) -> dict[str, dict[str, Tensor]]:
+    """Return criterion → group → scores: stored in the study, or computed once and then stored."""
+    wanted = {(name, group.name): group.num_channels for name in spec.space.importances for group in groups.cuttable}
+    stored = _read_scores(folder)
+    if (
+        stored is not None
+        and all(
+            scores.numel() == wanted.get((name, group)) for name in stored for group, scores in stored[name].items()
+        )
+        and set(spec.space.importances) == set(stored)
+    ):
+        return {name: stored[name] for name in spec.space.importances}
+    say(f"scoring channels by {', '.join(spec.space.importances)}")
+    stream = task.eval_batches("train", CALIBRATION_BATCH, runtime, limit=spec.space.calibration_images)
+    calibration = Calibration([(batch.images, batch.labels) for batch in stream], spec.seed)
+    scores = score_groups(network, groups.cuttable, spec.space.importances, calibration)
+    flat = {f"{name}/{group}": s for name, by_group in scores.items() for group, s in by_group.items()}
+    write_bytes(folder.scores, save(flat, metadata={"importances": json.dumps(list(scores))}))
+    return scores
+
+
+def _read_scores(folder: StudyFolder) -> dict[str, dict[str, Tensor]] | None:
+    """Return the stored scores, or ``None`` if there are none or they were cut short."""
+    try:
+        flat = load_file(folder.scores)
+    except (OSError, SafetensorError):
+        return None
+    scores: dict[str, dict[str, Tensor]] = {}
+    for key, values in flat.items():
+        name, _, group = key.rpartition("/")
+        scores.setdefault(name, {})[group] = values
+    return scores
+
+
+def dense_measurement(
+    spec: StudySpec,
+    network: nn.Module,
+    exact: Measurement,
+    task: DataTask,
+    runtime: Runtime,
+    folder: StudyFolder,
+    say: Say,
+) -> Measurement:
+    """Return the dense network's costs, validation score and reference latency, measured once per study."""
+    if folder.dense_facts.exists():
+        return Measurement.from_json(read_dense_facts(folder)["measurement"])
+    say("scoring and timing the dense network")
+    quality = quality_measurement(score(network, task, "val", runtime))
+    images = runtime.place_images(torch.zeros(spec.latency.batch, *task.input_shape))
+    timing = compare_latency(
+        network, network, images, blocks=REFERENCE_BLOCKS, calls=spec.latency.calls, threads=spec.latency.threads
+    )
+    latency = Measurement({"latency_ms": timing.dense_ms}, {"latency_ms": timing.ratio_stderr * timing.dense_ms})
+    dense = exact.merged(quality).merged(latency)
+    facts: dict[str, Any] = {"measurement": dense.to_json(), "data": task.identity(), "runtime": runtime.describe()}
+    write_text(folder.dense_facts, json.dumps(facts, indent=2))
+    return dense
+
+
+def check_same_data(task: DataTask, folder: StudyFolder) -> None:
+    """Refuse to go on with other data than the stored trials were made with.
+
+    Raises:
+        StudyMismatchError: if the data's content has changed.
+    """
+    if not folder.dense_facts.exists():
+        return
+    if read_dense_facts(folder)["data"] != task.identity():
+        raise StudyMismatchError(
+            f"the content of the data {task.name!r} differs from what the trials in {str(folder.path)!r} were made "
+            f"with; restore the data, or begin a new study in another folder"
+        )
+
+
+def read_dense_facts(folder: StudyFolder) -> dict[str, Any]:
+    """Return what was measured of the dense network, and on which data.
+
+    Raises:
+        StudyError: if the file is damaged.
+    """
+    try:
+        facts = json.loads(folder.dense_facts.read_text(encoding="utf-8"))
+        return {"measurement": facts["measurement"], "data": facts["data"], "runtime": facts["runtime"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"{str(folder.dense_facts)!r} is damaged ({type(error).__name__}: {error}); restore it from a copy, or "
+            f"delete it to measure the dense network again"
+        ) from error

@@ -1,0 +1,52 @@
+"""The memory layout is chosen by the clock, and really is the one asked for."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from training_toys import make_task, make_toy, same_state, state_of
+
+from autoprune.training import layout
+from autoprune.training.layout import fastest_layout
+from autoprune.training.runtime import Runtime
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch):
+    """Make steps in one layout take ten times as long as in the other."""
+
+    def make(slow_channels_last: bool) -> None:
+        step = layout._step
+
+        def timed(network: nn.Module, batch: object, runtime: Runtime, num_classes: int) -> float:
+            step(network, batch, runtime, num_classes)
+            return 10.0 if runtime.channels_last == slow_channels_last else 1.0
+
+        monkeypatch.setattr(layout, "_step", timed)
+
+    return make
+
+
+@pytest.mark.parametrize("slow_channels_last", [True, False])
+def test_the_faster_layout_is_chosen_and_the_rest_of_the_runtime_kept(pretend, slow_channels_last: bool) -> None:
+    pretend(slow_channels_last)
+    network = make_toy()
+    before = state_of(network)
+    found = fastest_layout(network, make_task(), 16, Runtime(threads=1), seed=0)
+    assert found == Runtime(threads=1, channels_last=not slow_channels_last)
+    assert same_state(before, state_of(network))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_contiguous_runtime_runs_convolutions_contiguous(channels: int) -> None:
+    """A convolution goes by the strides, and those of one channel are ambiguous."""
+    runtime = Runtime(channels_last=False, threads=1)
+    with torch.random.fork_rng():
+        convolution = runtime.place(nn.Conv2d(channels, 5, 3))
+        images = [torch.rand(4, channels, 6, 6), torch.rand(4, 6, 6, channels).permute(0, 3, 1, 2)]
+    for one in itertools.chain(images, (i.to(memory_format=torch.channels_last) for i in images)):
+        assert convolution(runtime.place_images(one)).is_contiguous()
+        assert torch.equal(runtime.place_images(one), one)
