@@ -17,7 +17,8 @@ Written by `python scripts/make_cli_docs.py` from the commands' own help.
 
 
 def help_of(command: click.Command, name: str) -> str:
-    context = click.Context(command, info_name=name, terminal_width=100, max_content_width=100)
+    names = ["-h", "--help"]
+    context = click.Context(command, info_name=name, terminal_width=100, max_content_width=100, help_option_names=names)
     return f"## {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
 
 

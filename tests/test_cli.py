@@ -522,7 +522,12 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(
     ("moment", "begun"),
-    [("train_dense", False), ("find_groups", False), ("compare_latency", False), ("find_groups", True)],
+    [
+        ("dense.train_dense", False),
+        ("build.find_groups", False),
+        ("dense.compare_latency", False),
+        ("build.find_groups", True),
+    ],
 )
 def test_options_survive_a_kill_while_the_study_is_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, begun: bool
@@ -538,7 +543,7 @@ def test_options_survive_a_kill_while_the_study_is_prepared(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"autoprune.build.{moment}", die)
+        patch.setattr(f"autoprune.{moment}", die)
         with pytest.raises(Killed):
             run(*(("search", "mine", "--root", root) if begun else command), "--trials", "4")
     assert run("search", "mine", "--root", root, "--trials", "4").exit_code == 0
