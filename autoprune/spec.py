@@ -191,9 +191,9 @@ class DenseSpec(_Section):
 class FinetuneSpec(_Section):
     """Say how every candidate is recalibrated and fine-tuned before it is scored."""
 
-    epochs: float = Field(default=1.5, ge=0, description="passes over the training images; 0: recalibrate only")
-    batch_size: int = Field(default=64, ge=1, description="images per step")
-    lr: float = Field(default=0.05, gt=0, description="peak learning rate of SGD")
+    epochs: float = Field(default=1.25, ge=0, description="passes over the training images; 0: recalibrate only")
+    batch_size: int = Field(default=32, ge=1, description="images per step")
+    lr: float = Field(default=0.03, gt=0, description="peak learning rate of SGD")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty of SGD")
     distill: bool = Field(default=True, description="whether the dense network is the teacher")
     temperature: float = Field(default=4.0, gt=0, description="softness of the teacher's answers")
@@ -209,7 +209,7 @@ class PickSpec(_Section):
     """Say how long the picked network is trained; all else is as in ``[finetune]``."""
 
     epochs: float = Field(default=20.0, ge=0, description="passes over the training images; 0: none")
-    lr: float = Field(default=0.05, gt=0, description="peak learning rate of SGD")
+    lr: float = Field(default=0.03, gt=0, description="peak learning rate of SGD")
 
 
 class LatencySpec(_Section):
@@ -242,7 +242,7 @@ class StudySpec(_Section):
         default=("accuracy", "mflops", "latency_ms"),
         description="metrics to trade against each other: at least one quality and one cost",
     )
-    trials: int = Field(default=36, ge=1, description="how many trials the study shall reach in total")
+    trials: int = Field(default=30, ge=1, description="how many trials the study shall reach in total")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of proposals, training and subsets")
     sampler: Literal["auto", "tpe", "gp", "nsga2", "random"] = Field(
         default="auto", description="who proposes policies"
@@ -292,7 +292,7 @@ def fingerprint(spec: StudySpec) -> dict[str, object]:
 
     >>> prints = fingerprint(StudySpec())
     >>> prints["finetune.lr"], prints["objectives"], "trials" in prints
-    (0.05, ['accuracy', 'mflops', 'latency_ms'], False)
+    (0.03, ['accuracy', 'mflops', 'latency_ms'], False)
     """
     flat: dict[str, object] = {}
     for key, value in spec.model_dump(mode="json").items():
