@@ -203,6 +203,6 @@ def _nearest_message(found: list[tuple[Trial, Measurement]], budget: Budget, min
         for name in dict.fromkeys(["accuracy", *budget.limits])
     )
     return (
-        f"no trial of {len(found)} completed ones has {' and '.join(wanted)}; the nearest is trial "
+        f"no trial of {len(found)} completed ones meets {' and '.join(wanted)}; the nearest is trial "
         f"{trial.number} with {shown}. Ask for that, or search on with the tighter budget"
     )

@@ -187,9 +187,9 @@ def card_text(card: Mapping[str, Any]) -> str:
         ("validation", validation, dense),
     ):
         if pruned:
-            drop = before["values"]["accuracy"] - pruned["values"]["accuracy"]
+            change = pruned["values"]["accuracy"] - before["values"]["accuracy"] + 0.0  # never -0.00
             rows.append(
-                f"| accuracy on {split} | {_accuracy(pruned)} | {_accuracy(before)} | {-100 * drop:+.2f} points |"
+                f"| accuracy on {split} | {_accuracy(pruned)} | {_accuracy(before)} | {100 * change:+.2f} points |"
             )
     for name in ("mflops", "mparams", "size_mb", "latency_ms"):
         if name in validation["values"]:

@@ -261,5 +261,5 @@ def test_choose_names_the_nearest_when_nothing_fits(
     budget: dict[str, Limit], min_accuracy: float | None, message: str
 ) -> None:
     trials = [failed(7), completed(0, 0.9, 30), completed(1, 0.8, 10), completed(2, 0.85, 19)]
-    with pytest.raises(NothingFitsError, match=f"no trial of 3 completed ones has {message}"):
+    with pytest.raises(NothingFitsError, match=f"no trial of 3 completed ones meets {message}"):
         choose(trials, Budget(budget), min_accuracy)
