@@ -91,7 +91,7 @@ def duration(seconds: float) -> str:
     """Return a time as people say it.
 
     >>> duration(42), duration(190), duration(7300)
-    ('42 s', '3 min 10 s', '2 h 2 min')
+    ('42 s', '3 min 10 s', '2 h 1 min')
     """
     whole = round(seconds)
     if whole < 60:

@@ -9,18 +9,17 @@ stream is not worth storing is answered live.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from autoprune.errors import DataError, NonFiniteError
+from autoprune.atomic import write_bytes
+from autoprune.errors import NonFiniteError
 from autoprune.training.protocol import Batch, DataTask, steps_per_epoch
 from autoprune.training.runtime import Runtime, evaluating
 
@@ -59,7 +58,7 @@ class Teacher:
 
         Raises:
             NonFiniteError: if the dense network's outputs are NaN or infinite.
-            DataError: if the folder cannot be written.
+            StudyError: if the folder cannot be written.
         """
         if not self._task.replayable:
             return lambda position, batch: self._answer(batch.images)
@@ -82,7 +81,7 @@ class Teacher:
             if logits is None or len(logits) < rows:
                 logits = self._compute(epoch, seed, batch_size, rows)
                 if file:
-                    _write(file, logits)
+                    write_bytes(file, save({"logits": logits.contiguous()}))
             self._known[key] = logits.to(self._runtime.device)
         return self._known[key]
 
@@ -124,20 +123,3 @@ def _read(file: Path) -> Tensor | None:
         return load_file(file)["logits"]
     except (OSError, SafetensorError, KeyError):  # not there, or cut short when the power failed: compute it again
         return None
-
-
-def _write(file: Path, logits: Tensor) -> None:
-    """Write a file whole or not at all, so that a killed process leaves nothing half done."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=".teacher-", suffix=".tmp")
-        os.close(handle)
-        try:
-            save_file({"logits": logits.contiguous()}, name)
-            os.replace(name, file)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"the teacher's answers could not be stored as {str(file)!r}: {error}; make room, or choose another folder"
-        ) from error

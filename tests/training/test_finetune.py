@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
-from autoprune.errors import DataError, ModelError, NonFiniteError, UsageError
+from autoprune.errors import DataError, ModelError, NonFiniteError, StudyError, UsageError
 from autoprune.training.arrays import ArrayTask
 from autoprune.training.finetune import (
     Recipe,
@@ -316,8 +316,8 @@ class TestTeacher:
         def full(*_: object) -> None:
             raise OSError("no space left on device")
 
-        monkeypatch.setattr("autoprune.training.teacher.save_file", full)
-        with pytest.raises(DataError, match="no space left"):
+        monkeypatch.setattr("autoprune.atomic.os.fsync", full)
+        with pytest.raises(StudyError, match="no space left"):
             Teacher(dense, task, runtime, tmp_path).targets(0, 0, 16)
         assert not list(tmp_path.iterdir())
 
