@@ -461,7 +461,7 @@ def test_differences_are_told_in_lines() -> None:
     changed = fingerprint(parsed(finetune={"lr": 0.1}, model={"source": "resnet20"}))
     assert differences(stored, changed) == [
         "model.source: stored 'resnet56', given 'resnet20'",
-        "finetune.lr: stored 0.05, given 0.1",
+        "finetune.lr: stored 0.03, given 0.1",
     ]
     assert differences({"seed": 0}, {"new": 1}) == ["seed: stored 0, given nothing", "new: stored nothing, given 1"]
 
