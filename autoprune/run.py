@@ -173,7 +173,8 @@ def _stored_in_folder(folder: StudyFolder) -> Mapping[str, object] | None:
     """Return the fingerprint of the spec that the folder's weights and scores were made by, if there are any."""
     if not folder.has_begun:
         return None
-    return fingerprint(read_resolved(folder.resolved)) | {"name": read_resolved(folder.resolved).name}
+    stored = read_resolved(folder.resolved)
+    return fingerprint(stored) | {"name": stored.name}
 
 
 def _check_same_meaning(stored: Mapping[str, object] | None, spec: StudySpec, folder: StudyFolder) -> None:
