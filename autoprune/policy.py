@@ -1,4 +1,4 @@
-"""What to prune: per group of coupled channels a sparsity and an importance criterion.
+"""What to prune: per group of coupled channels a sparsity and a criterion, which blocks go whole, and a mask.
 
 A policy is plain data: it says nothing about how channels are found or removed, and means the same
 on any network that has the groups it names.
@@ -10,6 +10,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+VERSION = 2
+MASK_PATTERNS = ("weight", "2:4")
 
 
 @dataclass(frozen=True)
@@ -32,24 +35,55 @@ class GroupPolicy:
 
 
 @dataclass(frozen=True, eq=True)
+class MaskPolicy:
+    """Say which weights are set to zero and stay zero; shapes stay dense.
+
+    Attributes:
+        pattern: ``"weight"``, any weights of a layer, or ``"2:4"``, two of every four along a row.
+        criterion: how weights are ranked: ``"magnitude"``, ``"gradient"`` or ``"wanda"``.
+        layers: module path → fraction of the layer's remaining weights set to zero, in [0, 1); 0.5 for 2:4.
+    """
+
+    pattern: str
+    criterion: str
+    layers: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.pattern not in MASK_PATTERNS:
+            raise ValueError(f"pattern is {self.pattern!r}; a mask is one of {', '.join(MASK_PATTERNS)}")
+        for layer, sparsity in self.layers.items():
+            if not 0 <= sparsity < 1:
+                raise ValueError(f"mask sparsity of {layer} is {sparsity}; it is a fraction and must be in [0, 1)")
+        object.__setattr__(self, "layers", dict(sorted(self.layers.items())))
+
+    def __hash__(self) -> int:
+        return hash((self.pattern, self.criterion, tuple(self.layers.items())))
+
+
+@dataclass(frozen=True, eq=True)
 class PruningPolicy:
-    """Say how a whole network is pruned; groups that are not named stay as they are.
+    """Say how a whole network is pruned; what is not named stays as it is.
 
     Attributes:
         groups: group name → its policy.
         round_to: kept channels are a multiple of this where the group is large enough.
+        dropped_blocks: names of residual blocks that go whole.
+        mask: which of the remaining weights are zero; ``None`` for none.
     """
 
     groups: Mapping[str, GroupPolicy] = field(default_factory=dict)
     round_to: int = 1
+    dropped_blocks: tuple[str, ...] = ()
+    mask: MaskPolicy | None = None
 
     def __post_init__(self) -> None:
         if self.round_to < 1:
             raise ValueError(f"round_to is {self.round_to}; it must be at least 1")
         object.__setattr__(self, "groups", dict(sorted(self.groups.items())))
+        object.__setattr__(self, "dropped_blocks", tuple(sorted(set(self.dropped_blocks))))
 
     def __hash__(self) -> int:
-        return hash((tuple(self.groups.items()), self.round_to))
+        return hash((tuple(self.groups.items()), self.round_to, self.dropped_blocks, self.mask))
 
     @classmethod
     def uniform(cls, names: Iterable[str], sparsity: float, importance: str, round_to: int = 1) -> PruningPolicy:
@@ -63,20 +97,37 @@ class PruningPolicy:
     def to_json(self) -> str:
         """Return the policy as one line of JSON; :meth:`from_json` gives it back unchanged."""
         groups = {name: [group.sparsity, group.importance] for name, group in self.groups.items()}
-        return json.dumps({"version": 1, "round_to": self.round_to, "groups": groups})
+        data: dict[str, Any] = {"version": VERSION, "round_to": self.round_to, "groups": groups}
+        if self.dropped_blocks:
+            data["dropped_blocks"] = list(self.dropped_blocks)
+        if self.mask is not None:
+            data["mask"] = {
+                "pattern": self.mask.pattern,
+                "criterion": self.mask.criterion,
+                "layers": dict(self.mask.layers),
+            }
+        return json.dumps(data)
 
     @classmethod
     def from_json(cls, text: str | Mapping[str, Any]) -> PruningPolicy:
-        """Return the policy that :meth:`to_json` wrote.
+        """Return the policy that :meth:`to_json` wrote, now or in version 1.
 
         Raises:
             ValueError: if the text is not such a policy.
         """
         try:
             data = json.loads(text) if isinstance(text, str) else text
-            if data["version"] != 1:
-                raise ValueError(f"policy version is {data['version']}; this autoprune reads version 1")
+            if data["version"] not in (1, VERSION):
+                raise ValueError(f"policy version is {data['version']}; this autoprune reads 1 and {VERSION}")
             groups = {name: GroupPolicy(float(s), str(i)) for name, (s, i) in data["groups"].items()}
-            return cls(groups, int(data["round_to"]))
+            blocks = tuple(str(name) for name in data.get("dropped_blocks", ()))
+            return cls(groups, int(data["round_to"]), blocks, _mask_from(data.get("mask")))
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"not a pruning policy: {error!r}; expected the JSON that to_json() writes") from error
+
+
+def _mask_from(data: Mapping[str, Any] | None) -> MaskPolicy | None:
+    if data is None:
+        return None
+    layers = {str(layer): float(sparsity) for layer, sparsity in data["layers"].items()}
+    return MaskPolicy(str(data["pattern"]), str(data["criterion"]), layers)

@@ -81,5 +81,5 @@ def test_what_is_no_policy_is_a_value_error(text: str) -> None:
 
 
 def test_a_later_version_is_refused_by_its_number() -> None:
-    with pytest.raises(ValueError, match="version is 2"):
-        PruningPolicy.from_json('{"version": 2, "round_to": 1, "groups": {}}')
+    with pytest.raises(ValueError, match="version is 3"):
+        PruningPolicy.from_json('{"version": 3, "round_to": 1, "groups": {}}')

@@ -1,0 +1,340 @@
+"""What each kind of layer looks like to a pruner: which tensors shrink, along which dimension, when a channel goes.
+
+A :class:`LayerKind` describes one kind in data: its channels per side, and the :class:`Axis` list that says where they
+lie in its tensors. Surgery, masked twins, costs and criteria all read it; nothing else knows a layer by its class.
+To add a kind, append one to :data:`KINDS`; ``trace.py`` says how channels flow through its operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from autoprune.space import Side
+
+GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Say where the channels of one side of a module lie along one dimension of one of its tensors.
+
+    Channel ``c`` with ``start <= c < start + count`` owns, for every offset, the ``block`` positions from
+    ``offset + (c - start) * block``.
+
+    Attributes:
+        tensor: name of a parameter or buffer of the module, ``"weight"``, ``"out_proj.weight"``.
+        dim: the dimension that gets shorter.
+        side: which channels.
+        start: first channel that lies here.
+        count: how many channels lie here; ``None`` for all from ``start``.
+        offsets: where the channels begin, once for each gate or projection.
+        block: positions per channel, the head size in attention.
+        produces: whether these numbers make the channel (its filter), rather than read it.
+    """
+
+    tensor: str
+    dim: int
+    side: Side
+    start: int = 0
+    count: int | None = None
+    offsets: tuple[int, ...] = (0,)
+    block: int = 1
+    produces: bool = True
+
+    def of(self, channel: int) -> tuple[int, ...]:
+        """Return the positions of one channel, none if it does not lie here."""
+        place = channel - self.start
+        if place < 0 or (self.count is not None and place >= self.count):
+            return ()
+        return tuple(offset + place * self.block + i for offset in self.offsets for i in range(self.block))
+
+    def positions(self, channels: Iterable[int]) -> tuple[int, ...]:
+        """Return the positions of several channels, in their order."""
+        return tuple(position for channel in channels for position in self.of(channel))
+
+
+Sizes = Mapping[Side, int]
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """Describe one kind of layer.
+
+    Attributes:
+        name: for messages.
+        matches: whether a module is of this kind.
+        sizes: how many channels it has on each side.
+        axes: where they lie.
+        resize: writes the module's own attributes after its tensors were cut, given what stays on each side;
+            ``None`` if it has none.
+        slim: returns a module with the same tensors whose forward pass reads all sizes from them, put in place of
+            the module before it is cut; ``None`` if the module's own forward pass does so.
+        masked: returns a module that computes, with zeroed channels, what the cut module computes without them;
+            ``None`` if the module itself does, as all do that treat channels apart.
+    """
+
+    name: str
+    matches: Callable[[nn.Module], bool]
+    sizes: Callable[[Any], Sizes]
+    axes: Callable[[Any], tuple[Axis, ...]]
+    resize: Callable[[Any, Mapping[Side, tuple[int, ...]]], None] | None = None
+    slim: Callable[[Any], nn.Module] | None = None
+    masked: Callable[[Any, tuple[int, ...]], nn.Module] | None = None
+
+
+def kind_of(module: nn.Module) -> LayerKind | None:
+    """Return the kind of a module, ``None`` if autoprune does not know it."""
+    return next((kind for kind in KINDS if kind.matches(module)), None)
+
+
+def tensor_of(module: nn.Module, name: str) -> Tensor | None:
+    """Return a parameter or buffer by its name below a module, ``None`` if it is switched off."""
+    holder, _, leaf = name.rpartition(".")
+    found = getattr(module.get_submodule(holder), leaf, None)
+    return found if isinstance(found, Tensor) else None
+
+
+def axes_of(module: nn.Module, side: Side | None = None) -> tuple[Axis, ...]:
+    """Return the axes of a module's tensors that exist, of one side or of all."""
+    kind = kind_of(module)
+    found = kind.axes(module) if kind else ()
+    return tuple(a for a in found if side in (None, a.side) and tensor_of(module, a.tensor) is not None)
+
+
+# convolutions and linear layers
+
+
+def _conv_sizes(module: _ConvNd) -> Sizes:
+    return {"out": module.out_channels, "in": module.in_channels}
+
+
+def _conv_axes(module: _ConvNd) -> tuple[Axis, ...]:
+    """A grouped convolution loses whole groups: along the dimension that a group shares nothing goes."""
+    transposed, grouped = isinstance(module, _ConvTransposeNd), module.groups > 1
+    out, read = (1, 0) if transposed else (0, 1)
+    axes = [Axis("bias", 0, "out")]
+    if not (grouped and transposed):
+        axes.insert(0, Axis("weight", out, "out"))
+    if not grouped or transposed:
+        axes.append(Axis("weight", read, "in", produces=False))
+    return tuple(axes)
+
+
+def _resize_conv(module: _ConvNd, kept: Mapping[Side, tuple[int, ...]]) -> None:
+    per_group = module.in_channels // module.groups, module.out_channels // module.groups
+    grouped = module.groups > 1
+    module.in_channels = len(kept["in"]) if "in" in kept else module.in_channels
+    module.out_channels = len(kept["out"]) if "out" in kept else module.out_channels
+    if grouped:
+        module.groups = module.in_channels // per_group[0]
+        if module.groups * per_group[1] != module.out_channels:
+            raise ValueError("a grouped convolution loses whole groups, on both sides alike")
+
+
+def _linear_sizes(module: nn.Linear) -> Sizes:
+    return {"out": module.out_features, "in": module.in_features}
+
+
+def _linear_axes(module: nn.Linear) -> tuple[Axis, ...]:
+    return Axis("weight", 0, "out"), Axis("bias", 0, "out"), Axis("weight", 1, "in", produces=False)
+
+
+def _resize_linear(module: nn.Linear, kept: Mapping[Side, tuple[int, ...]]) -> None:
+    module.out_features, module.in_features = module.weight.shape
+
+
+# norms
+
+
+def _norm_axes(module: nn.Module) -> tuple[Axis, ...]:
+    return tuple(Axis(name, 0, "out") for name in ("weight", "bias", "running_mean", "running_var"))
+
+
+def _batchnorm_sizes(module: Any) -> Sizes:
+    return {"out": module.num_features}
+
+
+def _resize_batchnorm(module: Any, kept: Mapping[Side, tuple[int, ...]]) -> None:
+    module.num_features = len(kept["out"])
+
+
+def _layernorm_sizes(module: nn.LayerNorm) -> Sizes:
+    return {"out": module.normalized_shape[-1]}
+
+
+def _resize_layernorm(module: nn.LayerNorm, kept: Mapping[Side, tuple[int, ...]]) -> None:
+    module.normalized_shape = (len(kept["out"]),)
+
+
+def _groupnorm_sizes(module: nn.GroupNorm) -> Sizes:
+    return {"out": module.num_channels}
+
+
+def _resize_groupnorm(module: nn.GroupNorm, kept: Mapping[Side, tuple[int, ...]]) -> None:
+    """Keep the channels per group if whole groups went, else the number of groups."""
+    if loses_whole_groups(module):
+        module.num_groups = len(kept["out"]) // (module.num_channels // module.num_groups)
+    module.num_channels = len(kept["out"])
+
+
+def loses_whole_groups(module: nn.GroupNorm) -> bool:
+    """Return whether a group norm loses whole groups, the finer of its two ways to shrink, or channels of every group."""
+    return module.num_groups >= module.num_channels // module.num_groups
+
+
+class MaskedLayerNorm(nn.Module):
+    """Normalise over some channels of the last dimension, or of dimension 1 in groups, and leave zero in the others.
+
+    The twin of a layer norm or group norm that was cut: its statistics are those of the channels that stay.
+
+    Args:
+        norm: the dense norm.
+        kept: the channels that stay, ascending.
+    """
+
+    def __init__(self, norm: nn.LayerNorm | nn.GroupNorm, kept: tuple[int, ...]) -> None:
+        super().__init__()
+        self.norm, self.kept = norm, kept
+        self.last = isinstance(norm, nn.LayerNorm) and not _is_channels_first(norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised input, of the same shape."""
+        index = torch.tensor(self.kept, device=x.device)
+        dim = -1 if self.last else 1
+        chosen = x.index_select(dim, index)
+        weight = None if self.norm.weight is None else self.norm.weight[index]
+        bias = None if self.norm.bias is None else self.norm.bias[index]
+        if isinstance(self.norm, nn.GroupNorm):
+            per_group = self.norm.num_channels // self.norm.num_groups
+            groups = len(self.kept) // per_group if loses_whole_groups(self.norm) else self.norm.num_groups
+            done = nn.functional.group_norm(chosen, groups, weight, bias, self.norm.eps)
+        else:
+            chosen = chosen.movedim(dim, -1)
+            done = nn.functional.layer_norm(chosen, (len(self.kept),), weight, bias, self.norm.eps).movedim(-1, dim)
+        return torch.zeros_like(x).index_copy(dim, index, done)
+
+
+def _is_channels_first(norm: nn.Module) -> bool:
+    """Return whether a layer norm is one of the common subclasses that normalise dimension 1 of an image."""
+    return type(norm).forward is not nn.LayerNorm.forward
+
+
+# recurrent layers
+
+
+def recurrent_directions(module: nn.RNNBase) -> int:
+    """Return 2 for a bidirectional layer, else 1."""
+    return 2 if module.bidirectional else 1
+
+
+def _recurrent_sizes(module: nn.RNNBase) -> Sizes:
+    units = module.hidden_size * module.num_layers * recurrent_directions(module)
+    return {"out": units, "in": module.input_size}
+
+
+def _recurrent_axes(module: nn.RNNBase) -> tuple[Axis, ...]:
+    """Units are numbered ``(layer · directions + direction) · hidden + unit``; gates are stacked along dimension 0."""
+    hidden, directions = module.hidden_size, recurrent_directions(module)
+    gates = tuple(gate * hidden for gate in range(GATES[type(module)]))
+    axes: list[Axis] = []
+    for layer in range(module.num_layers):
+        for direction in range(directions):
+            tail = f"l{layer}" + ("_reverse" if direction else "")
+            start = (layer * directions + direction) * hidden
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                axes.append(Axis(f"{name}_{tail}", 0, "out", start, hidden, gates))
+            axes.append(Axis(f"weight_hh_{tail}", 1, "out", start, hidden, produces=False))
+            below = (layer - 1) * directions * hidden
+            axes.append(
+                Axis(f"weight_ih_{tail}", 1, "out", below, directions * hidden, produces=False)
+                if layer
+                else Axis(f"weight_ih_{tail}", 1, "in", produces=False)
+            )
+    return tuple(axes)
+
+
+def _resize_recurrent(module: nn.RNNBase, kept: Mapping[Side, tuple[int, ...]]) -> None:
+    module.hidden_size, module.input_size = module.weight_hh_l0.shape[1], module.weight_ih_l0.shape[1]
+    module.flatten_parameters()
+
+
+def _is_recurrent(module: nn.Module) -> bool:
+    return type(module) in GATES and not getattr(module, "proj_size", 0)
+
+
+# embeddings
+
+
+def _embedding_sizes(module: Any) -> Sizes:
+    return {"out": module.embedding_dim}
+
+
+def _embedding_axes(module: Any) -> tuple[Axis, ...]:
+    return (Axis("weight", 1, "out"),)
+
+
+def _resize_embedding(module: Any, kept: Mapping[Side, tuple[int, ...]]) -> None:
+    module.embedding_dim = module.weight.shape[1]
+
+
+# slopes of one parameter per channel
+
+
+def _prelu_axes(module: nn.PReLU) -> tuple[Axis, ...]:
+    return (Axis("weight", 0, "out"),) if module.num_parameters > 1 else ()
+
+
+def _resize_prelu(module: nn.PReLU, kept: Mapping[Side, tuple[int, ...]]) -> None:
+    module.num_parameters = len(kept["out"])
+
+
+KINDS: list[LayerKind] = [
+    LayerKind("convolution", lambda m: isinstance(m, _ConvNd), _conv_sizes, _conv_axes, _resize_conv),
+    LayerKind("linear layer", lambda m: isinstance(m, nn.Linear), _linear_sizes, _linear_axes, _resize_linear),
+    LayerKind(
+        "batch or instance norm",
+        lambda m: isinstance(m, (_BatchNorm, _NormBase)),
+        _batchnorm_sizes,
+        _norm_axes,
+        _resize_batchnorm,
+    ),
+    LayerKind(
+        "layer norm",
+        lambda m: isinstance(m, nn.LayerNorm) and len(m.normalized_shape) == 1,
+        _layernorm_sizes,
+        _norm_axes,
+        _resize_layernorm,
+        masked=MaskedLayerNorm,
+    ),
+    LayerKind(
+        "group norm",
+        lambda m: isinstance(m, nn.GroupNorm),
+        _groupnorm_sizes,
+        _norm_axes,
+        _resize_groupnorm,
+        masked=MaskedLayerNorm,
+    ),
+    LayerKind("recurrent layer", _is_recurrent, _recurrent_sizes, _recurrent_axes, _resize_recurrent),
+    LayerKind(
+        "embedding",
+        lambda m: isinstance(m, (nn.Embedding, nn.EmbeddingBag)),
+        _embedding_sizes,
+        _embedding_axes,
+        _resize_embedding,
+    ),
+    LayerKind(
+        "PReLU",
+        lambda m: isinstance(m, nn.PReLU),
+        lambda m: {"out": m.num_parameters} if m.num_parameters > 1 else {},
+        _prelu_axes,
+        _resize_prelu,
+    ),
+]
+"""Every kind of layer that can be cut; the first that matches counts."""
