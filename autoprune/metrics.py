@@ -79,6 +79,25 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             "mparams", "M parameters", "min", math.inf, is_cost=True, closed_form=True, resolution=BUDGET_GAP, digits=4
         ),
+        Metric(
+            "nonzero_mflops",
+            "MFLOPs that are not zero",
+            "min",
+            math.inf,
+            is_cost=True,
+            closed_form=True,
+            resolution=BUDGET_GAP,
+        ),
+        Metric(
+            "nonzero_mparams",
+            "M parameters that are not zero",
+            "min",
+            math.inf,
+            is_cost=True,
+            closed_form=True,
+            resolution=BUDGET_GAP,
+            digits=4,
+        ),
         Metric("latency_ms", "ms", "min", math.inf, is_cost=True, digits=3),
         Metric("size_mb", "MB", "min", math.inf, is_cost=True, closed_form=True, resolution=BUDGET_GAP, digits=3),
     )
@@ -138,6 +157,7 @@ class Measurement:
         return cls(dict(data["values"]), dict(data["stderr"]), tuple(data["uncounted"]))
 
 
+_COUNTED_IN_MILLIONS = ("mflops", "mparams", "nonzero_mflops", "nonzero_mparams")
 _LIMIT = re.compile(r"^\s*(?P<digits>\d+\.?\d*|\.\d+)([eE](?P<power>[+-]?\d{1,4}))?\s*(?P<suffix>%|[kKMG]?)\s*$")
 _POWER = {"%": -2, "k": -3, "K": -3, "": 0, "M": 0, "G": 3}
 
@@ -170,7 +190,7 @@ class Limit:
         """
         matched = _LIMIT.match(str(text))
         suffix = matched["suffix"] if matched else ""
-        allowed = suffix in ("", "%") or name in ("mflops", "mparams")
+        allowed = suffix in ("", "%") or name in _COUNTED_IN_MILLIONS
         # the decimal point is moved in the text, so that what to_json wrote is read back to the last bit
         power = int(matched["power"] or 0) + _POWER[suffix] if matched else 0
         value = float(f"{matched['digits']}e{power}") if matched else math.nan

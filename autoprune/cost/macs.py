@@ -1,9 +1,11 @@
 """Count MACs, parameters and bytes of any policy in microseconds, exactly.
 
-A convolution of ``o`` kept outputs, ``i`` kept inputs, ``k`` kernel elements and ``p`` output positions
-costs ``o · i · k · p`` multiply–accumulates; a depthwise one ``o · k · p``; a linear layer is a
-convolution with ``k = 1``. Positions are recorded once on the dense network, so the cost of a policy is
-a few products of small arrays and must equal, exactly, the count on the network really pruned.
+Every tensor of the network is a row. Its number of elements is the product of its sizes, and each size is the dense
+one less what the removed channels take away (:class:`~autoprune.space.Shrink`). A weight does the same number of
+multiply–accumulates per element whatever is cut: output positions in a convolution, rows in a linear layer, time
+steps in a recurrent one. So the cost of a policy is a few products of small arrays, and must equal, exactly, the
+count on the network really pruned. ``usage.py`` records the uses on the dense network, ``rows.py`` writes the
+tensors down, ``sizes.py`` does the arithmetic.
 
 One FLOP is one multiply–accumulate, half of what ``torch.utils.flop_counter.FlopCounterMode`` prints.
 Biases, norms and activations are not counted.
@@ -11,221 +13,155 @@ Biases, norms and activations are not counted.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from math import lcm, prod
+from operator import mul
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils.flop_counter import FlopCounterMode
 
+from autoprune.cost.layers import layer_costs
+from autoprune.cost.rows import Rows, stored_tensors
+from autoprune.cost.sizes import Ints, Products, Totals
+from autoprune.cost.usage import Usage, count_macs, record_usage
 from autoprune.metrics import Measurement
-from autoprune.space import Kept, PruningGroup
+from autoprune.space import MASK_UNITS, Block, Kept, Shrink, mask_key, masked_zeros
 
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class LayerCost:
-    """Hold what one layer contributes.
-
-    Attributes:
-        name: module path.
-        kind: class name, for tables.
-        outputs: channels it produces.
-        inputs: input channels each output reads (inputs / groups of a convolution; 1 for a norm).
-        macs_per_pair: kernel elements × positions; 0 for a norm.
-        weights_per_pair: weights for each (output, input) pair.
-        per_output: further parameters for each output (bias, norm scale and shift).
-        buffers_per_output: stored numbers that are not parameters, for each output (running statistics).
-    """
-
-    name: str
-    kind: str
-    outputs: int
-    inputs: int
-    macs_per_pair: int
-    weights_per_pair: int
-    per_output: int
-    buffers_per_output: int
-
-    @property
-    def macs(self) -> int:
-        """Return the dense layer's multiply–accumulates for one input."""
-        return self.outputs * self.inputs * self.macs_per_pair
+UNCOUNTED = "biases, norms and activations"
 
 
 class CostModel:
-    """Know the exact MACs, parameters and bytes of every policy over some groups.
+    """Know the exact MACs, parameters and bytes of every policy.
 
     Args:
         network: the dense network; not touched.
-        groups: what can be cut.
+        shrinks: group → what one removed channel of it takes away, tensor by tensor.
+        num_channels: group → its channels in the dense network.
         example: input of shape ``(N, *input_shape)``; costs are for one of the N.
+        blocks: what can be dropped whole.
+        masked_layers: paths of the modules whose ``weight`` can be masked; no two share one.
+        mask_pattern: ``"weight"`` or ``"2:4"``.
+
+    Attributes:
+        layers: what each layer of the dense network does, for tables.
+        uncounted: what is left out or held constant, in words.
+
+    Raises:
+        ValueError: if a shrink names a tensor that does not exist, or takes away more than there is.
     """
 
-    def __init__(self, network: nn.Module, groups: Sequence[PruningGroup], example: Tensor) -> None:
-        self.layers = layer_costs(network, example)
-        self._names = [group.name for group in groups]
-        self._full = np.array([group.num_channels for group in groups], dtype=np.int64)
-        rows = {layer.name: row for row, layer in enumerate(self.layers)}
-        self._out: Ints = np.zeros((len(self.layers), len(groups)), dtype=np.int64)
-        self._in: Ints = np.zeros_like(self._out)
-        for column, group in enumerate(groups):
-            for member in group.members:
-                side = self._out if member.side == "out" else self._in
-                if member.module in rows and not _is_read_by_depthwise(network, member.module, member.side):
-                    side[rows[member.module], column] += member.width
-        self._table: Ints = np.array(
-            [
-                (la.outputs, la.inputs, la.macs_per_pair, la.weights_per_pair, la.per_output, la.buffers_per_output)
-                for la in self.layers
-            ],
-            dtype=np.int64,
-        ).T
-        self._fix_what_layers_do_not_explain(network, example)
-
-    def _fix_what_layers_do_not_explain(self, network: nn.Module, example: Tensor) -> None:
-        """Hold as constants the MACs, parameters and bytes that belong to no layer (attention products …)."""
-        everything = {group: int(n) for group, n in zip(self._names, self._full, strict=True)}
-        self._other_macs = self._other_params = self._other_bytes = 0
-        macs, params, stored = self.count(everything)
-        self._other_macs = count_macs(network, example) - macs
-        self._other_params = sum(p.numel() for p in network.parameters()) - params
-        self._other_bytes = state_bytes(network) - stored
-        self.uncounted = ("biases, norms and activations",) + (
-            (f"{self._other_macs / 1e6:.2f} MFLOPs outside convolutions and linear layers are taken as constant",)
-            if self._other_macs
-            else ()
-        )
+    def __init__(
+        self,
+        network: nn.Module,
+        shrinks: Mapping[str, Sequence[Shrink]],
+        num_channels: Mapping[str, int],
+        example: Tensor,
+        *,
+        blocks: Sequence[Block] = (),
+        masked_layers: Sequence[str] = (),
+        mask_pattern: str = "weight",
+    ) -> None:
+        usage = record_usage(network, example)
+        rows = Rows(network, shrinks, num_channels, blocks)
+        terms = [((), (0, 0, 0)), *rows.tensors(), *rows.weights(usage), *rows.products(usage)]
+        self.layers = layer_costs(network, usage)
+        self.uncounted = (UNCOUNTED, *rows.constants(usage))
+        self._masks = _Masks(masked_layers, mask_pattern, rows, usage) if masked_layers else None
+        self._sizes = rows.sizes
+        self._totals = Totals(terms, self._sizes.of({}))
 
     def count(self, kept: Kept) -> tuple[int, int, int]:
-        """Return MACs for one input, parameters, and bytes of the stored float32 weights.
+        """Return MACs for one input, parameters, and bytes of what is stored.
 
         Args:
-            kept: group name → channels kept, for every group.
+            kept: what stays; names that are missing stay whole.
         """
-        gone = self._full - np.array([kept[name] for name in self._names], dtype=np.int64)
-        outputs, inputs, pair_macs, pair_weights, per_output, buffers = self._table
-        outputs = outputs - self._out @ gone
-        inputs = inputs - self._in @ gone
-        pairs = outputs * inputs
-        macs = int(pairs @ pair_macs) + self._other_macs
-        params = int(pairs @ pair_weights + outputs @ per_output) + self._other_params
-        stored = 4 * (params - self._other_params + int(outputs @ buffers)) + self._other_bytes
+        macs, params, stored = self._totals.of(self._sizes.of(kept))
         return macs, params, stored
 
+    def count_zeros(self, kept: Kept) -> tuple[int, int]:
+        """Return the multiply–accumulates with weights that a mask sets to zero, and how many these are."""
+        return self._masks.zeros(kept, self._sizes.of(kept)) if self._masks else (0, 0)
+
     def measure(self, kept: Kept) -> Measurement:
-        """Return ``mflops``, ``mparams`` and ``size_mb`` (10⁶ bytes, float32) of a policy."""
-        return _measurement(*self.count(kept), self.uncounted)
+        """Return ``mflops``, ``mparams`` and ``size_mb`` (10⁶ bytes) of a policy; with masks, also what is not zero."""
+        zeros = self.count_zeros(kept) if self._masks else None
+        return _measurement(*self.count(kept), zeros, self.uncounted)
 
 
-def measure_network(network: nn.Module, example: Tensor) -> Measurement:
-    """Return the same three costs of a network as it is, counted without the closed form."""
-    params = sum(p.numel() for p in network.parameters())
-    return _measurement(count_macs(network, example), params, state_bytes(network), ("biases, norms and activations",))
-
-
-def _measurement(macs: int, params: int, stored: int, uncounted: tuple[str, ...]) -> Measurement:
-    return Measurement({"mflops": macs / 1e6, "mparams": params / 1e6, "size_mb": stored / 1e6}, uncounted=uncounted)
-
-
-def count_macs(network: nn.Module, example: Tensor) -> int:
-    """Count multiply–accumulates for one input, by PyTorch's own counter; the network is not touched.
+def measure_network(network: nn.Module, example: Tensor, masked: Sequence[str] = ()) -> Measurement:
+    """Return the same costs of a network as it is, counted without the closed form.
 
     Args:
-        network: any network.
-        example: input of shape ``(N, *input_shape)``.
+        network: any network; not touched.
+        example: input of shape ``(N, *input_shape)``; costs are for one of the N.
+        masked: paths of the modules whose zero weights count as masked; those the network does not have are passed
+            over. If empty, zeros are not looked at.
     """
-    twin = copy.deepcopy(network).eval()
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel hides its products from the counter
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            twin(_on_device_of(twin, example)[:1])
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-    return int(counter.get_total_flops()) // 2
+    macs, params = count_macs(network, example), sum(p.numel() for p in network.parameters())
+    zeros = _zeros_found(network, example, masked) if masked else None
+    return _measurement(macs, params, state_bytes(network), zeros, (UNCOUNTED,))
 
 
 def state_bytes(network: nn.Module) -> int:
     """Return the bytes of all parameters and persistent buffers, stored as they are, shared ones once."""
-    tensors = {id(t): t.numel() * t.element_size() for t in network.state_dict(keep_vars=True).values()}
-    return sum(tensors.values())
+    return sum(prod(stored.shape) * stored.element_size for stored in stored_tensors(network).values())
 
 
-def layer_costs(network: nn.Module, example: Tensor) -> list[LayerCost]:
-    """Record every convolution, linear layer and batch norm that runs, with its positions.
+def _zeros_found(network: nn.Module, example: Tensor, masked: Iterable[str]) -> tuple[int, int]:
+    """Return the multiply–accumulates with zeros in the weights of some layers, and how many zeros there are."""
+    usage, parameters = record_usage(network, example), dict(network.named_parameters(remove_duplicate=False))
+    first = {parameter: path for path, parameter in network.named_parameters()}
+    weights = [parameters[path] for path in (f"{layer}.weight" for layer in masked) if path in parameters]
+    zeros = [weight.numel() - int(weight.count_nonzero()) for weight in weights]
+    uses = [Fraction(usage.of_parameter(first[weight]), weight.numel()) for weight in weights]
+    return int(sum(map(mul, zeros, uses))), sum(zeros)
 
-    A layer that runs several times in one pass has the positions of all its calls.
+
+def _measurement(
+    macs: int, params: int, stored: int, zeros: tuple[int, int] | None, uncounted: tuple[str, ...]
+) -> Measurement:
+    values = {"mflops": macs / 1e6, "mparams": params / 1e6, "size_mb": stored / 1e6}
+    if zeros is not None:
+        values |= {"nonzero_mflops": (macs - zeros[0]) / 1e6, "nonzero_mparams": (params - zeros[1]) / 1e6}
+    return Measurement(values, uncounted=uncounted)
+
+
+# what is masked
+
+
+class _Masks:
+    """Count what masks set to zero.
+
+    Args:
+        layers: paths of the modules whose weights can be masked.
+        pattern: ``"weight"`` or ``"2:4"``.
+        rows: of the network.
+        usage: of its weights.
     """
-    twin = copy.deepcopy(network).eval()
-    positions: dict[str, int] = {}
-    hooks = [
-        module.register_forward_hook(_recorder(positions, name))
-        for name, module in twin.named_modules()
-        if isinstance(module, (_ConvNd, nn.Linear, _BatchNorm))
-    ]
-    with torch.no_grad():
-        twin(_on_device_of(twin, example)[:1])
-    for hook in hooks:
-        hook.remove()
-    return [_layer_cost(name, module, positions[name]) for name, module in twin.named_modules() if name in positions]
 
+    def __init__(self, layers: Sequence[str], pattern: str, rows: Rows, usage: Usage) -> None:
+        self._weights = [rows.row(f"{layer}.weight") for layer in layers]
+        self._keys = [mask_key(layer) for layer in layers]
+        self._pattern = pattern
+        uses = [Fraction(usage.of_parameter(row.path), row.varying * row.rest) for row in self._weights]
+        self._scale = lcm(*(each.denominator for each in uses))
+        self._uses = [int(each * self._scale) for each in uses]
+        self._products = Products([row.factors for row in self._weights])
 
-def _recorder(positions: dict[str, int], name: str) -> Any:
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # a transposed convolution touches every input position with its whole kernel
-        seen = (
-            inputs[0].numel() // module.in_channels
-            if isinstance(module, _ConvTransposeNd)
-            else (output.numel() // _outputs(module))
-        )
-        positions[name] = positions.get(name, 0) + seen
+    def zeros(self, kept: Kept, sizes: Ints) -> tuple[int, int]:
+        """Return the multiply–accumulates with masked weights, and the number of these."""
+        macs = zeros = 0
+        elements, lengths = self._products.of(sizes).tolist(), sizes.tolist()
+        for key, row, uses, varying in zip(self._keys, self._weights, self._uses, elements, strict=True):
+            units = kept.get(key, MASK_UNITS)
+            if units < MASK_UNITS:
+                count = self._zeros_of(varying * row.rest, lengths[row.height], units)
+                macs, zeros = macs + count * uses, zeros + count
+        return macs // self._scale, zeros
 
-    return record
-
-
-def _outputs(module: nn.Module) -> int:
-    match module:
-        case _ConvNd():
-            return module.out_channels
-        case nn.Linear():
-            return module.out_features
-        case _BatchNorm():
-            return module.num_features
-    raise TypeError(f"{type(module).__name__} is not a counted layer")
-
-
-def _layer_cost(name: str, module: nn.Module, positions: int) -> LayerCost:
-    kind, outputs = type(module).__name__, _outputs(module)
-    match module:
-        case _BatchNorm():
-            buffers = 2 if module.track_running_stats else 0
-            return LayerCost(name, kind, outputs, 1, 0, 0, 2 if module.affine else 0, buffers)
-        case _ConvNd():
-            kernel, bias = int(np.prod(module.kernel_size)), int(module.bias is not None)
-            return LayerCost(
-                name, kind, outputs, module.in_channels // module.groups, kernel * positions, kernel, bias, 0
-            )
-        case nn.Linear():
-            return LayerCost(name, kind, outputs, module.in_features, positions, 1, int(module.bias is not None), 0)
-    raise TypeError(f"{kind} is not a counted layer")
-
-
-def _is_read_by_depthwise(network: nn.Module, name: str, side: str) -> bool:
-    """Return whether a side is the input of a depthwise convolution, whose cost its output already scales."""
-    module = network.get_submodule(name)
-    return side == "in" and isinstance(module, _ConvNd) and module.groups > 1
-
-
-def _on_device_of(network: nn.Module, example: Tensor) -> Tensor:
-    first: Iterable[Tensor] = network.parameters()
-    for parameter in first:
-        return example.to(device=parameter.device, dtype=parameter.dtype)
-    return example
+    def _zeros_of(self, weights: int, height: int, units: int) -> int:
+        """Return how many weights of one layer are zero; two of four only where a row is a multiple of four."""
+        if self._pattern == "2:4":
+            return weights // 2 if weights // height % 4 == 0 else 0
+        return masked_zeros(weights, units)

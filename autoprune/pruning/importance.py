@@ -1,28 +1,26 @@
-"""Rank the channels of a group: importance criteria, and the one pass that scores them all.
+"""Rank the channels of a group: what an importance criterion is, and the one pass that asks them all.
 
-A criterion is a function ``(group, network, calibration) -> scores`` with one score per channel, larger
-= keep. One that needs gradients is marked with :func:`uses_gradients` and is then called once per
-calibration batch, with ``.grad`` filled, and its scores are averaged. A criterion that makes no sense
-for a group raises :class:`NotApplicable`.
+A criterion is a function ``(group, network, calibration) -> scores`` with one score per channel, larger = keep. Marks
+say what else it needs: :func:`uses_data`, :func:`uses_gradients`, :func:`uses_seed`. One that is cheaper for all groups
+at once is marked with :func:`scores_jointly`. A criterion that makes no sense for a group raises
+:class:`NotApplicable`. The criteria themselves live in ``criteria/``; ``autoprune/testing.py`` checks your own.
 """
 
 from __future__ import annotations
 
 import copy
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from autoprune.builtins import IMPORTANCES
 from autoprune.errors import AutopruneError, ModelError
-from autoprune.space import Member, PruningGroup
+from autoprune.space import PruningGroup
 
 
 @dataclass(frozen=True)
@@ -30,18 +28,23 @@ class Calibration:
     """Hold what a criterion may look at besides the weights.
 
     Attributes:
-        batches: (images, labels) of the training split, on the network's device.
+        batches: (inputs, labels) of the training split, on the network's device; never of validation.
         seed: for criteria that draw random numbers.
+        input_shape: shape of one input without the batch, for criteria that need a shape and no data; ``None`` to
+            take it from the first batch.
+        loss: (outputs, labels) → mean loss over a batch, a scalar.
     """
 
-    batches: Sequence[tuple[Tensor, Tensor]]
+    batches: Sequence[tuple[Tensor, Tensor]] = ()
     seed: int = 0
+    input_shape: tuple[int, ...] | None = None
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
 
 
 class Importance(Protocol):
     """Score the channels of one group."""
 
-    def __call__(self, group: PruningGroup, network: nn.Module, calibration: Calibration) -> Tensor:
+    def __call__(self, group: PruningGroup, network: nn.Module, calibration: Calibration, /) -> Tensor:
         """Return scores of shape ``(num_channels,)``, finite, larger = keep.
 
         Raises:
@@ -50,99 +53,64 @@ class Importance(Protocol):
         ...  # pragma: no cover
 
 
+class JointImportance(Protocol):
+    """Score the channels of all groups in one go; marked with :func:`scores_jointly`."""
+
+    def __call__(
+        self, groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibration, /
+    ) -> Mapping[str, Tensor]:
+        """Return group name → scores as :class:`Importance` does; groups it makes no sense for are left out."""
+        ...  # pragma: no cover
+
+
+Criterion: TypeAlias = Importance | JointImportance
+Scores: TypeAlias = dict[str, dict[str, Tensor]]
+"""Criterion → group → scores."""
+
+
 class NotApplicable(AutopruneError):
     """Say that a criterion makes no sense for a group, with the reason."""
 
 
-_F = TypeVar("_F", bound=Callable[..., Tensor])
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def uses_gradients(criterion: _F) -> _F:
-    """Mark a criterion that reads ``parameter.grad`` of the cross-entropy loss on one batch."""
+    """Mark a criterion that reads ``parameter.grad`` of the loss; asked once per batch, and its scores are averaged."""
     criterion.uses_gradients = True  # type: ignore[attr-defined]
     return criterion
 
 
-def l1(group: PruningGroup, network: nn.Module, calibration: Calibration) -> Tensor:
-    """Sum the absolute weights of the filters that produce each channel.
-
-    Source: Li et al. 2017, Pruning Filters for Efficient ConvNets, section 3.1.
-    """
-    return _filters(group, network).abs().sum(1)
+def uses_data(criterion: _F) -> _F:
+    """Mark a criterion that looks at the calibration batches itself; asked once, with all of them."""
+    criterion.uses_data = True  # type: ignore[attr-defined]
+    return criterion
 
 
-def l2(group: PruningGroup, network: nn.Module, calibration: Calibration) -> Tensor:
-    """Take the Euclidean norm of the filters that produce each channel.
-
-    Source: Li et al. 2017, section 4.4 (the l2 variant); over coupled layers Fang et al. 2023, DepGraph, section 3.3.
-    """
-    norms: Tensor = torch.linalg.vector_norm(_filters(group, network), dim=1)
-    return norms
+def uses_seed(criterion: _F) -> _F:
+    """Mark a criterion that draws random numbers from ``calibration.seed``, whatever the weights are."""
+    criterion.uses_seed = True  # type: ignore[attr-defined]
+    return criterion
 
 
-def fpgm(group: PruningGroup, network: nn.Module, calibration: Calibration) -> Tensor:
-    """Sum the distances of each channel's filters to all others: what is near the geometric median can be replaced.
-
-    Source: He et al. 2019, Filter Pruning via Geometric Median, eq. 4.
-    """
-    filters = _filters(group, network)
-    return torch.cdist(filters, filters).sum(1)
+def scores_jointly(criterion: _F) -> _F:
+    """Mark a criterion of the form :class:`JointImportance`."""
+    criterion.scores_jointly = True  # type: ignore[attr-defined]
+    return criterion
 
 
-def bn_scale(group: PruningGroup, network: nn.Module, calibration: Calibration) -> Tensor:
-    """Sum the absolute batch-norm scales of each channel.
-
-    Source: Liu et al. 2017, Network Slimming, section 3.
-
-    Raises:
-        NotApplicable: if no batch norm scales the group's channels.
-    """
-    total = torch.zeros(group.num_channels)
-    norms = 0
-    for member in group.producers():
-        module = network.get_submodule(member.module)
-        if isinstance(module, _BatchNorm) and module.affine:
-            total += _per_channel(module.weight.detach().abs(), member).sum(1).float().cpu()
-            norms += 1
-    if not norms:
-        raise NotApplicable("no batch norm scales its channels")
-    return total
-
-
-@uses_gradients
-def taylor(group: PruningGroup, network: nn.Module, calibration: Calibration) -> Tensor:
-    """Estimate the squared change of the loss when a channel goes, to first order: (Σ g·w)².
-
-    The sum runs over all weights that produce the channel, norms included.
-
-    Source: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, eq. 8.
-    """
-    total = torch.zeros(group.num_channels)
-    for member in group.producers():
-        for parameter in network.get_submodule(member.module).parameters(recurse=False):
-            if parameter.grad is not None and parameter.dim() and parameter.shape[0] > max(member.indices):
-                change = (parameter.grad * parameter.detach()).flatten(1 if parameter.dim() > 1 else 0)
-                change = change.sum(1) if change.dim() > 1 else change
-                total += _per_channel(change, member).sum(1).float().cpu()
-    return total.square()
-
-
-def random(group: PruningGroup, network: nn.Module, calibration: Calibration) -> Tensor:
-    """Draw uniform scores: the control that every criterion has to beat.
-
-    The draw depends on the seed and the group's name only.
-    """
-    seed = zlib.crc32(f"{calibration.seed}:{group.name}".encode())
-    return torch.rand(group.num_channels, generator=torch.Generator().manual_seed(seed))
+def has_mark(criterion: Criterion, mark: str) -> bool:
+    """Return whether a criterion carries one of the marks above, by name."""
+    return bool(getattr(criterion, mark, False))
 
 
 def score_groups(
     network: nn.Module, groups: Sequence[PruningGroup], names: Iterable[str], calibration: Calibration
-) -> dict[str, dict[str, Tensor]]:
+) -> Scores:
     """Score every group by every criterion, once; the network is not touched.
 
     Args:
-        network: the dense network; scored in eval mode.
+        network: the dense network; scored in eval mode and float32.
         groups: what to score.
         names: criteria, as the registry knows them.
         calibration: batches for the criteria that need data.
@@ -153,68 +121,92 @@ def score_groups(
 
     Raises:
         UnknownNameError: if a criterion is unknown.
-        ModelError: if a criterion fails, or returns scores of a wrong shape or that are not finite.
+        ModelError: if a criterion needs data and there is none, fails, or returns scores of a wrong shape or that
+            are not finite.
     """
-    criteria: dict[str, Importance] = {name: IMPORTANCES.get(name) for name in names}
+    return score_by({name: IMPORTANCES.get(name) for name in names}, network, groups, calibration)
+
+
+def score_by(
+    criteria: Mapping[str, Criterion], network: nn.Module, groups: Sequence[PruningGroup], calibration: Calibration
+) -> Scores:
+    """Score as :func:`score_groups` does, by criteria that are at hand: name → criterion."""
+    hungry = [name for name, c in criteria.items() if has_mark(c, "uses_data") or has_mark(c, "uses_gradients")]
+    if hungry and not calibration.batches:
+        raise ModelError(
+            f"the importance criteria {', '.join(hungry)} need data, and there is no calibration batch; raise "
+            f"space.calibration_images, or choose criteria that read the weights alone, such as l2"
+        )
     twin = copy.deepcopy(network).float().eval()
-    by_gradient = {name: c for name, c in criteria.items() if getattr(c, "uses_gradients", False)}
-    static = {name: c for name, c in criteria.items() if name not in by_gradient}
-    scores = _score_all(static, twin, groups, calibration)
-    scores.update(_score_by_gradient(by_gradient, twin, groups, calibration))
+    for parameter in twin.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    by_gradient = {name: c for name, c in criteria.items() if has_mark(c, "uses_gradients")}
+    scores = {
+        name: _scores_of(name, c, twin, groups, calibration) for name, c in criteria.items() if name not in by_gradient
+    }
+    if by_gradient:
+        scores |= _average_by_gradient(by_gradient, twin, groups, calibration)
     return {name: scores[name] for name in criteria}
 
 
-def _score_by_gradient(
-    criteria: Mapping[str, Importance], twin: nn.Module, groups: Sequence[PruningGroup], calibration: Calibration
-) -> dict[str, dict[str, Tensor]]:
+def _average_by_gradient(
+    criteria: Mapping[str, Criterion], twin: nn.Module, groups: Sequence[PruningGroup], calibration: Calibration
+) -> Scores:
     """Average the scores over the batches, each with its own gradient."""
-    if not criteria:
-        return {}
-    if not calibration.batches:
-        raise ModelError(
-            f"the criteria {', '.join(criteria)} need data, and there is no calibration batch; "
-            f"raise space.calibration_images"
-        )
-    total: dict[str, dict[str, Tensor]] = {}
-    for parameter in twin.parameters():
-        parameter.requires_grad_(True)
-    for images, labels in calibration.batches:
+    total: Scores = {name: {} for name in criteria}
+    for inputs, labels in calibration.batches:
         twin.zero_grad(set_to_none=True)
-        torch.autograd.backward(F.cross_entropy(twin(images), labels))
-        batch = Calibration([(images, labels)], calibration.seed)
-        for name, scores in _score_all(criteria, twin, groups, batch).items():
-            mine = total.setdefault(name, {})
-            for group, values in scores.items():
-                mine[group] = mine.get(group, torch.zeros_like(values)) + values / len(calibration.batches)
+        with backward_in_eval(twin):
+            torch.autograd.backward(calibration.loss(twin(inputs), labels))
+        batch = replace(calibration, batches=[(inputs, labels)])
+        for name, criterion in criteria.items():
+            for group, values in _scores_of(name, criterion, twin, groups, batch).items():
+                mine = total[name].get(group, torch.zeros_like(values))
+                total[name][group] = mine + values / len(calibration.batches)
     return total
 
 
-def _score_all(
-    criteria: Mapping[str, Importance], twin: nn.Module, groups: Sequence[PruningGroup], calibration: Calibration
-) -> dict[str, dict[str, Tensor]]:
-    scores: dict[str, dict[str, Tensor]] = {}
-    for name, criterion in criteria.items():
-        scores[name] = {}
-        for group in groups:
-            try:
-                scores[name][group.name] = _checked(name, group, _call(name, criterion, group, twin, calibration))
-            except NotApplicable:
-                continue
-    return scores
+@contextmanager
+def backward_in_eval(network: nn.Module) -> Iterator[None]:
+    """Make gradients possible in eval mode: cuDNN refuses them there for recurrent layers, PyTorch's own do not."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not recurrent):
+        yield
 
 
-def _call(name: str, criterion: Importance, group: PruningGroup, twin: nn.Module, calibration: Calibration) -> Tensor:
+def _scores_of(
+    name: str, criterion: Criterion, twin: nn.Module, groups: Sequence[PruningGroup], calibration: Calibration
+) -> dict[str, Tensor]:
+    """Return group → checked scores by one criterion, without the groups it does not apply to."""
+    if not has_mark(criterion, "scores_jointly"):
+        answers = {g.name: _ask(name, f" on group {g.name!r}", criterion, g, twin, calibration) for g in groups}
+        return {g.name: _checked(name, g, answers[g.name]) for g in groups if answers[g.name] is not _NOTHING}
+    found = _ask(name, "", criterion, groups, twin, calibration)
+    if found is _NOTHING:
+        return {}
+    if not isinstance(found, Mapping):
+        raise ModelError(
+            f"importance criterion {name!r} returned {type(found).__name__}; it scores jointly, so it returns "
+            f"a mapping from group names to scores"
+        )
+    return {g.name: _checked(name, g, found[g.name]) for g in groups if g.name in found}
+
+
+_NOTHING = object()
+
+
+def _ask(name: str, where: str, criterion: Callable[..., Any], *question: object) -> Any:
     try:
-        return criterion(group, twin, calibration)
+        return criterion(*question)
+    except NotApplicable:
+        return _NOTHING
     except AutopruneError:
         raise
     except Exception as error:  # a third party's criterion may raise anything
-        raise ModelError(
-            f"importance criterion {name!r} failed on group {group.name!r} with {type(error).__name__}: {error}"
-        ) from error
+        raise ModelError(f"importance criterion {name!r} failed{where} with {type(error).__name__}: {error}") from error
 
 
-def _checked(name: str, group: PruningGroup, scores: Tensor) -> Tensor:
+def _checked(name: str, group: PruningGroup, scores: Any) -> Tensor:
     if not isinstance(scores, Tensor) or scores.shape != (group.num_channels,):
         given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ModelError(
@@ -225,19 +217,3 @@ def _checked(name: str, group: PruningGroup, scores: Tensor) -> Tensor:
     if not torch.isfinite(scores).all():
         raise ModelError(f"importance criterion {name!r} returned NaN or infinite scores for group {group.name!r}")
     return scores
-
-
-def _filters(group: PruningGroup, network: nn.Module) -> Tensor:
-    """Return the weights that produce each channel, over all convolutions and linear layers: (num_channels, …)."""
-    rows = []
-    for member in group.producers():
-        module = network.get_submodule(member.module)
-        if isinstance(module, (_ConvNd, nn.Linear)):
-            rows.append(_per_channel(module.weight.detach().flatten(1), member).flatten(1))
-    return torch.cat(rows, 1).float().cpu()
-
-
-def _per_channel(values: Tensor, member: Member) -> Tensor:
-    """Gather a module's values by the group's channels: (module channels, …) → (num_channels, width, …)."""
-    indices = torch.tensor(member.indices, device=values.device)
-    return values[indices].reshape(-1, member.width, *values.shape[1:])

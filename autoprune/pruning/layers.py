@@ -1,14 +1,14 @@
 """What each kind of layer looks like to a pruner: which tensors shrink, along which dimension, when a channel goes.
 
-A :class:`LayerKind` describes one kind in data: its channels per side, and the :class:`Axis` list that says where they
-lie in its tensors. Surgery, masked twins, costs and criteria all read it; nothing else knows a layer by its class.
-To add a kind, append one to :data:`KINDS`; ``trace.py`` says how channels flow through its operation.
+A :class:`~autoprune.pruning.axes.LayerKind` describes one kind in data: its channels per side, and the axes that say
+where they lie in its tensors. Surgery, masked twins, costs and criteria all read it; nothing else knows a layer by its
+class. To add a kind, append one to :data:`KINDS`; ``trace.py`` says how channels flow through its operation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,89 +16,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from autoprune.pruning.attention import ATTENTION_KINDS
+from autoprune.pruning.axes import Axis, LayerKind, Sizes
+from autoprune.pruning.axes import tensor_of as tensor_of
 from autoprune.space import Side
 
 GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Say where the channels of one side of a module lie along one dimension of one of its tensors.
-
-    Channel ``c`` with ``start <= c < start + count`` owns, for every offset, the ``block`` positions from
-    ``offset + (c - start) * block``.
-
-    Attributes:
-        tensor: name of a parameter or buffer of the module, ``"weight"``, ``"out_proj.weight"``.
-        dim: the dimension that gets shorter.
-        side: which channels.
-        start: first channel that lies here.
-        count: how many channels lie here; ``None`` for all from ``start``.
-        offsets: where the channels begin, once for each gate or projection.
-        block: positions per channel, the head size in attention.
-        produces: whether these numbers make the channel (its filter), rather than read it.
-    """
-
-    tensor: str
-    dim: int
-    side: Side
-    start: int = 0
-    count: int | None = None
-    offsets: tuple[int, ...] = (0,)
-    block: int = 1
-    produces: bool = True
-
-    def of(self, channel: int) -> tuple[int, ...]:
-        """Return the positions of one channel, none if it does not lie here."""
-        place = channel - self.start
-        if place < 0 or (self.count is not None and place >= self.count):
-            return ()
-        return tuple(offset + place * self.block + i for offset in self.offsets for i in range(self.block))
-
-    def positions(self, channels: Iterable[int]) -> tuple[int, ...]:
-        """Return the positions of several channels, in their order."""
-        return tuple(position for channel in channels for position in self.of(channel))
-
-
-Sizes = Mapping[Side, int]
-
-
-@dataclass(frozen=True)
-class LayerKind:
-    """Describe one kind of layer.
-
-    Attributes:
-        name: for messages.
-        matches: whether a module is of this kind.
-        sizes: how many channels it has on each side.
-        axes: where they lie.
-        resize: writes the module's own attributes after its tensors were cut, given what stays on each side;
-            ``None`` if it has none.
-        slim: returns a module with the same tensors whose forward pass reads all sizes from them, put in place of
-            the module before it is cut; ``None`` if the module's own forward pass does so.
-        masked: returns a module that computes, with zeroed channels, what the cut module computes without them;
-            ``None`` if the module itself does, as all do that treat channels apart.
-    """
-
-    name: str
-    matches: Callable[[nn.Module], bool]
-    sizes: Callable[[Any], Sizes]
-    axes: Callable[[Any], tuple[Axis, ...]]
-    resize: Callable[[Any, Mapping[Side, tuple[int, ...]]], None] | None = None
-    slim: Callable[[Any], nn.Module] | None = None
-    masked: Callable[[Any, tuple[int, ...]], nn.Module] | None = None
-
-
 def kind_of(module: nn.Module) -> LayerKind | None:
     """Return the kind of a module, ``None`` if autoprune does not know it."""
     return next((kind for kind in KINDS if kind.matches(module)), None)
-
-
-def tensor_of(module: nn.Module, name: str) -> Tensor | None:
-    """Return a parameter or buffer by its name below a module, ``None`` if it is switched off."""
-    holder, _, leaf = name.rpartition(".")
-    found = getattr(module.get_submodule(holder), leaf, None)
-    return found if isinstance(found, Tensor) else None
 
 
 def axes_of(module: nn.Module, side: Side | None = None) -> tuple[Axis, ...]:
@@ -185,7 +113,7 @@ def _resize_groupnorm(module: nn.GroupNorm, kept: Mapping[Side, tuple[int, ...]]
 
 
 def loses_whole_groups(module: nn.GroupNorm) -> bool:
-    """Return whether a group norm loses whole groups, the finer of its two ways to shrink, or channels of every group."""
+    """Return whether a group norm loses whole groups, or else channels of every group: the finer of the two."""
     return module.num_groups >= module.num_channels // module.num_groups
 
 
@@ -202,6 +130,7 @@ class MaskedLayerNorm(nn.Module):
     def __init__(self, norm: nn.LayerNorm | nn.GroupNorm, kept: tuple[int, ...]) -> None:
         super().__init__()
         self.norm, self.kept = norm, kept
+        self.eps = math.nan  # equal to no other: nn.TransformerEncoderLayer then does not take its fused path past us
         self.last = isinstance(norm, nn.LayerNorm) and not _is_channels_first(norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -261,7 +190,8 @@ def _recurrent_axes(module: nn.RNNBase) -> tuple[Axis, ...]:
 
 
 def _resize_recurrent(module: nn.RNNBase, kept: Mapping[Side, tuple[int, ...]]) -> None:
-    module.hidden_size, module.input_size = module.weight_hh_l0.shape[1], module.weight_ih_l0.shape[1]
+    weights: dict[str, Tensor] = dict(module.named_parameters())
+    module.hidden_size, module.input_size = weights["weight_hh_l0"].shape[1], weights["weight_ih_l0"].shape[1]
     module.flatten_parameters()
 
 
@@ -336,5 +266,6 @@ KINDS: list[LayerKind] = [
         _prelu_axes,
         _resize_prelu,
     ),
+    *ATTENTION_KINDS,
 ]
 """Every kind of layer that can be cut; the first that matches counts."""

@@ -1,28 +1,29 @@
 """Cut channels out of a network: physical surgery from kept indices, and its masked twin.
 
-:func:`shrink` makes a smaller copy; :func:`zeroed` makes a copy of the same size with the same channels
-zeroed. In eval mode both compute the same function: that is the oracle by which every group is proved
-(``groups.py``) and every criterion tested. Nothing here needs torch-pruning: kept indices alone rebuild
-a picked network.
+:func:`shrink` makes a smaller copy; :func:`zeroed` makes a copy of the same size with the same channels zeroed. In
+eval mode both compute the same function: that is the oracle by which every group is proved (``groups.py``) and every
+criterion tested. Which tensors a channel lies in is said by ``layers.py``; kept indices alone rebuild a picked network.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.errors import ModelError
 from autoprune.policy import PruningPolicy
-from autoprune.space import PruningGroup, SearchSpace
+from autoprune.pruning.blocks import drop
+from autoprune.pruning.layers import axes_of, kind_of
+from autoprune.space import Block, PruningGroup, SearchSpace, Shrink, Side
 
 Scores = Mapping[str, Mapping[str, Tensor]]
+BLOCK = "block"  # the side of a module that goes whole
 
 
 @dataclass(frozen=True)
@@ -30,59 +31,24 @@ class KeptIndices:
     """Say which channels of one module stay.
 
     Attributes:
-        out: indices of the channels it produces, ascending; ``None`` for all.
-        inputs: indices of the channels it reads, ascending; ``None`` for all.
+        sides: side → indices that stay, ascending; a side that is not named stays whole. The side ``block``, with
+            no indices, says that the module is dropped.
     """
 
-    out: tuple[int, ...] | None = None
-    inputs: tuple[int, ...] | None = None
+    sides: Mapping[Side, tuple[int, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, list[int]]:
         """Return plain types; sides that stay whole are left out."""
-        sides = {"out": self.out, "in": self.inputs}
-        return {side: list(indices) for side, indices in sides.items() if indices is not None}
+        return {side: list(indices) for side, indices in self.sides.items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> KeptIndices:
         """Return what :meth:`to_json` wrote."""
-        sides = {side: tuple(int(i) for i in indices) for side, indices in data.items()}
-        return cls(sides.get("out"), sides.get("in"))
+        return cls({str(side): tuple(int(i) for i in indices) for side, indices in data.items()})
 
 
 Cut = Mapping[str, KeptIndices]
-
-
-def is_depthwise(module: nn.Module) -> bool:
-    """Return whether every output channel of a convolution reads exactly one input channel, one to one."""
-    return isinstance(module, _ConvNd) and module.groups == module.in_channels == module.out_channels > 1
-
-
-def why_uncuttable(module: nn.Module) -> str | None:
-    """Return why this kind of module cannot be cut, in words, or ``None`` if it can."""
-    match module:
-        case _ConvTransposeNd():
-            return "a transposed convolution is not supported yet"
-        case _ConvNd() if module.groups > 1 and not is_depthwise(module):
-            return f"a grouped convolution ({module.groups} groups) is not supported yet"
-        case _ConvNd() | nn.Linear() | _BatchNorm():
-            return None
-        case nn.PReLU() if module.num_parameters == 1:
-            return None
-        case _:
-            return f"a {type(module).__name__} cannot be cut yet"
-
-
-def channels_of(module: nn.Module, side: str) -> int:
-    """Return how many channels a cuttable module has on a side."""
-    match module:
-        case _ConvNd():
-            return module.out_channels if side == "out" else module.in_channels
-        case nn.Linear():
-            return module.out_features if side == "out" else module.in_features
-        case _BatchNorm():
-            return module.num_features
-        case _:
-            raise ModelError(f"a {type(module).__name__} has no channels that can be cut")
+"""Module path, or path of a bare parameter → what stays of it; whatever is not named stays whole."""
 
 
 def lowest(scores: Tensor, count: int) -> tuple[int, ...]:
@@ -108,8 +74,9 @@ def removed_channels(space: SearchSpace, policy: PruningPolicy, scores: Scores) 
         ModelError: if the policy names an unknown group, or a criterion without scores for it.
     """
     removed = {}
-    for name, kept in space.kept(policy).items():
-        count = space.by_name[name].num_channels - kept
+    kept = space.kept(policy)
+    for name, group in space.by_name.items():
+        count = group.num_channels - kept[name]
         if not count:
             continue
         criterion = policy.groups[name].importance
@@ -123,69 +90,177 @@ def removed_channels(space: SearchSpace, policy: PruningPolicy, scores: Scores) 
 
 
 def cut_of(
-    network: nn.Module, groups: Iterable[PruningGroup], removed: Mapping[str, Iterable[int]]
+    network: nn.Module,
+    groups: Iterable[PruningGroup],
+    removed: Mapping[str, Iterable[int]],
+    dropped: Iterable[str] = (),
 ) -> dict[str, KeptIndices]:
-    """Return module path → kept indices once these channels of these groups are gone.
+    """Return what stays of every module once these channels of these groups, and these blocks, are gone.
 
     Args:
         network: the dense network; only its shapes are read.
         groups: the groups that ``removed`` may name.
         removed: group name → channels to remove.
+        dropped: paths of blocks that go whole; what lies inside them is not named.
     """
-    gone: dict[tuple[str, str], set[int]] = {}
+    blocks = [Block(name) for name in dropped]
+    gone: dict[str, dict[Side, set[int]]] = {}
     for group in groups:
         channels = tuple(removed.get(group.name, ()))
         for member in group.members if channels else ():
-            indices = gone.setdefault((member.module, member.side), set())
-            for channel in channels:
-                indices.update(member.of(channel))
-    cut: dict[str, KeptIndices] = {}
-    for path in dict.fromkeys(module for module, _ in gone):
-        module = network.get_submodule(path)
-        sides = [
-            tuple(i for i in range(channels_of(module, side)) if i not in gone[path, side])
-            if (path, side) in gone
-            else None
-            for side in ("out", "in")
-        ]
-        cut[path] = KeptIndices(*sides)
+            if not any(block.holds(member.module) for block in blocks):
+                indices = gone.setdefault(member.module, {}).setdefault(member.side, set())
+                indices.update(index for channel in channels for index in member.of(channel))
+    cut = {block.name: KeptIndices({BLOCK: ()}) for block in blocks}
+    for path, sides in gone.items():
+        sizes = sizes_of(network, path)
+        cut[path] = KeptIndices(
+            {side: tuple(i for i in range(sizes[side]) if i not in lost) for side, lost in sorted(sides.items())}
+        )
     return cut
 
 
+def sizes_of(network: nn.Module, path: str) -> Mapping[Side, int]:
+    """Return how many channels a layer has on each side, or a bare parameter along each dimension.
+
+    Raises:
+        ModelError: if there is nothing of that path, or it is of a kind that cannot be cut.
+    """
+    found = _at(network, path)
+    if isinstance(found, Tensor):
+        return {f"dim{d}": size for d, size in enumerate(found.shape)}
+    kind = kind_of(found)
+    if kind is None:
+        raise ModelError(f"{path!r} is a {type(found).__name__}, which has no channels that can be cut")
+    return kind.sizes(found)
+
+
+def shrinks(network: nn.Module, groups: Iterable[PruningGroup]) -> dict[str, tuple[Shrink, ...]]:
+    """Return group name → what one channel of it takes away from each tensor of the network.
+
+    The matrix products of attention count as a tensor too, ``MODULE:products``, with a dimension of heads.
+    """
+    return {group.name: tuple(_shrinks_of(network, group)) for group in groups}
+
+
+def _shrinks_of(network: nn.Module, group: PruningGroup) -> Iterable[Shrink]:
+    found: dict[tuple[str, int], int] = {}
+    for member in group.members:
+        for tensor, dim, positions in _positions(network, member.module, member.side, member.of(0)):
+            if positions:
+                found[tensor, dim] = found.get((tensor, dim), 0) + len(positions)
+        if member.side == "heads":
+            found[f"{member.module}:products", 0] = member.width
+    return (Shrink(tensor, dim, count) for (tensor, dim), count in found.items())
+
+
+def _positions(
+    network: nn.Module, path: str, side: Side, channels: Iterable[int]
+) -> Iterable[tuple[str, int, tuple[int, ...]]]:
+    """Yield where channels of one side lie: tensor path, dimension, positions along it."""
+    channels = tuple(channels)
+    found = _at(network, path)
+    if isinstance(found, Tensor):
+        yield path, int(side.removeprefix("dim")), channels
+        return
+    for axis in axes_of(found, side):
+        yield f"{path}.{axis.tensor}".removeprefix("."), axis.dim, axis.positions(channels)
+
+
 def shrink(network: nn.Module, cut: Cut) -> nn.Module:
-    """Return a smaller copy of a network that has only the kept channels; the original is not touched.
+    """Return a smaller copy of a network that has only what is kept; the original is not touched.
 
     Raises:
         ModelError: if a module is missing, or its shape does not have the indices.
     """
-    small = copy.deepcopy(network)
     for path, kept in cut.items():
-        module = _submodule(small, path)
-        _check_indices(path, module, kept)
-        _cut_module(module, kept, _take)
+        _check_indices(network, path, kept)
+    small = copy.deepcopy(network)
+    drop(small, _dropped(cut))
+    for path, kept in cut.items():
+        if BLOCK not in kept.sides:
+            _shrink_one(small, path, kept.sides)
     return small
 
 
+def _shrink_one(network: nn.Module, path: str, sides: Mapping[Side, tuple[int, ...]]) -> None:
+    gone = _gone(network, path, sides)
+    found = _at(network, path)
+    kind = kind_of(found) if isinstance(found, nn.Module) else None
+    if kind is not None and kind.slim is not None:
+        _put(network, path, kind.slim(found))
+    for (tensor, dim), positions in gone.items():
+        _replace(network, tensor, partial(_without, dim=dim, positions=positions))
+    if kind is not None and kind.resize is not None:
+        kind.resize(_at(network, path), sides)
+
+
 def zeroed(network: nn.Module, cut: Cut) -> nn.Module:
-    """Return a copy of the same size with the weights of every channel that ``cut`` would remove set to zero."""
+    """Return a copy of the same size with the weights of every channel that ``cut`` would remove set to zero.
+
+    Norms whose statistics run over channels are replaced by twins that leave the removed ones out; dropped blocks
+    are dropped. Running means and variances stay, because a scale of zero silences them.
+    """
     masked = copy.deepcopy(network)
+    drop(masked, _dropped(cut))
     for path, kept in cut.items():
-        _cut_module(_submodule(masked, path), kept, _zero, resize=False)
+        if BLOCK in kept.sides:
+            continue
+        for (tensor, dim), positions in _gone(masked, path, kept.sides).items():
+            if not tensor.endswith(("running_mean", "running_var")):
+                _replace(masked, tensor, partial(_silenced, dim=dim, positions=positions))
+        found = _at(masked, path)
+        kind = kind_of(found) if isinstance(found, nn.Module) else None
+        if kind is not None and kind.masked is not None and "out" in kept.sides:
+            _put(masked, path, kind.masked(found, kept.sides["out"]))
     return masked
 
 
-def _submodule(network: nn.Module, path: str) -> nn.Module:
+def _dropped(cut: Cut) -> list[str]:
+    return [path for path, kept in cut.items() if BLOCK in kept.sides]
+
+
+def _gone(
+    network: nn.Module, path: str, sides: Mapping[Side, tuple[int, ...]]
+) -> dict[tuple[str, int], tuple[int, ...]]:
+    """Return (tensor path, dimension) → positions that go, for everything a module loses."""
+    sizes = sizes_of(network, path)
+    gone: dict[tuple[str, int], set[int]] = {}
+    for side, indices in sides.items():
+        stay = set(indices)
+        lost = [channel for channel in range(sizes[side]) if channel not in stay]
+        for tensor, dim, positions in _positions(network, path, side, lost):
+            gone.setdefault((tensor, dim), set()).update(positions)
+    return {where: tuple(sorted(positions)) for where, positions in gone.items()}
+
+
+def _at(network: nn.Module, path: str) -> Any:
+    """Return the module, parameter or buffer of a path.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    holder, _, leaf = path.rpartition(".")
     try:
-        return network.get_submodule(path)
+        found = getattr(network.get_submodule(holder), leaf) if path else network
     except AttributeError:
-        raise ModelError(f"the network has no module {path!r}; the cut was made for another network") from None
+        found = None
+    if not isinstance(found, (nn.Module, Tensor)):
+        raise ModelError(f"the network has no module or parameter {path!r}; the cut was made for another network")
+    return found
 
 
-def _check_indices(path: str, module: nn.Module, kept: KeptIndices) -> None:
-    for side, indices in (("out", kept.out), ("in", kept.inputs)):
-        if indices is None:
-            continue
-        channels = channels_of(module, side)
+def _put(network: nn.Module, path: str, module: nn.Module) -> None:
+    holder, _, leaf = path.rpartition(".")
+    setattr(network.get_submodule(holder), leaf, module)
+
+
+def _check_indices(network: nn.Module, path: str, kept: KeptIndices) -> None:
+    if BLOCK in kept.sides:
+        return
+    sizes = sizes_of(network, path)
+    for side, indices in kept.sides.items():
+        channels = sizes.get(side, 0)
         if not indices or not 0 <= indices[0] <= indices[-1] < channels:
             raise ModelError(
                 f"{path!r} has {channels} {side} channels and cannot keep {len(indices)} of them up to "
@@ -193,66 +268,32 @@ def _check_indices(path: str, module: nn.Module, kept: KeptIndices) -> None:
             )
 
 
-def _take(tensor: Tensor, dim: int, indices: tuple[int, ...]) -> Tensor:
-    index = torch.tensor(indices, device=tensor.device)
+def _replace(network: nn.Module, path: str, edit: Callable[[Tensor], Tensor]) -> None:
+    """Put an edited copy of a parameter or buffer in its place."""
+    holder, _, leaf = path.rpartition(".")
+    module = network.get_submodule(holder)
+    tensor = getattr(module, leaf)
+    edited = edit(tensor.detach())
+    if isinstance(tensor, nn.Parameter):
+        edited = nn.Parameter(edited, requires_grad=tensor.requires_grad)
+    setattr(module, leaf, edited)
+
+
+def _without(tensor: Tensor, dim: int, positions: tuple[int, ...]) -> Tensor:
+    stay = torch.ones(tensor.shape[dim], dtype=torch.bool)
+    stay[list(positions)] = False
+    index = stay.nonzero().flatten().to(tensor.device)
     return tensor.index_select(dim, index).contiguous(memory_format=_format_of(tensor))
+
+
+def _silenced(tensor: Tensor, dim: int, positions: tuple[int, ...]) -> Tensor:
+    index = torch.tensor(positions, dtype=torch.int64, device=tensor.device)
+    return tensor.index_fill(dim, index, 0)
 
 
 def _format_of(tensor: Tensor) -> torch.memory_format:
     channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def _zero(tensor: Tensor, dim: int, indices: tuple[int, ...]) -> Tensor:
-    mask = torch.zeros(tensor.shape[dim], device=tensor.device, dtype=tensor.dtype)
-    mask[list(indices)] = 1
-    return tensor * mask.view([-1 if d == dim else 1 for d in range(tensor.dim())])
-
-
-def _cut_module(
-    module: nn.Module, kept: KeptIndices, edit: Callable[[Tensor, int, tuple[int, ...]], Tensor], resize: bool = True
-) -> None:
-    """Apply ``edit`` to every tensor of a module along the dimensions that lose channels."""
-    if kept.out is not None:
-        names = ("weight", "bias", *(("running_mean", "running_var") if isinstance(module, _BatchNorm) else ()))
-        for name in names if resize else ("weight", "bias"):
-            _replace(module, name, 0, kept.out, edit)
-    if kept.inputs is not None and not is_depthwise(module):
-        _replace(module, "weight", 1, kept.inputs, edit)
-    if resize:
-        _resize(module, kept)
-
-
-def _replace(
-    module: nn.Module,
-    name: str,
-    dim: int,
-    indices: tuple[int, ...],
-    edit: Callable[[Tensor, int, tuple[int, ...]], Tensor],
-) -> None:
-    tensor = getattr(module, name, None)
-    if tensor is None:
-        return
-    edited = edit(tensor.detach(), dim, indices)
-    if isinstance(tensor, nn.Parameter):
-        edited = nn.Parameter(edited, requires_grad=tensor.requires_grad)
-    setattr(module, name, edited)
-
-
-def _resize(module: nn.Module, kept: KeptIndices) -> None:
-    """Write the new channel counts into the module's own attributes."""
-    match module:
-        case _ConvNd() if is_depthwise(module):
-            if kept.out is not None:
-                module.groups = module.in_channels = module.out_channels = len(kept.out)
-        case _ConvNd():
-            module.out_channels = module.out_channels if kept.out is None else len(kept.out)
-            module.in_channels = module.in_channels if kept.inputs is None else len(kept.inputs)
-        case nn.Linear():
-            module.out_features = module.out_features if kept.out is None else len(kept.out)
-            module.in_features = module.in_features if kept.inputs is None else len(kept.inputs)
-        case _BatchNorm():
-            module.num_features = module.num_features if kept.out is None else len(kept.out)
 
 
 @dataclass(frozen=True)
@@ -270,16 +311,16 @@ class Pruner:
     scores: Scores
 
     def cut(self, policy: PruningPolicy) -> dict[str, KeptIndices]:
-        """Return the kept indices of every module that a policy cuts.
+        """Return what stays of every module that a policy cuts.
 
         Raises:
             ModelError: if the policy names an unknown group, or a criterion without scores for it.
         """
         removed = removed_channels(self.space, policy, self.scores)
-        return cut_of(self.network, self.space.groups, removed)
+        return cut_of(self.network, self.space.groups, removed, policy.dropped_blocks)
 
     def prune(self, policy: PruningPolicy) -> nn.Module:
-        """Return the pruned network: a smaller copy on the dense network's device.
+        """Return the pruned network: a smaller copy on the dense network's device. Masks are not applied here.
 
         Raises:
             ModelError: as :meth:`cut`.

@@ -57,7 +57,8 @@ def _default_importances(space: SearchSpace) -> dict[str, str]:
 
 
 def _uniform(projector: Projector, importances: Mapping[str, str]) -> PruningPolicy:
-    kept = projector.fit({group.name: group.num_channels / 2 for group in projector.space.groups})
+    blocks = projector.space.block_names
+    kept = projector.fit({name: n if name in blocks else n / 2 for name, n in projector.space.full.items()})
     return projector.space.policy(kept, importances)
 
 

@@ -8,6 +8,7 @@ The result uses 98–100 % of the tightest limit wherever channel counts allow i
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +16,7 @@ from typing import Protocol
 from autoprune.errors import BudgetError
 from autoprune.metrics import BUDGET_GAP, METRICS, Budget, Measurement
 from autoprune.policy import PruningPolicy
-from autoprune.space import Kept, SearchSpace
+from autoprune.space import MASK_UNITS, Kept, SearchSpace, mask_key
 
 FILL_TO = 1 - BUDGET_GAP
 _BISECTIONS = 40
@@ -61,44 +62,80 @@ class Projector:
     def project(self, policy: PruningPolicy, free: frozenset[str] | None = None) -> PruningPolicy:
         """Return the policy on the budget that is nearest in proportion.
 
-        A policy that already uses 98–100 % of the budget is returned as it is (made canonical), and so
-        is any policy if there is no closed-form limit.
+        A policy that already uses 98–100 % of the budget is returned as it is (made canonical), and so is any policy
+        if there is no closed-form limit. Blocks stay as the policy has them, unless the budget cannot be met or
+        filled that way: then those are dropped that save most, or some are put back.
 
         Args:
-            policy: any policy over the space's groups.
+            policy: any policy over the space.
             free: groups that may change; ``None`` for all. The others keep what the policy says.
 
         Raises:
-            BudgetError: if the limits cannot be met by the free groups.
+            BudgetError: if the limits cannot be met by what is free.
         """
         canonical = self.space.canonical(policy)
-        wanted = {n: self.space.by_name[n].num_channels * (1 - g.sparsity) for n, g in policy.groups.items()}
-        kept = self.fit({**self.space.kept(policy), **wanted}, free)
-        return self.space.policy(kept, {name: group.importance for name, group in canonical.groups.items()})
+        wanted = {n: self.space.full[n] * (1 - g.sparsity) for n, g in policy.groups.items()}
+        if policy.mask:
+            wanted |= {mask_key(layer): MASK_UNITS * (1 - s) for layer, s in policy.mask.layers.items()}
+        kept = self.fit(self._with_blocks({**self.space.kept(policy), **wanted}), free)
+        importances = {name: group.importance for name, group in canonical.groups.items()}
+        return self.space.policy(kept, importances, canonical.mask.criterion if canonical.mask else "")
+
+    def _with_blocks(self, wanted: Mapping[str, float]) -> dict[str, float]:
+        """Return the wishes with blocks dropped until the budget can be met, or put back until it can be filled."""
+        wanted = dict(wanted)
+        if not self.space.blocks or not closed_form_part(self.budget).limits:
+            return wanted
+        smallest = {name: float(counts[0]) for name, counts in self.space.choices.items()}
+
+        def usage_of(counts: Mapping[str, float], blocks: Mapping[str, float]) -> float:
+            return self.usage({n: int(blocks[n] if n in self.space.block_names else c) for n, c in counts.items()})
+
+        while usage_of(smallest, wanted) > 1:
+            whole = [name for name in sorted(self.space.block_names) if wanted[name]]
+            if not whole:
+                break
+            saving = {name: usage_of(smallest, {**wanted, name: 0}) for name in whole}
+            wanted[min(whole, key=lambda name: (saving[name], name))] = 0
+        gone = [name for name in self.space.block_names if not wanted[name]]
+        for name in sorted(gone, key=lambda name: zlib.crc32(f"{sorted(gone)}{name}".encode())):
+            if usage_of(self.space.full, wanted) >= FILL_TO:
+                break
+            if usage_of(smallest, {**wanted, name: 1}) <= 1:
+                wanted[name] = 1
+        return wanted
 
     def fit(self, wanted: Mapping[str, float], free: frozenset[str] | None = None) -> dict[str, int]:
-        """Return channel counts on the budget, in proportion to real-valued wishes.
+        """Return counts on the budget, in proportion to real-valued wishes.
 
         Args:
-            wanted: group name → channels wished for, > 0.
-            free: groups that may change; ``None`` for all.
+            wanted: group → channels wished for, or layer's mask → units, > 0; block → 1 or 0. What is missing is
+                wished for whole.
+            free: what may change; ``None`` for all groups, and for masks if non-zero weights are budgeted.
 
         Raises:
-            BudgetError: if the limits cannot be met by the free groups.
+            BudgetError: if the limits cannot be met by what is free.
         """
-        free = frozenset(wanted) if free is None else free
+        free = self._free() if free is None else free
+        wanted = {name: wanted.get(name, count) for name, count in self.space.full.items()}
         asis = self._scaled(wanted, 1.0, free)
         if not closed_form_part(self.budget).limits or FILL_TO <= self.usage(asis) <= 1:
-            return asis
-        low, high = 0.0, max(self.space.by_name[n].num_channels / wanted[n] for n in wanted)
+            return self.space.settled(asis)
+        low, high = 0.0, max((self.space.full[n] / wanted[n] for n in free), default=1.0)
         if self.usage(self._scaled(wanted, low, free)) > 1:
             raise BudgetError(f"{len(free)} of {len(wanted)} groups alone cannot meet {self.budget.describe()}")
         if self.usage(self._scaled(wanted, high, free)) <= 1:
-            return self._scaled(wanted, high, free)
+            return self.space.settled(self._scaled(wanted, high, free))
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             low, high = (middle, high) if self.usage(self._scaled(wanted, middle, free)) <= 1 else (low, middle)
-        return self._filled(self._scaled(wanted, low, free), {n: w * high for n, w in wanted.items()}, free)
+        return self._filled(self._scaled(wanted, low, free), {n: wanted[n] * high for n in free}, free)
+
+    def _free(self) -> frozenset[str]:
+        """Return what may be scaled: every group, and every mask if some limit is on non-zero weights."""
+        masked = any(name.startswith("nonzero") for name in self.budget.limits)
+        masks = self.space.mask.layers if self.space.mask and masked else ()
+        return frozenset(self.space.by_name) | {mask_key(layer) for layer in masks}
 
     def _scaled(self, wanted: Mapping[str, float], factor: float, free: frozenset[str]) -> dict[str, int]:
         return {
@@ -108,10 +145,10 @@ class Projector:
 
     def _filled(self, kept: dict[str, int], wanted: Mapping[str, float], free: frozenset[str]) -> dict[str, int]:
         """Raise counts step by step while the budget allows, those furthest below their wish first."""
-        moved = True
+        kept, moved = self.space.settled(kept), True
         while moved and self.usage(kept) < 1:
             moved = False
-            order = sorted(free, key=lambda n: ((kept[n] - wanted[n]) / self.space.by_name[n].num_channels, n))
+            order = sorted(free, key=lambda n: ((kept[n] - wanted[n]) / self.space.full[n], n))
             for name in order:
                 larger = {**kept, name: next((c for c in self.space.choices[name] if c > kept[name]), kept[name])}
                 if larger[name] > kept[name] and self.usage(larger) <= 1:

@@ -1,0 +1,181 @@
+"""Write a network as rows: how many elements every tensor has, and what each of them costs, while channels go.
+
+The number of elements of a tensor is the product of its sizes, of which some vary. Whatever is cut, each element of a
+weight does the same multiply–accumulates, which ``usage.py`` recorded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+from autoprune.cost.sizes import ONE, Factors, Sizes
+from autoprune.cost.usage import Usage
+from autoprune.space import Block, Shrink
+
+PRODUCTS = ":products"  # ends the name of a module's matrix products among the tensors
+
+Term: TypeAlias = tuple[Factors, Sequence[Fraction | int]]
+"""Sizes that are multiplied, and what each unit of the product costs: MACs, parameters, bytes."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Hold one parameter or persistent buffer of the dense network.
+
+    Attributes:
+        paths: every path it has; the first is the one that ``named_parameters`` gives it.
+        shape: its dense sizes.
+        element_size: bytes of one number.
+        is_parameter: whether it counts as one.
+    """
+
+    paths: tuple[str, ...]
+    shape: tuple[int, ...]
+    element_size: int
+    is_parameter: bool
+
+
+def stored_tensors(network: nn.Module) -> dict[str, Stored]:
+    """Return every tensor that is stored, shared ones once, under its first path."""
+    tensors: dict[int, tuple[Tensor, list[str]]] = {}
+    for path, tensor in network.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor):  # a module may store other things as its extra state
+            tensors.setdefault(id(tensor), (tensor, []))[1].append(path)
+    return {
+        paths[0]: Stored(tuple(paths), tuple(tensor.shape), tensor.element_size(), isinstance(tensor, nn.Parameter))
+        for tensor, paths in tensors.values()
+    }
+
+
+@dataclass(frozen=True)
+class Row:
+    """Say how many elements one tensor has: the product of some varying sizes and a constant.
+
+    Attributes:
+        path: its first path.
+        factors: the sizes that vary, then the blocks it lies in.
+        rest: the product of those that do not.
+        varying: the product of those that do, in the dense network.
+        height: the place of the size of dimension 0.
+    """
+
+    path: str
+    factors: Factors
+    rest: int
+    varying: int
+    height: int
+
+
+class Rows:
+    """Turn the tensors of a network and its usage into terms of sizes that vary.
+
+    Args: as for :class:`CostModel`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        shrinks: Mapping[str, Sequence[Shrink]],
+        num_channels: Mapping[str, int],
+        blocks: Sequence[Block],
+    ) -> None:
+        self._stored = stored_tensors(network)
+        self._first = {path: first for first, tensor in self._stored.items() for path in tensor.paths}
+        self._check_known(network, shrinks)
+        self._takes = _takes_of(shrinks, self._first)
+        self._channels = num_channels
+        self.sizes = Sizes({**num_channels, **{block.name: 1 for block in blocks}})
+        self._blocks = {self.sizes.place(1, {block.name: 1}): block for block in blocks}
+        self._heads = self._places_of_products()
+
+    def row(self, path: str) -> Row:
+        """Return one tensor by any of its paths."""
+        stored = self._stored[self._first[path]]
+        takes = [self._takes.get((stored.paths[0], dim), {}) for dim in range(len(stored.shape))]
+        varying = [(size, taken) for size, taken in zip(stored.shape, takes, strict=True) if taken]
+        cells = sorted(self.sizes.place(size, taken) for size, taken in varying)
+        dense = prod(size for size, _ in varying)
+        height = self.sizes.place(stored.shape[0], takes[0]) if stored.shape else ONE
+        rest = prod(size for size, taken in zip(stored.shape, takes, strict=True) if not taken)
+        return Row(stored.paths[0], (*cells, *self._around(*stored.paths)), rest, dense, height)
+
+    def tensors(self) -> Iterator[Term]:
+        """Yield what every tensor adds to parameters and bytes."""
+        for path, stored in self._stored.items():
+            row = self.row(path)
+            yield row.factors, (0, row.rest * stored.is_parameter, row.rest * stored.element_size)
+
+    def weights(self, usage: Usage) -> Iterator[Term]:
+        """Yield the multiply–accumulates of every weight; they go with it, and with the module that reads it."""
+        for (path, module), macs in usage.weights.items():
+            row = self.row(path)
+            further = tuple(place for place in self._around(module) if place not in row.factors)
+            yield (*row.factors, *further), (Fraction(macs, row.varying), 0, 0)
+
+    def products(self, usage: Usage) -> Iterator[Term]:
+        """Yield the multiply–accumulates of all other products: by heads where a group shrinks them, else constant.
+
+        Raises:
+            ValueError: if those of a module do not divide evenly over its heads.
+        """
+        totals: Counter[int] = Counter()
+        for module, macs in usage.products.items():
+            place, heads = self._heads_of(module)
+            totals[place] += macs
+            yield (place, *self._around(module)), (Fraction(macs, heads), 0, 0)
+        for place, heads in self._heads.values():
+            if totals[place] % heads:
+                raise ValueError(f"{totals[place]} multiply–accumulates of products do not divide over {heads} heads")
+
+    def constants(self, usage: Usage) -> Iterator[str]:
+        """Yield in words what is held constant, if anything is."""
+        macs = sum(macs for module, macs in usage.products.items() if self._heads_of(module)[0] == ONE)
+        if macs:
+            yield f"{macs / 1e6:.2f} MFLOPs of products between activations are taken as constant"
+
+    def _around(self, *paths: str) -> Factors:
+        """Return the places of the blocks that hold all these paths of one tensor or module."""
+        return tuple(place for place, block in self._blocks.items() if all(map(block.holds, paths)))
+
+    def _places_of_products(self) -> dict[str, tuple[int, int]]:
+        """Return module → the place of its number of heads, and that number in the dense network."""
+        found = {}
+        for (path, dim), takes in self._takes.items():
+            if path.endswith(PRODUCTS) and dim == 0:
+                heads = sum(self._channels[group] * each for group, each in takes.items())
+                found[path.removesuffix(PRODUCTS)] = self.sizes.place(heads, takes), heads
+        return found
+
+    def _heads_of(self, module: str) -> tuple[int, int]:
+        """Return what :attr:`_heads` says of the nearest module around, or a constant."""
+        around = [name for name in self._heads if not name or f"{module}.".startswith(f"{name}.")]
+        return self._heads[max(around, key=len)] if around else (ONE, 1)
+
+    def _check_known(self, network: nn.Module, shrinks: Mapping[str, Sequence[Shrink]]) -> None:
+        known = {**self._first, **dict(network.named_buffers())}  # a buffer that is not stored costs nothing
+        named = {shrink.tensor for each in shrinks.values() for shrink in each}
+        unknown = sorted(name for name in named if name not in known and not name.endswith(PRODUCTS))
+        if unknown:
+            raise ValueError(f"this network has no tensor {', '.join(unknown)}; a group cannot shrink it")
+
+
+def _takes_of(
+    shrinks: Mapping[str, Sequence[Shrink]], first: Mapping[str, str]
+) -> dict[tuple[str, int], dict[str, int]]:
+    """Return (tensor, dimension) → group → by how much it shrinks; a shared tensor does once, under its first path."""
+    summed: Counter[tuple[str, int, str]] = Counter()
+    for group, each in shrinks.items():
+        for shrink in each:
+            summed[shrink.tensor, shrink.dim, group] += shrink.per_channel
+    takes: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
+    for (path, dim, group), by in summed.items():
+        taken = takes[first.get(path, path), dim]
+        taken[group] = max(by, taken.get(group, 0))
+    return takes

@@ -1,0 +1,112 @@
+"""Compute products of sizes that shrink with what is removed: the arithmetic under ``macs.py``, without a network."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from functools import cached_property
+from math import lcm
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.space import Kept
+
+Ints: TypeAlias = NDArray[Any]
+Factors: TypeAlias = tuple[int, ...]
+"""The places of the sizes that are multiplied, ascending; a square weight may have the same one twice."""
+
+ONE = 0  # the place of the size that is always 1
+_LARGEST = 2**62  # what an int64 sum may reach; beyond, Python's integers compute
+
+
+class Sizes:
+    """Know the sizes that a policy changes: each is the dense one less a sum over what was removed.
+
+    Args:
+        full: group or block → its channels in the dense network, 1 for a block.
+    """
+
+    def __init__(self, full: Mapping[str, int]) -> None:
+        self._full = dict(full)
+        self._places: dict[tuple[int, tuple[tuple[str, int], ...]], int] = {(1, ()): ONE}
+
+    def place(self, dense: int, takes: Mapping[str, int]) -> int:
+        """Return where a size is; equal ones are in the same place.
+
+        Args:
+            dense: when nothing is removed.
+            takes: group or block → by how much the size shrinks for each channel removed.
+
+        Raises:
+            ValueError: if that is more than there is.
+        """
+        taken = sum(self._full[name] * each for name, each in takes.items())
+        if taken > dense:
+            raise ValueError(f"a size of {dense} cannot lose the {taken} that {', '.join(sorted(takes))} would take")
+        return self._places.setdefault((dense, tuple(sorted(takes.items()))), len(self._places))
+
+    def of(self, kept: Kept) -> Ints:
+        """Return all sizes, shape ``(num_places,)``; what ``kept`` does not name is whole. No size is added after."""
+        dense, takes, full = self._table
+        counts = np.array([kept.get(name, count) for name, count in self._full.items()], dtype=np.int64)
+        return np.asarray(dense - takes @ (full - counts))
+
+    @cached_property
+    def _table(self) -> tuple[Ints, Ints, Ints]:
+        """Return dense sizes ``(num_places,)``, what is taken ``(num_places, num_names)``, and the full counts."""
+        columns = {name: column for column, name in enumerate(self._full)}
+        takes: Ints = np.zeros((len(self._places), len(columns)), dtype=np.int64)
+        for (_, taken), row in self._places.items():
+            for name, each in taken:
+                takes[row, columns[name]] = each
+        dense = np.array([size for size, _ in self._places], dtype=np.int64)
+        return dense, takes, np.array(list(self._full.values()), dtype=np.int64)
+
+
+class Products:
+    """Multiply sizes, one product for each entry."""
+
+    def __init__(self, factors: Sequence[Factors]) -> None:
+        width = max(map(len, factors), default=0)
+        padded = [(*entry, *[ONE] * (width - len(entry))) for entry in factors]
+        self._places: Ints = np.array(padded, dtype=np.intp).reshape(len(factors), width)
+
+    def of(self, sizes: Ints) -> Ints:
+        """Return the products, shape ``(num_entries,)``."""
+        return np.asarray(sizes[self._places].prod(axis=1))
+
+
+class Totals:
+    """Sum products of sizes with coefficients, several totals at once, exactly.
+
+    Args:
+        terms: factors and their coefficients, one for each total; terms of equal factors are put together.
+        dense: all sizes of the dense network, where every total is largest.
+
+    >>> sizes = Sizes({"a": 4})
+    >>> place = sizes.place(4, {"a": 1})
+    >>> Totals([((place, place), [Fraction(3)]), ((), [Fraction(5)])], sizes.of({})).of(sizes.of({"a": 2}))
+    (17,)
+    """
+
+    def __init__(self, terms: Iterable[tuple[Factors, Sequence[Fraction | int]]], dense: Ints) -> None:
+        together: dict[Factors, list[Fraction]] = defaultdict(list)
+        for factors, coefficients in terms:
+            former = together[factors] or [Fraction(0)] * len(coefficients)
+            together[factors] = [one + other for one, other in zip(former, coefficients, strict=True)]
+        rows = list(together.values())
+        # whole numbers over a common denominator, which is 1 unless parts of one weight are used unequally often
+        self._scales = [lcm(*(c.denominator for c in column)) for column in zip(*rows, strict=True)]
+        scaled = [[int(c * scale) for c, scale in zip(row, self._scales, strict=True)] for row in rows]
+        self._products = Products(list(together))
+        self._coefficients: Ints = np.array(scaled, dtype=object)
+        if max(self._products.of(dense.astype(object)) @ self._coefficients, default=0) < _LARGEST:
+            self._coefficients = self._coefficients.astype(np.int64)
+
+    def of(self, sizes: Ints) -> tuple[int, ...]:
+        """Return every total, rounded down."""
+        sums = self._products.of(sizes.astype(self._coefficients.dtype, copy=False)) @ self._coefficients
+        return tuple(int(total) // scale for total, scale in zip(sums, self._scales, strict=True))

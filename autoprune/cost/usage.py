@@ -1,0 +1,196 @@
+"""Record who does the work: the multiply–accumulates of every weight, and of every other matrix product.
+
+PyTorch's flop counter takes one forward pass of one input apart into the operations that it has formulas for. Here
+each formula is wrapped, so that what it counts is also written down: for the parameter that the operation reads,
+recognised by its address in memory, or else for the module that it happens in (products of attention). ``macs.py``
+turns this record into costs of networks that are not built.
+"""
+
+from __future__ import annotations
+
+import copy
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+_Shape: TypeAlias = tuple[int, ...]
+_aten = torch.ops.aten
+# where an operation's factors lie among its arguments; a weight is the last one that is a parameter
+_FACTORS: Mapping[Any, tuple[int, ...]] = {
+    _aten.mm: (0, 1),
+    _aten.addmm: (1, 2),
+    _aten.bmm: (0, 1),
+    _aten.baddbmm: (1, 2),
+    _aten.convolution: (1,),
+    _aten._convolution: (1,),
+}
+# these read a whole weight, so one that was computed from a parameter is known by its shape
+_READ_WHOLE = (_aten.mm, _aten.addmm, _aten.convolution, _aten._convolution)
+_LSTM_LAYER = _aten.mkldnn_rnn_layer  # one direction of one layer in one piece; PyTorch has no formula for it
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Hold the multiply–accumulates of one forward pass of one input; every one is in one place.
+
+    Attributes:
+        weights: (parameter path, path of the innermost module that reads it) → multiply–accumulates.
+        products: path of the innermost module → multiply–accumulates of products that read no parameter.
+    """
+
+    weights: Mapping[tuple[str, str], int]
+    products: Mapping[str, int]
+
+    def of_parameter(self, path: str) -> int:
+        """Return the multiply–accumulates of one parameter, whoever reads it."""
+        return sum(macs for (parameter, _), macs in self.weights.items() if parameter == path)
+
+
+def record_usage(network: nn.Module, example: Tensor) -> Usage:
+    """Run one input through a copy on the CPU and record what each weight does; the network is not touched.
+
+    Args:
+        network: any network.
+        example: input of shape ``(N, *input_shape)``.
+    """
+    twin = copy.deepcopy(network).cpu().eval()
+    ledger = _Ledger(twin)
+    formulas = {op: _Watched(op, formula, ledger) for op, formula in flop_registry.items()}
+    with ledger.following(twin):
+        _count_pass(twin, example, {**formulas, _LSTM_LAYER: _Watched(_LSTM_LAYER, None, ledger)})
+    return Usage(dict(ledger.weights), dict(ledger.products))
+
+
+def count_macs(network: nn.Module, example: Tensor) -> int:
+    """Count multiply–accumulates for one input, by PyTorch's own counter; the network is not touched.
+
+    Args:
+        network: any network.
+        example: input of shape ``(N, *input_shape)``.
+    """
+    twin = copy.deepcopy(network).cpu().eval()
+    return _count_pass(twin, example, {_LSTM_LAYER: _lstm_layer_flops})
+
+
+def _count_pass(network: nn.Module, example: Tensor, formulas: Mapping[Any, Callable[..., int]]) -> int:
+    """Run one input through a network on the CPU and return the multiply–accumulates that the counter sees."""
+    counter = FlopCounterMode(display=False, custom_mapping=dict(formulas))
+    with _without_fused_attention(), torch.no_grad(), counter:
+        network(_one_input(network, example))
+    return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Switch off the fused kernel that hides its products from the counter."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _one_input(network: nn.Module, example: Tensor) -> Tensor:
+    """Return the first input on the CPU, real numbers as the network computes; indices stay indices."""
+    real = (p.dtype for p in network.parameters() if p.is_floating_point())
+    return example[:1].cpu().to(next(real, example.dtype) if example.is_floating_point() else example.dtype)
+
+
+def _lstm_layer_flops(x: _Shape, from_inputs: _Shape, from_hidden: _Shape, *_: Any, **__: Any) -> int:
+    """Return two per weight and time step, from the shapes of input ``(steps, N, inputs)`` and both weights."""
+    return 2 * prod(x[:-1]) * (prod(from_inputs) + prod(from_hidden))
+
+
+class _Watched:
+    """Wrap the counter's formula for one operation, so that it also writes into the ledger."""
+
+    _get_raw = True  # asks the counter for the tensors instead of their shapes
+
+    def __init__(self, op: Any, formula: Callable[..., int] | None, ledger: _Ledger) -> None:
+        self.op, self.formula, self.ledger = op, formula, ledger
+
+    def __call__(self, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+        if self.formula is None:
+            steps, weights = int(args[0].numel()) // int(args[0].shape[-1]), args[1:3]
+            return 2 * sum(self.ledger.add(steps * weight.numel(), (weight,), False) for weight in weights)
+        macs = int(self.formula(*args, out_val=out_val, **kwargs)) // 2
+        factors = tuple(args[place] for place in _FACTORS.get(self.op, ()))
+        return 2 * self.ledger.add(macs, factors, self.op in _READ_WHOLE)
+
+
+class _Ledger:
+    """Collect multiply–accumulates during one pass, by parameter and module."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.weights: Counter[tuple[str, str]] = Counter()
+        self.products: Counter[str] = Counter()
+        self._modules = dict(network.named_modules())
+        self._inside = [""]
+        named = ((p.data_ptr(), p.numel() * p.element_size(), path) for path, p in network.named_parameters())
+        self._extents = sorted(extent for extent in named if extent[1])
+        self._starts = [start for start, _, _ in self._extents]
+
+    @contextmanager
+    def following(self, network: nn.Module) -> Iterator[None]:
+        """Know the innermost module that runs, while the network does."""
+        modules = list(network.named_modules())
+        hooks = [module.register_forward_pre_hook(self._enter(name)) for name, module in modules]
+        hooks += [module.register_forward_hook(self._leave) for _, module in modules]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def add(self, macs: int, factors: tuple[Tensor, ...], whole: bool) -> int:
+        """Write down what one operation did.
+
+        Args:
+            macs: its multiply–accumulates.
+            factors: the tensors that may be a parameter, or a part of one.
+            whole: whether a weight computed from a parameter may be known by its shape.
+
+        Returns:
+            ``macs``.
+        """
+        module = self._inside[-1]
+        path = next(filter(None, map(self._path_of, reversed(factors))), None)
+        if path is None and whole:
+            path = self._path_like(factors[-1].shape, module)
+        if path is None:
+            self.products[module] += macs
+        else:
+            self.weights[path, module] += macs
+        return macs
+
+    def _path_of(self, tensor: Tensor) -> str | None:
+        """Return the parameter in whose memory a tensor lies."""
+        place = bisect_right(self._starts, tensor.data_ptr()) - 1
+        if place < 0:
+            return None
+        start, length, path = self._extents[place]
+        return path if tensor.data_ptr() < start + length else None
+
+    def _path_like(self, shape: torch.Size, module: str) -> str | None:
+        """Return a module's one parameter of that shape or the transposed one, as a standardised weight has."""
+        own = self._modules[module].named_parameters(recurse=False)
+        alike = [name for name, parameter in own if sorted(parameter.shape) == sorted(shape)]
+        return ".".join(filter(None, (module, alike[0]))) if len(alike) == 1 else None
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def enter(*_: Any) -> None:
+            self._inside.append(name)
+
+        return enter
+
+    def _leave(self, *_: Any) -> None:
+        self._inside.pop()

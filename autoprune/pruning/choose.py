@@ -1,0 +1,102 @@
+"""Which groups and blocks a user lets go: ``--keep`` exempts layers, ``--only`` selects them.
+
+A pattern is a glob over module paths, and one that names a module means everything inside it. A group is a layer's if
+the layer makes its channels; a residual stream belongs to every layer that adds to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from autoprune.errors import UsageError, did_you_mean
+from autoprune.pruning.groups import Groups
+from autoprune.pruning.layers import kind_of
+from autoprune.space import Block, FrozenGroup, PruningGroup
+
+
+def choose_groups(network: nn.Module, groups: Groups, keep: Sequence[str] = (), only: Sequence[str] = ()) -> Groups:
+    """Return the groups with those frozen that the user keeps.
+
+    Args:
+        network: the dense network.
+        groups: what can be cut, and what cannot.
+        keep: globs over module paths whose channels all stay.
+        only: globs over module paths whose channels alone may go; none for all.
+
+    Raises:
+        UsageError: if a pattern matches no layer of the network.
+    """
+    check_patterns(network, (*keep, *only))
+    cuttable, frozen = [], list(groups.frozen)
+    for group in groups.cuttable:
+        reason = _reason(_makers(network, group), keep, only)
+        if reason is None:
+            cuttable.append(group)
+        else:
+            frozen.append(FrozenGroup(group.name, group.num_channels, reason))
+    return Groups(tuple(cuttable), tuple(frozen))
+
+
+def choose_blocks(
+    network: nn.Module, blocks: Sequence[Block], keep: Sequence[str] = (), only: Sequence[str] = ()
+) -> tuple[Block, ...]:
+    """Return the blocks that may be dropped: those with no layer to keep, and only layers that are selected."""
+
+    def free(block: Block) -> bool:
+        inside = [path for path, module in network.named_modules() if block.holds(path) and kind_of(module) is not None]
+        return not any(matches(keep, path) for path in inside) and (
+            not only or all(matches(only, path) for path in inside)
+        )
+
+    return tuple(block for block in blocks if free(block))
+
+
+def check_patterns(network: nn.Module, patterns: Iterable[str]) -> None:
+    """Raise if a pattern matches nothing.
+
+    Raises:
+        UsageError: naming the pattern and what may have been meant.
+    """
+    paths = [path for path, _ in network.named_modules() if path]
+    paths += [path for path, _ in network.named_parameters()]
+    for pattern in patterns:
+        if not any(matches((pattern,), path) for path in paths):
+            raise UsageError(
+                f"{pattern!r} matches no layer of the network{did_you_mean(pattern, paths)}; give a glob over module "
+                f"paths such as {paths[0]!r} or '{paths[0].split('.')[0]}*'; `autoprune inspect` lists them"
+            )
+
+
+def matches(patterns: Iterable[str], path: str) -> bool:
+    """Return whether a path, or a module that holds it, is matched by a glob.
+
+    >>> matches(["layer1"], "layer1.0.conv1"), matches(["*.conv1"], "layer1.0.conv1"), matches(["conv"], "conv1")
+    (True, True, False)
+    """
+    parts = path.split(".")
+    holders = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return any(fnmatchcase(holder, pattern) for pattern in patterns for holder in holders)
+
+
+def _reason(makers: Sequence[str], keep: Sequence[str], only: Sequence[str]) -> str | None:
+    kept = next((f"kept by {pattern!r}" for pattern in keep for path in makers if matches((pattern,), path)), None)
+    if kept is None and only and not any(matches(only, path) for path in makers):
+        return f"not selected by {', '.join(map(repr, only))}"
+    return kept
+
+
+def _makers(network: nn.Module, group: PruningGroup) -> list[str]:
+    """Return the layers that make a group's channels; norms and slopes only pass them on."""
+    found = []
+    for member in group.producers():
+        parts = member.module.split(".")
+        module: nn.Module | None = network
+        for part in parts:
+            module = getattr(module, part, None)
+        kind = kind_of(module) if isinstance(module, nn.Module) else None
+        if kind is None or {"in", "heads"} & set(kind.sizes(module)) or isinstance(module, nn.Embedding):
+            found.append(member.module)
+    return found

@@ -1,0 +1,64 @@
+"""Criteria that look at what flows through a channel, as the layers that read it see it.
+
+One forward pass per batch serves all groups. A group with several readers gets the mean over them. A group whose
+channels cannot be seen, such as heads of attention, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.pruning.criteria.reading import Place, edited, per_channel, places_of
+from autoprune.pruning.importance import Calibration, scores_jointly, uses_data
+from autoprune.space import PruningGroup
+
+
+@scores_jointly
+@uses_data
+def activation(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibration) -> Mapping[str, Tensor]:
+    """Take the mean magnitude of each channel over images and positions.
+
+    Source: Molchanov et al. 2017, Pruning Convolutional Neural Networks for Resource Efficient Inference, section 2.2
+        ("activation"); magnitudes, because not every reader stands behind a ReLU.
+    """
+    return _means(groups, network, calibration, torch.abs)
+
+
+@scores_jointly
+@uses_data
+def apoz(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibration) -> Mapping[str, Tensor]:
+    """Take the share of a channel's activations that are not zero: 1 − APoZ.
+
+    Groups in which nothing is ever exactly zero, as without ReLU, are left out: all their channels would be equal.
+
+    Source: Hu et al. 2016, Network Trimming, eq. 1 (the average percentage of zeros).
+    """
+    shares = _means(groups, network, calibration, lambda values: (values != 0).to(values.dtype))
+    return {name: scores for name, scores in shares.items() if (scores < 1).any()}
+
+
+def _means(
+    groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibration, measure: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Average ``measure`` over all images and positions, then over a group's readers: group → ``(num_channels,)``."""
+    sums: dict[Place, Tensor] = {}
+    counts: dict[Place, int] = {}
+
+    def look(place: Place, values: Tensor) -> Tensor:
+        others = [dim for dim in range(values.dim()) if dim != place.dim % values.dim()]
+        count = values.numel() // place.size
+        means = per_channel(place, measure(values).mean(others).cpu().double()) / place.member.width
+        sums[place] = sums.get(place, torch.zeros_like(means)) + means * count
+        counts[place] = counts.get(place, 0) + count
+        return values
+
+    with torch.no_grad(), edited(network, [p for group in groups for p in places_of(group, network)], look):
+        for inputs, _ in calibration.batches:
+            network(inputs)
+    by_group: dict[str, list[Tensor]] = {}
+    for place, total in sums.items():
+        by_group.setdefault(place.group, []).append(total / counts[place])
+    return {name: torch.stack(found).mean(0) for name, found in by_group.items()}

@@ -1,0 +1,56 @@
+"""How channels flow through operations: one short rule for each family of PyTorch's operations.
+
+A rule is told the operation, its arguments and its result, reads the atoms of the arguments (``tracer.labels``), unites
+or freezes them, and tells those of the result (``tracer.tell``). Operations that only move numbers about are applied
+to the atoms themselves, so views, concatenations and shuffles need no rule of their own.
+"""
+
+from __future__ import annotations
+
+from autoprune.pruning.rules_layers import embedding, layer_norm, normalised, prelu, recurrent, weighted
+from autoprune.pruning.rules_moving import (
+    along,
+    copied,
+    glu,
+    moved,
+    multiplied,
+    padded,
+    parted,
+    pointwise,
+    pooled,
+    reduced,
+    shuffled,
+    viewed,
+)
+from autoprune.pruning.ruling import Rule
+
+_FAMILIES: dict[Rule, str] = {
+    weighted: "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution",
+    normalised(lambda x: 1, 1): "batch_norm instance_norm",
+    normalised(lambda x: 1, 2): "group_norm",
+    layer_norm: "layer_norm",
+    embedding: "embedding embedding_bag",
+    prelu: "prelu _prelu_kernel",
+    recurrent: "lstm gru rnn_tanh rnn_relu",
+    pointwise: "add dropout feature_dropout alpha_dropout alias to _to_copy contiguous detach type_as hardswish "
+    "where masked_fill log_sigmoid clone lift_fresh",
+    copied: "copy index_put slice_scatter select_scatter index_copy masked_scatter scatter index_add",
+    glu: "glu",
+    moved: "permute transpose swapaxes t T numpy_T mT adjoint expand expand_as squeeze unsqueeze movedim moveaxis "
+    "narrow slice select cat concat concatenate stack hstack vstack roll flip repeat tile index index_select gather "
+    "pixel_shuffle pixel_unshuffle unfold im2col diagonal rot90 repeat_interleave take_along_dim view_as "
+    "reshape_as broadcast_to",
+    parted: "chunk split split_with_sizes unbind tensor_split unsafe_chunk unsafe_split hsplit vsplit",
+    viewed: "view _unsafe_view reshape flatten unflatten",
+    shuffled: "channel_shuffle native_channel_shuffle",
+    padded: "pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d",
+    pooled: "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d "
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d adaptive_max_pool1d "
+    "adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d "
+    "upsample_bilinear2d upsample_bicubic2d upsample_linear1d _upsample_bilinear2d_aa grid_sampler_2d grid_sampler",
+    reduced: "mean sum amax amin max min var std prod logsumexp norm linalg_vector_norm var_mean nanmean median",
+    along: "softmax log_softmax _softmax _log_softmax cumsum cumprod sort topk argsort",
+    multiplied: "matmul mm bmm addmm baddbmm einsum scaled_dot_product_attention tensordot dot mv bilinear",
+}
+RULES: dict[str, Rule] = {name: rule for rule, names in _FAMILIES.items() for name in names.split()}
+"""Operation → rule; operations that PyTorch marks as pointwise follow the rule of ``add``."""

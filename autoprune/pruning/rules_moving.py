@@ -1,0 +1,232 @@
+"""How channels flow where no layer is: element by element, moved about, and over positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from autoprune.pruning.ruling import argument, flat, operation, read_along, spread
+
+if TYPE_CHECKING:
+    from autoprune.pruning.trace import Tracer
+
+
+# element by element
+
+
+def pointwise(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Where elements meet, their channels are united; what is broadcast over another's channels leaves them apart."""
+    out = result if isinstance(result, Tensor) else None
+    values = list(flat((*args, *kwargs.values())))
+    if out is None or not any(tracer.labels(value) is not None for value in values):
+        return
+    met: Tensor | None = None
+    for value in values:
+        if value.numel() == 1 and out.numel() > 1 and tracer.labels(value) is None:
+            continue
+        lifted = _lifted(tracer, value, out)
+        if met is not None and operation(func).rstrip("_") in ("add", "sub", "rsub"):
+            tracer.channels.note_added(lifted)
+        met = lifted if met is None else _meet(tracer, met, lifted)
+    tracer.tell(out, met if met is not None and bool((met != 0).any()) else None)
+
+
+def _lifted(tracer: Tracer, value: Tensor, out: Tensor) -> Tensor:
+    """Return an argument's atoms in as many dimensions as the result, sizes of 1 kept; zeros if it has none."""
+    labels = tracer.labels(value)
+    shape = (1,) * (out.dim() - value.dim()) + tuple(value.shape)
+    return torch.zeros((), dtype=torch.int64).expand(shape) if labels is None else labels.view(shape)
+
+
+def _meet(tracer: Tracer, first: Tensor, second: Tensor) -> Tensor:
+    channels = tracer.channels
+    shape = torch.Size(max(sizes) for sizes in zip(first.shape, second.shape, strict=True))
+    over_second = {d for d in channels.varying(first) if second.shape[d] == 1}
+    over_first = {d for d in channels.varying(second) if first.shape[d] == 1}
+    if over_first and over_second:
+        for labels in (first, second):
+            channels.freeze(labels, "meets other channels in every combination")
+        return torch.zeros((), dtype=torch.int64).expand(shape)
+    if over_second or over_first:
+        wide, narrow = (first, second) if over_second else (second, first)
+        channels.freeze(narrow, "is one channel for many others")
+        return wide.expand(shape)
+    first, second = first.expand(shape), second.expand(shape)
+    channels.unite(first, second)
+    return torch.maximum(first, second) if bool((first == 0).any()) else first
+
+
+def copied(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Numbers that are copied into part of another tensor leave no trace there."""
+    tracer.channels.freeze(tracer.labels(args[1]), "is copied into a tensor of fixed size")
+    tracer.channels.freeze(tracer.labels(args[0]), "is overwritten in part")
+
+
+def glu(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """A gated linear unit multiplies one half of the channels by the other: they shrink alike."""
+    labels = tracer.labels(args[0])
+    if labels is not None:
+        first, second = labels.chunk(2, argument(func, args, kwargs, "dim", -1))
+        tracer.channels.unite(first, second)
+        tracer.tell(result, first)
+
+
+# moving numbers about
+
+
+def moved(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Apply the operation to the atoms themselves."""
+    values = list(flat(args))
+    if not any(tracer.labels(value) is not None for value in values):
+        return
+
+    def atoms(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            labels = tracer.labels(value)
+            return torch.zeros((), dtype=torch.int64).expand(value.shape) if labels is None else labels
+        return type(value)(atoms(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+    moved = func(*(atoms(value) for value in args), **kwargs)
+    results, labels = (result, moved) if isinstance(result, (list, tuple)) else ([result], [moved])
+    for one, label in zip(results, labels, strict=True):
+        tracer.tell(one, label)
+
+
+def parted(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Equal parts of the channels shrink alike: a channel of one part goes with its like in the others."""
+    labels = tracer.labels(args[0])
+    if labels is None:
+        return
+    moved(tracer, func, args, kwargs, result)
+    dim = int(argument(func, args, kwargs, "dim", 0)) % labels.dim()
+    if dim in tracer.channels.varying(labels) and len({part.shape for part in result}) == 1:
+        for part in result[1:]:
+            tracer.channels.unite(_known(tracer, part), _known(tracer, result[0]))
+
+
+def _known(tracer: Tracer, tensor: Tensor) -> Tensor:
+    labels = tracer.labels(tensor)
+    return torch.zeros((), dtype=torch.int64).expand(tensor.shape) if labels is None else labels
+
+
+def viewed(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """A dimension of channels that is folded into (many, few) keeps ``many``: its ``few`` shrink alike."""
+    labels = tracer.labels(args[0])
+    if labels is None:
+        return
+    tracer.tell(result, labels.reshape(result.shape))
+    for dim in tracer.channels.varying(labels):
+        parts = _folds_of(tuple(args[0].shape), tuple(result.shape), dim)
+        tracer.channels.unite_along(_known(tracer, result), parts[:-1])
+
+
+def shuffled(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """A shuffle between groups keeps the groups: their channels shrink alike."""
+    labels = tracer.labels(args[0])
+    if labels is not None:
+        folded = labels.reshape(labels.shape[0], int(args[1]), -1, *labels.shape[2:])
+        tracer.channels.unite_along(folded, [1])
+        tracer.tell(result, folded.transpose(1, 2).reshape(labels.shape))
+
+
+def _folds_of(before: Sequence[int], after: Sequence[int], dim: int) -> list[int]:
+    """Return the dimensions, larger than 1, that one dimension is folded into by a view; none if it was merged.
+
+    >>> _folds_of((2, 12, 5), (2, 3, 4, 5), 1), _folds_of((2, 3, 4), (2, 12), 1)
+    ([1, 2], [])
+    """
+    i = j = 0
+    while i < len(before) and j < len(after):
+        olds, news, old, new = [i], [j], before[i], after[j]
+        while old != new:
+            if old < new:
+                i += 1
+                olds.append(i)
+                old *= before[i]
+            else:
+                j += 1
+                news.append(j)
+                new *= after[j]
+        if dim in olds:
+            large = [d for d in olds if before[d] > 1]
+            return [d for d in news if after[d] > 1] if large == [dim] else []
+        i, j = i + 1, j + 1
+    return []
+
+
+def padded(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Padding in space passes; padding between channels adds a fixed number of them."""
+    labels = tracer.labels(args[0])
+    if labels is None:
+        return
+    pads, varying = list(argument(func, args, kwargs, "pad")), tracer.channels.varying(labels)
+    padded = {labels.dim() - 1 - i // 2 for i, amount in enumerate(pads) if amount}
+    if padded & varying:
+        tracer.channels.freeze(labels, "is padded with a fixed number of channels")
+        return
+    for dim in padded:
+        labels = labels.narrow(dim, 0, 1)
+    tracer.tell(result, labels.expand(result.shape))
+
+
+# over positions
+
+
+def pooled(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Pooling and resizing work on each channel alone."""
+    labels = tracer.labels(args[0])
+    out = result[0] if isinstance(result, tuple) else result
+    if labels is None:
+        return
+    space = next((int(c) for c in operation(func).replace("linear1d", "1d") if c in "123"), 2)
+    positions = list(range(labels.dim() - space, labels.dim()))
+    tracer.channels.unite_along(labels, positions)
+    for dim in positions:
+        labels = labels.narrow(dim, 0, 1)
+    tracer.tell(out, labels.expand(out.shape))
+
+
+def reduced(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """A mean, sum or maximum over positions passes; over channels it mixes them."""
+    labels = tracer.labels(args[0])
+    out = result[0] if isinstance(result, tuple) else result
+    if len(args) > 1 and isinstance(args[1], Tensor):  # the larger of two tensors
+        pointwise(tracer, func, args, kwargs, result)
+        return
+    if labels is None or not isinstance(out, Tensor):
+        return
+    wanted = argument(func, args, kwargs, "dim")
+    wanted = list(range(labels.dim())) if wanted is None or wanted == [] else wanted
+    dims = sorted(d % labels.dim() for d in ([wanted] if isinstance(wanted, int) else wanted))
+    if set(dims) & tracer.channels.varying(labels):
+        tracer.channels.freeze(labels, f"is mixed with other channels by {operation(func)}")
+        return
+    for dim in reversed(dims):
+        labels = labels.narrow(dim, 0, 1) if out.dim() == labels.dim() else labels.select(dim, 0)
+    tracer.tell(out, labels)
+
+
+def along(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """A softmax or running sum over positions keeps channels apart; over channels it mixes them."""
+    labels = tracer.labels(args[0])
+    if labels is None:
+        return
+    if int(argument(func, args, kwargs, "dim", -1)) % labels.dim() in tracer.channels.varying(labels):
+        tracer.channels.freeze(labels, f"is mixed with other channels by {operation(func)}")
+        return
+    tracer.tell(result, labels)
+
+
+def multiplied(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """A product with a bare parameter is a linear map; of two activations it mixes channels beyond following."""
+    values = list(flat(args))
+    if operation(func) == "matmul" and len(values) == 2 and values[1].dim() == 2 and tracer.path_of(values[1]):
+        path, weight = str(tracer.path_of(values[1])), values[1]
+        read_along(tracer, tracer.labels(values[0]), values[0].dim() - 1, tracer.side(path, "dim0", weight.shape[0]))
+        tracer.tell(result, spread(tracer.side(path, "dim1", weight.shape[1]), result, result.dim() - 1))
+        return
+    for value in values:
+        tracer.channels.freeze(tracer.labels(value), "is multiplied as a matrix outside of any known layer")

@@ -1,0 +1,63 @@
+"""What the rules of a trace share: reading an operation's arguments, and tying channels to a layer's side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from autoprune.pruning.trace import Tracer
+
+Rule = Callable[["Tracer", Any, Any, Any, Any], None]
+"""(tracer, operation, its arguments, its keyword arguments, its result) → the tracer is told."""
+
+
+def argument(func: Any, args: Any, kwargs: Any, name: str, default: Any = None) -> Any:
+    """Return an argument of an operation by its name in the schema."""
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.name == name:
+            return args[position] if position < len(args) else kwargs.get(name, default)
+    return kwargs.get(name, default)
+
+
+def operation(func: Any) -> str:
+    """Return the name of an operation, ``conv2d``."""
+    return str(func._schema.name).removeprefix("aten::")
+
+
+def follow_unknown(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Freeze everything that goes into an operation without a rule."""
+    for value in flat((*args, *kwargs.values())):
+        tracer.channels.freeze(
+            tracer.labels(value), f"passes through {operation(func)}, which autoprune does not follow"
+        )
+
+
+def read_along(tracer: Tracer, labels: Tensor | None, dim: int, atoms: Tensor) -> None:
+    """Unite the atoms of a side with the channels that are read along a dimension, at every other position."""
+    if labels is None:
+        return
+    others = [d for d in range(labels.dim()) if d != dim]
+    tracer.channels.unite_along(labels, others)
+    for d in others:
+        labels = labels.narrow(d, 0, 1)
+    seen = labels.reshape(-1)
+    known = seen != 0  # a constant that is read couples nothing
+    if bool(known.any()):
+        tracer.channels.unite(seen[known], atoms[known])
+
+
+def spread(atoms: Tensor, like: Tensor, dim: int) -> Tensor:
+    """Return atoms laid along one dimension of a result, the same at every other position."""
+    return atoms.view([-1 if d == dim else 1 for d in range(like.dim())]).expand(like.shape)
+
+
+def flat(values: Iterable[Any]) -> Iterable[Tensor]:
+    """Yield every tensor among values, lists included."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from flat(value)
