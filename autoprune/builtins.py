@@ -13,7 +13,17 @@ IMPORTANCES = Registry(
     kind="importance criterion",
     group="autoprune.importances",
     builtins={
-        name: f"autoprune.pruning.importance:{name}" for name in ("l1", "l2", "bn_scale", "taylor", "fpgm", "random")
+        name: f"autoprune.pruning.criteria.{file}:{name}"
+        for file, names in {
+            "norms": ("l1", "l2", "lamp", "fpgm", "bn_scale"),
+            "gradients": ("gradient", "taylor", "snip"),
+            "fisher": ("fisher",),
+            "activations": ("activation", "apoz"),
+            "ablation": ("ablation",),
+            "synflow": ("synflow",),
+            "chance": ("random",),
+        }.items()
+        for name in names
     },
 )
 """Criteria that score the channels of a group; larger means keep."""
@@ -21,13 +31,18 @@ IMPORTANCES = Registry(
 MODELS = Registry(
     kind="model",
     group="autoprune.models",
-    builtins={f"resnet{depth}": f"autoprune.training.models:resnet{depth}" for depth in (20, 32, 44, 56)},
+    builtins={
+        **{f"resnet{depth}": f"autoprune.training.models:resnet{depth}" for depth in (20, 32, 44, 56)},
+        **{name: f"autoprune.training.{name}:{name}" for name in ("lstm", "vit", "mlp")},
+    },
 )
 """Networks; ``torchvision:NAME`` is understood beside these, by whoever builds the network."""
 
 DATA = Registry(
     kind="data set",
     group="autoprune.data",
-    builtins={name: f"autoprune.training.tasks:{name}" for name in ("digits", "cifar10")},
+    builtins={
+        name: f"autoprune.training.tasks:{name.replace('-', '_')}" for name in ("digits", "breast-cancer", "cifar10")
+    },
 )
 """Data sets; ``imagefolder:PATH`` is understood beside these, by whoever builds the data."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from autoprune.cli.main import emit, json_option
-from autoprune.cli.options import layer_of, model_options, read_request, root_option, study_argument
+from autoprune.cli.options import Request, layer_of, model_options, read_request, root_option, study_argument
 from autoprune.errors import UsageError
-
-if TYPE_CHECKING:
-    from autoprune.spec import StudySpec
 
 
 @click.command(
@@ -39,17 +36,17 @@ def inspect(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Show the groups of channels that can be pruned in STUDY or in a model, what is frozen and why, and MACs by layer.
+    """Show what can be pruned in STUDY or in a model: groups and blocks, what is frozen and why, MACs and scores.
 
-    STUDY may be a study, a recipe, or a model's name as --model takes it. No weights are needed and nothing
-    is trained or stored. One FLOP is one multiply–accumulate.
+    STUDY may be a study, a recipe, or a model's name as --model takes it. A study's own dense network is looked at if
+    it has one; else no weights are needed. Nothing is trained or stored. One FLOP is one multiply–accumulate.
     """
     values = layer_of(options)
     if study is not None and _is_model(study):
         values.setdefault("model", {})["source"] = study
         study = None
-    spec = read_request(study, root, values).spec
-    found = _inspect(spec, *_input_of(spec, shape, classes, bool(values.get("model"))))
+    request = read_request(study, root, values)
+    found = _inspect(request, shape, classes, bool(values.get("model")))
     if as_json:
         emit(found)
     else:
@@ -62,71 +59,36 @@ def _is_model(name: str) -> bool:
     return ":" in name or name in MODELS.names()
 
 
-def _input_of(
-    spec: StudySpec, shape: str | None, classes: int | None, model_given: bool
-) -> tuple[tuple[int, int, int], int]:
-    """Return the input shape and number of classes: as given, or else the data's."""
-    if shape is None and model_given and spec.model.source.startswith("torchvision:"):
-        shape, classes = "3x224x224", classes or 1000
-    if shape is not None and classes is not None:
-        return _parse_shape(shape), classes
+def _inspect(request: Request, text: str | None, classes: int | None, model_given: bool) -> dict[str, Any]:
+    """Look at a network on inputs of a shape: as given, or else the data's."""
     from autoprune.build import task_of
+    from autoprune.folder import StudyFolder
+    from autoprune.inspection import inspect_network
 
-    task = task_of(spec)
-    return _parse_shape(shape) if shape else task.input_shape, classes or task.num_classes
+    spec = request.spec
+    if text is None and model_given and spec.model.source.startswith("torchvision:"):
+        text, classes = "3x224x224", classes or 1000
+    shape = _parse_shape(text) if text else None
+    task = None if shape is not None and classes is not None else task_of(spec)
+    if task is not None and shape not in (None, task.input_shape):
+        classes, task = classes or task.num_classes, None
+    wanted = shape or (task.input_shape if task else ())
+    outputs = classes or (task.num_classes if task else 0)
+    return inspect_network(spec, wanted, outputs, StudyFolder(request.folder), task)
 
 
-def _parse_shape(text: str) -> tuple[int, int, int]:
+def _parse_shape(text: str) -> tuple[int, ...]:
+    """Return the shape of one example: of an image, CxHxW; of a row of features, F; of a sequence of rows, TxF."""
     try:
-        channels, height, width = (int(part) for part in text.lower().split("x"))
+        shape = tuple(int(part) for part in text.lower().split("x"))
     except ValueError:
-        channels = height = width = 0
-    if min(channels, height, width) < 1:
-        raise UsageError(f"--input {text!r} is not of the form CxHxW; write for example 3x224x224")
-    return channels, height, width
-
-
-def _inspect(spec: StudySpec, shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
-    import torch
-
-    from autoprune.cost.macs import CostModel
-    from autoprune.metrics import FLOP_CONVENTION
-    from autoprune.pruning.groups import find_groups
-    from autoprune.training.models import build_model
-
-    network = build_model(spec.model.source, num_classes=classes, in_channels=shape[0], seed=spec.seed).eval()
-    example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(spec.seed))
-    groups = find_groups(network, example)
-    cost = CostModel(network, groups.cuttable, example)
-    full = cost.measure({group.name: group.num_channels for group in groups.cuttable})
-    return {
-        "model": spec.model.source,
-        "input_shape": list(shape),
-        "flop_convention": FLOP_CONVENTION,
-        "uncounted": list(full.uncounted),
-        "dense": dict(full.values),
-        "groups": [
-            {
-                "name": group.name,
-                "channels": group.num_channels,
-                "residual": group.is_residual,
-                "layers": sorted({member.module for member in group.members}),
-            }
-            for group in groups.cuttable
-        ],
-        "frozen": [{"name": g.name, "channels": g.num_channels, "reason": g.reason} for g in groups.frozen],
-        "layers": [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "inputs": layer.inputs,
-                "outputs": layer.outputs,
-                "mflops": layer.macs / 1e6,
-            }
-            for layer in cost.layers
-            if layer.macs
-        ],
-    }
+        shape = (0,)
+    if min(shape) < 1:
+        raise UsageError(
+            f"--input {text!r} is not of the form CxHxW, F or TxF; write for example 3x224x224 for images, "
+            "30 for rows of features, 16x8 for sequences"
+        )
+    return shape
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -141,11 +103,18 @@ def _print(found: dict[str, Any]) -> None:
         f"{dense['mparams']:.3f} M parameters, {dense['size_mb']:.2f} MB",
         highlight=False,
     )
-    groups = Table("group", "channels", "kind", "layers it runs through", title="can be pruned")
+    share = 100 * found["smallest"]["mflops"]
+    console.print(f"cutting channels alone can bring it to {share:.1f} % of its MFLOPs", highlight=False)
+    groups = Table("group", "size", "kind", "layers it runs through", title="can be pruned")
     for group in found["groups"]:
-        kind = "residual stream" if group["residual"] else "inner"
+        kind = "heads" if group["kind"] == "heads" else "residual stream" if group["residual"] else "inner"
         groups.add_row(escape(group["name"]), str(group["channels"]), kind, str(len(group["layers"])))
     console.print(groups)
+    if found["blocks"]:
+        blocks = Table("block", "MFLOPs", "groups inside", title="can be dropped whole, with --depth")
+        for block in found["blocks"]:
+            blocks.add_row(escape(block["name"]), f"{block['mflops']:.3f}", escape(", ".join(block["groups"])))
+        console.print(blocks)
     if found["frozen"]:
         frozen = Table("group", "channels", "reason", title="frozen")
         for group in found["frozen"]:
@@ -162,5 +131,23 @@ def _print(found: dict[str, Any]) -> None:
             f"{100 * layer['mflops'] / dense['mflops']:.1f} %",
         )
     console.print(layers)
+    _print_scores(console, found)
     for note in found["uncounted"]:
         console.print(f"not counted: {note}", markup=False, highlight=False)
+
+
+def _print_scores(console: Any, found: dict[str, Any]) -> None:
+    """Print how each criterion's scores spread: quantiles over groups of the groups' own quantiles would hide much."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    trained = "" if found["trained"] else "; weights are untrained, so scores say little"
+    scores = Table(
+        "criterion", "group", "lowest", "25 %", "median", "75 %", "highest", title=f"scores, larger = keep{trained}"
+    )
+    for name, criterion in found["criteria"].items():
+        for group, quantiles in criterion["quantiles"].items():
+            scores.add_row(escape(name), escape(group), *(f"{value:.3g}" for value in quantiles))
+        if not criterion["quantiles"]:
+            scores.add_row(escape(name), escape(criterion.get("reason", "applies to no group")))
+    console.print(scores)

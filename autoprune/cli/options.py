@@ -22,6 +22,8 @@ BUDGETS = {
     "mparams": "million parameters",
     "latency_ms": "milliseconds on this device",
     "size_mb": "MB of stored float32 weights",
+    "nonzero_mflops": "MFLOPs with weights that are not zero; for masks",
+    "nonzero_mparams": "million parameters that are not zero; for masks",
 }
 
 study_argument = click.argument("study", required=False)
@@ -68,6 +70,19 @@ _PLAIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ),
     ("--data-root", "data.root", {"metavar": "DIR", "help": "Where downloaded data lies."}),
     ("--importances", "space.importances", {"metavar": "A,B,…", "help": "Importance criteria to choose from."}),
+    (
+        "--patterns",
+        "space.patterns",
+        {"metavar": "A,B", "help": "What is removed: channel, weight, 2:4; channels first, then a mask."},
+    ),
+    ("--depth/--no-depth", "space.depth", {"default": None, "help": "Whether residual blocks may be dropped whole."}),
+    ("--keep", "space.keep", {"metavar": "GLOB,…", "help": "Layers whose channels all stay, by module path."}),
+    ("--only", "space.only", {"metavar": "GLOB,…", "help": "Layers whose channels alone may go, by module path."}),
+    (
+        "--max-drop",
+        "space.max_drop",
+        {"type": float, "help": "Add the threshold baseline: error that cutting one group may add, 0.01 for a point."},
+    ),
     ("--max-sparsity", "space.max_sparsity", {"type": float, "help": "Largest fraction of a group that may go."}),
     ("--round-to", "space.round_to", {"type": int, "help": "Keep a multiple of this many channels."}),
     ("--finetune-epochs", "finetune.epochs", {"type": float, "help": "Epochs of each candidate's fine-tune."}),
@@ -81,7 +96,12 @@ _PLAIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--layout", "runtime.layout", {"metavar": "auto|channels_last|contiguous", "help": "Memory layout of images."}),
     ("--threads", "runtime.threads", {"type": int, "help": "CPU threads for training; 0 for all cores."}),
 )
-_LISTS = ("objectives", "space.importances")
+_LISTS = ("objectives", "space.importances", "space.patterns", "space.keep", "space.only")
+
+_OF_MODEL = (
+    *("model.source", "model.weights", "data.source", "data.root"),
+    *("space.importances", "space.keep", "space.only", "space.max_sparsity", "space.round_to"),
+)
 
 
 def spec_options(command: _F) -> _F:
@@ -97,8 +117,8 @@ def spec_options(command: _F) -> _F:
 
 
 def model_options(command: _F) -> _F:
-    """Add the options that say which network and which data."""
-    return _with(command, [entry for entry in _PLAIN if entry[1] in ("model.source", "data.source", "data.root")])
+    """Add the options that say which network and which data, and what may be pruned."""
+    return _with(command, [entry for entry in _PLAIN if entry[1] in _OF_MODEL])
 
 
 def _with(command: _F, entries: Sequence[tuple[str, str, dict[str, Any]]]) -> _F:

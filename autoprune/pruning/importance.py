@@ -213,7 +213,7 @@ def _checked(name: str, group: PruningGroup, scores: Any) -> Tensor:
             f"importance criterion {name!r} returned {given} for group {group.name!r}; "
             f"expected one score per channel: a tensor of shape ({group.num_channels},)"
         )
-    scores = scores.detach().float().cpu()
-    if not torch.isfinite(scores).all():
+    plain: Tensor = scores.detach().float().cpu()
+    if not torch.isfinite(plain).all():
         raise ModelError(f"importance criterion {name!r} returned NaN or infinite scores for group {group.name!r}")
-    return scores
+    return plain

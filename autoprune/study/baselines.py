@@ -3,6 +3,8 @@
 - ``uniform``: the same sparsity in every group.
 - ``inner``: only channels inside a residual branch; the residual streams stay whole.
 - ``global``: all channels of the network ranked together, the lowest removed.
+- ``depth``: whole residual blocks, evenly spread; every channel elsewhere stays. Only if blocks may be dropped.
+- ``threshold``: every group as far as the measured error allows, brought to the budget. Only with ``--max-drop``.
 
 Each lies on the budget like any other proposal. One that cannot reach the budget, or that is the same
 as an earlier one (a network without residual streams has no separate ``inner``), is left out.
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from autoprune.errors import BudgetError
 from autoprune.policy import PruningPolicy
-from autoprune.space import SearchSpace
+from autoprune.space import Kept, SearchSpace
 from autoprune.study.project import Projector
 
 Ranking = Mapping[str, NDArray[np.float64]]
@@ -26,12 +28,15 @@ RankedBy = tuple[str, Ranking]
 COMPARABLE_BETWEEN_LAYERS = ("taylor",)  # scores that estimate a change of the loss need no scaling per layer
 
 
-def baselines(projector: Projector, scores: Mapping[str, Ranking]) -> dict[str, PruningPolicy]:
+def baselines(
+    projector: Projector, scores: Mapping[str, Ranking], tolerated: Kept | None = None
+) -> dict[str, PruningPolicy]:
     """Return name → policy, in the order they are evaluated.
 
     Args:
         projector: the space and the budget.
         scores: criterion → group name → scores of shape ``(num_channels,)``, larger = keep.
+        tolerated: group → fewest channels that the measured error allows; ``None`` or empty if not measured.
     """
     if not projector.budget.limits:
         return {}
@@ -39,6 +44,8 @@ def baselines(projector: Projector, scores: Mapping[str, Ranking]) -> dict[str, 
         "uniform": lambda: _uniform(projector, _default_importances(projector.space)),
         "inner": lambda: _inner(projector, _default_importances(projector.space)),
         "global": lambda: _global(projector, scores),
+        "depth": lambda: _depth(projector, _default_importances(projector.space)),
+        "threshold": lambda: _threshold(projector, _default_importances(projector.space), tolerated or {}),
     }
     found: dict[str, PruningPolicy] = {}
     for name, make in makers.items():
@@ -70,6 +77,23 @@ def _inner(projector: Projector, importances: Mapping[str, str]) -> PruningPolic
     return projector.space.policy(projector.fit(wanted, inner), importances)
 
 
+def _depth(projector: Projector, importances: Mapping[str, str]) -> PruningPolicy:
+    """Drop blocks, evenly spread over the network, until the budget is met by as few as possible."""
+    space, names = projector.space, [block.name for block in projector.space.blocks]
+    for count in range(1, len(names) + 1):
+        dropped = {names[int((place + 0.5) * len(names) / count)] for place in range(count)}
+        kept = {name: 0 if name in dropped else n for name, n in space.full.items()}
+        if projector.usage(space.settled(kept)) <= 1:
+            return projector.project(space.policy(kept, importances))
+    raise BudgetError("dropping blocks alone cannot meet the budget")
+
+
+def _threshold(projector: Projector, importances: Mapping[str, str], tolerated: Kept) -> PruningPolicy:
+    if not tolerated:
+        raise BudgetError("the error that each group tolerates was not measured")
+    return projector.space.policy(projector.fit({name: float(n) for name, n in tolerated.items()}), importances)
+
+
 def _global(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolicy:
     """Remove the channels that score lowest in the whole network until the budget is met.
 
@@ -77,6 +101,8 @@ def _global(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolic
     divided by their mean over the group first, as in Torch-Pruning (Fang et al. 2023).
     """
     space = projector.space
+    if not space.groups:
+        raise BudgetError("there are no channels to rank")
     name, ranking = _rank_by(space, scores)
     everything = sorted(value for values in ranking.values() for value in values)
 

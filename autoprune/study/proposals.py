@@ -42,6 +42,7 @@ class Proposals:
         scores: criterion → group → importance scores, for the global ranking.
         sampler: name of the sampler.
         seed: the study's seed.
+        tolerated: group → fewest channels that the measured error allows, for the threshold baseline.
         with_baselines: whether the baselines of a budget are evaluated first.
     """
 
@@ -53,6 +54,7 @@ class Proposals:
     sampler: str = "auto"
     seed: int = 0
     with_baselines: bool = True
+    tolerated: Mapping[str, int] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise if no network of the space can meet the closed-form limits.
@@ -111,7 +113,7 @@ class Proposals:
         if not self.with_baselines:
             return {}
         asked = {trial.candidate.origin for trial in trials if trial.candidate.budget == self.budget}
-        found = baselines(projector, self.scores)
+        found = baselines(projector, self.scores, self.tolerated)
         return {name: policy for name, policy in found.items() if f"baseline:{name}" not in asked}
 
     def _closed_form_budget(self, trials: Sequence[Trial]) -> Budget:

@@ -1,205 +1,252 @@
-"""Costs by hand on one layer, pinned on known networks, and equal to the count on networks really pruned."""
+"""The closed form is, exactly, the count on networks built with fewer channels, fewer blocks and zero weights."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from cut_networks import CUT_CASES, really
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-from torchvision import models as zoo
 
-from autoprune.cost.macs import CostModel, count_macs, layer_costs, measure_network, state_bytes
-from autoprune.pruning.groups import find_groups
-from autoprune.pruning.prune import Pruner
-from autoprune.space import SearchSpace
-from autoprune.training.models import resnet20, resnet32, resnet44, resnet56
+from autoprune.cost.macs import CostModel, measure_network, state_bytes
+from autoprune.cost.sizes import Sizes, Totals
+from autoprune.space import MASK_UNITS, Block, Shrink, mask_key, masked_zeros
+from autoprune.training.models import resnet20
 
-IMAGE = torch.zeros(1, 3, 32, 32)
+IMAGE = torch.zeros(1, 3, 9, 9)
 
 
-def closed_form(network: nn.Module, example: Tensor) -> tuple[int, int, int]:
-    """Return the closed form's MACs, parameters and bytes of a network that is not cut."""
-    return CostModel(network, [], example).count({})
+@cache
+def model_of(name: str, **options: Any) -> CostModel:
+    case = CUT_CASES[name]
+    return CostModel(case.build(**case.channels), case.shrinks, case.channels, case.example, **options)
 
 
-@pytest.mark.parametrize(
-    ("build", "mmacs", "params"),
-    [(resnet20, 40.81, 269_722), (resnet32, 69.12, 464_154), (resnet44, 97.44, 658_586), (resnet56, 125.75, 853_018)],
-)
-def test_cifar_resnets_cost_what_papers_say(build: Callable[[], nn.Module], mmacs: float, params: int) -> None:
-    """Papers count shortcuts that pad; ours project, by two convolutions with a norm each."""
-    projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
-    macs, found, _ = closed_form(build(), IMAGE)
-    assert (round(macs / 1e6, 2), found) == (mmacs, params + projections)
+@pytest.mark.parametrize("name", CUT_CASES)
+def test_the_dense_network_costs_what_is_counted(name: str) -> None:
+    case = CUT_CASES[name]
+    dense = case.build(**case.channels)
+    model = model_of(name)
+    assert model.count(case.channels) == really(dense, case.example)
+    assert model.measure({}).values == measure_network(dense, case.example).values
+    assert sum(layer.macs for layer in model.layers) == model.count({})[0]
+    assert state_bytes(dense) == model.count({})[2]
 
 
-def test_resnet20_costs_what_its_layers_add_up_to() -> None:
-    stage1 = 32 * 32 * 9 * 16 * (3 + 6 * 16)
-    stage2 = 16 * 16 * (9 * 32 * (16 + 5 * 32) + 16 * 32)
-    stage3 = 8 * 8 * (9 * 64 * (32 + 5 * 64) + 32 * 64)
-    assert closed_form(resnet20(), IMAGE)[0] == stage1 + stage2 + stage3 + 64 * 10
-
-
-@pytest.mark.parametrize(
-    ("layer", "shape", "macs", "params"),
-    [
-        (nn.Conv2d(3, 8, 3), (3, 10, 10), 8 * 3 * 9 * 64, 8 * 3 * 9 + 8),
-        (nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), (3, 10, 10), 8 * 3 * 9 * 25, 8 * 3 * 9),
-        (nn.Conv2d(6, 6, 3, padding=1, groups=6), (6, 10, 10), 6 * 9 * 100, 6 * 9 + 6),
-        (nn.Conv2d(6, 12, 1, groups=3, bias=False), (6, 5, 5), 12 * 2 * 25, 12 * 2),
-        (nn.Conv1d(4, 5, 3), (4, 20), 5 * 4 * 3 * 18, 5 * 4 * 3 + 5),
-        (nn.ConvTranspose2d(4, 6, 3, stride=2), (4, 5, 5), 4 * 6 * 9 * 25, 4 * 6 * 9 + 6),
-        (nn.Linear(20, 5), (20,), 20 * 5, 20 * 5 + 5),
-        (nn.Linear(20, 5, bias=False), (7, 20), 7 * 20 * 5, 20 * 5),
-        (nn.BatchNorm2d(6), (6, 4, 4), 0, 12),
-        (nn.BatchNorm2d(6, affine=False), (6, 4, 4), 0, 0),
-    ],
-    ids=str,
-)
-def test_one_layer_costs_what_the_hand_computes(
-    layer: nn.Module, shape: tuple[int, ...], macs: int, params: int
-) -> None:
-    example = torch.zeros(2, *shape)
-    assert closed_form(layer, example)[:2] == (macs, params)
-    assert count_macs(layer, example) == macs
-
-
-def test_bytes_are_four_for_each_weight_and_statistic_and_eight_for_each_counter() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6))
-    assert closed_form(network, IMAGE)[2] == 4 * (18 + 6 + 2 * 6 + 2 * 6) + 8
-    assert state_bytes(network) == closed_form(network, IMAGE)[2]
-
-
-def test_a_layer_that_runs_twice_costs_twice() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(4, 4, bias=False)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.layer(self.layer(x))
-
-    assert closed_form(Twice(), torch.zeros(1, 4))[:2] == (32, 16)
-    assert [(cost.name, cost.kind, cost.macs) for cost in layer_costs(Twice(), torch.zeros(1, 4))] == [
-        ("layer", "Linear", 32)
-    ]
-
-
-def test_shared_weights_are_counted_and_stored_once() -> None:
-    network = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
-    network[1].weight = network[0].weight
-    assert closed_form(network, torch.zeros(1, 4)) == (32, 16, 64)
-
-
-def test_products_outside_of_layers_are_constant_and_said_to_be() -> None:
-    class Attends(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(1000, 1000)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.layer(x)
-            return x @ x.transpose(1, 2)
-
-    model = CostModel(Attends(), [], torch.zeros(1, 5, 1000))
-    assert model.count({})[0] == 5 * 1000 * 1000 + 5 * 5 * 1000
-    assert model.uncounted[1] == "0.03 MFLOPs outside convolutions and linear layers are taken as constant"
-
-
-def test_costs_are_for_one_input_whatever_the_batch() -> None:
-    network = resnet20()
-    assert closed_form(network, IMAGE) == closed_form(network, IMAGE.repeat(4, 1, 1, 1))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_counting_leaves_the_network_alone(training: bool) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6)).train(training)
-    former = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    CostModel(network, [], torch.randn(2, 3, 8, 8))
-    assert all(torch.equal(tensor, former[name]) for name, tensor in network.state_dict().items())
-    assert network.training is network[1].training is training
-    assert not any(module._forward_hooks for module in network.modules())
-
-
-NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
-    f"{build.__name__}-{channels}": lambda build=build, channels=channels: build(in_channels=channels)
-    for build in (resnet20, resnet32, resnet44, resnet56)
-    for channels in (1, 3)
-} | {
-    "resnet18": lambda: zoo.resnet18(num_classes=7),
-    "mobilenet_v2": lambda: zoo.mobilenet_v2(num_classes=7),
-    "densenet121": lambda: zoo.densenet121(num_classes=7),
-    "googlenet": lambda: zoo.googlenet(num_classes=7, aux_logits=False, init_weights=False),
-    "vgg": lambda: nn.Sequential(zoo.vgg11_bn().features[:8], nn.Flatten(), nn.Linear(128 * 64, 9), nn.Linear(9, 7)),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """Hold a network, its closed-form cost, and a way to prune it."""
-
-    pruner: Pruner
-    cost: CostModel
-    example: Tensor
-
-
-@pytest.fixture(scope="module", params=NETWORKS)
-def case(request: pytest.FixtureRequest) -> Case:
-    torch.manual_seed(0)
-    network = NETWORKS[request.param]()
-    channels = next(module for module in network.modules() if isinstance(module, nn.Conv2d)).in_channels
-    example = torch.randn(1, channels, 32, 32)
-    groups = find_groups(network, example).cuttable
-    space = SearchSpace(groups, {group.name: ("random",) for group in groups}, max_sparsity=0.95)
-    scores = {"random": {group.name: torch.rand(group.num_channels) for group in groups}}
-    return Case(Pruner(network, space, scores), CostModel(network, groups, example), example)
-
-
-def really(network: nn.Module, example: Tensor) -> tuple[int, int, int]:
-    """Count without the package: PyTorch's FLOPs halved, parameters, bytes of a saved file without its header."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network.eval()(example)
-    saved = save(network.state_dict())
-    header = 8 + int.from_bytes(saved[:8], "little")
-    return (
-        counter.get_total_flops() // 2,
-        sum(parameter.numel() for parameter in network.parameters()),
-        len(saved) - header,
-    )
-
-
-@pytest.mark.parametrize("seed", [None, 1, 2], ids=["smallest", "random-1", "random-2"])
-def test_the_closed_form_is_the_count_on_the_network_really_pruned(case: Case, seed: int | None) -> None:
-    space, draw = case.pruner.space, random.Random(seed)
-    kept = {name: counts[0] if seed is None else draw.choice(counts) for name, counts in space.choices.items()}
-    policy = space.policy(kept, dict.fromkeys(kept, "random"))
-    pruned = case.pruner.prune(policy)
-    assert case.cost.count(space.kept(policy)) == really(pruned, case.example)
-    measured = case.cost.measure(kept)
-    assert measured.values == measure_network(pruned, case.example).values
-    assert measured["mflops"] < measure_network(case.pruner.network, case.example)["mflops"]
-
-
-@pytest.fixture(scope="module")
-def resnet_case() -> Case:
-    network = resnet20()
-    groups = find_groups(network, IMAGE).cuttable
-    space = SearchSpace(groups, {group.name: ("random",) for group in groups})
-    return Case(Pruner(network, space, {}), CostModel(network, groups, IMAGE), IMAGE)
-
-
+@pytest.mark.parametrize("name", CUT_CASES)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_keeping_more_of_a_group_always_costs_more(resnet_case: Case, data: st.DataObject) -> None:
-    choices = resnet_case.pruner.space.choices
-    less = {name: data.draw(st.sampled_from(counts[:-1]), label=name) for name, counts in choices.items()}
-    name = data.draw(st.sampled_from(sorted(choices)))
-    more = {**less, name: data.draw(st.sampled_from([count for count in choices[name] if count > less[name]]))}
-    pairs = zip(resnet_case.cost.count(less), resnet_case.cost.count(more), strict=True)
-    assert all(small < large for small, large in pairs)
+def test_the_closed_form_is_the_count_on_the_smaller_network(name: str, data: st.DataObject) -> None:
+    case = CUT_CASES[name]
+    kept = {group: data.draw(st.integers(1, full), label=group) for group, full in case.channels.items()}
+    small = case.build(**kept)
+    assert model_of(name).count(kept) == really(small, case.example)
+    assert model_of(name).measure(kept).values == measure_network(small, case.example).values
+
+
+@pytest.mark.parametrize("name", CUT_CASES)
+def test_keeping_more_of_a_group_always_costs_more(name: str) -> None:
+    model = model_of(name)
+    for group, full in CUT_CASES[name].channels.items():
+        for macs_params_bytes in zip(*(model.count({group: count}) for count in range(1, full + 1)), strict=True):
+            assert all(less < more for less, more in pairwise(macs_params_bytes))
+
+
+def test_what_is_not_named_is_whole() -> None:
+    model = model_of("joined")
+    assert model.count({"a": 2}) == model.count({"a": 2, "b": 6, "somewhere:weights": 3})
+    assert model.count({}) == model.count({"a": 5, "b": 6})
+
+
+def test_a_shared_weight_shrinks_and_counts_once() -> None:
+    def build(a: int) -> nn.Sequential:
+        network = nn.Sequential(nn.Linear(3, a), nn.Linear(a, a, bias=False), nn.Linear(a, a, bias=False))
+        network[2].weight = network[1].weight
+        return network
+
+    shared = [Shrink(f"{layer}.weight", dim, 1) for layer in (1, 2) for dim in (0, 1)]
+    shrinks = {"a": [Shrink("0.weight", 0, 1), Shrink("0.bias", 0, 1), *shared]}
+    model, small = CostModel(build(8), shrinks, {"a": 8}, torch.zeros(1, 3)), build(5)
+    assert model.count({"a": 5}) == (15 + 2 * 25, 20 + 25, 4 * 45)
+    assert model.measure({"a": 5}).values == measure_network(small, torch.zeros(1, 3)).values
+
+
+def test_totals_beyond_64_bits_and_broken_uses_are_exact() -> None:
+    sizes = Sizes({"a": 2**20})
+    place = sizes.place(2**20, {"a": 1})
+    totals = Totals([((place,) * 4, (1,)), ((place,), (Fraction(1, 3),)), ((), (Fraction(2, 3),))], sizes.of({}))
+    for count in (1, 4, 2**20):
+        assert totals.of(sizes.of({"a": count})) == (count**4 + (count + 2) // 3,)
+
+
+@pytest.mark.parametrize(
+    ("shrink", "message"),
+    [
+        (Shrink("1.weight", 0, 1), r"no tensor 1\.weight"),
+        (Shrink("0.weight", 0, 2), "a size of 8 cannot lose the 16 that a would take"),
+        (Shrink("0:products", 0, 1), None),
+    ],
+)
+def test_a_shrink_that_does_not_fit_is_refused(shrink: Shrink, message: str | None) -> None:
+    network = nn.Sequential(nn.Linear(3, 8))
+    if message is None:
+        assert CostModel(network, {"a": [shrink]}, {"a": 8}, torch.zeros(1, 3)).count({"a": 1})[0] == 24
+        return
+    with pytest.raises(ValueError, match=message):
+        CostModel(network, {"a": [shrink]}, {"a": 8}, torch.zeros(1, 3))
+
+
+def test_products_that_do_not_divide_over_the_heads_are_refused() -> None:
+    shrinks = {"a": [Shrink("attend:products", 0, 1)]}
+    case = CUT_CASES["attention"]
+    with pytest.raises(ValueError, match="600 multiply–accumulates of products in attend do not divide over 7 heads"):
+        CostModel(case.build(**case.channels), shrinks, {"a": 7}, case.example)
+
+
+def test_a_buffer_that_is_not_stored_costs_nothing() -> None:
+    network = nn.Sequential(nn.Linear(3, 8))
+    network.register_buffer("scale", torch.ones(8), persistent=False)
+    model = CostModel(network, {"a": [Shrink("scale", 0, 1)]}, {"a": 8}, torch.zeros(1, 3))
+    assert model.count({"a": 1}) == model.count({}) == (24, 32, 128)
+
+
+# blocks
+
+
+class Residual(nn.Module):
+    """Add what a body makes of the input to the input."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def residual_network(a: int, b: int, dropped: frozenset[str] = frozenset()) -> nn.Sequential:
+    """Return two blocks, one inside the other, with attention products, on tokens of 12 channels."""
+    attend = CUT_CASES["attention"].build(a=4, b=b)
+    inner = nn.Identity() if "1.body.1" in dropped else Residual(attend)
+    outer = nn.Identity() if "1" in dropped else Residual(nn.Sequential(nn.Linear(12, 12), inner, nn.Linear(12, 12)))
+    return nn.Sequential(nn.Linear(12, 12), outer, nn.Linear(12, a), nn.Linear(a, 2))
+
+
+@pytest.mark.parametrize("dropped", [(), ("1",), ("1.body.1",), ("1", "1.body.1")], ids=str)
+@pytest.mark.parametrize("shrinks_products", [True, False])
+def test_a_dropped_block_takes_everything_inside_along(dropped: tuple[str, ...], shrinks_products: bool) -> None:
+    inside = "1.body.1.body"
+    shrinks = {
+        "a": [Shrink("2.weight", 0, 1), Shrink("2.bias", 0, 1), Shrink("3.weight", 1, 1)],
+        "b": [
+            Shrink(f"{inside}.mix.{name}", dim, 1) for name, dim in (("1.weight", 0), ("1.bias", 0), ("3.weight", 1))
+        ],
+        "heads": [Shrink(f"{inside}.attend:products", 0, 1)] if shrinks_products else [],
+    }
+    blocks = [Block("1", ("b",)), Block("1.body.1", ("b",))]
+    example = torch.zeros(1, 5, 12)
+    model = CostModel(residual_network(8, 10), shrinks, {"a": 8, "b": 10, "heads": 4}, example, blocks=blocks)
+    kept = {"a": 3, "b": 10 if dropped else 6, **dict.fromkeys(dropped, 0)}
+    small = residual_network(3, kept["b"], frozenset(dropped))
+    assert model.count(kept) == really(small, example)
+    assert (len(model.uncounted) == 1) == shrinks_products
+
+
+def test_a_block_does_not_hold_what_only_begins_like_it() -> None:
+    network = nn.Sequential(*[nn.Linear(2, 2, bias=False) for _ in range(12)])
+    model = CostModel(network, {}, {}, torch.zeros(1, 2), blocks=[Block("1")])
+    assert model.count({"1": 0}) == (44, 44, 176)
+
+
+# masks
+
+
+def masked(network: nn.Module, units: dict[str, int], pattern: str) -> nn.Module:
+    """Set weights to zero by hand; the rest are not zero."""
+    for layer, kept in units.items():
+        weight = network.get_submodule(layer).weight.data.fill_(1)
+        rows = weight.flatten(1)
+        if pattern == "weight":
+            weight.view(-1)[: masked_zeros(weight.numel(), kept)] = 0
+        elif kept < MASK_UNITS and rows.shape[1] % 4 == 0:
+            rows.view(len(rows), -1, 4)[:, :, 1:3] = 0
+    return network
+
+
+@pytest.mark.parametrize("pattern", ["weight", "2:4"])
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_what_is_not_zero_is_counted_as_on_the_masked_network(pattern: str, data: st.DataObject) -> None:
+    case = CUT_CASES["flattened"]
+    layers = ("0", "3")
+    model = model_of("flattened", masked_layers=layers, mask_pattern=pattern)
+    kept = {"a": data.draw(st.integers(1, 6))}
+    units = {
+        layer: data.draw(st.sampled_from((32, 64)) if pattern == "2:4" else st.integers(1, 64)) for layer in layers
+    }
+    small = masked(case.build(**kept), units, pattern)
+    measured = model.measure(kept | {mask_key(layer): count for layer, count in units.items()})
+    assert measured.values == measure_network(small, case.example, layers).values
+    assert measured.values.keys() >= {"nonzero_mflops", "nonzero_mparams"}
+    assert model.count_zeros(kept) == (0, 0)
+
+
+def test_two_of_four_needs_rows_of_a_multiple_of_four() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
+    model = CostModel(network, {}, {}, IMAGE, masked_layers=("0", "1"), mask_pattern="2:4")
+    assert model.count_zeros({mask_key("0"): 32, mask_key("1"): 32}) == (16 * 49, 16)
+
+
+def test_masks_in_a_dropped_block_set_nothing_to_zero() -> None:
+    network = nn.Sequential(nn.Linear(12, 12), Residual(nn.Linear(12, 12)))
+    example, layers = torch.zeros(1, 12), ("0", "1.body")
+    model = CostModel(network, {}, {}, example, blocks=[Block("1")], masked_layers=layers)
+    half = {mask_key(layer): 32 for layer in layers}
+    assert model.count_zeros(half) == (144, 144)
+    assert model.count_zeros(half | {"1": 0}) == (72, 72)
+    small = masked(nn.Sequential(nn.Linear(12, 12), nn.Identity()), {"0": 32}, "weight")
+    assert model.measure(half | {"1": 0}).values == measure_network(small, example, layers).values
+
+
+def test_zeros_are_looked_for_in_masked_layers_only() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    torch.nn.init.zeros_(network[0].weight)
+    torch.nn.init.ones_(network[1].weight)
+    example = torch.zeros(1, 4)
+    assert "nonzero_mflops" not in measure_network(network, example).values
+    assert measure_network(network, example, ["1"])["nonzero_mparams"] == 40 / 1e6
+    assert measure_network(network, example, ["0", "gone"])["nonzero_mparams"] == 24 / 1e6
+    assert measure_network(network, example, ["0"])["nonzero_mflops"] == 16 / 1e6
+
+
+# a whole residual network
+
+
+def test_a_residual_network_is_counted_exactly() -> None:
+    network, example = resnet20(), torch.zeros(1, 3, 32, 32)
+    inner = [name.removesuffix(".conv1") for name, _ in network.named_modules() if name.endswith(".conv1")]
+    shrinks, channels = {}, {}
+    for block in inner:
+        norms = [f"{block}.bn1.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+        outs = [Shrink(name, 0, 1) for name in (f"{block}.conv1.weight", *norms)]
+        shrinks[block] = [*outs, Shrink(f"{block}.conv2.weight", 1, 1)]
+        channels[block] = network.get_submodule(f"{block}.conv1").out_channels
+    model = CostModel(network, shrinks, channels, example)
+    draw = random.Random(0)
+    for _ in range(5):
+        kept = {block: draw.randint(1, full) for block, full in channels.items()}
+        small = resnet20()
+        for block, width in kept.items():
+            one, two = (small.get_submodule(f"{block}.{name}") for name in ("conv1", "conv2"))
+            one_of = {"kernel_size": 3, "padding": 1, "bias": False}
+            small.set_submodule(f"{block}.conv1", nn.Conv2d(one.in_channels, width, stride=one.stride, **one_of))
+            small.set_submodule(f"{block}.bn1", nn.BatchNorm2d(width))
+            small.set_submodule(f"{block}.conv2", nn.Conv2d(width, two.out_channels, **one_of))
+        assert model.count(kept) == really(small, example)

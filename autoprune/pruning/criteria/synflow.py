@@ -96,4 +96,4 @@ def _make_constant(norm: nn.Module) -> None:
             return x
         return x * (factor if dim == -1 else factor.view(-1, *[1] * (x.dim() - 2)))
 
-    norm.forward = forward  # type: ignore[method-assign]
+    norm.forward = forward

@@ -1,0 +1,153 @@
+"""What can be pruned in a network, as plain data: groups, blocks, what is frozen and why, costs and scores.
+
+Nothing is trained and nothing stored. A study's own dense network is looked at if it has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.builtins import IMPORTANCES
+from autoprune.cost.macs import CostModel
+from autoprune.folder import StudyFolder
+from autoprune.metrics import FLOP_CONVENTION
+from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.choose import choose_blocks, choose_groups
+from autoprune.pruning.groups import Groups, find_groups
+from autoprune.pruning.importance import Calibration, has_mark, score_groups
+from autoprune.pruning.prune import shrinks
+from autoprune.space import Block, SearchSpace
+from autoprune.spec import StudySpec
+from autoprune.training.models import build_model
+from autoprune.training.protocol import DataTask
+from autoprune.training.runtime import Runtime
+from autoprune.training.weights import load_weights
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+IMAGES = 64  # enough to see how a criterion spreads; a study looks at space.calibration_images
+
+
+def inspect_network(
+    spec: StudySpec, shape: tuple[int, ...], classes: int, folder: StudyFolder, task: DataTask | None
+) -> dict[str, Any]:
+    """Return everything that ``autoprune inspect`` shows, as JSON can hold it.
+
+    Args:
+        spec: which network, which criteria, what may be pruned.
+        shape: of one input.
+        classes: outputs.
+        folder: the study's, whose dense weights are used if they are there.
+        task: the data if its inputs have this shape, for criteria that need some; else ``None``.
+    """
+    network, trained = _network(spec, shape, classes, folder)
+    example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(spec.seed))
+    found = choose_groups(network, find_groups(network, example), spec.space.keep, spec.space.only)
+    blocks = choose_blocks(network, find_blocks(network, example, found.cuttable), spec.space.keep, spec.space.only)
+    channels = {group.name: group.num_channels for group in found.cuttable}
+    cost = CostModel(network, shrinks(network, found.cuttable), channels, example, blocks=blocks)
+    dense = cost.measure({})
+    return {
+        "model": spec.model.source,
+        "trained": trained,
+        "input_shape": list(shape),
+        "flop_convention": FLOP_CONVENTION,
+        "uncounted": list(dense.uncounted),
+        "dense": dict(dense.values),
+        "smallest": _smallest(spec, cost, found, blocks),
+        "groups": [
+            {
+                "name": group.name,
+                "channels": group.num_channels,
+                "residual": group.is_residual,
+                "kind": "heads" if group.members[0].side == "heads" else "channels",
+                "layers": sorted({member.module for member in group.members}),
+            }
+            for group in found.cuttable
+        ],
+        "blocks": [
+            {
+                "name": block.name,
+                "groups": list(block.groups),
+                "mflops": dense["mflops"] - cost.measure({block.name: 0})["mflops"],
+            }
+            for block in blocks
+        ],
+        "frozen": [{"name": g.name, "channels": g.num_channels, "reason": g.reason} for g in found.frozen],
+        "layers": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "inputs": layer.inputs,
+                "outputs": layer.outputs,
+                "mflops": layer.macs / 1e6,
+            }
+            for layer in cost.layers
+            if layer.macs
+        ],
+        "criteria": _quantiles(spec, network, found, example, task),
+    }
+
+
+def _network(spec: StudySpec, shape: tuple[int, ...], classes: int, folder: StudyFolder) -> tuple[nn.Module, bool]:
+    """Return the network, and whether its weights are trained ones."""
+    stored = folder.dense_weights.exists()
+    network = build_model(
+        spec.model.source,
+        num_classes=classes,
+        in_channels=shape[0],
+        input_shape=shape,
+        seed=spec.seed,
+        weights="" if stored else spec.model.weights,
+    )
+    if stored:
+        load_weights(network, folder.dense_weights)
+    return network.eval(), stored or bool(spec.model.weights)
+
+
+def _smallest(spec: StudySpec, cost: CostModel, found: Groups, blocks: Sequence[Block]) -> dict[str, float]:
+    """Return the costs of the smallest network of channels alone, as a share of the dense one."""
+    if not found.cuttable:
+        return {"mflops": 1.0, "mparams": 1.0, "size_mb": 1.0}
+    names = {group.name: ("l1",) for group in found.cuttable}
+    space = SearchSpace(found.cuttable, names, spec.space.max_sparsity, spec.space.round_to)
+    smallest, dense = cost.measure({name: counts[0] for name, counts in space.choices.items()}), cost.measure({})
+    return {name: smallest[name] / value for name, value in dense.values.items()}
+
+
+def _quantiles(
+    spec: StudySpec, network: nn.Module, found: Groups, example: Tensor, task: DataTask | None
+) -> dict[str, dict[str, Any]]:
+    """Return criterion → how its scores spread over each group, or why it was not asked."""
+    batches = _batches(task, network)
+    needs = {name: _needs(name) for name in spec.space.importances}
+    asked = [name for name, need in needs.items() if need is None or batches]
+    calibration = Calibration(batches, spec.seed, tuple(example.shape[1:]))
+    scores = score_groups(network, found.cuttable, asked, calibration) if found.cuttable else {}
+    return {
+        name: {"quantiles": _of_groups(scores.get(name, {}))}
+        if name in asked
+        else {"quantiles": {}, "reason": f"needs {needs[name]}, and no data of this shape is given"}
+        for name in spec.space.importances
+    }
+
+
+def _of_groups(scores: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    levels = torch.tensor(QUANTILES)
+    return {group: [float(q) for q in torch.quantile(values, levels)] for group, values in scores.items()}
+
+
+def _needs(name: str) -> str | None:
+    criterion = IMPORTANCES.get(name)
+    needs_data = has_mark(criterion, "uses_data") or has_mark(criterion, "uses_gradients")
+    return "training data" if needs_data else None
+
+
+def _batches(task: DataTask | None, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    if task is None:
+        return []
+    stream = task.eval_batches("train", IMAGES, Runtime(), limit=IMAGES)
+    return [(batch.images, batch.labels) for batch in stream]
