@@ -19,16 +19,20 @@ from autoprune.dense import (
     dense_measurement,
     dense_network,
     importance_scores,
+    origins,
     read_dense_facts,
 )
 from autoprune.evaluate import Evaluator
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget, Measurement
+from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.choose import choose_blocks, choose_groups
 from autoprune.pruning.groups import Groups, find_groups
-from autoprune.pruning.prune import Pruner
-from autoprune.space import FrozenGroup, SearchSpace
+from autoprune.pruning.prune import Pruner, shrinks
+from autoprune.space import Block, FrozenGroup, SearchSpace
 from autoprune.spec import StudySpec
 from autoprune.study.proposals import Proposals
+from autoprune.threshold import tolerated_counts
 from autoprune.training.finetune import Recipe
 from autoprune.training.layout import fastest_layout
 from autoprune.training.protocol import DataTask
@@ -47,11 +51,13 @@ class Workbench:
         task: the data.
         runtime: device, precision, layout, threads.
         network: the dense network, in eval mode, placed on the runtime.
+        start: the network whose weights candidates begin with, likewise; mostly the dense one.
         space: what can be pruned.
         frozen: what cannot, with reasons.
         scores: criterion → group → importance scores.
         cost: closed-form costs.
         dense: what was measured of the dense network, on validation.
+        tolerated: group → fewest channels that the measured error allows, for the threshold baseline.
         example: one input, shape ``(1, C, H, W)``, on the CPU.
     """
 
@@ -60,11 +66,13 @@ class Workbench:
     task: DataTask
     runtime: Runtime
     network: nn.Module
+    start: nn.Module
     space: SearchSpace
     frozen: tuple[FrozenGroup, ...]
     scores: Mapping[str, Mapping[str, Tensor]]
     cost: CostModel
     dense: Measurement
+    tolerated: Mapping[str, int]
     example: Tensor
 
     @property
@@ -78,7 +86,16 @@ class Workbench:
             name: {group: s.numpy().astype("float64") for group, s in by_group.items()}
             for name, by_group in self.scores.items()
         }
-        return Proposals(self.space, self.cost, self.dense, budget, scores, self.spec.sampler, self.spec.seed)
+        return Proposals(
+            self.space,
+            self.cost,
+            self.dense,
+            budget,
+            scores,
+            self.spec.sampler,
+            self.spec.seed,
+            tolerated=self.tolerated,
+        )
 
     def evaluator(self) -> Evaluator:
         """Return what evaluates candidates by the spec's recipe."""
@@ -95,6 +112,8 @@ class Workbench:
             latency=self.spec.latency,
             dense_latency_ms=self.dense["latency_ms"],
             seed=self.spec.seed,
+            schedule=self.spec.schedule,
+            start=None if self.start is self.network else self.start,
         )
 
 
@@ -128,6 +147,7 @@ def finetune_recipe(spec: StudySpec, epochs: float | None = None, lr: float | No
         distill=wish.distill,
         temperature=wish.temperature,
         distill_weight=wish.distill_weight,
+        optimizer=wish.optimizer,
     )
 
 
@@ -156,15 +176,29 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     network = runtime.place(dense_network(spec, task, runtime, folder, say)).eval()
     example = next(iter(task.eval_batches("val", 1, runtime))).images.cpu()
     say("finding groups of coupled channels, and proving each by a trial cut")
-    groups = find_groups(network, torch.cat([example, example.flip(-1)]))
-    scores = importance_scores(spec, network, groups, task, runtime, folder, say)
-    space, frozen = search_space(spec, groups, scores)
-    cost = CostModel(network, space.groups, example)
+    groups, blocks = found_in(network, torch.cat([example, example.flip(-1)]), spec)
+    behind = origins(spec, network, groups, task, runtime, folder, say)
+    scores = importance_scores(spec, behind.scored, groups, task, runtime, folder, say)
+    space, frozen = search_space(spec, groups, blocks, scores)
+    channels = {group.name: group.num_channels for group in space.groups}
+    cost = CostModel(network, shrinks(network, space.groups), channels, example, blocks=space.blocks)
     spec, runtime = with_layout(spec, Pruner(network, space, scores), task, runtime, folder, say)
     runtime.place(network)
-    exact = cost.measure({group.name: group.num_channels for group in space.groups})
-    dense = dense_measurement(spec, network, exact, task, runtime, folder, say)
-    return Workbench(spec, folder, task, runtime, network, space, frozen, scores, cost, dense, example)
+    start = runtime.place(behind.start)
+    dense = dense_measurement(spec, network, cost.measure({}), task, runtime, folder, say)
+    limits = spec.space.max_drop, spec.space.calibration_images
+    tolerated = tolerated_counts(Pruner(start, space, scores), task, runtime, *limits, spec.seed, folder, say)
+    return Workbench(
+        spec, folder, task, runtime, network, start, space, frozen, scores, cost, dense, tolerated, example
+    )
+
+
+def found_in(network: nn.Module, example: Tensor, spec: StudySpec) -> tuple[Groups, tuple[Block, ...]]:
+    """Return the groups that can be cut or are frozen, and the blocks that can be dropped, as the spec allows."""
+    keep, only = spec.space.keep, spec.space.only
+    groups = choose_groups(network, find_groups(network, example, spec.space.seconds), keep, only)
+    blocks = find_blocks(network, example, groups.cuttable) if spec.space.depth else ()
+    return groups, choose_blocks(network, blocks, keep, only)
 
 
 def with_layout(
@@ -186,9 +220,9 @@ def with_layout(
 
 
 def search_space(
-    spec: StudySpec, groups: Groups, scores: Mapping[str, Mapping[str, Tensor]]
+    spec: StudySpec, groups: Groups, blocks: tuple[Block, ...], scores: Mapping[str, Mapping[str, Tensor]]
 ) -> tuple[SearchSpace, tuple[FrozenGroup, ...]]:
-    """Return the space over every group that some criterion can score, and everything that is frozen."""
+    """Return the space over the blocks and every group that some criterion can score, and everything frozen."""
     importances = {
         group.name: tuple(name for name in spec.space.importances if group.name in scores.get(name, {}))
         for group in groups.cuttable
@@ -200,6 +234,10 @@ def search_space(
     ]
     usable = tuple(group for group in groups.cuttable if importances[group.name])
     space = SearchSpace(
-        usable, {group.name: importances[group.name] for group in usable}, spec.space.max_sparsity, spec.space.round_to
+        usable,
+        {group.name: importances[group.name] for group in usable},
+        spec.space.max_sparsity,
+        spec.space.round_to,
+        blocks,
     )
     return space, (*groups.frozen, *unscored)

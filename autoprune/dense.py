@@ -5,29 +5,34 @@ Each function reads what an earlier run stored, or does the work and stores it; 
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from autoprune.atomic import write_bytes, write_text
 from autoprune.cost.latency import compare_latency
 from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismatchError
-from autoprune.evaluate import quality_measurement
+from autoprune.evaluate import measured_quality
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Measurement
+from autoprune.pruning.criteria.producers import producing
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
+from autoprune.space import PruningGroup
 from autoprune.spec import StudySpec
-from autoprune.training.finetune import Recipe, train_dense
+from autoprune.training.finetune import Recipe, recalibrate_batchnorm, train_dense
 from autoprune.training.models import build_model
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime, evaluating
-from autoprune.training.score import score
+from autoprune.training.sparsity import ChannelTensors, Penalty, describe_sparsity, learn_sparsity, strengths
 from autoprune.training.weights import load_weights
 
 Say = Callable[[str], None]
@@ -39,14 +44,7 @@ def dense_network(spec: StudySpec, task: DataTask, runtime: Runtime, folder: Stu
     """Return the dense network: stored in the study, or built, loaded or trained now and then stored."""
     notes: list[str] = []
     stored = folder.dense_weights.exists()
-    network = build_model(
-        spec.model.source,
-        num_classes=task.num_classes,
-        in_channels=task.input_shape[0],
-        seed=spec.seed,
-        weights="" if stored else spec.model.weights,
-        notify=notes.append,
-    )
+    network = fresh_network(spec, task, "" if stored else spec.model.weights, notes.append)
     if stored:
         load_weights(network, folder.dense_weights)
         return network
@@ -54,10 +52,31 @@ def dense_network(spec: StudySpec, task: DataTask, runtime: Runtime, folder: Stu
         say(note)
     _check_runs(network, task, runtime)
     if spec.dense.epochs and (not spec.model.weights or notes):
-        _train(network, spec, task, runtime, say)
-    _check_finite(network)
-    write_bytes(folder.dense_weights, save({k: v.contiguous().cpu() for k, v in network.state_dict().items()}))
+        _train(network, spec, task, runtime, folder, say)
+    check_finite(network)
+    write_network(network, folder.dense_weights)
     return network
+
+
+def fresh_network(spec: StudySpec, task: DataTask, weights: str, notify: Say) -> nn.Module:
+    """Return the network as its source builds it by the study's seed, with weights or without."""
+    return build_model(
+        spec.model.source,
+        num_classes=task.num_classes,
+        input_shape=task.input_shape,
+        seed=spec.seed,
+        weights=weights,
+        notify=notify,
+    )
+
+
+def write_network(network: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Store a network's weights in one step.
+
+    Raises:
+        StudyError: if the file cannot be written.
+    """
+    write_bytes(path, save({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, metadata))
 
 
 def _check_runs(network: nn.Module, task: DataTask, runtime: Runtime) -> None:
@@ -79,25 +98,172 @@ def _check_runs(network: nn.Module, task: DataTask, runtime: Runtime) -> None:
         ) from error
 
 
-def _train(network: nn.Module, spec: StudySpec, task: DataTask, runtime: Runtime, say: Say) -> None:
+def _train(
+    network: nn.Module, spec: StudySpec, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say
+) -> None:
+    """Train the dense network, and store its weights on the way if candidates are to go back to them."""
     wish = spec.dense
     say(f"training the dense network for {wish.epochs} epochs on {task.sizes['train']} images, once per study")
 
     def on_epoch(epoch: int, epochs: int) -> None:
         say(f"training the dense network: epoch {epoch} of {epochs}")
+        if spec.schedule.start == "rewind" and epoch == spec.schedule.rewind_epoch:
+            write_network(network, folder.rewind_weights)
 
-    recipe = Recipe(wish.epochs, wish.batch_size, wish.lr, wish.weight_decay)
+    recipe = Recipe(wish.epochs, wish.batch_size, wish.lr, wish.weight_decay, optimizer=wish.optimizer)
     train_dense(network, task, recipe, runtime, spec.seed, on_epoch)
     network.zero_grad(set_to_none=True)  # the last gradients would take as much memory as the weights, all session long
 
 
-def _check_finite(network: nn.Module) -> None:
+def check_finite(network: nn.Module) -> None:
+    """Raise if a weight is NaN or infinite.
+
+    Raises:
+        ModelError: naming it.
+    """
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(
                 f"the dense network's {name} holds NaN or infinite values; train it again with a smaller "
                 f"learning rate, or give other weights"
             )
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Hold the networks that stand behind a candidate, all of the dense one's shape, in eval mode on the runtime.
+
+    Attributes:
+        scored: whose channels the criteria score.
+        start: whose weights candidates begin with.
+    """
+
+    scored: nn.Module
+    start: nn.Module
+
+
+def origins(
+    spec: StudySpec, network: nn.Module, groups: Groups, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say
+) -> Origins:
+    """Return whose channels are scored and whose weights candidates begin with; made once per study, then read.
+
+    The trained network is both, after it learnt sparsity if it shall; candidates that rewind begin with what it was
+    early in its training, and for those from scratch the initial network is both.
+
+    Raises:
+        ModelError: if the weights to rewind to are missing, or the source builds another network than the dense one.
+    """
+    if spec.schedule.start == "scratch":
+        initial = _initial_network(spec, network, task, runtime)
+        return Origins(initial, initial)
+    trained = network
+    if spec.sparsity.method != "none":
+        trained = runtime.place(_sparse_network(spec, network, groups, task, runtime, folder, say)).eval()
+    if spec.schedule.start == "rewind":
+        return Origins(trained, runtime.place(_rewound_network(network, folder)).eval())
+    return Origins(trained, trained)
+
+
+def _initial_network(spec: StudySpec, network: nn.Module, task: DataTask, runtime: Runtime) -> nn.Module:
+    """Return the network as it was before any training, but with batch norm's statistics measured.
+
+    Without them its activations grow from layer to layer, and what criteria see in eval mode says nothing.
+    """
+    initial = fresh_network(spec, task, "", lambda note: None)
+    shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (network, initial)]
+    if shapes[0] != shapes[1]:
+        raise ModelError(
+            f"{spec.model.source!r} builds another network without weights than with them, so candidates cannot "
+            f"begin from scratch; set schedule.start to finetune"
+        )
+    recalibrate_batchnorm(initial, task, spec.finetune.recalibration_images, runtime, spec.seed)
+    return initial.eval()
+
+
+def _rewound_network(network: nn.Module, folder: StudyFolder) -> nn.Module:
+    """Return the dense network with the weights that it had early in its training.
+
+    Source: Frankle et al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis", ICML 2020, arXiv:1912.05671,
+    section 2, and for the idea Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, arXiv:1803.03635.
+    """
+    if not folder.rewind_weights.exists():
+        raise ModelError(
+            f"there is no {str(folder.rewind_weights)!r}, to which candidates shall rewind; restore it from a copy, or "
+            f"begin a new study in another folder, whose dense network is trained anew"
+        )
+    rewound = copy.deepcopy(network)
+    load_weights(rewound, folder.rewind_weights)
+    return rewound
+
+
+def _sparse_network(
+    spec: StudySpec, network: nn.Module, groups: Groups, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say
+) -> nn.Module:
+    """Return a copy of the dense network that learnt sparsity: stored in the study, or trained now and then stored."""
+    wish, sparse = spec.sparsity, copy.deepcopy(network)
+    if folder.sparse_weights.exists():
+        load_weights(sparse, folder.sparse_weights)
+        return sparse
+    if wish.method == "none":
+        return sparse
+    say(f"learning sparsity by {wish.method} for {wish.epochs:g} epochs, once per study")
+    tensors = channel_tensors(network, groups.cuttable)
+    weak = strengths(network, wish.method, tensors)
+    recipe = Recipe(wish.epochs, spec.dense.batch_size, wish.lr, spec.dense.weight_decay)
+    learn_sparsity(sparse, task, recipe, runtime, spec.seed, Penalty(wish.method, wish.strength), tensors)
+    sparse.zero_grad(set_to_none=True)
+    check_finite(sparse)
+    # proximal steps change weights behind the back of batch norm's running statistics
+    recalibrate_batchnorm(sparse, task, spec.finetune.recalibration_images, runtime, spec.seed)
+    facts = {
+        **{"method": wish.method, "strength": wish.strength, "epochs": wish.epochs},
+        "quality_before": measured_quality(network, task, runtime).to_json(),
+        "quality_after": measured_quality(sparse, task, runtime).to_json(),
+        **describe_sparsity(weak, strengths(sparse, wish.method, tensors)),
+    }
+    write_network(sparse, folder.sparse_weights, {"sparsity": json.dumps(facts)})
+    return sparse
+
+
+def channel_tensors(network: nn.Module, groups: Iterable[PruningGroup]) -> ChannelTensors:
+    """Return where the channels of every group are produced, parameter by parameter, norms included.
+
+    A parameter that holds more of one channel of a group than of another is left out.
+    """
+    paths = {id(parameter): path for path, parameter in network.named_parameters()}
+    found: dict[str, list[tuple[str, int, Tensor]]] = {}
+    for group in groups:
+        seen = set()
+        for slices in producing(group, network):
+            where = paths[id(slices.parameter)], slices.dim, tuple(slices.positions.tolist())
+            counts = torch.bincount(slices.channels, minlength=group.num_channels)
+            if int(counts.min()) == int(counts.max()) and where not in seen:
+                index = slices.positions.cpu().view(group.num_channels, -1)  # slices come channel by channel
+                found.setdefault(group.name, []).append((where[0], slices.dim, index))
+            seen.add(where)
+    return found
+
+
+def sparsity_facts(folder: StudyFolder) -> dict[str, Any] | None:
+    """Return what sparsity learning did, as plain data; ``None`` if the study has none.
+
+    Returns:
+        ``method``, ``strength`` and ``epochs``; ``quality_before`` and ``quality_after``, measurements as JSON of the
+        dense network and of the one that learnt; and what
+        :func:`~autoprune.training.sparsity.describe_sparsity` tells.
+
+    Raises:
+        StudyError: if the file is damaged.
+    """
+    if not folder.sparse_weights.exists():
+        return None
+    try:
+        with safe_open(folder.sparse_weights, "pt") as file:
+            return dict(json.loads(file.metadata()["sparsity"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise StudyError(
+            f"{str(folder.sparse_weights)!r} is damaged ({type(error).__name__}: {error}); restore it from a copy"
+        ) from error
 
 
 def importance_scores(
@@ -116,7 +282,7 @@ def importance_scores(
         return {name: stored[name] for name in spec.space.importances}
     say(f"scoring channels by {', '.join(spec.space.importances)}")
     stream = task.eval_batches("train", CALIBRATION_BATCH, runtime, limit=spec.space.calibration_images)
-    calibration = Calibration([(batch.images, batch.labels) for batch in stream], spec.seed)
+    calibration = Calibration([(batch.images, batch.labels) for batch in stream], spec.seed, task.input_shape)
     scores = score_groups(network, groups.cuttable, spec.space.importances, calibration)
     flat = {f"{name}/{group}": s for name, by_group in scores.items() for group, s in by_group.items()}
     write_bytes(folder.scores, save(flat, metadata={"importances": json.dumps(list(scores))}))
@@ -149,7 +315,7 @@ def dense_measurement(
     if folder.dense_facts.exists():
         return Measurement.from_json(read_dense_facts(folder)["measurement"])
     say("scoring and timing the dense network")
-    quality = quality_measurement(score(network, task, "val", runtime))
+    quality = measured_quality(network, task, runtime)
     images = runtime.place_images(torch.zeros(spec.latency.batch, *task.input_shape))
     timing = compare_latency(
         network, network, images, blocks=REFERENCE_BLOCKS, calls=spec.latency.calls, threads=spec.latency.threads
@@ -157,6 +323,7 @@ def dense_measurement(
     latency = Measurement({"latency_ms": timing.dense_ms}, {"latency_ms": timing.ratio_stderr * timing.dense_ms})
     dense = exact.merged(quality).merged(latency)
     facts: dict[str, Any] = {"measurement": dense.to_json(), "data": task.identity(), "runtime": runtime.describe()}
+    facts["sparsity"] = sparsity_facts(folder)
     write_text(folder.dense_facts, json.dumps(facts, indent=2))
     return dense
 
@@ -177,14 +344,14 @@ def check_same_data(task: DataTask, folder: StudyFolder) -> None:
 
 
 def read_dense_facts(folder: StudyFolder) -> dict[str, Any]:
-    """Return what was measured of the dense network, and on which data.
+    """Return what was measured of the dense network, and on which data; ``sparsity`` as :func:`sparsity_facts`.
 
     Raises:
         StudyError: if the file is damaged.
     """
     try:
         facts = json.loads(folder.dense_facts.read_text(encoding="utf-8"))
-        return {"measurement": facts["measurement"], "data": facts["data"], "runtime": facts["runtime"]}
+        return {name: facts[name] for name in ("measurement", "data", "runtime")} | {"sparsity": facts.get("sparsity")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{str(folder.dense_facts)!r} is damaged ({type(error).__name__}: {error}); restore it from a copy, or "

@@ -1,7 +1,8 @@
 """From a candidate to its outcome: prune, recalibrate, fine-tune, score, time.
 
-Cheap things come first: the exact cost is known before anything is built. No exception crosses the
-evaluator; what goes wrong is an outcome like any other and the search goes on.
+With several stages the first three are gone through several times. Cheap things come first: the exact cost is known
+before anything is built. No exception crosses the evaluator; what goes wrong is an outcome like any other and the
+search goes on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -20,13 +21,15 @@ from autoprune.cost.macs import CostModel
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.metrics import Measurement
 from autoprune.policy import PruningPolicy
-from autoprune.pruning.prune import Pruner
-from autoprune.spec import LatencySpec
+from autoprune.pruning.prune import Cut, KeptIndices, Pruner, shrink
+from autoprune.spec import LatencySpec, ScheduleSpec
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
+from autoprune.training.loop import OnOptimizer, total_steps
 from autoprune.training.models import count_parameters
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime
-from autoprune.training.score import Score, score
+from autoprune.training.schedule import norms_and_head, relative, share_cut, steps_of
+from autoprune.training.score import Score, score, score_train
 from autoprune.training.teacher import Teacher
 from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget
 
@@ -65,16 +68,19 @@ class Evaluator:
     """Evaluate candidates against one dense network.
 
     Attributes:
-        pruner: cuts copies of the dense network.
+        pruner: knows the dense network, what of it can go, and in which order.
         cost: closed-form costs of any policy.
         task: the data; only its training and validation splits are read.
         teacher: the dense network's answers, or ``None`` without distillation.
-        recipe: the short fine-tune.
+        recipe: the short fine-tune, all stages together.
         recalibration_images: training images for batch norm's statistics.
         runtime: device, precision and layout.
         latency: how to time.
         dense_latency_ms: the study's reference latency of the dense network.
         seed: of the training stream, the same for all candidates so that they are comparable.
+        schedule: in how many stages candidates are cut, and what of them is trained.
+        start: the network whose copies are cut, of the dense one's shape and other weights; ``None`` for the dense
+            one.
     """
 
     pruner: Pruner
@@ -87,6 +93,8 @@ class Evaluator:
     latency: LatencySpec
     dense_latency_ms: float
     seed: int
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    start: nn.Module | None = None
 
     def __call__(self, candidate: Candidate, on_phase: OnPhase = lambda phase: None) -> Evaluation:
         """Return the outcome of a candidate; never raises, except for an interrupt."""
@@ -107,27 +115,100 @@ class Evaluator:
         if violations:
             return OverBudget(exact, violations)
         network = self.pruned(candidate.policy, exact, watch)
-        with watch("finetune"):
-            finetune(network, self.task, self.recipe, self.runtime, self.seed, self.teacher)
+        self.finetune(network, candidate.policy, watch)
         with watch("score"):
-            quality = quality_measurement(score(network, self.task, "val", self.runtime))
+            quality = measured_quality(network, self.task, self.runtime)
         with watch("latency"):
             timing = self.time(network)
         return Completed(exact.merged(quality).merged(timing))
 
     def pruned(self, policy: PruningPolicy, exact: Measurement, watch: Stopwatch) -> nn.Module:
-        """Return the pruned network, placed on the runtime, with batch norm recalibrated."""
+        """Return the pruned network, placed on the runtime, with batch norm recalibrated, before its last fine-tune.
+
+        With several stages it was cut and fine-tuned in turn. Blocks go at the first; what the scores rank lowest goes
+        first, so that each stage's network is a part of the one before.
+        """
+        source = self.pruner if self.start is None else replace(self.pruner, network=self.start)
+        policies = [self._policy_at(stage, policy) for stage in range(1, self.schedule.stages + 1)]
         with watch("prune"):
-            network = self.runtime.place(self.pruner.prune(policy))
-            built = count_parameters(network) / 1e6
+            network = self.runtime.place(source.prune(policies[0]))
+        for stage in range(1, self.schedule.stages):
+            self._recalibrate(network, watch)
+            self.finetune(network, policy, watch, stage)
+            with watch("prune"):
+                now, before = source.cut(policies[stage]), source.cut(policies[stage - 1])
+                network = self.runtime.place(shrink(network, relative_cut(now, before)))
+        built = count_parameters(network) / 1e6
         if built != exact["mparams"]:
             raise EvaluationError(
                 f"the pruned network has {built} M parameters where its policy says {exact['mparams']}; "
                 f"this is a bug in autoprune, please report it with the network"
             )
+        self._recalibrate(network, watch)
+        return network
+
+    def _recalibrate(self, network: nn.Module, watch: Stopwatch) -> None:
         with watch("recalibrate"):
             recalibrate_batchnorm(network, self.task, self.recalibration_images, self.runtime, self.seed)
-        return network
+
+    def _policy_at(self, stage: int, policy: PruningPolicy) -> PruningPolicy:
+        """Return the policy of one of the stages: the last is the policy itself; masks wait for it, blocks do not."""
+        if stage == self.schedule.stages:
+            return policy
+        space, share = self.pruner.space, share_cut(stage, self.schedule.stages)
+        final, full = space.kept(policy), space.full
+        # the nearest existing count to one that falls from stage to stage never rises, and is never below the last
+        channels = {
+            name: space.nearest(name, full[name] - share * (full[name] - final[name])) for name in space.by_name
+        }
+        blocks = {name: final[name] for name in space.block_names}
+        importances = {name: group.importance for name, group in space.canonical(policy).groups.items()}
+        return replace(space.policy({**channels, **blocks}, importances), mask=None)
+
+    def finetune(
+        self,
+        network: nn.Module,
+        policy: PruningPolicy,
+        watch: Stopwatch,
+        stage: int | None = None,
+        on_optimizer: OnOptimizer | None = None,
+    ) -> None:
+        """Fine-tune a network of a policy for one stage, ``None`` for the last, and leave it in eval mode.
+
+        Args:
+            network: as :meth:`pruned` returns it; changed in place.
+            policy: says what was cut.
+            watch: times the phase.
+            stage: 1 … ``schedule.stages``.
+            on_optimizer: called once with the optimizer, to register hooks on it, as masks do.
+        """
+        stages = self.schedule.stages
+        span = steps_of(stage or stages, stages, total_steps(self.task.sizes["train"], self.recipe))
+        with watch("finetune"):
+            finetune(
+                network,
+                self.task,
+                self.recipe,
+                self.runtime,
+                self.seed,
+                self.teacher,
+                span=span,
+                only=self._trained(network, policy),
+                on_optimizer=on_optimizer,
+            )
+        network.eval()
+
+    def _trained(self, network: nn.Module, policy: PruningPolicy) -> set[str] | None:
+        """Return the paths of what is trained, ``None`` for everything: so too if no layer lost anything."""
+        match self.schedule.trainable:
+            case "norms_and_head":
+                return norms_and_head(network)
+            case "cut":
+                masked = policy.mask.layers if policy.mask else {}
+                cut = {path for path, kept in self.pruner.cut(policy).items() if any(kept.to_json().values())}
+                return cut | {layer for layer, sparsity in masked.items() if sparsity}
+            case _:
+                return None
 
     def time(self, network: nn.Module) -> Measurement:
         """Return the latency of a pruned network, timed in float32 against the dense one."""
@@ -142,6 +223,32 @@ class Evaluator:
         )
         latency_ms, stderr_ms = measured_latency(comparison, self.dense_latency_ms)
         return Measurement({"latency_ms": latency_ms}, {"latency_ms": stderr_ms})
+
+
+def relative_cut(cut: Cut, within: Cut) -> dict[str, KeptIndices]:
+    """Return the cut that leads from a network cut by ``within`` to one cut by ``cut``, which keeps a part of it.
+
+    Args:
+        cut: module path → what stays of the dense network's channels.
+        within: likewise, what stayed before; sides that lose nothing more are left out of the result.
+    """
+    found = {}
+    for path, kept in cut.items():
+        before = within[path].to_json() if path in within else {}
+        sides = {
+            side: relative(indices, before[side]) if side in before else indices
+            for side, indices in kept.to_json().items()
+            if indices != before.get(side)
+        }
+        if sides:
+            found[path] = KeptIndices.from_json(sides)
+    return found
+
+
+def measured_quality(network: nn.Module, task: DataTask, runtime: Runtime) -> Measurement:
+    """Return ``accuracy`` and ``loss`` on validation, ``train_accuracy`` on training images, with standard errors."""
+    quality, seen = quality_measurement(score(network, task, "val", runtime)), score_train(network, task, runtime)
+    return quality.merged(Measurement({"train_accuracy": seen.accuracy}, {"train_accuracy": seen.accuracy_stderr}))
 
 
 def quality_measurement(found: Score) -> Measurement:

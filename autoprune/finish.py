@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autoprune.build import finetune_recipe, resolve, set_up
+from autoprune.dense import sparsity_facts
 from autoprune.metrics import Budget
 from autoprune.pick import check_target, finish, write_finished
 from autoprune.picked import Architecture
@@ -47,7 +49,7 @@ def finish_trial(
     spec = resolve(view.spec)
     bench = set_up(spec, view.folder, say)
     recipe = finetune_recipe(spec, epochs=spec.pick.epochs if epochs is None else epochs, lr=spec.pick.lr)
-    evaluator = bench.evaluator()
+    evaluator = replace(bench.evaluator(), recipe=recipe)
     say(f"finishing trial {trial.number}: fine-tune of {recipe.epochs:g} epochs")
     finished = finish(evaluator, trial, recipe, lambda phase: say(f"trial {trial.number}: {phase}"))
     architecture = Architecture(spec.model.source, bench.task.num_classes, bench.task.input_shape)
@@ -59,8 +61,13 @@ def finish_trial(
             "batch_size": recipe.batch_size,
             "lr": recipe.lr,
             "weight_decay": recipe.weight_decay,
+            "optimizer": recipe.optimizer,
             "distill": recipe.distill,
+            "stages": spec.schedule.stages,
+            "trainable": spec.schedule.trainable,
+            "start": spec.schedule.start,
         },
+        "sparsity": sparsity_facts(view.folder),
         "latency": spec.latency.model_dump(),
         "runtime": bench.runtime.describe(),
         "versions": versions(),

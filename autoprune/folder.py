@@ -49,6 +49,16 @@ class StudyFolder:
         return self.path / "dense.safetensors"
 
     @property
+    def rewind_weights(self) -> Path:
+        """Return the weights that the dense network had early in its own training, where a study goes back to them."""
+        return self.path / "rewind.safetensors"
+
+    @property
+    def sparse_weights(self) -> Path:
+        """Return the dense network's weights after sparsity learning, with what it did among the metadata."""
+        return self.path / "sparse.safetensors"
+
+    @property
     def has_begun(self) -> bool:
         """Return whether there is a dense network made by the resolved spec: from then on its meaning is fixed."""
         return self.resolved.exists() and self.dense_weights.exists()
@@ -62,6 +72,11 @@ class StudyFolder:
     def scores(self) -> Path:
         """Return the importance scores of every criterion and group."""
         return self.path / "scores.safetensors"
+
+    @property
+    def threshold(self) -> Path:
+        """Return how far each group can be cut alone before the error rises by more than is tolerated."""
+        return self.path / "threshold.json"
 
     @property
     def teacher(self) -> Path:

@@ -58,7 +58,8 @@ class Metric:
 
     def show(self, value: float) -> str:
         """Return the value as tables print it: accuracy in per cent, the rest in its unit."""
-        return f"{100 * value:.{self.digits}f} %" if self.name == "accuracy" else f"{value:.{self.digits}f}"
+        in_per_cent = self.name.endswith("accuracy")
+        return f"{100 * value:.{self.digits}f} %" if in_per_cent else f"{value:.{self.digits}f}"
 
     def rounded_up(self, value: float) -> float:
         """Return the least value of as many decimals as are shown that is not below ``value``.
@@ -74,6 +75,7 @@ METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", "", "max", 0.0, is_cost=False),
+        Metric("train_accuracy", "", "max", 0.0, is_cost=False),
         Metric("loss", "nats", "min", math.inf, is_cost=False, digits=4),
         Metric("mflops", "MFLOPs", "min", math.inf, is_cost=True, closed_form=True, resolution=BUDGET_GAP),
         Metric(

@@ -33,12 +33,12 @@ class Architecture:
     Attributes:
         source: a built-in, ``torchvision:NAME``, ``pkg.mod:fn`` or ``file.py:fn``.
         num_classes: outputs.
-        input_shape: channels, height, width.
+        input_shape: of one example: channels, height and width of an image, features of a row.
     """
 
     source: str
     num_classes: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
 
 
 def save_network(
@@ -99,10 +99,12 @@ def _understood(recipe: Mapping[str, Any], path: Path) -> tuple[Architecture, di
     """
     try:
         wanted = recipe["architecture"]
-        channels, height, width = wanted["input_shape"]
-        architecture = Architecture(wanted["source"], wanted["num_classes"], (channels, height, width))
+        shape = tuple(map(int, wanted["input_shape"]))
+        if not shape or min(shape) < 1:
+            raise ValueError(f"its input shape is {list(shape)}")
+        architecture = Architecture(wanted["source"], wanted["num_classes"], shape)
         cut = {module: KeptIndices.from_json(kept) for module, kept in recipe["kept"].items()}
-        if any(side != tuple(sorted(set(side))) for kept in cut.values() for side in (kept.out, kept.inputs) if side):
+        if any(side != tuple(sorted(set(side))) for kept in cut.values() for side in kept.sides.values()):
             raise ValueError("kept channels are not ascending")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
@@ -126,8 +128,7 @@ def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
     folder = Path(folder)
     wanted, cut = _understood(read_recipe(folder), folder / RECIPE)
     if network is None:
-        channels = wanted.input_shape[0]
-        network = build_model(wanted.source, num_classes=wanted.num_classes, in_channels=channels, seed=0)
+        network = build_model(wanted.source, num_classes=wanted.num_classes, input_shape=wanted.input_shape, seed=0)
     small = shrink(network, cut)
     load_weights(small, folder / WEIGHTS)
     return small.cpu().eval()

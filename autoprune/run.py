@@ -113,7 +113,7 @@ def _search(bench: Workbench, proposals: Proposals, ledger: Ledger, display: Dis
 
 def versions() -> dict[str, str]:
     """Return the versions that a stored number depends on."""
-    packages = ("autoprune", "torch", "torchvision", "optuna", "torch-pruning", "numpy", "scikit-learn")
+    packages = ("autoprune", "torch", "torchvision", "optuna", "numpy", "scikit-learn")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

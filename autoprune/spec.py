@@ -16,12 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 from autoprune.builtins import DATA, IMPORTANCES, MODELS
-from autoprune.errors import BudgetError, UnknownNameError
+from autoprune.errors import BudgetError, UnknownNameError, did_you_mean
 from autoprune.metrics import METRICS, Limit, metric
+from autoprune.policy import MASK_PATTERNS
 from autoprune.registry import Registry
 
 NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+PATTERNS = ("channel", *MASK_PATTERNS)
+MASK_CRITERIA = ("magnitude", "gradient", "wanda")
+_TOLD_ONLY = frozenset({"train_accuracy"})  # measured to be shown; who searched for it would search for overfitting
 
 
 class _Section(BaseModel):
@@ -59,8 +63,8 @@ def _check_name(registry: Registry, name: str, prefix: str) -> str:
     return name
 
 
-def _check_unique(names: tuple[str, ...]) -> None:
-    if not names:
+def _check_unique(names: tuple[str, ...], may_be_empty: bool = False) -> None:
+    if not names and not may_be_empty:
         raise _fault("expected at least one name")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -68,6 +72,7 @@ def _check_unique(names: tuple[str, ...]) -> None:
 
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+Optimizer = Literal["sgd", "adamw"]
 
 
 class ModelSpec(_Section):
@@ -108,9 +113,7 @@ class DataSpec(_Section):
         default="digits", description="digits, cifar10, a plug-in's name, imagefolder:PATH, pkg.mod:fn or file.py:fn"
     )
     root: str = Field(default="", description="folder for downloaded data; empty: ~/.cache/autoprune")
-    image_size: int = Field(
-        default=224, ge=8, description="height and width images are brought to, pixels; imagefolder only"
-    )
+    image_size: int = Field(default=224, ge=8, description="pixels per side images are brought to; imagefolder only")
     workers: int = Field(default=2, ge=0, description="processes that load streamed data; 0: load in this one")
 
     @field_validator("source")
@@ -128,12 +131,12 @@ class BudgetSpec(_Section):
 
     mflops: str | None = Field(default=None, description="million multiply-accumulates per image")
     mparams: str | None = Field(default=None, description="million parameters")
-    latency_ms: str | None = Field(
-        default=None, description="milliseconds per forward pass, as [latency] measures them"
-    )
+    latency_ms: str | None = Field(default=None, description="milliseconds per forward pass, timed as in [latency]")
     size_mb: str | None = Field(default=None, description="megabytes of weights")
+    nonzero_mflops: str | None = Field(default=None, description="as mflops, but for weights masked to zero")
+    nonzero_mparams: str | None = Field(default=None, description="as mparams, likewise")
 
-    @field_validator("mflops", "mparams", "latency_ms", "size_mb", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
     def _canonical(cls, value: Any, info: ValidationInfo) -> str | None:
         if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
@@ -157,11 +160,45 @@ class SpaceSpec(_Section):
         default=("l1", "l2", "bn_scale", "taylor", "fpgm", "random"),
         description="criteria offered to every group: built-in, a plug-in's name, pkg.mod:fn or file.py:fn",
     )
-    max_sparsity: float = Field(
-        default=0.9, gt=0, lt=1, description="largest fraction of a group's channels that may go"
-    )
+    max_sparsity: float = Field(default=0.9, gt=0, lt=1, description="largest fraction of a group's channels to go")
     round_to: int = Field(default=1, description="kept channels are a multiple of this: 1, 2, 4, 8 or 16")
     calibration_images: int = Field(default=512, ge=1, description="training images that data-driven criteria look at")
+    patterns: Names = Field(
+        default=("channel",), description="what may go: channel, and weight or 2:4, which are masks"
+    )
+    mask_criteria: Names = Field(default=("magnitude",), description="of masks: magnitude, gradient or wanda")
+    max_mask_sparsity: float = Field(default=0.9, gt=0, lt=1, description="largest fraction of a layer a mask may zero")
+    depth: bool = Field(default=False, description="whether residual blocks may be dropped")
+    keep: Names = Field(default=(), description="module paths, * for any part, such as layer1.*: not pruned")
+    only: Names = Field(default=(), description="module paths, likewise: nothing else is pruned; empty: everything is")
+    max_drop: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="rise of the error rate on calibration images that cutting one group alone may cause in the "
+        "threshold baseline; 0: no such baseline",
+    )
+    seconds: float = Field(default=120.0, gt=0, description="time limit for finding groups")
+
+    @field_validator("patterns", "mask_criteria")
+    @classmethod
+    def _known(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        _check_unique(names)
+        known = PATTERNS if info.field_name == "patterns" else MASK_CRITERIA
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise _fault(f"expected names among {', '.join(known)}{did_you_mean(unknown[0], known)}")
+        if set(MASK_PATTERNS) <= set(names):
+            raise _fault(f"expected one of {' and '.join(MASK_PATTERNS)} at most: they exclude one another")
+        return names
+
+    @field_validator("keep", "only")
+    @classmethod
+    def _paths(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        _check_unique(names, may_be_empty=True)
+        if "" in names:
+            raise _fault("expected module paths such as layer1.*, none of them empty")
+        return names
 
     @field_validator("round_to")
     @classmethod
@@ -184,8 +221,36 @@ class DenseSpec(_Section):
         default=16, ge=0, description="passes over the training images; 0: the network comes trained from its source"
     )
     batch_size: int = Field(default=64, ge=1, description="images per step")
-    lr: float = Field(default=0.05, gt=0, description="peak learning rate of SGD")
-    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty of SGD")
+    lr: float = Field(default=0.05, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
+    optimizer: Optimizer = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
+
+
+class SparsitySpec(_Section):
+    """Say how the dense network learns, before it is pruned, which channels it can do without."""
+
+    method: Literal["none", "bn_l1", "group_lasso"] = Field(
+        default="none",
+        description="bn_l1: L1 penalty on norms' scales; group_lasso: on each channel's weights together",
+    )
+    strength: float = Field(default=1e-3, gt=0, description="of the penalty, λ")
+    epochs: float = Field(default=5.0, gt=0, description="passes over the training images")
+    lr: float = Field(default=0.03, gt=0, description="peak learning rate of SGD; all else is as in [dense]")
+
+
+class ScheduleSpec(_Section):
+    """Say from which weights candidates begin, in how many steps they are cut, and what of them is trained."""
+
+    start: Literal["finetune", "rewind", "scratch"] = Field(
+        default="finetune",
+        description="weights candidates begin with. finetune: the trained ones; rewind: those of an early epoch; "
+        "scratch: the initial ones, by which channels are then scored too",
+    )
+    rewind_epoch: int = Field(default=1, ge=1, description="epoch of the dense training that rewind goes back to")
+    stages: int = Field(default=1, ge=1, description="how often a candidate is cut; the fine-tune is split evenly")
+    trainable: Literal["all", "cut", "norms_and_head"] = Field(
+        default="all", description="what is fine-tuned: all, layers that were cut, or norms and the last layer"
+    )
 
 
 class FinetuneSpec(_Section):
@@ -193,23 +258,22 @@ class FinetuneSpec(_Section):
 
     epochs: float = Field(default=1.25, ge=0, description="passes over the training images; 0: recalibrate only")
     batch_size: int = Field(default=32, ge=1, description="images per step")
-    lr: float = Field(default=0.03, gt=0, description="peak learning rate of SGD")
-    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty of SGD")
+    lr: float = Field(default=0.03, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
+    optimizer: Optimizer = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
     distill: bool = Field(default=True, description="whether the dense network is the teacher")
     temperature: float = Field(default=4.0, gt=0, description="softness of the teacher's answers")
     distill_weight: float = Field(
-        default=0.9, ge=0, le=1, description="share of the teacher in the loss; the rest is labels"
+        default=0.9, ge=0, le=1, description="share of the teacher in the loss, not of labels"
     )
-    recalibration_images: int = Field(
-        default=512, ge=1, description="training images for batch-norm statistics after the cut"
-    )
+    recalibration_images: int = Field(default=512, ge=1, description="images for batch norm's statistics after a cut")
 
 
 class PickSpec(_Section):
     """Say how long the picked network is trained; all else is as in ``[finetune]``."""
 
     epochs: float = Field(default=20.0, ge=0, description="passes over the training images; 0: none")
-    lr: float = Field(default=0.03, gt=0, description="peak learning rate of SGD")
+    lr: float = Field(default=0.03, gt=0, description="peak learning rate")
 
 
 class LatencySpec(_Section):
@@ -226,9 +290,7 @@ class RuntimeSpec(_Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="auto: the fastest there is")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of activations in training")
-    layout: Literal["auto", "channels_last", "contiguous"] = Field(
-        default="auto", description="of activations in memory"
-    )
+    layout: Literal["auto", "channels_last", "contiguous"] = Field(default="auto", description="of images in memory")
     threads: int = Field(default=0, ge=0, description="CPU threads for training; 0: all cores")
 
 
@@ -252,6 +314,8 @@ class StudySpec(_Section):
     budget: BudgetSpec = Field(default=BudgetSpec(), description="what the network may cost")
     space: SpaceSpec = Field(default=SpaceSpec(), description="what a policy may choose from")
     dense: DenseSpec = Field(default=DenseSpec(), description="training of the dense network")
+    sparsity: SparsitySpec = Field(default=SparsitySpec(), description="sparsity learning before pruning")
+    schedule: ScheduleSpec = Field(default=ScheduleSpec(), description="course of every candidate's training")
     finetune: FinetuneSpec = Field(default=FinetuneSpec(), description="training of every candidate")
     pick: PickSpec = Field(default=PickSpec(), description="training of the picked network")
     latency: LatencySpec = Field(default=LatencySpec(), description="timing")
@@ -269,26 +333,44 @@ class StudySpec(_Section):
     def _quality_and_cost(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         _check_unique(names)
         try:
-            is_cost = {metric(name).is_cost for name in names}
+            kinds = {metric(name).is_cost for name in names}
         except UnknownNameError as error:
             raise _fault(str(error)) from error
-        if is_cost != {True, False}:
-            qualities = ", ".join(name for name, known in METRICS.items() if not known.is_cost)
+        if kinds != {True, False} or not _TOLD_ONLY.isdisjoint(names):
+            qualities = ", ".join(name for name in METRICS if not (METRICS[name].is_cost or name in _TOLD_ONLY))
             costs = ", ".join(name for name, known in METRICS.items() if known.is_cost)
             raise _fault(f"expected at least one quality ({qualities}) and one cost ({costs})")
         return names
 
+    @model_validator(mode="after")
+    def _start_is_there(self) -> StudySpec:
+        """Check that the weights which candidates begin with will exist."""
+        start, epochs, weights = self.schedule.start, self.dense.epochs, self.model.weights
+        trained = epochs > 0 and not weights
+        if start == "rewind" and not trained:
+            reason = "rewind needs a dense network that is trained here: give no model.weights and some dense.epochs"
+        elif start == "rewind" and self.schedule.rewind_epoch > epochs:
+            reason = f"rewind needs an epoch of the dense training: expected schedule.rewind_epoch <= {epochs}"
+        elif start == "scratch" and not (trained or weights):
+            reason = "scratch needs initial weights, and with dense.epochs = 0 the source's own are the trained ones"
+        elif start == "scratch" and self.sparsity.method != "none":
+            reason = "scratch scores the initial network, so there is nothing to learn: set sparsity.method to none"
+        else:
+            return self
+        others = ("dense.epochs", "model.weights", "schedule.rewind_epoch", "sparsity.method")
+        raise _fault(reason, "schedule.start", others)
 
-_MEANING_FREE = frozenset(
-    {"name", "trials", "budget", "sampler", "pick", "data.root", "data.workers", "runtime.threads"}
-)
+
+_MEANING_FREE = frozenset({"space.max_drop", "space.seconds"}) | {
+    *("name", "trials", "budget", "sampler", "pick", "data.root", "data.workers", "runtime.threads")
+}
 
 
 def fingerprint(spec: StudySpec) -> dict[str, object]:
     """Return the fields that change the meaning of a trial, by dotted key, as JSON can hold them.
 
-    The name, the number of trials, the budget, the sampler, the pick, where data lies and how many
-    processes or threads work are left out: these may change while a study goes on.
+    What the study is called, how many trials it gets, for which budget and by whom policies are proposed, the pick,
+    where data lies, and how many processes or threads work how long are left out: these may change while it goes on.
 
     >>> prints = fingerprint(StudySpec())
     >>> prints["finetune.lr"], prints["objectives"], "trials" in prints
@@ -305,10 +387,13 @@ def fingerprint(spec: StudySpec) -> dict[str, object]:
 def differences(stored: Mapping[str, object], given: Mapping[str, object]) -> list[str]:
     """Return one line for every key in which two fingerprints differ.
 
-    >>> differences({"finetune.lr": 0.05, "seed": 0}, {"finetune.lr": 0.1, "seed": 0})
+    A key that the stored one lacks came with a later version of autoprune, and its default is what the earlier one did.
+
+    >>> differences({"finetune.lr": 0.05, "seed": 0}, {"finetune.lr": 0.1, "seed": 0, "schedule.stages": 1})
     ['finetune.lr: stored 0.05, given 0.1']
     """
     missing = object()
-    pairs = {key: (stored.get(key, missing), given.get(key, missing)) for key in {**stored, **given}}
+    before = {**fingerprint(StudySpec()), **stored}
+    pairs = {key: (before.get(key, missing), given.get(key, missing)) for key in {**stored, **given}}
     shown = {key: ["nothing" if value is missing else repr(value) for value in pair] for key, pair in pairs.items()}
     return [f"{key}: stored {shown[key][0]}, given {shown[key][1]}" for key, (a, b) in pairs.items() if a != b]

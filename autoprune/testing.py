@@ -34,7 +34,7 @@ __all__ = ["ExampleNetwork", "check_importance", "example_calibration", "example
 
 
 class ExampleNetwork(nn.Module):
-    """A residual network of three convolutions for ``(N, 1, 8, 8)`` images of 3 classes, its weights drawn at random."""
+    """A residual network of three convolutions for ``(N, 1, 8, 8)`` images of 3 classes, with random weights."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()

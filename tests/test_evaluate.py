@@ -14,15 +14,21 @@ import torch
 from tiny import write_task
 from torch import nn
 
+import autoprune.dense
 import autoprune.evaluate
 from autoprune.build import Workbench, set_up
 from autoprune.cost.macs import measure_network
-from autoprune.evaluate import PHASES, Evaluator
+from autoprune.dense import channel_tensors, fresh_network, read_dense_facts, sparsity_facts
+from autoprune.errors import ModelError, StudyError
+from autoprune.evaluate import PHASES, Evaluator, Stopwatch, relative_cut
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget
 from autoprune.policy import GroupPolicy, PruningPolicy
-from autoprune.pruning.prune import Pruner
-from autoprune.spec import StudySpec
+from autoprune.pruning.groups import Groups
+from autoprune.pruning.importance import Calibration, score_groups
+from autoprune.pruning.prune import Pruner, shrink
+from autoprune.spec import ScheduleSpec, StudySpec
+from autoprune.training.finetune import finetune, recalibrate_batchnorm
 from autoprune.trial import Candidate, Completed, Failed, OverBudget
 
 
@@ -73,8 +79,9 @@ def test_a_candidate_is_completed_with_costs_score_and_latency(bench: Workbench,
     ended = evaluator(asked, phases.append)
     assert isinstance(ended.outcome, Completed)
     found = ended.outcome.measurement
-    assert set(found.values) == {"accuracy", "loss", "mflops", "mparams", "size_mb", "latency_ms"}
-    assert set(found.stderr) == {"accuracy", "loss", "latency_ms"}
+    assert {"accuracy", "loss", "train_accuracy", "mflops", "mparams", "size_mb", "latency_ms"} <= set(found.values)
+    assert set(found.stderr) == {"accuracy", "loss", "train_accuracy", "latency_ms"}
+    assert {"accuracy", "train_accuracy"} <= set(bench.dense.values)
     assert found["accuracy"] > 0.5  # three classes: chance is a third
     assert found["latency_ms"] > 0
     pruned = measure_network(bench.pruner.prune(asked.policy), bench.example)
@@ -94,7 +101,7 @@ def test_the_same_candidate_scores_the_same_to_the_last_bit(bench: Workbench, cr
         torch.rand(seed)
         outcomes.append(bench.evaluator()(asked).outcome)
     assert all(isinstance(outcome, Completed) for outcome in outcomes)
-    exact = ("accuracy", "loss", "mflops", "mparams", "size_mb")
+    exact = ("accuracy", "loss", "train_accuracy", "mflops", "mparams", "size_mb")
     one, other = ({name: outcome.measurement[name] for name in exact} for outcome in outcomes)
     assert one == other
 
@@ -117,7 +124,7 @@ def test_the_score_is_of_the_validation_split_and_test_is_never_read(bench: Work
             return task.eval_batches(split, *args)
 
     assert isinstance(replace(evaluator, task=Witness())(candidate(bench)).outcome, Completed)
-    assert set(read) == {"val"}
+    assert read == ["val", "train"]  # and the training images only to tell how far they were learnt by heart
 
 
 def test_a_candidate_over_its_budget_costs_nothing(
@@ -218,6 +225,182 @@ def test_the_dense_network_is_left_as_it_was(bench: Workbench, evaluator: Evalua
     assert [(name, type(module)) for name, module in bench.network.named_modules()] == shapes
     assert not any(module.training for module in bench.network.modules())
     assert all(parameter.grad is None for parameter in bench.network.parameters())
+
+
+# --- schedules
+
+
+def with_schedule(evaluator: Evaluator, **schedule: Any) -> Evaluator:
+    return replace(evaluator, schedule=ScheduleSpec(**schedule))
+
+
+def watched() -> Stopwatch:
+    return Stopwatch(lambda phase: None)
+
+
+def grown(evaluator: Evaluator, policy: PruningPolicy) -> nn.Module:
+    """Return a candidate's network after its last fine-tune."""
+    exact = evaluator.cost.measure(evaluator.pruner.space.kept(policy))
+    network = evaluator.pruned(policy, exact, watched())
+    evaluator.finetune(network, policy, watched())
+    return network
+
+
+def test_one_stage_is_one_shot_to_the_last_bit(bench: Workbench, evaluator: Evaluator) -> None:
+    policy = candidate(bench).policy
+    by_hand = bench.runtime.place(bench.pruner.prune(policy))
+    recalibrate_batchnorm(by_hand, bench.task, 48, bench.runtime, bench.spec.seed)
+    finetune(by_hand, bench.task, evaluator.recipe, bench.runtime, bench.spec.seed, evaluator.teacher)
+    ours = grown(with_schedule(evaluator, stages=1), policy).state_dict()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in by_hand.state_dict().items())
+
+
+@pytest.mark.parametrize("stages", [2, 3, 5])
+def test_stages_end_at_the_policy_with_nested_cuts_and_as_many_steps(
+    bench: Workbench, evaluator: Evaluator, stages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    sizes: list[int] = []
+
+    def witness(network: nn.Module, *args: Any, **options: Any) -> Any:
+        sizes.append(sum(parameter.numel() for parameter in network.parameters()))
+        report = finetune(network, *args, **options)
+        steps.append(report.steps)
+        return report
+
+    monkeypatch.setattr(autoprune.evaluate, "finetune", witness)
+    policy = candidate(bench, 0.6).policy
+    evaluator = with_schedule(evaluator, stages=stages)
+    network = grown(evaluator, policy)
+    one_shot = bench.pruner.prune(policy)
+    assert [tuple(p.shape) for p in network.parameters()] == [tuple(p.shape) for p in one_shot.parameters()]
+    assert (len(steps), sum(steps)) == (stages, 3)  # one epoch of 96 images
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
+    phases: list[str] = []
+    assert isinstance(evaluator(candidate(bench, 0.6), phases.append).outcome, Completed)
+    assert phases == ["prune", *["recalibrate", "finetune", "prune"] * (stages - 1), *PHASES[1:]]
+
+
+def test_without_training_stages_end_where_one_shot_does(bench: Workbench, evaluator: Evaluator) -> None:
+    policy = candidate(bench, 0.6).policy
+    still = replace(evaluator, recipe=replace(evaluator.recipe, epochs=0))
+    one, many = (grown(with_schedule(still, stages=stages), policy).state_dict() for stages in (1, 4))
+    assert all(torch.equal(one[name], many[name]) for name in one)
+
+
+def test_later_stages_keep_what_they_were_trained_to(bench: Workbench, evaluator: Evaluator) -> None:
+    cuts = [bench.pruner.cut(candidate(bench, sparsity).policy) for sparsity in (0.25, 0.5)]
+    small = shrink(bench.network, cuts[0])
+    twice, once = shrink(small, relative_cut(cuts[1], cuts[0])), shrink(bench.network, cuts[1])
+    assert all(torch.equal(twice.state_dict()[name], tensor) for name, tensor in once.state_dict().items())
+    assert relative_cut(cuts[1], cuts[1]) == {}
+    assert relative_cut(cuts[1], {}) == cuts[1]
+
+
+@pytest.mark.parametrize(
+    ("trainable", "moves"), [("all", {"conv1", "bn1", "conv2", "fc"}), ("norms_and_head", {"bn1", "fc"})]
+)
+def test_only_what_is_trainable_moves(bench: Workbench, evaluator: Evaluator, trainable: str, moves: set[str]) -> None:
+    policy = candidate(bench).policy
+    network = grown(with_schedule(evaluator, trainable=trainable), policy)
+    before = dict(bench.pruner.prune(policy).named_parameters())
+    moved = {name.split(".")[0] for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    assert moved & {"conv1", "bn1", "conv2", "fc"} == moves
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_what_was_not_cut_stays_if_only_that_is_trained(bench: Workbench, evaluator: Evaluator) -> None:
+    inner = "conv2"  # its channels are read by conv3 alone
+    policy = bench.space.canonical(PruningPolicy({inner: GroupPolicy(0.5, "l1")}))
+    network = grown(with_schedule(evaluator, trainable="cut"), policy)
+    before = dict(bench.pruner.prune(policy).named_parameters())
+    moved = {name.split(".")[0] for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"conv2", "bn2", "conv3"}
+
+
+# --- where candidates begin
+
+
+def set_up_in(folder: Path, **changes: Any) -> Workbench:
+    study = StudyFolder(folder / "study")
+    study.create()
+    return set_up(tiny_spec(write_task(folder), **changes), study, lambda message: None)
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    theirs = dict(other.named_parameters())
+    return all(torch.equal(parameter, theirs[name]) for name, parameter in one.named_parameters())
+
+
+def test_candidates_rewind_to_an_early_epoch(tmp_path: Path) -> None:
+    bench = set_up_in(tmp_path, schedule={"start": "rewind", "rewind_epoch": 1})
+    assert not same_weights(bench.start, bench.network)
+    cut = bench.pruner.cut(candidate(bench).policy)
+    still = replace(bench.evaluator(), recipe=replace(bench.evaluator().recipe, epochs=0))
+    assert same_weights(grown(still, candidate(bench).policy), shrink(bench.start, cut))
+    assert isinstance(bench.evaluator()(candidate(bench)).outcome, Completed)
+    again = set_up_in(tmp_path, schedule={"start": "rewind", "rewind_epoch": 1})
+    assert same_weights(again.start, bench.start)
+    one = set_up_in(tmp_path / "other", dense={"epochs": 1, "batch_size": 32})
+    assert not same_weights(one.start, bench.start)  # its learning rate fell faster
+    bench.folder.rewind_weights.unlink()
+    with pytest.raises(ModelError, match=r"rewind\.safetensors"):
+        set_up_in(tmp_path, schedule={"start": "rewind", "rewind_epoch": 1})
+
+
+def test_candidates_begin_from_scratch_with_scores_of_the_initial_network(tmp_path: Path) -> None:
+    bench = set_up_in(tmp_path, schedule={"start": "scratch"})
+    fresh = fresh_network(bench.spec, bench.task, "", lambda note: None)
+    assert same_weights(bench.start, fresh)
+    assert not same_weights(bench.start, bench.network)
+    group = bench.space.groups[0]
+    expected = score_groups(fresh, [group], ["l1"], Calibration([]))["l1"][group.name]
+    assert torch.equal(bench.scores["l1"][group.name], expected)
+    assert isinstance(bench.evaluator()(candidate(bench)).outcome, Completed)
+
+
+def test_a_source_that_needs_weights_to_be_itself_cannot_begin_from_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autoprune.dense, "fresh_network", lambda *_: nn.Linear(2, 2))
+    spec = tiny_spec(write_task(tmp_path), schedule={"start": "scratch"})
+    with pytest.raises(ModelError, match="another network without weights"):
+        autoprune.dense.origins(spec, nn.Linear(3, 3), Groups((), ()), None, None, StudyFolder(tmp_path), print)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["bn_l1", "group_lasso"])
+def test_sparsity_is_learnt_once_and_told(tmp_path: Path, method: str) -> None:
+    wish = {"method": method, "strength": 0.3 if method == "group_lasso" else 0.01, "epochs": 2.0}
+    bench = set_up_in(tmp_path, sparsity=wish)
+    facts = read_dense_facts(bench.folder)["sparsity"]
+    assert facts == sparsity_facts(bench.folder)
+    assert facts["after"][3] < facts["before"][3]
+    assert facts["quality_before"]["values"]["accuracy"] == bench.dense["accuracy"]
+    assert facts["method"] == method
+    assert not same_weights(bench.start, bench.network)
+    assert bench.evaluator().pruner.network is bench.network  # still the reference, and the teacher
+    group = bench.space.groups[0]
+    assert torch.equal(
+        bench.scores["l1"][group.name], score_groups(bench.start, [group], ["l1"], Calibration([]))["l1"][group.name]
+    )
+    assert isinstance(bench.evaluator()(candidate(bench)).outcome, Completed)
+    stored = bench.folder.sparse_weights.read_bytes()
+    assert same_weights(set_up_in(tmp_path, sparsity=wish).start, bench.start)
+    assert bench.folder.sparse_weights.read_bytes() == stored
+    bench.folder.sparse_weights.write_bytes(b"damaged")
+    with pytest.raises(StudyError, match="damaged"):
+        sparsity_facts(bench.folder)
+
+
+def test_where_channels_are_produced_covers_every_filter_and_norm_once(bench: Workbench) -> None:
+    tensors = channel_tensors(bench.network, bench.space.groups)
+    assert {path for where in tensors.values() for path, _, _ in where} == {
+        *(f"conv{n}.weight" for n in (1, 2, 3)),
+        *(f"bn{n}.{name}" for n in (1, 2, 3) for name in ("weight", "bias")),
+    }
+    for name, where in tensors.items():
+        assert all(index.shape == (bench.space.by_name[name].num_channels, 1) for _, _, index in where)
 
 
 def live_modules() -> int:

@@ -34,6 +34,8 @@ measurements = st.builds(Measurement, values, values, st.lists(st.text()).map(tu
         ("50 M", "mparams", Limit(50.0)),
         ("500k", "mparams", Limit(0.5)),
         ("500K", "mflops", Limit(0.5)),
+        ("20M", "nonzero_mflops", Limit(20.0)),
+        ("500k", "nonzero_mparams", Limit(0.5)),
         ("1.2G", "mflops", Limit(1200.0)),
         ("1e2", "size_mb", Limit(100.0)),
         (".5", "size_mb", Limit(0.5)),

@@ -173,6 +173,19 @@ def test_the_wrong_architecture_is_refused(picked: tuple[Path, dict[str, Any]]) 
         autoprune.load(picked[0], network=nn.Sequential(nn.Conv2d(1, 8, 3)))
 
 
+def test_a_network_for_rows_is_rebuilt_from_its_shape(tmp_path: Path) -> None:
+    """A perceptron is as wide as its rows, which only the recipe's shape knows."""
+    from autoprune.picked import Architecture, save_network
+    from autoprune.policy import PruningPolicy
+    from autoprune.training.models import build_model
+
+    network = build_model("mlp", num_classes=2, input_shape=(30,), seed=3).eval()
+    save_network(tmp_path, network, {}, Architecture("mlp", 2, (30,)), PruningPolicy({}), {})
+    rows = torch.rand(4, 30, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(autoprune.load(tmp_path)(rows), network(rows))
+
+
 def test_a_folder_that_is_no_picked_network_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a picked network"):
         autoprune.load(tmp_path)
@@ -207,6 +220,9 @@ DAMAGES = {
     "no architecture": _without("architecture"),
     "architecture is text": _with("architecture", "resnet20"),
     "architecture lacks its shape": _with("architecture", {"source": "resnet20", "num_classes": 3}),
+    "an empty shape": _with("architecture", {"source": "resnet20", "num_classes": 3, "input_shape": []}),
+    "a shape of nothing": _with("architecture", {"source": "resnet20", "num_classes": 3, "input_shape": [0, 8, 8]}),
+    "a shape in words": _with("architecture", {"source": "resnet20", "num_classes": 3, "input_shape": ["a"]}),
     "no kept channels": _without("kept"),
     "kept is a list": _with("kept", [1, 2]),
     "kept is nonsense": _with("kept", {"conv1": {"out": "abc"}}),

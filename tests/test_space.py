@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.errors import ModelError
-from autoprune.policy import GroupPolicy, PruningPolicy
-from autoprune.space import Dimension, Member, PruningGroup, SearchSpace
+from autoprune.policy import GroupPolicy, MaskPolicy, PruningPolicy
+from autoprune.space import Block, Dimension, MaskSpace, Member, PruningGroup, SearchSpace
 
 CRITERIA = ("l1", "taylor", "random")
 
@@ -26,7 +26,15 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     criteria = st.lists(st.sampled_from(CRITERIA), min_size=1, unique=True).map(tuple)
     importances = {one.name: draw(criteria) for one in groups}
     max_sparsity = draw(st.sampled_from([0.1, 0.5, 0.7, 0.9, 0.95]) | st.floats(0.01, 0.99))
-    return SearchSpace(groups, importances, max_sparsity, draw(st.sampled_from([1, 2, 4, 8, 16])))
+    inner = draw(st.lists(st.sampled_from([one.name for one in groups]), unique=True))
+    blocks = draw(st.sampled_from([(), (Block("block0", tuple(inner)), Block("block1"))]))
+    masks = [
+        None,
+        MaskSpace("weight", ("magnitude", "wanda"), ("fc", "block0.fc")),
+        MaskSpace("2:4", ("magnitude",), ("fc",)),
+    ]
+    round_to = draw(st.sampled_from([1, 2, 4, 8, 16]))
+    return SearchSpace(groups, importances, max_sparsity, round_to, blocks, draw(st.sampled_from(masks)))
 
 
 @st.composite
@@ -38,7 +46,12 @@ def spaces_with_policies(draw: st.DrawFn) -> tuple[SearchSpace, PruningPolicy]:
         for one in space.groups
         if draw(st.booleans())
     }
-    return space, PruningPolicy(groups, space.round_to)
+    dropped = tuple(block.name for block in space.blocks if draw(st.booleans()))
+    mask = None
+    if space.mask:
+        layers = {layer: draw(sparsity) for layer in space.mask.layers}
+        mask = MaskPolicy(space.mask.pattern, draw(st.sampled_from(space.mask.criteria)), layers)
+    return space, PruningPolicy(groups, space.round_to, dropped, mask)
 
 
 @given(spaces_with_policies())
@@ -47,11 +60,23 @@ def test_decode_is_the_inverse_of_encode_in_what_is_built(pair: tuple[SearchSpac
     canonical = space.canonical(policy)
     again = space.decode(space.encode(canonical))
     assert space.kept(again) == space.kept(policy)
+    assert (again.dropped_blocks, again.mask) == (canonical.dropped_blocks, canonical.mask)
     for name, count in space.kept(policy).items():
-        if len(space.choices[name]) > 1:
+        if len(space.choices[name]) == 1:
+            assert count == space.full[name]
+        elif name in space.by_name:
             assert again.groups[name] == canonical.groups[name]
-        else:
-            assert count == space.by_name[name].num_channels
+
+
+@given(spaces_with_policies())
+def test_what_a_dropped_block_holds_is_whole(pair: tuple[SearchSpace, PruningPolicy]) -> None:
+    space, policy = pair
+    kept = space.kept(policy)
+    for block in space.blocks:
+        if block.name in policy.dropped_blocks:
+            assert kept[block.name] == 0
+            assert all(kept[name] == space.full[name] for name in block.groups)
+            assert all(count == 64 for name, count in kept.items() if name.startswith(f"{block.name}."))
 
 
 @given(spaces(), st.data())
@@ -62,9 +87,9 @@ def test_encode_is_the_inverse_of_decode_on_canonical_parameters(space: SearchSp
     params = {dimension.name: value(dimension) for dimension in space.dimensions}
     canonical = space.encode(space.decode(params))
     assert space.encode(space.decode(canonical)) == canonical
-    assert {name: v for name, v in canonical.items() if isinstance(v, str)} == {
-        name: v for name, v in params.items() if isinstance(v, str)
-    }
+    gone = {inner for block in space.blocks if params[f"{block.name}.dropped"] == "yes" for inner in block.groups}
+    chosen = {n: v for n, v in params.items() if isinstance(v, str) and n.removesuffix(".importance") not in gone}
+    assert {name: canonical[name] for name in chosen} == chosen
 
 
 @given(spaces_with_policies())
@@ -78,7 +103,10 @@ def test_canonical_is_idempotent_and_builds_the_same(pair: tuple[SearchSpace, Pr
 @given(spaces_with_policies())
 def test_what_is_kept_is_a_choice_and_the_nearest_one(pair: tuple[SearchSpace, PruningPolicy]) -> None:
     space, policy = pair
+    gone = {inner for block in space.blocks if block.name in policy.dropped_blocks for inner in block.groups}
     for name, count in space.kept(policy).items():
+        if name not in space.by_name or name in gone:
+            continue
         wanted = space.by_name[name].num_channels * (1 - getattr(policy.groups.get(name), "sparsity", 0.0))
         assert count in space.choices[name]
         assert abs(count - wanted) == min(abs(choice - wanted) for choice in space.choices[name])
@@ -98,7 +126,7 @@ def test_every_choice_can_be_proposed_and_built(space: SearchSpace) -> None:
     importances = {name: criteria[0] for name, criteria in space.importances.items()}
     highs = {dimension.name: dimension.high for dimension in space.dimensions}
     for pick in (0, -1):
-        kept = {name: counts[pick] for name, counts in space.choices.items()}
+        kept = space.settled({name: counts[pick] for name, counts in space.choices.items()})
         policy = space.policy(kept, importances)
         assert space.kept(policy) == kept
         assert space.canonical(policy) == policy

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
@@ -65,7 +66,8 @@ counts = st.integers(1, 2**40)
 limits = st.one_of(
     rates, counts, rates.map(repr), numbers(0, 100, exclude_min=True, exclude_max=True).map(lambda x: f"{x!r}%")
 )
-quality = st.sampled_from([name for name, known in METRICS.items() if not known.is_cost])
+quality = st.sampled_from(["accuracy", "loss"])
+optimizers = st.sampled_from(["sgd", "adamw"])
 cost = st.sampled_from([name for name, known in METRICS.items() if known.is_cost])
 
 
@@ -88,9 +90,19 @@ plans = tables(
         importances=st.lists(st.sampled_from(["l1", "taylor", "my.py:f"]), min_size=1, unique=True),
         max_sparsity=numbers(0, 1, exclude_min=True, exclude_max=True),
         round_to=st.sampled_from([1, 2, 4, 8, 16]),
+        patterns=st.sampled_from([["channel"], ["weight"], ["2:4", "channel"]]),
+        mask_criteria=st.lists(st.sampled_from(["magnitude", "gradient", "wanda"]), min_size=1, unique=True),
+        keep=st.lists(st.text(min_size=1), max_size=2, unique=True),
+        only=st.lists(st.text(min_size=1), max_size=2, unique=True),
+        depth=st.booleans(),
+        max_drop=numbers(0, 1, exclude_max=True),
     ),
-    dense=tables(epochs=counts, lr=rates, weight_decay=numbers(0)),
-    finetune=tables(epochs=numbers(0), distill=st.booleans(), temperature=rates, distill_weight=numbers(0, 1)),
+    dense=tables(epochs=counts, lr=rates, weight_decay=numbers(0), optimizer=optimizers),
+    sparsity=tables(method=st.sampled_from(["none", "bn_l1", "group_lasso"]), strength=rates, epochs=rates, lr=rates),
+    schedule=tables(stages=counts, trainable=st.sampled_from(["all", "cut", "norms_and_head"]), rewind_epoch=counts),
+    finetune=tables(
+        optimizer=optimizers, epochs=numbers(0), distill=st.booleans(), temperature=rates, distill_weight=numbers(0, 1)
+    ),
     pick=tables(epochs=numbers(0), lr=rates),
     latency=tables(batch=counts, threads=counts, blocks=counts, calls=counts),
     runtime=tables(device=st.sampled_from(["auto", "cpu", "cuda", "mps"]), precision=st.sampled_from(["fp32", "bf16"])),
@@ -256,6 +268,10 @@ def test_a_fault_says_key_value_place_and_expectation(values: dict[str, Any], fa
         ({"objectives": ["acuracy", "mflops"]}, "did you mean 'accuracy'?"),
         ({"objectives": ["accuracy", "loss"]}, "at least one quality (accuracy, loss) and one cost (mflops"),
         ({"objectives": ["mflops"]}, "at least one quality"),
+        (
+            {"objectives": ["accuracy", "train_accuracy", "mflops"]},
+            "at least one quality (accuracy, loss) and one cost",
+        ),
         ({"objectives": []}, "at least one name"),
         ({"objectives": ["accuracy", "mflops", "mflops"]}, "repeated: mflops"),
         ({"objectives": [1, 2]}, "a list of names"),
@@ -263,6 +279,20 @@ def test_a_fault_says_key_value_place_and_expectation(values: dict[str, Any], fa
         ({"space": {"importances": ["l1", "l1"]}}, "repeated: l1"),
         ({"space": {"importances": ["tailor"]}}, "did you mean 'taylor'?"),
         ({"space": {"importances": ["my score:fn"]}}, "'package.module:attribute'"),
+        ({"space": {"patterns": ["channels"]}}, "names among channel, weight, 2:4; did you mean 'channel'?"),
+        ({"space": {"patterns": []}}, "at least one name"),
+        ({"space": {"patterns": ["channel", "2:4", "weight"]}}, "one of weight and 2:4 at most"),
+        ({"space": {"mask_criteria": ["magnitude", "wander"]}}, "did you mean 'wanda'?"),
+        ({"space": {"keep": ["fc", "fc"]}}, "repeated: fc"),
+        ({"space": {"only": [""]}}, "module paths such as layer1.*"),
+        ({"space": {"max_drop": 1.5}}, "a number >= 0 and < 1"),
+        ({"finetune": {"optimizer": "adam"}}, "one of sgd, adamw; did you mean 'adamw'?"),
+        ({"schedule": {"stages": 0}}, "a whole number >= 1"),
+        ({"schedule": {"start": "rewind"}, "model": {"weights": "net.pt"}}, "give no model.weights"),
+        ({"schedule": {"start": "rewind"}, "dense": {"epochs": 0}}, "and some dense.epochs"),
+        ({"schedule": {"start": "rewind", "rewind_epoch": 17}}, "schedule.rewind_epoch <= 16"),
+        ({"schedule": {"start": "scratch"}, "dense": {"epochs": 0}}, "scratch needs initial weights"),
+        ({"schedule": {"start": "scratch"}, "sparsity": {"method": "bn_l1"}}, "set sparsity.method to none"),
         ({"model": {"source": "resnet65"}}, "did you mean 'resnet56'?"),
         ({"model": {"source": "torchvision:"}}, "'torchvision:…'"),
         ({"model": {"source": "my-net.py:"}}, "'path/to/file.py:attribute'"),
@@ -323,6 +353,14 @@ def test_the_echo_of_a_fault_is_not_reported() -> None:
     assert fault.startswith("model.source")
 
 
+def test_a_start_that_is_not_there_is_reported_beside_the_other_faults() -> None:
+    faults = faults_of(
+        {"trials": 0, "schedule": {"start": "rewind"}, "finetune": {"lr": 0}}, {"model": {"weights": "a.pt"}}
+    )
+    assert [fault.split(":")[0] for fault in faults] == ["trials", "finetune.lr", "schedule.start"]
+    assert faults[-1].startswith(f"schedule.start: given 'rewind' in {FILE}; rewind needs a dense network")
+
+
 def test_a_long_value_is_shortened() -> None:
     (fault,) = faults_of({"sampler": "x" * 1000})
     assert len(fault) < 300
@@ -336,7 +374,8 @@ def test_a_long_value_is_shortened() -> None:
         ModelSpec(source="../nets/mine.py:net"),
         DataSpec(source="imagefolder:/data/my pictures"),
         SpaceSpec(importances=("l1", "my_score.py:score")),
-        FinetuneSpec(epochs=0),
+        SpaceSpec(keep=(), only=("layer1.*", "fc"), patterns=("2:4",)),
+        FinetuneSpec(epochs=0, optimizer="adamw"),
         LatencySpec(batch=128),
         RuntimeSpec(device="mps"),
     ],
@@ -434,6 +473,11 @@ MEANING_FREE = {
     *("name", "trials", "sampler", "data.root", "data.workers", "runtime.threads"),
     *(f"budget.{name}" for name in BudgetSpec.model_fields),
     *("pick.epochs", "pick.lr"),
+    *("space.max_drop", "space.seconds"),
+}
+ADDED = {  # since studies are stored
+    *("sparsity", "schedule", "dense.optimizer", "finetune.optimizer"),
+    *(f"space.{name}" for name in ("patterns", "mask_criteria", "max_mask_sparsity", "depth", "keep", "only")),
 }
 
 
@@ -464,6 +508,30 @@ def test_differences_are_told_in_lines() -> None:
         "finetune.lr: stored 0.03, given 0.1",
     ]
     assert differences({"seed": 0}, {"new": 1}) == ["seed: stored 0, given nothing", "new: stored nothing, given 1"]
+
+
+def without_added(plan: dict[str, Any]) -> dict[str, Any]:
+    """Return a dumped spec, or a fingerprint by dotted keys, as an earlier version would have stored it."""
+    kept = {key: value for key, value in plan.items() if key not in ADDED and key.split(".")[0] not in ADDED}
+    return {
+        key: {name: inner for name, inner in value.items() if f"{key}.{name}" not in ADDED}
+        if isinstance(value, dict)
+        else value
+        for key, value in kept.items()
+    }
+
+
+def test_a_study_stored_before_a_value_existed_has_its_default(tmp_path: Path) -> None:
+    stored = without_added(fingerprint(StudySpec()))
+    assert stored.keys() < fingerprint(StudySpec()).keys()
+    assert differences(stored, fingerprint(StudySpec())) == []
+    assert differences(stored, fingerprint(parsed(schedule={"stages": 3}))) == [
+        "schedule.stages: stored 1, given 3",
+    ]
+    old = tmp_path / "resolved.toml"
+    old.write_text(tomli_w.dumps(without_added(StudySpec().model_dump(exclude_none=True))), encoding="utf-8")
+    assert "optimizer" not in old.read_text(encoding="utf-8")
+    assert read_resolved(old) == StudySpec()
 
 
 # --- studies and recipes

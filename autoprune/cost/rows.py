@@ -20,6 +20,7 @@ from autoprune.cost.usage import Usage
 from autoprune.space import Block, Shrink
 
 PRODUCTS = ":products"  # ends the name of a module's matrix products among the tensors
+NOBODY = ":nobody"  # stands for the module of products that no group shrinks
 
 Term: TypeAlias = tuple[Factors, Sequence[Fraction | int]]
 """Sizes that are multiplied, and what each unit of the product costs: MACs, parameters, bytes."""
@@ -125,18 +126,22 @@ class Rows:
         Raises:
             ValueError: if those of a module do not divide evenly over its heads.
         """
-        totals: Counter[int] = Counter()
+        totals: Counter[str] = Counter()
         for module, macs in usage.products.items():
-            place, heads = self._heads_of(module)
-            totals[place] += macs
+            attention = self._attention_around(module)
+            totals[attention] += macs
+            place, heads = self._heads[attention]
             yield (place, *self._around(module)), (Fraction(macs, heads), 0, 0)
-        for place, heads in self._heads.values():
-            if totals[place] % heads:
-                raise ValueError(f"{totals[place]} multiply–accumulates of products do not divide over {heads} heads")
+        for attention, macs in totals.items():
+            heads = self._heads[attention][1]
+            if macs % heads:
+                raise ValueError(
+                    f"{macs} multiply–accumulates of products in {attention} do not divide over {heads} heads"
+                )
 
     def constants(self, usage: Usage) -> Iterator[str]:
         """Yield in words what is held constant, if anything is."""
-        macs = sum(macs for module, macs in usage.products.items() if self._heads_of(module)[0] == ONE)
+        macs = sum(macs for module, macs in usage.products.items() if self._attention_around(module) == NOBODY)
         if macs:
             yield f"{macs / 1e6:.2f} MFLOPs of products between activations are taken as constant"
 
@@ -146,17 +151,17 @@ class Rows:
 
     def _places_of_products(self) -> dict[str, tuple[int, int]]:
         """Return module → the place of its number of heads, and that number in the dense network."""
-        found = {}
+        found = {NOBODY: (ONE, 1)}
         for (path, dim), takes in self._takes.items():
             if path.endswith(PRODUCTS) and dim == 0:
                 heads = sum(self._channels[group] * each for group, each in takes.items())
                 found[path.removesuffix(PRODUCTS)] = self.sizes.place(heads, takes), heads
         return found
 
-    def _heads_of(self, module: str) -> tuple[int, int]:
-        """Return what :attr:`_heads` says of the nearest module around, or a constant."""
-        around = [name for name in self._heads if not name or f"{module}.".startswith(f"{name}.")]
-        return self._heads[max(around, key=len)] if around else (ONE, 1)
+    def _attention_around(self, module: str) -> str:
+        """Return the nearest module around whose products a group shrinks, or nobody."""
+        inside = f"{module}."
+        return max((name for name in self._heads if not name or inside.startswith(f"{name}.")), key=len, default=NOBODY)
 
     def _check_known(self, network: nn.Module, shrinks: Mapping[str, Sequence[Shrink]]) -> None:
         known = {**self._first, **dict(network.named_buffers())}  # a buffer that is not stored costs nothing

@@ -25,8 +25,8 @@ from autoprune.pruning.prune import cut_of, shrink, zeroed
 from autoprune.pruning.trace import NOT_THE_USERS, OUTPUT, OutOfTime, Tracer, trace
 from autoprune.space import FrozenGroup, Member, PruningGroup, Side
 
-# Float32 sums in another order differ by about 1e-6 of the output; a wrong cut by as much as it moves the output.
-ROUNDING, SHARE_OF_MOVE = 1e-5, 1e-2
+# Sums in another order differ by about ten roundings of the output; a wrong cut by as much as it moves the output.
+ROUNDINGS, SHARE_OF_MOVE = 100, 1e-2
 SECONDS = 120.0
 
 _Owner = tuple[str, Side]
@@ -58,10 +58,7 @@ def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -
         ModelError: if the network does not run on the example.
     """
     deadline = time.monotonic() + seconds
-    probe = copy.deepcopy(network).cpu().float().eval()
-    example = example.detach().cpu()
-    example = example.float() if example.is_floating_point() else example
-    expected = _forward_dense(probe, example)
+    probe, example, expected = _probe(network, example)
     order = {name: position for position, (name, _) in enumerate(_named(probe))}
     try:
         proposed, frozen = _propose(probe, trace(probe, example[:1], seconds), order)
@@ -73,6 +70,27 @@ def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -
         tuple(sorted(proved, key=lambda group: order[group.name.partition("[")[0]])),
         tuple(sorted([*frozen, *failed], key=lambda group: order[group.name.partition("[")[0]])),
     )
+
+
+def _probe(network: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a copy in which no channel is silent, its input, and its output.
+
+    Tensors of one value, such as a scale of zero before training, are drawn anew: a cut behind them would change
+    nothing and prove nothing. In float64, if the network runs in it, rounding does not hide small changes either.
+    """
+    probe, example = copy.deepcopy(network).cpu().float().eval(), example.detach().cpu()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in probe.parameters():
+            if parameter.is_floating_point() and parameter.numel() > 1 and parameter.min() == parameter.max():
+                parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
+    example = example.float() if example.is_floating_point() else example
+    expected = _forward_dense(probe, example)
+    try:
+        wide, same = copy.deepcopy(probe).double(), example.double() if example.is_floating_point() else example
+        return wide, same, _forward_dense(wide, same)
+    except ModelError:  # it makes float32 tensors of its own
+        return probe, example, expected
 
 
 def _named(network: nn.Module) -> Iterable[tuple[str, object]]:
@@ -126,7 +144,7 @@ def _propose(
     sums = tracer.channels.added()
     for pattern, classes in by_pattern.items():
         owners = sorted((owner for owner, _ in pattern), key=lambda owner: (order[owner[0]], owner[1]))
-        makers = [owner for owner in owners if _makes(network, *owner)]
+        makers = [owner for owner in owners if owner in tracer.makers or _makes(network, *owner)]
         if not makers:
             continue  # the network's input, or a constant
         maker = makers[0]
@@ -168,7 +186,7 @@ def _makes(network: nn.Module, path: str, side: Side) -> bool:
     try:
         module = network.get_submodule(path)
     except AttributeError:
-        return side == "dim1"  # the bare weight of a linear map
+        return False  # a bare parameter
     kind = kind_of(module)
     sizes = kind.sizes(module) if kind else {}
     return side == "heads" or (side == "out" and ("in" in sizes or isinstance(module, (nn.Embedding, nn.EmbeddingBag))))
@@ -250,7 +268,8 @@ class _Proof:
             wanted = zeroed(self.network, cut)(self.example)
         difference = float((found - wanted).abs().max())
         moved, scale = float((self.expected - wanted).abs().max()), float(self.expected.abs().max())
-        if not difference <= SHARE_OF_MOVE * moved + ROUNDING * scale:
+        rounding = ROUNDINGS * torch.finfo(wanted.dtype).eps * scale
+        if not difference <= SHARE_OF_MOVE * moved + rounding:
             return f"cutting it is not the same as zeroing its channels (outputs differ by {difference:.1e})"
         return None
 

@@ -33,7 +33,7 @@ _FAMILIES: dict[Rule, str] = {
     prelu: "prelu _prelu_kernel",
     recurrent: "lstm gru rnn_tanh rnn_relu",
     pointwise: "add dropout feature_dropout alpha_dropout alias to _to_copy contiguous detach type_as hardswish "
-    "where masked_fill log_sigmoid clone lift_fresh",
+    "where masked_fill log_sigmoid clone lift_fresh zeros_like ones_like full_like empty_like rand_like randn_like",
     copied: "copy index_put slice_scatter select_scatter index_copy masked_scatter scatter index_add",
     glu: "glu",
     moved: "permute transpose swapaxes t T numpy_T mT adjoint expand expand_as squeeze unsqueeze movedim moveaxis "

@@ -44,9 +44,9 @@ def weighted(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> 
 
 def _unite_groups(tracer: Tracer, read: Tensor, made: Tensor, groups: int) -> None:
     """A grouped convolution loses whole groups: what a group reads and makes is one."""
-    for ins, outs in zip(read.chunk(groups), made.chunk(groups), strict=True):
-        tracer.channels.unite(ins, ins[:1])
-        tracer.channels.unite(outs, ins[:1])
+    ins, outs = read.view(groups, -1), made.view(groups, -1)
+    tracer.channels.unite(ins, ins[:, :1])
+    tracer.channels.unite(outs, ins[:, :1])
 
 
 def _bare_linear(tracer: Tracer, x: Tensor, weight: Any, bias: Any, result: Any) -> None:
@@ -56,6 +56,7 @@ def _bare_linear(tracer: Tracer, x: Tensor, weight: Any, bias: Any, result: Any)
         tracer.channels.freeze(tracer.labels(x), "is read by a linear map whose weight is computed")
         return
     made = tracer.side(path, "dim0", weight.shape[0])
+    tracer.makers.add((path, "dim0"))
     read_along(tracer, tracer.labels(x), x.dim() - 1, tracer.side(path, "dim1", weight.shape[1]))
     if isinstance(bias, Tensor) and (labels := tracer.labels(bias)) is not None:
         tracer.channels.unite(labels, made)

@@ -214,10 +214,11 @@ def along(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> Non
     labels = tracer.labels(args[0])
     if labels is None:
         return
-    if int(argument(func, args, kwargs, "dim", -1)) % labels.dim() in tracer.channels.varying(labels):
+    dim = int(argument(func, args, kwargs, "dim", -1)) % labels.dim()
+    if dim in tracer.channels.varying(labels):
         tracer.channels.freeze(labels, f"is mixed with other channels by {operation(func)}")
         return
-    tracer.tell(result, labels)
+    tracer.tell(result[0] if isinstance(result, tuple) else result, labels.narrow(dim, 0, 1))
 
 
 def multiplied(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -225,6 +226,7 @@ def multiplied(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -
     values = list(flat(args))
     if operation(func) == "matmul" and len(values) == 2 and values[1].dim() == 2 and tracer.path_of(values[1]):
         path, weight = str(tracer.path_of(values[1])), values[1]
+        tracer.makers.add((path, "dim1"))
         read_along(tracer, tracer.labels(values[0]), values[0].dim() - 1, tracer.side(path, "dim0", weight.shape[0]))
         tracer.tell(result, spread(tracer.side(path, "dim1", weight.shape[1]), result, result.dim() - 1))
         return

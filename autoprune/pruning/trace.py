@@ -43,6 +43,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Attributes:
         channels: what is known so far.
         shapes: path → shape, of every bare parameter that was met.
+        makers: the sides of bare parameters that make channels, as the weight of a linear map does.
 
     Args:
         network: in eval mode.
@@ -54,6 +55,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.network, self.deadline = network, deadline
         self.channels = Channels(self._whereabouts)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.makers: set[tuple[str, str]] = set()
         self._labels: Any = WeakIdKeyDictionary()
         self._paths = _tensor_paths(network)
         self._shared = _shared(network)
@@ -69,11 +71,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
         rule = RULES.get(name) or RULES.get(name.rstrip("_"))
-        if rule is not None:
+        if rule is None:
+            rule = RULES["add"] if torch.Tag.pointwise in func.tags else follow_unknown
+        try:
             rule(self, func, args, kwargs, result)
-        elif torch.Tag.pointwise in func.tags:
-            RULES["add"](self, func, args, kwargs, result)
-        else:
+        except Exception:  # a rule cannot foresee every use of an operation, and a lost channel is only frozen
             follow_unknown(self, func, args, kwargs, result)
         return result
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from autoprune import pareto
 from autoprune.errors import NothingFitsError
 from autoprune.metrics import Budget, Measurement
-from autoprune.report.rows import Row, baselines_for, first_line
+from autoprune.report.rows import Row, baselines_for, first_line, generalisation_gap
 from autoprune.trial import Completed, Failed, OverBudget, Stopped, Trial
 
 
@@ -22,6 +22,7 @@ def compose_notes(
         *_nothing_fits(trials, budget),
         *_against_baselines(rows, budget),
         *_noise(rows),
+        *_generalisation(rows, dense),
         *_left_out(rows, trials, objectives),
         *_foreign_baselines(trials, budget),
         *_unfinished_baselines(trials, budget),
@@ -65,6 +66,21 @@ def _noise(rows: Sequence[Row]) -> list[str]:
     chosen = "accuracy is on the validation images that chose the best trial; `autoprune pick` gives the test accuracy"
     within = [f"accuracy differences below ±{100 * error:.2f} % are within one standard error"] if error else []
     return [*within, chosen]
+
+
+def _generalisation(rows: Sequence[Row], dense: Measurement) -> list[str]:
+    """Say so if the network told of fits its training images beyond validation more than the dense one does."""
+    told = next((row for row in rows if row.is_best), rows[0]).measurement
+    gap, before = generalisation_gap(told), generalisation_gap(dense)
+    if gap is None or before is None:
+        return []
+    error = math.hypot(*(one.error(name) for one in (told, dense) for name in ("accuracy", "train_accuracy")))
+    if gap - before <= error:
+        return []
+    return [
+        f"accuracy on training images is {100 * gap:.2f} % above validation, and {100 * before:.2f} % for the dense "
+        f"network (± {100 * error:.2f} %): pruning and fine-tuning have overfitted"
+    ]
 
 
 def _left_out(rows: Sequence[Row], trials: Sequence[Trial], objectives: Sequence[str]) -> list[str]:

@@ -47,7 +47,7 @@ class Row:
         return self.budget_used is None or round(self.budget_used - 1, 12) <= 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain types for JSON."""
+        """Return plain types for JSON; the gap is ``None`` if training accuracy was not recorded."""
         return {
             "trial": self.number,
             "origin": self.origin,
@@ -58,6 +58,7 @@ class Row:
             "within_budget": self.fits,
             "budget_used": self.budget_used,
             "accuracy_drop": self.accuracy_drop,
+            "generalisation_gap": generalisation_gap(self.measurement),
             "ratios": dict(self.ratios),
             "values": dict(self.measurement.values),
             "stderr": dict(self.measurement.stderr),
@@ -129,6 +130,17 @@ def cost_ratios(measurement: Measurement, dense: Measurement) -> dict[str, float
         for name, known in METRICS.items()
         if known.is_cost and name in measurement.values and dense.values.get(name, 0.0) > 0
     }
+
+
+def generalisation_gap(measurement: Measurement) -> float | None:
+    """Return accuracy on training images − accuracy on validation, a fraction; ``None`` if either is not known.
+
+    >>> generalisation_gap(Measurement({"accuracy": 0.75, "train_accuracy": 1.0}))
+    0.25
+    """
+    if not {"accuracy", "train_accuracy"} <= measurement.values.keys():
+        return None
+    return measurement["train_accuracy"] - measurement["accuracy"]
 
 
 def share_of_budget(measurement: Measurement, budget: Budget) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from autoprune.metrics import FLOP_CONVENTION, METRICS, Measurement
-from autoprune.report.rows import Failure, Row, cost_ratios, short
+from autoprune.report.rows import Failure, Row, cost_ratios, generalisation_gap, short
 from autoprune.report.summary import Summary
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ COLUMNS = (  # heading, and the least width of the console at which the column i
     ("speed-\nup", 66),
     ("params\nM", 78),
     ("size\nMB", 78),
+    ("train\n− val %", 104),
 )
 LEFT_ALIGNED = ("", "from")
 FAILURES_SHOWN = 5
@@ -134,7 +135,7 @@ def plus_minus(measurement: Measurement, name: str) -> str:
     >>> plus_minus(Measurement({"accuracy": 0.9833}, {"accuracy": 0.0061}), "accuracy")
     '98.33 ± 0.61'
     """
-    factor, digits = (100, 2) if name == "accuracy" else (1, METRICS[name].digits)
+    factor, digits = (100, 2) if name in ("accuracy", "train_accuracy") else (1, METRICS[name].digits)
     shown = f"{factor * measurement[name]:.{digits}f}"
     error = measurement.error(name)
     return f"{shown} ± {factor * error:.{digits}f}" if error else shown
@@ -185,7 +186,7 @@ def _dense_cells(dense: Measurement) -> list[str]:
 
 
 def _measured_cells(measurement: Measurement, ratios: Mapping[str, float], drop: float) -> list[str]:
-    share, slower = ratios.get("mflops"), ratios.get("latency_ms")
+    share, slower, gap = ratios.get("mflops"), ratios.get("latency_ms"), generalisation_gap(measurement)
     return [
         plus_minus(measurement, "accuracy").replace("± ", "±"),
         f"{100 * drop:.2f}",
@@ -194,6 +195,7 @@ def _measured_cells(measurement: Measurement, ratios: Mapping[str, float], drop:
         f"{1 / slower:.2f}×" if slower else "",
         _cost(measurement, "mparams"),
         _cost(measurement, "size_mb"),
+        f"{100 * gap:.2f}" if gap is not None else "–",
     ]
 
 

@@ -1,7 +1,7 @@
 """Data that fits in memory: :class:`ArrayTask`, whole splits as one tensor each.
 
-A split is moved to the device once; a training batch is then one indexing operation (see ``augment``) and
-one multiply-add for the normalisation. Combined with ``tasks`` and ``folder``, which fill it.
+A split is moved to the device once; a training batch is then one indexing operation (see ``augment``) and, for
+uint8 images, one multiply-add for the normalisation. Combined with ``tasks`` and ``folder``, which fill it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from autoprune.errors import DataError
 from autoprune.training.augment import crop_and_flip, pad_images
 from autoprune.training.protocol import SEARCHED, Batch, check_split, stream_seed, subset
 from autoprune.training.runtime import Runtime
+from autoprune.training.shapes import Shape, channels_of, described
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Hold the images of one split, ``(N, C, H, W)``, uint8 or float32, and their labels, int64, ``(N,)``."""
+    """Hold the examples of one split and their labels, int64, ``(N,)``.
+
+    Images are ``(N, C, H, W)``, uint8 or float32; rows ``(N, F)``, sequences ``(N, T, F)`` and the like are float32.
+    """
 
     images: Tensor
     labels: Tensor
@@ -36,10 +40,10 @@ class Arrays:
 
 
 class ArrayTask:
-    """Serve images from memory; a :class:`~autoprune.training.protocol.DataTask`.
+    """Serve images or other examples from memory; a :class:`~autoprune.training.protocol.DataTask`.
 
-    uint8 images are cropped at random and perhaps mirrored for training, and normalised per channel. Float
-    images are handed over as they are: whoever made them floats has prepared them.
+    uint8 images are cropped at random and perhaps mirrored for training, and normalised per channel. Floats, images
+    or not, are handed over as they are: whoever made them floats has prepared them.
 
     Args:
         name: by which people know the data.
@@ -49,8 +53,8 @@ class ArrayTask:
             ``None`` if there are none.
         test_size: how many test images it returns.
         class_names: one for each class; ``None`` for "0", "1", …
-        padding: of the random crop, in pixels; ignored for float images.
-        flip: whether to mirror; ignored for float images.
+        padding: of the random crop, in pixels; ignored for floats.
+        flip: whether to mirror; ignored for floats.
         mean: per channel, of images scaled to [0, 1]; ``None`` to measure it on the training images.
         std: likewise.
         licence: of the images.
@@ -83,7 +87,7 @@ class ArrayTask:
         self.class_names = tuple(class_names or map(str, range(self.num_classes)))
         self.input_shape = _shape(train.images)
         self.sizes = {"train": len(train), "val": len(val), "test": test_size if test else 0}
-        raw = train.images.is_floating_point()
+        self._dtype, raw = train.images.dtype, train.images.is_floating_point()
         self._padding, self._flip = (0, False) if raw else (padding, flip)
         measured = ([0.0], [1.0]) if raw else _moments(train.images)
         self._mean, self._std = tuple(mean or measured[0]), tuple(std or measured[1])
@@ -93,8 +97,8 @@ class ArrayTask:
         if len(train) < 2:
             raise DataError(f"{name} has {len(train)} training image; batch norm needs at least 2, training many more")
         self._stored = {
-            "train": (pad_images(train.images, self._padding), train.labels),
-            "val": (pad_images(val.images, 0), val.labels),
+            "train": (_kept(train.images, self._padding), train.labels),
+            "val": (_kept(val.images, 0), val.labels),
         }
         self._open_test = test
         self._placed: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
@@ -107,8 +111,13 @@ class ArrayTask:
         for index in torch.split(torch.randperm(len(labels), generator=generator), batch_size):
             if len(index) == 1 < batch_size:
                 return
-            crops = crop_and_flip(images, index, self._padding, self._flip, generator)
-            yield Batch(self._normalised(crops, runtime), labels[index.to(labels.device)])
+            chosen = index.to(labels.device)
+            crops = (
+                crop_and_flip(images, index, self._padding, self._flip, generator)
+                if images.dim() == 4
+                else images[chosen]
+            )
+            yield Batch(self._normalised(crops, runtime), labels[chosen])
 
     def eval_batches(self, split: str, batch_size: int, runtime: Runtime, limit: int | None = None) -> Iterator[Batch]:
         """Yield the images of a split as they are; ``limit`` takes a fixed random subset.
@@ -119,8 +128,7 @@ class ArrayTask:
         """
         check_split(split, self.sizes, self.name)
         images, labels = self._on(runtime.device, split)
-        border = self._padding if split == "train" else 0
-        inside = images[:, border : images.shape[1] - border, border : images.shape[2] - border].permute(0, 3, 1, 2)
+        inside = _shown(images, self._padding if split == "train" else 0)
         if limit is not None and limit < len(labels):
             index = torch.tensor(subset(len(labels), limit), device=labels.device)
             inside, labels = inside[index], labels[index]
@@ -140,7 +148,7 @@ class ArrayTask:
 
     def _normalised(self, images: Tensor, runtime: Runtime) -> Tensor:
         if images.is_floating_point():
-            return images.clone(memory_format=runtime.memory_format)  # never a view of what is stored
+            return images.clone(memory_format=runtime.format_of(images))  # never a view of what is stored
         scale = torch.tensor([1 / (255 * s) for s in self._std], device=images.device).view(1, -1, 1, 1)
         shift = torch.tensor([-m / s for m, s in zip(self._mean, self._std, strict=True)], device=images.device)
         floats = images.to(torch.float32, memory_format=runtime.memory_format)
@@ -161,10 +169,10 @@ class ArrayTask:
         self._check(test, "test")
         if len(test) != self.sizes["test"]:
             raise DataError(f"{self.name} said it had {self.sizes['test']} test images and read {len(test)}")
-        return pad_images(test.images, 0), test.labels
+        return _kept(test.images, 0), test.labels
 
     def _check_settings(self) -> None:
-        channels = self.input_shape[0]
+        channels = channels_of(self.input_shape)
         if self.num_classes < 2:
             raise DataError(f"{self.name} has {self.num_classes} class; expected two or more")
         if len(self._mean) not in (1, channels) or len(self._std) not in (1, channels) or min(self._std) <= 0:
@@ -181,8 +189,13 @@ class ArrayTask:
         shape = _shape(arrays.images)
         if shape != self.input_shape:
             raise DataError(
-                f"{split} images of {self.name} are {shape}, and train images {self.input_shape} (channels, height, "
-                "width); bring all splits to one size"
+                f"{split} images of {self.name} are {shape}, and train images {self.input_shape}, that is "
+                f"{described(self.input_shape)}; bring all splits to one size"
+            )
+        if arrays.images.dtype != self._dtype:
+            raise DataError(
+                f"{split} images of {self.name} are {arrays.images.dtype}, and train images {self._dtype}; "
+                "prepare all splits alike"
             )
         low, high = int(arrays.labels.min()), int(arrays.labels.max())
         if low < 0 or high >= self.num_classes:
@@ -192,9 +205,30 @@ class ArrayTask:
             )
 
 
-def _shape(images: Tensor) -> tuple[int, int, int]:
-    channels, height, width = images.shape[1:]
-    return channels, height, width
+def _shape(images: Tensor) -> Shape:
+    """Return the shape of one example.
+
+    Raises:
+        DataError: if there is none, or it is not one that its type goes with.
+    """
+    if images.dim() < 2 or not (images.is_floating_point() or (images.dtype == torch.uint8 and images.dim() == 4)):
+        raise DataError(
+            f"images of shape {tuple(images.shape)} and type {images.dtype} were given; expected (N, C, H, W), uint8 "
+            "or float32, or other examples (N, …), float32"
+        )
+    return tuple(images.shape[1:])
+
+
+def _kept(images: Tensor, padding: int) -> Tensor:
+    """Return examples as they are stored: images as ``augment`` reads them, anything else unchanged."""
+    return pad_images(images, padding) if images.dim() == 4 else images.contiguous()
+
+
+def _shown(kept: Tensor, padding: int) -> Tensor:
+    """Return stored examples as they were, without their padding."""
+    if kept.dim() != 4:
+        return kept
+    return kept[:, padding : kept.shape[1] - padding, padding : kept.shape[2] - padding].permute(0, 3, 1, 2)
 
 
 def _moments(images: Tensor) -> tuple[list[float], list[float]]:

@@ -6,7 +6,7 @@ Combined with ``teacher`` (the dense network's answers) and ``tasks`` (the strea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.errors import UsageError
-from autoprune.training.loop import OnStep, Recipe, TrainReport, stream, train
+from autoprune.training.loop import OnOptimizer, OnStep, Recipe, Span, TrainReport, stream, train
 from autoprune.training.protocol import DataTask, steps_per_epoch
 from autoprune.training.runtime import Runtime, evaluating, seeded
+from autoprune.training.schedule import training_only
 from autoprune.training.teacher import Teacher
 
 __all__ = ["Recipe", "TrainReport", "distillation_loss", "finetune", "recalibrate_batchnorm", "train_dense"]
@@ -69,6 +70,10 @@ def finetune(
     seed: int,
     teacher: Teacher | None = None,
     on_step: OnStep | None = None,
+    *,
+    span: Span | None = None,
+    only: Collection[str] | None = None,
+    on_optimizer: OnOptimizer | None = None,
 ) -> TrainReport:
     """Train a pruned network for a short while, in place.
 
@@ -84,6 +89,10 @@ def finetune(
         seed: of the stream, and of dropout where there is any.
         teacher: required if the recipe distils, else not asked.
         on_step: called after every step.
+        span: which steps of the recipe to take, as one of several stages; ``None`` for all.
+        only: paths of the modules or parameters that are trained; the others keep their values, though running
+            statistics of norms go on. ``None`` or nothing for all.
+        on_optimizer: called once with the optimizer, to register hooks on it, as masks do.
 
     Raises:
         UsageError: if the recipe distils and there is no teacher.
@@ -101,7 +110,8 @@ def finetune(
             return F.cross_entropy(logits, labels)
         return distillation_loss(logits, labels, answers, recipe.temperature, recipe.distill_weight)
 
-    return train(network, task, recipe, runtime, seed, loss, student_of, on_step)
+    with training_only(network, only):
+        return train(network, task, recipe, runtime, seed, loss, student_of, on_step, span, on_optimizer)
 
 
 def train_dense(
@@ -131,10 +141,12 @@ def train_dense(
         if on_epoch and step % per_epoch == 0:
             on_epoch(step // per_epoch, total // per_epoch)
 
-    def loss(logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=_LABEL_SMOOTHING)
+    return train(network, task, recipe, runtime, seed, dense_loss, None, on_step)
 
-    return train(network, task, recipe, runtime, seed, loss, None, on_step)
+
+def dense_loss(logits: Tensor, labels: Tensor, answers: Tensor | None = None) -> Tensor:
+    """Return the loss of a dense network: cross-entropy with label smoothing 0.1."""
+    return F.cross_entropy(logits, labels, label_smoothing=_LABEL_SMOOTHING)
 
 
 def distillation_loss(logits: Tensor, labels: Tensor, answers: Tensor, temperature: float, weight: float) -> Tensor:

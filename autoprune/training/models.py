@@ -1,9 +1,10 @@
-"""Networks: the CIFAR ResNets, and :func:`build_model`, the one way from a name to a network.
+"""The CIFAR ResNets, and :func:`build_model`, the one way from a name to a network.
 
 The CIFAR ResNets are those of He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016,
 arXiv:1512.03385, section 4.2), with a projection where the shape changes (their option B), because a
 shortcut that pads channels with zeros cannot be pruned. Module names are torchvision's. Weights are read
-by ``weights``; anything from torchvision or from the user goes through ``build_model`` too.
+by ``weights``; the networks of ``lstm``, ``mlp`` and ``vit``, and anything from torchvision or from the user, go
+through ``build_model`` too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from autoprune.builtins import MODELS
 from autoprune.errors import ModelError, UnknownNameError
 from autoprune.training.runtime import seeded
+from autoprune.training.shapes import Shape, channels_of, image_of
 from autoprune.training.usercode import call_with_accepted
 from autoprune.training.weights import load_weights
 
@@ -79,31 +81,32 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def resnet20(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
+def resnet20(num_classes: int = 10, in_channels: int = 3, input_shape: Shape | None = None) -> CifarResNet:
     """Return the CIFAR ResNet of 20 layers: 40.81 MMACs, 0.27 M parameters on 3×32×32."""
-    return CifarResNet(3, num_classes, in_channels)
+    return _cifar_resnet(20, num_classes, in_channels, input_shape)
 
 
-def resnet32(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
+def resnet32(num_classes: int = 10, in_channels: int = 3, input_shape: Shape | None = None) -> CifarResNet:
     """Return the CIFAR ResNet of 32 layers: 69.12 MMACs, 0.47 M parameters on 3×32×32."""
-    return CifarResNet(5, num_classes, in_channels)
+    return _cifar_resnet(32, num_classes, in_channels, input_shape)
 
 
-def resnet44(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
+def resnet44(num_classes: int = 10, in_channels: int = 3, input_shape: Shape | None = None) -> CifarResNet:
     """Return the CIFAR ResNet of 44 layers: 97.44 MMACs, 0.66 M parameters on 3×32×32."""
-    return CifarResNet(7, num_classes, in_channels)
+    return _cifar_resnet(44, num_classes, in_channels, input_shape)
 
 
-def resnet56(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
+def resnet56(num_classes: int = 10, in_channels: int = 3, input_shape: Shape | None = None) -> CifarResNet:
     """Return the CIFAR ResNet of 56 layers: 125.75 MMACs, 0.86 M parameters on 3×32×32."""
-    return CifarResNet(9, num_classes, in_channels)
+    return _cifar_resnet(56, num_classes, in_channels, input_shape)
 
 
 def build_model(
     source: str,
     *,
     num_classes: int,
-    in_channels: int,
+    in_channels: int | None = None,
+    input_shape: Shape | None = None,
     seed: int,
     weights: str = "",
     notify: Callable[[str], None] = _log.warning,
@@ -114,9 +117,11 @@ def build_model(
 
     Args:
         source: a built-in or plug-in (``resnet56``), ``torchvision:NAME``, or the user's own ``pkg.mod:fn``
-            or ``file.py:fn``, called with whichever of ``num_classes`` and ``in_channels`` it accepts.
+            or ``file.py:fn``, called with whichever of ``num_classes``, ``in_channels`` and ``input_shape`` it
+            accepts.
         num_classes: outputs the data asks for.
-        in_channels: channels of the images.
+        in_channels: channels of an image, or features of a row; needed only without ``input_shape``, which knows.
+        input_shape: of one example: ``(C, H, W)``, ``(F,)`` or ``(T, F)``; ``None`` for images of any size.
         seed: for the initial weights.
         weights: empty for fresh ones; a file; or for torchvision the name of its weights, ``DEFAULT`` or
             ``IMAGENET1K_V1``, downloaded once.
@@ -126,12 +131,13 @@ def build_model(
         UnknownNameError: if nothing answers to the source, or to the name of the torchvision weights.
         ModelError: if the network cannot be built, or the weights not be loaded into it.
     """
+    offers = {"num_classes": num_classes, **_input_offers(source, in_channels, input_shape)}
     with seeded(seed):
         if source.startswith(_TORCHVISION):
-            return _build_torchvision(source, num_classes, in_channels, weights, notify)
-        network = call_with_accepted(
-            MODELS.get(source), source, ModelError, num_classes=num_classes, in_channels=in_channels
-        )
+            if input_shape is not None:
+                image_of(input_shape, source)
+            return _build_torchvision(source, num_classes, offers["in_channels"], weights, notify)
+        network = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
     if not isinstance(network, nn.Module):
         raise ModelError(f"model {source!r} returned {type(network).__name__}; expected a torch.nn.Module")
     if weights:
@@ -146,6 +152,21 @@ def count_parameters(network: nn.Module) -> int:
     8
     """
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _input_offers(source: str, in_channels: int | None, input_shape: Shape | None) -> dict[str, Any]:
+    """Return what a network may be told about its input; the shape, where it is known, decides the channels."""
+    if input_shape is not None:
+        return {"in_channels": channels_of(input_shape), "input_shape": input_shape}
+    if in_channels is None:
+        raise ModelError(f"model {source!r} was asked for without in_channels and input_shape; give one of them")
+    return {"in_channels": in_channels}
+
+
+def _cifar_resnet(depth: int, num_classes: int, in_channels: int, input_shape: Shape | None) -> CifarResNet:
+    if input_shape is not None:
+        in_channels = image_of(input_shape, f"resnet{depth}")[0]
+    return CifarResNet((depth - 2) // 6, num_classes, in_channels)
 
 
 def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

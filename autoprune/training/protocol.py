@@ -1,8 +1,9 @@
 """What data is to the rest of the package: the :class:`DataTask` protocol and the few rules all tasks share.
 
-Implemented by ``arrays`` (images in memory) and ``folder`` (images streamed from disk); a user's function may
+Implemented by ``arrays`` (examples in memory) and ``folder`` (images streamed from disk); a user's function may
 return anything that fits. To write one: every stream is a function of its arguments alone, batches arrive
 normalised and placed on the runtime, and the test split is read by ``eval_batches("test", …)`` and by nothing else.
+What is called an image here and elsewhere may as well be a row of features or a sequence; ``input_shape`` says which.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from autoprune.errors import DataError, UnknownNameError
 from autoprune.training.runtime import Runtime
+from autoprune.training.shapes import Shape
 
 SPLITS = ("train", "val", "test")
 SEARCHED = ("train", "val")  # what the trials of a study depend on
@@ -24,7 +26,10 @@ _SUBSET_SEED = 20_26
 
 @dataclass(frozen=True)
 class Batch:
-    """Hold images, float32 and normalised, ``(N, C, H, W)``, and labels, int64, ``(N,)``, on one device."""
+    """Hold images or other examples, float32 and normalised, ``(N, *input_shape)``, and labels, int64, ``(N,)``.
+
+    Both lie on one device.
+    """
 
     images: Tensor
     labels: Tensor
@@ -50,8 +55,8 @@ class DataTask(Protocol):
         """Return a name for each class, in the order of the labels."""
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Return channels, height and width of an image."""
+    def input_shape(self) -> Shape:
+        """Return the shape of one example: ``(C, H, W)`` of an image, ``(F,)`` of a row, ``(T, F)`` of a sequence."""
 
     @property
     def sizes(self) -> Mapping[str, int]:

@@ -17,6 +17,8 @@ from autoprune.errors import NonFiniteError
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime, evaluating
 
+TRAIN_LIMIT = 2000  # training images that are scored, at most
+
 
 @dataclass(frozen=True)
 class Score:
@@ -74,6 +76,18 @@ def score(
     count, right = len(correct), int(correct.sum())
     spread = float(loss.std(correction=1)) / math.sqrt(count) if count > 1 else 0.0
     return Score(right / count, accuracy_stderr(right, count), float(loss.mean()), spread, count)
+
+
+def score_train(network: nn.Module, task: DataTask, runtime: Runtime) -> Score:
+    """Score a network on a fixed random subset of the training images, as they are, without augmentation.
+
+    They are as many as there are validation images, but at most 2,000. Beside the validation score, this is how far
+    a network has learnt its training images by heart.
+
+    Raises:
+        NonFiniteError, DataError, ModelError: as :func:`score`.
+    """
+    return score(network, task, "train", runtime, limit=min(task.sizes["val"], TRAIN_LIMIT))
 
 
 def accuracy_stderr(right: int, count: int) -> float:

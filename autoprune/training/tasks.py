@@ -1,4 +1,4 @@
-"""From a name to data: the built-in :func:`digits` and :func:`cifar10`, and :func:`build_task` for any source.
+"""From a name to data: :func:`digits`, :func:`breast_cancer`, :func:`cifar10`, and :func:`build_task` for any source.
 
 A split once made is made for ever: the seeds here are constants, so that two studies can be compared.
 Combined with ``arrays`` (in memory), ``folder`` (image folders) and ``usertask`` (the user's own function).
@@ -21,10 +21,11 @@ from autoprune.training.protocol import Batch, DataTask
 from autoprune.training.usercode import call_with_accepted
 from autoprune.training.usertask import as_task
 
-__all__ = ["ArrayTask", "Arrays", "Batch", "DataTask", "build_task", "cifar10", "digits"]
+__all__ = ["ArrayTask", "Arrays", "Batch", "DataTask", "breast_cancer", "build_task", "cifar10", "digits"]
 
 _FOLDER = "imagefolder:"
 _SPLIT_SEED = 0
+_SIXTY_TWENTY_TWENTY = ("test", "train", "train", "train", "val")  # what five does not divide goes to test and train
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 _CIFAR10_TEST_SIZE = 10_000
 
@@ -33,8 +34,8 @@ def build_task(source: str, *, root: str = "", image_size: int = 224, workers: i
     """Return the data that a name stands for.
 
     Args:
-        source: a built-in or plug-in (``digits``, ``cifar10``), ``imagefolder:PATH``, or the user's own
-            ``pkg.mod:fn`` or ``file.py:fn``, called with whichever of the other arguments it accepts.
+        source: a built-in or plug-in (``digits``, ``breast-cancer``, ``cifar10``), ``imagefolder:PATH``, or the
+            user's own ``pkg.mod:fn`` or ``file.py:fn``, called with whichever of the other arguments it accepts.
         root: where downloaded data lies or is put; empty for ``~/.cache/autoprune``.
         image_size: height and width that images of a folder are brought to, pixels.
         workers: processes that decode the images of a folder.
@@ -61,8 +62,7 @@ def digits() -> ArrayTask:
     small = torch.tensor(raw.images, dtype=torch.float32)[:, None] * (255 / 16)
     images = F.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False).round().to(torch.uint8)
     everything = Arrays(images, torch.tensor(raw.target, dtype=torch.int64))
-    # 1,797 = 5 × 359 + 2, and the two left over go to test and train.
-    parts = _stratified(everything.labels, ("test", "train", "train", "train", "val"))
+    parts = _stratified(everything.labels, _SIXTY_TWENTY_TWENTY)
     return ArrayTask(
         "digits",
         everything.at(parts["train"]),
@@ -74,6 +74,34 @@ def digits() -> ArrayTask:
         licence="CC BY 4.0",
         description="Handwritten digits (UCI Optical Recognition of Handwritten Digits, as scikit-learn carries them), "
         "8×8 enlarged to 32×32. Split 60/20/20 by class with a constant seed.",
+    )
+
+
+def breast_cancer() -> ArrayTask:
+    """Return scikit-learn's 569 breast tumours, 30 measured features each, malignant or benign.
+
+    342 train, 113 validate, 114 test, both classes spread over the three in equal shares. Every feature is brought
+    to mean 0 and standard deviation 1 on the training rows; validation and test rows are moved by the same numbers.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    raw = load_breast_cancer()
+    rows, labels = torch.from_numpy(raw.data), torch.from_numpy(raw.target).long()
+    parts = _stratified(labels, _SIXTY_TWENTY_TWENTY)
+    seen = rows[parts["train"]]
+    std, mean = torch.std_mean(seen, dim=0, correction=0)
+    everything = Arrays(((rows - mean) / std).float(), labels)  # computed in double precision
+    return ArrayTask(
+        "breast-cancer",
+        everything.at(parts["train"]),
+        everything.at(parts["val"]),
+        lambda: everything.at(parts["test"]),
+        len(parts["test"]),
+        class_names=tuple(map(str, raw.target_names)),
+        licence="CC BY 4.0",
+        description="Breast tumours, each 30 features measured on the cell nuclei of a needle biopsy, malignant or "
+        "benign (UCI Breast Cancer Wisconsin (Diagnostic), as scikit-learn carries it). Standardised by the training "
+        "rows. Split 60/20/20 by class with a constant seed.",
     )
 
 

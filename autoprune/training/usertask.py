@@ -1,7 +1,7 @@
 """What a user's function returned as data, made into a task: a task as it is, arrays wrapped, the rest refused.
 
-The arrays may be NumPy's or PyTorch's. uint8 images are normalised and cropped at random; float images are
-taken as prepared. Combined with ``tasks``, which calls the function.
+The arrays may be NumPy's or PyTorch's. uint8 images are normalised and cropped at random; floats, which may be
+images, rows of features or sequences, are taken as prepared. Combined with ``tasks``, which calls the function.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from autoprune.training.protocol import SPLITS, DataTask
 _OPTIONS = ("class_names", "padding", "flip", "mean", "std", "licence", "description")
 _EXPECTED = (
     "expected a DataTask, or (train, val) or (train, val, test), or a dictionary with the keys 'train', 'val' and "
-    "perhaps 'test', where each is (images, labels)"
+    "perhaps 'test', where each is (images, labels); in the place of images there may be other arrays of floats"
 )
 
 
@@ -42,7 +42,8 @@ def as_task(made: Any, source: str) -> DataTask:
         return made
     splits, options = _splits_and_options(made, source)
     arrays = {split: _arrays(splits[split], f"{source}: {split}") for split in splits}
-    options = {"padding": arrays["train"].images.shape[-2] // 8, **options}
+    images = arrays["train"].images
+    options = {"padding": images.shape[2] // 8 if images.dim() == 4 else 0, **options}
     test = arrays.get("test")
     try:
         return ArrayTask(
@@ -76,10 +77,11 @@ def _arrays(split: Any, where: str) -> Arrays:
     if not isinstance(split, tuple | list) or len(split) != 2:
         raise DataError(f"{where} is {type(split).__name__}; expected (images, labels)")
     images, labels = _tensor(split[0], f"{where} images"), _tensor(split[1], f"{where} labels")
-    if images.dim() != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+    is_image = images.dim() == 4 and images.dtype == torch.uint8
+    if not is_image and not (images.dim() >= 2 and images.is_floating_point()):
         raise DataError(
-            f"{where} images have shape {tuple(images.shape)} and type {images.dtype}; "
-            "expected (N, C, H, W), uint8 or float"
+            f"{where} images have shape {tuple(images.shape)} and type {images.dtype}; expected (N, C, H, W), uint8 or "
+            "float, or floats of another shape, such as (N, F) for rows of features and (N, T, F) for sequences"
         )
     if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
         raise DataError(

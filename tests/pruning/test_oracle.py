@@ -7,130 +7,67 @@ from __future__ import annotations
 
 import copy
 import random
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
 import torch
+from pruning_nets import NETWORKS, OUTPUT, Network, counted, outputs
 from torch import Tensor, nn
-from torchvision import models as zoo
 
 from autoprune.builtins import IMPORTANCES
+from autoprune.cost.macs import CostModel
 from autoprune.errors import ModelError
 from autoprune.policy import GroupPolicy, PruningPolicy
+from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, score_groups
-from autoprune.pruning.prune import (
-    Cut,
-    KeptIndices,
-    Pruner,
-    channels_of,
-    is_depthwise,
-    lowest,
-    removed_channels,
-    shrink,
-    zeroed,
-)
-from autoprune.space import PruningGroup, SearchSpace
+from autoprune.pruning.layers import axes_of, kind_of
+from autoprune.pruning.prune import Cut, KeptIndices, Pruner, lowest, removed_channels, shrink, shrinks, zeroed
+from autoprune.space import Block, PruningGroup, SearchSpace
 from autoprune.training.models import resnet20
 
-
-class Vgg(nn.Module):
-    """Read several positions of one channel by a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(8),
-            nn.Conv2d(12, 20, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        )  # fmt: skip
-        self.classifier = nn.Sequential(nn.Linear(20 * 2 * 2, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 10))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x).flatten(1))
-
-
-class Concat(nn.Module):
-    """Normalise and read two branches as one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 12, 5, padding=2)
-        self.norm, self.mix, self.head = nn.BatchNorm2d(20), nn.Conv2d(20, 16, 3), nn.Linear(16 + 8, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        left = self.left(x).relu()
-        mixed = self.mix(self.norm(torch.cat([left, self.right(x)], 1)).relu()).relu()
-        return self.head(torch.cat([mixed.mean((2, 3)), left.mean((2, 3))], 1))
-
-
-class Depthwise(nn.Module):
-    """Pass channels one to one through a depthwise convolution, beside a residual add."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.expand = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 24, 1, bias=False)
-        self.norm1, self.depth = nn.BatchNorm2d(24), nn.Conv2d(24, 24, 3, padding=1, groups=24)
-        self.norm2, self.project, self.head = nn.BatchNorm2d(24), nn.Conv2d(24, 8, 1), nn.Linear(8, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu()
-        inner = self.norm2(self.depth(self.norm1(self.expand(x)).relu())).relu()
-        return self.head((x + self.project(inner)).mean((2, 3)))
-
-
-NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
-    "resnet20": resnet20,
-    "vgg": Vgg,
-    "concat": Concat,
-    "depthwise": Depthwise,
-    "resnet18": lambda: zoo.resnet18(num_classes=10),
-    "mobilenet_v2": lambda: zoo.mobilenet_v2(num_classes=10),
-    "densenet121": lambda: zoo.densenet121(num_classes=10),
-    "googlenet": lambda: zoo.googlenet(num_classes=10, aux_logits=False, init_weights=False),
-}
 CRITERIA = sorted(IMPORTANCES.builtins)
+# what is frozen besides the output: name of the group → why
+FROZEN: Mapping[str, dict[str, str]] = {
+    "option-a": {"stem": "is padded with a fixed number of channels", "outer2": "is combined with a tensor of fixed"},
+    "vit": {"conv_proj": "x = x.reshape(n, self.hidden_dim, n_h * n_w)"},
+}
 
 
 @dataclass(frozen=True)
 class Case:
-    """Hold a network with its groups and scores, and a copy of its state from before they were found."""
+    """Hold a network with its groups, blocks and scores, and a copy of its state from before they were found."""
 
+    name: str
+    network: Network
     pruner: Pruner
     groups: Groups
-    images: Tensor
+    blocks: tuple[Block, ...]
+    inputs: Tensor
     former: dict[str, Tensor]
 
-    def policy(self, criterion: str) -> PruningPolicy:
+    def policy(self, criterion: str, dropped: tuple[str, ...] = (), seed: int = 0) -> PruningPolicy:
         """Prune every group that the criterion scores, each by another sparsity."""
-        draw = random.Random(criterion)
-        return PruningPolicy(
-            {name: GroupPolicy(draw.uniform(0.1, 0.8), criterion) for name in self.pruner.scores[criterion]}
-        )
-
-
-def with_random_norms(network: nn.Module) -> nn.Module:
-    """Give every batch norm statistics and a shift of its own, so that no channel is like another."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.5)
-            nn.init.normal_(module.running_mean, std=0.5)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-    return network
+        draw = random.Random(f"{criterion} {seed}")
+        chosen = {name: GroupPolicy(draw.uniform(0.1, 0.8), criterion) for name in self.pruner.scores[criterion]}
+        return PruningPolicy(chosen, dropped_blocks=dropped)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def case(request: pytest.FixtureRequest) -> Case:
     torch.manual_seed(0)
-    network = with_random_norms(NETWORKS[request.param]()).double().eval()
+    kind = NETWORKS[request.param]
+    network = kind.lively().double()
     former = copy.deepcopy(network.state_dict())
-    images = torch.randn(1, 3, 32, 32, dtype=torch.float64)
-    groups = find_groups(network, images)
-    scores = score_groups(network, groups.cuttable, CRITERIA, Calibration([(images.float(), torch.tensor([7]))]))
+    inputs = kind.example()
+    groups = find_groups(network, inputs)
+    blocks = find_blocks(network, inputs, groups.cuttable)
+    scores = score_groups(network, groups.cuttable, CRITERIA, Calibration([(inputs, torch.tensor([7]))]))
     importances = {group.name: tuple(c for c in CRITERIA if group.name in scores[c]) for group in groups.cuttable}
-    return Case(Pruner(network, SearchSpace(groups.cuttable, importances), scores), groups, images, former)
+    pruner = Pruner(network, SearchSpace(groups.cuttable, importances, blocks=blocks), scores)
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
+    return Case(request.param, kind, pruner, groups, blocks, inputs, former)
 
 
 def without_producers(network: nn.Module, cut: Cut) -> nn.Module:
@@ -138,27 +75,57 @@ def without_producers(network: nn.Module, cut: Cut) -> nn.Module:
     twin = copy.deepcopy(network)
     for path, kept in cut.items():
         module = twin.get_submodule(path)
-        for tensor in (module.weight.data, module.bias.data if module.bias is not None else None):
-            if kept.out is not None and tensor is not None:
-                tensor[[i for i in range(len(tensor)) if i not in kept.out]] = 0
+        for side, stay in kept.sides.items():
+            for axis in axes_of(module, side) if side != "in" else ():
+                tensor = getattr(module.get_submodule(axis.tensor.rpartition(".")[0]), axis.tensor.rpartition(".")[2])
+                gone = axis.positions(c for c in range(kind_of(module).sizes(module)[side]) if c not in stay)
+                if axis.produces and not axis.tensor.startswith("running"):
+                    tensor.data.index_fill_(axis.dim, torch.tensor(gone), 0)
     return twin
-
-
-def outputs(network: nn.Module, images: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return network.eval()(images)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_pruned_is_zeroed_and_not_dense(case: Case, criterion: str) -> None:
     policy = case.policy(criterion)
+    if not policy.groups:
+        pytest.skip(f"{criterion} applies to no group")
     cut = case.pruner.cut(policy)
-    dense = outputs(case.pruner.network, case.images)
-    pruned = outputs(case.pruner.prune(policy), case.images)
+    dense, pruned = (outputs(n, case.inputs) for n in (case.pruner.network, case.pruner.prune(policy)))
     scale = float(dense.abs().max())
-    for masked in (zeroed(case.pruner.network, cut), without_producers(case.pruner.network, cut)):
-        torch.testing.assert_close(pruned, outputs(masked, case.images), rtol=0, atol=1e-9 * scale)
+    twins = [zeroed(case.pruner.network, cut)]
+    if case.network.silent:
+        twins.append(without_producers(case.pruner.network, cut))
+    for twin in twins:
+        torch.testing.assert_close(pruned, outputs(twin, case.inputs), rtol=0, atol=1e-9 * scale)
     assert float((pruned - dense).abs().max()) > 1e-2 * scale
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pruned_without_blocks_is_zeroed_without_them_and_costs_what_the_closed_form_says(
+    case: Case, seed: int
+) -> None:
+    draw = random.Random(seed)
+    dropped = tuple(block.name for block in case.blocks if draw.random() < 0.5)
+    policy = case.policy("l2", dropped, seed)
+    pruned = case.pruner.prune(policy)
+    dense = outputs(case.pruner.network, case.inputs)
+    twin = zeroed(case.pruner.network, case.pruner.cut(policy))
+    torch.testing.assert_close(
+        outputs(pruned, case.inputs), outputs(twin, case.inputs), rtol=0, atol=1e-9 * float(dense.abs().max())
+    )
+    space = case.pruner.space
+    costs = CostModel(
+        case.pruner.network,
+        shrinks(case.pruner.network, space.groups),
+        {group.name: group.num_channels for group in space.groups},
+        case.inputs,
+        blocks=case.blocks,
+    )
+    assert costs.count(space.kept(policy)) == counted(pruned, case.inputs)
+
+
+def test_networks_built_of_residual_modules_have_blocks(case: Case) -> None:
+    assert bool(case.blocks) == case.network.has_blocks
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -186,9 +153,11 @@ def test_a_criterion_without_scores_is_named_with_those_there_are() -> None:
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ({"layer9": KeptIndices(out=(0,))}, "has no module 'layer9'"),
-        ({"conv1": KeptIndices(out=(0, 16))}, "'conv1' has 16 out channels and cannot keep 2 of them up to 16"),
-        ({"conv1": KeptIndices(inputs=())}, "'conv1' has 3 in channels and cannot keep 0 of them"),
+        ({"layer9": KeptIndices({"out": (0,)})}, "has no module or parameter 'layer9'"),
+        ({"conv1": KeptIndices({"out": (0, 16)})}, "'conv1' has 16 out channels and cannot keep 2 of them up to 16"),
+        ({"conv1": KeptIndices({"in": ()})}, "'conv1' has 3 in channels and cannot keep 0 of them"),
+        ({"conv1": KeptIndices({"heads": (0,)})}, "'conv1' has 0 heads channels and cannot keep 1 of them up to 0"),
+        ({"layer1": KeptIndices({"out": (0,)})}, "'layer1' is a Sequential, which has no channels that can be cut"),
     ],
 )
 def test_a_cut_made_for_another_network_is_refused(cut: Cut, message: str) -> None:
@@ -196,23 +165,33 @@ def test_a_cut_made_for_another_network_is_refused(cut: Cut, message: str) -> No
         shrink(resnet20(), cut)
 
 
-def test_only_the_classifier_is_frozen(case: Case) -> None:
-    assert [group.reason for group in case.groups.frozen] == ["its channels are the network's output"]
+def test_only_what_must_be_is_frozen(case: Case) -> None:
+    frozen = {group.name: group.reason for group in case.groups.frozen}
+    assert [name for name, reason in frozen.items() if reason == OUTPUT] == list(frozen)[-1:]
+    expected = FROZEN.get(case.name, {})
+    assert list(frozen)[:-1] == list(expected)
+    assert all(words in frozen[name] for name, words in expected.items())
     assert len(case.groups.cuttable) >= 2
 
 
-def test_every_channel_between_input_and_output_is_in_exactly_one_group(case: Case) -> None:
-    owned: dict[tuple[str, str], list[int]] = defaultdict(list)
+def test_every_channel_is_in_at_most_one_group_and_has_as_many_places_as_the_others(case: Case) -> None:
+    owned = set()
     for group in case.groups.cuttable:
         for member in group.members:
             assert len(member.indices) == group.num_channels * member.width
-            owned[member.module, member.side].extend(member.indices)
-    layers = [(n, m) for n, m in case.pruner.network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    for name, module in layers:
-        if channels_of(module, "in") != 3 and not is_depthwise(module):  # nobody owns the images' channels
-            assert sorted(owned[name, "in"]) == list(range(channels_of(module, "in")))
-        if name != case.groups.frozen[0].name:
-            assert sorted(owned[name, "out"]) == list(range(channels_of(module, "out")))
+            places = {(member.module, member.side, index) for index in member.indices}
+            assert len(places) == len(member.indices)
+            assert not places & owned
+            owned |= places
+
+
+def test_a_cut_survives_json_and_rebuilds_the_same_network(case: Case) -> None:
+    policy = case.policy("l1", tuple(block.name for block in case.blocks[:1]))
+    cut = case.pruner.cut(policy)
+    again = {path: KeptIndices.from_json(kept.to_json()) for path, kept in cut.items()}
+    assert again == cut
+    rebuilt = shrink(case.pruner.network, again)
+    assert torch.equal(outputs(rebuilt, case.inputs), outputs(case.pruner.prune(policy), case.inputs))
 
 
 def test_the_dense_network_is_untouched_to_the_last_bit(case: Case) -> None:
@@ -244,9 +223,18 @@ def test_layers_say_the_size_they_have(case: Case) -> None:
                 assert {len(module.weight), len(module.bias), len(module.running_mean), len(module.running_var)} == {
                     module.num_features
                 }
+            case nn.LayerNorm():
+                assert module.normalized_shape == tuple(module.weight.shape)
+            case nn.Embedding():
+                assert (module.num_embeddings, module.embedding_dim) == tuple(module.weight.shape)
+            case nn.RNNBase():
+                assert (module.hidden_size, module.input_size) == (
+                    module.weight_hh_l0.shape[1],
+                    module.weight_ih_l0.shape[1],
+                )
 
 
 def test_an_empty_policy_prunes_nothing(case: Case) -> None:
     assert torch.equal(
-        outputs(case.pruner.prune(PruningPolicy()), case.images), outputs(case.pruner.network, case.images)
+        outputs(case.pruner.prune(PruningPolicy()), case.inputs), outputs(case.pruner.network, case.inputs)
     )

@@ -16,8 +16,11 @@ from autoprune.cost.macs import CostModel
 from autoprune.errors import BudgetError
 from autoprune.metrics import Budget, Limit
 from autoprune.policy import GroupPolicy, PruningPolicy
+from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
-from autoprune.space import SearchSpace
+from autoprune.pruning.masks import maskable_layers
+from autoprune.pruning.prune import shrinks
+from autoprune.space import MaskSpace, SearchSpace
 from autoprune.study.project import FILL_TO, Projector, closed_form_part
 from autoprune.training.models import build_model
 
@@ -140,15 +143,35 @@ def test_a_policy_that_lies_on_the_budget_is_left_alone(data: Any) -> None:
 
 
 @cache
-def real(name: str, shape: tuple[int, int, int] = (3, 32, 32)) -> tuple[SearchSpace, CostModel]:
-    network = build_model(name, num_classes=10, in_channels=shape[0], seed=0).eval()
-    example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+def real(name: str, deep: bool = False, pattern: str = "") -> tuple[SearchSpace, CostModel]:
+    network = build_model(name, num_classes=10, in_channels=3, seed=0).eval()
+    example = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     groups = find_groups(network, example).cuttable
-    return SearchSpace(groups, {g.name: ("l1", "taylor") for g in groups}), CostModel(network, groups, example)
+    blocks = find_blocks(network, example, groups) if deep else ()
+    mask = MaskSpace(pattern, ("magnitude", "wanda"), maskable_layers(network, pattern).layers) if pattern else None
+    space = SearchSpace(groups, {g.name: ("l1", "taylor") for g in groups}, blocks=blocks, mask=mask)
+    channels = {g.name: g.num_channels for g in groups}
+    cost = CostModel(
+        network,
+        shrinks(network, groups),
+        channels,
+        example,
+        blocks=blocks,
+        masked_layers=mask.layers if mask else (),
+        mask_pattern=pattern or "weight",
+    )
+    return space, cost
 
 
 def full(space: SearchSpace, cost: CostModel, name: str) -> float:
-    return cost.measure({group.name: group.num_channels for group in space.groups})[name]
+    return cost.measure(space.full)[name]
+
+
+def any_params(space: SearchSpace, data: Any) -> dict[str, float | str]:
+    return {
+        d.name: data.draw(st.sampled_from(d.choices)) if d.choices else data.draw(st.floats(0, d.high))
+        for d in space.dimensions
+    }
 
 
 @pytest.mark.parametrize("model", ["resnet20", "resnet56"])
@@ -158,14 +181,49 @@ def test_a_resnet_between_30_and_80_per_cent_always_uses_98_per_cent(model: str,
     space, cost = real(model)
     limit = data.draw(st.floats(0.3, 0.8)) * full(space, cost, "mflops")
     projector = Projector(space, cost, Budget({"mflops": Limit(limit)}))
-    params = {
-        d.name: data.draw(st.sampled_from(d.choices)) if d.choices else data.draw(st.floats(0, d.high))
-        for d in space.dimensions
-    }
-    projected = projector.project(space.decode(params))
+    projected = projector.project(space.decode(any_params(space, data)))
     assert FILL_TO <= projector.usage(space.kept(projected)) <= 1
     assert cost.measure(space.kept(projected))["mflops"] <= limit
     assert projector.project(projected) == projected
+
+
+@given(data=st.data(), share=st.floats(0.1, 0.9))
+@settings(max_examples=60)
+def test_with_blocks_to_drop_a_budget_is_met_and_used_all_the_same(data: Any, share: float) -> None:
+    space, cost = real("resnet20", deep=True)
+    assert len(space.blocks) == 7
+    projector = Projector(space, cost, Budget({"mflops": Limit(share * full(space, cost, "mflops"))}))
+    projected = projector.project(space.decode(any_params(space, data)))
+    assert FILL_TO <= projector.usage(space.kept(projected)) <= 1
+    assert projector.project(projected) == projected
+    assert space.decode(space.encode(projected)) == projected
+    for block in space.blocks:
+        if block.name in projected.dropped_blocks:
+            assert all(projected.groups[inner].sparsity == 0 for inner in block.groups)
+
+
+@pytest.mark.parametrize(("pattern", "share"), [("weight", 0.3), ("2:4", 0.55)])
+@given(data=st.data())
+@settings(max_examples=25)
+def test_masks_are_scaled_to_a_budget_of_what_is_not_zero(pattern: str, share: float, data: Any) -> None:
+    space, cost = real("resnet20", pattern=pattern)
+    limit = share * full(space, cost, "nonzero_mflops")
+    projector = Projector(space, cost, Budget({"nonzero_mflops": Limit(limit)}))
+    projected = projector.project(space.decode(any_params(space, data)))
+    assert 0.95 * limit <= cost.measure(space.kept(projected))["nonzero_mflops"] <= limit
+    assert projected.mask is not None
+    assert projected.mask.pattern == pattern
+    assert space.decode(space.encode(projected)) == projected
+
+
+def test_a_mask_is_left_alone_by_a_budget_of_dense_flops() -> None:
+    space, cost = real("resnet20", pattern="weight")
+    projector = Projector(space, cost, Budget({"mflops": Limit(0.5 * full(space, cost, "mflops"))}))
+    params = {d.name: d.choices[0] if d.choices else 0.5 * ("mask" in d.name) for d in space.dimensions}
+    projected = projector.project(space.decode(params))
+    assert projected.mask is not None
+    assert set(projected.mask.layers.values()) == {0.5}
+    assert projector.usage(space.kept(projected)) >= FILL_TO
 
 
 @given(data=st.data())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
-from autoprune.errors import DataError, ModelError, NonFiniteError, StudyError, UsageError
+from autoprune.errors import DataError, ModelError, NonFiniteError, StudyError, UnknownNameError, UsageError
 from autoprune.training.arrays import ArrayTask
 from autoprune.training.finetune import (
     Recipe,
@@ -20,7 +20,7 @@ from autoprune.training.finetune import (
     recalibrate_batchnorm,
     train_dense,
 )
-from autoprune.training.loop import learning_rate, stream, total_steps
+from autoprune.training.loop import learning_rate, stream, total_steps, train
 from autoprune.training.protocol import Batch
 from autoprune.training.runtime import Runtime
 from autoprune.training.score import score
@@ -46,6 +46,29 @@ class TestTraining:
     def test_learns(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         train_dense(toy, task, Recipe(15, 16, 0.1, 1e-4), runtime, seed=0)
         assert score(toy, task, "val", runtime).accuracy > 0.9
+
+    def test_learns_with_adamw_too(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
+        train_dense(toy, task, Recipe(15, 16, 0.01, 1e-2, optimizer="adamw"), runtime, seed=0)
+        assert score(toy, task, "val", runtime).accuracy > 0.9
+
+    def test_adamw_decays_weights_by_itself_and_leaves_biases(
+        self, task: ArrayTask, toy: Toy, runtime: Runtime
+    ) -> None:
+        """Without a gradient AdamW still takes lr · decay of a weight a step; the rates of one epoch are known."""
+        before, recipe = state_of(toy), Recipe(1, 16, 0.1, 0.5, optimizer="adamw")
+        steps = total_steps(task.sizes["train"], recipe)
+
+        def nothing(logits: torch.Tensor, labels: torch.Tensor, answers: object) -> torch.Tensor:
+            return 0.0 * logits.sum()
+
+        train(toy, task, recipe, runtime, 0, nothing, None, None)
+        shrunk = math.prod(1 - 0.5 * learning_rate(step, steps, 0.1) for step in range(steps))
+        assert torch.allclose(toy.fc.weight, shrunk * before["fc.weight"], rtol=1e-5)
+        assert torch.equal(toy.fc.bias, before["fc.bias"])
+
+    def test_an_unknown_optimizer_is_named(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
+        with pytest.raises(UnknownNameError, match="no optimizer named 'adam'; did you mean 'adamw'"):
+            finetune(toy, task, Recipe(1, 16, 0.1, 0.0, optimizer="adam"), runtime, 0)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_same_seed_same_bits(self, task: ArrayTask, precision: str) -> None:

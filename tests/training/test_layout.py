@@ -10,7 +10,9 @@ from torch import nn
 from training_toys import make_task, make_toy, same_state, state_of
 
 from autoprune.training import layout
+from autoprune.training.arrays import Arrays, ArrayTask
 from autoprune.training.layout import fastest_layout
+from autoprune.training.models import build_model
 from autoprune.training.runtime import Runtime
 
 
@@ -38,6 +40,17 @@ def test_the_faster_layout_is_chosen_and_the_rest_of_the_runtime_kept(pretend, s
     found = fastest_layout(network, make_task(), 16, Runtime(threads=1), seed=0)
     assert found == Runtime(threads=1, channels_last=not slow_channels_last)
     assert same_state(before, state_of(network))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mlp", (6,)), ("lstm", (5, 6)), ("lstm", (1, 8, 8))])
+def test_what_has_no_convolution_of_images_is_not_measured(
+    name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "_step", lambda *_: pytest.fail("a step was timed"))
+    rows = torch.rand(8, *shape, generator=torch.Generator())
+    task = ArrayTask("rows", Arrays(rows, torch.arange(8) % 2), Arrays(rows, torch.arange(8) % 2))
+    network = build_model(name, num_classes=2, input_shape=shape, seed=0)
+    assert fastest_layout(network, task, 4, Runtime(threads=1, channels_last=True), seed=0) == Runtime(threads=1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -92,6 +92,22 @@ class TestRuntime:
         placed = runtime.place_images(torch.zeros(2, 3, 4, 4))
         assert placed.is_contiguous(memory_format=runtime.memory_format)
 
+    @pytest.mark.parametrize("shape", [(5, 30), (5, 7, 4), (2, 3, 4, 5, 6)])
+    def test_only_images_have_a_layout(self, shape: tuple[int, ...]) -> None:
+        runtime = Runtime(channels_last=True)
+        rows = torch.arange(float(torch.Size(shape).numel())).view(shape).transpose(0, 1)
+        assert runtime.format_of(rows) == torch.contiguous_format
+        assert runtime.place_images(rows).is_contiguous()
+        assert torch.equal(runtime.place_images(rows), rows)
+
+    def test_attention_on_a_cpu_in_bf16_is_not_fused(self) -> None:
+        """The fused backward pass is many times slower there; its name shows in the graph."""
+        query = torch.zeros(1, 1, 4, 8, requires_grad=True)
+        for precision, fused in (("fp32", True), ("bf16", False)):
+            with Runtime(precision=precision).autocast():  # type: ignore[arg-type]
+                answer = torch.nn.functional.scaled_dot_product_attention(query, query, query)
+            assert ("Flash" in type(answer.grad_fn).__name__) == fused
+
     @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
     def test_autocast(self, precision: str, dtype: torch.dtype) -> None:
         with Runtime(precision=precision).autocast():  # type: ignore[arg-type]

@@ -61,7 +61,7 @@ class DataTaskContract:
             assert batch.images.dtype == torch.float32
             assert batch.labels.dtype == torch.int64
             assert batch.images.shape[1:] == any_task.input_shape
-            assert batch.images.is_contiguous(memory_format=runtime.memory_format)
+            assert batch.images.is_contiguous(memory_format=runtime.format_of(batch.images))
 
     def test_a_stream_depends_on_its_arguments_alone(self, any_task: DataTask, runtime: Runtime) -> None:
         def stream(epoch: int, seed: int) -> Batch:
@@ -217,6 +217,113 @@ class TestDigits(DataTaskContract):
         assert digest == "011834fc09ad9dfe1e33d1a230749f074ae55b6bae871b5f29e8526be3c3e8c2"
 
 
+@pytest.fixture(scope="module")
+def tumours() -> DataTask:
+    return build_task("breast-cancer")
+
+
+class TestBreastCancer(DataTaskContract):
+    @pytest.fixture
+    def any_task(self, tumours: DataTask) -> DataTask:
+        return tumours
+
+    def test_sizes_and_shape(self, any_task: DataTask) -> None:
+        assert any_task.sizes == {"train": 342, "val": 113, "test": 114}
+        assert any_task.input_shape == (30,)
+        assert any_task.class_names == ("malignant", "benign")
+        assert any_task.licence == "CC BY 4.0"
+
+    def test_every_class_is_spread_evenly(self, any_task: DataTask, runtime: Runtime) -> None:
+        for split, share in (("train", 0.6), ("val", 0.2), ("test", 0.2)):
+            counts = torch.bincount(collect(any_task.eval_batches(split, 999, runtime)).labels)
+            assert (counts - share * torch.tensor([212, 357])).abs().max() < 1.5
+
+    def test_splits_are_disjoint_and_hold_the_rows_as_they_were_published(
+        self, any_task: DataTask, runtime: Runtime
+    ) -> None:
+        """The oracle is scikit-learn's scaler, fitted on the rows that the training split says it holds."""
+        from sklearn.datasets import load_breast_cancer
+        from sklearn.preprocessing import StandardScaler
+
+        raw, parts = (
+            load_breast_cancer(),
+            tasks._stratified(
+                torch.from_numpy(load_breast_cancer().target), ("test", "train", "train", "train", "val")
+            ),
+        )
+        assert torch.cat(list(parts.values())).sort().values.tolist() == list(range(569))
+        scaler = StandardScaler().fit(raw.data[parts["train"].numpy()])
+        for split, index in parts.items():
+            shown = collect(any_task.eval_batches(split, 999, runtime))
+            expected = torch.from_numpy(scaler.transform(raw.data[index.numpy()])).float()
+            assert torch.allclose(shown.images, expected, atol=1e-5)
+            assert shown.labels.tolist() == raw.target[index.numpy()].tolist()
+
+    def test_standardised_by_the_training_rows_and_by_no_others(self, any_task: DataTask, runtime: Runtime) -> None:
+        train, val = (collect(any_task.eval_batches(split, 999, runtime)).images for split in ("train", "val"))
+        assert torch.allclose(train.mean(0), torch.zeros(30), atol=1e-5)
+        assert torch.allclose(train.std(0, correction=0), torch.ones(30), atol=1e-5)
+        assert float(val.mean(0).abs().max()) > 1e-3
+
+    def test_the_split_never_changes(self, any_task: DataTask) -> None:
+        labels = any_task._stored["train"][1]  # type: ignore[attr-defined]
+        digest = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
+        assert digest == "9e4df72486975debe76050ee0e0fbbf3cc52b07964dc7f2d78544498e4d80ba3"
+
+
+class TestRows(DataTaskContract):
+    @pytest.fixture
+    def any_task(self) -> DataTask:
+        return ArrayTask("rows", make_rows(11, (6,)), make_rows(7, (6,)), lambda: make_rows(5, (6,)), 5)
+
+
+class TestSequences(DataTaskContract):
+    @pytest.fixture
+    def any_task(self) -> DataTask:
+        return ArrayTask("sequences", make_rows(11, (4, 6)), make_rows(7, (4, 6)), lambda: make_rows(5, (4, 6)), 5)
+
+
+def make_rows(count: int, shape: tuple[int, ...]) -> Arrays:
+    return Arrays(torch.randn(count, *shape, generator=torch.Generator().manual_seed(count)), torch.arange(count) % 2)
+
+
+class TestOtherThanImages:
+    @pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 3, 4, 5)])
+    def test_are_shuffled_and_otherwise_handed_over_as_they_are(self, shape: tuple[int, ...], runtime: Runtime) -> None:
+        given = make_rows(12, shape)
+        task = ArrayTask("rows", given, make_rows(5, shape), padding=3, flip=True)
+        assert task.input_shape == shape
+        shown, trained = collect(task.eval_batches("train", 5, runtime)), collect(task.train_stream(5, 0, 0, runtime))
+        assert torch.equal(shown.images, given.images)
+        assert not torch.equal(trained.images, given.images)
+        for row, label in zip(trained.images, trained.labels, strict=True):
+            (where,) = [i for i, one in enumerate(given.images) if torch.equal(one, row)]
+            assert given.labels[where] == label
+
+    def test_an_epoch_shows_every_row_once(self, runtime: Runtime) -> None:
+        task = ArrayTask("rows", make_rows(12, (6,)), make_rows(5, (6,)))
+        rows = [tuple(row.tolist()) for row in collect(task.train_stream(5, 3, 1, runtime)).images]
+        assert len(set(rows)) == 12
+
+    def test_identity_follows_the_rows(self) -> None:
+        one, again, other = (ArrayTask("x", make_rows(n, (6,)), make_rows(5, (6,))) for n in (12, 12, 13))
+        assert one.identity() == again.identity() != other.identity()
+
+    @pytest.mark.parametrize(
+        ("train", "val", "message"),
+        [
+            (make_rows(9, (6,)), make_rows(4, (7,)), r"\(7,\), and train images \(6,\), that is rows of 6 features"),
+            (make_rows(9, (4, 6)), make_rows(4, (6,)), "sequences of 4 rows of 6 features; bring all splits to one"),
+            (make_rows(9, ()), make_rows(4, ()), r"shape \(9,\) and type torch.float32 were given; expected \(N, C"),
+            (Arrays(torch.ones(4, 6).byte(), torch.arange(4) % 2), make_rows(4, (6,)), r"or other examples \(N, …\)"),
+            (make_arrays(9, 1), Arrays(make_arrays(6, 2).images.float(), make_arrays(6, 2).labels), "splits alike"),
+        ],
+    )
+    def test_rows_that_do_not_fit(self, train: Arrays, val: Arrays, message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            ArrayTask("bad", train, val)
+
+
 @given(count=st.integers(1, 300), classes=st.integers(1, 5))
 def test_stratified_parts_are_disjoint_complete_and_even(count: int, classes: int) -> None:
     labels = torch.arange(count) % classes
@@ -342,6 +449,15 @@ class TestUserFunctions:
         assert images.dtype == torch.float32
         assert bool((images == 1).all())
 
+    @pytest.mark.parametrize(
+        ("shape", "shown"), [("(6, 5)", (5,)), ("(6, 7, 5)", (7, 5)), ("(6, 2, 2, 2, 2)", (2,) * 4)]
+    )
+    def test_floats_need_not_be_images(self, tmp_path: Path, shape: str, shown: tuple[int, ...]) -> None:
+        body = f"def fn():\n x = (np.random.RandomState(0).rand(*{shape}), np.arange(6) % 2)\n return x, x"
+        task = self.build(tmp_path, body)
+        assert task.input_shape == shown
+        assert collect(task.train_stream(3, 0, 0, Runtime())).images.dtype == torch.float32
+
     def test_is_given_what_it_accepts(self, tmp_path: Path) -> None:
         body = "def fn(root, image_size):\n assert root == 'here'\n"
         body += " return P(A(9, 1, side=image_size)), P(A(6, 2, side=image_size))"
@@ -364,6 +480,12 @@ class TestUserFunctions:
             ("def fn(): return P(A(0, 1)), P(A(6, 2))", "train is empty"),
             ("def fn(): return P(A(9, 1)), (A(6, 2).images / 0, A(6, 2).labels)", "NaN or infinite"),
             ("def fn(): return P(A(9, 1)), ([[1], [2, 3]], [0, 1])", "cannot be made a tensor"),
+            (
+                "def fn(): return ([1.0, 2.0], [0, 1]), ([[1.0]], [0])",
+                "have shape \\(2,\\).*such as \\(N, F\\)",
+            ),
+            ("def fn(): return ([[1, 2], [3, 4]], [0, 1]), ([[1, 2]], [0])", "torch.int64; expected .*or floats"),
+            ("def fn(): return ([[1.0], [2.0]], [0, 1]), ([[1.0, 2.0]], [0])", "rows of 1 features; bring all splits"),
             ("def fn(): return {'train': P(A(9, 1)), 'val': P(A(6, 2)), 'padding': 'x'}", "look at the options"),
             ("def fn(): raise RuntimeError('disk on fire')", "raised RuntimeError: disk on fire"),
             ("def fn(depth): pass", "requires the argument depth"),

@@ -60,7 +60,9 @@ def _first(batches: Sequence[tuple[Tensor, Tensor]], count: int) -> list[tuple[T
     for inputs, labels in batches:
         inputs, labels = inputs[: max(0, count)], labels[: max(0, count)]
         count -= len(inputs)
-        found += [part for part in zip(inputs.split(BATCH), labels.split(BATCH), strict=True) if len(part[0])]
+        found += [
+            part for part in zip(torch.split(inputs, BATCH), torch.split(labels, BATCH), strict=True) if len(part[0])
+        ]
     return found
 
 

@@ -6,36 +6,40 @@ Only layers of a known kind that return one tensor are recorded: none of those c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from autoprune.pruning.layers import kind_of
+
+Call: TypeAlias = tuple[nn.Module, int]
+"""A layer, and how many times it was called before."""
 
 
 class Recording:
     """Hold what the layers of a network returned, call by call.
 
     Args:
-        network: called in the same way, on the same input, and in eval mode, while recording and replaying.
+        network: called on the same input and in eval mode, while recording and replaying.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._layers = [module for module in network.modules() if kind_of(module) is not None]
-        self._outputs: list[Tensor | None] = []
-        self._first: dict[nn.Module, int] = {}
+        self._order: dict[Call, int] = {}
+        self._outputs: dict[Call, Tensor] = {}
 
     @contextmanager
     def record(self) -> Iterator[None]:
         """Record one call of the network."""
 
-        def answer(call: int, module: nn.Module, forward: Callable[[], Any]) -> Any:
-            self._first.setdefault(module, call)
+        def answer(call: Call, forward: Callable[[], Any]) -> Any:
+            self._order[call] = len(self._order)
             output = forward()
-            # a copy, because what comes next may change it in place
-            self._outputs.append(output.clone() if isinstance(output, Tensor) else None)
+            if isinstance(output, Tensor):
+                self._outputs[call] = output.clone()  # because what comes next may change it in place
             return output
 
         with self._answering(answer):
@@ -43,30 +47,29 @@ class Recording:
 
     @contextmanager
     def replay(self, changed: Iterable[nn.Module]) -> Iterator[None]:
-        """Answer from the recording in one call of the network, up to the first layer whose input or output changes."""
-        until = min(self._first.get(module, 0) for module in changed)
+        """Answer from the recording in one call of the network, up to the first of the layers that see a change."""
+        until = min(self._order.get((module, 0), 0) for module in changed)
 
-        def answer(call: int, module: nn.Module, forward: Callable[[], Any]) -> Any:
-            recorded = self._outputs[call] if call < until else None
-            return forward() if recorded is None else recorded.clone()
+        def answer(call: Call, forward: Callable[[], Any]) -> Any:
+            known = self._order.get(call, until) < until and call in self._outputs
+            return self._outputs[call].clone() if known else forward()
 
         with self._answering(answer):
             yield
 
     @contextmanager
-    def _answering(self, answer: Callable[[int, nn.Module, Callable[[], Any]], Any]) -> Iterator[None]:
-        calls = 0
+    def _answering(self, answer: Callable[[Call, Callable[[], Any]], Any]) -> Iterator[None]:
+        calls: Counter[nn.Module] = Counter()
         own = [vars(module).get("forward") for module in self._layers]
 
         def put(module: nn.Module) -> None:
             forward = module.forward
 
-            def numbered(*args: Any, **kwargs: Any) -> Any:
-                nonlocal calls
-                calls += 1
-                return answer(calls - 1, module, lambda: forward(*args, **kwargs))
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                calls[module] += 1
+                return answer((module, calls[module] - 1), lambda: forward(*args, **kwargs))
 
-            module.forward = numbered
+            module.forward = counted
 
         for module in self._layers:
             put(module)
