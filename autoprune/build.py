@@ -6,7 +6,7 @@ else is cheap enough to build at each start.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,14 +22,19 @@ from autoprune.dense import (
     origins,
     read_dense_facts,
 )
+from autoprune.errors import UsageError
 from autoprune.evaluate import Evaluator
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget, Measurement
+from autoprune.policy import MASK_PATTERNS
 from autoprune.pruning.blocks import find_blocks
-from autoprune.pruning.choose import choose_blocks, choose_groups
+from autoprune.pruning.choose import choose_blocks, choose_groups, choose_layers
 from autoprune.pruning.groups import Groups, find_groups
+from autoprune.pruning.layers import has_heads
+from autoprune.pruning.masks import maskable_layers
 from autoprune.pruning.prune import Pruner, shrinks
-from autoprune.space import Block, FrozenGroup, SearchSpace
+from autoprune.pruning.trace import OUTPUT
+from autoprune.space import Block, FrozenGroup, MaskSpace, SearchSpace
 from autoprune.spec import StudySpec
 from autoprune.study.proposals import Proposals
 from autoprune.threshold import tolerated_counts
@@ -113,6 +118,7 @@ class Workbench:
             dense_latency_ms=self.dense["latency_ms"],
             seed=self.spec.seed,
             schedule=self.spec.schedule,
+            calibration_images=self.spec.space.calibration_images,
             start=None if self.start is self.network else self.start,
         )
 
@@ -179,13 +185,13 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     groups, blocks = found_in(network, torch.cat([example, example.flip(-1)]), spec)
     behind = origins(spec, network, groups, task, runtime, folder, say)
     scores = importance_scores(spec, behind.scored, groups, task, runtime, folder, say)
-    space, frozen = search_space(spec, groups, blocks, scores)
-    channels = {group.name: group.num_channels for group in space.groups}
-    cost = CostModel(network, shrinks(network, space.groups), channels, example, blocks=space.blocks)
+    space, frozen = search_space(spec, groups, blocks, mask_space(spec, network, groups.frozen), scores)
+    cost = cost_model(network, space, example)
     spec, runtime = with_layout(spec, Pruner(network, space, scores), task, runtime, folder, say)
     runtime.place(network)
     start = runtime.place(behind.start)
     dense = dense_measurement(spec, network, cost.measure({}), task, runtime, folder, say)
+    _check_measured(spec, dense)
     limits = spec.space.max_drop, spec.space.calibration_images
     tolerated = tolerated_counts(Pruner(start, space, scores), task, runtime, *limits, spec.seed, folder, say)
     return Workbench(
@@ -193,12 +199,54 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     )
 
 
+def _check_measured(spec: StudySpec, dense: Measurement) -> None:
+    missing = [name for name in spec.objectives if name not in dense.values]
+    if missing:
+        raise UsageError(
+            f"objectives name {', '.join(missing)}, which this study does not measure: what is not zero is counted "
+            f"where there are masks; add weight or 2:4 to space.patterns, or trade mflops or mparams"
+        )
+
+
 def found_in(network: nn.Module, example: Tensor, spec: StudySpec) -> tuple[Groups, tuple[Block, ...]]:
     """Return the groups that can be cut or are frozen, and the blocks that can be dropped, as the spec allows."""
     keep, only = spec.space.keep, spec.space.only
     groups = choose_groups(network, find_groups(network, example, spec.space.seconds), keep, only)
+    if "channel" not in spec.space.patterns:
+        reason = f"space.patterns is {', '.join(spec.space.patterns)}, without channel"
+        groups = Groups((), (*groups.frozen, *(FrozenGroup(g.name, g.num_channels, reason) for g in groups.cuttable)))
     blocks = find_blocks(network, example, groups.cuttable) if spec.space.depth else ()
     return groups, choose_blocks(network, blocks, keep, only)
+
+
+def mask_space(spec: StudySpec, network: nn.Module, frozen: Iterable[FrozenGroup]) -> MaskSpace | None:
+    """Return which masks may be proposed, ``None`` if the spec wants none; the layers that answer are left alone."""
+    pattern = next((name for name in spec.space.patterns if name in MASK_PATTERNS), None)
+    if pattern is None:
+        return None
+    outputs = [group.name for group in frozen if group.reason == OUTPUT]
+    able = maskable_layers(network, pattern, outputs).layers
+    attention = [path for path, module in network.named_modules() if has_heads(module)]
+    layers = tuple(
+        layer
+        for layer in choose_layers(able, spec.space.keep, spec.space.only)
+        # an attention module multiplies by its layers' weights without calling them, so wanda never sees their inputs
+        if "wanda" not in spec.space.mask_criteria or not any(layer.startswith(f"{path}.") for path in attention)
+    )
+    return MaskSpace(pattern, spec.space.mask_criteria, layers, spec.space.max_mask_sparsity)
+
+
+def cost_model(network: nn.Module, space: SearchSpace, example: Tensor) -> CostModel:
+    """Return the closed-form costs over a space."""
+    return CostModel(
+        network,
+        shrinks(network, space.groups),
+        {group.name: group.num_channels for group in space.groups},
+        example,
+        blocks=space.blocks,
+        masked_layers=space.mask.layers if space.mask else (),
+        mask_pattern=space.mask.pattern if space.mask else "weight",
+    )
 
 
 def with_layout(
@@ -220,9 +268,13 @@ def with_layout(
 
 
 def search_space(
-    spec: StudySpec, groups: Groups, blocks: tuple[Block, ...], scores: Mapping[str, Mapping[str, Tensor]]
+    spec: StudySpec,
+    groups: Groups,
+    blocks: tuple[Block, ...],
+    mask: MaskSpace | None,
+    scores: Mapping[str, Mapping[str, Tensor]],
 ) -> tuple[SearchSpace, tuple[FrozenGroup, ...]]:
-    """Return the space over the blocks and every group that some criterion can score, and everything frozen."""
+    """Return the space over blocks, masks and every group that some criterion can score, and everything frozen."""
     importances = {
         group.name: tuple(name for name in spec.space.importances if group.name in scores.get(name, {}))
         for group in groups.cuttable
@@ -239,5 +291,6 @@ def search_space(
         spec.space.max_sparsity,
         spec.space.round_to,
         blocks,
+        mask,
     )
     return space, (*groups.frozen, *unscored)

@@ -1,6 +1,6 @@
 """From a candidate to its outcome: prune, recalibrate, fine-tune, score, time.
 
-With several stages the first three are gone through several times. Cheap things come first: the exact cost is known
+With several stages it is pruned and fine-tuned in turn. Cheap things come first: the exact cost is known
 before anything is built. No exception crosses the evaluator; what goes wrong is an outcome like any other and the
 search goes on.
 """
@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,11 +21,12 @@ from autoprune.cost.latency import compare_latency, measured_latency
 from autoprune.cost.macs import CostModel
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.metrics import Measurement
-from autoprune.policy import PruningPolicy
+from autoprune.policy import MaskPolicy, PruningPolicy
+from autoprune.pruning.masks import Masks, build_masks
 from autoprune.pruning.prune import Cut, KeptIndices, Pruner, shrink
 from autoprune.spec import LatencySpec, ScheduleSpec
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
-from autoprune.training.loop import OnOptimizer, total_steps
+from autoprune.training.loop import total_steps
 from autoprune.training.models import count_parameters
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime
@@ -35,6 +37,7 @@ from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget
 
 PHASES = ("prune", "recalibrate", "finetune", "score", "latency")
 OnPhase = Callable[[str], None]
+_CALIBRATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Evaluator:
         dense_latency_ms: the study's reference latency of the dense network.
         seed: of the training stream, the same for all candidates so that they are comparable.
         schedule: in how many stages candidates are cut, and what of them is trained.
+        calibration_images: training images that masks are chosen by, if their criterion looks at any.
         start: the network whose copies are cut, of the dense one's shape and other weights; ``None`` for the dense
             one.
     """
@@ -94,6 +98,7 @@ class Evaluator:
     dense_latency_ms: float
     seed: int
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    calibration_images: int = 512
     start: nn.Module | None = None
 
     def __call__(self, candidate: Candidate, on_phase: OnPhase = lambda phase: None) -> Evaluation:
@@ -110,7 +115,7 @@ class Evaluator:
         return Evaluation(outcome, {**watch.seconds, "other": other})
 
     def _evaluate(self, candidate: Candidate, watch: Stopwatch) -> Outcome:
-        exact = self.cost.measure(self.pruner.space.kept(candidate.policy))
+        exact = self.exact(candidate.policy)
         violations = candidate.budget.violations_of_known(exact)
         if violations:
             return OverBudget(exact, violations)
@@ -122,18 +127,21 @@ class Evaluator:
             timing = self.time(network)
         return Completed(exact.merged(quality).merged(timing))
 
+    def exact(self, policy: PruningPolicy) -> Measurement:
+        """Return the closed-form costs of a policy."""
+        return self.cost.measure(self.pruner.space.kept(policy))
+
     def pruned(self, policy: PruningPolicy, exact: Measurement, watch: Stopwatch) -> nn.Module:
         """Return the pruned network, placed on the runtime, with batch norm recalibrated, before its last fine-tune.
 
         With several stages it was cut and fine-tuned in turn. Blocks go at the first; what the scores rank lowest goes
-        first, so that each stage's network is a part of the one before.
+        first, so that each stage's network is a part of the one before. Masks come last, on what is left.
         """
         source = self.pruner if self.start is None else replace(self.pruner, network=self.start)
         policies = [self._policy_at(stage, policy) for stage in range(1, self.schedule.stages + 1)]
         with watch("prune"):
             network = self.runtime.place(source.prune(policies[0]))
-        for stage in range(1, self.schedule.stages):
-            self._recalibrate(network, watch)
+        for stage in range(1, self.schedule.stages):  # running statistics can wait: training does not read them
             self.finetune(network, policy, watch, stage)
             with watch("prune"):
                 now, before = source.cut(policies[stage]), source.cut(policies[stage - 1])
@@ -144,8 +152,29 @@ class Evaluator:
                 f"the pruned network has {built} M parameters where its policy says {exact['mparams']}; "
                 f"this is a bug in autoprune, please report it with the network"
             )
+        if policy.mask is not None:
+            with watch("prune"):
+                self._mask(network, policy, policy.mask)
         self._recalibrate(network, watch)
         return network
+
+    def _mask(self, network: nn.Module, policy: PruningPolicy, mask: MaskPolicy) -> None:
+        """Set the masked weights to zero, as many as the policy says.
+
+        Raises:
+            EvaluationError: if it were others, since the costs would be wrong.
+        """
+        stream = self.task.eval_batches("train", _CALIBRATION_BATCH, self.runtime, limit=self.calibration_images)
+        batches = [] if mask.criterion == "magnitude" else [(batch.images, batch.labels) for batch in stream]
+        masks = build_masks(network, mask, batches)
+        found, planned = sum(masks.zeros().values()), self.cost.count_zeros(self.pruner.space.kept(policy))[1]
+        if found != planned:
+            left = "".join(f"; {layer} stays dense: {reason}" for layer, reason in masks.left_dense.items())
+            raise EvaluationError(
+                f"a mask by {mask.criterion} sets {found} weights to zero where its policy says {planned}{left}; "
+                f"leave these layers out with space.keep, or mask by 'magnitude'"
+            )
+        masks.apply(network)
 
     def _recalibrate(self, network: nn.Module, watch: Stopwatch) -> None:
         with watch("recalibrate"):
@@ -171,7 +200,6 @@ class Evaluator:
         policy: PruningPolicy,
         watch: Stopwatch,
         stage: int | None = None,
-        on_optimizer: OnOptimizer | None = None,
     ) -> None:
         """Fine-tune a network of a policy for one stage, ``None`` for the last, and leave it in eval mode.
 
@@ -180,9 +208,11 @@ class Evaluator:
             policy: says what was cut.
             watch: times the phase.
             stage: 1 … ``schedule.stages``.
-            on_optimizer: called once with the optimizer, to register hooks on it, as masks do.
         """
         stages = self.schedule.stages
+        hold = None
+        if stage is None and policy.mask is not None:
+            hold = partial(Masks.of_zeros(network, policy.mask.layers).enforce, network)
         span = steps_of(stage or stages, stages, total_steps(self.task.sizes["train"], self.recipe))
         with watch("finetune"):
             finetune(
@@ -194,7 +224,7 @@ class Evaluator:
                 self.teacher,
                 span=span,
                 only=self._trained(network, policy),
-                on_optimizer=on_optimizer,
+                on_optimizer=hold,
             )
         network.eval()
 

@@ -236,8 +236,15 @@ class Budget:
         """Return the same budget in absolute numbers.
 
         Raises:
-            BudgetError: if the dense network meets all limits already, so that there is nothing to do.
+            BudgetError: if the dense network meets all limits already, so that there is nothing to do, or a limit is
+                on what was not measured.
         """
+        unknown = [name for name in self.limits if name not in dense.values]
+        if unknown:
+            raise BudgetError(
+                f"the budget limits {', '.join(unknown)}, which this study does not measure: what is not zero is "
+                f"counted where there are masks; add weight or 2:4 to space.patterns, or budget mflops or mparams"
+            )
         limits = {
             name: Limit(limit.value * dense[name]) if limit.relative else limit for name, limit in self.limits.items()
         }

@@ -16,11 +16,10 @@ from torch import nn
 from autoprune.atomic import write_text
 from autoprune.cost.macs import measure_network
 from autoprune.errors import EvaluationError, StudyError, UsageError
-from autoprune.evaluate import Evaluator, OnPhase, Stopwatch, quality_measurement
+from autoprune.evaluate import Evaluator, OnPhase, Stopwatch, measured_quality, quality_measurement
 from autoprune.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
 from autoprune.picked import Architecture, load, save_network
 from autoprune.pruning.prune import Cut
-from autoprune.training.finetune import Recipe, finetune
 from autoprune.training.score import score
 from autoprune.trial import Trial
 
@@ -50,21 +49,19 @@ class Finished:
     seconds: Mapping[str, float]
 
 
-def finish(evaluator: Evaluator, trial: Trial, recipe: Recipe, on_phase: OnPhase) -> Finished:
-    """Rebuild a trial's network from the dense one, fine-tune it by a longer recipe, and score it once on test.
+def finish(evaluator: Evaluator, trial: Trial, on_phase: OnPhase) -> Finished:
+    """Rebuild a trial's network, fine-tune it by the evaluator's recipe, and score it once on test.
 
     Raises:
         AutopruneError: if the network cannot be rebuilt, trained or scored.
     """
     watch = Stopwatch(on_phase)
     policy = trial.candidate.policy
-    exact = evaluator.cost.measure(evaluator.pruner.space.kept(policy))
+    exact = evaluator.exact(policy)
     network = evaluator.pruned(policy, exact, watch)
-    with watch("finetune"):
-        finetune(network, evaluator.task, recipe, evaluator.runtime, evaluator.seed, evaluator.teacher)
-    network.eval()
+    evaluator.finetune(network, policy, watch)
     with watch("score"):
-        quality = quality_measurement(score(network, evaluator.task, "val", evaluator.runtime))
+        quality = measured_quality(network, evaluator.task, evaluator.runtime)
     with watch("latency"):
         timing = evaluator.time(network)
     with watch("test"):
@@ -148,7 +145,8 @@ def _check_loads_back(folder: Path, finished: Finished, evaluator: Evaluator) ->
     batch = next(iter(evaluator.task.eval_batches("val", 16, evaluator.runtime))).images.cpu()
     with torch.no_grad():
         same = torch.equal(original(batch), loaded(batch))
-    counted = measure_network(loaded, batch)
+    mask = finished.trial.candidate.policy.mask
+    counted = measure_network(loaded, batch, tuple(mask.layers) if mask else ())
     claimed = {name: finished.validation[name] for name in counted.values}
     if not same or dict(counted.values) != claimed:
         raise EvaluationError(
@@ -191,7 +189,7 @@ def card_text(card: Mapping[str, Any]) -> str:
             rows.append(
                 f"| accuracy on {split} | {_accuracy(pruned)} | {_accuracy(before)} | {100 * change:+.2f} points |"
             )
-    for name in ("mflops", "mparams", "size_mb", "latency_ms"):
+    for name in ("mflops", "mparams", "size_mb", "latency_ms", "nonzero_mflops", "nonzero_mparams"):
         if name in validation["values"]:
             new, old = validation["values"][name], dense["values"][name]
             unit = METRICS[name].unit
@@ -213,6 +211,7 @@ def card_text(card: Mapping[str, Any]) -> str:
             if card["test"]
             else "- selected on validation",
             f"- fine-tune: {card['finetune']}",
+            *_mask_lines(card),
             f"- data: {card['data']}",
             f"- seed: {card['seed']}",
             f"- measured on: {card['runtime']}",
@@ -227,8 +226,23 @@ def card_text(card: Mapping[str, Any]) -> str:
             "|---|---|---|",
             *(f"| {name} | {sparsity:.3f} | {how} |" for name, (sparsity, how) in card["policy"]["groups"].items()),
             "",
+            *(f"- dropped whole: {name}" for name in card["policy"].get("dropped_blocks", ())),
         ]
     )
+
+
+def _mask_lines(card: Mapping[str, Any]) -> list[str]:
+    """Return what a card says of masks: dense costs are those of the shapes, which a mask does not change."""
+    mask = card.get("mask")
+    if not mask:
+        return []
+    left = ", ".join(f"{layer} ({reason})" for layer, reason in mask["left_dense"].items()) or "none"
+    return [
+        f"- mask {mask['pattern']} by {mask['criterion']}: MFLOPs and latency are those of dense shapes; "
+        f"{mask['kernels']}",
+        f"- left dense by the mask: {left}",
+        "- training the network further lets masked weights grow back, unless zeros are held",
+    ]
 
 
 def _accuracy(measurement: Mapping[str, Any]) -> str:

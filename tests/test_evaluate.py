@@ -279,7 +279,7 @@ def test_stages_end_at_the_policy_with_nested_cuts_and_as_many_steps(
     assert sizes[0] > sizes[-1]
     phases: list[str] = []
     assert isinstance(evaluator(candidate(bench, 0.6), phases.append).outcome, Completed)
-    assert phases == ["prune", *["recalibrate", "finetune", "prune"] * (stages - 1), *PHASES[1:]]
+    assert phases == ["prune", *["finetune", "prune"] * (stages - 1), *PHASES[1:]]
 
 
 def test_without_training_stages_end_where_one_shot_does(bench: Workbench, evaluator: Evaluator) -> None:

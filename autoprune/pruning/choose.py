@@ -54,6 +54,11 @@ def choose_blocks(
     return tuple(block for block in blocks if free(block))
 
 
+def choose_layers(layers: Sequence[str], keep: Sequence[str] = (), only: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the layers whose weights may be masked."""
+    return tuple(path for path in layers if not matches(keep, path) and (not only or matches(only, path)))
+
+
 def check_patterns(network: nn.Module, patterns: Iterable[str]) -> None:
     """Raise if a pattern matches nothing.
 

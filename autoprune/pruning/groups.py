@@ -59,6 +59,7 @@ def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -
     """
     deadline = time.monotonic() + seconds
     probe, example, expected = _probe(network, example)
+    _forward_dense(probe, example[:1])  # which is what the trace sees
     order = {name: position for position, (name, _) in enumerate(_named(probe))}
     try:
         proposed, frozen = _propose(probe, trace(probe, example[:1], seconds), order)

@@ -29,6 +29,12 @@ def kind_of(module: nn.Module) -> LayerKind | None:
     return next((kind for kind in KINDS if kind.matches(module)), None)
 
 
+def has_heads(module: nn.Module) -> bool:
+    """Return whether a module is attention that autoprune can cut heads from."""
+    kind = kind_of(module)
+    return kind is not None and "heads" in kind.sizes(module)
+
+
 def axes_of(module: nn.Module, side: Side | None = None) -> tuple[Axis, ...]:
     """Return the axes of a module's tensors that exist, of one side or of all."""
     kind = kind_of(module)

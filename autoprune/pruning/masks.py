@@ -9,28 +9,19 @@ Combined with ``prune.py``, which cuts first, and with training, which :meth:`Ma
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
 from autoprune.errors import ModelError, UnknownNameError
 from autoprune.policy import MaskPolicy
+from autoprune.pruning.mask_scores import CRITERIA, Batches
 from autoprune.space import MASK_UNITS, MaskSpace, masked_zeros
-
-Batches = Sequence[tuple[Tensor, Tensor]]
-
-NO_KERNEL = "2:4 masks save no time here: their kernels need a CUDA GPU of compute capability 8.0 or newer, and {}"
-SPARSE_DTYPES, SPARSE_MULTIPLE = (torch.float16, torch.bfloat16), 16  # what cuSPARSELt takes, in torch 2.15
 
 
 @dataclass(frozen=True)
@@ -93,6 +84,13 @@ class Masks:
     def to_state(self) -> dict[str, Tensor]:
         """Return parameter path → bool tensor, contiguous, as safetensors takes it; :meth:`from_state` reads it."""
         return {path: keep.contiguous().clone() for path, keep in self.tensors.items()}
+
+    @classmethod
+    def of_zeros(cls, network: nn.Module, layers: Iterable[str]) -> Masks:
+        """Return the masks that keep what is zero in the weights of some layers zero; others are passed over."""
+        parameters = dict(network.named_parameters())
+        paths = [path for path in (f"{layer}.weight" for layer in layers) if path in parameters]
+        return cls({path: (parameters[path].detach() != 0).cpu() for path in paths})
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], left_dense: Mapping[str, str] | None = None) -> Masks:
@@ -239,159 +237,3 @@ def _lowest_by_row(scores: Tensor, count: int) -> Tensor:
         rows = torch.argsort(scores.gather(1, following[:, None]).flatten(), stable=True)[:rest]
         chosen[rows, following[rows]] = True
     return chosen
-
-
-# criteria: (network, layers, batches) → layer → float32 scores of the weight's shape on the CPU, larger = keep
-
-
-def magnitude(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[str, Tensor]:
-    """Score a weight by its absolute value.
-
-    Source: Han et al. 2015, Learning both Weights and Connections for Efficient Neural Networks, section 3.
-    """
-    return {path: _weight(network, path).abs() for path in layers}
-
-
-def gradient(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[str, Tensor]:
-    """Score a weight by |w·g| for the gradient of the cross-entropy, averaged over the batches, in eval mode.
-
-    Source: Lee et al. 2019, SNIP, section 4.1, on trained weights; without its normalisation, which ranks the same.
-    """
-    twin = _twin(network, "gradient", batches).requires_grad_(True)
-    scores = {path: torch.zeros_like(_weight(twin, path)) for path in layers}
-    for images, labels in batches:
-        twin.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            torch.autograd.backward(F.cross_entropy(twin(_onto(images, twin)), _onto(labels, twin)))
-        for path, total in scores.items():
-            slope = twin.get_parameter(f"{path}.weight").grad
-            if slope is not None:
-                total += (_weight(twin, path) * slope.cpu()).abs() / len(batches)
-    return scores
-
-
-def wanda(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[str, Tensor]:
-    """Score a weight by |w|·‖x‖₂ for the input it multiplies; x runs over images and positions, in eval mode.
-
-    A convolution's input is a channel, whatever the position in the kernel. Layers that are never called have no score.
-
-    Source: Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models, eq. 1.
-    """
-    twin = _twin(network, "wanda", batches)
-    squares: dict[str, Tensor] = {}
-
-    def add(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], path: str) -> None:
-        x: Tensor = args[0] if args else kwargs["input"]
-        channel = x.dim() - 1 if isinstance(module, nn.Linear) else x.dim() - (module.weight.dim() - 1)
-        energy = x.square().movedim(channel, 0).flatten(1).sum(1).cpu().double()
-        squares[path] = squares[path] + energy if path in squares else energy
-
-    for path in layers:
-        twin.get_submodule(path).register_forward_pre_hook(partial(add, path=path), with_kwargs=True)
-    with torch.no_grad():
-        for images, _ in batches:
-            twin(_onto(images, twin))
-    norms = {path: squares[path].sqrt().float() for path in layers if path in squares}
-    return {path: _weight(twin, path).abs() * _spread(twin.get_submodule(path), norms[path]) for path in norms}
-
-
-CRITERIA: dict[str, Callable[[nn.Module, Sequence[str], Batches], dict[str, Tensor]]] = {
-    "magnitude": magnitude,
-    "gradient": gradient,
-    "wanda": wanda,
-}
-
-
-def _weight(network: nn.Module, path: str) -> Tensor:
-    return network.get_parameter(f"{path}.weight").detach().float().cpu()
-
-
-def _spread(module: Any, norms: Tensor) -> Tensor:
-    """Return one number per input, shaped so that it multiplies the weight."""
-    if isinstance(module, nn.Linear):
-        return norms
-    kernel = (1,) * (module.weight.dim() - 2)
-    per_group = norms.reshape(module.groups, -1, *kernel)  # the outputs of a group read the inputs of that group
-    return per_group.repeat_interleave(module.out_channels // module.groups, dim=0)
-
-
-def _twin(network: nn.Module, criterion: str, batches: Batches) -> nn.Module:
-    """Return a copy to compute with, in float32 and eval mode.
-
-    Raises:
-        ModelError: if there is no batch.
-    """
-    if not batches:
-        raise ModelError(
-            f"mask criterion {criterion!r} needs data, and there is no calibration batch; "
-            f"raise space.calibration_images, or mask by 'magnitude'"
-        )
-    return copy.deepcopy(network).float().eval()
-
-
-def _onto(tensor: Tensor, network: nn.Module) -> Tensor:
-    tensor = tensor.to(next(network.parameters()).device)
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
-# kernels
-
-
-def can_accelerate(device: torch.device | str) -> tuple[bool, str]:
-    """Return whether 2:4 masks make linear layers faster on a device, and why or why not in one sentence."""
-    device = torch.device(device)
-    if device.type != "cuda":
-        return False, NO_KERNEL.format("this is a CPU" if device.type == "cpu" else f"this is {device.type!r}")
-    if not torch.cuda.is_available() or torch.version.hip:
-        return False, NO_KERNEL.format("this machine has none")
-    capability = torch.cuda.get_device_capability(device)
-    name = f"{torch.cuda.get_device_name(device)} (compute capability {capability[0]}.{capability[1]})"
-    if capability < (8, 0):
-        return False, NO_KERNEL.format(f"this is {name}")
-    if not torch.backends.cusparselt.is_available():
-        return False, NO_KERNEL.format(f"this PyTorch has none for {name}: it lacks cuSPARSELt")
-    return True, f"{name} has 2:4 kernels for linear layers in float16 and bfloat16"
-
-
-def to_semi_structured(network: nn.Module, masks: Masks) -> Maskable:
-    """Store the 2:4 masked weights of linear layers compressed, in place, so that a GPU multiplies half as much.
-
-    For inference only, and for good: the compressed weights can be neither trained nor saved by safetensors. The tests
-    run without a GPU and do not reach the compression; it was written after the source of torch 2.15.
-
-    Returns:
-        the layers that were converted, and the masked layers that stay as they are, with the reason.
-
-    Raises:
-        ModelError: if the network is not on a GPU that has such kernels, or the masks belong to another network.
-    """
-    able, sentence = can_accelerate(next(network.parameters()).device)
-    if not able:
-        raise ModelError(sentence)
-    masks.apply(network)
-    layers, left = [], {}
-    for path, keep in masks.tensors.items():
-        layer = path.removesuffix(".weight")
-        module: Any = network.get_submodule(layer)
-        if reason := _why_not_compressed(module, keep):
-            left[layer] = reason
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # PyTorch calls these tensors a prototype
-            sparse = torch.sparse.to_sparse_semi_structured(module.weight.detach().contiguous())
-        module.weight = nn.Parameter(sparse, requires_grad=False)
-        layers.append(layer)
-    return Maskable(tuple(layers), left)
-
-
-def _why_not_compressed(module: Any, keep: Tensor) -> str | None:
-    """Return why cuSPARSELt cannot hold a masked weight, or ``None`` if it can."""
-    if not isinstance(module, nn.Linear):
-        return "the 2:4 kernels are for linear layers"
-    if keep.shape[1] % 4 or (keep.reshape(-1, 4).sum(1) > 2).any():
-        return "its mask is not 2:4"
-    if module.weight.dtype not in SPARSE_DTYPES:
-        return f"its weight is {module.weight.dtype}; the 2:4 kernels multiply float16 and bfloat16"
-    if any(size % SPARSE_MULTIPLE for size in keep.shape):
-        return f"its shape is {tuple(keep.shape)}; the 2:4 kernels need multiples of {SPARSE_MULTIPLE}"
-    return None

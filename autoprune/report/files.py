@@ -13,7 +13,10 @@ from autoprune.metrics import METRICS, Measurement
 from autoprune.report.rows import Row, cost_ratios, share_of_budget
 from autoprune.report.summary import Summary
 
-MEASURED = ("accuracy", "accuracy_stderr", "loss", "mflops", "mparams", "latency_ms", "latency_ms_stderr", "size_mb")
+MEASURED = (
+    *("accuracy", "accuracy_stderr", "loss", "mflops", "mparams", "latency_ms", "latency_ms_stderr", "size_mb"),
+    *("nonzero_mflops", "nonzero_mparams", "train_accuracy", "train_accuracy_stderr"),
+)
 RATIOS = tuple(f"{name}_ratio" for name, known in METRICS.items() if known.is_cost)
 COLUMNS = (
     "trial",

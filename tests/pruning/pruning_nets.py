@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import VisionTransformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.densenet import DenseNet
-from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.resnet import Bottleneck
 from torchvision.models.shufflenetv2 import InvertedResidual
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
@@ -120,9 +121,15 @@ def mlp() -> nn.Module:
     )
 
 
+def resnext() -> nn.Module:
+    blocks = (Bottleneck(32, 8, groups=4, base_width=32) for _ in range(2))
+    stem = nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+
+
 def shuffled() -> nn.Module:
-    units = InvertedResidual(3, 16, 2), InvertedResidual(16, 16, 1), InvertedResidual(16, 32, 2)
-    return nn.Sequential(*units, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    units = InvertedResidual(12, 16, 2), InvertedResidual(16, 16, 1), InvertedResidual(16, 32, 2)
+    return nn.Sequential(nn.Conv2d(3, 12, 3), *units, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
 
 def convnext() -> nn.Module:
@@ -155,7 +162,7 @@ class Network:
         return torch.randint(11, (count, *self.shape)) if len(self.shape) == 1 else torch.randn(count, *self.shape)
 
     def lively(self) -> nn.Module:
-        """Return one in eval mode whose norms, scales and zero weights are drawn at random: no channel is like another."""
+        """Return one in eval mode with random norms, scales and zero weights: no channel is like another."""
         network = self.build().eval()
         for name, tensor in network.named_parameters():
             if tensor.dim() == 1 or len(tensor.unique()) == 1:
@@ -175,18 +182,77 @@ NETWORKS: Mapping[str, Network] = {
     "concat": Network(Concat),
     "depthwise": Network(Depthwise),
     "densenet": Network(lambda: DenseNet(6, (2, 2), 8, num_classes=10), (3, 32, 32)),
-    "resnext": Network(lambda: ResNet(Bottleneck, [1, 1, 1, 1], 10, groups=8, width_per_group=2), has_blocks=True),
+    "resnext": Network(resnext, has_blocks=True),
     "shufflenet": Network(shuffled),
     "mlp": Network(mlp, (3, 8, 8)),
     "lstm": Network(lambda: Recurrent(nn.LSTM), (5, 6)),
     "gru": Network(lambda: Recurrent(nn.GRU), (5, 6)),
     "rnn": Network(lambda: Recurrent(nn.RNN), (5, 6)),
-    "encoder": Network(Encoder, (7,), silent=False),
+    "encoder": Network(Encoder, (7,), silent=False, has_blocks=True),
     "vit": Network(lambda: VisionTransformer(16, 4, 2, 4, 16, 24, num_classes=10), silent=False, has_blocks=True),
     "swin": Network(lambda: swin(1), (3, 32, 32), silent=False, has_blocks=True),
     "swin v2": Network(lambda: swin(2), (3, 32, 32), silent=False, has_blocks=True),
     "convnext": Network(convnext, (3, 32, 32), silent=False, has_blocks=True),
 }
+
+
+class Body(nn.Module):
+    """Put something between a convolution of 8 channels, ``stem``, and one of 12, ``plain``.
+
+    Args:
+        flow: (this module, what the stem made) → images of ``channels`` channels.
+        channels: what ``plain`` reads.
+        parts: modules, parameters and, as tensors, buffers that ``flow`` uses, by name.
+    """
+
+    example = torch.Size((2, 3, 8, 8))
+
+    def __init__(self, flow: Flow, channels: int = 8, **parts: nn.Module | Tensor) -> None:
+        super().__init__()
+        self.flow = flow
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        _attach(self, parts)
+        self.plain, self.head = nn.Conv2d(channels, 12, 1), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.plain(self.flow(self, self.stem(x))).tanh().mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """Put something between a linear layer that makes 8 channels of each of 5 tokens, ``embed``, and the head.
+
+    Args:
+        flow: (this module, what was embedded) → ``(N, channels)``.
+        channels: what the head reads.
+        parts: as for :class:`Body`.
+    """
+
+    example = torch.Size((2, 5, 6))
+
+    def __init__(self, flow: Flow, channels: int = 8, **parts: nn.Module | Tensor) -> None:
+        super().__init__()
+        self.flow = flow
+        self.embed = nn.Linear(6, 8)
+        _attach(self, parts)
+        self.head = nn.Linear(channels, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.flow(self, self.embed(x)))
+
+
+Flow = Callable[[Any, Tensor], Tensor]
+
+
+def _attach(module: nn.Module, parts: Mapping[str, nn.Module | Tensor]) -> None:
+    for name, part in parts.items():
+        if isinstance(part, (nn.Module, nn.Parameter)):
+            setattr(module, name, part)
+        else:
+            module.register_buffer(name, part)
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape))
 
 
 def random_cut(network: nn.Module, groups: Iterable[PruningGroup], seed: int = 0) -> Cut:

@@ -1,0 +1,109 @@
+"""How a mask ranks single weights: ``(network, layers, batches)`` → layer → scores, larger = keep.
+
+Scores have the weight's shape, in float32 on the CPU. :data:`CRITERIA` names them; ``masks.py`` chooses by them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autoprune.errors import ModelError
+
+Batches = Sequence[tuple[Tensor, Tensor]]
+
+
+def magnitude(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[str, Tensor]:
+    """Score a weight by its absolute value.
+
+    Source: Han et al. 2015, Learning both Weights and Connections for Efficient Neural Networks, section 3.
+    """
+    return {path: _weight(network, path).abs() for path in layers}
+
+
+def gradient(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[str, Tensor]:
+    """Score a weight by |w·g| for the gradient of the cross-entropy, averaged over the batches, in eval mode.
+
+    Source: Lee et al. 2019, SNIP, section 4.1, on trained weights; without its normalisation, which ranks the same.
+    """
+    twin = _twin(network, "gradient", batches).requires_grad_(True)
+    scores = {path: torch.zeros_like(_weight(twin, path)) for path in layers}
+    for images, labels in batches:
+        twin.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            torch.autograd.backward(F.cross_entropy(twin(_onto(images, twin)), _onto(labels, twin)))
+        for path, total in scores.items():
+            slope = twin.get_parameter(f"{path}.weight").grad
+            if slope is not None:
+                total += (_weight(twin, path) * slope.cpu()).abs() / len(batches)
+    return scores
+
+
+def wanda(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[str, Tensor]:
+    """Score a weight by |w|·‖x‖₂ for the input it multiplies; x runs over images and positions, in eval mode.
+
+    A convolution's input is a channel, whatever the position in the kernel. Layers that are never called have no score.
+
+    Source: Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models, eq. 1.
+    """
+    twin = _twin(network, "wanda", batches)
+    squares: dict[str, Tensor] = {}
+
+    def add(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], path: str) -> None:
+        x: Tensor = args[0] if args else kwargs["input"]
+        channel = x.dim() - 1 if isinstance(module, nn.Linear) else x.dim() - (module.weight.dim() - 1)
+        energy = x.square().movedim(channel, 0).flatten(1).sum(1).cpu().double()
+        squares[path] = squares[path] + energy if path in squares else energy
+
+    for path in layers:
+        twin.get_submodule(path).register_forward_pre_hook(partial(add, path=path), with_kwargs=True)
+    with torch.no_grad():
+        for images, _ in batches:
+            twin(_onto(images, twin))
+    norms = {path: squares[path].sqrt().float() for path in layers if path in squares}
+    return {path: _weight(twin, path).abs() * _spread(twin.get_submodule(path), norms[path]) for path in norms}
+
+
+CRITERIA: dict[str, Callable[[nn.Module, Sequence[str], Batches], dict[str, Tensor]]] = {
+    "magnitude": magnitude,
+    "gradient": gradient,
+    "wanda": wanda,
+}
+
+
+def _weight(network: nn.Module, path: str) -> Tensor:
+    return network.get_parameter(f"{path}.weight").detach().float().cpu()
+
+
+def _spread(module: Any, norms: Tensor) -> Tensor:
+    """Return one number per input, shaped so that it multiplies the weight."""
+    if isinstance(module, nn.Linear):
+        return norms
+    kernel = (1,) * (module.weight.dim() - 2)
+    per_group = norms.reshape(module.groups, -1, *kernel)  # the outputs of a group read the inputs of that group
+    return per_group.repeat_interleave(module.out_channels // module.groups, dim=0)
+
+
+def _twin(network: nn.Module, criterion: str, batches: Batches) -> nn.Module:
+    """Return a copy to compute with, in float32 and eval mode.
+
+    Raises:
+        ModelError: if there is no batch.
+    """
+    if not batches:
+        raise ModelError(
+            f"mask criterion {criterion!r} needs data, and there is no calibration batch; "
+            f"raise space.calibration_images, or mask by 'magnitude'"
+        )
+    return copy.deepcopy(network).float().eval()
+
+
+def _onto(tensor: Tensor, network: nn.Module) -> Tensor:
+    tensor = tensor.to(next(network.parameters()).device)
+    return tensor.float() if tensor.is_floating_point() else tensor

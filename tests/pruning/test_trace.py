@@ -1,0 +1,226 @@
+"""Every operation of a forward pass says how channels flow through it, and what cannot be followed is frozen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from pruning_nets import OUTPUT, Body, Flow, Tokens, outputs, parameter, random_cut
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autoprune.pruning.groups import Groups, find_groups
+from autoprune.pruning.prune import shrink, zeroed
+from autoprune.pruning.trace import OutOfTime, trace
+
+
+@dataclass(frozen=True)
+class Case:
+    """Hold what happens between two convolutions, and what is expected of the channels of the first.
+
+    Attributes:
+        flow: what happens.
+        parts: what it uses.
+        channels: what comes out.
+        cuttable: group → channels, besides ``plain``.
+        frozen: group → words of the reason, besides the output.
+    """
+
+    flow: Flow
+    parts: Mapping[str, nn.Module | Tensor] = field(default_factory=dict)
+    channels: int = 8
+    cuttable: Mapping[str, int] = field(default_factory=lambda: {"stem": 8})
+    frozen: Mapping[str, str] = field(default_factory=dict)
+
+
+def beside() -> dict[str, nn.Module]:
+    """Return a second convolution that reads the same as the stem makes."""
+    return {"side": nn.Conv2d(8, 8, 1)}
+
+
+def excited(s: Body, x: Tensor) -> Tensor:
+    return x * s.up(s.down(x.mean((2, 3))).relu()).sigmoid()[:, :, None, None]
+
+
+def shuffle(s: Body, x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def shuffle_unit(s: Body, x: Tensor) -> Tensor:
+    left, right = x.chunk(2, 1)
+    return shuffle(s, torch.cat([left, s.side(right)], 1))
+
+
+def normalised_by_hand(s: Body, x: Tensor) -> Tensor:
+    return (x - x.mean((2, 3), keepdim=True)) / (x.std((2, 3), keepdim=True) + 1)
+
+
+def shifted_in_part(s: Body, x: Tensor) -> Tensor:
+    shifted = torch.zeros_like(x)
+    shifted[:, :, 1:] = x[:, :, :-1]
+    return shifted
+
+
+def last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+def first(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+FREELY: Mapping[str, Case] = {
+    "in place": Case(lambda s, x: x.add_(1).mul_(2).relu_()),
+    "activations": Case(lambda s, x: F.hardswish(F.gelu(F.silu(x)).exp().clamp(max=6))),
+    "where": Case(lambda s, x: torch.where(x > 0, x, 0.1 * x)),
+    "masked": Case(lambda s, x: x.masked_fill(x < 0, 0.5)),
+    "padding in space": Case(lambda s, x: F.pad(x, (1, 1, 0, 2))),
+    "reflected padding": Case(lambda s, x: F.pad(x, (1, 1, 1, 1), mode="reflect")),
+    "pooling": Case(lambda s, x: F.max_pool2d(F.avg_pool2d(x, 3, 1), 2)),
+    "resizing": Case(lambda s, x: F.interpolate(x, size=(5, 5), mode="bilinear", align_corners=False)),
+    "rolling": Case(lambda s, x: x.roll(1, 2).flip(3)),
+    "softmax over places": Case(lambda s, x: x.flatten(2).softmax(2).view_as(x)),
+    "sorting places": Case(lambda s, x: x.sort(2)[0].topk(3, dim=3)[0]),
+    "running sum over places": Case(lambda s, x: x.cumsum(2)),
+    "normalised by hand": Case(normalised_by_hand),
+    "casts": Case(lambda s, x: x.detach().double().contiguous().to(s.stem.weight.dtype)),
+    "repeated": Case(lambda s, x: x.repeat(1, 2, 1, 1), channels=16),
+    "beside zeros": Case(lambda s, x: torch.cat([x, torch.zeros_like(x)], 1), channels=16),
+    "beside its mean": Case(lambda s, x: torch.cat([x, x.mean((2, 3), keepdim=True).expand_as(x)], 1), channels=16),
+    "flattened": Case(lambda s, x: s.deep(x.flatten(1))[..., None, None], {"deep": nn.Linear(512, 8)},
+                      cuttable={"stem": 8, "deep": 8}),
+    "added": Case(lambda s, x: x + s.side(x), beside()),
+    "larger of two": Case(lambda s, x: torch.max(x, torch.maximum(s.side(x), x)), beside()),
+    "chosen of two": Case(lambda s, x: torch.where(x > 0, x, s.side(x)), beside()),
+    "concatenated": Case(lambda s, x: torch.cat([x, s.side(x)], 1), beside(), 16, {"stem": 8, "side": 8}),
+    "twice through one layer": Case(lambda s, x: s.side(s.side(x).relu()), beside()),
+    "squeeze and excite": Case(excited, {"down": nn.Linear(8, 4), "up": nn.Linear(4, 8)},
+                               cuttable={"stem": 8, "down": 4}),
+    "depthwise": Case(lambda s, x: s.line(x.flatten(2)).view_as(x), {"line": nn.Conv1d(8, 8, 1, groups=8)}),
+    "split in equal parts": Case(lambda s, x: torch.mul(*x.chunk(2, 1)), channels=4, cuttable={"stem": 4}),
+    "gated": Case(lambda s, x: F.glu(x, 1), channels=4, cuttable={"stem": 4}),
+    "shuffled": Case(shuffle, cuttable={"stem": 4}),
+    "shuffled by the module": Case(lambda s, x: s.mix(x), {"mix": nn.ChannelShuffle(4)}, cuttable={"stem": 2}),
+    "shuffled unit": Case(shuffle_unit, {"side": nn.Conv2d(4, 4, 1)}, cuttable={"stem": 4}),
+    "pixels out of channels": Case(lambda s, x: F.pixel_shuffle(x, 2), channels=2, cuttable={"stem": 2}),
+    "channels out of pixels": Case(lambda s, x: F.pixel_unshuffle(x, 2), channels=32),
+    "folded": Case(lambda s, x: x.view(x.shape[0], 2, -1, 8, 8).sum(1), channels=4, cuttable={"stem": 4}),
+    "scaled by a parameter": Case(lambda s, x: x * s.scale, {"scale": parameter(1, 8, 1, 1)}),
+    "shifted by a buffer": Case(lambda s, x: x + s.place, {"place": torch.randn(8, 8, 8)}),
+    "scaled by one number": Case(lambda s, x: x * s.scale + 1, {"scale": parameter(1)}),
+    "scaled by place": Case(lambda s, x: x * s.scale, {"scale": parameter(1, 1, 8, 8)}),
+    "bare linear map": Case(lambda s, x: first(F.linear(last(x), s.weight, s.bias)),
+                            {"weight": parameter(8, 8), "bias": parameter(8)}, cuttable={"weight": 8, "stem": 8}),
+    "bare product": Case(lambda s, x: first(last(x) @ s.weight), {"weight": parameter(8, 8)},
+                         cuttable={"weight": 8, "stem": 8}),
+}  # fmt: skip
+STUCK: Mapping[str, Case] = {
+    name: Case(flow, parts, channels, {**cuttable}, {"stem": words} if isinstance(words, str) else words)
+    for name, flow, parts, channels, cuttable, words in [
+        ("mean", lambda s, x: x - x.mean(1, keepdim=True), {}, 8, {}, "is mixed with other channels by mean"),
+        ("unit length", lambda s, x: F.normalize(x, dim=1), {}, 8, {}, "is mixed with other channels by linalg_vector"),
+        ("softmax", lambda s, x: x.softmax(1), {}, 8, {}, "is mixed with other channels by softmax"),
+        ("running sum", lambda s, x: x.cumsum(1), {}, 8, {}, "is mixed with other channels by cumsum"),
+        ("maxout", lambda s, x: x.view(-1, 4, 2, 8, 8).amax(2), {}, 4, {}, "is mixed with other channels by amax"),
+        ("branch", lambda s, x: x * 2 if x.sum() > 0 else x * 3, {}, 8, {}, "is mixed with other channels by sum"),
+        ("gate", lambda s, x: x * s.gate(x).sigmoid(), {"gate": nn.Conv2d(8, 1, 1)}, 8, {"stem": 8},
+         {"gate": "is one channel for many others"}),
+        ("fixed split", lambda s, x: torch.cat(x.split([3, 5], 1)[::-1], 1), {}, 8, {}, "split_with_sizes expects"),
+        ("fixed slice", lambda s, x: torch.cat([x[:, :4] * 2, x[:, 4:]], 1), {}, 8, {}, "is not the same as zeroing"),
+        ("fixed order", lambda s, x: x[:, [7, 6, 5, 4, 3, 2, 1, 0]], {}, 8, {}, "index 7 is out of bounds"),
+        ("fixed zeros", lambda s, x: x + torch.zeros(8, 1, 1), {}, 8, {}, "is combined with a tensor of fixed size"),
+        ("padding", lambda s, x: F.pad(x, (0, 0, 0, 0, 1, 1)), {}, 10, {}, "is padded with a fixed number of channels"),
+        ("written in part", shifted_in_part, {}, 8, {}, "is copied into a tensor of fixed size"),
+        ("every pair", lambda s, x: x.mean((2, 3))[:, :, None, None] * x.mean((2, 3))[:, None, :, None], {}, 8, {},
+         "meets other channels in every combination"),
+        ("products", lambda s, x: (x.flatten(2) @ x.flatten(2).mT)[..., None], {}, 8, {}, "is multiplied as a matrix"),
+        ("einsum", lambda s, x: torch.einsum("nchw,oc->nohw", x, s.w), {"w": parameter(8, 8)}, 8, {},
+         "is multiplied as a matrix"),
+        ("bare convolution", lambda s, x: F.conv2d(x, s.weight), {"weight": parameter(8, 8, 1, 1)}, 8, {},
+         "is read by a convolution whose weight is no layer's own"),
+        ("unknown", lambda s, x: torch.fft.fft2(x).real, {}, 8, {}, "passes through fft_fft2, which autoprune"),
+        ("not for integers", lambda s, x: F.unfold(x, 2, stride=2)[..., None], {}, 32, {}, "passes through im2col"),
+        ("along channels", lambda s, x: x * s.line(x.mean((2, 3))[:, None]).sigmoid().mT[..., None],
+         {"line": nn.Conv1d(1, 1, 3, padding=1)}, 8, {}, "all its 8 channels are coupled with one another"),
+    ]
+}  # fmt: skip
+
+
+def found(network: nn.Module) -> Groups:
+    return find_groups(network, torch.randn(network.example))
+
+
+@pytest.mark.parametrize("name", [*FREELY, *STUCK])
+def test_an_operation_lets_channels_go_or_says_why_not(name: str) -> None:
+    torch.manual_seed(0)
+    case = (FREELY | STUCK)[name]
+    groups = found(Body(case.flow, case.channels, **case.parts))
+    assert {g.name: g.num_channels for g in groups.cuttable} == {**case.cuttable, "plain": 12}
+    reasons = {group.name: group.reason for group in groups.frozen}
+    assert set(reasons) == {*case.frozen, "head"}
+    assert reasons["head"] == OUTPUT
+    for group, words in case.frozen.items():
+        assert words in reasons[group]
+        assert re.search(r"\(test_trace\.py:\d+, in \S+: .+\)$|zeroing|coupled", reasons[group], re.S)
+
+
+@pytest.mark.parametrize("name", FREELY)
+def test_what_goes_is_what_zeroing_says(name: str) -> None:
+    torch.manual_seed(0)
+    case = FREELY[name]
+    network = Body(case.flow, case.channels, **case.parts).double().eval()
+    x = torch.randn(network.example, dtype=torch.float64)
+    cut = random_cut(network, found(network).cuttable)
+    pruned = outputs(shrink(network, cut), x)
+    torch.testing.assert_close(pruned, outputs(zeroed(network, cut), x), rtol=0, atol=1e-12)
+    assert float((pruned - outputs(network, x)).abs().max()) > 1e-3
+
+
+def heads(q: Tensor) -> Tensor:
+    return q.unflatten(-1, (2, q.shape[-1] // 2)).transpose(1, 2)
+
+
+ATTENTION: Mapping[str, Flow] = {
+    "matmul": lambda s, x: ((s.q(x) @ s.k(x).mT).softmax(-1) @ s.v(x)),
+    "fused": lambda s, x: F.scaled_dot_product_attention(s.q(x), s.k(x), s.v(x)),
+    "einsum": lambda s, x: torch.einsum("nqk,nkc->nqc", torch.einsum("nqc,nkc->nqk", s.q(x), s.k(x)), s.v(x)),
+    "heads": lambda s, x: F.scaled_dot_product_attention(*(heads(p(x)) for p in (s.q, s.k, s.v)))
+    .transpose(1, 2).flatten(2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_written_by_hand_keeps_its_channels_and_the_rest_goes(name: str) -> None:
+    parts = {part: nn.Linear(8, 8) for part in ("q", "k", "v", "out")}
+    groups = found(Tokens(lambda s, x: (x + s.out(ATTENTION[name](s, x))).mean(1), **parts))
+    assert [(group.name, group.is_residual) for group in groups.cuttable] == [("embed", True)]
+    assert [group.name for group in groups.frozen] == ["q", "k", "v", "head"]
+    assert all("is multiplied as a matrix outside of any known layer" in g.reason for g in groups.frozen[:3])
+
+
+def test_a_class_token_and_places_go_with_the_tokens() -> None:
+    parts = {"token": parameter(1, 1, 8), "place": parameter(1, 6, 8), "norm": nn.LayerNorm(8)}
+    network = Tokens(lambda s, x: s.norm(torch.cat([s.token.expand(len(x), -1, -1), x], 1) + s.place)[:, 0], **parts)
+    (group,) = found(network).cuttable
+    assert group.name == "embed"
+    assert {(m.module, m.side) for m in group.members} == {
+        ("token", "dim2"), ("place", "dim2"), ("embed", "out"), ("norm", "out"), ("head", "in")
+    }  # fmt: skip
+
+
+def test_a_trace_leaves_no_hook_and_no_setting_behind() -> None:
+    network = Tokens(lambda s, x: s.attend(x, x, x)[0].mean(1), attend=nn.MultiheadAttention(8, 2, batch_first=True))
+    trace(network.eval(), torch.randn(1, 5, 6))
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+
+
+def test_a_trace_that_takes_too_long_is_given_up() -> None:
+    network = Body(lambda s, x: x).eval()
+    with pytest.raises(OutOfTime):
+        trace(network, torch.randn(1, 3, 8, 8), seconds=0)
+    assert not any(module._forward_hooks for module in network.modules())
