@@ -23,6 +23,7 @@ from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismat
 from autoprune.evaluate import measured_quality
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Measurement
+from autoprune.pruning.choose import check_patterns
 from autoprune.pruning.criteria.producers import producing
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
@@ -50,6 +51,7 @@ def dense_network(spec: StudySpec, task: DataTask, runtime: Runtime, folder: Stu
         return network
     for note in notes:
         say(note)
+    check_patterns(network, (*spec.space.keep, *spec.space.only))  # before an hour of training, not after
     _check_runs(network, task, runtime)
     if spec.dense.epochs and (not spec.model.weights or notes):
         _train(network, spec, task, runtime, folder, say)

@@ -233,9 +233,7 @@ class SparsitySpec(_Section):
         default="none",
         description="bn_l1: L1 penalty on norms' scales; group_lasso: on each channel's weights together",
     )
-    strength: float = Field(
-        default=0.03, gt=0, description="λ of the penalty; group_lasso needs some ten times bn_l1's"
-    )
+    strength: float = Field(default=0.03, gt=0, description="λ of the penalty; group_lasso needs ten times bn_l1's")
     epochs: float = Field(default=15.0, gt=0, description="passes over the training images")
     lr: float = Field(default=0.03, gt=0, description="peak learning rate of SGD; all else is as in [dense]")
 

@@ -274,7 +274,7 @@ def test_json_of_an_error_is_one_document_too(tmp_path: Path, arguments: tuple[s
         (("search", "digits-resnet20", "--round-to", "3"), ("1, 2, 4, 8, 16",)),
         (("search", "digits-resnet20", "--max-sparsity", "1.5"), ("max_sparsity",)),
         (("search", ""), ("empty",)),
-        (("inspect", "resnet20", "--input", "32x32"), ("CxHxW",)),
+        (("inspect", "resnet20", "--input", "32xx32"), ("CxHxW",)),
         (("inspect", "torchvision:resnet181", "--input", "3x32x32", "--classes", "10"), ("resnet18",)),
         (("pick", "digits-resnet20", "--trial", "x"), ("integer",)),
     ],

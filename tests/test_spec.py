@@ -552,7 +552,10 @@ def test_the_recipes_packed_into_the_wheel_are_the_ones_in_the_repository() -> N
     assert set(SHIPPED) <= set(local_studies(root / "studies"))
 
 
-SHIPPED = ("digits-resnet56", "digits-resnet20", "cifar10-resnet20", "cifar10-resnet56", "imagefolder-mobilenetv2")
+SHIPPED = (
+    *("digits-resnet56", "digits-resnet20", "digits-lstm", "digits-vit", "breast-cancer-mlp"),
+    *("cifar10-resnet20", "cifar10-resnet56", "imagefolder-mobilenetv2"),
+)
 
 
 def test_the_main_recipe_is_the_defaults_with_a_budget() -> None:

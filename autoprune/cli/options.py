@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autoprune.errors import SpecError, StudyError
+from autoprune.errors import SpecError, StudyError, UsageError
 
 if TYPE_CHECKING:
     from autoprune.metrics import Budget
@@ -81,7 +81,11 @@ _PLAIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (
         "--max-drop",
         "space.max_drop",
-        {"type": float, "help": "Add the threshold baseline: error that cutting one group may add, 0.01 for a point."},
+        {
+            "metavar": "P%",
+            "callback": lambda _ctx, _param, text: None if text is None else fraction("--max-drop", text),
+            "help": "Add the threshold baseline: error that cutting one group alone may add, e.g. 1%.",
+        },
     ),
     ("--max-sparsity", "space.max_sparsity", {"type": float, "help": "Largest fraction of a group that may go."}),
     ("--round-to", "space.round_to", {"type": int, "help": "Keep a multiple of this many channels."}),
@@ -153,6 +157,21 @@ def layer_of(options: Mapping[str, Any], assignments: tuple[str, ...] = ()) -> d
     if faults:
         raise SpecError("command line", faults)
     return values
+
+
+def fraction(option: str, text: str) -> float:
+    """Read ``1%`` or ``0.01``.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    try:
+        value = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"{option} {text!r} is neither a percentage nor a fraction; write for example 1% or 0.01")
+    return value
 
 
 def budget_values(options: Mapping[str, Any]) -> dict[str, str]:

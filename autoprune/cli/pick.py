@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autoprune.cli.main import emit, json_option
-from autoprune.cli.options import asked_budget, budget_options, root_option, storage_option, study_argument
+from autoprune.cli.options import asked_budget, budget_options, fraction, root_option, storage_option, study_argument
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,26 +85,11 @@ def _choose(
             known = ", ".join(str(t.number) for t in view.trials if isinstance(t.outcome, Completed))
             raise UsageError(f"trial {number} is not a completed trial of this study; completed: {known or 'none'}")
         return asked or Budget(), found
-    least = _fraction("--min-accuracy", min_accuracy) if min_accuracy else None
+    least = fraction("--min-accuracy", min_accuracy) if min_accuracy else None
     if max_drop:
-        least = view.dense["accuracy"] - _fraction("--max-drop", max_drop)
+        least = view.dense["accuracy"] - fraction("--max-drop", max_drop)
     budget = asked or (Budget() if least is not None else view.budget)
     return budget, choose(view.trials, budget, least)
-
-
-def _fraction(option: str, text: str) -> float:
-    """Read ``1%`` or ``0.01``.
-
-    Raises:
-        UsageError: if it is neither.
-    """
-    try:
-        value = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UsageError(f"{option} {text!r} is neither a percentage nor a fraction; write for example 1% or 0.01")
-    return value
 
 
 def _finish(

@@ -55,8 +55,10 @@ def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -
         seconds: how long this may take; what is not proved by then is frozen, and says so.
 
     Raises:
-        ModelError: if the network does not run on the example.
+        ModelError: if the network does not run on the example, or is a ScriptModule.
     """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ModelError("a ScriptModule's layers cannot be cut; give the Python module that it was made from")
     deadline = time.monotonic() + seconds
     probe, example, expected = _probe(network, example)
     _forward_dense(probe, example[:1])  # which is what the trace sees

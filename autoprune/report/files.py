@@ -10,7 +10,7 @@ from typing import Any
 
 from autoprune.atomic import write_text
 from autoprune.metrics import METRICS, Measurement
-from autoprune.report.rows import Row, cost_ratios, share_of_budget
+from autoprune.report.rows import Row, cost_ratios, generalisation_gap, share_of_budget
 from autoprune.report.summary import Summary
 
 MEASURED = (
@@ -26,6 +26,7 @@ COLUMNS = (
     "knee",
     *MEASURED,
     "accuracy_drop",
+    "generalisation_gap",
     *RATIOS,
     "budget_used",
 )
@@ -71,6 +72,7 @@ def _row_cells(row: Row) -> dict[str, Any]:
         "knee": int(row.is_knee),
         **_measured_cells(row.measurement),
         "accuracy_drop": row.accuracy_drop,
+        "generalisation_gap": generalisation_gap(row.measurement),
         **{f"{name}_ratio": ratio for name, ratio in row.ratios.items()},
         "budget_used": row.budget_used,
     }
@@ -84,6 +86,7 @@ def _dense_cells(summary: Summary) -> dict[str, Any]:
         "knee": 0,
         **_measured_cells(summary.dense),
         "accuracy_drop": 0.0,
+        "generalisation_gap": generalisation_gap(summary.dense),
         **{f"{name}_ratio": ratio for name, ratio in cost_ratios(summary.dense, summary.dense).items()},
         "budget_used": share_of_budget(summary.dense, summary.budget),
     }

@@ -3,10 +3,10 @@
 - ``uniform``: the same sparsity in every group.
 - ``inner``: only channels inside a residual branch; the residual streams stay whole.
 - ``global``: all channels of the network ranked together, the lowest removed.
-- ``depth``: whole residual blocks, evenly spread; every channel elsewhere stays. Only if blocks may be dropped.
+- ``depth``: whole residual blocks, evenly spread, and nothing else. Only if blocks may be dropped.
 - ``threshold``: every group as far as the measured error allows, brought to the budget. Only with ``--max-drop``.
 
-Each lies on the budget like any other proposal. One that cannot reach the budget, or that is the same
+Each but ``depth`` lies on the budget like any other proposal. One that cannot reach the budget, or that is the same
 as an earlier one (a network without residual streams has no separate ``inner``), is left out.
 """
 
@@ -84,7 +84,7 @@ def _depth(projector: Projector, importances: Mapping[str, str]) -> PruningPolic
         dropped = {names[int((place + 0.5) * len(names) / count)] for place in range(count)}
         kept = {name: 0 if name in dropped else n for name, n in space.full.items()}
         if projector.usage(space.settled(kept)) <= 1:
-            return projector.project(space.policy(kept, importances))
+            return space.policy(kept, importances)  # as near to the budget as whole blocks come
     raise BudgetError("dropping blocks alone cannot meet the budget")
 
 
@@ -108,7 +108,8 @@ def _global(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolic
 
     def kept_above(index: int) -> dict[str, int]:
         threshold = everything[index]
-        return {n: space.nearest(n, max(1, int((values > threshold).sum()))) for n, values in ranking.items()}
+        channels = {n: space.nearest(n, max(1, int((values > threshold).sum()))) for n, values in ranking.items()}
+        return {**space.full, **channels}
 
     low, high = 0, len(everything) - 1
     while low < high:

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 
 import pytest
 import torch
+from pruning_nets import OUTPUT, PaddedShortcut
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.errors import ModelError
 from autoprune.pruning.groups import Groups, find_groups
+from autoprune.pruning.trace import trace
 from autoprune.training.models import resnet20
-
-OUTPUT = "its channels are the network's output"
-
-
-class PaddedShortcut(nn.Module):
-    """A residual network of He et al.'s option A: the shortcut pads new channels with zeros."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.inner1, self.outer1 = nn.Conv2d(8, 12, 3, padding=1), nn.Conv2d(12, 8, 3, padding=1)
-        self.inner2, self.outer2 = nn.Conv2d(8, 20, 3, 2, 1), nn.Conv2d(20, 16, 3, padding=1)
-        self.head = nn.Linear(16, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu()
-        x = (x + self.outer1(self.inner1(x).relu())).relu()
-        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
-        x = (shortcut + self.outer2(self.inner2(x).relu())).relu()
-        return self.head(x.mean((2, 3)))
 
 
 class FixedReshape(nn.Module):
@@ -63,69 +46,83 @@ class SharedWeights(nn.Module):
         return self.head(self.free(x).relu().mean((2, 3)))
 
 
-class Grouped(nn.Module):
-    """Pass through a convolution of four groups, then through a plain one."""
+class SharedWords(nn.Module):
+    """Read words and write them with the same matrix."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.grouped = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 3, groups=4)
-        self.plain, self.head = nn.Conv2d(16, 12, 1), nn.Linear(12, 10)
+        self.words, self.free, self.mix = nn.Embedding(11, 8), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.head = nn.Linear(8, 11, bias=False)
+        self.head.weight = self.words.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.plain(self.grouped(self.stem(x).relu()).relu()).relu().mean((2, 3)))
+        return self.head(self.mix(self.free(self.words(x)).relu()).mean(1))
 
 
-class Normalised(nn.Module):
-    """Normalise by what cannot be cut yet."""
+class GroupedInput(nn.Module):
+    """Filter the colours of an image apart."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8)
+        self.colours, self.plain, self.head = nn.Conv2d(3, 9, 3, groups=3), nn.Conv2d(9, 12, 1), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.plain(self.colours(x).relu()).relu().mean((2, 3)))
+
+
+class Scaled(nn.Module):
+    """Scale channels by a parameter that starts at a tiny value, and read half of them at places of their own."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.stem, self.scale = nn.Conv2d(3, 8, 3, padding=1), nn.Parameter(torch.full((8, 1, 1), scale))
         self.plain, self.head = nn.Conv2d(8, 12, 1), nn.Linear(12, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.plain(self.norm(self.stem(x)).relu()).relu().mean((2, 3)))
+        x = self.stem(x) * self.scale
+        x = torch.cat([x[:, :4], -x[:, 4:]], 1)
+        return self.head(self.plain(x).relu().mean((2, 3)))
 
 
-class BareParameter(nn.Module):
-    """Scale channels by a parameter that belongs to no layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.scale = nn.Conv2d(3, 8, 3), nn.Parameter(torch.ones(1, 8, 1, 1))
-        self.plain, self.head = nn.Conv2d(8, 12, 1), nn.Linear(12, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.plain((self.stem(x) * self.scale).relu()).relu().mean((2, 3)))
-
-
-class ChannelMean(nn.Module):
-    """Take a mean over channels, which a cut moves."""
+class WithStates(nn.Module):
+    """Begin a recurrence with zeros in float32, of a size that is read off the input."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.plain, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 12, 1), nn.Linear(12, 10)
+        self.embed, self.layer, self.head = nn.Linear(16, 8), nn.GRU(8, 6, batch_first=True), nn.Linear(6, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu()
-        x = self.plain(x - x.mean(1, keepdim=True)).relu()
-        return self.head(x.mean((2, 3)))
+        x = self.embed(x[:, 0])
+        start = torch.zeros(1, x.shape[0], self.layer.hidden_size)
+        return self.head(self.layer(x, start)[0][:, -1])
 
 
 def found_in(network: nn.Module) -> Groups:
     return find_groups(network, torch.randn(2, 3, 16, 16))
 
 
+HERE = r"\(test_groups\.py:\d+, in forward: "
+
+
 @pytest.mark.parametrize(
     ("build", "cuttable", "frozen"),
     [
-        (PaddedShortcut, ["inner1", "inner2"], {"stem": r"forward pass fails.*in forward, .*: x = \(shortcut \+ "}),
-        (FixedReshape, ["conv1", "hidden"], {"conv2": rf"'\[-1, 400\]'.*{__file__}:\d+: x = x\.view\(-1, 400\)"}),
-        (SharedWeights, ["free"], dict.fromkeys(["stem", "first", "second"], "shares its weight with another layer")),
-        (Grouped, ["plain"], dict.fromkeys(["stem", "grouped"], r"grouped: a grouped convolution \(4 groups\)")),
-        (Normalised, ["plain"], {"stem": "passes through norm: a GroupNorm cannot be cut yet"}),
-        (BareParameter, ["plain"], {"stem": "passes through scale: a parameter outside of any layer"}),
-        (ChannelMean, ["plain"], {"stem": "not the same as zeroing its channels"}),
+        (
+            PaddedShortcut,
+            ["inner1", "inner2"],
+            {
+                "stem": r"is padded with a fixed number of channels \(pruning_nets\.py:\d+, in forward: shortcut = ",
+                "outer2": r"is combined with a tensor of fixed size \(pruning_nets.*: x = \(shortcut \+ self\.outer2",
+            },
+        ),
+        (
+            FixedReshape,
+            ["conv1", "hidden"],
+            {"conv2": rf"forward pass fails once it is cut: .*'\[-1, 400\]'.* {HERE}x = x\.view\(-1, 400\)\)$"},
+        ),
+        (SharedWeights, ["free"], {"stem": f"^first shares its weight with second {HERE}x = self"}),
+        (GroupedInput, ["plain"], {"colours": "is tied to the network's input, or to what cannot be followed"}),
+        (WithStates, ["embed", "layer"], {}),
     ],
 )
 def test_what_cannot_be_cut_is_frozen_with_its_reason(
@@ -137,6 +134,67 @@ def test_what_cannot_be_cut_is_frozen_with_its_reason(
     assert [group.name for group in groups.frozen] == [*frozen, "head"]
     for group, reason in zip(groups.frozen, [*frozen.values(), f"^{OUTPUT}$"], strict=True):
         assert re.search(reason, group.reason), group.reason
+
+
+def test_words_that_are_read_and_written_by_one_matrix_stay() -> None:
+    groups = find_groups(SharedWords(), torch.randint(11, (2, 7)))
+    assert [group.name for group in groups.cuttable] == ["free"]
+    assert [group.name for group in groups.frozen] == ["words", "mix"]
+    assert groups.frozen[0].reason.startswith("words shares its weight with head")
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0])
+def test_a_cut_that_is_wrong_is_found_behind_a_scale_that_hides_it(scale: float) -> None:
+    """A trace that does not know where fixed slices lie proposes it; the proof must see the difference."""
+    torch.manual_seed(0)
+    groups = found_in(Scaled(scale))
+    assert [group.name for group in groups.cuttable] == ["plain"]
+    assert "not the same as zeroing its channels" in groups.frozen[0].reason
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-9])
+def test_no_time_freezes_everything_and_names_the_limit(seconds: float) -> None:
+    groups = find_groups(resnet20(), torch.randn(2, 3, 16, 16), seconds=seconds)
+    assert not groups.cuttable
+    assert len(groups.frozen) == 22  # 19 convolutions, 2 shortcuts, the classifier
+    assert {group.reason for group in groups.frozen} == {f"the network could not be traced within {seconds:g} s"}
+
+
+def test_no_time_left_for_the_proof_freezes_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, example = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(2, 4)
+    traced = trace(network.eval(), example[:1])
+    monkeypatch.setattr("autoprune.pruning.groups.trace", lambda *_: traced)  # what took all the time
+    groups = find_groups(network, example, seconds=0)
+    assert [(group.name, group.reason) for group in groups.frozen] == [("0", "not proved within 0 s"), ("2", OUTPUT)]
+
+
+def test_groups_that_pass_alone_and_not_together_say_so() -> None:
+    class Either(nn.Module):
+        """Fail if both of two layers are smaller than they were."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = self.left(x), self.right(x)
+            if left.shape[1] < 8 and right.shape[1] < 8:
+                raise RuntimeError("both are cut")
+            return self.head(torch.cat([left, right], 1))
+
+    groups = find_groups(Either(), torch.randn(2, 6))
+    assert not groups.cuttable
+    for group in groups.frozen[:2]:
+        assert re.search(r"^can be cut only while others are not: .*both are cut .*in forward: raise", group.reason)
+
+
+def test_a_script_is_refused() -> None:
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scripting is deprecated
+        scripted = torch.jit.script(network)
+    with pytest.raises(ModelError, match="a ScriptModule's layers cannot be cut; give the Python module"):
+        find_groups(scripted, torch.randn(2, 4))
 
 
 def test_a_network_that_is_all_output_has_no_group_to_cut() -> None:

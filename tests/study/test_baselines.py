@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from study_fakes import chain_cost, full_cost, space_of
 
-from autoprune.metrics import Budget, Limit
-from autoprune.space import SearchSpace
+from autoprune.metrics import Budget, Limit, Measurement
+from autoprune.space import Block, SearchSpace
 from autoprune.study.baselines import baselines
 from autoprune.study.project import FILL_TO, Projector
 
@@ -157,3 +160,40 @@ def test_there_are_no_baselines_without_a_budget() -> None:
 def test_there_are_no_baselines_where_none_can_reach_the_budget() -> None:
     space = space_of((16, 32), max_sparsity=0.1)
     assert baselines(projector_of(space, 0.2), flat_scores(space)) == {}
+
+
+class DeepCost:
+    """Cost a group its channels, and nothing if its block is dropped."""
+
+    def measure(self, kept: Mapping[str, int]) -> Measurement:
+        alive = {"g0": 1, "g1": kept["b0"], "g2": kept["b1"], "g3": kept["b2"]}
+        return Measurement({"mflops": float(sum(kept[name] * on for name, on in alive.items()))})
+
+
+def deep_space() -> SearchSpace:
+    return replace(space_of((100, 100, 100, 100)), blocks=tuple(Block(f"b{i}", (f"g{i + 1}",)) for i in range(3)))
+
+
+@pytest.mark.parametrize(("limit", "dropped"), [(350, ("b1",)), (250, ("b0", "b2")), (150, ("b0", "b1", "b2"))])
+def test_depth_drops_as_few_blocks_as_it_must_evenly_spread(limit: float, dropped: tuple[str, ...]) -> None:
+    space = deep_space()
+    found = baselines(Projector(space, DeepCost(), Budget({"mflops": Limit(limit)})), flat_scores(space))
+    assert found["depth"].dropped_blocks == dropped
+    assert found["uniform"].dropped_blocks == ()
+
+
+def test_depth_is_left_out_where_blocks_may_not_go_or_do_not_suffice() -> None:
+    space = deep_space()
+    assert "depth" not in baselines(Projector(space, DeepCost(), Budget({"mflops": Limit(90)})), flat_scores(space))
+    plain = space_of((16, 32))
+    assert "depth" not in baselines(projector_of(plain, 0.5), flat_scores(plain))
+
+
+def test_threshold_is_in_proportion_to_what_each_group_tolerates() -> None:
+    space = space_of((64, 64, 64))
+    projector = projector_of(space, 0.3)
+    found = baselines(projector, flat_scores(space), {"g0": 60, "g1": 30, "g2": 15})
+    kept = space.kept(found["threshold"])
+    assert kept["g0"] > 1.5 * kept["g1"] > 2 * kept["g2"]
+    assert FILL_TO <= projector.usage(kept) <= 1
+    assert "threshold" not in baselines(projector, flat_scores(space))
