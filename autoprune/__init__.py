@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoprune.errors import AutopruneError
     from autoprune.metrics import Budget, Measurement
-    from autoprune.picked import load
+    from autoprune.picked import load, load_compressed
     from autoprune.policy import GroupPolicy, PruningPolicy
     from autoprune.run import run_search
     from autoprune.spec import StudySpec
@@ -27,6 +27,7 @@ _PUBLIC = {
     "StudySpec": "autoprune.spec",
     "StudyView": "autoprune.study.view",
     "load": "autoprune.picked",
+    "load_compressed": "autoprune.picked",
     "open_view": "autoprune.study.view",
     "run_search": "autoprune.run",
 }
@@ -40,6 +41,7 @@ __all__ = [
     "StudySpec",
     "StudyView",
     "load",
+    "load_compressed",
     "open_view",
     "run_search",
 ]

@@ -19,13 +19,13 @@ from autoprune.dense import (
     dense_measurement,
     dense_network,
     importance_scores,
-    origins,
     read_dense_facts,
 )
 from autoprune.errors import UsageError
 from autoprune.evaluate import Evaluator
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget, Measurement
+from autoprune.origins import origins
 from autoprune.policy import MASK_PATTERNS
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.choose import choose_blocks, choose_groups, choose_layers

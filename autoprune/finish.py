@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoprune.build import finetune_recipe, resolve, set_up
 from autoprune.dense import sparsity_facts
 from autoprune.metrics import Budget
-from autoprune.pick import check_target, finish, write_finished
+from autoprune.pick import check_target, finish, mask_facts, write_finished
 from autoprune.picked import Architecture
-from autoprune.policy import MaskPolicy
-from autoprune.pruning.mask_kernels import can_accelerate
-from autoprune.pruning.masks import maskable_layers
 from autoprune.run import versions
 from autoprune.study.view import StudyView
 from autoprune.trial import Trial
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def finish_trial(
@@ -80,14 +74,3 @@ def finish_trial(
         "versions": versions(),
     }
     return write_finished(target, finished, evaluator, architecture, budget, bench.dense, facts), target
-
-
-def mask_facts(network: nn.Module, mask: MaskPolicy | None, device: str) -> dict[str, Any] | None:
-    """Return what a mask left dense, and whether it saves time on a device; ``None`` without a mask."""
-    if mask is None:
-        return None
-    weighted = {path for path, module in network.named_modules() if getattr(module, "weight", None) is not None}
-    left = maskable_layers(network, mask.pattern).left
-    dense = {layer: reason for layer, reason in left.items() if layer in weighted and "rows hold" in reason}
-    kernels = can_accelerate(device)[1] if mask.pattern == "2:4" else "unstructured masks save no time by themselves"
-    return {"pattern": mask.pattern, "criterion": mask.criterion, "left_dense": dense, "kernels": kernels}

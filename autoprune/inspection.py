@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from autoprune.builtins import IMPORTANCES
 from autoprune.cost.macs import CostModel
+from autoprune.dense import sparsity_facts
 from autoprune.folder import StudyFolder
 from autoprune.metrics import FLOP_CONVENTION
 from autoprune.pruning.blocks import find_blocks
@@ -88,6 +89,7 @@ def inspect_network(
             for layer in cost.layers
             if layer.macs
         ],
+        "sparsity": sparsity_facts(folder),
         "criteria": _quantiles(spec, network, found, example, task),
     }
 

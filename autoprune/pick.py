@@ -19,6 +19,9 @@ from autoprune.errors import EvaluationError, StudyError, UsageError
 from autoprune.evaluate import Evaluator, OnPhase, Stopwatch, measured_quality, quality_measurement
 from autoprune.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
 from autoprune.picked import Architecture, load, save_network
+from autoprune.policy import MaskPolicy
+from autoprune.pruning.mask_kernels import can_accelerate
+from autoprune.pruning.masks import maskable_layers
 from autoprune.pruning.prune import Cut
 from autoprune.training.score import score
 from autoprune.trial import Trial
@@ -75,6 +78,17 @@ def _test_score(evaluator: Evaluator, network: nn.Module) -> Measurement | None:
     if not evaluator.task.sizes["test"]:
         return None
     return quality_measurement(score(network, evaluator.task, "test", evaluator.runtime))
+
+
+def mask_facts(network: nn.Module, mask: MaskPolicy | None, device: str) -> dict[str, Any] | None:
+    """Return what a mask left dense, and whether it saves time on a device; ``None`` without a mask."""
+    if mask is None:
+        return None
+    weighted = {path for path, module in network.named_modules() if getattr(module, "weight", None) is not None}
+    left = maskable_layers(network, mask.pattern).left
+    dense = {layer: reason for layer, reason in left.items() if layer in weighted and "rows hold" in reason}
+    kernels = can_accelerate(device)[1] if mask.pattern == "2:4" else "unstructured masks save no time by themselves"
+    return {"pattern": mask.pattern, "criterion": mask.criterion, "left_dense": dense, "kernels": kernels}
 
 
 def check_target(target: Path, force: bool) -> None:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import nn
 
 from autoprune.atomic import write_bytes, write_text
 from autoprune.errors import ModelError
 from autoprune.policy import PruningPolicy
+from autoprune.pruning.mask_kernels import can_accelerate, to_semi_structured
+from autoprune.pruning.masks import Masks
 from autoprune.pruning.prune import Cut, KeptIndices, shrink
 from autoprune.training.models import build_model
 from autoprune.training.weights import load_weights
@@ -132,3 +135,30 @@ def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
     small = shrink(network, cut)
     load_weights(small, folder / WEIGHTS)
     return small.cpu().eval()
+
+
+def load_compressed(folder: str | Path, network: nn.Module | None = None, device: str = "cuda") -> nn.Module:
+    """Return a network that was picked with a 2:4 mask for a GPU that multiplies such weights in half the time.
+
+    The masked weights of linear layers are stored compressed, everything is in bfloat16, and nothing can be trained
+    or saved any more. Not tested on a GPU yet.
+
+    Args:
+        folder: a folder that ``autoprune pick`` wrote.
+        network: as :func:`load` takes it.
+        device: where it shall run.
+
+    Raises:
+        ModelError: if the network has no 2:4 mask, or the device has no kernels for it, as no CPU has.
+    """
+    able, sentence = can_accelerate(device)
+    if not able:
+        raise ModelError(sentence)
+    mask = read_recipe(Path(folder))["policy"].get("mask")
+    if not mask or mask["pattern"] != "2:4":
+        raise ModelError(f"{str(folder)!r} was picked without a 2:4 mask; search with --patterns 2:4 to get one")
+    loaded = load(folder, network).to(device, torch.bfloat16)
+    to_semi_structured(
+        loaded, Masks.of_zeros(loaded, [layer for layer, sparsity in mask["layers"].items() if sparsity])
+    )
+    return loaded

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from autoprune.atomic import write_text
 from autoprune.build import Workbench, resolve, set_up
+from autoprune.dense import sparsity_facts
 from autoprune.errors import AutopruneError, StudyMismatchError
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget, Measurement
@@ -121,6 +122,7 @@ def _facts(bench: Workbench) -> dict[str, Any]:
     """Return what a reader of the study needs to know without the network."""
     return {
         "dense": bench.dense.to_json(),
+        "sparsity": sparsity_facts(bench.folder),
         "groups": {
             group.name: {"channels": group.num_channels, "residual": group.is_residual} for group in bench.space.groups
         },

@@ -41,14 +41,17 @@ FLOORS = {
     "joints": Floor(("evaluate", "study", "picked"), strangers=True),
     "acts": Floor(("search", "report", "pick"), strangers=True),
     "doors": Floor(
-        ("dense", "threshold", "build", "run", "finish", "inspection", "testing", "progress", "cli", "__main__", ""),
+        (
+            *("dense", "origins", "threshold", "build", "run", "finish", "inspection", "testing", "progress"),
+            *("cli", "__main__", ""),
+        ),
         strangers=False,
     ),  # "": the façade
 }
 
 # libraries by the only rooms or files that import them; what is not named here is the standard library
 DOORS = {
-    "torch": (*WORKSHOP, "evaluate", "picked", "pick", "dense", "build", "inspection", "testing"),
+    "torch": (*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "build", "inspection", "testing"),
     "torchvision": ("training",),
     "optuna": ("study",),
     "sqlalchemy": ("study",),

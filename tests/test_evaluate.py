@@ -14,15 +14,16 @@ import torch
 from tiny import write_task
 from torch import nn
 
-import autoprune.dense
 import autoprune.evaluate
+import autoprune.origins
 from autoprune.build import Workbench, set_up
 from autoprune.cost.macs import measure_network
-from autoprune.dense import channel_tensors, fresh_network, read_dense_facts, sparsity_facts
+from autoprune.dense import fresh_network, read_dense_facts, sparsity_facts
 from autoprune.errors import ModelError, StudyError
 from autoprune.evaluate import PHASES, Evaluator, Stopwatch, relative_cut
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget
+from autoprune.origins import channel_tensors
 from autoprune.policy import GroupPolicy, PruningPolicy
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
@@ -363,10 +364,10 @@ def test_candidates_begin_from_scratch_with_scores_of_the_initial_network(tmp_pa
 def test_a_source_that_needs_weights_to_be_itself_cannot_begin_from_scratch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(autoprune.dense, "fresh_network", lambda *_: nn.Linear(2, 2))
+    monkeypatch.setattr(autoprune.origins, "fresh_network", lambda *_: nn.Linear(2, 2))
     spec = tiny_spec(write_task(tmp_path), schedule={"start": "scratch"})
     with pytest.raises(ModelError, match="another network without weights"):
-        autoprune.dense.origins(spec, nn.Linear(3, 3), Groups((), ()), None, None, StudyFolder(tmp_path), print)  # type: ignore[arg-type]
+        autoprune.origins.origins(spec, nn.Linear(3, 3), Groups((), ()), None, None, StudyFolder(tmp_path), print)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["bn_l1", "group_lasso"])

@@ -21,7 +21,7 @@ from autoprune.errors import ModelError, UnknownNameError, UsageError
 from autoprune.finish import finish_trial
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget
-from autoprune.picked import RECIPE, WEIGHTS
+from autoprune.picked import RECIPE, WEIGHTS, load_compressed
 from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
 from autoprune.study.view import open_view
@@ -288,3 +288,8 @@ def test_a_longer_fine_tune_is_written_on_the_card(study: Path) -> None:
     text = (folder / "card.md").read_text()
     for part in ("accuracy on test", "±", "one FLOP = one multiply–accumulate", "budget: mflops", "autoprune.load"):
         assert part in text
+
+
+def test_a_compressed_network_needs_a_gpu_and_a_cpu_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"2:4 masks save no time here: .* this is a CPU"):
+        load_compressed(tmp_path, device="cpu")

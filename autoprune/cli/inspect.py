@@ -132,6 +132,10 @@ def _print(found: dict[str, Any]) -> None:
         )
     console.print(layers)
     _print_scores(console, found)
+    if found["sparsity"]:
+        from autoprune.report.notes import sparsity_notes
+
+        console.print(*sparsity_notes(found["sparsity"]), markup=False, highlight=False)
     for note in found["uncounted"]:
         console.print(f"not counted: {note}", markup=False, highlight=False)
 

@@ -25,8 +25,7 @@ from autoprune.pruning.prune import cut_of, shrink, zeroed
 from autoprune.pruning.trace import NOT_THE_USERS, OUTPUT, OutOfTime, Tracer, trace
 from autoprune.space import FrozenGroup, Member, PruningGroup, Side
 
-# Sums in another order differ by about ten roundings of the output; a wrong cut by as much as it moves the output.
-ROUNDINGS, SHARE_OF_MOVE = 100, 1e-2
+ROUNDINGS = 100  # of the output; sums in another order differ by about three
 SECONDS = 120.0
 
 _Owner = tuple[str, Side]
@@ -64,11 +63,12 @@ def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -
     _forward_dense(probe, example[:1])  # which is what the trace sees
     order = {name: position for position, (name, _) in enumerate(_named(probe))}
     try:
-        proposed, frozen = _propose(probe, trace(probe, example[:1], seconds), order)
+        tracer = trace(probe, example[:1], seconds)
     except OutOfTime:
         return Groups((), tuple(_out_of_time(probe, seconds)))
-    proof = _Proof(probe, example, expected, deadline, seconds)
-    proved, failed = proof.all(proposed)
+    proposed, frozen = _propose(probe, tracer, order)
+    rounding = torch.finfo(torch.float64 if tracer.is_exact else torch.float32).eps
+    proved, failed = _Proof(probe, example, expected, deadline, seconds, rounding).all(proposed)
     return Groups(
         tuple(sorted(proved, key=lambda group: order[group.name.partition("[")[0]])),
         tuple(sorted([*frozen, *failed], key=lambda group: order[group.name.partition("[")[0]])),
@@ -230,6 +230,7 @@ class _Proof:
     expected: Tensor
     deadline: float
     seconds: float
+    rounding: float
 
     def all(self, groups: Sequence[PruningGroup]) -> tuple[list[PruningGroup], list[FrozenGroup]]:
         """Prove groups all at once; only where that fails one half at a time, and then what is left together.
@@ -270,9 +271,8 @@ class _Proof:
         with torch.no_grad():
             wanted = zeroed(self.network, cut)(self.example)
         difference = float((found - wanted).abs().max())
-        moved, scale = float((self.expected - wanted).abs().max()), float(self.expected.abs().max())
-        rounding = ROUNDINGS * torch.finfo(wanted.dtype).eps * scale
-        if not difference <= SHARE_OF_MOVE * moved + rounding:
+        scale = float(torch.maximum(self.expected.abs().max(), wanted.abs().max()))
+        if not difference <= ROUNDINGS * self.rounding * scale:
             return f"cutting it is not the same as zeroing its channels (outputs differ by {difference:.1e})"
         return None
 

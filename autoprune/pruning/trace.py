@@ -44,6 +44,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         channels: what is known so far.
         shapes: path → shape, of every bare parameter that was met.
         makers: the sides of bare parameters that make channels, as the weight of a linear map does.
+        is_exact: whether every number was in float64.
 
     Args:
         network: in eval mode.
@@ -56,6 +57,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.channels = Channels(self._whereabouts)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.makers: set[tuple[str, str]] = set()
+        self.is_exact = True
         self._labels: Any = WeakIdKeyDictionary()
         self._paths = _tensor_paths(network)
         self._shared = _shared(network)
@@ -64,11 +66,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._opaque:
-            return func(*args, **kwargs)
         if time.monotonic() > self.deadline:
             raise OutOfTime
         result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result.is_floating_point() and result.dtype != torch.float64:
+            self.is_exact = False
+        if self._opaque:
+            return result
         name = func._schema.name.removeprefix("aten::")
         rule = RULES.get(name) or RULES.get(name.rstrip("_"))
         if rule is None:

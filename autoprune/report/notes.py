@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from autoprune import pareto
 from autoprune.errors import NothingFitsError
@@ -80,6 +81,24 @@ def _generalisation(rows: Sequence[Row], dense: Measurement) -> list[str]:
     return [
         f"accuracy on training images is {100 * gap:.2f} % above validation, and {100 * before:.2f} % for the dense "
         f"network (± {100 * error:.2f} %): pruning and fine-tuning have overfitted"
+    ]
+
+
+def sparsity_notes(facts: Mapping[str, Any] | None) -> list[str]:
+    """Say what sparsity learning did to the dense network: its accuracy, and how the channels' strengths spread.
+
+    Args:
+        facts: as ``dense.json`` holds them under ``sparsity``; ``None`` if there was none.
+    """
+    if not facts:
+        return []
+    before, after = (100 * facts[f"quality_{when}"]["values"]["accuracy"] for when in ("before", "after"))
+    middle = facts["quantiles"].index(0.5)
+    return [
+        f"before pruning, {facts['method']} (λ = {facts['strength']:g}, {facts['epochs']:g} epochs) took the dense "
+        f"network from {before:.2f} % to {after:.2f} % on validation; of {facts['channels']} channels "
+        f"{100 * facts['near_zero']:.0f} % are near zero, and the median strength went from "
+        f"{facts['before'][middle]:.3g} to {facts['after'][middle]:.3g}"
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune import pareto
 from autoprune.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
-from autoprune.report.notes import compose_notes
+from autoprune.report.notes import compose_notes, sparsity_notes
 from autoprune.report.rows import Failure, Row, choose_rows, failures
 from autoprune.trial import Completed, Failed, OverBudget, Stopped, Trial
 
@@ -129,7 +129,7 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
         failures=failures(trials),
         seconds=_seconds_by_phase(trials),
         sessions=len(view.sessions),
-        notes=compose_notes(rows, trials, wanted, dense, objectives),
+        notes=(*compose_notes(rows, trials, wanted, dense, objectives), *sparsity_notes(view.facts.get("sparsity"))),
     )
 
 

@@ -82,7 +82,7 @@ def test_sums_are_known_by_their_class() -> None:
     ("tensors", "expected"),
     [
         ([torch.tensor([[1], [2]]).expand(2, 500)], [[1, 2]]),
-        ([torch.tensor([[1], [2]]), torch.tensor([[3, 4]])], [[1, 1, 2, 2], [3, 4, 3, 4]]),
+        ([torch.tensor([[1], [2]]).expand(2, 2), torch.tensor([[3, 4]])], [[1, 1, 2, 2], [3, 4, 3, 4]]),
         ([torch.tensor([[1], [2]]).expand(2, 9), torch.tensor([[5]])], [[1, 2], [5, 5]]),
         ([torch.zeros(0, 3, dtype=torch.int64)], [[]]),
     ],

@@ -98,7 +98,7 @@ def test_pruned_is_zeroed_and_not_dense(case: Case, criterion: str) -> None:
     if case.network.silent:
         twins.append(without_producers(case.pruner.network, cut))
     for twin in twins:
-        torch.testing.assert_close(pruned, outputs(twin, case.inputs), rtol=0, atol=1e-9 * scale)
+        torch.testing.assert_close(pruned, outputs(twin, case.inputs), rtol=0, atol=1e-12 * scale)
     assert float((pruned - dense).abs().max()) > 1e-3 * scale
 
 
@@ -113,7 +113,7 @@ def test_pruned_without_blocks_is_zeroed_without_them_and_costs_what_the_closed_
     dense = outputs(case.pruner.network, case.inputs)
     twin = zeroed(case.pruner.network, case.pruner.cut(policy))
     torch.testing.assert_close(
-        outputs(pruned, case.inputs), outputs(twin, case.inputs), rtol=0, atol=1e-9 * float(dense.abs().max())
+        outputs(pruned, case.inputs), outputs(twin, case.inputs), rtol=0, atol=1e-12 * float(dense.abs().max())
     )
     space = case.pruner.space
     costs = CostModel(

@@ -224,3 +224,9 @@ def test_a_trace_that_takes_too_long_is_given_up() -> None:
     with pytest.raises(OutOfTime):
         trace(network, torch.randn(1, 3, 8, 8), seconds=0)
     assert not any(module._forward_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize(("flow", "exact"), [(lambda s, x: x, True), (lambda s, x: x.float().to(x.dtype), False)])
+def test_a_trace_notes_numbers_of_less_than_float64(flow: Flow, exact: bool) -> None:
+    network = Body(flow).double().eval()
+    assert trace(network, torch.randn(1, 3, 8, 8, dtype=torch.float64)).is_exact is exact
