@@ -416,7 +416,10 @@ def test_a_model_function_that_cannot_be_used(tmp_path: Path, source: str, code:
     [
         ("return 3", "int"),
         ("return {'train': (torch.zeros(4, 1, 8, 8), torch.zeros(4))}", "val"),
-        ("return (torch.zeros(4, 8, 8), torch.arange(4)), (torch.zeros(4, 8, 8), torch.arange(4))", "(N, C, H, W)"),
+        (
+            "x = torch.zeros(4, 8, 8, dtype=torch.uint8), torch.arange(4); return x, x",
+            "(N, C, H, W)",
+        ),
         ("x = torch.full((4, 1, 8, 8), float('nan')), torch.arange(4); return x, x", "NaN"),
         ("x = torch.zeros(0, 1, 8, 8), torch.arange(0); return x, x", "empty"),
         ("x = torch.zeros(4, 1, 8, 8), torch.zeros(4).long(); return x, x", "1 class"),

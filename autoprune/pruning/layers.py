@@ -157,8 +157,20 @@ class MaskedLayerNorm(nn.Module):
 
 
 def _is_channels_first(norm: nn.Module) -> bool:
-    """Return whether a layer norm is one of the common subclasses that normalise dimension 1 of an image."""
-    return type(norm).forward is not nn.LayerNorm.forward
+    """Return whether a layer norm is one of the common subclasses that normalise dimension 1 of an image.
+
+    It is asked with an image on which the last dimension does not fit.
+    """
+    if type(norm).forward is nn.LayerNorm.forward or not isinstance(norm, nn.LayerNorm):
+        return False
+    channels = norm.normalized_shape[0]
+    like = next(norm.parameters(), torch.empty(0))
+    try:
+        with torch.no_grad():
+            norm(torch.zeros(1, channels, 1, channels + 1, dtype=like.dtype, device=like.device))
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return True
 
 
 # recurrent layers
