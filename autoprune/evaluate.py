@@ -24,7 +24,7 @@ from autoprune.metrics import Measurement
 from autoprune.policy import MaskPolicy, PruningPolicy
 from autoprune.pruning.masks import Masks, build_masks
 from autoprune.pruning.prune import Cut, KeptIndices, Pruner, shrink
-from autoprune.spec import LatencySpec, ScheduleSpec
+from autoprune.sections import LatencySpec, ScheduleSpec
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
 from autoprune.training.loop import total_steps
 from autoprune.training.models import count_parameters

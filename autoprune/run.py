@@ -17,7 +17,8 @@ from autoprune.errors import AutopruneError, StudyMismatchError
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget, Measurement
 from autoprune.search import Observer, search
-from autoprune.spec import BudgetSpec, StudySpec, differences, fingerprint
+from autoprune.sections import BudgetSpec
+from autoprune.spec import StudySpec, differences, fingerprint
 from autoprune.spec_file import read_resolved, write_resolved
 from autoprune.study.ledger import Ledger
 from autoprune.study.proposals import Proposals

@@ -15,7 +15,7 @@ from autoprune.spec import StudySpec, fingerprint
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "spec.md"
 HEADER = f"""# Every value of a study
 
-Written by `python scripts/make_spec_docs.py` from the types in `autoprune/spec.py`.
+Written by `python scripts/make_spec_docs.py` from the types in `autoprune/spec.py` and `autoprune/sections.py`.
 
 A study is a folder with a `study.toml`; what is left out has the default below, which is the main job. The command line
 overrides the file; `--set KEY=VALUE` reaches every value (`--set finetune.lr=0.02`). Values marked ● give the stored

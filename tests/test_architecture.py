@@ -36,7 +36,9 @@ class Floor:
 # from the ground up; a file imports from lower floors, from its own room, and from its floor unless they are strangers
 FLOORS = {
     "vocabulary": Floor(("errors", "metrics", "policy", "registry", "atomic"), strangers=False),
-    "plan": Floor(("builtins", "folder", "spec", "spec_file", "recipes", "trial", "space", "pareto"), strangers=False),
+    "plan": Floor(
+        ("builtins", "folder", "sections", "spec", "spec_file", "recipes", "trial", "space", "pareto"), strangers=False
+    ),
     "workshop": Floor(WORKSHOP, strangers=True),
     "joints": Floor(("evaluate", "study", "picked"), strangers=True),
     "acts": Floor(("search", "report", "pick"), strangers=True),
@@ -58,8 +60,8 @@ DOORS = {
     "filelock": ("study",),
     "moocore": ("pareto",),
     "numpy": ("pareto", "study", "cost", "training"),
-    "pydantic": ("spec", "spec_file"),
-    "pydantic_core": ("spec",),
+    "pydantic": ("sections", "spec", "spec_file"),
+    "pydantic_core": ("sections",),
     "tomllib": ("spec_file", "cli.options"),  # tomli before Python 3.11
     "tomli": ("spec_file", "cli.options"),
     "tomli_w": ("spec_file",),

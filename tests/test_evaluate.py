@@ -28,7 +28,8 @@ from autoprune.policy import GroupPolicy, PruningPolicy
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.prune import Pruner, shrink
-from autoprune.spec import ScheduleSpec, StudySpec
+from autoprune.sections import ScheduleSpec
+from autoprune.spec import StudySpec
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
 from autoprune.trial import Candidate, Completed, Failed, OverBudget
 

@@ -21,7 +21,7 @@ from autoprune import recipes as recipes_module
 from autoprune.errors import SpecError, StudyError, UnknownNameError, UsageError
 from autoprune.metrics import METRICS, Budget
 from autoprune.recipes import find_study, local_studies, recipes
-from autoprune.spec import (
+from autoprune.sections import (
     BudgetSpec,
     DataSpec,
     FinetuneSpec,
@@ -29,10 +29,8 @@ from autoprune.spec import (
     ModelSpec,
     RuntimeSpec,
     SpaceSpec,
-    StudySpec,
-    differences,
-    fingerprint,
 )
+from autoprune.spec import StudySpec, differences, fingerprint
 from autoprune.spec_file import Layer, merge_layers, parse_spec, read_resolved, read_study_toml, write_resolved
 
 FILE, OPTIONS = "studies/x/study.toml", "command line"

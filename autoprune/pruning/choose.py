@@ -69,9 +69,10 @@ def check_patterns(network: nn.Module, patterns: Iterable[str]) -> None:
     paths += [path for path, _ in network.named_parameters()]
     for pattern in patterns:
         if not any(matches((pattern,), path) for path in paths):
+            meant = did_you_mean(pattern, paths) or "."
             raise UsageError(
-                f"{pattern!r} matches no layer of the network{did_you_mean(pattern, paths)}; give a glob over module "
-                f"paths such as {paths[0]!r} or '{paths[0].split('.')[0]}*'; `autoprune inspect` lists them"
+                f"{pattern!r} matches no layer of the network{meant} Give a glob over module paths such as "
+                f"{paths[0]!r} or '{paths[0].split('.')[0]}*'; `autoprune inspect` lists them"
             )
 
 

@@ -99,11 +99,11 @@ def _resize_batchnorm(module: Any, kept: Mapping[Side, tuple[int, ...]]) -> None
     module.num_features = len(kept["out"])
 
 
-def _layernorm_sizes(module: nn.LayerNorm) -> Sizes:
+def _layernorm_sizes(module: nn.LayerNorm | nn.RMSNorm) -> Sizes:
     return {"out": module.normalized_shape[-1]}
 
 
-def _resize_layernorm(module: nn.LayerNorm, kept: Mapping[Side, tuple[int, ...]]) -> None:
+def _resize_layernorm(module: nn.LayerNorm | nn.RMSNorm, kept: Mapping[Side, tuple[int, ...]]) -> None:
     module.normalized_shape = (len(kept["out"]),)
 
 
@@ -126,18 +126,18 @@ def loses_whole_groups(module: nn.GroupNorm) -> bool:
 class MaskedLayerNorm(nn.Module):
     """Normalise over some channels of the last dimension, or of dimension 1 in groups, and leave zero in the others.
 
-    The twin of a layer norm or group norm that was cut: its statistics are those of the channels that stay.
+    The twin of a layer, root-mean-square or group norm that was cut: its statistics are those of what stays.
 
     Args:
         norm: the dense norm.
         kept: the channels that stay, ascending.
     """
 
-    def __init__(self, norm: nn.LayerNorm | nn.GroupNorm, kept: tuple[int, ...]) -> None:
+    def __init__(self, norm: nn.LayerNorm | nn.RMSNorm | nn.GroupNorm, kept: tuple[int, ...]) -> None:
         super().__init__()
         self.norm, self.kept = norm, kept
         self.eps = math.nan  # equal to no other: nn.TransformerEncoderLayer then does not take its fused path past us
-        self.last = isinstance(norm, nn.LayerNorm) and not _is_channels_first(norm)
+        self.last = not isinstance(norm, nn.GroupNorm) and not _is_channels_first(norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised input, of the same shape."""
@@ -145,8 +145,11 @@ class MaskedLayerNorm(nn.Module):
         dim = -1 if self.last else 1
         chosen = x.index_select(dim, index)
         weight = None if self.norm.weight is None else self.norm.weight[index]
-        bias = None if self.norm.bias is None else self.norm.bias[index]
-        if isinstance(self.norm, nn.GroupNorm):
+        shift = self.norm._parameters.get("bias")  # a root-mean-square norm has none
+        bias = None if shift is None else shift[index]
+        if isinstance(self.norm, nn.RMSNorm):
+            done = nn.functional.rms_norm(chosen, (len(self.kept),), weight, self.norm.eps)
+        elif isinstance(self.norm, nn.GroupNorm):
             per_group = self.norm.num_channels // self.norm.num_groups
             groups = len(self.kept) // per_group if loses_whole_groups(self.norm) else self.norm.num_groups
             done = nn.functional.group_norm(chosen, groups, weight, bias, self.norm.eps)
@@ -254,8 +257,8 @@ KINDS: list[LayerKind] = [
         _resize_batchnorm,
     ),
     LayerKind(
-        "layer norm",
-        lambda m: isinstance(m, nn.LayerNorm) and len(m.normalized_shape) == 1,
+        "layer or root-mean-square norm",
+        lambda m: isinstance(m, (nn.LayerNorm, nn.RMSNorm)) and len(m.normalized_shape) == 1,
         _layernorm_sizes,
         _norm_axes,
         _resize_layernorm,

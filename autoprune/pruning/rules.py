@@ -28,7 +28,7 @@ _FAMILIES: dict[Rule, str] = {
     weighted: "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution",
     normalised(lambda x: 1, 1): "batch_norm instance_norm",
     normalised(lambda x: 1, 2): "group_norm",
-    layer_norm: "layer_norm",
+    layer_norm: "layer_norm rms_norm",
     embedding: "embedding embedding_bag",
     prelu: "prelu _prelu_kernel",
     recurrent: "lstm gru rnn_tanh rnn_relu",

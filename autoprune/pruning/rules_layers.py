@@ -78,7 +78,7 @@ def normalised(dim_of: Callable[[Any], int], weight_at: int) -> Rule:
                 atoms = tracer.side(owner[0], "out", x.shape[dim])
                 tracer.channels.freeze(atoms, "normalises what cannot be cut")
             return
-        if owner is None and (parameters or name == "layer_norm"):
+        if owner is None and (parameters or name in ("layer_norm", "rms_norm")):
             tracer.channels.freeze(labels, f"passes through a {name} without a layer of its own")
         if owner is not None:
             atoms = tracer.side(owner[0], "out", x.shape[dim])

@@ -90,6 +90,7 @@ CASES: Mapping[str, Case] = {
     "group norm, a group each": normed(nn.GroupNorm(8, 8)),
     "group norm without parameters": normed(nn.GroupNorm(4, 8, affine=False), width=2),
     "layer norm": channels_last(nn.LayerNorm(8)),
+    "root-mean-square norm": channels_last(nn.RMSNorm(8)),
     "layer norm without parameters": channels_last(nn.LayerNorm(8, elementwise_affine=False)),
     "layer norm without bias": channels_last(nn.LayerNorm(8, bias=False)),
     "PReLU": normed(nn.PReLU(8)),
