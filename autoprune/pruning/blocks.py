@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.errors import ModelError, did_you_mean
+from autoprune.pruning.running import answer_of, plain_attention
 from autoprune.space import Block, PruningGroup
 
 # Operations by their name in ATen, without the underscore of the in-place twin.
@@ -54,7 +55,7 @@ def find_blocks(network: nn.Module, example: Tensor, groups: Sequence[PruningGro
     probe = copy.deepcopy(network).cpu().float().eval()
     example = example.detach().cpu()
     example = example.float() if example.is_floating_point() else example  # not the indices of an embedding
-    with _plain_attention(), torch.no_grad():
+    with plain_attention(), torch.no_grad():
         seen = _watch(probe, example)
         shared = _shared_paths(probe)
         weighted = [name for name, module in probe.named_modules() if next(module.parameters(), None) is not None]
@@ -233,33 +234,8 @@ def _watch(network: nn.Module, example: Tensor) -> dict[str, _Seen]:
             hooks.callback(module.register_forward_pre_hook(lambda _, args, name=name: enter(name, args)).remove)
             hooks.callback(module.register_forward_hook(lambda _, args, y, name=name: leave(name, y)).remove)
         hooks.enter_context(recorder)
-        _forward_dense(network, example)
+        answer_of(network, example)
     return seen
-
-
-def _forward_dense(network: nn.Module, example: Tensor) -> None:
-    try:
-        output = network(example)
-    except Exception as error:  # the user's own network may raise anything
-        raise ModelError(
-            f"the network does not run on an input of shape {tuple(example.shape)}: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"the network returns a {type(output).__name__} in eval mode; expected one tensor of class scores "
-            f"(N, num_classes): wrap it in a module that returns only that"
-        )
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Run transformer layers operation by operation: their fused kernel hides the additions."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 # which of them

@@ -22,6 +22,7 @@ from torch.nn.modules.conv import _ConvNd
 from autoprune.errors import ModelError
 from autoprune.pruning.layers import kind_of
 from autoprune.pruning.prune import cut_of, shrink, zeroed
+from autoprune.pruning.running import answer_of
 from autoprune.pruning.trace import NOT_THE_USERS, OUTPUT, OutOfTime, Tracer, trace
 from autoprune.space import FrozenGroup, Member, PruningGroup, Side
 
@@ -60,7 +61,7 @@ def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -
         raise ModelError("a ScriptModule's layers cannot be cut; give the Python module that it was made from")
     deadline = time.monotonic() + seconds
     probe, example, expected = _probe(network, example)
-    _forward_dense(probe, example[:1])  # which is what the trace sees
+    answer_of(probe, example[:1])  # which is what the trace sees
     order = {name: position for position, (name, _) in enumerate(_named(probe))}
     try:
         tracer = trace(probe, example[:1], seconds)
@@ -88,10 +89,10 @@ def _probe(network: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor, Tens
             if parameter.is_floating_point() and parameter.numel() > 1 and parameter.min() == parameter.max():
                 parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
     example = example.float() if example.is_floating_point() else example
-    expected = _forward_dense(probe, example)
+    expected = answer_of(probe, example)
     try:
         wide, same = copy.deepcopy(probe).double(), example.double() if example.is_floating_point() else example
-        return wide, same, _forward_dense(wide, same)
+        return wide, same, answer_of(wide, same)
     except ModelError:  # it makes float32 tensors of its own
         return probe, example, expected
 
@@ -102,22 +103,6 @@ def _named(network: nn.Module) -> Iterable[tuple[str, object]]:
         yield path, module
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             yield f"{path}.{name}".removeprefix("."), tensor
-
-
-def _forward_dense(network: nn.Module, example: Tensor) -> Tensor:
-    try:
-        with torch.no_grad():
-            output = network(example)
-    except Exception as error:  # the user's own network may raise anything
-        raise ModelError(
-            f"the network does not run on an input of shape {tuple(example.shape)}: {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(output, Tensor):
-        raise ModelError(
-            f"the network returns a {type(output).__name__} in eval mode; expected one tensor of class scores "
-            f"(N, num_classes): wrap it in a module that returns only that"
-        )
-    return output
 
 
 def _out_of_time(network: nn.Module, seconds: float) -> Iterable[FrozenGroup]:

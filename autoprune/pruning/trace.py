@@ -27,6 +27,7 @@ from autoprune.pruning.channels import Channels
 from autoprune.pruning.layers import kind_of
 from autoprune.pruning.rules import RULES
 from autoprune.pruning.ruling import follow_unknown
+from autoprune.pruning.running import plain_attention
 
 OUTPUT = "its channels are the network's output"
 NOT_THE_USERS = (str(Path(__file__).parent) + os.sep, str(Path(torch.__file__).parent) + os.sep, "<")
@@ -178,10 +179,8 @@ def trace(network: nn.Module, example: Tensor, seconds: float = float("inf")) ->
         OutOfTime: if it takes longer.
     """
     tracer = Tracer(network, time.monotonic() + seconds)
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one fused operation would hide a whole encoder layer
     with ExitStack() as hooks:
-        hooks.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
+        hooks.enter_context(plain_attention())
         for path, module in network.named_modules():
             kind = kind_of(module)
             if kind is None:
