@@ -154,7 +154,7 @@ class SpaceSpec(Section):
     """Say what a policy may choose from."""
 
     importances: Names = Field(
-        default=("l1", "l2", "bn_scale", "taylor", "fpgm", "random"),
+        default=("fisher", "fpgm", "l2"),
         description="criteria offered to every group: built-in, a plug-in's name, pkg.mod:fn or file.py:fn",
     )
     max_sparsity: float = Field(default=0.9, gt=0, lt=1, description="largest fraction of a group's channels to go")

@@ -25,7 +25,7 @@ from autoprune.study.project import Projector
 Ranking = Mapping[str, NDArray[np.float64]]
 RankedBy = tuple[str, Ranking]
 
-COMPARABLE_BETWEEN_LAYERS = ("taylor",)  # scores that estimate a change of the loss need no scaling per layer
+COMPARABLE_BETWEEN_LAYERS = ("fisher", "taylor")  # scores that estimate a change of the loss need no scaling per layer
 
 
 def baselines(
@@ -97,7 +97,7 @@ def _threshold(projector: Projector, importances: Mapping[str, str], tolerated: 
 def _global(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolicy:
     """Remove the channels that score lowest in the whole network until the budget is met.
 
-    Source: Molchanov et al. 2019, section 3.2 (global ranking by Taylor scores). Other criteria are
+    Source: Theis et al. 2018 (Fisher scores), Molchanov et al. 2019, section 3.2 (Taylor scores). Other criteria are
     divided by their mean over the group first, as in Torch-Pruning (Fang et al. 2023).
     """
     space = projector.space
