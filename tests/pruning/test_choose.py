@@ -84,7 +84,7 @@ def test_a_bare_parameter_can_be_named(network: nn.Module) -> None:
 def test_a_pattern_that_matches_nothing_says_what_was_meant(network: nn.Module, groups: Groups) -> None:
     with pytest.raises(UsageError, match=r"'layer1.0.conv3' matches no layer of the network; did you mean") as caught:
         choose_groups(network, groups, keep=["layer1.0.conv3"])
-    assert "give a glob over module paths such as 'conv1' or 'conv1*'" in str(caught.value)
+    assert "Give a glob over module paths such as 'conv1' or 'conv1*'" in str(caught.value)
 
 
 @pytest.mark.parametrize(
