@@ -34,6 +34,8 @@ from autoprune.pruning.layers import has_heads
 from autoprune.pruning.masks import maskable_layers
 from autoprune.pruning.prune import Pruner, shrinks
 from autoprune.pruning.trace import OUTPUT
+from autoprune.rises import Expected, Probe, sensitivity_of
+from autoprune.sensitivity import Sensitivity
 from autoprune.space import Block, FrozenGroup, MaskSpace, SearchSpace
 from autoprune.spec import StudySpec
 from autoprune.study.proposals import Proposals
@@ -63,6 +65,7 @@ class Workbench:
         cost: closed-form costs.
         dense: what was measured of the dense network, on validation.
         tolerated: group → fewest channels that the measured error allows, for the threshold baseline.
+        sensitivity: how much the loss rises when each group or block is cut alone.
         example: one input, shape ``(1, C, H, W)``, on the CPU.
     """
 
@@ -78,6 +81,7 @@ class Workbench:
     cost: CostModel
     dense: Measurement
     tolerated: Mapping[str, int]
+    sensitivity: Sensitivity
     example: Tensor
 
     @property
@@ -100,6 +104,7 @@ class Workbench:
             self.spec.sampler,
             self.spec.seed,
             tolerated=self.tolerated,
+            sensitivity=self.sensitivity,
         )
 
     def evaluator(self) -> Evaluator:
@@ -194,9 +199,17 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     _check_measured(spec, dense)
     limits = spec.space.max_drop, spec.space.calibration_images
     tolerated = tolerated_counts(Pruner(start, space, scores), task, runtime, *limits, spec.seed, folder, say)
+    probe = Probe(Pruner(start, space, scores), task, runtime, spec.seed)
+    sensitivity = sensitivity_of(probe, spec.sensitivity, expected_work(spec, task), folder, say)
     return Workbench(
-        spec, folder, task, runtime, network, start, space, frozen, scores, cost, dense, tolerated, example
+        spec, folder, task, runtime, network, start, space, frozen, scores, cost, dense, tolerated, sensitivity, example
     )
+
+
+def expected_work(spec: StudySpec, task: DataTask) -> Expected:
+    """Return how much the search of a spec will be."""
+    scored = task.sizes["val"] + spec.finetune.recalibration_images
+    return Expected(spec.trials, round(spec.finetune.epochs * task.sizes["train"]), scored)
 
 
 def _check_measured(spec: StudySpec, dense: Measurement) -> None:

@@ -211,6 +211,14 @@ class SpaceSpec(Section):
         return tuple(_check_name(IMPORTANCES, name, "") for name in names)
 
 
+class SensitivitySpec(Section):
+    """Say how it is measured, once per study, what cutting each group alone does to the loss."""
+
+    enabled: bool = Field(default=True, description="whether it is measured; proposals start from it")
+    images: int = Field(default=1024, ge=1, description="most validation images each network is scored on")
+    share: float = Field(default=0.1, gt=0, le=1, description="most of the search's expected time it takes")
+
+
 class DenseSpec(Section):
     """Say how the dense network is trained when no weights are given."""
 

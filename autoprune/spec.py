@@ -27,6 +27,7 @@ from autoprune.sections import (
     RuntimeSpec,
     ScheduleSpec,
     Section,
+    SensitivitySpec,
     SpaceSpec,
     SparsitySpec,
     check_unique,
@@ -49,8 +50,9 @@ class StudySpec(Section):
     )
     trials: int = Field(default=30, ge=1, description="how many trials the study shall reach in total")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of proposals, training and subsets")
-    sampler: Literal["auto", "tpe", "gp", "nsga2", "random"] = Field(
-        default="auto", description="who proposes policies"
+    sampler: Literal["auto", "guided", "tpe", "gp", "nsga2", "random"] = Field(
+        default="auto",
+        description="who proposes policies; auto: guided, from the sensitivity and what trials teach, or tpe for masks",
     )
     model: ModelSpec = Field(default=ModelSpec(), description="the network")
     data: DataSpec = Field(default=DataSpec(), description="the images")
@@ -58,6 +60,7 @@ class StudySpec(Section):
     space: SpaceSpec = Field(default=SpaceSpec(), description="what a policy may choose from")
     dense: DenseSpec = Field(default=DenseSpec(), description="training of the dense network")
     sparsity: SparsitySpec = Field(default=SparsitySpec(), description="sparsity learning before pruning")
+    sensitivity: SensitivitySpec = Field(default=SensitivitySpec(), description="what cutting a group alone does")
     schedule: ScheduleSpec = Field(default=ScheduleSpec(), description="course of every candidate's training")
     finetune: FinetuneSpec = Field(default=FinetuneSpec(), description="training of every candidate")
     pick: PickSpec = Field(default=PickSpec(), description="training of the picked network")
@@ -105,7 +108,7 @@ class StudySpec(Section):
 
 
 _MEANING_FREE = frozenset({"space.max_drop", "space.seconds"}) | {
-    *("name", "trials", "budget", "sampler", "pick", "data.root", "data.workers", "runtime.threads")
+    *("name", "trials", "budget", "sampler", "pick", "sensitivity", "data.root", "data.workers", "runtime.threads")
 }
 
 

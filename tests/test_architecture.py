@@ -37,14 +37,21 @@ class Floor:
 FLOORS = {
     "vocabulary": Floor(("errors", "metrics", "policy", "registry", "atomic"), strangers=False),
     "plan": Floor(
-        ("builtins", "folder", "sections", "spec", "spec_file", "recipes", "trial", "space", "pareto"), strangers=False
+        (
+            *("builtins", "folder", "sections", "spec", "spec_file", "recipes"),
+            "trial",
+            "space",
+            "pareto",
+            "sensitivity",
+        ),
+        strangers=False,
     ),
     "workshop": Floor(WORKSHOP, strangers=True),
     "joints": Floor(("evaluate", "study", "picked"), strangers=True),
     "acts": Floor(("search", "report", "pick"), strangers=True),
     "doors": Floor(
         (
-            *("dense", "origins", "threshold", "build", "run", "finish", "inspection", "testing", "progress"),
+            *("dense", "origins", "threshold", "rises", "build", "run", "finish", "inspection", "testing", "progress"),
             *("cli", "__main__", ""),
         ),
         strangers=False,
@@ -59,7 +66,7 @@ DOORS = {
     "sqlalchemy": ("study",),
     "filelock": ("study",),
     "moocore": ("pareto",),
-    "numpy": ("pareto", "study", "cost", "training"),
+    "numpy": ("pareto", "sensitivity", "study", "cost", "training"),
     "pydantic": ("sections", "spec", "spec_file"),
     "pydantic_core": ("sections",),
     "tomllib": ("spec_file", "cli.options"),  # tomli before Python 3.11

@@ -78,7 +78,7 @@ plans = tables(
     objectives=st.tuples(quality, cost).flatmap(lambda pair: st.permutations(pair)),
     trials=counts,
     seed=st.integers(0, 2**32 - 1),
-    sampler=st.sampled_from(["auto", "tpe", "gp", "nsga2", "random"]),
+    sampler=st.sampled_from(["auto", "guided", "tpe", "gp", "nsga2", "random"]),
     model=tables(
         source=st.sampled_from(["resnet20", "torchvision:vgg11", "a.b:c"]), weights=st.text().map("{}.pt".format)
     ),
@@ -251,7 +251,7 @@ def test_all_faults_of_all_layers_are_reported_at_once() -> None:
         ({"space": {"round_to": 3}}, f"space.round_to: given 3 in {FILE}; expected one of 1, 2, 4, 8, 16"),
         (
             {"sampler": "nsga"},
-            f"sampler: given 'nsga' in {FILE}; expected one of auto, tpe, gp, nsga2, random; did you mean 'nsga2'?",
+            f"sampler: given 'nsga' in {FILE}; expected one of auto, guided, tpe, gp, nsga2, random; did you mean 'nsga2'?",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

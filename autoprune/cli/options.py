@@ -76,6 +76,11 @@ _PLAIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
         {"metavar": "A,B", "help": "What is removed: channel, weight, 2:4; channels first, then a mask."},
     ),
     ("--depth/--no-depth", "space.depth", {"default": None, "help": "Whether residual blocks may be dropped whole."}),
+    (
+        "--sensitivity/--no-sensitivity",
+        "sensitivity.enabled",
+        {"default": None, "help": "Whether it is measured what cutting each group alone does."},
+    ),
     ("--keep", "space.keep", {"metavar": "GLOB,…", "help": "Layers whose channels all stay, by module path."}),
     ("--only", "space.only", {"metavar": "GLOB,…", "help": "Layers whose channels alone may go, by module path."}),
     (

@@ -20,6 +20,7 @@ Factors: TypeAlias = tuple[int, ...]
 
 ONE = 0  # the place of the size that is always 1
 _LARGEST = 2**62  # what an int64 sum may reach; beyond, Python's integers compute
+_LARGEST_FLOAT = 2**53  # up to here every whole number is a float
 
 
 class Sizes:
@@ -54,6 +55,21 @@ class Sizes:
         counts = np.array([kept.get(name, count) for name, count in self._full.items()], dtype=np.int64)
         return np.asarray(dense - takes @ (full - counts))
 
+    def of_many(self, names: Sequence[str], counts: Ints) -> Ints:
+        """Return all sizes of many policies, shape ``(num_places, n)``.
+
+        Args:
+            names: what the columns stand for; what is not named is whole.
+            counts: shape ``(n, len(names))``.
+        """
+        dense, takes, full = self._table
+        columns = {name: column for column, name in enumerate(self._full)}
+        known = [(columns[name], place) for place, name in enumerate(names) if name in columns]
+        mine, theirs = [column for column, _ in known], [place for _, place in known]
+        removed = full[mine, None] - counts[:, theirs].T
+        taken = takes[:, mine].astype(np.float64) @ removed.astype(np.float64)  # whole numbers; floats multiply faster
+        return np.asarray(dense[:, None] - taken.astype(np.int64))
+
     @cached_property
     def _table(self) -> tuple[Ints, Ints, Ints]:
         """Return dense sizes ``(num_places,)``, what is taken ``(num_places, num_names)``, and the full counts."""
@@ -75,7 +91,7 @@ class Products:
         self._places: Ints = np.array(padded, dtype=np.intp).reshape(len(factors), width)
 
     def of(self, sizes: Ints) -> Ints:
-        """Return the products, shape ``(num_entries,)``."""
+        """Return the products, shape ``(num_entries,)``; of sizes ``(num_places, n)``, ``(num_entries, n)``."""
         return np.asarray(sizes[self._places].prod(axis=1))
 
 
@@ -103,10 +119,20 @@ class Totals:
         scaled = [[int(c * scale) for c, scale in zip(row, self._scales, strict=True)] for row in rows]
         self._products = Products(list(together))
         self._coefficients: Ints = np.array(scaled, dtype=object)
-        if max(self._products.of(dense.astype(object)) @ self._coefficients, default=0) < _LARGEST:
+        largest = max(self._products.of(dense.astype(object)) @ self._coefficients, default=0)
+        self._fits_floats = largest < _LARGEST_FLOAT
+        if largest < _LARGEST:
             self._coefficients = self._coefficients.astype(np.int64)
 
     def of(self, sizes: Ints) -> tuple[int, ...]:
         """Return every total, rounded down."""
         sums = self._products.of(sizes.astype(self._coefficients.dtype, copy=False)) @ self._coefficients
         return tuple(int(total) // scale for total, scale in zip(sums, self._scales, strict=True))
+
+    def of_many(self, sizes: Ints) -> tuple[Ints, ...]:
+        """Return every total of many policies, each of shape ``(n,)``, for sizes of shape ``(num_places, n)``."""
+        exact = self._coefficients.dtype
+        if self._fits_floats:
+            exact = np.dtype(np.float64)  # whole numbers below 2⁵³, and matrices of floats multiply faster
+        sums = self._coefficients.T.astype(exact) @ self._products.of(sizes.astype(exact))
+        return tuple(total // scale for total, scale in zip(sums, self._scales, strict=True))

@@ -4,6 +4,7 @@
 - ``inner``: only channels inside a residual branch; the residual streams stay whole.
 - ``global``: all channels of the network ranked together, the lowest removed.
 - ``depth``: whole residual blocks, evenly spread, and nothing else. Only if blocks may be dropped.
+- ``knapsack``: the counts at which the measured rises of the loss add up to least. Only with measured sensitivity.
 - ``threshold``: every group as far as the measured error allows, brought to the budget. Only with ``--max-drop``.
 
 Each but ``depth`` lies on the budget like any other proposal. One that cannot reach the budget, or that is the same
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 
 from autoprune.errors import BudgetError
 from autoprune.policy import PruningPolicy
+from autoprune.sensitivity import Sensitivity
 from autoprune.space import Kept, SearchSpace
+from autoprune.study.knapsack import Knapsack, rises_of
 from autoprune.study.project import Projector
 
 Ranking = Mapping[str, NDArray[np.float64]]
@@ -29,7 +32,10 @@ COMPARABLE_BETWEEN_LAYERS = ("fisher", "taylor")  # scores that estimate a chang
 
 
 def baselines(
-    projector: Projector, scores: Mapping[str, Ranking], tolerated: Kept | None = None
+    projector: Projector,
+    scores: Mapping[str, Ranking],
+    tolerated: Kept | None = None,
+    sensitivity: Sensitivity | None = None,
 ) -> dict[str, PruningPolicy]:
     """Return name → policy, in the order they are evaluated.
 
@@ -37,6 +43,7 @@ def baselines(
         projector: the space and the budget.
         scores: criterion → group name → scores of shape ``(num_channels,)``, larger = keep.
         tolerated: group → fewest channels that the measured error allows; ``None`` or empty if not measured.
+        sensitivity: measured curves; ``None`` or without any if not measured.
     """
     if not projector.budget.limits:
         return {}
@@ -44,6 +51,7 @@ def baselines(
         "uniform": lambda: _uniform(projector, _default_importances(projector.space)),
         "inner": lambda: _inner(projector, _default_importances(projector.space)),
         "global": lambda: _global(projector, scores),
+        "knapsack": lambda: _knapsack(projector, _default_importances(projector.space), sensitivity or Sensitivity()),
         "depth": lambda: _depth(projector, _default_importances(projector.space)),
         "threshold": lambda: _threshold(projector, _default_importances(projector.space), tolerated or {}),
     }
@@ -86,6 +94,14 @@ def _depth(projector: Projector, importances: Mapping[str, str]) -> PruningPolic
         if projector.usage(space.settled(kept)) <= 1:
             return space.policy(kept, importances)  # as near to the budget as whole blocks come
     raise BudgetError("dropping blocks alone cannot meet the budget")
+
+
+def _knapsack(projector: Projector, importances: Mapping[str, str], sensitivity: Sensitivity) -> PruningPolicy:
+    if not sensitivity.curves:
+        raise BudgetError("the sensitivity of the groups was not measured")
+    solver = Knapsack(projector)
+    kept = solver.solve({name: rises_of(sensitivity, projector.space, name) for name in solver.names})
+    return projector.space.policy(projector.fit({name: float(n) for name, n in kept.items()}), importances)
 
 
 def _threshold(projector: Projector, importances: Mapping[str, str], tolerated: Kept) -> PruningPolicy:

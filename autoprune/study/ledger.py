@@ -34,8 +34,8 @@ class Proposer(Protocol):
         """Return the absolute limits that candidates are made for."""
         ...  # pragma: no cover
 
-    def next(self, number: int, trials: Sequence[Trial]) -> tuple[ProposingSampler, str]:
-        """Return a sampler for candidate ``number`` and its origin."""
+    def next(self, number: int, trials: Sequence[Trial]) -> tuple[ProposingSampler, str, Budget]:
+        """Return a sampler for candidate ``number``, its origin, and the limits it is made for."""
         ...  # pragma: no cover
 
     def fixed(self, policy: PruningPolicy) -> ProposingSampler:
@@ -64,6 +64,7 @@ class Ledger:
     def __init__(self, url: str, name: str, objectives: Sequence[str], lock: Path) -> None:
         self.objectives = tuple(objectives)
         self._url = url
+        self._memory = records.Memory()
         self._lock = _locked(lock)
         try:
             storage = open_storage(url)
@@ -92,7 +93,7 @@ class Ledger:
     def trials(self) -> list[Trial]:
         """Return every finished trial, by number."""
         with reporting_faults(self._url):
-            return records.read_trials(self._study.get_trials(deepcopy=False))
+            return records.read_trials(self._study.get_trials(deepcopy=False), self._memory)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -134,25 +135,39 @@ class Ledger:
 
     def _ask_next(self, proposer: Proposer, seed: int) -> Candidate:
         stored = self._study.get_trials(deepcopy=False)
-        lost = records.lost_candidates(stored)
+        lost = records.lost_candidates(stored, self._memory)
         if lost:
-            candidate, sampler = lost[0], proposer.fixed(lost[0].policy)
-            record = self._ask(sampler)
-        else:
-            trials = records.read_trials(stored)
-            numbers = [c.number for record in stored if (c := records.read_candidate(record)) is not None]
-            number = max(numbers, default=-1) + 1
-            sampler, origin = proposer.next(number, trials)
-            record = self._ask(sampler)
-            policy = proposer.policy(record.params)
-            candidate = Candidate(number, policy, proposal_seed(seed, number), origin, proposer.budget)
+            return self._store(lost[0], proposer.fixed(lost[0].policy))
+        number = 1 + max((c.number for r in stored if (c := self._memory.candidate(r)) is not None), default=-1)
+        sampler, origin, budget = proposer.next(number, records.read_trials(stored, self._memory))
+        if sampler.decided is not None:
+            policy = proposer.policy(sampler.decided)
+            return self._store(Candidate(number, policy, proposal_seed(seed, number), origin, budget), sampler)
+        self._study.sampler = sampler
+        record = self._study.ask(sampler.space)
+        policy = proposer.policy(record.params)
+        candidate = Candidate(number, policy, proposal_seed(seed, number), origin, budget)
         record.set_user_attr(records.CANDIDATE, records.candidate_record(candidate, self._session))
-        self._asked[candidate.number] = record
+        self._asked[number] = record
         return candidate
 
-    def _ask(self, sampler: ProposingSampler) -> optuna.Trial:
+    def _store(self, candidate: Candidate, sampler: ProposingSampler) -> Candidate:
+        """Store a candidate whose parameters are decided, as running, in one transaction; and return it.
+
+        Asked one by one, each parameter would be a transaction of its own.
+        """
         self._study.sampler = sampler
-        return self._study.ask(sampler.space)
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                params=dict(sampler.decided or {}),
+                distributions=sampler.space,
+                user_attrs={records.CANDIDATE: records.candidate_record(candidate, self._session)},
+            )
+        )
+        newest = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[-1]  # nobody else asks
+        self._asked[candidate.number] = optuna.trial.Trial(self._study, newest._trial_id)
+        return candidate
 
     def tell(self, candidate: Candidate, outcome: Outcome, seconds: Mapping[str, float]) -> Trial:
         """Store how a candidate ended.

@@ -9,9 +9,12 @@ The result uses 98–100 % of the tightest limit wherever channel counts allow i
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autoprune.errors import BudgetError
 from autoprune.metrics import BUDGET_GAP, METRICS, Budget, Measurement
@@ -27,6 +30,10 @@ class Cost(Protocol):
 
     def measure(self, kept: Kept) -> Measurement:
         """Return ``mflops``, ``mparams`` and ``size_mb``."""
+        ...  # pragma: no cover
+
+    def measure_many(self, names: Sequence[str], counts: NDArray[np.int64]) -> Mapping[str, NDArray[np.float64]]:
+        """Return the same of many policies, metric → ``(n,)``; row i of ``counts`` says what policy i keeps."""
         ...  # pragma: no cover
 
 
@@ -58,6 +65,18 @@ class Projector:
         limits = closed_form_part(self.budget).limits
         found = self.cost.measure(kept)
         return max((found[name] / limit.value for name, limit in limits.items()), default=0.0)
+
+    def usages(self, names: Sequence[str], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the same of many policies at once, shape ``(n,)``.
+
+        Args:
+            names: what the columns stand for; what is not named stays whole.
+            counts: what stays, shape ``(n, len(names))``.
+        """
+        limits = closed_form_part(self.budget).limits
+        found = self.cost.measure_many(names, counts)
+        shares = [found[name] / limit.value for name, limit in limits.items()]
+        return np.max(shares, axis=0) if shares else np.zeros(len(counts))
 
     def project(self, policy: PruningPolicy, free: frozenset[str] | None = None) -> PruningPolicy:
         """Return the policy on the budget that is nearest in proportion.

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import optuna
 
 from autoprune.metrics import Budget, Limit, Measurement
 from autoprune.policy import PruningPolicy
+from autoprune.sensitivity import Sensitivity
 from autoprune.space import SearchSpace
 from autoprune.study.baselines import Ranking, baselines
+from autoprune.study.guide import Guide
 from autoprune.study.project import Cost, Projector
 from autoprune.study.sampler import (
-    CHOSEN_BY_AUTO,
+    GUIDED,
     ProposingSampler,
     distributions,
     make_sampler,
@@ -28,6 +32,14 @@ from autoprune.study.sampler import (
 from autoprune.trial import Trial, completed_measurement
 
 RANDOM_DRAWS = 20  # tries at a policy that was not evaluated yet; a tiny space may have none left
+
+
+class Next(NamedTuple):
+    """Hold a sampler that will propose the next candidate, where the proposal comes from, and the budget it lies on."""
+
+    sampler: ProposingSampler
+    origin: str
+    budget: Budget
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class Proposals:
         sampler: name of the sampler.
         seed: the study's seed.
         tolerated: group → fewest channels that the measured error allows, for the threshold baseline.
+        sensitivity: how much the loss rises when each group alone is cut, for the knapsack.
         with_baselines: whether the baselines of a budget are evaluated first.
     """
 
@@ -55,6 +68,23 @@ class Proposals:
     seed: int = 0
     with_baselines: bool = True
     tolerated: Mapping[str, int] = field(default_factory=dict)
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
+
+    @property
+    def chosen_sampler(self) -> str:
+        """Return the sampler's name, with ``auto`` decided: guided, but TPE where masks are searched too."""
+        if self.sampler != "auto":
+            return self.sampler
+        return "tpe" if self.space.mask else GUIDED
+
+    @cached_property
+    def _guide(self) -> Guide:
+        return Guide(self.space, self.cost, self.sensitivity, self.seed)
+
+    @cached_property
+    def _baselines(self) -> dict[str, dict[str, PruningPolicy]]:
+        """Return the baselines of each closed-form budget that was asked about, by its description."""
+        return {}
 
     def check(self) -> None:
         """Raise if no network of the space can meet the closed-form limits.
@@ -64,23 +94,32 @@ class Proposals:
         """
         self.budget.check_reachable(Projector(self.space, self.cost, self.budget).smallest())
 
-    def next(self, number: int, trials: Sequence[Trial]) -> tuple[ProposingSampler, str]:
-        """Return a sampler that will propose candidate ``number``, and where the proposal comes from."""
+    def next(self, number: int, trials: Sequence[Trial]) -> Next:
+        """Return what proposes candidate ``number``."""
         projector = Projector(self.space, self.cost, self._closed_form_budget(trials))
         waiting = self._waiting_baselines(projector, trials)
         if waiting:
             name, policy = next(iter(waiting.items()))
-            return self.fixed(policy), f"baseline:{name}"
-        inner = make_sampler(self.sampler, proposal_seed(self.seed, number))
+            return Next(self.fixed(policy), f"baseline:{name}", self.budget)
+        if self.chosen_sampler == GUIDED:
+            return self._guided(number, trials, projector)
+        inner = make_sampler(self.chosen_sampler, proposal_seed(self.seed, number))
         space = distributions(self.space)
 
         def propose(study: optuna.Study, record: optuna.trial.FrozenTrial) -> dict[str, float | str]:
             proposed = projector.project(self.space.decode(sample_all(inner, space, study, record)))
             return self.space.encode(self._unseen(proposed, projector, number, trials))
 
-        return ProposingSampler(
-            space, propose, inner
-        ), f"sampler:{CHOSEN_BY_AUTO if self.sampler == 'auto' else self.sampler}"
+        return Next(ProposingSampler(space, propose, inner), f"sampler:{self.chosen_sampler}", self.budget)
+
+    def _guided(self, number: int, trials: Sequence[Trial], projector: Projector) -> Next:
+        """Return the guide's proposal, the first of a few that was not evaluated before."""
+        for attempt in range(RANDOM_DRAWS):
+            found = self._guide.propose(number, attempt, trials, projector)
+            if not self._guide.has_seen(found.policy, trials):
+                break
+        budget = found.budget if found.way == "lower" else self.budget
+        return Next(self.fixed(found.policy), f"guided:{found.way}", budget)
 
     def _unseen(
         self, proposed: PruningPolicy, projector: Projector, number: int, trials: Sequence[Trial]
@@ -103,7 +142,7 @@ class Proposals:
     def fixed(self, policy: PruningPolicy) -> ProposingSampler:
         """Return a sampler that proposes one given policy."""
         params = self.space.encode(policy)
-        return ProposingSampler(distributions(self.space), lambda study, record: params)
+        return ProposingSampler(distributions(self.space), lambda study, record: params, decided=params)
 
     def policy(self, params: Mapping[str, float | str]) -> PruningPolicy:
         """Return the policy that stored parameters stand for."""
@@ -113,7 +152,10 @@ class Proposals:
         if not self.with_baselines:
             return {}
         asked = {trial.candidate.origin for trial in trials if trial.candidate.budget == self.budget}
-        found = baselines(projector, self.scores, self.tolerated)
+        found = self._baselines.get(key := str(projector.budget.to_json()))
+        if found is None:
+            found = baselines(projector, self.scores, self.tolerated, self.sensitivity)
+            self._baselines[key] = found
         return {name: policy for name, policy in found.items() if f"baseline:{name}" not in asked}
 
     def _closed_form_budget(self, trials: Sequence[Trial]) -> Budget:

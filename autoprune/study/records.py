@@ -76,23 +76,49 @@ def read_trial(record: FrozenTrial) -> Trial | None:
     return Trial(candidate, outcome_from_json(data["outcome"]), data["seconds"], session)
 
 
+class Memory:
+    """Remember what finished records say, which never changes, so that thousands are not parsed again at each ask."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Candidate | None, Trial | None]] = {}
+
+    def candidate(self, record: FrozenTrial) -> Candidate | None:
+        """Return what :func:`read_candidate` does."""
+        return self._read(record)[0]
+
+    def trial(self, record: FrozenTrial) -> Trial | None:
+        """Return what :func:`read_trial` does."""
+        return self._read(record)[1]
+
+    def _read(self, record: FrozenTrial) -> tuple[Candidate | None, Trial | None]:
+        if record.number in self._known:
+            return self._known[record.number]
+        found = read_trial(record)
+        both = (found.candidate if found else read_candidate(record), found)
+        if record.state.is_finished():
+            self._known[record.number] = both
+        return both
+
+
 def outcome_of(record: FrozenTrial) -> Outcome:
     """Return the outcome that was written for a record, told or not."""
     return outcome_from_json(json.loads(record.user_attrs[OUTCOME])["outcome"])
 
 
-def read_trials(records: Sequence[FrozenTrial]) -> list[Trial]:
+def read_trials(records: Sequence[FrozenTrial], memory: Memory | None = None) -> list[Trial]:
     """Return every finished trial by number."""
-    found = [trial for record in records if (trial := read_trial(record)) is not None]
+    read = memory.trial if memory else read_trial
+    found = [trial for record in records if (trial := read(record)) is not None]
     return sorted(found, key=lambda trial: trial.number)
 
 
-def lost_candidates(records: Sequence[FrozenTrial]) -> list[Candidate]:
+def lost_candidates(records: Sequence[FrozenTrial], memory: Memory | None = None) -> list[Candidate]:
     """Return the candidates that were asked, never finished and are not running, by number."""
+    read = memory.candidate if memory else read_candidate
     lost: dict[int, Candidate] = {}
     alive: set[int] = set()
     for record in records:
-        candidate = read_candidate(record)
+        candidate = read(record)
         if candidate is None:
             continue
         if record.state.is_finished() and OUTCOME not in record.user_attrs:

@@ -22,8 +22,8 @@ from autoprune.errors import UnknownNameError
 from autoprune.space import SearchSpace
 
 Params: TypeAlias = Mapping[str, float | str]
-CHOSEN_BY_AUTO = "tpe"  # multivariate: it models the groups together, and asks in milliseconds
-SAMPLERS = ("auto", "gp", "nsga2", "random", "tpe")
+GUIDED = "guided"
+SAMPLERS = ("gp", "nsga2", "random", "tpe")  # Optuna's; the guided one is ours
 STARTUP_TRIALS = 10
 
 
@@ -41,7 +41,7 @@ def proposal_seed(seed: int, number: int) -> int:
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:
-    """Return one of Optuna's samplers; ``auto`` is multivariate TPE.
+    """Return one of Optuna's samplers: TPE is multivariate, which models the groups together and asks in milliseconds.
 
     Raises:
         UnknownNameError: if the name is not in :data:`SAMPLERS`.
@@ -49,7 +49,7 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     with warnings.catch_warnings():  # multivariate TPE and GP are marked experimental, and chosen on purpose
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:
-            case "auto" | "tpe":
+            case "tpe":
                 return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=STARTUP_TRIALS)
             case "gp":
                 return optuna.samplers.GPSampler(
@@ -69,6 +69,9 @@ class ProposingSampler(BaseSampler):
         space: Optuna's distributions of every parameter.
         propose: (study, trial) → a value for every parameter.
         inner: the sampler to tell about the end of a trial, if any.
+
+    Attributes:
+        decided: the values, where they do not depend on Optuna's study: the ledger then stores them in one go.
     """
 
     def __init__(
@@ -76,8 +79,9 @@ class ProposingSampler(BaseSampler):
         space: dict[str, BaseDistribution],
         propose: Callable[[Study, FrozenTrial], Params],
         inner: BaseSampler | None = None,
+        decided: Params | None = None,
     ) -> None:
-        self.space, self._propose, self._inner = space, propose, inner
+        self.space, self._propose, self._inner, self.decided = space, propose, inner, decided
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the whole space: every parameter is proposed jointly."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,15 @@ class ChainCost:
         mflops = sum(self.positions[name] * pair for name, pair in pairs.items()) / 1e3 + self.constant
         mparams = sum(pairs.values()) / 1e3
         return Measurement({"mflops": mflops, "mparams": mparams, "size_mb": 4 * mparams})
+
+    def measure_many(self, names: Sequence[str], counts: Any) -> dict[str, Any]:
+        return measured_many(self.measure, names, counts)
+
+
+def measured_many(measure: Callable[[Kept], Measurement], names: Sequence[str], counts: Any) -> dict[str, Any]:
+    """Return what ``CostModel.measure_many`` does, one policy at a time."""
+    found = [measure(dict(zip(names, row, strict=True))).values for row in counts.tolist()]
+    return {name: np.array([each[name] for each in found]) for name in found[0]} if found else {}
 
 
 def space_of(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from study_fakes import chain_cost, full_cost, space_of
+from study_fakes import chain_cost, full_cost, measured_many, space_of
 
 from autoprune.metrics import Budget, Limit, Measurement
 from autoprune.space import Block, SearchSpace
@@ -168,6 +169,9 @@ class DeepCost:
     def measure(self, kept: Mapping[str, int]) -> Measurement:
         alive = {"g0": 1, "g1": kept["b0"], "g2": kept["b1"], "g3": kept["b2"]}
         return Measurement({"mflops": float(sum(kept[name] * on for name, on in alive.items()))})
+
+    def measure_many(self, names: Sequence[str], counts: Any) -> dict[str, Any]:
+        return measured_many(self.measure, names, counts)
 
 
 def deep_space() -> SearchSpace:

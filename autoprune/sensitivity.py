@@ -1,0 +1,104 @@
+"""How much the loss rises when each group, or block, is cut alone: plain data, its curves, its JSON.
+
+Measured once per study by :mod:`autoprune.rises`; read by the knapsack, by the sampler and by the report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+VERSION = 1
+_LEAST = 1e-4  # a rise of the loss below this is none; keeps logarithms finite and larger cuts dearer
+_EXPONENTS = (1.0, 8.0)  # of a rise as a power of the sparsity, beyond the levels that were measured
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Hold what cutting one group alone does.
+
+    Attributes:
+        full: channels of the group in the dense network, 1 for a block.
+        rises: count kept → loss with it − loss of the dense network.
+    """
+
+    full: int
+    rises: Mapping[int, float]
+
+    def at(self, counts: tuple[int, ...]) -> Floats:
+        """Return the rise at any counts, shape ``(len(counts),)``: ≥ 0, 0 for the whole group, never falling.
+
+        Between measured levels, log rise is linear in log sparsity, so that a curve is a chain of powers; beyond them
+        the outermost power goes on, its exponent kept in [1, 8].
+
+        >>> Curve(8, {6: 0.1, 4: 0.4}).at((2, 4, 5, 6, 8)).round(3).tolist()
+        [0.9, 0.4, 0.225, 0.1, 0.0]
+        """
+        sparsity = np.array([1 - count / self.full for count in sorted(self.rises, reverse=True)])
+        rise = np.maximum.accumulate([max(_LEAST, self.rises[count]) for count in sorted(self.rises, reverse=True)])
+        sparsity, rise = sparsity[sparsity > 0], rise[sparsity > 0]
+        wanted = 1 - np.array(counts) / self.full
+        found = np.zeros(len(counts))
+        if len(rise):
+            found[wanted > 0] = np.exp(_chained(np.log(wanted[wanted > 0]), np.log(sparsity), np.log(rise)))
+        return found
+
+
+def _chained(x: Floats, known_x: Floats, known_y: Floats) -> Floats:
+    """Return y at x through known points, straight on beyond them."""
+    slopes = np.diff(known_y) / np.diff(known_x) if len(known_x) > 1 else np.array([2.0])
+    first, last = np.clip((slopes[0], slopes[-1]), *_EXPONENTS)
+    inside = np.interp(x, known_x, known_y)
+    before, beyond = known_y[0] + first * (x - known_x[0]), known_y[-1] + last * (x - known_x[-1])
+    return np.where(x < known_x[0], before, np.where(x > known_x[-1], beyond, inside))
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Hold the curves of a study.
+
+    Attributes:
+        curves: group or block → curve; empty if they were not measured.
+        dense_loss: of the dense network on the same images.
+        seconds: spent on it.
+        settings: what it was measured with.
+    """
+
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    dense_loss: float = 0.0
+    seconds: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return a JSON document."""
+        curves = {
+            name: {"full": curve.full, "rises": {str(count): rise for count, rise in curve.rises.items()}}
+            for name, curve in self.curves.items()
+        }
+        head = {"version": VERSION, "settings": dict(self.settings), "dense_loss": self.dense_loss}
+        return json.dumps({**head, "seconds": self.seconds, "curves": curves}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Sensitivity:
+        """Return what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        try:
+            data = json.loads(text)
+            if data["version"] != VERSION:
+                raise ValueError(f"version {data['version']}; this autoprune reads version {VERSION}")
+            curves = {
+                name: Curve(each["full"], {int(count): float(rise) for count, rise in each["rises"].items()})
+                for name, each in data["curves"].items()
+            }
+            return cls(curves, data["dense_loss"], data["seconds"], data["settings"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a sensitivity document ({type(error).__name__}: {error})") from error

@@ -1,0 +1,221 @@
+"""Propose policies that start from the knapsack and deviate where the trials say so: the default sampler.
+
+Four ways, by chance: a knapsack solved for weights drawn from what the trials teach (:mod:`.surrogate`), boldly or
+close to the best guess; a mutation of one of the best; a crossing of two of them; and the same as the first for a lower
+budget, so that one study serves later, smaller ones. Every proposal lies on its budget.
+
+A proposal is a function of the study's seed, its number, and the stored trials.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.metrics import METRICS, Budget, Limit, Measurement
+from autoprune.policy import PruningPolicy
+from autoprune.sensitivity import Sensitivity
+from autoprune.space import SearchSpace
+from autoprune.study.knapsack import Knapsack, Penalties, rises_of
+from autoprune.study.project import Cost, Projector, closed_form_part
+from autoprune.study.surrogate import Belief, Evidence, draw
+from autoprune.trial import Trial, completed_measurement
+
+Rng = np.random.Generator
+Ints = NDArray[np.int64]
+ELITES = 5
+MOST_TRIALS = 400  # that are learnt from: the latest; more would only cost time
+_TRADES = 5  # rounds in the knapsack of a proposal
+_BOLD, _TIMID = 1.0, 0.3
+_DOUBT_MIXED = 0.1  # on a criterion's effect in one group, where a proposal mixes criteria
+_LOWEST_SHARE = 0.5  # of the budget, that lower budgets are drawn down to
+_WAYS = {"drawn": 0.55, "mutated": 0.15, "crossed": 0.1, "lower": 0.2}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Hold a policy, which way it was found, and the budget it lies on."""
+
+    policy: PruningPolicy
+    way: str
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Propose policies over one space.
+
+    Attributes:
+        space: groups and blocks; masks are not its business.
+        cost: closed-form costs.
+        sensitivity: measured curves; where there is none, the square of the sparsity stands for the rise.
+        seed: the study's seed.
+    """
+
+    space: SearchSpace
+    cost: Cost
+    sensitivity: Sensitivity
+    seed: int
+    _seen: dict[int, tuple[Ints, Ints]] = field(default_factory=dict, compare=False)
+
+    def propose(self, number: int, attempt: int, trials: Sequence[Trial], projector: Projector) -> Proposal:
+        """Return one proposal.
+
+        Args:
+            number: of the candidate.
+            attempt: counts up if the last proposal was no use.
+            trials: what is stored.
+            projector: onto the budget of this run; without limits a number of MFLOPs is drawn each time.
+        """
+        rng = np.random.default_rng([self.seed, number, attempt])
+        elites = self._elites(trials, projector.budget)
+        way = str(rng.choice(list(_WAYS), p=list(_WAYS.values())))
+        if len(elites) < 2 and way in ("mutated", "crossed"):
+            way = "drawn"
+        onto = projector
+        if way == "lower" or not closed_form_part(projector.budget).limits:
+            onto = Projector(self.space, self.cost, self._lower(projector, rng))
+            way = "lower"
+        if way in ("mutated", "crossed"):
+            first, second = (elites[int(i)] for i in rng.choice(len(elites), 2, replace=False))
+            policy = self._mutated(first, onto, rng) if way == "mutated" else self._crossed(first, second, onto, rng)
+        else:
+            belief = draw(self._evidence(trials), rng, _BOLD if rng.random() < 0.5 else _TIMID)
+            policy = self._drawn(belief, onto, rng)
+        return Proposal(policy, way, onto.budget)
+
+    def has_seen(self, policy: PruningPolicy, trials: Sequence[Trial]) -> bool:
+        """Return whether a policy was evaluated before: it would only score the same."""
+        known = {self._key(*self._row(trial)) for trial in trials}
+        return self._key(*self._places(policy)) in known
+
+    # ways
+
+    def _drawn(self, belief: Belief, onto: Projector, rng: Rng) -> PruningPolicy:
+        penalties: Penalties = {
+            name: belief.penalty(place, rises)
+            for place, (name, rises) in enumerate(zip(self._names, self._rises, strict=True))
+        }
+        kept = Knapsack(onto, _TRADES).solve(penalties)
+        return self.space.policy(onto.fit(_floats(kept)), self._criteria(belief, rng))
+
+    def _criteria(self, belief: Belief, rng: Rng) -> dict[str, str]:
+        """Return for each group the criterion that the draw makes best, with some chance for any other."""
+        worth = dict(zip(self._all_criteria, belief.criteria, strict=True))
+        mixed = rng.random() < 0.5
+        return {
+            name: min(known, key=lambda criterion: worth[criterion] + (rng.normal(0, _DOUBT_MIXED) if mixed else 0.0))
+            for name, known in self.space.importances.items()
+        }
+
+    def _mutated(self, parent: PruningPolicy, onto: Projector, rng: Rng) -> PruningPolicy:
+        """Change how much a few groups keep, perhaps a block, and perhaps a criterion."""
+        wanted = _floats(self.space.kept(parent))
+        for name in rng.choice(self._names, min(len(self._names), int(rng.integers(1, 5))), replace=False):
+            if name in self.space.block_names:
+                wanted[name] = 1 - wanted[name]
+            else:
+                wanted[name] = float(np.clip(wanted[name] * math.exp(rng.normal(0, 0.3)), 1, self.space.full[name]))
+        criteria = {name: group.importance for name, group in parent.groups.items()}
+        if rng.random() < 0.5:
+            changed = str(rng.choice(list(self.space.by_name)))
+            criteria[changed] = str(rng.choice(self.space.importances[changed]))
+        return self._onto(wanted, criteria, onto)
+
+    def _crossed(self, one: PruningPolicy, other: PruningPolicy, onto: Projector, rng: Rng) -> PruningPolicy:
+        """Take each group from either parent."""
+        kept, others = self.space.kept(one), self.space.kept(other)
+        wanted, criteria = _floats(kept), {name: group.importance for name, group in one.groups.items()}
+        for name in self._names:
+            if rng.random() < 0.5:
+                wanted[name] = float(others[name])
+                if name in other.groups:
+                    criteria[name] = other.groups[name].importance
+        return self._onto(wanted, criteria, onto)
+
+    def _onto(self, wanted: Mapping[str, float], criteria: Mapping[str, str], onto: Projector) -> PruningPolicy:
+        return onto.project(
+            self.space.policy({name: self.space.nearest(name, count) for name, count in wanted.items()}, criteria)
+        )
+
+    def _lower(self, projector: Projector, rng: Rng) -> Budget:
+        """Return a lower budget that can still be reached; without limits some number of MFLOPs."""
+        smallest = projector.smallest()
+        limits = closed_form_part(projector.budget).limits
+        if not limits:
+            dense = self.cost.measure(self.space.full)["mflops"]
+            least = 1.05 * smallest["mflops"]
+            return Budget({"mflops": Limit(float(np.exp(rng.uniform(math.log(least), math.log(max(dense, least))))))})
+        share = float(rng.uniform(_LOWEST_SHARE, 1.0))
+        lowest = {name: min(limit.value, 1.05 * smallest[name]) for name, limit in limits.items()}
+        return Budget({name: Limit(max(limit.value * share, lowest[name])) for name, limit in limits.items()})
+
+    # what is known
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [name for name in self.space.choices if name in self.space.by_name or name in self.space.block_names]
+
+    @cached_property
+    def _rises(self) -> list[NDArray[np.float64]]:
+        """Return the rise of each count of each group or block."""
+        return [rises_of(self.sensitivity, self.space, name) for name in self._names]
+
+    @cached_property
+    def _all_criteria(self) -> list[str]:
+        return list(dict.fromkeys(c for known in self.space.importances.values() for c in known))
+
+    def _evidence(self, trials: Sequence[Trial]) -> Evidence:
+        """Return what the latest trials say."""
+        latest = [(trial, completed_measurement(trial)) for trial in trials[-MOST_TRIALS:]]
+        known = [(trial, m) for trial, m in latest if m is not None and m.values.get("loss", 0.0) > 0]
+        rows = [self._row(trial) for trial, _ in known]
+        tables = self._rises
+        rises = np.array([[tables[place][k] for place, k in enumerate(kept)] for kept, _ in rows])
+        shape = (len(rows), len(self._names))
+        return Evidence(
+            rises.reshape(shape),
+            np.array([criteria for _, criteria in rows], dtype=np.int64).reshape(shape),
+            np.log([m["loss"] for _, m in known]),
+            len(self._all_criteria),
+        )
+
+    def _row(self, trial: Trial) -> tuple[Ints, Ints]:
+        """Return the places of a trial's policy, worked out once."""
+        if trial.number not in self._seen:
+            self._seen[trial.number] = self._places(trial.candidate.policy)
+        return self._seen[trial.number]
+
+    def _places(self, policy: PruningPolicy) -> tuple[Ints, Ints]:
+        """Return where a policy's counts are among the choices, and its criteria among all of them."""
+        kept = self.space.kept(policy)
+        places = {name: place for place, name in enumerate(self._all_criteria)}
+        counts = [self.space.choices[name].index(kept[name]) for name in self._names]
+        criteria = [places.get(policy.groups[n].importance, 0) if n in policy.groups else 0 for n in self._names]
+        return np.array(counts, dtype=np.int64), np.array(criteria, dtype=np.int64)
+
+    @staticmethod
+    def _key(counts: Ints, criteria: Ints) -> bytes:
+        return counts.tobytes() + criteria.tobytes()
+
+    def _elites(self, trials: Sequence[Trial], budget: Budget) -> list[PruningPolicy]:
+        """Return the best few policies that use up this budget, by validation loss."""
+        found = [(m.values.get("loss", math.inf), t.number, t.candidate.policy) for t, m in _within(trials, budget)]
+        return [policy for _, _, policy in sorted(found, key=lambda each: each[:2])[:ELITES]]
+
+
+def _within(trials: Sequence[Trial], budget: Budget) -> list[tuple[Trial, Measurement]]:
+    """Return completed trials that meet a budget and nearly use it up."""
+    known = [(trial, m) for trial in trials if (m := completed_measurement(trial)) is not None]
+    fitting = [(trial, m) for trial, m in known if budget.admits(m)]
+    limits = {name: limit for name, limit in budget.limits.items() if METRICS[name].closed_form}
+    return [(t, m) for t, m in fitting if not limits or max(m[n] / limit.value for n, limit in limits.items()) > 0.95]
+
+
+def _floats(kept: Mapping[str, int]) -> dict[str, float]:
+    return {name: float(count) for name, count in kept.items()}
