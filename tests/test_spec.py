@@ -251,7 +251,8 @@ def test_all_faults_of_all_layers_are_reported_at_once() -> None:
         ({"space": {"round_to": 3}}, f"space.round_to: given 3 in {FILE}; expected one of 1, 2, 4, 8, 16"),
         (
             {"sampler": "nsga"},
-            f"sampler: given 'nsga' in {FILE}; expected one of auto, guided, tpe, gp, nsga2, random; did you mean 'nsga2'?",
+            f"sampler: given 'nsga' in {FILE}; expected one of auto, guided, tpe, gp, nsga2, random; "
+            "did you mean 'nsga2'?",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -8,6 +8,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cut_networks import CUT_CASES, really
@@ -52,6 +53,19 @@ def test_the_closed_form_is_the_count_on_the_smaller_network(name: str, data: st
 
 
 @pytest.mark.parametrize("name", CUT_CASES)
+def test_many_policies_cost_what_each_of_them_does(name: str) -> None:
+    model, channels = model_of(name), CUT_CASES[name].channels
+    rng, names = np.random.default_rng(0), sorted(channels)
+    counts = np.stack([rng.integers(1, channels[group] + 1, 20) for group in names], axis=1)
+    many = model.measure_many([*names, "somewhere:weights"], np.column_stack([counts, np.full(20, 3)]))
+    for row in range(20):
+        one = model.measure(dict(zip(names, counts[row].tolist(), strict=True)))
+        assert {metric: values[row] for metric, values in many.items()} == one.values
+    partly = model.measure_many(names[:1], counts[:, :1])
+    assert partly["mflops"][3] == model.measure({names[0]: int(counts[3, 0])})["mflops"]
+
+
+@pytest.mark.parametrize("name", CUT_CASES)
 def test_keeping_more_of_a_group_always_costs_more(name: str) -> None:
     model = model_of(name)
     for group, full in CUT_CASES[name].channels.items():
@@ -84,6 +98,7 @@ def test_totals_beyond_64_bits_and_broken_uses_are_exact() -> None:
     totals = Totals([((place,) * 4, (1,)), ((place,), (Fraction(1, 3),)), ((), (Fraction(2, 3),))], sizes.of({}))
     for count in (1, 4, 2**20):
         assert totals.of(sizes.of({"a": count})) == (count**4 + (count + 2) // 3,)
+        assert totals.of_many(sizes.of_many(["a"], np.array([[count]])))[0].tolist() == [count**4 + (count + 2) // 3]
 
 
 @pytest.mark.parametrize(

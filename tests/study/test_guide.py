@@ -1,0 +1,130 @@
+"""The guided sampler: on the budget, never the same twice, a function of what is stored, and better with evidence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study_fakes import chain_cost, make_proposals, open_ledger, space_of
+
+from autoprune.metrics import Budget, Measurement
+from autoprune.policy import PruningPolicy
+from autoprune.sensitivity import Curve, Sensitivity
+from autoprune.study.project import FILL_TO, Projector
+from autoprune.study.proposals import Proposals
+from autoprune.trial import Candidate, Completed, Trial
+
+WIDTHS = (16, 32, 24, 48, 16)
+TRUE_WEIGHTS = np.array([3.0, 0.3, 1.0, 0.3, 2.0])
+
+
+def guided(share: float = 0.5, seed: int = 0, measured: bool = True, with_baselines: bool = False) -> Proposals:
+    proposals = make_proposals(WIDTHS, sampler="guided", share=share, seed=seed, with_baselines=with_baselines)
+    curves = {
+        name: Curve(full, {full: 0.0, full // 2: 0.1, full // 4: 0.5}) for name, full in proposals.space.full.items()
+    }
+    return replace(proposals, sensitivity=Sensitivity(curves if measured else {}))
+
+
+def true_loss(proposals: Proposals, policy: PruningPolicy) -> float:
+    """Return a loss in which groups hurt by weights that the measured curves do not tell."""
+    kept, full = proposals.space.kept(policy), proposals.space.full
+    cut = np.array([1 - kept[name] / full[name] for name in full])
+    return float(np.exp(-1 + (TRUE_WEIGHTS[: len(cut)] * cut**2).sum()))
+
+
+def told(proposals: Proposals, count: int, worst: bool = False) -> list[Trial]:
+    """Return the trials of a search; ``worst`` hands it the opposite of the truth."""
+    trials: list[Trial] = []
+    for number in range(count):
+        found = proposals.next(number, trials)
+        policy = proposals.policy(found.sampler.decided or {})
+        loss = true_loss(proposals, policy)
+        exact = proposals.cost.measure(proposals.space.kept(policy))
+        measured = exact.merged(Measurement({"accuracy": 1 / (1 + loss), "loss": 1 / loss if worst else loss}))
+        candidate = Candidate(number, policy, 0, found.origin, found.budget)
+        trials.append(Trial(candidate, Completed(measured), {}, 0))
+    return trials
+
+
+@pytest.mark.parametrize("measured", [True, False], ids=["measured", "skipped"])
+def test_every_proposal_lies_on_its_budget_and_is_new(measured: bool) -> None:
+    proposals = guided(measured=measured)
+    trials = told(proposals, 40)
+    for trial in trials:
+        usage = Projector(proposals.space, proposals.cost, trial.candidate.budget).usage(
+            proposals.space.kept(trial.candidate.policy)
+        )
+        assert FILL_TO <= usage <= 1
+    assert len({trial.candidate.policy.to_json() for trial in trials}) == 40
+    ways = {trial.candidate.origin for trial in trials}
+    assert ways == {"guided:drawn", "guided:mutated", "guided:crossed", "guided:lower"}
+
+
+def test_lower_budgets_are_marked_as_such() -> None:
+    proposals = guided()
+    for trial in told(proposals, 40):
+        limit = trial.candidate.budget.limits["mflops"].value
+        if trial.candidate.origin == "guided:lower":
+            assert limit < proposals.budget.limits["mflops"].value
+        else:
+            assert trial.candidate.budget == proposals.budget
+
+
+def test_it_finds_better_than_the_knapsack_where_the_curves_are_wrong() -> None:
+    proposals = guided(with_baselines=True)
+    trials = told(proposals, 60)
+    on_budget = {
+        t.candidate.origin: true_loss(proposals, t.candidate.policy) for t in trials if t.candidate.is_baseline
+    }
+    searched = [
+        true_loss(proposals, t.candidate.policy)
+        for t in trials
+        if not t.candidate.is_baseline and t.candidate.budget == proposals.budget
+    ]
+    assert "baseline:knapsack" in on_budget
+    assert min(searched) < 0.97 * min(on_budget.values())
+    assert np.median(searched[-10:]) < np.median(searched[:10]), "it comes to propose better ones"
+
+
+def test_it_depends_on_what_it_was_told() -> None:
+    proposals = guided()
+    one, other = told(proposals, 12), told(proposals, 12, worst=True)
+    assert [t.candidate.policy for t in one] != [t.candidate.policy for t in other]
+
+
+def test_it_is_a_function_of_seed_number_and_trials() -> None:
+    first, again = told(guided(), 15), told(guided(), 15)
+    assert [t.candidate for t in first] == [t.candidate for t in again]
+    assert [t.candidate.policy for t in first] != [t.candidate.policy for t in told(guided(seed=1), 15)]
+
+
+def test_without_a_budget_it_explores_all_of_them() -> None:
+    proposals = replace(guided(), budget=Budget())
+    costs = [t.outcome.measurement["mflops"] for t in told(proposals, 30) if isinstance(t.outcome, Completed)]
+    dense = proposals.cost.measure(proposals.space.full)["mflops"]
+    assert min(costs) < 0.3 * dense
+    assert max(costs) > 0.7 * dense
+
+
+def test_one_group_only_and_a_budget_near_the_floor() -> None:
+    proposals = make_proposals((16,), sampler="guided", share=0.5)
+    assert told(proposals, 3)
+    space = space_of((8, 8))
+    cost = chain_cost(space)
+    least = cost.measure({name: counts[0] for name, counts in space.choices.items()})["mflops"]
+    near = replace(make_proposals((8, 8), sampler="guided"), budget=Budget.parse({"mflops": 1.02 * least}))
+    for trial in told(near, 3):
+        assert near.budget.admits(near.cost.measure(near.space.kept(trial.candidate.policy)))
+
+
+def test_a_stored_study_asks_the_same_after_a_kill(tmp_path: Path) -> None:
+    """What is asked is stored at once, with its own budget, and asked again by the next process."""
+    proposals = guided()
+    with open_ledger(tmp_path) as ledger:
+        asked = ledger.ask(proposals, 0)
+    with open_ledger(tmp_path) as ledger:
+        assert ledger.reclaimed == 1
+        assert ledger.ask(proposals, 0) == asked

@@ -1,0 +1,127 @@
+"""The knapsack: within the budget, no worse than any simple policy, and as good as trying everything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from study_fakes import chain_cost, full_cost, measured_many, space_of
+
+from autoprune.metrics import Budget, Limit, Measurement
+from autoprune.sensitivity import Curve, Sensitivity
+from autoprune.space import Block, Kept, SearchSpace
+from autoprune.study.knapsack import Knapsack, rises_of
+from autoprune.study.project import Projector
+
+Penalties = dict[str, NDArray[np.float64]]
+
+
+def projector_of(space: SearchSpace, share: float) -> Projector:
+    cost = chain_cost(space)
+    return Projector(space, cost, Budget({"mflops": Limit(share * full_cost(space, cost)["mflops"])}))
+
+
+def random_penalties(space: SearchSpace, seed: int, power: float = 2.0) -> Penalties:
+    """Return penalties that rise with the sparsity, some groups a hundred times as fast as others."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: float(10 ** rng.uniform(-2, 0)) * (1 - np.array(choices) / choices[-1]) ** power
+        for name, choices in space.choices.items()
+    }
+
+
+def best_of_all(projector: Projector, penalties: Penalties) -> float:
+    """Return the least sum of penalties within the budget, by trying every policy."""
+    names = list(projector.space.choices)
+    kept = np.array(list(product(*projector.space.choices.values())))
+    fits = projector.usages(names, kept) <= 1
+    tables = [dict(zip(projector.space.choices[name], penalties[name], strict=True)) for name in names]
+    return min(sum(table[k] for table, k in zip(tables, row, strict=True)) for row in kept[fits].tolist())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_it_is_nearly_as_good_as_trying_everything(seed: int) -> None:
+    space = space_of((6, 8, 9, 8), max_sparsity=0.8)
+    projector, penalties = projector_of(space, 0.45), random_penalties(space, seed)
+    knapsack = Knapsack(projector)
+    kept = knapsack.solve(penalties)
+    assert projector.usage(kept) <= 1
+    assert knapsack.penalty(kept, penalties) <= 1.15 * best_of_all(projector, penalties) + 1e-9
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    widths=st.lists(st.integers(2, 40), min_size=1, max_size=6),
+    share=st.floats(0.15, 1.1),
+    seed=st.integers(0, 99),
+    round_to=st.sampled_from([1, 4]),
+)
+def test_it_fits_wherever_anything_does_and_beats_the_uniform_policy(
+    widths: list[int], share: float, seed: int, round_to: int
+) -> None:
+    space = space_of(widths, round_to=round_to)
+    projector, penalties = projector_of(space, share), random_penalties(space, seed)
+    knapsack = Knapsack(projector)
+    kept = knapsack.solve(penalties)
+    assert all(kept[name] in space.choices[name] for name in kept)
+    if projector.usage({name: counts[0] for name, counts in space.choices.items()}) > 1:
+        return
+    assert projector.usage(kept) <= 1
+    uniform = projector.fit({name: count / 2 for name, count in space.full.items()})
+    # a coarse round_to or a handful of groups leaves few policies to trade among
+    assert knapsack.penalty(kept, penalties) <= knapsack.penalty(uniform, penalties) * 1.1 + 0.02
+
+
+def test_what_hurts_least_goes_first() -> None:
+    space = space_of((16, 16, 16))
+    penalties = {"g0": 1.0, "g1": 0.001, "g2": 1.0}
+    projector = projector_of(space, 0.6)
+    squares = {name: scale * (1 - np.array(space.choices[name]) / 16) ** 2 for name, scale in penalties.items()}
+    kept = Knapsack(projector).solve(squares)
+    assert kept["g1"] < min(kept["g0"], kept["g2"])
+
+
+def test_a_needless_budget_cuts_nothing() -> None:
+    space = space_of((8, 8))
+    assert Knapsack(projector_of(space, 1.0)).solve(random_penalties(space, 0)) == space.full
+
+
+def test_an_impossible_budget_gives_the_smallest_network() -> None:
+    space = space_of((8, 8), max_sparsity=0.5)
+    smallest = {name: counts[0] for name, counts in space.choices.items()}
+    assert Knapsack(projector_of(space, 0.01)).solve(random_penalties(space, 0)) == smallest
+
+
+class BlockCost:
+    """Cost each group its channels, the second one only while its block is there."""
+
+    def measure(self, kept: Kept) -> Measurement:
+        return Measurement({"mflops": float(kept["g0"] + kept["g1"] * kept.get("b", 1))})
+
+    def measure_many(self, names: Any, counts: Any) -> dict[str, Any]:
+        return measured_many(self.measure, names, counts)
+
+
+@pytest.mark.parametrize(("rise", "is_dropped"), [(0.01, True), (9.0, False)])
+def test_a_block_goes_if_that_hurts_less_than_thinning(rise: float, is_dropped: bool) -> None:
+    space = replace(space_of((16, 16)), blocks=(Block("b", ("g1",)),))
+    projector = Projector(space, BlockCost(), Budget({"mflops": Limit(17)}))
+    thinning = (1 - np.array(space.choices["g0"]) / 16) ** 2
+    kept = Knapsack(projector).solve({"g0": thinning, "g1": thinning, "b": np.array([rise, 0.0])})
+    assert (kept["b"] == 0) is is_dropped
+    if is_dropped:
+        assert kept["g1"] == 16, "what a dropped block holds is whole, so that equal networks have equal counts"
+        assert kept["g0"] == 16
+
+
+def test_rises_are_measured_or_else_the_square_of_the_sparsity() -> None:
+    space = space_of((4, 4), max_sparsity=0.8)
+    sensitivity = Sensitivity({"g0": Curve(4, {4: 0.0, 2: 0.3}), "g1": Curve(9, {9: 0.0, 2: 0.3})})
+    assert rises_of(sensitivity, space, "g0")[1] == pytest.approx(0.3)
+    assert rises_of(sensitivity, space, "g1").tolist() == [9 / 16, 1 / 4, 1 / 16, 0], "a curve of another network"

@@ -1,0 +1,121 @@
+"""How sensitivity is measured: once per study, in rounds, the most telling first, and never when it is not wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from autoprune.folder import StudyFolder
+from autoprune.pruning.groups import find_groups
+from autoprune.pruning.importance import Calibration, score_groups
+from autoprune.pruning.prune import Pruner
+from autoprune.rises import Expected, Probe, sensitivity_of
+from autoprune.sections import SensitivitySpec
+from autoprune.sensitivity import Sensitivity
+from autoprune.space import SearchSpace
+from autoprune.training.arrays import Arrays, ArrayTask
+from autoprune.training.runtime import resolve_runtime
+
+LONG = Expected(trials=10_000, trained=1000, scored=100)
+SHORT = Expected(trials=1, trained=0, scored=1)
+
+
+@dataclass
+class Heard:
+    """Listen to what is said."""
+
+    said: list[str] = field(default_factory=list)
+
+    def __call__(self, message: str) -> None:
+        self.said.append(message)
+
+
+def build() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    ).eval()
+
+
+def probe_of(network: nn.Module) -> Probe:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (160, 1, 8, 8), generator=generator).to(torch.uint8)
+    labels = torch.arange(160) % 3
+    task = ArrayTask("noise", Arrays(images[:96], labels[:96]), Arrays(images[96:], labels[96:]))
+    groups = find_groups(network, torch.rand(2, 1, 8, 8)).cuttable
+    space = SearchSpace(groups, {group.name: ("l2",) for group in groups})
+    scores = score_groups(network, groups, ["l2"], Calibration([], 0, (1, 8, 8)))
+    return Probe(Pruner(network, space, scores), task, resolve_runtime("cpu", "fp32", "contiguous", 1), 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    return StudyFolder(tmp_path)
+
+
+def measure(folder: StudyFolder, expected: Expected = LONG, **wish: Any) -> tuple[Sensitivity, Heard]:
+    heard = Heard()
+    return sensitivity_of(probe_of(build()), SensitivitySpec(**wish), expected, folder, heard), heard
+
+
+def test_every_group_is_cut_to_half_and_a_quarter_and_compared_with_the_dense_network(folder: StudyFolder) -> None:
+    found, heard = measure(folder)
+    assert set(found.curves) == {"0", "3"}
+    for name, full in (("0", 8), ("3", 16)):
+        assert found.curves[name].full == full
+        assert {full, full // 2, full // 4} <= set(found.curves[name].rises)
+        assert found.curves[name].rises[full] == 0.0
+    probe = probe_of(build())
+    images = found.settings["images"]
+    assert found.dense_loss == pytest.approx(probe.loss({}, images))
+    assert found.curves["3"].rises[4] == pytest.approx(probe.loss({"3": 4}, images) - found.dense_loss)
+    assert "measuring how sensitive 2 groups and blocks are" in heard.said[0]
+
+
+def test_it_is_measured_once_and_then_read(folder: StudyFolder) -> None:
+    first, _ = measure(folder)
+    again, heard = measure(folder)
+    assert again == first
+    assert not heard.said
+
+
+NO_CURVES = Sensitivity().to_json()
+
+
+@pytest.mark.parametrize("damage", ["", '{"version": 1, "cur', NO_CURVES])
+def test_a_file_cut_short_or_of_other_groups_is_measured_again(folder: StudyFolder, damage: str) -> None:
+    folder.sensitivity.write_text(damage)
+    found, heard = measure(folder)
+    assert set(found.curves) == {"0", "3"}
+    assert heard.said
+
+
+def test_it_is_skipped_if_it_is_not_wanted(folder: StudyFolder) -> None:
+    found, heard = measure(folder, enabled=False)
+    assert not found.curves
+    assert not heard.said
+    assert not folder.sensitivity.exists()
+
+
+def test_a_short_search_gets_the_first_round_only(folder: StudyFolder) -> None:
+    found, _ = measure(folder, SHORT)
+    assert {name: set(curve.rises) for name, curve in found.curves.items()} == {"0": {8, 4}, "3": {16, 8}}
+
+
+def test_the_dense_network_stays_as_it_was(folder: StudyFolder) -> None:
+    network = build()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    sensitivity_of(probe_of(network), SensitivitySpec(), LONG, folder, Heard())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

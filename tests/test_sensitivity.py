@@ -1,0 +1,48 @@
+"""Curves of what cutting one group alone does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprune.sensitivity import Curve, Sensitivity
+
+RISES = st.dictionaries(st.integers(1, 31), st.floats(-0.5, 20), min_size=1, max_size=5)
+
+
+@given(rises=RISES)
+def test_a_curve_is_zero_for_the_whole_group_and_never_falls(rises: dict[int, float]) -> None:
+    found = Curve(32, {32: 0.0, **rises}).at(tuple(range(1, 33)))
+    assert found[-1] == 0
+    assert (np.diff(found) <= 1e-12).all()
+    assert np.isfinite(found).all()
+    assert (found[:-1] > 0).all()
+
+
+@given(rises=st.dictionaries(st.integers(1, 31), st.floats(0.001, 20), min_size=1, max_size=5))
+def test_a_curve_that_rises_goes_through_what_was_measured(rises: dict[int, float]) -> None:
+    kept = sorted(rises, reverse=True)
+    rising = dict(zip(kept, np.cumsum([rises[count] for count in kept]), strict=True))
+    assert Curve(32, rising).at(tuple(kept)) == pytest.approx(list(rising.values()))
+
+
+def test_a_block_has_two_counts() -> None:
+    assert Curve(1, {1: 0.0, 0: 0.25}).at((0, 1)).tolist() == [pytest.approx(0.25), 0.0]
+
+
+def test_a_group_that_was_never_cut_has_no_rise() -> None:
+    assert Curve(4, {4: 0.0}).at((1, 4)).tolist() == [0, 0]
+
+
+@given(curves=st.dictionaries(st.text(min_size=1), RISES))
+def test_json_round_trip_is_identity(curves: dict[str, dict[int, float]]) -> None:
+    document = Sensitivity({name: Curve(32, rises) for name, rises in curves.items()}, 0.3, 1.5, {"images": 8})
+    assert Sensitivity.from_json(document.to_json()) == document
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 2}', '{"version": 1, "curves": 3}'])
+def test_another_document_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="."):
+        Sensitivity.from_json(text)
