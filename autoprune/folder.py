@@ -79,6 +79,11 @@ class StudyFolder:
         return self.path / "threshold.json"
 
     @property
+    def sensitivity(self) -> Path:
+        """Return how much the loss rises when each group or block alone is cut to fewer channels."""
+        return self.path / "sensitivity.json"
+
+    @property
     def teacher(self) -> Path:
         """Return the folder of the dense network's cached outputs."""
         return self.path / "teacher"
