@@ -31,7 +31,7 @@ def compose_notes(
     return (
         *_nothing_fits(trials, budget),
         *worth_notes(trials, budget, worth(trials, budget, dense)),
-        *noise_notes(trials, budget, [row.number for row in rows if row.on_front], dense),
+        *noise_notes(trials, budget, dense),
         *_generalisation(rows, dense.measurement),
         *_left_out(rows, trials, objectives),
         *_foreign_baselines(trials, budget),

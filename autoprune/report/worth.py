@@ -22,6 +22,7 @@ from autoprune.trial import Completed, Trial
 DENSE = "dense"
 CONFIDENT = 1.96  # standard errors on each side of a 95 % interval
 AT_CHANCE = 2.0  # standard errors above guessing, up to which a network has learnt nothing for sure
+NEAREST = 5  # trials, nearest in accuracy to the best, that say what can be told apart
 Verdict = Literal["better", "not distinguishable", "worse"]
 PHRASES: Mapping[Verdict, str] = {
     "better": "better than",
@@ -156,9 +157,9 @@ def worth_notes(trials: Sequence[Trial], budget: Budget, comparisons: Sequence[C
             found.append(f"{subject} is {_verdicts(rivals)}")
     unpaired = [_name(one) for one in comparisons if not one.paired]
     if unpaired:
+        against = f" against {_listed(unpaired)}" if len(unpaired) < len(comparisons) else ""
         found.append(
-            f"the interval{'s' if len(unpaired) > 1 else ''} against {_listed(unpaired)} compare accuracies, not image "
-            f"by image, and may be too wide: an earlier version did not store which images were right"
+            f"intervals{against} are unpaired and may be too wide: which images were right was not stored for all"
         )
     return found
 
@@ -198,26 +199,31 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), *words[-1:]] if len(words) > 1 else words)
 
 
-def noise_notes(trials: Sequence[Trial], budget: Budget, front: Sequence[int], dense: Scored) -> list[str]:
+def noise_notes(trials: Sequence[Trial], budget: Budget, dense: Scored) -> list[str]:
     """Say which differences these validation images cannot tell apart, and that choosing on them flatters the best.
+
+    What cannot be told apart is the half-width of the interval between the best trial and the five that are nearest to
+    it in accuracy, in the median. Networks far below it err on other images, so they would say less; the front alone
+    would not do either, as it leaves out those that are equal within noise.
 
     Args:
         trials: any trials, at least one of them completed.
         budget: absolute limits; may be empty.
-        front: numbers of the trials on the front, best first; at least one.
-        dense: the dense network.
+        dense: the dense network, for a study of one trial.
     """
-    by_number = {trial.number: trial for trial in trials}
-    best = pareto.best_within(trials, budget)
-    (told,) = scored([best or by_number[front[0]]])
-    others = [one for one in scored([by_number[number] for number in front]) if one.number != told.number]
+    best = pareto.best_within(trials, budget) or pareto.best_within(trials, Budget())
+    if best is None:
+        return []
+    (told,), others = scored([best]), [one for one in scored(trials) if one.number != best.number]
+    middle = told.measurement["accuracy"]
+    near = sorted(others or [dense], key=lambda one: abs(one.measurement["accuracy"] - middle))[:NEAREST]
+    least = CONFIDENT * statistics.median(compare(told, one).stderr for one in near)
     found = []
-    least = CONFIDENT * statistics.median(compare(told, one).stderr for one in others or [dense])
     if least > 0:
         images = f"with {Hits(told.correct).count} validation images " if told.correct else ""
         found.append(f"{images}differences below {100 * least:.2f} points cannot be told apart")
     choices = sum(budget.admits(measurement) for _, measurement in pareto.measured(trials))
-    if best is None or choices < 2:
+    if choices < 2:
         return [*found, "accuracy is on validation images; `autoprune pick` gives the test accuracy"]
     error = 100 * told.measurement.error("accuracy")
     noise = f"the noise, {error:.2f} points" if error else "the noise"

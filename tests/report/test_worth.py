@@ -75,7 +75,7 @@ def test_the_report_says_it_in_words(make_view: MakeView) -> None:
         f"the best trial is worse than the dense network by 2.00 points (95 % interval {-100 * dense.high:.2f} to "
         f"{-100 * dense.low:.2f})"
     ) in summary.notes
-    assert "image by image" not in "".join(summary.notes)
+    assert "unpaired" not in "".join(summary.notes)
 
 
 def test_old_trials_are_compared_by_their_accuracies_and_the_report_says_so(make_view: MakeView) -> None:
@@ -90,8 +90,10 @@ def test_old_trials_are_compared_by_their_accuracies_and_the_report_says_so(make
     both = trials[0].outcome, trials[2].outcome
     errors = [one.measurement.error("accuracy") for one in both if isinstance(one, Completed)]
     assert found["uniform"].stderr == pytest.approx(math.hypot(*errors))
-    said = "the intervals against uniform and the dense network compare accuracies, not image by image"
+    said = "intervals against uniform and the dense network are unpaired and may be too wide"
     assert any(note.startswith(said) for note in summary.notes)
+    alone = summarise(make_view([trial(0, measurement(0.96, 49))])).notes
+    assert any(note.startswith("intervals are unpaired") for note in alone)
 
 
 def test_pairing_is_sharper_than_adding_errors() -> None:
@@ -152,6 +154,16 @@ def test_fifty_images_tell_little_apart_and_the_report_says_how_little(make_view
     points = float(said.split(" points")[0].rsplit(" ", 1)[1])
     assert points == pytest.approx(100 * 1.96 * math.sqrt((3 - 1 / 52) / 51 / 52), abs=0.1)
     assert points > 4
+
+
+def test_networks_far_below_the_best_do_not_blur_what_can_be_told_apart(make_view: MakeView) -> None:
+    def least(trials: list[Trial]) -> str:
+        notes = summarise(make_view(trials, facts=facts()), Budget()).notes
+        return next(note for note in notes if "cannot be told apart" in note)
+
+    near = [trial(n, answered(right(range(10 + n)), 49.0 - 2 * n)) for n in range(6)]
+    far = [trial(10 + n, answered(right(range(100, 200 + 10 * n)), 30.0 - 2 * n)) for n in range(9)]
+    assert least([*near, *far]) == least(near)
 
 
 def test_without_hits_the_number_of_images_is_left_out(make_view: MakeView) -> None:
