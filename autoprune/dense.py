@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autoprune.atomic import write_bytes, write_text
 from autoprune.cost.latency import compare_latency
 from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismatchError
-from autoprune.evaluate import measured_quality
+from autoprune.evaluate import quality_and_hits
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Measurement
 from autoprune.pruning.choose import check_patterns
@@ -197,7 +197,7 @@ def dense_measurement(
     if folder.dense_facts.exists():
         return Measurement.from_json(read_dense_facts(folder)["measurement"])
     say("scoring and timing the dense network")
-    quality = measured_quality(network, task, runtime)
+    quality, correct = quality_and_hits(network, task, runtime)
     images = runtime.place_images(torch.zeros(spec.latency.batch, *task.input_shape))
     timing = compare_latency(
         network, network, images, blocks=REFERENCE_BLOCKS, calls=spec.latency.calls, threads=spec.latency.threads
@@ -205,7 +205,7 @@ def dense_measurement(
     latency = Measurement({"latency_ms": timing.dense_ms}, {"latency_ms": timing.ratio_stderr * timing.dense_ms})
     dense = exact.merged(quality).merged(latency)
     facts: dict[str, Any] = {"measurement": dense.to_json(), "data": task.identity(), "runtime": runtime.describe()}
-    facts["sparsity"] = sparsity_facts(folder)
+    facts |= {"sparsity": sparsity_facts(folder), "correct": correct}
     write_text(folder.dense_facts, json.dumps(facts, indent=2))
     return dense
 
@@ -226,14 +226,18 @@ def check_same_data(task: DataTask, folder: StudyFolder) -> None:
 
 
 def read_dense_facts(folder: StudyFolder) -> dict[str, Any]:
-    """Return what was measured of the dense network, and on which data; ``sparsity`` as :func:`sparsity_facts`.
+    """Return what was measured of the dense network, and on which data.
+
+    ``sparsity`` is as :func:`sparsity_facts`; ``correct`` says which validation images it got right, as the text of
+    :class:`~autoprune.hits.Hits`, and is empty in the files of versions that did not store it.
 
     Raises:
         StudyError: if the file is damaged.
     """
     try:
         facts = json.loads(folder.dense_facts.read_text(encoding="utf-8"))
-        return {name: facts[name] for name in ("measurement", "data", "runtime")} | {"sparsity": facts.get("sparsity")}
+        found = {name: facts[name] for name in ("measurement", "data", "runtime")}
+        return found | {"sparsity": facts.get("sparsity"), "correct": facts.get("correct", "")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{str(folder.dense_facts)!r} is damaged ({type(error).__name__}: {error}); restore it from a copy, or "

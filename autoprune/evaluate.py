@@ -20,6 +20,7 @@ from torch import nn
 from autoprune.cost.latency import compare_latency, measured_latency
 from autoprune.cost.macs import CostModel
 from autoprune.errors import AutopruneError, EvaluationError
+from autoprune.hits import Hits
 from autoprune.metrics import Measurement
 from autoprune.policy import MaskPolicy, PruningPolicy
 from autoprune.pruning.masks import Masks, build_masks
@@ -122,10 +123,10 @@ class Evaluator:
         network = self.pruned(candidate.policy, exact, watch)
         self.finetune(network, candidate.policy, watch)
         with watch("score"):
-            quality = measured_quality(network, self.task, self.runtime)
+            quality, correct = quality_and_hits(network, self.task, self.runtime)
         with watch("latency"):
             timing = self.time(network)
-        return Completed(exact.merged(quality).merged(timing))
+        return Completed(exact.merged(quality).merged(timing), correct)
 
     def exact(self, policy: PruningPolicy) -> Measurement:
         """Return the closed-form costs of a policy."""
@@ -277,8 +278,15 @@ def relative_cut(cut: Cut, within: Cut) -> dict[str, KeptIndices]:
 
 def measured_quality(network: nn.Module, task: DataTask, runtime: Runtime) -> Measurement:
     """Return ``accuracy`` and ``loss`` on validation, ``train_accuracy`` on training images, with standard errors."""
-    quality, seen = quality_measurement(score(network, task, "val", runtime)), score_train(network, task, runtime)
-    return quality.merged(Measurement({"train_accuracy": seen.accuracy}, {"train_accuracy": seen.accuracy_stderr}))
+    return quality_and_hits(network, task, runtime)[0]
+
+
+def quality_and_hits(network: nn.Module, task: DataTask, runtime: Runtime) -> tuple[Measurement, str]:
+    """Return :func:`measured_quality`, and which validation images were right as the text of :class:`Hits`."""
+    found, seen = score(network, task, "val", runtime), score_train(network, task, runtime)
+    learnt = Measurement({"train_accuracy": seen.accuracy}, {"train_accuracy": seen.accuracy_stderr})
+    correct = "" if found.correct is None else Hits.pack(found.correct.numpy()).text
+    return quality_measurement(found).merged(learnt), correct
 
 
 def quality_measurement(found: Score) -> Measurement:

@@ -117,6 +117,10 @@ class PlainDisplay(Progress):
         """Print a sentence."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
+    def warn(self, message: str) -> None:
+        """Print a sentence: every line stays in sight."""
+        self.say(message)
+
     def told(self, trial: Trial) -> None:
         """Print how a trial ended."""
         super().told(trial)
@@ -149,6 +153,10 @@ class LiveDisplay(Progress):
     def say(self, message: str) -> None:
         """Show a sentence as what is going on now."""
         self._status = message
+
+    def warn(self, message: str) -> None:
+        """Scroll a sentence past, so that it stays in sight."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def told(self, trial: Trial) -> None:
         """Scroll a trial past, and update the rest."""

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 from autoprune.atomic import write_text
 from autoprune.build import Workbench, resolve, set_up
-from autoprune.dense import sparsity_facts
+from autoprune.dense import read_dense_facts, sparsity_facts
 from autoprune.errors import AutopruneError, StudyMismatchError
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget, Measurement
+from autoprune.report.worth import chance_notes
 from autoprune.search import Observer, search
 from autoprune.sections import BudgetSpec
 from autoprune.spec import StudySpec, differences, fingerprint
@@ -31,6 +32,10 @@ class Display(Observer, Protocol):
 
     def say(self, message: str) -> None:
         """See a sentence on what is going on."""
+        ...  # pragma: no cover
+
+    def warn(self, message: str) -> None:
+        """See a sentence that should stay in sight."""
         ...  # pragma: no cover
 
     def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None:
@@ -108,6 +113,8 @@ def _search(bench: Workbench, proposals: Proposals, ledger: Ledger, display: Dis
             "versions": versions(),
         }
     )
+    for note in chance_notes(bench.dense, bench.task.num_classes):
+        display.warn(note)
     display.began(ledger.trials, spec.trials, budget, bench.dense)
     added = search(ledger, proposals, bench.evaluator(), spec.trials, spec.seed, display)
     return Run(added, len(ledger.trials), budget)
@@ -123,6 +130,7 @@ def _facts(bench: Workbench) -> dict[str, Any]:
     """Return what a reader of the study needs to know without the network."""
     return {
         "dense": bench.dense.to_json(),
+        "dense_correct": read_dense_facts(bench.folder)["correct"],
         "sparsity": sparsity_facts(bench.folder),
         "groups": {
             group.name: {"channels": group.num_channels, "residual": group.is_residual} for group in bench.space.groups
@@ -130,6 +138,7 @@ def _facts(bench: Workbench) -> dict[str, Any]:
         "frozen": {group.name: {"channels": group.num_channels, "reason": group.reason} for group in bench.frozen},
         "data": {
             "name": bench.task.name,
+            "num_classes": bench.task.num_classes,
             "sizes": dict(bench.task.sizes),
             "description": bench.task.description,
             "licence": bench.task.licence,

@@ -40,9 +40,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Completed:
-    """Say that the candidate was pruned, fine-tuned, scored and timed."""
+    """Say that the candidate was pruned, fine-tuned, scored and timed.
+
+    Attributes:
+        measurement: what was measured.
+        correct: which validation images it got right, the text of :class:`~autoprune.hits.Hits`; empty in trials of
+            versions that did not store it.
+    """
 
     measurement: Measurement
+    correct: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,9 @@ def completed_measurement(trial: Trial) -> Measurement | None:
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
     """Return plain types for JSON, with the kind of outcome under ``"kind"``."""
     match outcome:
-        case Completed(measurement):
-            return {"kind": "completed", "measurement": measurement.to_json()}
+        case Completed(measurement, correct):
+            known = {"correct": correct} if correct else {}
+            return {"kind": "completed", "measurement": measurement.to_json(), **known}
         case OverBudget(measurement, violations):
             return {"kind": "over_budget", "measurement": measurement.to_json(), "violations": dict(violations)}
         case Stopped(reason, measurement):
@@ -133,7 +141,7 @@ def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
     """
     match data["kind"]:
         case "completed":
-            return Completed(Measurement.from_json(data["measurement"]))
+            return Completed(Measurement.from_json(data["measurement"]), data.get("correct", ""))
         case "over_budget":
             return OverBudget(Measurement.from_json(data["measurement"]), dict(data["violations"]))
         case "stopped":

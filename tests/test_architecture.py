@@ -39,10 +39,7 @@ FLOORS = {
     "plan": Floor(
         (
             *("builtins", "folder", "sections", "spec", "spec_file", "recipes"),
-            "trial",
-            "space",
-            "pareto",
-            "sensitivity",
+            *("trial", "hits", "space", "pareto", "sensitivity"),
         ),
         strangers=False,
     ),
@@ -66,7 +63,7 @@ DOORS = {
     "sqlalchemy": ("study",),
     "filelock": ("study",),
     "moocore": ("pareto",),
-    "numpy": ("pareto", "sensitivity", "study", "cost", "training"),
+    "numpy": ("pareto", "sensitivity", "hits", "study", "cost", "training"),
     "pydantic": ("sections", "spec", "spec_file"),
     "pydantic_core": ("sections",),
     "tomllib": ("spec_file", "cli.options"),  # tomli before Python 3.11
@@ -75,7 +72,7 @@ DOORS = {
     "safetensors": ("training", "picked", "dense"),
     "sklearn": ("training",),
     "PIL": ("training",),
-    "matplotlib": ("report.picture",),
+    "matplotlib": ("report.picture", "report.sensitivity_picture"),
     "rich": ("report.tables", "progress", "cli"),
     "click": ("cli",),
 }

@@ -206,6 +206,14 @@ def test_another_storage_is_used_everywhere(tmp_path: Path) -> None:
     assert "no stored study" in refused("report", folder, code=1)
 
 
+def test_a_dense_network_at_chance_is_said_by_search_and_report(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "studies", trials=1)
+    searched = run("search", folder, "--dense-epochs", "0")
+    assert searched.exit_code == 0
+    assert "the dense network is at chance: 33.33 %" in searched.stderr
+    assert "the dense network is at chance: 33.33 %" in " ".join(run("report", folder).stdout.split())
+
+
 # -- JSON -------------------------------------------------------------------------------------------------------------
 
 
@@ -213,6 +221,8 @@ def test_json_of_every_command_is_one_document(study: Path) -> None:
     searched = document(run("search", study, "--trials", "6", "--json"))
     assert (searched["study"], searched["counts"]["completed"]) == ("tiny", 6)
     reported = document(run("report", study, "--json"))
+    assert {"uniform", "dense"} <= {entry["baseline"] for entry in reported["worth"]}
+    assert all(entry["paired"] for entry in reported["worth"])
     assert {Path(path).name for path in reported["files"]} == {"front.csv", "front.json", "front.png"}
     assert reported["budget"] == searched["budget"]
     picked = document(run("pick", study, "--json"))

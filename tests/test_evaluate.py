@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from autoprune.dense import fresh_network, read_dense_facts, sparsity_facts
 from autoprune.errors import ModelError, StudyError
 from autoprune.evaluate import PHASES, Evaluator, Stopwatch, relative_cut
 from autoprune.folder import StudyFolder
+from autoprune.hits import Hits
 from autoprune.metrics import Budget
 from autoprune.origins import channel_tensors
 from autoprune.policy import GroupPolicy, PruningPolicy
@@ -86,6 +88,8 @@ def test_a_candidate_is_completed_with_costs_score_and_latency(bench: Workbench,
     assert {"accuracy", "train_accuracy"} <= set(bench.dense.values)
     assert found["accuracy"] > 0.5  # three classes: chance is a third
     assert found["latency_ms"] > 0
+    assert Hits(ended.outcome.correct).unpack().mean() == pytest.approx(found["accuracy"])
+    assert Hits(ended.outcome.correct).count == bench.task.sizes["val"]
     pruned = measure_network(bench.pruner.prune(asked.policy), bench.example)
     assert {name: found[name] for name in pruned.values} == pruned.values
     assert found["mflops"] < bench.dense["mflops"]
@@ -393,6 +397,16 @@ def test_sparsity_is_learnt_once_and_told(tmp_path: Path, method: str) -> None:
     bench.folder.sparse_weights.write_bytes(b"damaged")
     with pytest.raises(StudyError, match="damaged"):
         sparsity_facts(bench.folder)
+
+
+def test_the_dense_networks_hits_are_stored_and_files_without_them_are_read(bench: Workbench, tmp_path: Path) -> None:
+    facts = read_dense_facts(bench.folder)
+    assert Hits(facts["correct"]).unpack().mean() == pytest.approx(bench.dense["accuracy"])
+    old = json.loads(bench.folder.dense_facts.read_text(encoding="utf-8"))
+    del old["correct"]
+    folder = StudyFolder(tmp_path)
+    folder.dense_facts.write_text(json.dumps(old), encoding="utf-8")
+    assert read_dense_facts(folder) == {**facts, "correct": ""}
 
 
 def test_where_channels_are_produced_covers_every_filter_and_norm_once(bench: Workbench) -> None:

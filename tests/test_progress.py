@@ -57,6 +57,14 @@ def test_both_show_trials_the_best_and_what_is_going_on(kind: type) -> None:
         assert "8 s left" in text
 
 
+@pytest.mark.parametrize("kind", [PlainDisplay, LiveDisplay])
+def test_a_warning_stays_in_sight(kind: type) -> None:
+    with kind(console(kind is LiveDisplay)) as display:
+        display.warn("the dense network is at chance")
+        display.say("finding groups")
+    assert shown(display).count("the dense network is at chance") == 1
+
+
 def test_the_time_left_is_the_median_of_recent_trials_times_those_to_come() -> None:
     display = PlainDisplay(console(False))
     display.began([], 10, Budget(), DENSE)

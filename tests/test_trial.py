@@ -27,7 +27,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 values = st.dictionaries(st.sampled_from(sorted(METRICS)), finite)
 measurements = st.builds(Measurement, values, values, st.lists(st.text()).map(tuple))
 outcomes = st.one_of(
-    st.builds(Completed, measurements),
+    st.builds(Completed, measurements, st.text()),
     st.builds(OverBudget, measurements, values),
     st.builds(Stopped, st.text(), measurements),
     st.builds(Failed, st.text(), st.text(), st.text()),
@@ -41,6 +41,12 @@ def trial_that(outcome: Outcome, origin: str = "sampler:tpe") -> Trial:
 @given(outcomes)
 def test_json_gives_back_the_same_outcome(outcome: Outcome) -> None:
     assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
+
+
+def test_a_trial_stored_before_hits_were_is_read() -> None:
+    scored = Completed(Measurement({"accuracy": 0.9}))
+    assert outcome_to_json(scored) == {"kind": "completed", "measurement": scored.measurement.to_json()}
+    assert outcome_from_json(outcome_to_json(scored)).correct == ""  # type: ignore[union-attr]
 
 
 def test_an_unknown_outcome_is_refused() -> None:

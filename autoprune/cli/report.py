@@ -29,7 +29,9 @@ def report(study: str | None, show_all: bool, root: Path, storage: str | None, a
     """Show the front of STUDY beside its baselines, and write front.csv, front.json and front.png.
 
     The front holds the completed trials that none other beats beyond noise: accuracies within their
-    standard error count as equal. Reading is safe beside a running search. One FLOP is one multiply–accumulate.
+    standard error count as equal. Notes compare the best trial with each baseline and the dense network, with
+    95 % intervals. Where sensitivity was measured, sensitivity.png is drawn too. Reading is safe beside
+    a running search. One FLOP is one multiply–accumulate.
     """
     from rich.console import Console
 

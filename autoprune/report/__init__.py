@@ -1,6 +1,8 @@
-"""What a study found, for people and for programs: a table, two files and a picture, all from one summary.
+"""What a study found, for people and for programs: a table, two files and pictures, all from one summary.
 
 :mod:`~autoprune.report.summary` says what there is to say; :mod:`~autoprune.report.tables`,
 :mod:`~autoprune.report.files` and :mod:`~autoprune.report.picture` lay it out;
-:mod:`~autoprune.report.report` writes the files. Neither torch nor optuna is loaded here.
+:mod:`~autoprune.report.worth` compares the best network with the baselines, :mod:`~autoprune.report.sensitivity` reads
+how much each group matters, and :mod:`~autoprune.report.report` writes the files. Neither torch nor optuna is loaded
+here.
 """

@@ -1,4 +1,4 @@
-"""What a careful reader should know before trusting a table: noise, baselines, and what is missing."""
+"""What a careful reader should know before trusting a table: evidence, overfitting, and what is missing."""
 
 from __future__ import annotations
 
@@ -10,63 +10,34 @@ from autoprune import pareto
 from autoprune.errors import NothingFitsError
 from autoprune.metrics import Budget, Measurement
 from autoprune.report.rows import Row, baselines_for, first_line, generalisation_gap
+from autoprune.report.worth import Scored, noise_notes, worth, worth_notes
 from autoprune.trial import Completed, Failed, OverBudget, Stopped, Trial
 
 
 def compose_notes(
-    rows: Sequence[Row], trials: Sequence[Trial], budget: Budget, dense: Measurement, objectives: Sequence[str]
+    rows: Sequence[Row], trials: Sequence[Trial], budget: Budget, dense: Scored, objectives: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return the notes below a table, one sentence or two each, the most important first."""
+    """Return the notes below a table, one sentence or two each, the most important first.
+
+    Args:
+        rows: the table.
+        trials: all finished trials.
+        budget: absolute limits; may be empty.
+        dense: the dense network.
+        objectives: metric names, the quality first.
+    """
     if not pareto.measured(trials):
         return _unfinished_baselines(trials, budget)
     return (
         *_nothing_fits(trials, budget),
-        *_against_baselines(rows, budget),
-        *_noise(rows),
-        *_generalisation(rows, dense),
+        *worth_notes(trials, budget, worth(trials, budget, dense)),
+        *noise_notes(trials, budget, dense),
+        *_generalisation(rows, dense.measurement),
         *_left_out(rows, trials, objectives),
         *_foreign_baselines(trials, budget),
         *_unfinished_baselines(trials, budget),
-        *(f"not counted: {what}" for what in dense.uncounted),
+        *(f"not counted: {what}" for what in dense.measurement.uncounted),
     )
-
-
-def difference(one: Measurement, other: Measurement) -> tuple[float, float]:
-    """Return accuracy of one − the other and its standard error √(se₁² + se₂²).
-
-    Both are scored on the same validation images, so the true error of the difference is mostly smaller.
-
-    >>> gain, error = difference(Measurement({"accuracy": 0.9}, {"accuracy": 0.03}),
-    ...                          Measurement({"accuracy": 0.8}, {"accuracy": 0.04}))
-    >>> round(gain, 3), round(error, 3)
-    (0.1, 0.05)
-    """
-    return one["accuracy"] - other["accuracy"], math.hypot(one.error("accuracy"), other.error("accuracy"))
-
-
-def _against_baselines(rows: Sequence[Row], budget: Budget) -> list[str]:
-    """Say what the search was worth: the best network against the best baseline that meets the budget."""
-    best = next((row for row in rows if row.is_best), None)
-    rivals = [row for row in rows if row.is_baseline and row.fits]
-    if best is None or not budget.limits or not rivals:
-        return []
-    rival = max(rivals, key=lambda row: (row.measurement["accuracy"], -row.number))
-    if best.is_baseline:
-        return [f"the best network is the {best.origin} baseline: no searched policy is better within this budget"]
-    gain, error = difference(best.measurement, rival.measurement)
-    shown = f"difference {100 * gain:+.2f} % ± {100 * error:.2f} %"
-    if gain > error:
-        return [f"the best trial is better than the {rival.origin} baseline: {shown}"]
-    return [f"the best trial is not better than the {rival.origin} baseline beyond noise: {shown}"]
-
-
-def _noise(rows: Sequence[Row]) -> list[str]:
-    """Say how well accuracy is known, at the best network or else the most accurate of the front."""
-    told = next((row for row in rows if row.is_best), rows[0])
-    error = told.measurement.error("accuracy")
-    chosen = "accuracy is on the validation images that chose the best trial; `autoprune pick` gives the test accuracy"
-    within = [f"accuracy differences below ±{100 * error:.2f} % are within one standard error"] if error else []
-    return [*within, chosen]
 
 
 def _generalisation(rows: Sequence[Row], dense: Measurement) -> list[str]:

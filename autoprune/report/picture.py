@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +64,22 @@ def write_front_png(summary: Summary, trials: Sequence[Trial], path: Path, dpi: 
     Raises:
         StudyError: if the file cannot be written.
     """
+    write_png(lambda: draw_front(summary, trials), path, dpi)
+
+
+def write_png(draw: Callable[[], Figure], path: Path, dpi: int) -> None:
+    """Write a figure that is drawn in the house's style, and leave matplotlib as it was.
+
+    Raises:
+        StudyError: if the file cannot be written.
+    """
     import matplotlib
 
     buffer = io.BytesIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        draw_front(summary, trials).savefig(buffer, format="png", dpi=dpi)
+        draw().savefig(buffer, format="png", dpi=dpi)
     write_bytes(path, buffer.getvalue())
 
 

@@ -1,4 +1,7 @@
-"""Write the report of a study into its folder: ``front.csv``, ``front.json`` and ``front.png``."""
+"""Write the report of a study into its folder: ``front.csv``, ``front.json`` and ``front.png``.
+
+``sensitivity.png`` comes beside them where the study holds ``sensitivity.json``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING
 from autoprune.metrics import Budget
 from autoprune.report.files import write_front_csv, write_front_json
 from autoprune.report.picture import write_front_png
+from autoprune.report.sensitivity_picture import write_sensitivity_png
 from autoprune.report.summary import Summary, summarise
 
 if TYPE_CHECKING:
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_report(view: StudyView, budget: Budget | None = None, noise_aware: bool = True) -> tuple[Summary, list[Path]]:
-    """Summarise a study and write its three files; the study itself is only read.
+    """Summarise a study and write its three files, or four; the study itself is only read.
 
     Each file is replaced in one step, so this is safe beside a running search and beside another report.
 
@@ -28,11 +32,15 @@ def write_report(view: StudyView, budget: Budget | None = None, noise_aware: boo
         the summary, for :func:`autoprune.report.tables.render`, and the files written.
 
     Raises:
-        StudyError: if the study has no dense network yet, or a file cannot be written.
+        StudyError: if the study has no dense network yet, a file of it is damaged, or one cannot be written.
     """
     summary = summarise(view, budget, noise_aware)
     table, document, picture = (view.folder.path / f"front.{suffix}" for suffix in ("csv", "json", "png"))
     write_front_csv(summary, table)
     write_front_json(summary, document)
     write_front_png(summary, view.trials, picture)
-    return summary, [table, document, picture]
+    if summary.sensitivity is None:
+        return summary, [table, document, picture]
+    heat_map = view.folder.path / "sensitivity.png"
+    write_sensitivity_png(summary.sensitivity, summary.study, heat_map)
+    return summary, [table, document, picture, heat_map]

@@ -11,6 +11,8 @@ from autoprune import pareto
 from autoprune.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
 from autoprune.report.notes import compose_notes, sparsity_notes
 from autoprune.report.rows import Failure, Row, choose_rows, failures
+from autoprune.report.sensitivity import Sensitivity, read_sensitivity
+from autoprune.report.worth import DENSE, Comparison, Scored, chance_notes, worth
 from autoprune.trial import Completed, Failed, OverBudget, Stopped, Trial
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class Summary:
         seconds: phase → seconds spent by all trials together, the longest first.
         sessions: how many runs the study has had.
         notes: what to know before trusting the table, the most important first.
+        worth: how the best network compares with each baseline and with the dense network, on validation.
+        sensitivity: how much each group and block alone matters; ``None`` if it was not measured.
     """
 
     study: str
@@ -57,6 +61,8 @@ class Summary:
     seconds: Mapping[str, float]
     sessions: int
     notes: tuple[str, ...]
+    worth: tuple[Comparison, ...] = ()
+    sensitivity: Sensitivity | None = None
 
     @property
     def front(self) -> tuple[Row, ...]:
@@ -98,6 +104,8 @@ class Summary:
             "seconds": {"total": self.total_seconds, "by_phase": dict(self.seconds)},
             "sessions": self.sessions,
             "notes": list(self.notes),
+            "worth": [comparison.to_json() for comparison in self.worth],
+            "sensitivity": self.sensitivity.to_json() if self.sensitivity else None,
         }
 
 
@@ -110,12 +118,13 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
         noise_aware: whether values within their standard error count as equal on the front.
 
     Raises:
-        StudyError: if the study was interrupted before its dense network was measured.
+        StudyError: if the study was interrupted before its dense network was measured, or a file of it is damaged.
     """
     dense, trials = view.dense, view.trials
     wanted = _absolute(view.budget if budget is None else budget, dense)
     objectives = quality_first(view.spec.objectives)
     rows = choose_rows(trials, wanted, dense, objectives, noise_aware)
+    reference = Scored(DENSE, None, dense, view.facts.get("dense_correct", ""))
     return Summary(
         study=view.spec.name,
         objectives=objectives,
@@ -129,7 +138,13 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
         failures=failures(trials),
         seconds=_seconds_by_phase(trials),
         sessions=len(view.sessions),
-        notes=(*compose_notes(rows, trials, wanted, dense, objectives), *sparsity_notes(view.facts.get("sparsity"))),
+        notes=(
+            *chance_notes(dense, view.facts.get("data", {}).get("num_classes")),
+            *compose_notes(rows, trials, wanted, reference, objectives),
+            *sparsity_notes(view.facts.get("sparsity")),
+        ),
+        worth=worth(trials, wanted, reference),
+        sensitivity=read_sensitivity(view.folder.sensitivity),
     )
 
 

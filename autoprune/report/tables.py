@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from autoprune.metrics import FLOP_CONVENTION, METRICS, Measurement
 from autoprune.report.rows import Failure, Row, cost_ratios, generalisation_gap, short
+from autoprune.report.sensitivity import sensitivity_lines
 from autoprune.report.summary import Summary
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ def render(summary: Summary, console: Console) -> None:
     console.print(_table(summary, console.width))
     for line in ("", *caption(summary)):
         console.print(Text(line, style="dim"))
-    for title, lines in (("notes", list(summary.notes)), ("failures", list(failure_lines(summary.failures)))):
+    sections = (
+        ("notes", list(summary.notes)),
+        ("sensitivity", sensitivity_lines(summary.sensitivity)),
+        ("failures", list(failure_lines(summary.failures))),
+    )
+    for title, lines in sections:
         if lines:
             console.print(Text(f"\n{title}", style="bold"))
             for line in lines:

@@ -7,11 +7,11 @@ split is read only by who asks for it by name. Combined with ``tasks``.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.errors import NonFiniteError
 from autoprune.training.protocol import DataTask
@@ -25,7 +25,8 @@ class Score:
     """Hold accuracy, in [0, 1], and mean cross-entropy, in nats, over ``count`` images.
 
     ``loss_stderr`` is the standard deviation of the images' losses over √count; ``accuracy_stderr`` is
-    :func:`accuracy_stderr`.
+    :func:`accuracy_stderr`. ``correct``, bool, ``(count,)``, on the CPU, says in the split's order which images were
+    right.
     """
 
     accuracy: float
@@ -33,6 +34,7 @@ class Score:
     loss: float
     loss_stderr: float
     count: int
+    correct: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 def score(
@@ -75,7 +77,7 @@ def score(
         correct, loss = torch.cat(hits).cpu(), torch.cat(losses).cpu().double()
     count, right = len(correct), int(correct.sum())
     spread = float(loss.std(correction=1)) / math.sqrt(count) if count > 1 else 0.0
-    return Score(right / count, accuracy_stderr(right, count), float(loss.mean()), spread, count)
+    return Score(right / count, accuracy_stderr(right, count), float(loss.mean()), spread, count, correct)
 
 
 def score_train(network: nn.Module, task: DataTask, runtime: Runtime) -> Score:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from fake_studies import DENSE, many_trials, measurement, trial
 
 from autoprune.errors import StudyError
 from autoprune.metrics import FLOP_CONVENTION, Budget, Measurement
-from autoprune.report.notes import difference
 from autoprune.report.rows import first_line
 from autoprune.report.summary import Summary, summarise
 from autoprune.spec import StudySpec
@@ -123,31 +121,6 @@ def test_a_study_without_a_session_has_no_budget(make_view: MakeView) -> None:
 def test_a_study_without_a_dense_network_says_what_to_do(make_view: MakeView) -> None:
     with pytest.raises(StudyError, match="autoprune search"):
         summarise(make_view([], facts={}))
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "said"),
-    [
-        (0.99, "the best trial is better than the uniform baseline: difference +3.00 % ± 0.95 %"),
-        (0.962, "the best trial is not better than the uniform baseline beyond noise: difference +0.20 % ± 1.18 %"),
-    ],
-)
-def test_the_best_is_compared_with_the_best_baseline(make_view: MakeView, accuracy: float, said: str) -> None:
-    baselines = [trial(0, measurement(0.96, 49), "baseline:uniform"), trial(1, measurement(0.95, 49), "baseline:inner")]
-    found = trial(2, measurement(accuracy, 48, loss=0.05))
-    assert said in summarise(make_view([*baselines, found])).notes
-
-
-def test_a_baseline_that_wins_is_said_plainly(make_view: MakeView) -> None:
-    trials = [trial(0, measurement(0.98, 49), "baseline:uniform"), trial(1, measurement(0.90, 49))]
-    assert "the best network is the uniform baseline" in notes_of(summarise(make_view(trials)))
-
-
-def test_the_error_of_a_difference_adds_in_squares() -> None:
-    one, other = measurement(0.9, 40), measurement(0.8, 40)
-    gain, error = difference(one, other)
-    assert gain == pytest.approx(0.1)
-    assert error == pytest.approx(math.sqrt(one.error("accuracy") ** 2 + other.error("accuracy") ** 2))
 
 
 def test_baselines_belong_to_their_budget(make_view: MakeView) -> None:

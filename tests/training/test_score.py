@@ -42,6 +42,8 @@ def test_equals_the_sum_by_hand(task: ArrayTask, toy: Toy, runtime: Runtime) -> 
     losses = F.cross_entropy(logits, batch.labels, reduction="none").double()
     result = score(toy, task, "val", runtime, batch_size=7)
     assert result.count == 30
+    assert result.correct is not None
+    assert torch.equal(result.correct, logits.argmax(1) == batch.labels)
     assert result.accuracy == pytest.approx(float((logits.argmax(1) == batch.labels).double().mean()))
     assert result.loss == pytest.approx(float(losses.mean()), rel=1e-5)
     assert result.loss_stderr == pytest.approx(float(losses.std()) / math.sqrt(30), rel=1e-5)

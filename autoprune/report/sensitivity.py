@@ -1,0 +1,141 @@
+"""How much each group and each block alone matters, as ``sensitivity.json`` holds it, in a few lines and as JSON.
+
+:mod:`~autoprune.report.sensitivity_picture` draws all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import StudyError
+
+VERSION = 1
+HALF = 0.5
+LISTED = 5  # groups named at each end of the ranking
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Hold how the loss rises when one group or block alone is cut.
+
+    Attributes:
+        name: of the group or the block.
+        full: channels of the dense network's group; 1 for a block.
+        rises: kept channels, ascending and below ``full`` → rise of the loss above the dense network's, in nats, at
+            least one; 0 is a block that is dropped.
+    """
+
+    name: str
+    full: int
+    rises: Mapping[int, float]
+
+    @property
+    def is_block(self) -> bool:
+        """Return whether it is dropped whole or kept."""
+        return self.full == 1
+
+    def rise_at(self, share: float) -> float | None:
+        """Return the rise when this share of the channels is kept, on straight lines between what was measured.
+
+        ``None`` below the fewest channels that were measured.
+
+        >>> Curve("conv1", 16, {4: 0.8, 12: 0.2}).rise_at(0.5), Curve("conv1", 16, {12: 0.2}).rise_at(0.5)
+        (0.5, None)
+        """
+        points = [*self.rises.items(), (self.full, 0.0)]
+        wanted = share * self.full
+        place = bisect_left([kept for kept, _ in points], wanted)
+        (right, high) = points[place]
+        if right == wanted:
+            return high
+        if place == 0:
+            return None
+        left, low = points[place - 1]
+        return low + (high - low) * (wanted - left) / (right - left)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Hold every curve, in the order of the network, and the dense network's loss, in nats."""
+
+    dense_loss: float
+    curves: tuple[Curve, ...]
+
+    @property
+    def groups(self) -> tuple[Curve, ...]:
+        """Return the curves of channels."""
+        return tuple(curve for curve in self.curves if not curve.is_block)
+
+    @property
+    def blocks(self) -> tuple[Curve, ...]:
+        """Return the curves of blocks."""
+        return tuple(curve for curve in self.curves if curve.is_block)
+
+    def ranked(self) -> list[tuple[Curve, float]]:
+        """Return the groups that were cut to half or less with the rise at half their channels, the largest first."""
+        found = [(curve, rise) for curve in self.groups if (rise := curve.rise_at(HALF)) is not None]
+        return sorted(found, key=lambda pair: -pair[1])
+
+    def extremes(self) -> tuple[list[tuple[Curve, float]], list[tuple[Curve, float]]]:
+        """Return up to five groups that matter most and up to five others that matter least, each end first."""
+        ranked = self.ranked()
+        most = ranked[:LISTED]
+        return most, ranked[len(most) :][-LISTED:][::-1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON: the extremes at half their channels, and every block."""
+        most, least = ([_entry(*pair) for pair in end] for end in self.extremes())
+        blocks = [{"name": block.name, "rise": rise} for block in self.blocks for rise in block.rises.values()]
+        return {"dense_loss": self.dense_loss, "kept_share": HALF, "most": most, "least": least, "blocks": blocks}
+
+
+def read_sensitivity(path: Path) -> Sensitivity | None:
+    """Return what was measured, or ``None`` if there is no such file.
+
+    Raises:
+        StudyError: if the file is damaged or of another version.
+    """
+    if not path.exists():
+        return None
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["version"] != VERSION:
+            raise ValueError(f"it is of version {stored['version']}, where {VERSION} was expected")
+        curves = [_curve(name, curve) for name, curve in stored["curves"].items()]
+        return Sensitivity(float(stored["dense_loss"]), tuple(curve for curve in curves if curve.rises))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            f"{str(path)!r} cannot be read ({type(error).__name__}: {error}); restore it from a copy, or delete it to "
+            f"do without"
+        ) from error
+
+
+def sensitivity_lines(found: Sensitivity | None) -> list[str]:
+    """Return which groups matter most and least, a line each; none if no group was cut to half."""
+    most, least = found.extremes() if found else ([], [])
+    lines = [f"the loss rises most when one group alone is cut to half: {_listed(most)} nats"] if most else []
+    return [*lines, f"and least: {_listed(least)} nats"] if least else lines
+
+
+def _curve(name: str, stored: Mapping[str, Any]) -> Curve:
+    full = int(stored["full"])
+    rises = dict(sorted((int(kept), float(rise)) for kept, rise in stored["rises"].items()))
+    if not all(0 <= kept < full for kept in rises):
+        raise ValueError(f"{name} was cut to {list(rises)} channels, where 0 … {full - 1} were expected")
+    if not all(map(math.isfinite, rises.values())):
+        raise ValueError(f"a rise of {name} is not a finite number")
+    return Curve(name, full, rises)
+
+
+def _entry(curve: Curve, rise: float) -> dict[str, Any]:
+    return {"name": curve.name, "channels": curve.full, "rise": rise}
+
+
+def _listed(pairs: Sequence[tuple[Curve, float]]) -> str:
+    return ", ".join(f"{curve.name} {rise:+.3g}" for curve, rise in pairs)
