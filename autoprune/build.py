@@ -24,6 +24,7 @@ from autoprune.dense import (
 from autoprune.errors import UsageError
 from autoprune.evaluate import Evaluator
 from autoprune.folder import StudyFolder
+from autoprune.latency_probes import latency_probes, wants_probes
 from autoprune.metrics import Budget, Measurement
 from autoprune.origins import origins
 from autoprune.policy import MASK_PATTERNS
@@ -36,6 +37,7 @@ from autoprune.pruning.prune import Pruner, shrinks
 from autoprune.pruning.trace import OUTPUT
 from autoprune.space import Block, FrozenGroup, MaskSpace, SearchSpace
 from autoprune.spec import StudySpec
+from autoprune.study.latency import Probes
 from autoprune.study.proposals import Proposals
 from autoprune.threshold import tolerated_counts
 from autoprune.training.finetune import Recipe
@@ -64,6 +66,7 @@ class Workbench:
         dense: what was measured of the dense network, on validation.
         tolerated: group → fewest channels that the measured error allows, for the threshold baseline.
         example: one input, shape ``(1, C, H, W)``, on the CPU.
+        probes: networks timed before the search; ``None`` unless latency is limited or traded.
     """
 
     spec: StudySpec
@@ -79,6 +82,7 @@ class Workbench:
     dense: Measurement
     tolerated: Mapping[str, int]
     example: Tensor
+    probes: Probes | None = None
 
     @property
     def pruner(self) -> Pruner:
@@ -100,6 +104,7 @@ class Workbench:
             self.spec.sampler,
             self.spec.seed,
             tolerated=self.tolerated,
+            probes=self.probes,
         )
 
     def evaluator(self) -> Evaluator:
@@ -194,8 +199,13 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     _check_measured(spec, dense)
     limits = spec.space.max_drop, spec.space.calibration_images
     tolerated = tolerated_counts(Pruner(start, space, scores), task, runtime, *limits, spec.seed, folder, say)
+    probes = None
+    if wants_probes(spec):
+        images = runtime.place_images(torch.zeros(spec.latency.batch, *task.input_shape))
+        pruner, dense_ms = Pruner(network, space, scores), dense["latency_ms"]
+        probes = latency_probes(pruner, cost, images, runtime, spec.latency, dense_ms, folder, say)
     return Workbench(
-        spec, folder, task, runtime, network, start, space, frozen, scores, cost, dense, tolerated, example
+        spec, folder, task, runtime, network, start, space, frozen, scores, cost, dense, tolerated, example, probes
     )
 
 

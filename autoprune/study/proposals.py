@@ -1,7 +1,8 @@
 """What to evaluate next: first the baselines of this budget, then what the sampler proposes.
 
-Every proposal lies on the budget. Limits without a closed form (latency) are turned into a limit on
-MFLOPs that the trials measured so far predict; the verdict is the measurement.
+Every proposal lies on the budget. A limit on latency is met by what a model predicts of timed networks; in a study
+without such probes it is turned into a limit on MFLOPs that the trials measured so far predict. The verdict is the
+measurement.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from autoprune.metrics import Budget, Limit, Measurement
 from autoprune.policy import PruningPolicy
 from autoprune.space import SearchSpace
 from autoprune.study.baselines import Ranking, baselines
+from autoprune.study.latency import Probes, latency_projector
 from autoprune.study.project import Cost, Projector
 from autoprune.study.sampler import (
     CHOSEN_BY_AUTO,
@@ -44,6 +46,7 @@ class Proposals:
         seed: the study's seed.
         tolerated: group → fewest channels that the measured error allows, for the threshold baseline.
         with_baselines: whether the baselines of a budget are evaluated first.
+        probes: networks timed when the study began; ``None`` if there are none, as in an older study.
     """
 
     space: SearchSpace
@@ -55,6 +58,7 @@ class Proposals:
     seed: int = 0
     with_baselines: bool = True
     tolerated: Mapping[str, int] = field(default_factory=dict)
+    probes: Probes | None = None
 
     def check(self) -> None:
         """Raise if no network of the space can meet the closed-form limits.
@@ -66,7 +70,7 @@ class Proposals:
 
     def next(self, number: int, trials: Sequence[Trial]) -> tuple[ProposingSampler, str]:
         """Return a sampler that will propose candidate ``number``, and where the proposal comes from."""
-        projector = Projector(self.space, self.cost, self._closed_form_budget(trials))
+        projector = self.projector(trials)
         waiting = self._waiting_baselines(projector, trials)
         if waiting:
             name, policy = next(iter(waiting.items()))
@@ -115,6 +119,12 @@ class Proposals:
         asked = {trial.candidate.origin for trial in trials if trial.candidate.budget == self.budget}
         found = baselines(projector, self.scores, self.tolerated)
         return {name: policy for name, policy in found.items() if f"baseline:{name}" not in asked}
+
+    def projector(self, trials: Sequence[Trial]) -> Projector:
+        """Return what brings policies to the budget; a latency limit is met as probes and trials predict."""
+        if self.probes is not None and "latency_ms" in self.budget.limits:
+            return latency_projector(self.space, self.budget, self.probes, trials)
+        return Projector(self.space, self.cost, self._closed_form_budget(trials))
 
     def _closed_form_budget(self, trials: Sequence[Trial]) -> Budget:
         """Return the budget with a latency limit turned into the MFLOPs that are predicted to meet it."""
