@@ -24,7 +24,7 @@ from autoprune.dense import (
 from autoprune.errors import UsageError
 from autoprune.evaluate import Evaluator
 from autoprune.folder import StudyFolder
-from autoprune.latency_probes import latency_probes, wants_probes
+from autoprune.latency_probes import latency_probes, needs_probes
 from autoprune.metrics import Budget, Measurement
 from autoprune.origins import origins
 from autoprune.policy import MASK_PATTERNS
@@ -66,7 +66,6 @@ class Workbench:
         dense: what was measured of the dense network, on validation.
         tolerated: group → fewest channels that the measured error allows, for the threshold baseline.
         example: one input, shape ``(1, C, H, W)``, on the CPU.
-        probes: networks timed before the search; ``None`` unless latency is limited or traded.
     """
 
     spec: StudySpec
@@ -82,15 +81,14 @@ class Workbench:
     dense: Measurement
     tolerated: Mapping[str, int]
     example: Tensor
-    probes: Probes | None = None
 
     @property
     def pruner(self) -> Pruner:
         """Return what cuts copies of the dense network."""
         return Pruner(self.network, self.space, self.scores)
 
-    def proposals(self, budget: Budget) -> Proposals:
-        """Return what decides which candidates are asked for an absolute budget."""
+    def proposals(self, budget: Budget, say: Say = lambda message: None) -> Proposals:
+        """Return what decides which candidates are asked for an absolute budget; ``say`` is told what it must time."""
         scores = {
             name: {group: s.numpy().astype("float64") for group, s in by_group.items()}
             for name, by_group in self.scores.items()
@@ -104,7 +102,14 @@ class Workbench:
             self.spec.sampler,
             self.spec.seed,
             tolerated=self.tolerated,
-            probes=self.probes,
+            probes=self._probes(say) if needs_probes(budget, self.spec.objectives) else None,
+        )
+
+    def _probes(self, say: Say) -> Probes:
+        images = self.runtime.place_images(torch.zeros(self.spec.latency.batch, *self.task.input_shape))
+        dense_ms = self.dense["latency_ms"]
+        return latency_probes(
+            self.pruner, self.cost, images, self.runtime, self.spec.latency, dense_ms, self.folder, say
         )
 
     def evaluator(self) -> Evaluator:
@@ -199,13 +204,8 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     _check_measured(spec, dense)
     limits = spec.space.max_drop, spec.space.calibration_images
     tolerated = tolerated_counts(Pruner(start, space, scores), task, runtime, *limits, spec.seed, folder, say)
-    probes = None
-    if wants_probes(spec):
-        images = runtime.place_images(torch.zeros(spec.latency.batch, *task.input_shape))
-        pruner, dense_ms = Pruner(network, space, scores), dense["latency_ms"]
-        probes = latency_probes(pruner, cost, images, runtime, spec.latency, dense_ms, folder, say)
     return Workbench(
-        spec, folder, task, runtime, network, start, space, frozen, scores, cost, dense, tolerated, example, probes
+        spec, folder, task, runtime, network, start, space, frozen, scores, cost, dense, tolerated, example
     )
 
 

@@ -7,7 +7,7 @@ both, spread over the space. Nothing is trained, since time does not depend on t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,10 +16,10 @@ from autoprune.atomic import write_text
 from autoprune.cost.latency import LatencyComparison, compare_latency, measured_latency
 from autoprune.cost.macs import CostModel
 from autoprune.folder import StudyFolder
+from autoprune.metrics import Budget
 from autoprune.pruning.prune import Pruner
 from autoprune.sections import LatencySpec
 from autoprune.space import SearchSpace
-from autoprune.spec import StudySpec
 from autoprune.study.latency import Probes, Timed
 from autoprune.training.runtime import Runtime
 
@@ -31,9 +31,9 @@ Say = Callable[[str], None]
 Compare = Callable[..., LatencyComparison]
 
 
-def wants_probes(spec: StudySpec) -> bool:
-    """Return whether a study looks at latency."""
-    return spec.budget.latency_ms is not None or "latency_ms" in spec.objectives
+def needs_probes(budget: Budget, objectives: Sequence[str]) -> bool:
+    """Return whether a search looks at latency."""
+    return "latency_ms" in budget.limits or "latency_ms" in objectives
 
 
 def latency_probes(
