@@ -24,6 +24,9 @@ Array: TypeAlias = NDArray[np.float64]
 
 AIM = 0.97  # share of a latency limit that predictions may use, so that noise alone puts few candidates over it
 RIDGE = 0.1  # pull of the default shares: one that is off by half of the dense time weighs like an error of 5 %
+FLOOR = (
+    0.1  # of the dense time: an error counts relative to the latency or this, since blocks that short are timed badly
+)
 LATEST_TRIALS = 100  # the model is fitted on these, and on all probes
 CORRECTED_BY, SIMILAR = 5, 0.2  # the latest trials predicted within 20 % of the limit say how far off the model is
 
@@ -103,11 +106,11 @@ class LatencyModel:
 
         counted = (work[0] > 0).astype(np.float64)
         units: Array = np.where(work[0] > 0, work[0], 1.0) / latency_ms[0]  # coefficients are shares of the dense time
-        relative = work / units / latency_ms[:, None]
+        scale = np.maximum(latency_ms, FLOOR * latency_ms[0])
         default = counted / max(1.0, float(counted.sum()))
         shares, _ = nnls(
-            np.vstack([relative, RIDGE * np.diag(counted)]),
-            np.concatenate([np.ones(len(latency_ms)), RIDGE * default]),
+            np.vstack([work / units / scale[:, None], RIDGE * np.diag(counted)]),
+            np.concatenate([latency_ms / scale, RIDGE * default]),
         )
         return cls(shares / units)
 
@@ -123,12 +126,14 @@ class LatencyModel:
 def leave_one_out_error(work: Array, latency_ms: Array) -> float:
     """Return the root mean square relative error on each network but the dense one, predicted from all others.
 
+    Errors are relative to the latency, or to a tenth of the dense one where that is more.
+
     Args: as for :meth:`LatencyModel.fit`, at least two networks.
     """
-    errors = []
+    errors, scale = [], np.maximum(latency_ms, FLOOR * latency_ms[0])
     for place in range(1, len(latency_ms)):
         model = LatencyModel.fit(np.delete(work, place, 0), np.delete(latency_ms, place))
-        errors.append(float(model.predict(work[place])) / latency_ms[place] - 1)
+        errors.append(float(model.predict(work[place]) - latency_ms[place]) / float(scale[place]))
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
