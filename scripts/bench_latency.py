@@ -91,6 +91,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=16, help="random policies to choose from")
     parser.add_argument("--chosen", type=int, default=3)
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 32])
+    parser.add_argument("--engines", type=lambda text: text.split(","), default=["eager", "ONNX Runtime"])
     parser.add_argument("--blocks", type=int, default=13, help="timed blocks")
     parser.add_argument("--steps", type=int, default=100, help="of the fine-tune")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -122,7 +123,7 @@ class Bench:
         scores = score_groups(self.dense, groups, ["l2"], Calibration([], options.seed, shape))
         self.pruner = Pruner(self.dense, self.space, scores)
         self.budget = Budget.parse({"mflops": options.share * self.cost.measure({})["mflops"]})
-        self.engines = engines()
+        self.engines = usable(options.engines)
 
     def run(self) -> dict[str, object]:
         """Time every policy twice, show the table, and return it as plain data."""
@@ -203,6 +204,7 @@ class Bench:
             for row in rows:
                 found = self.compare(dense, prepared(engine, networks[row.name], example), example)
                 row.speedup[key], row.spread[key] = 1 / found.ratio, found.ratio_stderr / found.ratio
+                print(f"{key}: {row.name} ×{row.speedup[key]:.2f} ± {100 * row.spread[key]:.1f} %", flush=True)
                 if engine == "eager":
                     row.predicted[key] = dense_ms / float(model.predict(self.cost.work(self.kept[row.name])))
 
@@ -255,11 +257,11 @@ class OnnxNetwork(nn.Module):
         return torch.from_numpy(self.session.run(None, {self.name: x.numpy()})[0])
 
 
-def engines() -> list[str]:
+def usable(wanted: list[str]) -> list[str]:
     missing = [name for name in ONNX if find_spec(name) is None]
-    if missing:
+    if "ONNX Runtime" in wanted and missing:
         print(f"ONNX Runtime is left out: {', '.join(missing)} not installed")
-    return ["eager"] if missing else ["eager", "ONNX Runtime"]
+    return ["eager", *(["ONNX Runtime"] if "ONNX Runtime" in wanted and not missing else [])]
 
 
 def prepared(engine: str, network: nn.Module, example: Tensor) -> nn.Module:
