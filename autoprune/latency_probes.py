@@ -25,7 +25,8 @@ from autoprune.training.runtime import Runtime
 
 WIDTHS = (0.7, 0.5, 0.25)  # shares of all channels; most counts are odd ones, as in proposals
 DEPTHS = (1 / 3, 2 / 3, 1.0)  # shares of the blocks that can be dropped
-SECONDS_EACH = 1.0  # a block holds fewer calls where the dense network is so slow that a probe would take longer
+SECONDS_EACH = 1.5  # a block holds fewer calls where the dense network is so slow that a probe would take longer
+FEWEST_CALLS = 3  # but not fewer than this: the first call after another network's finds cold caches
 
 Say = Callable[[str], None]
 Compare = Callable[..., LatencyComparison]
@@ -86,12 +87,12 @@ def latency_probes(
 
 
 def calls(latency: LatencySpec, dense_ms: float) -> int:
-    """Return the calls in a block of a probe: as many as in a trial's, or as a second allows.
+    """Return the calls in a block of a probe: as many as in a trial's, or as the time allows.
 
-    >>> calls(LatencySpec(blocks=10, calls=5), 4.0), calls(LatencySpec(blocks=10, calls=5), 25.0)
-    (5, 2)
+    >>> calls(LatencySpec(blocks=10, calls=9), 4.0), calls(LatencySpec(blocks=10, calls=9), 15.0)
+    (9, 5)
     """
-    return max(1, min(latency.calls, int(SECONDS_EACH * 1e3 / (2 * latency.blocks * dense_ms))))
+    return min(latency.calls, max(FEWEST_CALLS, int(SECONDS_EACH * 1e3 / (2 * latency.blocks * dense_ms))))
 
 
 def spread(space: SearchSpace) -> Iterator[dict[str, int]]:
