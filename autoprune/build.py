@@ -24,6 +24,7 @@ from autoprune.dense import (
 from autoprune.errors import UsageError
 from autoprune.evaluate import Evaluator
 from autoprune.folder import StudyFolder
+from autoprune.latency_probes import latency_probes, needs_probes
 from autoprune.metrics import Budget, Measurement
 from autoprune.origins import origins
 from autoprune.policy import MASK_PATTERNS
@@ -38,6 +39,7 @@ from autoprune.rises import Expected, Probe, sensitivity_of
 from autoprune.sensitivity import Sensitivity
 from autoprune.space import Block, FrozenGroup, MaskSpace, SearchSpace
 from autoprune.spec import StudySpec
+from autoprune.study.latency import Probes
 from autoprune.study.proposals import Proposals
 from autoprune.threshold import tolerated_counts
 from autoprune.training.finetune import Recipe
@@ -89,8 +91,8 @@ class Workbench:
         """Return what cuts copies of the dense network."""
         return Pruner(self.network, self.space, self.scores)
 
-    def proposals(self, budget: Budget) -> Proposals:
-        """Return what decides which candidates are asked for an absolute budget."""
+    def proposals(self, budget: Budget, say: Say = lambda message: None) -> Proposals:
+        """Return what decides which candidates are asked for an absolute budget; ``say`` is told what it must time."""
         scores = {
             name: {group: s.numpy().astype("float64") for group, s in by_group.items()}
             for name, by_group in self.scores.items()
@@ -105,6 +107,14 @@ class Workbench:
             self.spec.seed,
             tolerated=self.tolerated,
             sensitivity=self.sensitivity,
+            probes=self._probes(say) if needs_probes(budget, self.spec.objectives) else None,
+        )
+
+    def _probes(self, say: Say) -> Probes:
+        images = self.runtime.place_images(torch.zeros(self.spec.latency.batch, *self.task.input_shape))
+        dense_ms = self.dense["latency_ms"]
+        return latency_probes(
+            self.pruner, self.cost, images, self.runtime, self.spec.latency, dense_ms, self.folder, say
         )
 
     def evaluator(self) -> Evaluator:

@@ -84,6 +84,11 @@ class StudyFolder:
         return self.path / "sensitivity.json"
 
     @property
+    def latency_probes(self) -> Path:
+        """Return the networks that were timed before the search, to learn what takes time."""
+        return self.path / "latency.json"
+
+    @property
     def teacher(self) -> Path:
         """Return the folder of the dense network's cached outputs."""
         return self.path / "teacher"

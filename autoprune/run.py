@@ -93,7 +93,7 @@ def run_search(
             display.say(f"{ledger.reclaimed} trial(s) left unfinished by a process that died will be asked again")
         with _remembering(spec, recipe or {}, folder):
             bench = set_up(spec, folder, display.say)
-            proposals = bench.proposals(Budget.parse(spec.budget.model_dump()).resolve(bench.dense))
+            proposals = bench.proposals(Budget.parse(spec.budget.model_dump()).resolve(bench.dense), display.say)
             proposals.check()
         _remember(bench.spec, recipe or {}, folder)
         ledger.remember("fingerprint", fingerprint(bench.spec))

@@ -48,7 +48,8 @@ FLOORS = {
     "acts": Floor(("search", "report", "pick"), strangers=True),
     "doors": Floor(
         (
-            *("dense", "origins", "threshold", "rises", "build", "run", "finish", "inspection", "testing", "progress"),
+            *("dense", "origins", "threshold", "rises", "latency_probes", "build", "run", "finish", "inspection"),
+            *("testing", "progress"),
             *("cli", "__main__", ""),
         ),
         strangers=False,
@@ -57,13 +58,25 @@ FLOORS = {
 
 # libraries by the only rooms or files that import them; what is not named here is the standard library
 DOORS = {
-    "torch": (*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "build", "inspection", "testing"),
+    "torch": (
+        *WORKSHOP,
+        "evaluate",
+        "picked",
+        "pick",
+        "dense",
+        "origins",
+        "latency_probes",
+        "build",
+        "inspection",
+        "testing",
+    ),
     "torchvision": ("training",),
     "optuna": ("study",),
     "sqlalchemy": ("study",),
     "filelock": ("study",),
     "moocore": ("pareto",),
     "numpy": ("pareto", "sensitivity", "hits", "study", "cost", "training"),
+    "scipy": ("study",),
     "pydantic": ("sections", "spec", "spec_file"),
     "pydantic_core": ("sections",),
     "tomllib": ("spec_file", "cli.options"),  # tomli before Python 3.11
@@ -80,7 +93,7 @@ DOORS = {
 # what else a room must not import, although it stands below
 AVOIDS = {"study": WORKSHOP, "report": (*WORKSHOP, "evaluate"), "progress": (*WORKSHOP, "evaluate")}
 
-HEAVY = ("torch", "torchvision", "optuna", "sklearn", "matplotlib", "moocore")
+HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from autoprune.cost.layers import layer_costs
 from autoprune.cost.rows import Rows, stored_tensors
 from autoprune.cost.sizes import Ints, Products, Totals
 from autoprune.cost.usage import Usage, count_macs, record_usage
+from autoprune.cost.work import Floats, Work
 from autoprune.metrics import Measurement
 from autoprune.space import MASK_UNITS, Block, Kept, Shrink, mask_key, masked_zeros
 
@@ -71,6 +72,7 @@ class CostModel:
         self.layers = layer_costs(network, usage)
         self.uncounted = (UNCOUNTED, *rows.constants(usage))
         self._masks = _Masks(masked_layers, mask_pattern, rows, usage) if masked_layers else None
+        self._work = Work(rows, usage)
         self._sizes = rows.sizes
         self._totals = Totals(terms, self._sizes.of({}))
 
@@ -86,6 +88,10 @@ class CostModel:
     def count_zeros(self, kept: Kept) -> tuple[int, int]:
         """Return the multiply–accumulates with weights that a mask sets to zero, and how many these are."""
         return self._masks.zeros(kept, self._sizes.of(kept)) if self._masks else (0, 0)
+
+    def work(self, kept: Kept) -> Floats:
+        """Return what takes time, shape ``(5,)``: the numbers that :data:`~autoprune.cost.work.WORK` names."""
+        return self._work.of(self._sizes.of(kept))
 
     def measure(self, kept: Kept) -> Measurement:
         """Return ``mflops``, ``mparams`` and ``size_mb`` (10⁶ bytes) of a policy; with masks, also what is not zero."""

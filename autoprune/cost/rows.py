@@ -105,7 +105,7 @@ class Rows:
         dense = prod(size for size, _ in varying)
         height = self.sizes.place(stored.shape[0], takes[0]) if stored.shape else ONE
         rest = prod(size for size, taken in zip(stored.shape, takes, strict=True) if not taken)
-        return Row(stored.paths[0], (*cells, *self._around(*stored.paths)), rest, dense, height)
+        return Row(stored.paths[0], (*cells, *self.around(*stored.paths)), rest, dense, height)
 
     def tensors(self) -> Iterator[Term]:
         """Yield what every tensor adds to parameters and bytes."""
@@ -117,7 +117,7 @@ class Rows:
         """Yield the multiply–accumulates of every weight; they go with it, and with the module that reads it."""
         for (path, module), macs in usage.weights.items():
             row = self.row(path)
-            further = tuple(place for place in self._around(module) if place not in row.factors)
+            further = tuple(place for place in self.around(module) if place not in row.factors)
             yield (*row.factors, *further), (Fraction(macs, row.varying), 0, 0)
 
     def products(self, usage: Usage) -> Iterator[Term]:
@@ -131,7 +131,7 @@ class Rows:
             attention = self._attention_around(module)
             totals[attention] += macs
             place, heads = self._heads[attention]
-            yield (place, *self._around(module)), (Fraction(macs, heads), 0, 0)
+            yield (place, *self.around(module)), (Fraction(macs, heads), 0, 0)
         for attention, macs in totals.items():
             heads = self._heads[attention][1]
             if macs % heads:
@@ -145,7 +145,7 @@ class Rows:
         if macs:
             yield f"{macs / 1e6:.2f} MFLOPs of products between activations are taken as constant"
 
-    def _around(self, *paths: str) -> Factors:
+    def around(self, *paths: str) -> Factors:
         """Return the places of the blocks that hold all these paths of one tensor or module."""
         return tuple(place for place, block in self._blocks.items() if all(map(block.holds, paths)))
 

@@ -37,9 +37,10 @@ class Cost(Protocol):
         ...  # pragma: no cover
 
 
-def closed_form_part(budget: Budget) -> Budget:
-    """Return the limits that follow exactly from a policy."""
-    return Budget({name: limit for name, limit in budget.limits.items() if METRICS[name].closed_form})
+def closed_form_part(budget: Budget, predicted: frozenset[str] = frozenset()) -> Budget:
+    """Return the limits that follow exactly from a policy, and those on predicted metrics."""
+    known = {name for name, metric in METRICS.items() if metric.closed_form} | predicted
+    return Budget({name: limit for name, limit in budget.limits.items() if name in known})
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,14 @@ class Projector:
     Attributes:
         space: the channel counts that exist.
         cost: closed-form costs.
-        budget: absolute limits; those without a closed form are ignored here.
+        budget: absolute limits; those without a closed form are ignored here, but for the predicted ones.
+        predicted: metrics without a closed form that ``cost`` predicts, as :mod:`~autoprune.study.latency` does.
     """
 
     space: SearchSpace
     cost: Cost
     budget: Budget
+    predicted: frozenset[str] = frozenset()
 
     def smallest(self) -> Measurement:
         """Return the costs of the smallest network of the space."""
@@ -62,7 +65,7 @@ class Projector:
 
     def usage(self, kept: Kept) -> float:
         """Return cost / limit for the tightest limit: at most 1 within the budget, 0 without a limit."""
-        limits = closed_form_part(self.budget).limits
+        limits = closed_form_part(self.budget, self.predicted).limits
         found = self.cost.measure(kept)
         return max((found[name] / limit.value for name, limit in limits.items()), default=0.0)
 
@@ -103,7 +106,7 @@ class Projector:
     def _with_blocks(self, wanted: Mapping[str, float]) -> dict[str, float]:
         """Return the wishes with blocks dropped until the budget can be met, or put back until it can be filled."""
         wanted = dict(wanted)
-        if not self.space.blocks or not closed_form_part(self.budget).limits:
+        if not self.space.blocks or not closed_form_part(self.budget, self.predicted).limits:
             return wanted
         smallest = {name: float(counts[0]) for name, counts in self.space.choices.items()}
 
@@ -138,7 +141,7 @@ class Projector:
         free = self._free() if free is None else free
         wanted = {name: wanted.get(name, count) for name, count in self.space.full.items()}
         asis = self._scaled(wanted, 1.0, free)
-        if not closed_form_part(self.budget).limits or FILL_TO <= self.usage(asis) <= 1:
+        if not closed_form_part(self.budget, self.predicted).limits or FILL_TO <= self.usage(asis) <= 1:
             return self.space.settled(asis)
         low, high = 0.0, max((self.space.full[n] / wanted[n] for n in free), default=1.0)
         if self.usage(self._scaled(wanted, low, free)) > 1:

@@ -1,7 +1,8 @@
 """What to evaluate next: first the baselines of this budget, then what the sampler proposes.
 
-Every proposal lies on the budget. Limits without a closed form (latency) are turned into a limit on
-MFLOPs that the trials measured so far predict; the verdict is the measurement.
+Every proposal lies on the budget. A limit on latency is met by what a model predicts of timed networks; in a study
+without such probes it is turned into a limit on MFLOPs that the trials measured so far predict. The verdict is the
+measurement.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from autoprune.sensitivity import Sensitivity
 from autoprune.space import SearchSpace
 from autoprune.study.baselines import Ranking, baselines
 from autoprune.study.guide import Guide
+from autoprune.study.latency import Probes, latency_projector
 from autoprune.study.project import Cost, Projector
 from autoprune.study.sampler import (
     GUIDED,
@@ -57,6 +59,7 @@ class Proposals:
         tolerated: group → fewest channels that the measured error allows, for the threshold baseline.
         sensitivity: how much the loss rises when each group alone is cut, for the knapsack.
         with_baselines: whether the baselines of a budget are evaluated first.
+        probes: networks timed when the study began; ``None`` if there are none, as in an older study.
     """
 
     space: SearchSpace
@@ -69,6 +72,7 @@ class Proposals:
     with_baselines: bool = True
     tolerated: Mapping[str, int] = field(default_factory=dict)
     sensitivity: Sensitivity = field(default_factory=Sensitivity)
+    probes: Probes | None = None
 
     @property
     def chosen_sampler(self) -> str:
@@ -96,7 +100,7 @@ class Proposals:
 
     def next(self, number: int, trials: Sequence[Trial]) -> Next:
         """Return what proposes candidate ``number``."""
-        projector = Projector(self.space, self.cost, self._closed_form_budget(trials))
+        projector = self.projector(trials)
         waiting = self._waiting_baselines(projector, trials)
         if waiting:
             name, policy = next(iter(waiting.items()))
@@ -157,6 +161,12 @@ class Proposals:
             found = baselines(projector, self.scores, self.tolerated, self.sensitivity)
             self._baselines[key] = found
         return {name: policy for name, policy in found.items() if f"baseline:{name}" not in asked}
+
+    def projector(self, trials: Sequence[Trial]) -> Projector:
+        """Return what brings policies to the budget; a latency limit is met as probes and trials predict."""
+        if self.probes is not None and "latency_ms" in self.budget.limits:
+            return latency_projector(self.space, self.budget, self.probes, trials)
+        return Projector(self.space, self.cost, self._closed_form_budget(trials))
 
     def _closed_form_budget(self, trials: Sequence[Trial]) -> Budget:
         """Return the budget with a latency limit turned into the MFLOPs that are predicted to meet it."""

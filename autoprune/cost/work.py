@@ -1,0 +1,75 @@
+"""Say of any policy how much there is to do that takes time: the numbers that latency follows, in microseconds.
+
+Every read of a weight is one operation. What it costs is a launch, its multiply–accumulates, and its outputs, which
+norms and activations then pass over as well. Kernels compute whole vectors of output channels, so that 9 take the time
+of 16: multiply–accumulates are counted a second time with the outputs rounded up. Nothing here is a time;
+``study/latency.py`` learns from timed networks what each of these numbers is worth.
+
+Source: the layer-wise latency tables of Yang et al. 2018, "NetAdapt", section 3.3, in closed form and without a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.cost.rows import Rows
+from autoprune.cost.sizes import ONE, Factors, Ints, Products
+from autoprune.cost.usage import Usage
+
+WORK = ("networks", "operations", "mflops", "vector_mflops", "outputs")
+"""What :class:`Work` counts: one network, active operations, MFLOPs, MFLOPs of whole vectors, millions of outputs."""
+
+LANES = 16  # float32 numbers in the widest vector of today's CPUs; the block of channels that oneDNN computes at once
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+class Work:
+    """Count what takes time, for one input, without building the network.
+
+    The outputs of a weight are what its dimension 0 produces: the outputs of convolutions and linear layers, the gates
+    of recurrent ones; of transposed convolutions, their inputs.
+
+    Args:
+        rows: of the network.
+        usage: of its weights; products of attention are operations too, without outputs.
+    """
+
+    def __init__(self, rows: Rows, usage: Usage) -> None:
+        entries = [(rows.row(path), rows.around(path) + rows.around(module)) for path, module in usage.weights]
+        products = list(rows.products(usage))
+        uses = [
+            Fraction(n, row.varying * row.rest) for (row, _), n in zip(entries, usage.weights.values(), strict=True)
+        ]
+        none = [0] * len(products)
+        self._around = Products([*(_once(around) for _, around in entries), *(_once(f[1:]) for f, _ in products)])
+        self._varying = Products([*(row.factors for row, _ in entries), *(f for f, _ in products)])
+        each = (use * row.rest for use, (row, _) in zip(uses, entries, strict=True))
+        self._macs = _floats([*each, *(costs[0] for _, costs in products)])
+        self._uses = _floats([*uses, *none])
+        self._heights: Ints = np.array([*(row.height for row, _ in entries), *(ONE for _ in none)], dtype=np.intp)
+
+    def of(self, sizes: Ints) -> Floats:
+        """Return the numbers that :data:`WORK` names, shape ``(5,)``.
+
+        Args:
+            sizes: all sizes of the policy, as :class:`~autoprune.cost.sizes.Sizes` gives them.
+        """
+        active = (self._around.of(sizes) > 0).astype(np.float64)
+        macs, heights = self._varying.of(sizes) * self._macs * active, sizes[self._heights]
+        filled = np.where(self._heights == ONE, 1.0, -(-heights // LANES) * LANES / np.maximum(heights, 1))
+        millions = np.array([macs.sum(), macs @ filled, active * self._uses @ heights]) / 1e6
+        return np.array([1.0, active.sum(), *millions])
+
+
+def _once(places: Factors) -> Factors:
+    return tuple(dict.fromkeys(places))
+
+
+def _floats(values: Iterable[Fraction | int]) -> Floats:
+    return np.array([float(value) for value in values])

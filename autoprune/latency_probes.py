@@ -1,0 +1,139 @@
+"""Time a few networks before the search, so that latency can be predicted from its first proposal on.
+
+Measured once per study and stored in its folder: copies of the dense network with channels cut, blocks dropped, or
+both, spread over the space. Nothing is trained, since time does not depend on the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from autoprune.atomic import write_text
+from autoprune.cost.latency import LatencyComparison, compare_latency, measured_latency
+from autoprune.cost.macs import CostModel
+from autoprune.folder import StudyFolder
+from autoprune.metrics import Budget
+from autoprune.pruning.prune import Pruner
+from autoprune.sections import LatencySpec
+from autoprune.space import SearchSpace
+from autoprune.study.latency import Probes, Timed
+from autoprune.training.runtime import Runtime
+
+WIDTHS = (0.7, 0.5, 0.25)  # shares of all channels; most counts are odd ones, as in proposals
+DEPTHS = (1 / 3, 2 / 3, 1.0)  # shares of the blocks that can be dropped
+SECONDS_EACH = 1.5  # a block holds fewer calls where the dense network is so slow that a probe would take longer
+FEWEST_CALLS = 3  # but not fewer than this: the first call after another network's finds cold caches
+
+Say = Callable[[str], None]
+Compare = Callable[..., LatencyComparison]
+
+
+def needs_probes(budget: Budget, objectives: Sequence[str]) -> bool:
+    """Return whether a search looks at latency."""
+    return "latency_ms" in budget.limits or "latency_ms" in objectives
+
+
+def latency_probes(
+    pruner: Pruner,
+    cost: CostModel,
+    example: Tensor,
+    runtime: Runtime,
+    latency: LatencySpec,
+    dense_ms: float,
+    folder: StudyFolder,
+    say: Say,
+    compare: Compare = compare_latency,
+) -> Probes:
+    """Return timed networks of the space, the dense one first: read from the study, or timed now and stored.
+
+    Args:
+        pruner: cuts by each group's first criterion.
+        cost: closed-form costs and work over the pruner's space.
+        example: one batch as it is timed, shape ``(N, *input_shape)``, placed on the runtime.
+        runtime: where networks run.
+        latency: how to time.
+        dense_ms: the study's reference latency of the dense network.
+        folder: where the times are stored.
+        say: told in a sentence what is going on.
+        compare: times two networks against each other; replaced in tests.
+
+    Raises:
+        NonFiniteError: if the clock did not advance.
+    """
+    space = pruner.space
+    where = {name: value for name, value in runtime.describe().items() if name not in ("precision", "threads")}
+    choices = {name: [counts[0], counts[-1]] for name, counts in space.choices.items()}
+    settings = {"latency": latency.model_dump(), "dense_ms": dense_ms, "runtime": where, "space": choices}
+    stored = _read(folder, settings)
+    if stored is None:
+        networks = list(spread(space))
+        say(f"timing {len(networks)} pruned copies, untrained, to learn what latency depends on")
+        stored = [Timed(space.full, dense_ms)]
+        for kept in networks:
+            importances = {name: criteria[0] for name, criteria in space.importances.items()}
+            network = runtime.place(pruner.prune(space.policy(kept, importances))).eval()
+            options = {"blocks": latency.blocks, "calls": calls(latency, dense_ms), "threads": latency.threads}
+            found = compare(pruner.network, network, example, **options)
+            stored.append(Timed(kept, measured_latency(found, dense_ms)[0]))
+        write_text(folder.latency_probes, json.dumps({"settings": settings, "probes": _to_json(stored)}, indent=1))
+        if len(stored) > 2:
+            error = Probes(cost, tuple(stored)).error
+            say(f"latency is predicted within {100 * error:.0f} % (each of them from the others)")
+    return Probes(cost, tuple(stored))
+
+
+def calls(latency: LatencySpec, dense_ms: float) -> int:
+    """Return the calls in a block of a probe: as many as in a trial's, or as the time allows.
+
+    >>> calls(LatencySpec(blocks=10, calls=9), 4.0), calls(LatencySpec(blocks=10, calls=9), 15.0)
+    (9, 5)
+    """
+    return min(latency.calls, max(FEWEST_CALLS, int(SECONDS_EACH * 1e3 / (2 * latency.blocks * dense_ms))))
+
+
+def spread(space: SearchSpace) -> Iterator[dict[str, int]]:
+    """Yield the counts of pruned networks: all widths scaled alike, the narrowest, blocks dropped, and the smallest.
+
+    Args:
+        space: masks are left out, since they save no time.
+    """
+    narrowest = {name: space.choices[name][0] for name in space.by_name}
+    scaled = [
+        {name: space.nearest(name, share * group.num_channels) for name, group in space.by_name.items()}
+        for share in WIDTHS
+    ]
+    names = [block.name for block in space.blocks]
+    shorter = [dict.fromkeys(_evenly(names, round(share * len(names))), 0) for share in DEPTHS] if names else []
+    both = [{**scaled[1], **shorter[0]}, {**narrowest, **shorter[-1]}] if names else []
+    seen = [space.full]
+    for given in (*scaled, narrowest, *shorter, *both):
+        kept = space.settled({**space.full, **given})
+        if kept not in seen:
+            seen.append(kept)
+            yield kept
+
+
+def _evenly(names: list[str], count: int) -> list[str]:
+    """Return some of the names, evenly spread."""
+    return [names[int((place + 0.5) * len(names) / count)] for place in range(count)]
+
+
+def _to_json(timed: list[Timed]) -> list[dict[str, Any]]:
+    return [{"latency_ms": one.latency_ms, "kept": dict(one.kept)} for one in timed]
+
+
+def _read(folder: StudyFolder, settings: Mapping[str, object]) -> list[Timed] | None:
+    try:
+        stored = json.loads(folder.latency_probes.read_text(encoding="utf-8"))
+        if stored["settings"] != settings:
+            return None
+        return [
+            Timed({str(k): int(v) for k, v in one["kept"].items()}, float(one["latency_ms"]))
+            for one in stored["probes"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or cut short: time again
+        return None

@@ -1,0 +1,310 @@
+"""How much faster pruned networks really are: widths, rounded widths, blocks dropped, and both chosen for latency.
+
+    python scripts/bench_latency.py --share 0.42 --speedup 2 --json latency.json
+
+Every policy is brought to the same share of the dense MFLOPs. ``uniform`` scales all widths alike, ``round 8`` and
+``round 16`` keep multiples, ``blocks`` drops residual blocks alone, and ``chosen`` are random policies over widths and
+blocks projected onto the MFLOPs and onto the latency that the model predicts for the asked speed-up, as a search does.
+Each is timed in alternation with the dense network, at one thread; the eager networks are timed again at the end, and
+the largest disagreement is told. With --weights and --images, chosen ones are those of least training loss after batch
+norm was recalibrated, and uniform and chosen are fine-tuned for the same steps and scored on validation.
+
+ONNX Runtime is timed if onnx, onnxscript and onnxruntime are installed. With --study, the front of a stored study is
+timed again instead, and compared with what is stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench_criteria import folder_task
+from torch import Tensor, nn
+
+from autoprune.build import cost_model, resolve, set_up
+from autoprune.cost.latency import LatencyComparison, compare_latency
+from autoprune.errors import BudgetError
+from autoprune.folder import StudyFolder
+from autoprune.latency_probes import latency_probes
+from autoprune.metrics import Budget
+from autoprune.policy import PruningPolicy
+from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.groups import find_groups
+from autoprune.pruning.importance import Calibration, score_groups
+from autoprune.pruning.prune import Pruner
+from autoprune.report.summary import summarise
+from autoprune.sections import LatencySpec
+from autoprune.space import SearchSpace
+from autoprune.study.baselines import baselines
+from autoprune.study.latency import LatencyModel, Probes, latency_projector
+from autoprune.study.project import Projector
+from autoprune.study.view import open_view
+from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
+from autoprune.training.models import build_model
+from autoprune.training.runtime import resolve_runtime
+from autoprune.training.score import score
+from autoprune.training.teacher import Teacher
+
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+RECALIBRATION, CHOOSING = 512, 1024
+THREADS = 1  # while timing
+
+
+@dataclass
+class Row:
+    """Hold one policy: what it has, and per batch and engine (``"eager, batch 1"``) how many times faster it is."""
+
+    name: str
+    mflops: float
+    dropped: int
+    speedup: dict[str, float] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+    predicted: dict[str, float] = field(default_factory=dict)
+    again: dict[str, float] = field(default_factory=dict)
+    accuracy: float = float("nan")
+    stderr: float = float("nan")
+
+
+def main() -> None:
+    options = parse_arguments()
+    torch.set_num_threads(THREADS)
+    document = remeasure(options) if options.study else Bench(options).run()
+    if options.json:
+        Path(options.json).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="resnet56")
+    parser.add_argument("--weights", default="", help="trained weights; empty: the network as initialised")
+    parser.add_argument("--images", default="", help="folder with train/<class>/* and val/<class>/*, all of one size")
+    parser.add_argument("--share", type=float, default=0.42, help="of the dense MFLOPs")
+    parser.add_argument("--speedup", type=float, default=2.0, help="that chosen policies are projected onto")
+    parser.add_argument("--draws", type=int, default=16, help="random policies to choose from")
+    parser.add_argument("--chosen", type=int, default=3)
+    parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 32])
+    parser.add_argument("--engines", type=lambda text: text.split(","), default=["eager", "ONNX Runtime"])
+    parser.add_argument("--blocks", type=int, default=13, help="timed blocks")
+    parser.add_argument("--steps", type=int, default=100, help="of the fine-tune")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument("--threads", type=int, default=0, help="for training; timing is always on one")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--study", default="", help="folder of a stored study whose front is timed again")
+    parser.add_argument("--json", default="")
+    return parser.parse_args()
+
+
+class Bench:
+    """Hold the dense network, the space over it, and the data if there is any."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.runtime = resolve_runtime("cpu", "auto", "contiguous", options.threads)
+        self.task = folder_task(Path(options.images)) if options.images else None
+        shape = self.task.input_shape if self.task else (3, 32, 32)
+        classes = self.task.num_classes if self.task else 10
+        dense = build_model(options.network, num_classes=classes, in_channels=shape[0], seed=0, weights=options.weights)
+        self.dense, self.shape = dense.eval(), shape
+        example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+        groups = find_groups(self.dense, example).cuttable
+        blocks = find_blocks(self.dense, example, groups)
+        self.space = SearchSpace(groups, {group.name: ("l2",) for group in groups}, blocks=blocks)
+        self.cost = cost_model(self.dense, self.space, example[:1])
+        self.criteria = {group.name: "l2" for group in groups}
+        scores = score_groups(self.dense, groups, ["l2"], Calibration([], options.seed, shape))
+        self.pruner = Pruner(self.dense, self.space, scores)
+        self.budget = Budget.parse({"mflops": options.share * self.cost.measure({})["mflops"]})
+        self.engines = usable(options.engines)
+
+    def run(self) -> dict[str, object]:
+        """Time every policy twice, show the table, and return it as plain data."""
+        probes = {batch: self.probes(batch) for batch in self.options.batches}
+        policies = dict(self.policies(probes[self.options.batches[0]]))
+        networks = {name: self.pruner.prune(policy).eval() for name, policy in policies.items()}
+        rows = [self.row(name, policy) for name, policy in policies.items()]
+        for batch in self.options.batches:
+            self.time_all(batch, rows, networks, probes[batch].model())
+        self.time_again(rows, networks)
+        if self.task and self.options.weights:
+            self.train(rows, networks)
+        errors = {batch: each.error for batch, each in probes.items()}
+        show(rows, errors, [probes[b] for b in self.options.batches])
+        return {"options": vars(self.options), "rows": [asdict(row) for row in rows], "leave_one_out": errors}
+
+    def probes(self, batch: int) -> Probes:
+        """Time the probes of a study, at this batch; the reference is a dense time of now."""
+        example, latency = torch.zeros(batch, *self.shape), LatencySpec(batch=batch, threads=THREADS)
+        dense_ms = compare_latency(self.dense, self.dense, example, blocks=5, threads=THREADS).dense_ms
+        where = (example, self.runtime, latency, dense_ms)
+        with tempfile.TemporaryDirectory() as folder:
+            return latency_probes(self.pruner, self.cost, *where, StudyFolder(Path(folder)), print)
+
+    def policies(self, probes: Probes) -> Iterator[tuple[str, PruningPolicy]]:
+        """Yield every policy that is compared; the probes steer the chosen ones."""
+        for step in (1, 8, 16):
+            space = replace(self.space, round_to=step)
+            wanted = {name: n / (1 if name in space.block_names else 2) for name, n in space.full.items()}
+            try:
+                kept = Projector(space, self.cost, self.budget).fit(wanted)
+            except BudgetError:
+                print(f"widths in multiples of {step} cannot reach {self.budget.describe()}")
+                continue
+            yield f"round {step}" if step > 1 else "uniform", self.space.policy(kept, self.criteria)
+        yield "blocks", baselines(Projector(self.space, self.cost, self.budget), {})["depth"]
+        for place, policy in enumerate(self.chosen(probes), 1):
+            yield f"chosen {place}", policy
+
+    def chosen(self, probes: Probes) -> list[PruningPolicy]:
+        """Return random policies on both limits: those of least training loss, or of most MFLOPs without weights."""
+        limit = probes.timed[0].latency_ms / self.options.speedup
+        limits = {"mflops": self.budget.limits["mflops"].value, "latency_ms": limit}
+        projector = latency_projector(self.space, Budget.parse(limits), probes, [])
+        found: dict[PruningPolicy, float] = {}
+        for draw in range(self.options.draws):
+            rng = np.random.default_rng([self.options.seed, draw])
+            share = rng.uniform(0.2, 0.8)  # of the blocks
+            params = {
+                d.name: ("yes" if rng.random() < share else "no") if d.choices else rng.uniform(0, d.high / 2)
+                for d in self.space.dimensions
+            }
+            policy = projector.project(self.space.decode(params))
+            found[policy] = self.worth(policy)
+        return sorted(found, key=lambda policy: found[policy])[: self.options.chosen]
+
+    def worth(self, policy: PruningPolicy) -> float:
+        """Return what is least for the best of the draws."""
+        if not (self.task and self.options.weights):
+            return -self.cost.measure(self.space.kept(policy))["mflops"]
+        network = self.pruner.prune(policy)
+        recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, self.options.seed)
+        return score(network, self.task, "train", self.runtime, limit=CHOOSING).loss
+
+    def row(self, name: str, policy: PruningPolicy) -> Row:
+        """Begin the row of a policy."""
+        kept = self.space.kept(policy)
+        self.kept = {**getattr(self, "kept", {}), name: kept}
+        return Row(name, self.cost.measure(kept)["mflops"], len(policy.dropped_blocks))
+
+    def time_all(self, batch: int, rows: list[Row], networks: dict[str, nn.Module], model: LatencyModel) -> None:
+        """Time every network against the dense one, in every engine."""
+        example = torch.zeros(batch, *self.shape)
+        dense_ms = float(model.predict(self.cost.work({})))
+        for engine in self.engines:
+            key = f"{engine}, batch {batch}"
+            dense = prepared(engine, self.dense, example)
+            for row in rows:
+                found = self.compare(dense, prepared(engine, networks[row.name], example), example)
+                row.speedup[key], row.spread[key] = 1 / found.ratio, found.ratio_stderr / found.ratio
+                print(f"{key}: {row.name} ×{row.speedup[key]:.2f} ± {100 * row.spread[key]:.1f} %", flush=True)
+                if engine == "eager":
+                    row.predicted[key] = dense_ms / float(model.predict(self.cost.work(self.kept[row.name])))
+
+    def compare(self, dense: nn.Module, pruned: nn.Module, example: Tensor) -> LatencyComparison:
+        """Time two networks in alternation; a block is about ten images."""
+        calls = max(1, 10 // len(example))
+        return compare_latency(dense, pruned, example, blocks=self.options.blocks, calls=calls, threads=THREADS)
+
+    def time_again(self, rows: list[Row], networks: dict[str, nn.Module]) -> None:
+        """Time the eager networks once more, when all others were timed in between."""
+        for batch in self.options.batches:
+            example = torch.zeros(batch, *self.shape)
+            for row in rows:
+                row.again[f"eager, batch {batch}"] = 1 / self.compare(self.dense, networks[row.name], example).ratio
+
+    def train(self, rows: list[Row], networks: dict[str, nn.Module]) -> None:
+        """Fine-tune the uniform and the chosen networks alike, and score them."""
+        self.runtime.apply_threads()
+        epochs = self.options.steps * self.options.batch_size / self.task.sizes["train"]
+        recipe = Recipe(epochs, self.options.batch_size, self.options.lr, 5e-4, distill=True)
+        teacher = Teacher(self.dense, self.task, self.runtime)
+        before = score(self.dense, self.task, "val", self.runtime)
+        print(f"dense {100 * before.accuracy:.2f} ± {100 * before.accuracy_stderr:.2f} % on {before.count}", flush=True)
+        for row in rows:
+            if row.name == "uniform" or row.name.startswith(("chosen", "blocks")):
+                network = self.runtime.place(networks[row.name])
+                recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, self.options.seed)
+                finetune(network, self.task, recipe, self.runtime, self.options.seed, teacher)
+                found = score(network, self.task, "val", self.runtime)
+                row.accuracy, row.stderr = found.accuracy, found.accuracy_stderr
+                print(f"{row.name} {100 * row.accuracy:.2f} ± {100 * row.stderr:.2f} %", flush=True)
+
+
+class OnnxNetwork(nn.Module):
+    """Run an exported network in ONNX Runtime."""
+
+    def __init__(self, network: nn.Module, example: Tensor) -> None:
+        super().__init__()
+        import onnxruntime
+
+        stored = io.BytesIO()
+        torch.onnx.export(network, (example,), dynamo=True, verbose=False).save(stored)
+        wish = onnxruntime.SessionOptions()
+        wish.intra_op_num_threads = THREADS
+        self.session = onnxruntime.InferenceSession(stored.getvalue(), wish, providers=["CPUExecutionProvider"])
+        self.name = self.session.get_inputs()[0].name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer a batch."""
+        return torch.from_numpy(self.session.run(None, {self.name: x.numpy()})[0])
+
+
+def usable(wanted: list[str]) -> list[str]:
+    missing = [name for name in ONNX if find_spec(name) is None]
+    if "ONNX Runtime" in wanted and missing:
+        print(f"ONNX Runtime is left out: {', '.join(missing)} not installed")
+    return ["eager", *(["ONNX Runtime"] if "ONNX Runtime" in wanted and not missing else [])]
+
+
+def prepared(engine: str, network: nn.Module, example: Tensor) -> nn.Module:
+    return network if engine == "eager" else OnnxNetwork(network, example)
+
+
+def show(rows: list[Row], errors: dict[int, float], probes: list[Probes]) -> None:
+    keys = list(rows[0].speedup)
+    print(f"\n| policy | MFLOPs | blocks dropped | {' | '.join(keys)} | validation accuracy |")
+    print("|---" * (4 + len(keys)) + "|")
+    for row in rows:
+        cells = [f"×{row.speedup[key]:.2f} ± {100 * row.spread[key]:.1f} %" for key in keys]
+        accuracy = f"{100 * row.accuracy:.2f} ± {100 * row.stderr:.2f} %" if row.accuracy == row.accuracy else ""
+        print(f"| {row.name} | {row.mflops:.1f} | {row.dropped} | {' | '.join(cells)} | {accuracy} |")
+    for (batch, error), each in zip(errors.items(), probes, strict=True):
+        key = f"eager, batch {batch}"
+        off = [row.speedup[key] / row.predicted[key] - 1 for row in rows]
+        root = float(np.sqrt(np.mean(np.square(off))))
+        again = max(rows, key=lambda row, key=key: abs(row.again[key] / row.speedup[key] - 1))
+        print(
+            f"batch {batch}: leave-one-out error of {len(each.timed) - 1} probes {100 * error:.1f} %; predicted "
+            f"against measured here {100 * root:.1f} % (root mean square), {100 * max(map(abs, off)):.1f} % at most; "
+            f"timed again, the largest disagreement is {100 * (again.again[key] / again.speedup[key] - 1):+.1f} % "
+            f"({again.name})"
+        )
+
+
+def remeasure(options: argparse.Namespace) -> dict[str, object]:
+    """Time the front of a stored study again, on the same settings."""
+    view = open_view(Path(options.study))
+    bench = set_up(resolve(view.spec), view.folder, print)
+    evaluator = bench.evaluator()
+    trials = {trial.number: trial for trial in view.trials}
+    found = {}
+    print("| trial | stored ms | now ms | difference |\n|---|---|---|---|")
+    for row in summarise(view).front:
+        stored = row.measurement["latency_ms"]
+        now = evaluator.time(bench.runtime.place(bench.pruner.prune(trials[row.number].candidate.policy)))["latency_ms"]
+        found[row.number] = now / stored - 1
+        print(f"| {row.number} | {stored:.3f} | {now:.3f} | {100 * (now / stored - 1):+.1f} % |", flush=True)
+    print(f"the largest disagreement is {100 * max(map(abs, found.values()), default=0.0):.1f} %")
+    return {"options": vars(options), "difference": found}
+
+
+if __name__ == "__main__":
+    main()

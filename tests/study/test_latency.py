@@ -1,0 +1,193 @@
+"""Predicted latency: the model learns what is true, and proposals come to lie on a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study_fakes import ChainCost, chain_cost, full_cost, make_proposals, open_ledger, space_of
+
+from autoprune.metrics import Budget, Limit, Measurement
+from autoprune.space import Block, Kept, SearchSpace
+from autoprune.study.latency import AIM, Array, LatencyModel, Probes, Timed, latency_projector, leave_one_out_error
+from autoprune.study.project import FILL_TO
+from autoprune.study.proposals import Proposals
+from autoprune.trial import Candidate, Completed, Trial
+
+
+@dataclass(frozen=True)
+class ChainWork(ChainCost):
+    """Add work to the chain's costs: one network, operations, MFLOPs; blocks are single operations."""
+
+    blocks: tuple[str, ...] = ()
+
+    def work(self, kept: Kept) -> Array:
+        operations = len(self.positions) + 3 * sum(kept.get(name, 1) for name in self.blocks)
+        return np.array([1.0, operations, self.measure(kept)["mflops"]])
+
+
+def chain(blocks: int = 0) -> tuple[SearchSpace, ChainWork]:
+    space = space_of((16, 24, 32, 32))
+    names = tuple(f"b{i}" for i in range(blocks))
+    space = replace(space, blocks=tuple(Block(name) for name in names))
+    return space, ChainWork(chain_cost(space_of((16, 24, 32, 32))).positions, blocks=names)
+
+
+def scaled(space: SearchSpace, share: float, dropped: int = 0) -> dict[str, int]:
+    gone = {block.name: 0 for block in space.blocks[:dropped]}
+    return {**space.full, **{g.name: space.nearest(g.name, share * g.num_channels) for g in space.groups}, **gone}
+
+
+def law(work: Array) -> float:
+    """Return what the networks of these tests really take: no sum, so that the model is wrong by some per cent."""
+    return float(0.2 + 0.05 * work[1] + 0.04 * work[2] + 0.01 * (work[1] * work[2]) ** 0.5)
+
+
+def probes_of(space: SearchSpace, cost: ChainWork) -> Probes:
+    networks = [scaled(space, 1.0), *(scaled(space, share, k) for share, k in ((0.7, 0), (0.4, 0), (0.2, 0)))]
+    networks += [scaled(space, 1.0, k) for k in range(1, len(space.blocks) + 1)]
+    return Probes(cost, tuple(Timed(kept, law(cost.work(kept))) for kept in networks))
+
+
+# the model
+
+
+def test_a_sum_of_what_is_done_is_recovered() -> None:
+    rng = np.random.default_rng(0)
+    true = np.array([0.5, 0.07, 0.02, 0.0, 3.0])
+    work = np.concatenate([[[1, 60, 125, 130, 0.6]], rng.uniform(0.1, 1, (40, 5)) * [0, 60, 125, 130, 0.6]])
+    work[:, 0] = 1
+    model = LatencyModel.fit(work, work @ true)
+    assert model.predict(work) == pytest.approx(work @ true, rel=0.02)
+    assert leave_one_out_error(work, work @ true) < 0.02
+    assert (model.coefficients >= 0).all()
+
+
+def test_relative_errors_count_so_that_small_networks_are_predicted_as_well() -> None:
+    sizes = np.array([100.0, 50, 10, 5, 1])
+    work = np.stack([np.ones(5), sizes], 1)
+    latency = 0.3 + 0.1 * sizes
+    assert LatencyModel.fit(work, latency).predict(work) == pytest.approx(latency, rel=0.05)
+
+
+def test_more_work_never_takes_less_time_whatever_the_noise() -> None:
+    work = np.array([[1.0, 10.0, 5.0], [1.0, 8.0, 6.0], [1.0, 6.0, 7.0]])
+    model = LatencyModel.fit(work, np.array([5.0, 9.0, 1.0]))
+    assert (model.coefficients >= 0).all()
+    assert model.coefficients.any()
+
+
+def test_one_timed_network_gives_equal_shares_of_its_time() -> None:
+    model = LatencyModel.fit(np.array([[1.0, 10.0, 0.0]]), np.array([4.0]))
+    assert model.coefficients == pytest.approx([2.0, 0.2, 0.0])
+    assert model.scaled(1.5).predict(np.array([1.0, 5.0, 3.0])) == pytest.approx(1.5 * 3.0)
+
+
+def test_fitting_again_gives_the_same_to_the_last_bit() -> None:
+    space, cost = chain(blocks=3)
+    first, again = (probes_of(space, cost).model().coefficients for _ in range(2))
+    assert first.tobytes() == again.tobytes()
+    assert 0 < probes_of(space, cost).error < 0.1
+
+
+# proposals
+
+
+def trial_of(proposals: Proposals, number: int, trials: list[Trial], seed: int, factor: float = 1.0) -> Trial:
+    """Project a random policy, and measure it by the law times a factor."""
+    rng = np.random.default_rng([seed, number])
+    params: Mapping[str, float | str] = {
+        d.name: str(rng.choice(d.choices)) if d.choices else float(rng.uniform(0, d.high))
+        for d in proposals.space.dimensions
+    }
+    policy = proposals.projector(trials).project(proposals.space.decode(params))
+    kept = proposals.space.kept(policy)
+    assert proposals.probes is not None
+    exact = proposals.cost.measure(kept)
+    found = exact.merged(Measurement({"latency_ms": factor * law(proposals.probes.cost.work(kept)), "accuracy": 0.5}))
+    return Trial(Candidate(number, policy, 0, "sampler:random", proposals.budget), Completed(found), {}, 0)
+
+
+def latency_of(trial: Trial) -> float:
+    assert isinstance(trial.outcome, Completed)
+    return trial.outcome.measurement["latency_ms"]
+
+
+def limited(share: float, blocks: int = 3, mflops: float | None = None) -> Proposals:
+    space, cost = chain(blocks)
+    probes = probes_of(space, cost)
+    dense = full_cost(space, cost).merged(Measurement({"latency_ms": probes.timed[0].latency_ms, "accuracy": 0.9}))
+    limits = {"latency_ms": Limit(share * dense["latency_ms"])}
+    limits |= {"mflops": Limit(mflops * dense["mflops"])} if mflops else {}
+    return Proposals(space, cost, dense, Budget(limits), sampler="random", with_baselines=False, probes=probes)
+
+
+@pytest.mark.parametrize("mflops", [None, 0.5])
+def test_proposals_are_predicted_on_the_limit_and_within_every_other(mflops: float | None) -> None:
+    proposals = limited(0.6, mflops=mflops)
+    projector = proposals.projector([])
+    aim = projector.budget.limits["latency_ms"].value
+    assert aim == pytest.approx(AIM * proposals.budget.limits["latency_ms"].value)
+    dropped = set()
+    for number in range(20):
+        trial = trial_of(proposals, number, [], seed=0)
+        kept = proposals.space.kept(trial.candidate.policy)
+        assert projector.budget.admits(projector.cost.measure(kept))
+        assert projector.usage(kept) >= 0.9
+        dropped.add(len(trial.candidate.policy.dropped_blocks))
+    assert len(dropped) > 1, "the limit is met by depth as well as by widths"
+
+
+def test_trials_bring_proposals_onto_the_limit_when_the_probes_mislead() -> None:
+    proposals, limit = limited(0.6), limited(0.6).budget.limits["latency_ms"].value
+    trials: list[Trial] = []
+    for number in range(24):  # since the probes, this machine has become slower by a fifth
+        trials.append(trial_of(proposals, number, trials, seed=1, factor=1.2))
+    first, last = ([latency_of(trial) / limit for trial in part] for part in (trials[:1], trials[-8:]))
+    assert first[0] > 1.05
+    assert max(last) <= 1
+    assert np.median(last) >= 0.9
+    again = [trial_of(proposals, n, trials[:n], seed=1, factor=1.2).candidate for n in (3, 23)]
+    assert again == [trials[3].candidate, trials[23].candidate]
+
+
+def test_a_limit_below_the_smallest_prediction_is_met_by_the_smallest_network() -> None:
+    proposals = limited(0.6)
+    assert proposals.probes is not None
+    budget = Budget({"latency_ms": Limit(1e-3)})
+    projector = latency_projector(proposals.space, budget, proposals.probes, [])
+    policy = projector.project(proposals.space.policy({}, dict.fromkeys(proposals.space.by_name, "l1")))
+    kept = proposals.space.kept(policy)
+    assert projector.usage(kept) == pytest.approx(1)
+    assert not any(kept[block.name] for block in proposals.space.blocks)
+
+
+def test_without_probes_a_line_through_mflops_is_used_as_before() -> None:
+    with_line = replace(limited(0.6), probes=None)
+    projector = with_line.projector([])
+    assert list(projector.budget.limits) == ["mflops"]
+    assert projector.budget.limits["mflops"].value == pytest.approx(0.6 * with_line.dense["mflops"])
+    assert not projector.predicted
+
+
+def test_probes_change_nothing_where_latency_has_no_limit() -> None:
+    plain = make_proposals()
+    space, cost = chain()
+    assert replace(plain, probes=probes_of(space, cost)).projector([]) == plain.projector([])
+
+
+def test_a_latency_limited_study_asks_for_what_its_model_predicts(tmp_path: Path) -> None:
+    proposals = limited(0.7, blocks=2)
+    with open_ledger(tmp_path) as ledger:
+        while len(ledger.trials) < 4:
+            projector = proposals.projector(ledger.trials)
+            candidate = ledger.ask(proposals, 0)
+            kept = proposals.space.kept(candidate.policy)
+            assert 0.8 * FILL_TO <= projector.usage(kept) <= 1
+            assert proposals.probes is not None
+            found = {"latency_ms": law(proposals.probes.cost.work(kept)), "accuracy": 0.5}
+            ledger.tell(candidate, Completed(proposals.cost.measure(kept).merged(Measurement(found))), {})
+        assert isinstance(ledger.trials[0].outcome, Completed)

@@ -1,0 +1,126 @@
+"""Networks are timed once per study, spread over the space, and read again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_evaluate import tiny_spec
+from tiny import write_task
+from torch import Tensor, nn
+
+from autoprune.build import cost_model, set_up
+from autoprune.cost.latency import LatencyComparison
+from autoprune.cost.macs import CostModel, measure_network
+from autoprune.folder import StudyFolder
+from autoprune.latency_probes import latency_probes, needs_probes, spread
+from autoprune.metrics import Budget
+from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.groups import find_groups
+from autoprune.pruning.prune import Pruner
+from autoprune.sections import LatencySpec
+from autoprune.space import SearchSpace
+from autoprune.study.latency import Probes
+from autoprune.training.models import resnet20
+from autoprune.training.runtime import resolve_runtime
+
+DENSE_MS = 8.0
+
+
+@cache
+def parts() -> tuple[Pruner, CostModel]:
+    network, example = resnet20().eval(), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    groups = find_groups(network, example).cuttable
+    space = SearchSpace(groups, {g.name: ("any",) for g in groups}, blocks=find_blocks(network, example, groups))
+    scores = {"any": {group.name: torch.arange(group.num_channels) / 1.0 for group in groups}}
+    return Pruner(network, space, scores), cost_model(network, space, example)
+
+
+class Compare:
+    """Stand for the clock: a network takes a fixed time and more for its MACs; remember how it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def __call__(self, dense: nn.Module, pruned: nn.Module, example: Tensor, **options: int) -> LatencyComparison:
+        assert not pruned.training
+        assert dense is parts()[0].network
+        self.asked.append(options)
+        ratio = 0.2 + 0.8 * (measure_network(pruned, example)["mflops"] / measure_network(dense, example)["mflops"])
+        return LatencyComparison(ratio, 0.01, 2 * DENSE_MS, ratio * 2 * DENSE_MS)  # the machine is half as fast now
+
+
+def timed(folder: Path, compare: Compare, latency: LatencySpec, said: list[str] | None = None) -> Probes:
+    pruner, cost = parts()
+    runtime, example = resolve_runtime("cpu", "fp32", "contiguous", 1), torch.zeros(1, 3, 32, 32)
+    say = (said if said is not None else []).append
+    return latency_probes(pruner, cost, example, runtime, latency, DENSE_MS, StudyFolder(folder), say, compare)
+
+
+def test_probes_are_spread_over_widths_and_depth() -> None:
+    pruner, cost = parts()
+    space = pruner.space
+    probes = list(spread(space))
+    dropped = [sum(not kept[block.name] for block in space.blocks) for kept in probes]
+    assert {0, 2, 5, 7} == set(dropped)
+    work = [cost.work(kept) for kept in probes]
+    smallest = {name: counts[0] for name, counts in space.choices.items()}
+    assert min(w[2] for w in work) == cost.measure(smallest)["mflops"]
+    assert len({tuple(sorted(kept.items())) for kept in probes}) == len(probes) == 9
+    assert space.full not in probes
+
+
+def test_a_space_without_blocks_or_without_channels_has_probes_too() -> None:
+    space = parts()[0].space
+    assert len(list(spread(replace(space, blocks=())))) == 4
+    assert len(list(spread(replace(space, groups=())))) == 3
+
+
+def test_probes_are_timed_against_dense_as_trials_are_and_teach_the_law(tmp_path: Path) -> None:
+    compare, said = Compare(), list[str]()
+    probes = timed(tmp_path, compare, LatencySpec(blocks=7, calls=3), said)
+    assert compare.asked == [{"blocks": 7, "calls": 3, "threads": 1}] * 9
+    assert probes.timed[0].latency_ms == DENSE_MS
+    dense = probes.cost.measure({})["mflops"]
+    for one in probes.timed:
+        assert one.latency_ms == pytest.approx(DENSE_MS * (0.2 + 0.8 * probes.cost.measure(one.kept)["mflops"] / dense))
+    assert probes.error < 0.1
+    assert said[0].startswith("timing 9 pruned copies")
+    assert said[1].startswith("latency is predicted within")
+
+
+def test_probes_are_read_again_unless_they_were_timed_otherwise(tmp_path: Path) -> None:
+    first = timed(tmp_path, Compare(), LatencySpec())
+    again, said = Compare(), list[str]()
+    assert timed(tmp_path, again, LatencySpec(), said) == first
+    assert (again.asked, said) == ([], [])
+    assert timed(tmp_path, again, LatencySpec(batch=2)).timed[0] == first.timed[0]
+    assert len(again.asked) == 9
+    StudyFolder(tmp_path).latency_probes.write_text('{"settings": ', encoding="utf-8")
+    assert timed(tmp_path, again, LatencySpec()) == first
+    assert len(again.asked) == 18
+
+
+def test_a_slow_network_is_called_less_often(tmp_path: Path) -> None:
+    compare = Compare()
+    timed(tmp_path, compare, LatencySpec(blocks=9, calls=100))
+    assert {options["calls"] for options in compare.asked} == {10}  # 9 · 2 · 10 · 8 ms: below a second and a half
+
+
+def test_only_a_search_that_looks_at_latency_needs_probes(tmp_path: Path) -> None:
+    limited = Budget.parse({"latency_ms": 3})
+    assert needs_probes(limited, ("accuracy", "mflops"))
+    assert needs_probes(Budget(), ("accuracy", "latency_ms"))
+    assert not needs_probes(Budget.parse({"mflops": 3}), ("accuracy", "mflops"))
+    study = StudyFolder(tmp_path / "study")
+    study.create()
+    bench = set_up(tiny_spec(write_task(tmp_path), objectives=("accuracy", "mflops")), study, lambda message: None)
+    assert bench.proposals(Budget.parse({"mflops": 0.1})).probes is None
+    assert not study.latency_probes.exists()
+    share = Budget.parse({"latency_ms": "70%"}).resolve(bench.dense)
+    assert bench.proposals(share).probes == bench.proposals(share).probes is not None
+    assert study.latency_probes.exists()
