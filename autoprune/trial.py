@@ -40,9 +40,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Completed:
-    """Say that the candidate was pruned, fine-tuned, scored and timed."""
+    """Say that the candidate was pruned, fine-tuned, scored and timed.
+
+    Attributes:
+        measurement: what was measured of it.
+        spared: why it would have been stopped early, if it ran to its end only to check that rule; empty otherwise.
+    """
 
     measurement: Measurement
+    spared: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Trial:
     Attributes:
         candidate: what was asked.
         outcome: how it ended.
-        seconds: phase → seconds spent (``prune``, ``recalibrate``, ``finetune``, ``score``, ``latency``,
+        seconds: phase → seconds spent (``prune``, ``recalibrate``, ``rung``, ``finetune``, ``score``, ``latency``,
             ``ask``, ``other``).
         session: number of the run that evaluated it, from 0.
     """
@@ -115,8 +121,9 @@ def completed_measurement(trial: Trial) -> Measurement | None:
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
     """Return plain types for JSON, with the kind of outcome under ``"kind"``."""
     match outcome:
-        case Completed(measurement):
-            return {"kind": "completed", "measurement": measurement.to_json()}
+        case Completed(measurement, spared):
+            checked = {"spared": spared} if spared else {}
+            return {"kind": "completed", "measurement": measurement.to_json(), **checked}
         case OverBudget(measurement, violations):
             return {"kind": "over_budget", "measurement": measurement.to_json(), "violations": dict(violations)}
         case Stopped(reason, measurement):
@@ -133,7 +140,7 @@ def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
     """
     match data["kind"]:
         case "completed":
-            return Completed(Measurement.from_json(data["measurement"]))
+            return Completed(Measurement.from_json(data["measurement"]), data.get("spared", ""))
         case "over_budget":
             return OverBudget(Measurement.from_json(data["measurement"]), dict(data["violations"]))
         case "stopped":

@@ -37,7 +37,8 @@ class Floor:
 FLOORS = {
     "vocabulary": Floor(("errors", "metrics", "policy", "registry", "atomic"), strangers=False),
     "plan": Floor(
-        ("builtins", "folder", "sections", "spec", "spec_file", "recipes", "trial", "space", "pareto"), strangers=False
+        ("builtins", "folder", "sections", "spec", "spec_file", "recipes", "trial", "space", "pareto", "rungs"),
+        strangers=False,
     ),
     "workshop": Floor(WORKSHOP, strangers=True),
     "joints": Floor(("evaluate", "study", "picked"), strangers=True),
@@ -59,7 +60,7 @@ DOORS = {
     "sqlalchemy": ("study",),
     "filelock": ("study",),
     "moocore": ("pareto",),
-    "numpy": ("pareto", "study", "cost", "training"),
+    "numpy": ("pareto", "rungs", "study", "cost", "training"),
     "pydantic": ("sections", "spec", "spec_file"),
     "pydantic_core": ("sections",),
     "tomllib": ("spec_file", "cli.options"),  # tomli before Python 3.11

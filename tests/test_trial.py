@@ -27,7 +27,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 values = st.dictionaries(st.sampled_from(sorted(METRICS)), finite)
 measurements = st.builds(Measurement, values, values, st.lists(st.text()).map(tuple))
 outcomes = st.one_of(
-    st.builds(Completed, measurements),
+    st.builds(Completed, measurements, st.text()),
     st.builds(OverBudget, measurements, values),
     st.builds(Stopped, st.text(), measurements),
     st.builds(Failed, st.text(), st.text(), st.text()),
@@ -41,6 +41,13 @@ def trial_that(outcome: Outcome, origin: str = "sampler:tpe") -> Trial:
 @given(outcomes)
 def test_json_gives_back_the_same_outcome(outcome: Outcome) -> None:
     assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
+
+
+def test_a_trial_stored_before_there_were_checks_is_read_as_none() -> None:
+    plain = Completed(Measurement({"loss": 0.5}))
+    assert "spared" not in outcome_to_json(plain)
+    assert outcome_from_json(outcome_to_json(plain)) == plain
+    assert outcome_to_json(Completed(plain.measurement, "hopeless"))["spared"] == "hopeless"
 
 
 def test_an_unknown_outcome_is_refused() -> None:

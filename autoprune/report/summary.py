@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from autoprune import pareto
 from autoprune.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
 from autoprune.report.notes import compose_notes, sparsity_notes
 from autoprune.report.rows import Failure, Row, choose_rows, failures
+from autoprune.report.stopping import StoppingFacts, stopping_facts, stopping_notes
 from autoprune.trial import Completed, Failed, OverBudget, Stopped, Trial
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Summary:
         seconds: phase → seconds spent by all trials together, the longest first.
         sessions: how many runs the study has had.
         notes: what to know before trusting the table, the most important first.
+        stopping: what ending hopeless trials early was worth.
     """
 
     study: str
@@ -57,6 +59,7 @@ class Summary:
     seconds: Mapping[str, float]
     sessions: int
     notes: tuple[str, ...]
+    stopping: StoppingFacts = field(default_factory=StoppingFacts)
 
     @property
     def front(self) -> tuple[Row, ...]:
@@ -98,6 +101,7 @@ class Summary:
             "seconds": {"total": self.total_seconds, "by_phase": dict(self.seconds)},
             "sessions": self.sessions,
             "notes": list(self.notes),
+            "stopping": self.stopping.to_json(),
         }
 
 
@@ -116,6 +120,7 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
     wanted = _absolute(view.budget if budget is None else budget, dense)
     objectives = quality_first(view.spec.objectives)
     rows = choose_rows(trials, wanted, dense, objectives, noise_aware)
+    stopping = stopping_facts(trials)
     return Summary(
         study=view.spec.name,
         objectives=objectives,
@@ -129,7 +134,12 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
         failures=failures(trials),
         seconds=_seconds_by_phase(trials),
         sessions=len(view.sessions),
-        notes=(*compose_notes(rows, trials, wanted, dense, objectives), *sparsity_notes(view.facts.get("sparsity"))),
+        notes=(
+            *compose_notes(rows, trials, wanted, dense, objectives),
+            *sparsity_notes(view.facts.get("sparsity")),
+            *stopping_notes(stopping),
+        ),
+        stopping=stopping,
     )
 
 
