@@ -137,7 +137,7 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
         notes=(
             *compose_notes(rows, trials, wanted, dense, objectives),
             *sparsity_notes(view.facts.get("sparsity")),
-            *stopping_notes(stopping),
+            *(stopping_notes(stopping) if rows else ()),
         ),
         stopping=stopping,
     )
