@@ -78,12 +78,15 @@ class Judge:
 
         Args:
             rung: where it is.
-            loss: its validation loss there, in nats; may be NaN or infinite, which stops it at once.
+            loss: its validation loss there, in nats; if NaN or infinite it is stopped at once, unless nothing ever
+                completed: it then goes on and fails with the cause, as a search in which all fail has to end.
             exact: its closed-form costs.
         """
         if self.candidate.is_baseline:
             return GoOn()
         if not math.isfinite(loss):
+            if not any(isinstance(trial.outcome, Completed) for trial in self.trials):
+                return GoOn()
             return Stop(f"its validation loss {RUNGS[rung]} is {loss}")
         peers = peers_of(self.trials, rung, self.candidate.budget, exact)
         found = forecast([m[rung] for m in peers], [m["loss"] for m in peers], loss)

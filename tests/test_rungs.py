@@ -107,8 +107,13 @@ def test_nobody_ahead_of_all_peers_is_stopped(losses: list[tuple[float, float]])
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_at_once(loss: float) -> None:
-    verdict = Judge(asked(), ()).verdict("halfway_loss", loss, EXACT)
+    verdict = Judge(asked(), good_peers(1)).verdict("halfway_loss", loss, EXACT)
     assert verdict == Stop(f"its validation loss half-way through the fine-tune is {loss}")
+
+
+def test_as_long_as_nothing_completed_it_goes_on_to_fail_with_the_cause() -> None:
+    """A search ends when its first candidates all fail; stopped ones would hide that."""
+    assert Judge(asked(), [ended(0, Failed("NonFiniteError", ""))]).verdict(RUNG, math.nan, EXACT) == GoOn()
 
 
 def test_a_loss_of_zero_is_no_trouble() -> None:
