@@ -135,6 +135,7 @@ class Workbench:
             schedule=self.spec.schedule,
             calibration_images=self.spec.space.calibration_images,
             start=None if self.start is self.network else self.start,
+            rung_images=self.spec.stopping.images if self.spec.stopping.enabled else 0,
         )
 
 

@@ -1,8 +1,8 @@
 """From a candidate to its outcome: prune, recalibrate, fine-tune, score, time.
 
 With several stages it is pruned and fine-tuned in turn. Cheap things come first: the exact cost is known
-before anything is built. No exception crosses the evaluator; what goes wrong is an outcome like any other and the
-search goes on.
+before anything is built, and at two rungs on the way a judge of ``rungs`` may stop what is hopeless. No exception
+crosses the evaluator; what goes wrong is an outcome like any other and the search goes on.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from autoprune.metrics import Measurement
 from autoprune.policy import MaskPolicy, PruningPolicy
 from autoprune.pruning.masks import Masks, build_masks
 from autoprune.pruning.prune import Cut, KeptIndices, Pruner, shrink
+from autoprune.rungs import Judge
 from autoprune.sections import LatencySpec, ScheduleSpec
+from autoprune.training.climb import Climb, StoppedEarly
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
-from autoprune.training.loop import total_steps
+from autoprune.training.loop import OnStep, Span, total_steps
 from autoprune.training.models import count_parameters
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime
@@ -36,7 +38,7 @@ from autoprune.training.score import Score, score, score_train
 from autoprune.training.teacher import Teacher
 from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget
 
-PHASES = ("prune", "recalibrate", "finetune", "score", "latency")
+PHASES = ("prune", "recalibrate", "rung", "finetune", "score", "latency")
 OnPhase = Callable[[str], None]
 _CALIBRATION_BATCH = 64
 
@@ -51,20 +53,26 @@ class Evaluation:
 
 @dataclass
 class Stopwatch:
-    """Add up the seconds of named phases, and tell when one begins."""
+    """Add up the seconds of named phases, and tell when one begins or goes on."""
 
     on_phase: OnPhase
     seconds: dict[str, float] = field(default_factory=dict)
+    _running: list[str] = field(default_factory=list)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Time a phase; one that raises is counted too."""
+        """Time a phase; one that raises is counted too, and one within another is not counted as the other."""
         self.on_phase(phase)
-        started = time.perf_counter()
+        self._running.append(phase)
+        started, before = time.perf_counter(), sum(self.seconds.values())
         try:
             yield
         finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
+            within = sum(self.seconds.values()) - before
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started - within
+            self._running.pop()
+        if self._running:
+            self.on_phase(self._running[-1])
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Evaluator:
         calibration_images: training images that masks are chosen by, if their criterion looks at any.
         start: the network whose copies are cut, of the dense one's shape and other weights; ``None`` for the dense
             one.
+        rung_images: validation images looked at on the way, after recalibration and half-way; 0: no look is taken.
     """
 
     pruner: Pruner
@@ -101,13 +110,22 @@ class Evaluator:
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     calibration_images: int = 512
     start: nn.Module | None = None
+    rung_images: int = 0
 
-    def __call__(self, candidate: Candidate, on_phase: OnPhase = lambda phase: None) -> Evaluation:
-        """Return the outcome of a candidate; never raises, except for an interrupt."""
+    def __call__(
+        self, candidate: Candidate, on_phase: OnPhase = lambda phase: None, judge: Judge | None = None
+    ) -> Evaluation:
+        """Return the outcome of a candidate; never raises, except for an interrupt.
+
+        Args:
+            candidate: what to evaluate.
+            on_phase: told when a phase begins.
+            judge: may stop the candidate at a rung; ``None``: it is never stopped.
+        """
         watch = Stopwatch(on_phase)
         started = time.perf_counter()
         try:
-            outcome = self._evaluate(candidate, watch)
+            outcome = self._evaluate(candidate, watch, judge)
         except AutopruneError as error:
             outcome = Failed(type(error).__name__, str(error))
         except Exception as error:  # an unexpected one is a bug or the user's own code; keep where it came from
@@ -115,18 +133,23 @@ class Evaluator:
         other = time.perf_counter() - started - sum(watch.seconds.values())
         return Evaluation(outcome, {**watch.seconds, "other": other})
 
-    def _evaluate(self, candidate: Candidate, watch: Stopwatch) -> Outcome:
+    def _evaluate(self, candidate: Candidate, watch: Stopwatch, judge: Judge | None) -> Outcome:
         exact = self.exact(candidate.policy)
         violations = candidate.budget.violations_of_known(exact)
         if violations:
             return OverBudget(exact, violations)
-        network = self.pruned(candidate.policy, exact, watch)
-        self.finetune(network, candidate.policy, watch)
+        climb = Climb(exact, judge, self.task, self.runtime, self.rung_images, watch)
+        try:
+            network = self.pruned(candidate.policy, exact, watch)
+            climb.look("recalibrated_loss", network)
+            self.finetune(network, candidate.policy, watch, on_step=climb.half_way(network, self.span()))
+        except StoppedEarly as end:
+            return end.outcome
         with watch("score"):
             quality, correct = quality_and_hits(network, self.task, self.runtime)
         with watch("latency"):
             timing = self.time(network)
-        return Completed(exact.merged(quality).merged(timing), correct)
+        return Completed(climb.measured.merged(quality).merged(timing), correct, climb.spared)
 
     def exact(self, policy: PruningPolicy) -> Measurement:
         """Return the closed-form costs of a policy."""
@@ -201,6 +224,7 @@ class Evaluator:
         policy: PruningPolicy,
         watch: Stopwatch,
         stage: int | None = None,
+        on_step: OnStep | None = None,
     ) -> None:
         """Fine-tune a network of a policy for one stage, ``None`` for the last, and leave it in eval mode.
 
@@ -209,12 +233,11 @@ class Evaluator:
             policy: says what was cut.
             watch: times the phase.
             stage: 1 … ``schedule.stages``.
+            on_step: called after every step with its number among those of all stages.
         """
-        stages = self.schedule.stages
         hold = None
         if stage is None and policy.mask is not None:
             hold = partial(Masks.of_zeros(network, policy.mask.layers).enforce, network)
-        span = steps_of(stage or stages, stages, total_steps(self.task.sizes["train"], self.recipe))
         with watch("finetune"):
             finetune(
                 network,
@@ -223,11 +246,17 @@ class Evaluator:
                 self.runtime,
                 self.seed,
                 self.teacher,
-                span=span,
+                on_step,
+                span=self.span(stage),
                 only=self._trained(network, policy),
                 on_optimizer=hold,
             )
         network.eval()
+
+    def span(self, stage: int | None = None) -> Span:
+        """Return the steps of a stage, ``None`` for the last, among those of all."""
+        stages = self.schedule.stages
+        return steps_of(stage or stages, stages, total_steps(self.task.sizes["train"], self.recipe))
 
     def _trained(self, network: nn.Module, policy: PruningPolicy) -> set[str] | None:
         """Return the paths of what is trained, ``None`` for everything: so too if no layer lost anything."""

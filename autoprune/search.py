@@ -9,6 +9,7 @@ from typing import Protocol
 
 from autoprune.errors import EvaluationError
 from autoprune.evaluate import Evaluation
+from autoprune.rungs import Judge
 from autoprune.study.ledger import Ledger, Proposer
 from autoprune.trial import Candidate, Failed, Trial
 
@@ -31,34 +32,35 @@ class Observer(Protocol):
         ...  # pragma: no cover
 
 
-Evaluate = Callable[[Candidate, Callable[[str], None]], Evaluation]
+Evaluate = Callable[[Candidate, Callable[[str], None], Judge], Evaluation]
 
 
 def search(ledger: Ledger, proposer: Proposer, evaluate: Evaluate, trials: int, seed: int, observer: Observer) -> int:
     """Evaluate candidates until the study holds ``trials`` finished ones; return how many were added.
 
     Killing the process at any point loses at most the evaluation that was running, and that candidate is
-    asked again by the next run.
+    asked again by the next run. Each is judged by the trials stored before it, so the next run judges it alike.
 
     Raises:
         EvaluationError: if several candidates in a row fail, since the next would fail too.
     """
-    done = first = len(ledger.trials)
+    done = list(ledger.trials)
+    first = len(done)
     recent: deque[Trial] = deque(maxlen=FAILURES_IN_A_ROW)
     idle_since = time.perf_counter()
-    while done < trials:
+    while len(done) < trials:
         candidate = ledger.ask(proposer, seed)
         observer.asked(candidate)
         asked_at = time.perf_counter()
-        evaluation = evaluate(candidate, observer.phase)
+        evaluation = evaluate(candidate, observer.phase, Judge(candidate, tuple(done)))
         seconds = {"ask": asked_at - idle_since, **evaluation.seconds}
         idle_since = time.perf_counter()
         trial = ledger.tell(candidate, evaluation.outcome, seconds)
         observer.told(trial)
-        done += 1
+        done.append(trial)
         recent.append(trial)
         _raise_if_all_fail(recent)
-    return done - first
+    return len(done) - first
 
 
 def _raise_if_all_fail(recent: deque[Trial]) -> None:

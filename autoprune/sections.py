@@ -274,6 +274,16 @@ class FinetuneSpec(Section):
     recalibration_images: int = Field(default=512, ge=1, description="images for batch norm's statistics after a cut")
 
 
+class StoppingSpec(Section):
+    """Say whether candidates that can no longer win are ended early, and on how many images that is seen."""
+
+    enabled: bool = Field(
+        default=True,
+        description="stop a candidate whose loss after recalibration or half-way foretells that it cannot win",
+    )
+    images: int = Field(default=1024, ge=1, description="validation images looked at after recalibration and half-way")
+
+
 class PickSpec(Section):
     """Say how long the picked network is trained; all else is as in ``[finetune]``."""
 

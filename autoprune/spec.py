@@ -30,12 +30,14 @@ from autoprune.sections import (
     SensitivitySpec,
     SpaceSpec,
     SparsitySpec,
+    StoppingSpec,
     check_unique,
     fault,
 )
 
 NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-_TOLD_ONLY = frozenset({"train_accuracy"})  # measured to be shown; who searched for it would search for overfitting
+# measured to be shown or to stop by; who searched for them would search for overfitting, or for a good start
+_TOLD_ONLY = frozenset({"train_accuracy", "recalibrated_loss", "halfway_loss"})
 
 
 class StudySpec(Section):
@@ -63,6 +65,7 @@ class StudySpec(Section):
     sensitivity: SensitivitySpec = Field(default=SensitivitySpec(), description="what cutting a group alone does")
     schedule: ScheduleSpec = Field(default=ScheduleSpec(), description="course of every candidate's training")
     finetune: FinetuneSpec = Field(default=FinetuneSpec(), description="training of every candidate")
+    stopping: StoppingSpec = Field(default=StoppingSpec(), description="when a candidate is ended early")
     pick: PickSpec = Field(default=PickSpec(), description="training of the picked network")
     latency: LatencySpec = Field(default=LatencySpec(), description="timing")
     runtime: RuntimeSpec = Field(default=RuntimeSpec(), description="device and number format")
@@ -107,16 +110,18 @@ class StudySpec(Section):
         raise fault(reason, "schedule.start", others)
 
 
-_MEANING_FREE = frozenset({"space.max_drop", "space.seconds"}) | {
-    *("name", "trials", "budget", "sampler", "pick", "sensitivity", "data.root", "data.workers", "runtime.threads")
+# stopping decides which trials come to their end, and changes nothing of one that does
+_MEANING_FREE = frozenset({"space.max_drop", "space.seconds", "stopping.enabled"}) | {
+    *("name", "trials", "budget", "sampler", "pick", "sensitivity", "data.root", "data.workers", "runtime.threads"),
 }
 
 
 def fingerprint(spec: StudySpec) -> dict[str, object]:
     """Return the fields that change the meaning of a trial, by dotted key, as JSON can hold them.
 
-    What the study is called, how many trials it gets, for which budget and by whom policies are proposed, the pick,
-    where data lies, and how many processes or threads work how long are left out: these may change while it goes on.
+    What the study is called, how many trials it gets, for which budget and by whom policies are proposed, whether
+    hopeless ones are stopped, the pick, where data lies, and how many processes or threads work how long are left out:
+    these may change while it goes on.
 
     >>> prints = fingerprint(StudySpec())
     >>> prints["finetune.lr"], prints["objectives"], "trials" in prints

@@ -43,13 +43,15 @@ class Completed:
     """Say that the candidate was pruned, fine-tuned, scored and timed.
 
     Attributes:
-        measurement: what was measured.
+        measurement: what was measured of it.
         correct: which validation images it got right, the text of :class:`~autoprune.hits.Hits`; empty in trials of
             versions that did not store it.
+        spared: why it would have been stopped early, if it ran to its end only to check that rule; empty otherwise.
     """
 
     measurement: Measurement
     correct: str = ""
+    spared: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Trial:
     Attributes:
         candidate: what was asked.
         outcome: how it ended.
-        seconds: phase → seconds spent (``prune``, ``recalibrate``, ``finetune``, ``score``, ``latency``,
+        seconds: phase → seconds spent (``prune``, ``recalibrate``, ``rung``, ``finetune``, ``score``, ``latency``,
             ``ask``, ``other``).
         session: number of the run that evaluated it, from 0.
     """
@@ -122,8 +124,8 @@ def completed_measurement(trial: Trial) -> Measurement | None:
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
     """Return plain types for JSON, with the kind of outcome under ``"kind"``."""
     match outcome:
-        case Completed(measurement, correct):
-            known = {"correct": correct} if correct else {}
+        case Completed(measurement, correct, spared):
+            known = {name: text for name, text in (("correct", correct), ("spared", spared)) if text}
             return {"kind": "completed", "measurement": measurement.to_json(), **known}
         case OverBudget(measurement, violations):
             return {"kind": "over_budget", "measurement": measurement.to_json(), "violations": dict(violations)}
@@ -141,7 +143,9 @@ def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
     """
     match data["kind"]:
         case "completed":
-            return Completed(Measurement.from_json(data["measurement"]), data.get("correct", ""))
+            return Completed(
+                Measurement.from_json(data["measurement"]), data.get("correct", ""), data.get("spared", "")
+            )
         case "over_budget":
             return OverBudget(Measurement.from_json(data["measurement"]), dict(data["violations"]))
         case "stopped":

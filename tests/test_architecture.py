@@ -39,7 +39,7 @@ FLOORS = {
     "plan": Floor(
         (
             *("builtins", "folder", "sections", "spec", "spec_file", "recipes"),
-            *("trial", "hits", "space", "pareto", "sensitivity"),
+            *("trial", "hits", "space", "pareto", "sensitivity", "rungs"),
         ),
         strangers=False,
     ),
@@ -75,7 +75,7 @@ DOORS = {
     "sqlalchemy": ("study",),
     "filelock": ("study",),
     "moocore": ("pareto",),
-    "numpy": ("pareto", "sensitivity", "hits", "study", "cost", "training"),
+    "numpy": ("pareto", "sensitivity", "hits", "rungs", "study", "cost", "training"),
     "scipy": ("study",),
     "pydantic": ("sections", "spec", "spec_file"),
     "pydantic_core": ("sections",),

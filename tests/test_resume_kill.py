@@ -125,7 +125,9 @@ def test_a_search_killed_ten_times_at_random_ends_where_an_undisturbed_one_ends(
     assert finished(folder) == expected
     assert [number for number, _ in expected] == list(range(TRIALS))
     assert all(
-        trial["outcome"]["outcome"]["kind"] == "completed" for trial in stored_trials(folder) if trial["outcome"]
+        trial["outcome"]["outcome"]["kind"] in ("completed", "stopped")
+        for trial in stored_trials(folder)
+        if trial["outcome"]
     )
     again = {trial["number"] for trial in stored_trials(folder) if not trial["outcome"] and "number" in trial}
     assert again <= set(range(TRIALS)), "what was lost was asked again"

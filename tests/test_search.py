@@ -11,6 +11,7 @@ from autoprune.errors import EvaluationError, StudyError
 from autoprune.evaluate import Evaluation
 from autoprune.metrics import Measurement
 from autoprune.policy import PruningPolicy
+from autoprune.rungs import Judge
 from autoprune.search import FAILURES_IN_A_ROW, search
 from autoprune.trial import Candidate, Completed, Failed, Outcome, Trial
 
@@ -52,8 +53,8 @@ class Watcher:
         self.log.append(f"told {trial.number} {type(trial.outcome).__name__}")
 
 
-def always(outcome: Outcome) -> Callable[[Candidate, Callable[[str], None]], Evaluation]:
-    def evaluate(candidate: Candidate, on_phase: Callable[[str], None]) -> Evaluation:
+def always(outcome: Outcome) -> Callable[[Candidate, Callable[[str], None], Judge], Evaluation]:
+    def evaluate(candidate: Candidate, on_phase: Callable[[str], None], judge: Judge) -> Evaluation:
         on_phase("prune")
         on_phase("score")
         return Evaluation(outcome, {"prune": 0.25, "score": 0.5})
@@ -90,6 +91,20 @@ def test_everything_happens_in_order() -> None:
     assert ledger.log == [step.format(number) for number in (0, 1) for step in once]
 
 
+def test_each_candidate_is_judged_by_the_trials_before_it_in_whatever_run() -> None:
+    seen: list[tuple[int, list[int]]] = []
+
+    def evaluate(candidate: Candidate, on_phase: Callable[[str], None], judge: Judge) -> Evaluation:
+        assert judge.candidate is candidate
+        seen.append((candidate.number, [trial.number for trial in judge.trials]))
+        return Evaluation(GOOD, {})
+
+    ledger = FakeLedger()
+    go(ledger, evaluate, 2)
+    go(ledger, evaluate, 4)
+    assert seen == [(number, list(range(number))) for number in range(4)]
+
+
 def test_seconds_are_the_evaluator_s_with_the_time_of_asking() -> None:
     ledger = FakeLedger()
     go(ledger, always(GOOD), 1)
@@ -118,7 +133,7 @@ def test_the_failures_of_an_earlier_run_do_not_count() -> None:
 def test_one_success_among_failures_lets_it_go_on() -> None:
     ledger = FakeLedger()
     outcomes = iter([BAD, BAD, BAD, BAD, GOOD] * 4)
-    assert go(ledger, lambda candidate, on_phase: Evaluation(next(outcomes), {}), 20) == 20
+    assert go(ledger, lambda candidate, on_phase, judge: Evaluation(next(outcomes), {}), 20) == 20
 
 
 def test_failing_to_the_end_of_a_short_search_is_told_too() -> None:
@@ -131,7 +146,7 @@ def test_failing_to_the_end_of_a_short_search_is_told_too() -> None:
 def test_an_interrupt_leaves_the_candidate_asked_and_untold() -> None:
     ledger = FakeLedger()
 
-    def interrupted(candidate: Candidate, on_phase: Callable[[str], None]) -> Evaluation:
+    def interrupted(candidate: Candidate, on_phase: Callable[[str], None], judge: Judge) -> Evaluation:
         if candidate.number == 2:
             raise KeyboardInterrupt
         return Evaluation(GOOD, {})

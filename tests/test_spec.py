@@ -101,6 +101,7 @@ plans = tables(
     finetune=tables(
         optimizer=optimizers, epochs=numbers(0), distill=st.booleans(), temperature=rates, distill_weight=numbers(0, 1)
     ),
+    stopping=tables(enabled=st.booleans(), images=counts),
     pick=tables(epochs=numbers(0), lr=rates),
     latency=tables(batch=counts, threads=counts, blocks=counts, calls=counts),
     runtime=tables(device=st.sampled_from(["auto", "cpu", "cuda", "mps"]), precision=st.sampled_from(["fp32", "bf16"])),
@@ -271,6 +272,7 @@ def test_a_fault_says_key_value_place_and_expectation(values: dict[str, Any], fa
             {"objectives": ["accuracy", "train_accuracy", "mflops"]},
             "at least one quality (accuracy, loss) and one cost",
         ),
+        ({"objectives": ["halfway_loss", "mflops"]}, "at least one quality (accuracy, loss) and one cost"),
         ({"objectives": []}, "at least one name"),
         ({"objectives": ["accuracy", "mflops", "mflops"]}, "repeated: mflops"),
         ({"objectives": [1, 2]}, "a list of names"),
@@ -472,10 +474,10 @@ MEANING_FREE = {
     *("name", "trials", "sampler", "data.root", "data.workers", "runtime.threads"),
     *(f"budget.{name}" for name in BudgetSpec.model_fields),
     *("pick.epochs", "pick.lr"),
-    *("space.max_drop", "space.seconds"),
+    *("space.max_drop", "space.seconds", "stopping.enabled"),
 }
 ADDED = {  # since studies are stored
-    *("sparsity", "schedule", "dense.optimizer", "finetune.optimizer"),
+    *("sparsity", "schedule", "stopping", "dense.optimizer", "finetune.optimizer"),
     *(f"space.{name}" for name in ("patterns", "mask_criteria", "max_mask_sparsity", "depth", "keep", "only")),
 }
 

@@ -49,6 +49,13 @@ def test_a_trial_stored_before_hits_were_is_read() -> None:
     assert outcome_from_json(outcome_to_json(scored)).correct == ""  # type: ignore[union-attr]
 
 
+def test_a_trial_stored_before_there_were_checks_is_read_as_none() -> None:
+    plain = Completed(Measurement({"loss": 0.5}))
+    assert "spared" not in outcome_to_json(plain)
+    assert outcome_from_json(outcome_to_json(plain)) == plain
+    assert outcome_to_json(Completed(plain.measurement, spared="hopeless"))["spared"] == "hopeless"
+
+
 def test_an_unknown_outcome_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown outcome 'lost'"):
         outcome_from_json({"kind": "lost"})

@@ -94,6 +94,11 @@ _PLAIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ),
     ("--max-sparsity", "space.max_sparsity", {"type": float, "help": "Largest fraction of a group that may go."}),
     ("--round-to", "space.round_to", {"type": int, "help": "Keep a multiple of this many channels."}),
+    (
+        "--stopping/--no-stopping",
+        "stopping.enabled",
+        {"default": None, "help": "Whether candidates that can no longer win are stopped early."},
+    ),
     ("--finetune-epochs", "finetune.epochs", {"type": float, "help": "Epochs of each candidate's fine-tune."}),
     (
         "--dense-epochs",

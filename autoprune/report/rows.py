@@ -162,6 +162,17 @@ def short(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
+def duration(seconds: float) -> str:
+    """Return seconds in the unit a person would use.
+
+    >>> duration(42), duration(750), duration(9000)
+    ('42 s', '12.5 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def failures(trials: Sequence[Trial]) -> tuple[Failure, ...]:
     """Return the failed trials in order."""
     return tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from autoprune import pareto
@@ -12,6 +12,7 @@ from autoprune.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
 from autoprune.report.notes import compose_notes, sparsity_notes
 from autoprune.report.rows import Failure, Row, choose_rows, failures
 from autoprune.report.sensitivity import Sensitivity, read_sensitivity
+from autoprune.report.stopping import StoppingFacts, stopping_facts, stopping_notes
 from autoprune.report.worth import DENSE, Comparison, Scored, chance_notes, worth
 from autoprune.trial import Completed, Failed, OverBudget, Stopped, Trial
 
@@ -46,6 +47,7 @@ class Summary:
         notes: what to know before trusting the table, the most important first.
         worth: how the best network compares with each baseline and with the dense network, on validation.
         sensitivity: how much each group and block alone matters; ``None`` if it was not measured.
+        stopping: what ending hopeless trials early was worth.
     """
 
     study: str
@@ -63,6 +65,7 @@ class Summary:
     notes: tuple[str, ...]
     worth: tuple[Comparison, ...] = ()
     sensitivity: Sensitivity | None = None
+    stopping: StoppingFacts = field(default_factory=StoppingFacts)
 
     @property
     def front(self) -> tuple[Row, ...]:
@@ -106,6 +109,7 @@ class Summary:
             "notes": list(self.notes),
             "worth": [comparison.to_json() for comparison in self.worth],
             "sensitivity": self.sensitivity.to_json() if self.sensitivity else None,
+            "stopping": self.stopping.to_json(),
         }
 
 
@@ -125,6 +129,7 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
     objectives = quality_first(view.spec.objectives)
     rows = choose_rows(trials, wanted, dense, objectives, noise_aware)
     reference = Scored(DENSE, None, dense, view.facts.get("dense_correct", ""))
+    stopping = stopping_facts(trials)
     return Summary(
         study=view.spec.name,
         objectives=objectives,
@@ -142,9 +147,11 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
             *chance_notes(dense, view.facts.get("data", {}).get("num_classes")),
             *compose_notes(rows, trials, wanted, reference, objectives),
             *sparsity_notes(view.facts.get("sparsity")),
+            *(stopping_notes(stopping) if rows else ()),
         ),
         worth=worth(trials, wanted, reference),
         sensitivity=read_sensitivity(view.folder.sensitivity),
+        stopping=stopping,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from autoprune.metrics import FLOP_CONVENTION, METRICS, Measurement
-from autoprune.report.rows import Failure, Row, cost_ratios, generalisation_gap, short
+from autoprune.report.rows import Failure, Row, cost_ratios, duration, generalisation_gap, short
 from autoprune.report.sensitivity import sensitivity_lines
 from autoprune.report.summary import Summary
 
@@ -145,17 +145,6 @@ def plus_minus(measurement: Measurement, name: str) -> str:
     shown = f"{factor * measurement[name]:.{digits}f}"
     error = measurement.error(name)
     return f"{shown} ± {factor * error:.{digits}f}" if error else shown
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in the unit a person would use.
-
-    >>> duration(42), duration(750), duration(9000)
-    ('42 s', '12.5 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _table(summary: Summary, width: int) -> Table:

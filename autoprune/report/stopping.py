@@ -1,0 +1,132 @@
+"""What stopping the hopeless was worth: time saved, and whether the checks that ran to their end show it right."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoprune import pareto
+from autoprune.metrics import Measurement
+from autoprune.report.rows import duration
+from autoprune.rungs import RUNGS, Rung, costs_alike, peers_of, rank_agreement, was_spared
+from autoprune.trial import Completed, Stopped, Trial, completed_measurement
+
+_AHEAD = ("finetune", "score", "latency")  # phases that a stopped trial skips, in part or whole
+_FEWEST_RANKS = 3  # trials below which a rank correlation says nothing
+
+
+@dataclass(frozen=True)
+class StoppingFacts:
+    """Hold what is known of the trials that were stopped, or would have been.
+
+    Attributes:
+        stopped: trials ended early.
+        seconds_saved: what completed trials take in the median in each phase that was skipped, less what the stopped
+            trial had spent in it, over all of them.
+        seconds_looking: spent on the looks, by all trials.
+        share_saved: ``seconds_saved`` over the time that the search would have taken with neither looks nor stops,
+            a fraction.
+        checks: trials that would have been stopped and ran to their end.
+        wrong: checks that ended more accurate, by more than one standard error of the difference, than every
+            completed trial of similar cost before them.
+        within_noise: checks that were not wrong and came within that error of the best before them.
+        agreement: rung → rank correlation of its loss with the final loss, over the completed trials of similar cost to
+            the last one; a rung without three such trials is left out.
+    """
+
+    stopped: int = 0
+    seconds_saved: float = 0.0
+    seconds_looking: float = 0.0
+    share_saved: float = 0.0
+    checks: int = 0
+    wrong: int = 0
+    within_noise: int = 0
+    agreement: Mapping[Rung, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return {
+            "stopped": self.stopped,
+            "seconds_saved": self.seconds_saved,
+            "seconds_looking": self.seconds_looking,
+            "share_saved": self.share_saved,
+            "checks": self.checks,
+            "wrong": self.wrong,
+            "within_noise": self.within_noise,
+            "agreement": dict(self.agreement),
+        }
+
+
+def stopping_facts(trials: Sequence[Trial]) -> StoppingFacts:
+    """Return what stopping was worth in these trials, given by number."""
+    saved = _seconds_saved(trials)
+    looking = sum(trial.seconds.get("rung", 0.0) for trial in trials)
+    whole = sum(trial.total_seconds for trial in trials) - looking + saved
+    leads = [lead for trial in trials if was_spared(trial) and (lead := _lead(trial, trials)) is not None]
+    return StoppingFacts(
+        stopped=sum(isinstance(trial.outcome, Stopped) for trial in trials),
+        seconds_saved=saved,
+        seconds_looking=looking,
+        share_saved=saved / whole if whole > 0 else 0.0,
+        checks=sum(bool(was_spared(trial)) for trial in trials),
+        wrong=sum(gain > error for gain, error in leads),
+        within_noise=sum(abs(gain) <= error for gain, error in leads),
+        agreement=_agreement(trials),
+    )
+
+
+def stopping_notes(facts: StoppingFacts) -> list[str]:
+    """Say in one sentence what stopping was worth; nothing if no trial was stopped or would have been."""
+    if not facts.stopped + facts.checks:
+        return []
+    trials = "1 trial was" if facts.stopped == 1 else f"{facts.stopped} trials were"
+    saved = (
+        f"{trials} stopped early, which saved about {duration(facts.seconds_saved)} ({100 * facts.share_saved:.0f} % "
+        f"of the search; looking took {duration(facts.seconds_looking)})"
+    )
+    checks = f"{facts.checks} more ran to the end as a check" if facts.checks else "none ran to the end as a check yet"
+    found = f": {facts.wrong} beat all before beyond noise, {facts.within_noise} came within it" if facts.checks else ""
+    ranks = ", ".join(f"{value:.2f} {RUNGS[rung]}" for rung, value in facts.agreement.items())
+    return [f"{saved}; {checks}{found}" + (f"; rank agreement with the final loss: {ranks}" if ranks else "")]
+
+
+def _seconds_saved(trials: Sequence[Trial]) -> float:
+    completed = [trial for trial in trials if isinstance(trial.outcome, Completed)]
+    if not completed:
+        return 0.0
+    usual = {name: statistics.median(trial.seconds.get(name, 0.0) for trial in completed) for name in _AHEAD}
+    stopped = [trial for trial in trials if isinstance(trial.outcome, Stopped)]
+    return sum(max(0.0, usual[name] - trial.seconds.get(name, 0.0)) for trial in stopped for name in _AHEAD)
+
+
+def _lead(check: Trial, trials: Sequence[Trial]) -> tuple[float, float] | None:
+    """Return a check's accuracy − that of the best completed before it at similar cost, and its standard error."""
+    found = completed_measurement(check)
+    if found is None:
+        return None
+    earlier = [m for trial, m in pareto.measured(trials) if trial.number < check.number]
+    rivals = [m for m in earlier if costs_alike(m, found, check.candidate.budget)]
+    if not rivals:
+        return None
+    best = max(rivals, key=lambda m: m["accuracy"])
+    return found["accuracy"] - best["accuracy"], math.hypot(found.error("accuracy"), best.error("accuracy"))
+
+
+def _agreement(trials: Sequence[Trial]) -> dict[Rung, float]:
+    ended = [trial for trial in trials if isinstance(trial.outcome, Completed | Stopped)]
+    if not ended:
+        return {}
+    last = ended[-1]
+    found: dict[Rung, float] = {}
+    for rung in RUNGS:
+        peers = peers_of(trials, rung, last.candidate.budget, _measured(last))
+        if len(peers) >= _FEWEST_RANKS:
+            found[rung] = rank_agreement([m[rung] for m in peers], [m["loss"] for m in peers])
+    return found
+
+
+def _measured(trial: Trial) -> Measurement:
+    return trial.outcome.measurement if isinstance(trial.outcome, Completed | Stopped) else Measurement({})

@@ -1,0 +1,110 @@
+"""Look at a candidate's loss at its rungs, on the way through its training, and end it there if it is hopeless.
+
+A look leaves no trace: a fine-tune that was looked at ends with the same bits as one that was not. Whether a candidate
+goes on is for the judge of :mod:`autoprune.rungs` to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from torch import nn
+
+from autoprune.errors import NonFiniteError
+from autoprune.metrics import Measurement
+from autoprune.rungs import Check, Judge, Rung, Stop
+from autoprune.training.loop import OnStep, Span
+from autoprune.training.protocol import DataTask
+from autoprune.training.runtime import Runtime, seeded
+from autoprune.training.score import Score, score
+from autoprune.trial import Stopped
+
+
+class StoppedEarly(Exception):
+    """Carry the outcome of a candidate that its judge stopped out of the fine-tune; no error."""
+
+    def __init__(self, outcome: Stopped) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
+@dataclass
+class Climb:
+    """Follow one candidate up its rungs.
+
+    Attributes:
+        measured: its exact costs and, as it climbs, its losses at the rungs, in nats with standard errors.
+        judge: decides; ``None``: the candidate goes on whatever is seen.
+        task: whose validation images are looked at.
+        runtime: where and how the network runs.
+        images: at most this many are looked at, always the same ones; 0: no look is taken.
+        watch: times a phase by its name.
+        spared: why it would have been stopped, if it goes on as a check.
+    """
+
+    measured: Measurement
+    judge: Judge | None
+    task: DataTask
+    runtime: Runtime
+    images: int
+    watch: Callable[[str], AbstractContextManager[None]]
+    spared: str = ""
+
+    def look(self, rung: Rung, network: nn.Module) -> None:
+        """Measure the loss of a network at a rung.
+
+        Raises:
+            StoppedEarly: if this is its end.
+        """
+        if not self.images:
+            return
+        with self.watch("rung"):
+            loss = self._loss(rung, network)
+        verdict = self.judge.verdict(rung, loss, self.measured) if self.judge else None
+        if isinstance(verdict, Stop):
+            raise StoppedEarly(Stopped(verdict.reason, self.measured))
+        if isinstance(verdict, Check):
+            self.spared = self.spared or verdict.reason
+
+    def half_way(self, network: nn.Module, span: Span) -> OnStep | None:
+        """Return what looks at a network half-way through its steps; ``None`` if there are fewer than two."""
+        middle = (span.first + span.last) // 2
+        if not self.images or middle == span.first:
+            return None
+
+        def look_half_way(done: int, _total: int) -> None:
+            if done == middle:
+                self.look("halfway_loss", network)
+
+        return look_half_way
+
+    def _loss(self, rung: Rung, network: nn.Module) -> float:
+        """Return the loss at a rung, in nats, and remember it if it is finite."""
+        try:
+            seen = glance(network, self.task, self.runtime, self.images)
+        except NonFiniteError:
+            return math.nan
+        if math.isfinite(seen.loss) and math.isfinite(seen.loss_stderr):
+            self.measured = self.measured.merged(Measurement({rung: seen.loss}, {rung: seen.loss_stderr}))
+        return seen.loss
+
+
+def glance(network: nn.Module, task: DataTask, runtime: Runtime, images: int) -> Score:
+    """Score a network on a fixed random subset of validation in the midst of its training, and leave no trace in it.
+
+    Weights, statistics, modes and the streams of random numbers are afterwards what they were.
+
+    Args:
+        network: placed on the runtime.
+        task: the data.
+        runtime: where and how it runs.
+        images: at most this many.
+
+    Raises:
+        NonFiniteError, DataError, ModelError: as :func:`score`.
+    """
+    with seeded(0, runtime.device):  # puts the streams back; loading images by several processes draws from them
+        return score(network, task, "val", runtime, limit=images)

@@ -1,0 +1,139 @@
+"""A candidate is looked at on its way up, and the looks leave no trace."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from training_toys import Toy, make_task, make_toy, same_state, state_of
+
+from autoprune.metrics import Measurement
+from autoprune.rungs import Check, GoOn, Stop, Verdict
+from autoprune.training.arrays import ArrayTask
+from autoprune.training.climb import Climb, StoppedEarly, glance
+from autoprune.training.finetune import Recipe, finetune
+from autoprune.training.loop import Span
+from autoprune.training.runtime import Runtime
+from autoprune.training.score import score
+
+RECIPE = Recipe(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)  # ten steps
+EXACT = Measurement({"mflops": 1.0})
+
+
+class Says:
+    """Give the same verdict to all, and remember who asked."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.answer = verdict
+        self.asked: list[tuple[str, float]] = []
+
+    def verdict(self, rung: str, loss: float, exact: Measurement) -> Verdict:
+        assert exact["mflops"] == 1.0
+        self.asked.append((rung, loss))
+        return self.answer
+
+
+def climb_of(task: ArrayTask, runtime: Runtime, judge: Any = None, images: int = 20) -> Climb:
+    return Climb(EXACT, judge, task, runtime, images, lambda phase: nullcontext())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_fine_tune_that_was_looked_at_ends_with_the_same_bits(
+    task: ArrayTask, precision: str, optimizer: str
+) -> None:
+    runtime = Runtime(precision=precision, channels_last=True)  # type: ignore[arg-type]
+    recipe = replace(RECIPE, optimizer=optimizer)  # type: ignore[arg-type]
+
+    class DrawsNumbers(ArrayTask):
+        """Draw from the global stream when images are scored, as a loader with several processes does."""
+
+        def eval_batches(self, *args: Any, **options: Any) -> Any:
+            torch.rand(3)
+            return super().eval_batches(*args, **options)
+
+    drawing = make_task()
+    drawing.__class__ = DrawsNumbers
+
+    def trained(images: int) -> tuple[dict[str, torch.Tensor], Measurement]:
+        network = make_toy(dropout=0.3)
+        climb = climb_of(drawing, runtime, images=images)
+        climb.look("recalibrated_loss", network)
+        finetune(network, drawing, recipe, runtime, 0, on_step=climb.half_way(network, Span(0, 10)))
+        assert network.training
+        return state_of(network), climb.measured
+
+    (plain, nothing), (looked, found) = trained(0), trained(20)
+    assert same_state(plain, looked)
+    assert nothing == EXACT
+    assert set(found.values) == {"mflops", "recalibrated_loss", "halfway_loss"}
+    assert found["halfway_loss"] != found["recalibrated_loss"]
+    assert found.error("halfway_loss") > 0
+
+
+def test_a_look_half_way_is_at_half_of_the_steps(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
+    climb = climb_of(task, runtime, Says(GoOn()))
+    finetune(toy, task, RECIPE, runtime, 0, on_step=climb.half_way(toy, Span(0, 10)))
+    other = make_toy()
+    seen: list[float] = []
+
+    def by_hand(done: int, total: int) -> None:
+        if done == 5:
+            seen.append(score(other, task, "val", runtime, limit=20).loss)
+
+    finetune(other, task, RECIPE, runtime, 0, on_step=by_hand)
+    assert climb.measured["halfway_loss"] == seen[0]
+
+
+@pytest.mark.parametrize(
+    ("span", "looks"), [(Span(0, 0), 0), (Span(0, 1), 0), (Span(0, 2), 1), (Span(4, 5), 0), (Span(4, 9), 1)]
+)
+def test_there_is_no_half_way_with_fewer_than_two_steps(
+    task: ArrayTask, toy: Toy, runtime: Runtime, span: Span, looks: int
+) -> None:
+    judge = Says(GoOn())
+    finetune(toy, task, RECIPE, runtime, 0, on_step=climb_of(task, runtime, judge).half_way(toy, span), span=span)
+    assert [rung for rung, _ in judge.asked] == ["halfway_loss"] * looks
+
+
+def test_a_stop_ends_the_fine_tune_with_what_was_measured(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
+    steps: list[int] = []
+    climb = climb_of(task, runtime, Says(Stop("hopeless")))
+    look = climb.half_way(toy, Span(0, 10))
+    assert look is not None
+    with pytest.raises(StoppedEarly) as caught:
+        finetune(toy, task, RECIPE, runtime, 0, on_step=lambda *now: (steps.append(now[0]), look(*now))[1])
+    assert steps == [1, 2, 3, 4, 5]
+    assert caught.value.outcome.reason == "hopeless"
+    assert set(caught.value.outcome.measurement.values) == {"mflops", "halfway_loss"}
+
+
+def test_a_check_goes_on_and_keeps_its_first_reason(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
+    judge = Says(Check("first"))
+    climb = climb_of(task, runtime, judge)
+    climb.look("recalibrated_loss", toy)
+    judge.answer = Check("second")
+    climb.look("halfway_loss", toy)
+    judge.answer = GoOn()
+    climb.look("halfway_loss", toy)
+    assert climb.spared == "first"
+
+
+def test_outputs_that_are_not_numbers_are_judged_and_not_measured(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
+    with torch.no_grad():
+        toy.fc.weight.fill_(math.nan)
+    judge = Says(GoOn())
+    climb = climb_of(task, runtime, judge)
+    climb.look("recalibrated_loss", toy)
+    assert math.isnan(judge.asked[0][1])
+    assert climb.measured == EXACT
+
+
+def test_a_glance_takes_a_fixed_part_of_validation(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
+    assert glance(toy, task, runtime, 20).count == 20
+    assert glance(toy, task, runtime, 20) == glance(toy, task, runtime, 20)
+    assert glance(toy, task, runtime, 10_000) == score(toy, task, "val", runtime)
