@@ -30,7 +30,7 @@ from autoprune.training.loop import total_steps
 from autoprune.training.models import count_parameters
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime
-from autoprune.training.schedule import norms_and_head, relative, share_cut, steps_of
+from autoprune.training.schedule import norms_and_head, part_of, relative, share_cut, steps_of
 from autoprune.training.score import Score, score, score_train
 from autoprune.training.teacher import Teacher
 from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget
@@ -200,20 +200,27 @@ class Evaluator:
         policy: PruningPolicy,
         watch: Stopwatch,
         stage: int | None = None,
+        *,
+        share: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         """Fine-tune a network of a policy for one stage, ``None`` for the last, and leave it in eval mode.
+
+        Each call begins with a new optimizer, so a stage that is taken in parts forgets its momentum between them.
 
         Args:
             network: as :meth:`pruned` returns it; changed in place.
             policy: says what was cut.
             watch: times the phase.
             stage: 1 … ``schedule.stages``.
+            share: the part of the stage's steps that is taken, from one share to another; the learning rate and the
+                stream of images are those of the whole.
         """
         stages = self.schedule.stages
         hold = None
         if stage is None and policy.mask is not None:
             hold = partial(Masks.of_zeros(network, policy.mask.layers).enforce, network)
-        span = steps_of(stage or stages, stages, total_steps(self.task.sizes["train"], self.recipe))
+        whole = steps_of(stage or stages, stages, total_steps(self.task.sizes["train"], self.recipe))
+        span = part_of(whole, *share)
         with watch("finetune"):
             finetune(
                 network,

@@ -37,7 +37,11 @@ class Floor:
 FLOORS = {
     "vocabulary": Floor(("errors", "metrics", "policy", "registry", "atomic"), strangers=False),
     "plan": Floor(
-        ("builtins", "folder", "sections", "spec", "spec_file", "recipes", "trial", "space", "pareto"), strangers=False
+        (
+            *("builtins", "folder", "sections", "spec", "spec_file", "recipes", "trial", "space", "pareto"),
+            *("halving", "card"),
+        ),
+        strangers=False,
     ),
     "workshop": Floor(WORKSHOP, strangers=True),
     "joints": Floor(("evaluate", "study", "picked"), strangers=True),
@@ -53,7 +57,7 @@ FLOORS = {
 
 # libraries by the only rooms or files that import them; what is not named here is the standard library
 DOORS = {
-    "torch": (*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "build", "inspection", "testing"),
+    "torch": (*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "build", "finish", "inspection", "testing"),
     "torchvision": ("training",),
     "optuna": ("study",),
     "sqlalchemy": ("study",),

@@ -7,13 +7,13 @@ split is read only by who asks for it by name. Combined with ``tasks``.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from autoprune.errors import NonFiniteError
+from autoprune.errors import NonFiniteError, UsageError
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime, evaluating
 
@@ -25,7 +25,8 @@ class Score:
     """Hold accuracy, in [0, 1], and mean cross-entropy, in nats, over ``count`` images.
 
     ``loss_stderr`` is the standard deviation of the images' losses over √count; ``accuracy_stderr`` is
-    :func:`accuracy_stderr`.
+    :func:`accuracy_stderr`. ``correct``, bool of shape ``(count,)`` on the CPU, tells which images were right, in the
+    split's order; ``None`` where that is not known.
     """
 
     accuracy: float
@@ -33,6 +34,7 @@ class Score:
     loss: float
     loss_stderr: float
     count: int
+    correct: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 def score(
@@ -75,7 +77,7 @@ def score(
         correct, loss = torch.cat(hits).cpu(), torch.cat(losses).cpu().double()
     count, right = len(correct), int(correct.sum())
     spread = float(loss.std(correction=1)) / math.sqrt(count) if count > 1 else 0.0
-    return Score(right / count, accuracy_stderr(right, count), float(loss.mean()), spread, count)
+    return Score(right / count, accuracy_stderr(right, count), float(loss.mean()), spread, count, correct)
 
 
 def score_train(network: nn.Module, task: DataTask, runtime: Runtime) -> Score:
@@ -104,3 +106,33 @@ def accuracy_stderr(right: int, count: int) -> float:
     """
     share = (right + 2) / (count + 4)
     return math.sqrt(share * (1 - share) / (count + 4))
+
+
+def paired_difference(one: Tensor, other: Tensor) -> tuple[float, float]:
+    """Return how much more often ``one`` is right than ``other`` on the same images, and the standard error of that.
+
+    With d = one − other ∈ {−1, 0, 1} image by image, these are the mean of d and its sample standard deviation over
+    √count. What is hard for both cancels out, so this is mostly far below the error of two unpaired accuracies. It is
+    0 where no image tells the two apart, or if there is only one image.
+
+    Args:
+        one: which images a network got right, bool of shape ``(count,)``, with at least one image.
+        other: likewise for another network, in the same order.
+
+    Raises:
+        UsageError: if they are not equally many, or none.
+
+    >>> paired_difference(torch.tensor([True, True, True, False]), torch.tensor([True, False, False, False]))
+    (0.5, 0.28867513459481287)
+
+    Source: the comparison of discordant images of McNemar's test; Dietterich, "Approximate statistical tests for
+    comparing supervised classification learning algorithms", Neural Computation 10 (1998), section 3.1.
+    """
+    if one.shape != other.shape or one.dim() != 1 or not len(one):
+        raise UsageError(
+            f"answers of shapes {tuple(one.shape)} and {tuple(other.shape)} cannot be paired; "
+            "give those of two networks to the same images, one row each"
+        )
+    d = one.double() - other.double()
+    spread = float(d.std(correction=1)) / math.sqrt(len(d)) if len(d) > 1 else 0.0
+    return float(d.mean()), spread
