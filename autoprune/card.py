@@ -89,7 +89,7 @@ def _rung(measurement: Mapping[str, Any]) -> str:
 
 def _facts(card: Mapping[str, Any]) -> list[str]:
     budget = ", ".join(f"{name} ≤ {float(limit):g}" for name, limit in card["budget"].items()) or "none"
-    test = "after the last decision, on test once" if card["test"] else "the data has no test split"
+    test = "scored on test once, after the last decision" if card["test"] else "the data has no test split"
     uniform = (
         f"uniform: trial {card['uniform']['trial']}, made for the same budget and fine-tuned in the same way"
         if card["uniform"]
@@ -130,5 +130,7 @@ def _accuracy(measurement: Mapping[str, Any]) -> str:
 
 
 def _difference(gain: Mapping[str, float]) -> str:
+    if not gain["accuracy"] and not gain["stderr"]:
+        return "no image differs"  # and not ± 0: more images might
     change = 100 * gain["accuracy"] + 0.0  # never -0.00
     return f"{change:+.2f} ± {100 * gain['stderr']:.2f} points"

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
-from autoprune.errors import DataError, ModelError, NonFiniteError, UnknownNameError
+from autoprune.errors import DataError, ModelError, NonFiniteError, UnknownNameError, UsageError
 from autoprune.training.arrays import ArrayTask
 from autoprune.training.runtime import Runtime
-from autoprune.training.score import accuracy_stderr, score
+from autoprune.training.score import accuracy_stderr, paired_difference, score
 
 
 class Brightest(nn.Module):
@@ -45,6 +45,8 @@ def test_equals_the_sum_by_hand(task: ArrayTask, toy: Toy, runtime: Runtime) -> 
     assert result.accuracy == pytest.approx(float((logits.argmax(1) == batch.labels).double().mean()))
     assert result.loss == pytest.approx(float(losses.mean()), rel=1e-5)
     assert result.loss_stderr == pytest.approx(float(losses.std()) / math.sqrt(30), rel=1e-5)
+    assert result.correct is not None
+    assert result.correct.tolist() == (logits.argmax(1) == batch.labels).tolist()
 
 
 def test_perfect_is_not_certain(task: ArrayTask, runtime: Runtime) -> None:
@@ -112,3 +114,23 @@ def test_stderr_is_positive_symmetric_and_close_to_the_textbook(count: int, data
     share = right / count
     if count > 1000 and 0.1 < share < 0.9:
         assert accuracy_stderr(right, count) == pytest.approx(math.sqrt(share * (1 - share) / count), rel=0.02)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
+def test_a_paired_difference_is_that_of_the_discordant_images(answers: list[tuple[bool, bool]]) -> None:
+    """The closed form of McNemar's table: n₁₀ images only one got right, n₀₁ only the other."""
+    one, other = (torch.tensor(column) for column in zip(*answers, strict=True))
+    n, only_one, only_other = len(answers), sum(a and not b for a, b in answers), sum(b and not a for a, b in answers)
+    gain, error = paired_difference(one, other)
+    assert gain == pytest.approx((only_one - only_other) / n)
+    spread = only_one + only_other - (only_one - only_other) ** 2 / n
+    assert error == pytest.approx(math.sqrt(max(0.0, spread) / (n - 1) / n), abs=1e-9)
+    assert paired_difference(other, one) == (pytest.approx(-gain), pytest.approx(error))
+
+
+def test_what_cannot_be_paired_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"shapes \(3,\) and \(2,\) cannot be paired"):
+        paired_difference(torch.ones(3).bool(), torch.ones(2).bool())
+    with pytest.raises(UsageError, match="cannot be paired"):
+        paired_difference(torch.ones(0).bool(), torch.ones(0).bool())
+    assert paired_difference(torch.tensor([True]), torch.tensor([False])) == (1.0, 0.0)
