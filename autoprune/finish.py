@@ -146,6 +146,9 @@ def write_finished(
 def _check_loads_back(folder: Path, finished: Finished, evaluator: Evaluator) -> None:
     """Raise unless the saved network answers bit for bit as the one in memory, at the cost on its card."""
     original = finished.network.cpu().eval()
+    for tensor in (*original.parameters(), *original.buffers()):
+        # as they are saved: kernels are chosen by strides, and round otherwise for channels_last
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     loaded = load(folder, network=evaluator.pruner.network)
     batch = next(iter(evaluator.task.eval_batches("val", 16, evaluator.runtime))).images.cpu()
     with torch.no_grad():

@@ -329,6 +329,17 @@ def test_without_comparison_the_card_says_so(view: StudyView) -> None:
     assert not [line for line in phases if line.startswith("trial 0")]
 
 
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+def test_a_layer_of_one_channel_loads_back_in_either_layout(tmp_path: Path, layout: str) -> None:
+    """Strides of one channel fit both layouts, and kernels go by strides."""
+    bench = set_up_study(tmp_path, {"runtime": {"layout": layout}})
+    narrow = trial(bench, 0, 0.85)
+    assert min(bench.space.kept(narrow.candidate.policy).values()) == 1
+    view = StudyView(bench.folder, bench.spec, (narrow,), 0, {})
+    _, folder = finish_trials(view, [narrow], BUDGET, lambda message: None, compare=False)
+    assert autoprune.load(folder)(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
+
+
 def test_a_network_that_answers_alike_is_not_said_to_be_surely_equal(
     view: StudyView, carded: tuple[dict[str, Any], Path]
 ) -> None:
