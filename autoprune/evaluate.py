@@ -33,7 +33,7 @@ from autoprune.training.loop import OnStep, Span, total_steps
 from autoprune.training.models import count_parameters
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime
-from autoprune.training.schedule import norms_and_head, relative, share_cut, steps_of
+from autoprune.training.schedule import norms_and_head, part_of, relative, share_cut, steps_of
 from autoprune.training.score import Score, score, score_train
 from autoprune.training.teacher import Teacher
 from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget
@@ -225,8 +225,12 @@ class Evaluator:
         watch: Stopwatch,
         stage: int | None = None,
         on_step: OnStep | None = None,
+        *,
+        share: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         """Fine-tune a network of a policy for one stage, ``None`` for the last, and leave it in eval mode.
+
+        Each call begins with a new optimizer, so a stage that is taken in parts forgets its momentum between them.
 
         Args:
             network: as :meth:`pruned` returns it; changed in place.
@@ -234,6 +238,8 @@ class Evaluator:
             watch: times the phase.
             stage: 1 … ``schedule.stages``.
             on_step: called after every step with its number among those of all stages.
+            share: the part of the stage's steps that is taken, from one share to another; the learning rate and the
+                stream of images are those of the whole.
         """
         hold = None
         if stage is None and policy.mask is not None:
@@ -247,7 +253,7 @@ class Evaluator:
                 self.seed,
                 self.teacher,
                 on_step,
-                span=self.span(stage),
+                span=part_of(self.span(stage), *share),
                 only=self._trained(network, policy),
                 on_optimizer=hold,
             )

@@ -1,59 +1,218 @@
-"""Finish a trial of a stored study: the door from a view of the study to a picked folder."""
+"""Finish trials of a stored study: the door from a view of the study to a picked folder with its card."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.build import finetune_recipe, resolve, set_up
+import torch
+from torch import nn
+
+from autoprune.atomic import write_text
+from autoprune.build import Workbench, finetune_recipe, resolve, set_up
+from autoprune.card import CARD, CARD_JSON, card_text
+from autoprune.cost.macs import measure_network
 from autoprune.dense import sparsity_facts
-from autoprune.metrics import Budget
-from autoprune.pick import check_target, finish, mask_facts, write_finished
-from autoprune.picked import Architecture
+from autoprune.errors import EvaluationError, StudyError, UsageError
+from autoprune.evaluate import Evaluator
+from autoprune.halving import rungs
+from autoprune.hits import Hits, paired_difference
+from autoprune.metrics import FLOP_CONVENTION, Budget
+from autoprune.pick import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
+from autoprune.picked import Architecture, load, save_network
+from autoprune.policy import MaskPolicy
+from autoprune.pruning.mask_kernels import can_accelerate
+from autoprune.pruning.masks import maskable_layers
 from autoprune.run import versions
 from autoprune.study.view import StudyView
-from autoprune.trial import Trial
+from autoprune.trial import Completed, Trial
 
 
-def finish_trial(
+def finish_trials(
     view: StudyView,
-    trial: Trial,
+    trials: Sequence[Trial],
     budget: Budget,
     say: Callable[[str], None],
     *,
     epochs: float | None = None,
+    compare: bool | None = None,
     force: bool = False,
 ) -> tuple[dict[str, Any], Path]:
-    """Rebuild a trial, fine-tune it longer, score it once on test, and write ``picked/<trial>/``.
+    """Fine-tune trials longer, keep the best on validation, score it once on test, and write ``picked/<trial>/``.
 
     Args:
         view: the study.
-        trial: a completed trial of it.
-        budget: absolute limits it was picked for, written on the card.
+        trials: completed trials of it, the most promising first, at least one.
+        budget: absolute limits they were picked for, written on the card.
         say: told in a sentence what is going on.
         epochs: length of the fine-tune; ``None`` for the study's ``pick.epochs``.
+        compare: whether the uniform baseline is finished too; ``None`` for the study's ``pick.compare``.
         force: whether a folder from an earlier pick is replaced.
 
     Returns:
         the card, and the folder.
 
     Raises:
-        UsageError: if the folder exists and ``force`` is false.
+        UsageError: if a folder of one of the trials exists and ``force`` is false.
         AutopruneError: if the network cannot be rebuilt, trained, scored or written.
     """
-    target = view.folder.picked / str(trial.number)
-    check_target(target, force)
+    check_targets([view.folder.picked / str(trial.number) for trial in trials], force)
     view.folder.create()
     spec = resolve(view.spec)
     bench = set_up(spec, view.folder, say)
     recipe = finetune_recipe(spec, epochs=spec.pick.epochs if epochs is None else epochs, lr=spec.pick.lr)
     evaluator = replace(bench.evaluator(), recipe=recipe)
-    say(f"finishing trial {trial.number}: fine-tune of {recipe.epochs:g} epochs")
-    finished = finish(evaluator, trial, lambda phase: say(f"trial {trial.number}: {phase}"))
-    architecture = Architecture(spec.model.source, bench.task.num_classes, bench.task.input_shape)
-    facts = {
+    is_compared = spec.pick.compare if compare is None else compare
+
+    def rival_of(winner: Trial) -> Trial | Incomparable:
+        return uniform_rival(view.trials, budget, winner) if is_compared else Incomparable("not asked for")
+
+    say(_plan(trials, recipe.epochs))
+    finished = finish(
+        evaluator, trials, bench.dense, rival_of, lambda trial, phase: say(f"trial {trial.number}: {phase}")
+    )
+    target = view.folder.picked / str(finished.trial.number)
+    return write_finished(target, finished, evaluator, bench, budget), target
+
+
+def _plan(trials: Sequence[Trial], epochs: float) -> str:
+    """Say who will be trained, and for how long."""
+    names = ", ".join(str(trial.number) for trial in trials)
+    if len(trials) == 1:
+        return f"finishing trial {names}: fine-tune of {epochs:g} epochs"
+    parts = "; ".join(f"{rung.contenders} up to {100 * rung.share:g} %" for rung in rungs(len(trials)))
+    return f"finishing the best of trials {names}: fine-tune of {epochs:g} epochs, {parts}, by validation loss"
+
+
+def check_targets(targets: Iterable[Path], force: bool) -> None:
+    """Raise if a picked folder exists already and may not be replaced.
+
+    Raises:
+        UsageError: naming the folder.
+    """
+    for target in targets:
+        if target.exists() and not force:
+            raise UsageError(
+                f"{str(target)!r} exists already, and test is scored once: load it with autoprune.load({str(target)!r})"
+                f", or give --force to finish trial {target.name} again and replace it if it is picked"
+            )
+
+
+def write_finished(
+    target: Path, finished: Finished, evaluator: Evaluator, bench: Workbench, budget: Budget
+) -> dict[str, Any]:
+    """Write a finished network into a folder, check that it loads back as it is, and return its card.
+
+    The folder appears whole or not at all.
+
+    Args:
+        target: the folder; replaced if it exists.
+        finished: what to write.
+        evaluator: what it was finished by.
+        bench: the study.
+        budget: the absolute limits it was picked for.
+
+    Raises:
+        StudyError: if the folder cannot be written.
+        EvaluationError: if the network loaded back is not the one that was saved.
+    """
+    card = _card(finished, budget) | _facts(finished, evaluator, bench)
+    architecture = Architecture(bench.spec.model.source, bench.task.num_classes, bench.task.input_shape)
+    building = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        building.mkdir(parents=True)
+        policy = finished.trial.candidate.policy
+        save_network(building, finished.network, finished.cut, architecture, policy, card["versions"])
+        _check_loads_back(building, finished, evaluator)
+        write_text(building / CARD_JSON, json.dumps(card, indent=1))
+        write_text(building / CARD, card_text(card))
+        if target.exists():
+            shutil.rmtree(target)
+        building.rename(target)
+    except OSError as error:
+        raise StudyError(
+            f"cannot write {str(target)!r}: {error.strerror or error}; free space or permissions"
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return card
+
+
+def _check_loads_back(folder: Path, finished: Finished, evaluator: Evaluator) -> None:
+    """Raise unless the saved network answers bit for bit as the one in memory, at the cost on its card."""
+    original = finished.network.cpu().eval()
+    for tensor in (*original.parameters(), *original.buffers()):
+        # as they are saved: kernels are chosen by strides, and round otherwise for channels_last
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    loaded = load(folder, network=evaluator.pruner.network)
+    batch = next(iter(evaluator.task.eval_batches("val", 16, evaluator.runtime))).images.cpu()
+    with torch.no_grad():
+        same = torch.equal(original(batch), loaded(batch))
+    mask = finished.trial.candidate.policy.mask
+    counted = measure_network(loaded, batch, tuple(mask.layers) if mask else ())
+    claimed = {name: finished.pruned.validation[name] for name in counted.values}
+    if not same or dict(counted.values) != claimed:
+        raise EvaluationError(
+            f"the network loaded back from {str(folder)!r} differs from the one saved (same outputs: {same}; counted "
+            f"{dict(counted.values)}, card {claimed}); this is a bug in autoprune, please report it"
+        )
+
+
+def _card(finished: Finished, budget: Budget) -> dict[str, Any]:
+    """Return what was measured, and of whom, as plain types for JSON."""
+    trial, uniform = finished.trial, finished.uniform
+    against = {"dense": _differences(finished.pruned, finished.dense)}
+    if isinstance(uniform, Rival):
+        against["uniform"] = _differences(finished.pruned, uniform.judged)
+    return {
+        "trial": trial.number,
+        "origin": trial.candidate.origin,
+        "flop_convention": FLOP_CONVENTION,
+        "uncounted": list(finished.pruned.validation.uncounted),
+        "budget": budget.to_json(),
+        **_scores(finished.pruned),
+        "dense": _scores(finished.dense),
+        "uniform": {"trial": uniform.trial.number, **_scores(uniform.judged)} if isinstance(uniform, Rival) else None,
+        "uniform_missing": uniform.reason if isinstance(uniform, Incomparable) else None,
+        "against": against,
+        "contenders": [_contender(one, is_picked=one.trial is trial) for one in finished.contenders],
+        "in_search": trial.outcome.measurement.to_json() if isinstance(trial.outcome, Completed) else None,
+        "policy": json.loads(trial.candidate.policy.to_json()),
+        "seconds": dict(finished.seconds),
+    }
+
+
+def _scores(judged: Judged) -> dict[str, Any]:
+    return {"validation": judged.validation.to_json(), "test": judged.test.to_json() if judged.test else None}
+
+
+def _differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
+    """Return, for each split, by how much one network is more accurate than the other, paired image by image."""
+    packed = {split: [Hits.pack(each.correct[split].tolist()) for each in (one, other)] for split in one.correct}
+    found = {split: paired_difference(*pair) for split, pair in packed.items()}
+    return {split: {"accuracy": gain, "stderr": error} for split, (gain, error) in found.items()}
+
+
+def _contender(contender: Contender, is_picked: bool) -> dict[str, Any]:
+    shares = [share for share, _ in contender.scores]
+    return {
+        "trial": contender.trial.number,
+        "origin": contender.trial.candidate.origin,
+        "rungs": [{"share": share, "validation": found.to_json()} for share, found in contender.scores],
+        "left_behind": None if is_picked or contender.failure else shares[-1],
+        "failure": contender.failure or None,
+    }
+
+
+def _facts(finished: Finished, evaluator: Evaluator, bench: Workbench) -> dict[str, Any]:
+    """Return what a reader of the card needs to do it again."""
+    spec, recipe = bench.spec, evaluator.recipe
+    return {
         "seed": spec.seed,
         "data": {"name": bench.task.name, "sizes": dict(bench.task.sizes), "licence": bench.task.licence},
         "finetune": {
@@ -63,14 +222,25 @@ def finish_trial(
             "weight_decay": recipe.weight_decay,
             "optimizer": recipe.optimizer,
             "distill": recipe.distill,
+            "borders": list(finished.borders),
             "stages": spec.schedule.stages,
             "trainable": spec.schedule.trainable,
             "start": spec.schedule.start,
         },
-        "sparsity": sparsity_facts(view.folder),
-        "mask": mask_facts(finished.network, trial.candidate.policy.mask, bench.runtime.device),
+        "sparsity": sparsity_facts(bench.folder),
+        "mask": mask_facts(finished.network, finished.trial.candidate.policy.mask, bench.runtime.device),
         "latency": spec.latency.model_dump(),
         "runtime": bench.runtime.describe(),
         "versions": versions(),
     }
-    return write_finished(target, finished, evaluator, architecture, budget, bench.dense, facts), target
+
+
+def mask_facts(network: nn.Module, mask: MaskPolicy | None, device: str) -> dict[str, Any] | None:
+    """Return what a mask left dense, and whether it saves time on a device; ``None`` without a mask."""
+    if mask is None:
+        return None
+    weighted = {path for path, module in network.named_modules() if getattr(module, "weight", None) is not None}
+    left = maskable_layers(network, mask.pattern).left
+    dense = {layer: reason for layer, reason in left.items() if layer in weighted and "rows hold" in reason}
+    kernels = can_accelerate(device)[1] if mask.pattern == "2:4" else "unstructured masks save no time by themselves"
+    return {"pattern": mask.pattern, "criterion": mask.criterion, "left_dense": dense, "kernels": kernels}

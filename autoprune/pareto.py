@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.errors import NothingFitsError
+from autoprune.errors import NothingFitsError, UsageError
 from autoprune.metrics import METRICS, Budget, Measurement
+from autoprune.policy import PruningPolicy
 from autoprune.trial import Trial, completed_measurement
 
 Floats = NDArray[np.float64]
@@ -158,13 +159,27 @@ def best_within(trials: Sequence[Trial], budget: Budget, quality: str = "accurac
     Among those whose quality is within one standard error of the best, the lowest validation loss wins:
     the steadier signal breaks ties that accuracy cannot.
     """
+    return next(iter(ranked_within(trials, budget, quality)), None)
+
+
+def ranked_within(trials: Sequence[Trial], budget: Budget, quality: str = "accuracy") -> list[Trial]:
+    """Return the completed trials that meet a budget, the most promising first.
+
+    Those whose quality is within one standard error of the best come first, by validation loss; then the others,
+    by quality.
+    """
     fitting = [(trial, m) for trial, m in measured(trials) if budget.admits(m)]
     if not fitting:
-        return None
+        return []
     goal = METRICS[quality]
     top = min((m for _, m in fitting), key=lambda m: goal.minimised(m[quality]))
-    equal = [(trial, m) for trial, m in fitting if not goal.is_better(top[quality], m[quality], top.error(quality))]
-    return min(equal, key=lambda pair: (pair[1].values.get("loss", 0.0), pair[0].number))[0]
+
+    def rank(pair: tuple[Trial, Measurement]) -> tuple[bool, float, float, int]:
+        trial, found = pair
+        loss, is_worse = found.values.get("loss", 0.0), goal.is_better(top[quality], found[quality], top.error(quality))
+        return is_worse, goal.minimised(found[quality]) if is_worse else 0.0, loss, trial.number
+
+    return [trial for trial, _ in sorted(fitting, key=rank)]
 
 
 def choose(trials: Sequence[Trial], budget: Budget, min_accuracy: float | None = None) -> Trial:
@@ -175,6 +190,27 @@ def choose(trials: Sequence[Trial], budget: Budget, min_accuracy: float | None =
     Raises:
         NothingFitsError: naming the trial that comes nearest.
     """
+    return best_few(trials, budget, 1, min_accuracy)[0]
+
+
+def best_few(trials: Sequence[Trial], budget: Budget, count: int, min_accuracy: float | None = None) -> list[Trial]:
+    """Return the trials most worth a longer fine-tune, the one that :func:`choose` returns first.
+
+    The others follow as :func:`ranked_within` has them, no policy twice. With only a least accuracy the cheapest trial
+    is asked for, and no other one is as cheap: there is one.
+
+    Args:
+        trials: any trials; only completed ones are returned.
+        budget: absolute limits that all meet; may be empty.
+        count: how many, at least 1; fewer are returned if there are no more.
+        min_accuracy: least validation accuracy in [0, 1], or ``None``.
+
+    Raises:
+        NothingFitsError: naming the trial that comes nearest.
+        UsageError: if ``count`` is below 1.
+    """
+    if count < 1:
+        raise UsageError(f"{count} trials to pick from were asked for; ask for at least 1")
     found = measured(trials)
     if not found:
         raise NothingFitsError("nothing to pick: the study has no completed trial; run `autoprune search` first")
@@ -182,9 +218,11 @@ def choose(trials: Sequence[Trial], budget: Budget, min_accuracy: float | None =
     if not fitting:
         raise NothingFitsError(_nearest_message(found, budget, min_accuracy))
     if not budget.limits and min_accuracy is not None:
-        return min(measured(fitting), key=lambda pair: (pair[1]["mflops"], -pair[1]["accuracy"]))[0]
-    best = best_within(fitting, budget)
-    return best if best is not None else fitting[0]
+        return [min(measured(fitting), key=lambda pair: (pair[1]["mflops"], -pair[1]["accuracy"]))[0]]
+    first_of = dict[PruningPolicy, Trial]()
+    for trial in ranked_within(fitting, budget):
+        first_of.setdefault(trial.candidate.policy, trial)
+    return list(first_of.values())[:count]
 
 
 def _nearest_message(found: list[tuple[Trial, Measurement]], budget: Budget, min_accuracy: float | None) -> str:
@@ -204,5 +242,5 @@ def _nearest_message(found: list[tuple[Trial, Measurement]], budget: Budget, min
     )
     return (
         f"no trial of {len(found)} completed ones meets {' and '.join(wanted)}; the nearest is trial "
-        f"{trial.number} with {shown}. Ask for that, or search on with the tighter budget"
+        f"{trial.number} with {shown}. Ask for that, or search on for what you asked"
     )

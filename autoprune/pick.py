@@ -1,32 +1,76 @@
-"""Finish a trial: rebuild it, fine-tune it longer, score it once on test, and write it down with its card."""
+"""Finish trials: rebuild them, fine-tune them longer, keep the best on validation, and score it once on test.
+
+Several contenders are halved (``halving``). All of them, and the uniform baseline they are compared with, take the same
+steps of one recipe, with a new optimizer at the same places: what differs is the policy. ``finish`` writes it down.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from autoprune.atomic import write_text
-from autoprune.cost.macs import measure_network
-from autoprune.errors import EvaluationError, StudyError, UsageError
-from autoprune.evaluate import Evaluator, OnPhase, Stopwatch, measured_quality, quality_measurement
-from autoprune.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
-from autoprune.picked import Architecture, load, save_network
-from autoprune.policy import MaskPolicy
-from autoprune.pruning.mask_kernels import can_accelerate
-from autoprune.pruning.masks import maskable_layers
+from autoprune.errors import EvaluationError
+from autoprune.evaluate import Evaluator, Stopwatch, quality_measurement
+from autoprune.halving import halve, rungs
+from autoprune.metrics import Budget, Measurement
 from autoprune.pruning.prune import Cut
-from autoprune.training.score import score
-from autoprune.trial import Trial
+from autoprune.training.score import Score, score, score_train
+from autoprune.trial import Completed, Trial
 
-CARD_JSON, CARD = "card.json", "card.md"
+UNIFORM = "baseline:uniform"
+
+OnPhase = Callable[[Trial, str], None]
+"""Told of which trial, and in words what is going on."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Hold what was measured of one network after all training.
+
+    Attributes:
+        validation: costs, and the score on validation.
+        test: the score on test, or ``None`` if the data has no test split.
+        correct: split → which of its images were right, bool of shape ``(count,)``.
+    """
+
+    validation: Measurement
+    test: Measurement | None
+    correct: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Tell how far a trial came in the longer fine-tune.
+
+    Attributes:
+        trial: which one.
+        scores: (share of the fine-tune in (0, 1], accuracy and loss on validation then), one for each rung it reached.
+        failure: what ended it, empty if it was not a fault.
+    """
+
+    trial: Trial
+    scores: tuple[tuple[float, Measurement], ...]
+    failure: str
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Hold the finished baseline that the winner is compared with."""
+
+    trial: Trial
+    judged: Judged
+
+
+@dataclass(frozen=True)
+class Incomparable:
+    """Say in a clause why there is no baseline to compare with."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -37,228 +81,191 @@ class Finished:
         trial: the trial it comes from.
         network: pruned and fine-tuned, in eval mode.
         cut: kept indices of every module that was cut.
-        validation: costs and validation score after the longer fine-tune.
-        test: test score, or ``None`` if the data has no test split.
-        dense_test: the dense network's test score, likewise.
-        seconds: phase → seconds.
+        pruned: what was measured of it.
+        dense: what was measured of the dense network.
+        uniform: the uniform baseline after the same finish, or why there is none.
+        contenders: the winner first, then from the last left behind to the first.
+        borders: shares of the fine-tune at which each part ended, the last 1; momentum began anew after each.
+        seconds: phase → seconds, of all networks together.
     """
 
     trial: Trial
     network: nn.Module
     cut: Cut
-    validation: Measurement
-    test: Measurement | None
-    dense_test: Measurement | None
+    pruned: Judged
+    dense: Judged
+    uniform: Rival | Incomparable
+    contenders: tuple[Contender, ...]
+    borders: tuple[float, ...]
     seconds: Mapping[str, float]
 
 
-def finish(evaluator: Evaluator, trial: Trial, on_phase: OnPhase) -> Finished:
-    """Rebuild a trial's network, fine-tune it by the evaluator's recipe, and score it once on test.
-
-    Raises:
-        AutopruneError: if the network cannot be rebuilt, trained or scored.
-    """
-    watch = Stopwatch(on_phase)
-    policy = trial.candidate.policy
-    exact = evaluator.exact(policy)
-    network = evaluator.pruned(policy, exact, watch)
-    evaluator.finetune(network, policy, watch)
-    with watch("score"):
-        quality = measured_quality(network, evaluator.task, evaluator.runtime)
-    with watch("latency"):
-        timing = evaluator.time(network)
-    with watch("test"):
-        test = _test_score(evaluator, network)
-        dense_test = _test_score(evaluator, evaluator.pruner.network)
-    validation = exact.merged(quality).merged(timing)
-    return Finished(trial, network, evaluator.pruner.cut(policy), validation, test, dense_test, watch.seconds)
-
-
-def _test_score(evaluator: Evaluator, network: nn.Module) -> Measurement | None:
-    if not evaluator.task.sizes["test"]:
-        return None
-    return quality_measurement(score(network, evaluator.task, "test", evaluator.runtime))
-
-
-def mask_facts(network: nn.Module, mask: MaskPolicy | None, device: str) -> dict[str, Any] | None:
-    """Return what a mask left dense, and whether it saves time on a device; ``None`` without a mask."""
-    if mask is None:
-        return None
-    weighted = {path for path, module in network.named_modules() if getattr(module, "weight", None) is not None}
-    left = maskable_layers(network, mask.pattern).left
-    dense = {layer: reason for layer, reason in left.items() if layer in weighted and "rows hold" in reason}
-    kernels = can_accelerate(device)[1] if mask.pattern == "2:4" else "unstructured masks save no time by themselves"
-    return {"pattern": mask.pattern, "criterion": mask.criterion, "left_dense": dense, "kernels": kernels}
-
-
-def check_target(target: Path, force: bool) -> None:
-    """Raise if a picked folder exists already and may not be replaced.
-
-    Raises:
-        UsageError: naming the folder.
-    """
-    if target.exists() and not force:
-        raise UsageError(
-            f"{str(target)!r} exists already, and test is scored once: load it with autoprune.load({str(target)!r}), "
-            f"or give --force to finish the trial again and replace it"
-        )
-
-
-def write_finished(
-    target: Path,
-    finished: Finished,
+def finish(
     evaluator: Evaluator,
-    architecture: Architecture,
-    budget: Budget,
+    trials: Sequence[Trial],
     dense: Measurement,
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write a finished network into a folder, check that it loads back as it is, and return its card.
+    rival_of: Callable[[Trial], Trial | Incomparable],
+    on_phase: OnPhase,
+) -> Finished:
+    """Fine-tune trials by the evaluator's recipe, halve them by validation loss, and score the last one once on test.
 
-    The folder appears whole or not at all.
+    A contender whose loss becomes NaN or infinite is left behind; so is the rival, which is then not compared with.
 
     Args:
-        target: the folder; replaced if it exists.
-        finished: what to write.
-        evaluator: what it was finished by.
-        architecture: how the dense network is built.
-        budget: the limits it was picked for.
-        dense: what was measured of the dense network.
-        facts: further facts for the card: ``seed``, ``data``, ``versions``, ``finetune``, ``runtime``.
+        evaluator: rebuilds and trains; its recipe is the longer fine-tune.
+        trials: at least one, the most promising first; one alone is fine-tuned in one piece.
+        dense: costs of the dense network.
+        rival_of: the winner → the baseline to finish likewise, or why there is none.
+        on_phase: told what is going on.
 
     Raises:
-        StudyError: if the folder cannot be written.
-        EvaluationError: if the network loaded back is not the one that was saved.
+        AutopruneError: if no contender, or not the last one, can be rebuilt, trained or scored.
     """
-    card = _card(finished, budget, dense, facts)
-    building = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        building.mkdir(parents=True)
-        save_network(
-            building, finished.network, finished.cut, architecture, finished.trial.candidate.policy, facts["versions"]
-        )
-        _check_loads_back(building, finished, evaluator)
-        write_text(building / CARD_JSON, json.dumps(card, indent=1))
-        write_text(building / CARD, card_text(card))
-        if target.exists():
-            shutil.rmtree(target)
-        building.rename(target)
-    except OSError as error:
-        raise StudyError(
-            f"cannot write {str(target)!r}: {error.strerror or error}; free space or permissions"
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return card
+    seconds: dict[str, float] = {}
 
+    def enter(trial: Trial) -> _Entrant:
+        return _Entrant(trial, Stopwatch(partial(on_phase, trial), seconds))
 
-def _check_loads_back(folder: Path, finished: Finished, evaluator: Evaluator) -> None:
-    """Raise unless the saved network answers bit for bit as the one in memory, at the cost on its card."""
-    original = finished.network.cpu().eval()
-    loaded = load(folder, network=evaluator.pruner.network)
-    batch = next(iter(evaluator.task.eval_batches("val", 16, evaluator.runtime))).images.cpu()
-    with torch.no_grad():
-        same = torch.equal(original(batch), loaded(batch))
-    mask = finished.trial.candidate.policy.mask
-    counted = measure_network(loaded, batch, tuple(mask.layers) if mask else ())
-    claimed = {name: finished.validation[name] for name in counted.values}
-    if not same or dict(counted.values) != claimed:
-        raise EvaluationError(
-            f"the network loaded back from {str(folder)!r} differs from the one saved (same outputs: {same}; counted "
-            f"{dict(counted.values)}, card {claimed}); this is a bug in autoprune, please report it"
-        )
-
-
-def _card(finished: Finished, budget: Budget, dense: Measurement, facts: Mapping[str, Any]) -> dict[str, Any]:
-    scored = finished.trial.outcome
-    return {
-        "trial": finished.trial.number,
-        "origin": finished.trial.candidate.origin,
-        "flop_convention": FLOP_CONVENTION,
-        "uncounted": list(finished.validation.uncounted),
-        "budget": budget.to_json(),
-        "validation": finished.validation.to_json(),
-        "test": finished.test.to_json() if finished.test else None,
-        "dense": {
-            "validation": dense.to_json(),
-            "test": finished.dense_test.to_json() if finished.dense_test else None,
-        },
-        "in_search": scored.measurement.to_json() if hasattr(scored, "measurement") else None,
-        "policy": json.loads(finished.trial.candidate.policy.to_json()),
-        "seconds": dict(finished.seconds),
-        **facts,
-    }
-
-
-def card_text(card: Mapping[str, Any]) -> str:
-    """Return a card as Markdown."""
-    validation, dense = card["validation"], card["dense"]["validation"]
-    rows = ["| | pruned | dense | ratio |", "|---|---|---|---|"]
-    for split, pruned, before in (
-        ("test", card["test"], card["dense"]["test"]),
-        ("validation", validation, dense),
-    ):
-        if pruned:
-            change = pruned["values"]["accuracy"] - before["values"]["accuracy"] + 0.0  # never -0.00
-            rows.append(
-                f"| accuracy on {split} | {_accuracy(pruned)} | {_accuracy(before)} | {100 * change:+.2f} points |"
-            )
-    for name in ("mflops", "mparams", "size_mb", "latency_ms", "nonzero_mflops", "nonzero_mparams"):
-        if name in validation["values"]:
-            new, old = validation["values"][name], dense["values"][name]
-            unit = METRICS[name].unit
-            rows.append(
-                f"| {name} | {METRICS[name].show(new)} {unit} | {METRICS[name].show(old)} {unit} | {new / old:.3f} |"
-            )
-    test = [] if card["test"] else ["\nThe data has no test split, so there is no test score.\n"]
-    budget = ", ".join(f"{name} ≤ {float(limit):g}" for name, limit in card["budget"].items()) or "none"
-    return "\n".join(
-        [
-            f"# Trial {card['trial']} ({card['origin']})",
-            "",
-            *rows,
-            *test,
-            "",
-            f"- budget: {budget}",
-            f"- {card['flop_convention']}; not counted: {', '.join(card['uncounted'])}",
-            "- selected on validation; test was scored once, after the last decision (± is one standard error)"
-            if card["test"]
-            else "- selected on validation",
-            f"- fine-tune: {card['finetune']}",
-            *_mask_lines(card),
-            f"- data: {card['data']}",
-            f"- seed: {card['seed']}",
-            f"- measured on: {card['runtime']}",
-            f"- versions: {card['versions']}",
-            "",
-            "```python",
-            "import autoprune",
-            "network = autoprune.load('.')  # this folder",
-            "```",
-            "",
-            "| group | sparsity | importance |",
-            "|---|---|---|",
-            *(f"| {name} | {sparsity:.3f} | {how} |" for name, (sparsity, how) in card["policy"]["groups"].items()),
-            "",
-            *(f"- dropped whole: {name}" for name in card["policy"].get("dropped_blocks", ())),
-        ]
+    borders = tuple(rung.share for rung in rungs(len(trials)))
+    ranked = halve([enter(trial) for trial in trials], partial(_advance, evaluator), _last_loss)
+    winner, network = ranked[0], _network_of(ranked[0])
+    pruned = _judged(evaluator, winner, network)
+    rival = rival_of(winner.trial)
+    uniform = rival if isinstance(rival, Incomparable) else _finished_rival(evaluator, enter(rival), ranked, borders)
+    return Finished(
+        trial=winner.trial,
+        network=network,
+        cut=evaluator.pruner.cut(winner.trial.candidate.policy),
+        pruned=pruned,
+        dense=_judged_dense(evaluator, dense, winner.watch),
+        uniform=uniform,
+        contenders=tuple(_told(entrant) for entrant in ranked),
+        borders=borders,
+        seconds=seconds,
     )
 
 
-def _mask_lines(card: Mapping[str, Any]) -> list[str]:
-    """Return what a card says of masks: dense costs are those of the shapes, which a mask does not change."""
-    mask = card.get("mask")
-    if not mask:
-        return []
-    left = ", ".join(f"{layer} ({reason})" for layer, reason in mask["left_dense"].items()) or "none"
-    return [
-        f"- mask {mask['pattern']} by {mask['criterion']}: MFLOPs and latency are those of dense shapes; "
-        f"{mask['kernels']}",
-        f"- left dense by the mask: {left}",
-        "- training the network further lets masked weights grow back, unless zeros are held",
-    ]
+def uniform_rival(trials: Sequence[Trial], budget: Budget, winner: Trial) -> Trial | Incomparable:
+    """Return the uniform baseline of a budget, or why the winner cannot be compared with one.
+
+    Args:
+        trials: of the study.
+        budget: absolute limits of the pick; if empty, those that the winner was made for count.
+        winner: the trial that is picked.
+    """
+    wanted = budget if budget.limits else winner.candidate.budget
+    if not wanted.limits:
+        return Incomparable("there is no budget, so there is no uniform baseline of the same budget")
+    for trial in trials:
+        made_for_it = trial.candidate.origin == UNIFORM and _same_limits(trial.candidate.budget, wanted)
+        if made_for_it and isinstance(trial.outcome, Completed):
+            if trial.candidate.policy == winner.candidate.policy:
+                return Incomparable("the pick is the uniform baseline itself")
+            return trial
+    return Incomparable(
+        f"the study holds no completed uniform baseline for {wanted.describe()}; a search with this budget evaluates it"
+    )
 
 
-def _accuracy(measurement: Mapping[str, Any]) -> str:
-    value, error = measurement["values"]["accuracy"], measurement["stderr"]["accuracy"]
-    return f"{100 * value:.2f} % ± {100 * error:.2f}"
+def _same_limits(one: Budget, other: Budget) -> bool:
+    """Return whether two absolute budgets are the same, up to how a number was written."""
+    return one.limits.keys() == other.limits.keys() and all(
+        math.isclose(limit.value, other.limits[name].value, rel_tol=1e-6) for name, limit in one.limits.items()
+    )
+
+
+@dataclass(frozen=True)
+class _Entrant:
+    """Hold a contender on its way: its network, and (share, score) of each rung; or what it failed by."""
+
+    trial: Trial
+    watch: Stopwatch
+    network: nn.Module | None = None
+    scores: tuple[tuple[float, Score], ...] = ()
+    failure: EvaluationError | None = None
+
+
+def _advance(evaluator: Evaluator, entrant: _Entrant, first: float, last: float) -> _Entrant:
+    """Return the entrant after a further part of the fine-tune, scored on validation."""
+    if entrant.failure is not None:
+        return entrant
+    policy, watch, network = entrant.trial.candidate.policy, entrant.watch, entrant.network
+    try:
+        if network is None:
+            network = evaluator.pruned(policy, evaluator.exact(policy), watch)
+        evaluator.finetune(network, policy, watch, share=(first, last))
+        network.zero_grad(set_to_none=True)  # the next one needs the memory
+        with watch("score"):
+            found = score(network, evaluator.task, "val", evaluator.runtime)
+    except EvaluationError as error:
+        watch.on_phase(f"failed: {error}")
+        return replace(entrant, network=None, failure=error)
+    watch.on_phase(f"validation loss {found.loss:.4f} after {100 * last:g} % of the fine-tune")
+    return replace(entrant, network=network, scores=(*entrant.scores, (last, found)))
+
+
+def _last_loss(entrant: _Entrant) -> float:
+    return math.inf if entrant.failure is not None else entrant.scores[-1][1].loss
+
+
+def _network_of(entrant: _Entrant) -> nn.Module:
+    """Return an entrant's network, or raise what it failed by."""
+    if entrant.network is None:
+        raise entrant.failure or EvaluationError(
+            f"trial {entrant.trial.number} was not trained; please report this bug"
+        )
+    return entrant.network
+
+
+def _finished_rival(
+    evaluator: Evaluator, rival: _Entrant, ranked: Sequence[_Entrant], borders: Sequence[float]
+) -> Rival | Incomparable:
+    """Return the rival after the whole fine-tune; if it was a contender, it goes on from where it was left behind."""
+    policy = rival.trial.candidate.policy
+    entrant = next((one for one in ranked if one.trial.candidate.policy == policy), rival)
+    for first, last in list(pairwise((0.0, *borders)))[len(entrant.scores) :]:
+        entrant = _advance(evaluator, entrant, first, last)
+    if entrant.failure is not None:
+        number = rival.trial.number
+        return Incomparable(f"the uniform baseline, trial {number}, could not be finished: {entrant.failure}")
+    return Rival(rival.trial, _judged(evaluator, entrant, _network_of(entrant)))
+
+
+def _judged(evaluator: Evaluator, entrant: _Entrant, network: nn.Module) -> Judged:
+    """Measure a network that has come to the end of its training."""
+    watch, found = entrant.watch, entrant.scores[-1][1]
+    with watch("score"):
+        seen = score_train(network, evaluator.task, evaluator.runtime)
+    with watch("latency"):
+        timing = evaluator.time(network)
+    quality = quality_measurement(found).merged(
+        Measurement({"train_accuracy": seen.accuracy}, {"train_accuracy": seen.accuracy_stderr})
+    )
+    costs = evaluator.exact(entrant.trial.candidate.policy)
+    return _with_test(evaluator, network, costs.merged(quality).merged(timing), found, watch)
+
+
+def _judged_dense(evaluator: Evaluator, dense: Measurement, watch: Stopwatch) -> Judged:
+    """Score the dense network again: image by image it can be paired with."""
+    network = evaluator.pruner.network
+    with watch("score"):
+        found = score(network, evaluator.task, "val", evaluator.runtime)
+    return _with_test(evaluator, network, dense.merged(quality_measurement(found)), found, watch)
+
+
+def _with_test(
+    evaluator: Evaluator, network: nn.Module, validation: Measurement, found: Score, watch: Stopwatch
+) -> Judged:
+    """Score a network on test, the only place that does, and only after the last decision."""
+    scores = {"validation": found}
+    if evaluator.task.sizes["test"]:
+        with watch("test"):
+            scores["test"] = score(network, evaluator.task, "test", evaluator.runtime)
+    test = quality_measurement(scores["test"]) if "test" in scores else None
+    correct = {split: one.correct for split, one in scores.items() if one.correct is not None}
+    return Judged(validation, test, correct)
+
+
+def _told(entrant: _Entrant) -> Contender:
+    scores = tuple((share, quality_measurement(found)) for share, found in entrant.scores)
+    return Contender(entrant.trial, scores, str(entrant.failure or ""))

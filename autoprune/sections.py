@@ -285,10 +285,19 @@ class StoppingSpec(Section):
 
 
 class PickSpec(Section):
-    """Say how long the picked network is trained; all else is as in ``[finetune]``."""
+    """Say which candidates are finished and how long they are trained; all else is as in ``[finetune]``."""
 
-    epochs: float = Field(default=20.0, ge=0, description="passes over the training images; 0: none")
+    epochs: float = Field(default=10.0, ge=0, description="passes over the training images; 0: none")
     lr: float = Field(default=0.03, gt=0, description="peak learning rate")
+    top: int = Field(
+        default=3,
+        ge=1,
+        description="candidates that begin the longer fine-tune; the better half by validation loss goes on, until one "
+        "is left",
+    )
+    compare: bool = Field(
+        default=True, description="whether the uniform baseline of the same budget is finished too, to compare with"
+    )
 
 
 class LatencySpec(Section):

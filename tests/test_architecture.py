@@ -39,7 +39,7 @@ FLOORS = {
     "plan": Floor(
         (
             *("builtins", "folder", "sections", "spec", "spec_file", "recipes"),
-            *("trial", "hits", "space", "pareto", "sensitivity", "rungs"),
+            *("trial", "hits", "space", "pareto", "sensitivity", "rungs", "halving", "card"),
         ),
         strangers=False,
     ),
@@ -59,16 +59,8 @@ FLOORS = {
 # libraries by the only rooms or files that import them; what is not named here is the standard library
 DOORS = {
     "torch": (
-        *WORKSHOP,
-        "evaluate",
-        "picked",
-        "pick",
-        "dense",
-        "origins",
-        "latency_probes",
-        "build",
-        "inspection",
-        "testing",
+        *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_probes", "build", "finish"),
+        *("inspection", "testing"),
     ),
     "torchvision": ("training",),
     "optuna": ("study",),

@@ -137,8 +137,9 @@ def test_search_report_pick_load(tmp_path: Path) -> None:
     picked = run("pick", folder)
     assert picked.exit_code == 0
     assert "accuracy on test" in picked.stdout
-    best = json.loads((folder / "front.json").read_text())["best"]
-    network = autoprune.load(folder / "picked" / str(best))
+    (target,) = (folder / "picked").iterdir()
+    network = autoprune.load(target)
+    assert f"written: {target}" in picked.stdout
     assert network(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
 
 
@@ -226,7 +227,8 @@ def test_json_of_every_command_is_one_document(study: Path) -> None:
     assert {Path(path).name for path in reported["files"]} == {"front.csv", "front.json", "front.png"}
     assert reported["budget"] == searched["budget"]
     picked = document(run("pick", study, "--json"))
-    assert picked["trial"] == reported["best"]
+    assert reported["best"] in {one["trial"] for one in picked["contenders"]}
+    assert len(picked["contenders"]) <= 3
     assert Path(picked["folder"]) == study / "picked" / str(picked["trial"])
     assert "multiply–accumulate" in picked["flop_convention"]
     listed = document(run("studies", "--root", study.parent, "--json"))
@@ -643,7 +645,33 @@ def test_nothing_fits_names_the_nearest_trial(study: Path) -> None:
     message = refused("pick", study, "--budget-mflops", "0.01", code=3)
     assert "the nearest is trial" in message
     assert "MFLOPs" in message
+    count = len(stored_trials(study))
+    assert message.splitlines()[-1] == f"  autoprune search {study} --budget-mflops 0.01 --trials {count + 20}"
     assert "nearest" in refused("pick", study, "--budget-latency-ms", "0.000001", code=3)
+
+
+def test_a_budget_that_is_not_covered_is_covered_by_the_command_that_is_named(study: Path) -> None:
+    import shlex
+
+    message = refused("pick", study, "--budget-mflops", "25%", code=3)
+    words = shlex.split(message.splitlines()[-1])
+    assert words[0] == "autoprune"
+    searched = run(*words[1:-1], "7")  # of the 25 trials two are enough: baselines lie on the budget
+    assert searched.exit_code == 0, searched.output
+    card = document(run("pick", study, "--budget-mflops", "25%", "--top", "1", "--json"))
+    assert card["validation"]["values"]["mflops"] <= 0.25 * card["dense"]["validation"]["values"]["mflops"]
+
+
+def test_top_one_is_the_best_in_the_report_and_finished_alone(study: Path) -> None:
+    reported = document(run("report", study, "--json"))
+    picked = run("pick", study, "--top", "1", "--no-compare", "--json")
+    card = document(picked)
+    assert card["trial"] == reported["best"]
+    assert [one["trial"] for one in card["contenders"]] == [card["trial"]]
+    assert (card["uniform"], card["finetune"]["borders"]) == (None, [1.0])
+    assert {line.split(":")[0] for line in picked.stderr.splitlines() if line.startswith("trial ")} == {
+        f"trial {card['trial']}"
+    }
 
 
 def test_pick_by_trial_and_an_existing_folder_is_kept_unless_forced(study: Path) -> None:
@@ -676,6 +704,8 @@ def test_pick_by_drop_and_by_accuracy(study: Path) -> None:
         (("--max-drop", "much"), "1%"),
         (("--min-accuracy", "120%"), "fraction"),
         (("--budget-mflops", "x"), "40%"),
+        (("--top", "0"), "x>=1"),
+        (("--top", "2", "--trial", "1"), "leave --top out"),
     ],
 )
 def test_pick_refuses_what_makes_no_sense(study: Path, arguments: tuple[str, ...], part: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from autoprune.errors import NothingFitsError
+from autoprune.errors import NothingFitsError, UsageError
 from autoprune.metrics import METRICS, Budget, Limit, Measurement
-from autoprune.pareto import best_within, choose, front, hypervolume, knee, non_dominated
+from autoprune.pareto import best_few, best_within, choose, front, hypervolume, knee, non_dominated
 from autoprune.policy import PruningPolicy
 from autoprune.trial import Candidate, Completed, Failed, OverBudget, Trial
 
@@ -263,3 +264,62 @@ def test_choose_names_the_nearest_when_nothing_fits(
     trials = [failed(7), completed(0, 0.9, 30), completed(1, 0.8, 10), completed(2, 0.85, 19)]
     with pytest.raises(NothingFitsError, match=f"no trial of 3 completed ones meets {message}"):
         choose(trials, Budget(budget), min_accuracy)
+
+
+def with_policies(trials: list[Trial], policies: int) -> list[Trial]:
+    """Return the trials with so many policies in turn."""
+
+    def policy(number: int) -> PruningPolicy:
+        return PruningPolicy.uniform(["conv1"], number % policies / policies, "l1")
+
+    return [replace(t, candidate=replace(t.candidate, policy=policy(t.number))) for t in trials]
+
+
+@given(ledgers(), st.integers(1, 40), st.integers(1, 5), st.integers(1, 12))
+def test_the_best_few_begin_with_the_choice_and_are_distinct(
+    trials: list[Trial], limit: int, count: int, policies: int
+) -> None:
+    trials, budget = with_policies(trials, policies), Budget({"mflops": Limit(limit)})
+    fitting = [t for t in trials if is_completed(t) and t.outcome.measurement["mflops"] <= limit]
+    if not fitting:
+        with pytest.raises(NothingFitsError):
+            best_few(trials, budget, count)
+        return
+    few = best_few(trials, budget, count)
+    assert few[0] is choose(trials, budget)
+    assert all(any(one is trial for trial in fitting) for one in few)
+    assert len(few) == len({t.candidate.policy for t in few})
+    assert len(few) == min(count, len({t.candidate.policy for t in fitting}))
+    assert few == best_few(trials, budget, 12)[:count]
+
+
+def test_the_few_after_the_best_go_by_loss_within_noise_and_by_accuracy_beyond() -> None:
+    trials = with_policies(
+        [
+            completed(0, 0.80, 10, 0.02, loss=0.1),
+            completed(1, 0.89, 10, 0.02, loss=0.4),
+            completed(2, 0.90, 10, 0.02, loss=0.5),
+            completed(3, 0.85, 10, 0.02, loss=0.2),
+            completed(4, 0.895, 10, 0.02, loss=0.3),
+            completed(5, 0.95, 30, 0.02, loss=0.0),
+        ],
+        6,
+    )
+    budget = Budget({"mflops": Limit(20)})
+    assert [trial.number for trial in best_few(trials, budget, 9)] == [4, 1, 2, 3, 0]
+    assert [trial.number for trial in best_few(trials, budget, 9, min_accuracy=0.85)] == [4, 1, 2, 3]
+
+
+def test_the_cheapest_that_is_accurate_enough_has_no_runner_up() -> None:
+    trials = with_policies([completed(0, 0.9, 30), completed(1, 0.8, 10), completed(2, 0.85, 20)], 3)
+    assert [trial.number for trial in best_few(trials, Budget(), 3, min_accuracy=0.82)] == [2]
+
+
+def test_the_same_policy_counts_once_by_its_better_trial() -> None:
+    trials = with_policies([completed(0, 0.8, 10), completed(2, 0.9, 10), completed(1, 0.7, 10)], 2)
+    assert [trial.number for trial in best_few(trials, Budget(), 3)] == [2, 1]
+
+
+def test_no_few_at_all_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        best_few([completed(0, 0.9, 30)], Budget(), 0)

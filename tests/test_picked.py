@@ -18,7 +18,7 @@ import autoprune
 from autoprune.build import set_up
 from autoprune.cli.options import read_request
 from autoprune.errors import ModelError, UnknownNameError, UsageError
-from autoprune.finish import finish_trial
+from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget
 from autoprune.picked import RECIPE, WEIGHTS, load_compressed
@@ -51,7 +51,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def picked(study: Path) -> tuple[Path, dict[str, Any]]:
     view = open_view(study)
-    card, folder = finish_trial(view, view.trials[0], view.budget, lambda message: None)
+    card, folder = finish_trials(view, view.trials[:1], view.budget, lambda message: None)
     return folder, card
 
 
@@ -274,15 +274,15 @@ def test_a_folder_from_an_earlier_pick_is_kept_unless_forced(study: Path, picked
     view = open_view(study)
     before = (picked[0] / WEIGHTS).read_bytes()
     with pytest.raises(UsageError, match="--force"):
-        finish_trial(view, view.trials[0], Budget(), lambda message: None)
+        finish_trials(view, view.trials[:1], Budget(), lambda message: None)
     assert (picked[0] / WEIGHTS).read_bytes() == before
-    finish_trial(view, view.trials[0], view.budget, lambda message: None, force=True)
+    finish_trials(view, view.trials[:1], view.budget, lambda message: None, force=True)
     assert (picked[0] / WEIGHTS).read_bytes() == before, "the same trial and recipe give the same weights"
 
 
 def test_a_longer_fine_tune_is_written_on_the_card(study: Path) -> None:
     view = open_view(study)
-    card, folder = finish_trial(view, view.trials[1], view.budget, lambda message: None, epochs=2)
+    card, folder = finish_trials(view, view.trials[1:2], view.budget, lambda message: None, epochs=2)
     assert card["finetune"]["epochs"] == 2
     assert json.loads((folder / "card.json").read_text()) == card
     text = (folder / "card.md").read_text()

@@ -102,7 +102,7 @@ plans = tables(
         optimizer=optimizers, epochs=numbers(0), distill=st.booleans(), temperature=rates, distill_weight=numbers(0, 1)
     ),
     stopping=tables(enabled=st.booleans(), images=counts),
-    pick=tables(epochs=numbers(0), lr=rates),
+    pick=tables(epochs=numbers(0), lr=rates, top=counts, compare=st.booleans()),
     latency=tables(batch=counts, threads=counts, blocks=counts, calls=counts),
     runtime=tables(device=st.sampled_from(["auto", "cpu", "cuda", "mps"]), precision=st.sampled_from(["fp32", "bf16"])),
 )
@@ -239,7 +239,7 @@ def test_all_faults_of_all_layers_are_reported_at_once() -> None:
             {"latency": {"trials": 4}},
             f"latency.trials: unknown key in {FILE}; it belongs at the top, before the first [table]",
         ),
-        ({"pick": {"zzz": 4}}, f"pick.zzz: unknown key in {FILE}; known: epochs, lr"),
+        ({"pick": {"zzz": 4}}, f"pick.zzz: unknown key in {FILE}; known: epochs, lr, top, compare"),
         ({"model": "resnet20"}, f"model: given 'resnet20' in {FILE}; expected a table, [model]"),
         ({"trials": 0}, f"trials: given 0 in {FILE}; expected a whole number >= 1"),
         ({"trials": True}, f"trials: given True in {FILE}; expected a whole number >= 1"),
@@ -473,8 +473,9 @@ def test_a_byte_order_mark_and_windows_line_ends_are_harmless(tmp_path: Path) ->
 MEANING_FREE = {
     *("name", "trials", "sampler", "data.root", "data.workers", "runtime.threads"),
     *(f"budget.{name}" for name in BudgetSpec.model_fields),
-    *("pick.epochs", "pick.lr"),
+    *("pick.epochs", "pick.lr", "pick.top", "pick.compare"),
     *("space.max_drop", "space.seconds", "stopping.enabled"),
+    *("sensitivity.enabled", "sensitivity.images", "sensitivity.share"),
 }
 ADDED = {  # since studies are stored
     *("sparsity", "schedule", "stopping", "dense.optimizer", "finetune.optimizer"),

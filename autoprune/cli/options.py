@@ -189,6 +189,15 @@ def budget_values(options: Mapping[str, Any]) -> dict[str, str]:
     return {name: options[f"budget_{name}"] for name in BUDGETS if options.get(f"budget_{name}") is not None}
 
 
+def budget_text(limits: Mapping[str, str]) -> str:
+    """Return the options that ask for limits, each behind a space.
+
+    >>> budget_text({"mflops": "40%", "latency_ms": "2.5"})
+    ' --budget-mflops 40% --budget-latency-ms 2.5'
+    """
+    return "".join(f" --budget-{name.replace('_', '-')} {text}" for name, text in limits.items())
+
+
 def asked_budget(options: Mapping[str, Any], dense: Any) -> Budget | None:
     """Return the absolute budget asked for on the command line, or ``None``; one above dense is allowed here."""
     from autoprune.metrics import Budget, Limit

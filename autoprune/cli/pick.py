@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from autoprune.cli.main import emit, json_option
-from autoprune.cli.options import asked_budget, budget_options, fraction, root_option, storage_option, study_argument
-from autoprune.errors import UsageError
+from autoprune.cli.options import (
+    asked_budget,
+    budget_options,
+    budget_text,
+    budget_values,
+    fraction,
+    root_option,
+    storage_option,
+    study_argument,
+)
+from autoprune.errors import NothingFitsError, UsageError
 
 if TYPE_CHECKING:
     from autoprune.metrics import Budget
     from autoprune.study.view import StudyView
     from autoprune.trial import Trial
+
+_MORE_TRIALS = 20  # that a search with a new budget is suggested to add
 
 
 @click.command(
@@ -22,14 +35,27 @@ if TYPE_CHECKING:
 Examples:
   autoprune pick --budget-mflops 50
   autoprune pick studies/cifar10-resnet20 --max-drop 1%
+  autoprune pick --budget-mflops 50 --top 1 --no-compare
   autoprune pick --trial 17 --finetune-epochs 40
 """
 )
 @study_argument
 @budget_options
-@click.option("--trial", "number", type=int, metavar="N", help="Pick this trial.")
+@click.option("--trial", "number", type=int, metavar="N", help="Finish this trial and no other.")
 @click.option("--min-accuracy", metavar="P%", help="At least this validation accuracy, e.g. 97%.")
 @click.option("--max-drop", metavar="P%", help="At most this many points of accuracy below the dense network.")
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Candidates that begin the longer fine-tune; default: the study's pick.top. With only --max-drop or "
+    "--min-accuracy and no budget the cheapest one is picked, so it is 1.",
+)
+@click.option(
+    "--compare/--no-compare",
+    default=None,
+    help="Whether the uniform baseline of the same budget is finished too; default: the study's pick.compare.",
+)
 @click.option("--finetune-epochs", type=float, help="Epochs of the longer fine-tune; default: the study's pick.epochs.")
 @click.option("--force", is_flag=True, help="Replace a network that was picked before.")
 @root_option
@@ -40,6 +66,8 @@ def pick(
     number: int | None,
     min_accuracy: str | None,
     max_drop: str | None,
+    top: int | None,
+    compare: bool | None,
     finetune_epochs: float | None,
     force: bool,
     root: Path,
@@ -49,31 +77,45 @@ def pick(
 ) -> None:
     """Finish the best trial of STUDY within a budget, and write picked/<trial>/.
 
-    The network is rebuilt from the dense one, fine-tuned longer, scored once on test, and written as
-    model.safetensors, recipe.json and card.md; autoprune.load(folder) gives it back. Without a budget,
-    the study's last one counts. Exit code 3 if nothing fits. One FLOP is one multiply–accumulate.
+    The best few are rebuilt from the dense network and fine-tuned longer; the better half by validation loss
+    goes on, twice with three or four of them, until one is left. It is scored once on test, beside the uniform
+    baseline of the same budget after the same fine-tune, and written as model.safetensors, recipe.json and
+    card.md; autoprune.load(folder) gives it back. Without a budget, the study's last one counts. Exit code 3
+    if nothing fits. One FLOP is one multiply–accumulate.
     """
     from autoprune.recipes import find_study
     from autoprune.study.view import open_view
 
     folder, _ = find_study(study, root)
     view = open_view(folder, storage)
-    budget, trial = _choose(view, options, number, min_accuracy, max_drop)
-    card, target = _finish(view, trial, budget, finetune_epochs, force)
+    if top is not None and number is not None:
+        raise UsageError("--top and --trial were both given; --trial finishes that one alone, so leave --top out")
+    try:
+        budget, trials = _choose(
+            view, options, number, min_accuracy, max_drop, view.spec.pick.top if top is None else top
+        )
+    except NothingFitsError as error:
+        raise NothingFitsError(f"{error}:\n{_search_on(view, folder, options, storage)}") from error
+    card, target = _finish(view, trials, budget, finetune_epochs, compare, force)
     if as_json:
         emit({**card, "folder": str(target)})
         return
-    from autoprune.pick import CARD, card_text
+    from autoprune.card import CARD, card_text
 
     click.echo(card_text(card).partition("\n- fine-tune")[0])
     click.echo(f"\nwritten: {target} (see {CARD}); load it with autoprune.load({str(target)!r})")
 
 
 def _choose(
-    view: StudyView, options: dict[str, Any], number: int | None, min_accuracy: str | None, max_drop: str | None
-) -> tuple[Budget, Trial]:
+    view: StudyView,
+    options: Mapping[str, Any],
+    number: int | None,
+    min_accuracy: str | None,
+    max_drop: str | None,
+    top: int,
+) -> tuple[Budget, list[Trial]]:
     from autoprune.metrics import Budget
-    from autoprune.pareto import choose
+    from autoprune.pareto import best_few
     from autoprune.trial import Completed
 
     if min_accuracy is not None and max_drop is not None:
@@ -84,22 +126,29 @@ def _choose(
         if found is None or not isinstance(found.outcome, Completed):
             known = ", ".join(str(t.number) for t in view.trials if isinstance(t.outcome, Completed))
             raise UsageError(f"trial {number} is not a completed trial of this study; completed: {known or 'none'}")
-        return asked or Budget(), found
+        return asked or Budget(), [found]
     least = fraction("--min-accuracy", min_accuracy) if min_accuracy else None
     if max_drop:
         least = view.dense["accuracy"] - fraction("--max-drop", max_drop)
     budget = asked or (Budget() if least is not None else view.budget)
-    return budget, choose(view.trials, budget, least)
+    return budget, best_few(view.trials, budget, top, least)
+
+
+def _search_on(view: StudyView, folder: Path, options: Mapping[str, Any], storage: str | None) -> str:
+    """Return the command that searches for what was asked; the budget is as it was written, or else the last one."""
+    asked = budget_text(budget_values(options) or view.budget.to_json())
+    command = f"  autoprune search {shlex.quote(str(folder))}{asked} --trials {len(view.trials) + _MORE_TRIALS}"
+    return command + (" (with the same --storage)" if storage else "")
 
 
 def _finish(
-    view: StudyView, trial: Trial, budget: Budget, epochs: float | None, force: bool
+    view: StudyView, trials: list[Trial], budget: Budget, epochs: float | None, compare: bool | None, force: bool
 ) -> tuple[dict[str, Any], Path]:
     from rich.console import Console
 
     from autoprune.progress import PlainDisplay
 
     display = PlainDisplay(Console(stderr=True))
-    from autoprune.finish import finish_trial
+    from autoprune.finish import finish_trials
 
-    return finish_trial(view, trial, budget, display.say, epochs=epochs, force=force)
+    return finish_trials(view, trials, budget, display.say, epochs=epochs, compare=compare, force=force)

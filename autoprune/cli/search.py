@@ -13,6 +13,7 @@ import click
 from autoprune.cli.main import INTERRUPTED, emit, json_option
 from autoprune.cli.options import (
     budget_options,
+    budget_text,
     layer_of,
     read_request,
     root_option,
@@ -102,5 +103,4 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
 
 def _budget_options(spec: StudySpec) -> str:
     """Return the options that ask for the same budget again, to the last digit: another one has its own baselines."""
-    limits = spec.budget.model_dump(exclude_none=True)
-    return "".join(f" --budget-{name.replace('_', '-')} {text}" for name, text in limits.items())
+    return budget_text(spec.budget.model_dump(exclude_none=True))

@@ -17,10 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from math import lcm, prod
 from operator import mul
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.cost.layers import layer_costs
@@ -31,7 +29,6 @@ from autoprune.cost.work import Floats, Work
 from autoprune.metrics import Measurement
 from autoprune.space import MASK_UNITS, Block, Kept, Shrink, mask_key, masked_zeros
 
-Floats: TypeAlias = NDArray[np.float64]
 UNCOUNTED = "biases, norms and activations"
 
 
@@ -92,6 +89,10 @@ class CostModel:
     def work(self, kept: Kept) -> Floats:
         """Return what takes time, shape ``(5,)``: the numbers that :data:`~autoprune.cost.work.WORK` names."""
         return self._work.of(self._sizes.of(kept))
+
+    def work_many(self, names: Sequence[str], counts: Ints) -> Floats:
+        """Return the same of many policies, shape ``(n, 5)``; arguments as for :meth:`measure_many`."""
+        return np.asarray(self._work.of(self._sizes.of_many(names, counts)).T)
 
     def measure(self, kept: Kept) -> Measurement:
         """Return ``mflops``, ``mparams`` and ``size_mb`` (10⁶ bytes) of a policy; with masks, also what is not zero."""

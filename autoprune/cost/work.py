@@ -55,16 +55,20 @@ class Work:
         self._heights: Ints = np.array([*(row.height for row, _ in entries), *(ONE for _ in none)], dtype=np.intp)
 
     def of(self, sizes: Ints) -> Floats:
-        """Return the numbers that :data:`WORK` names, shape ``(5,)``.
+        """Return the numbers that :data:`WORK` names, shape ``(5,)``; for many policies, ``(5, n)``.
 
         Args:
-            sizes: all sizes of the policy, as :class:`~autoprune.cost.sizes.Sizes` gives them.
+            sizes: all sizes of the policy, as :class:`~autoprune.cost.sizes.Sizes` gives them: ``(num_places,)``, or
+                ``(num_places, n)``.
         """
         active = (self._around.of(sizes) > 0).astype(np.float64)
-        macs, heights = self._varying.of(sizes) * self._macs * active, sizes[self._heights]
-        filled = np.where(self._heights == ONE, 1.0, -(-heights // LANES) * LANES / np.maximum(heights, 1))
-        millions = np.array([macs.sum(), macs @ filled, active * self._uses @ heights]) / 1e6
-        return np.array([1.0, active.sum(), *millions])
+        heights = sizes[self._heights].astype(np.float64)
+        macs = (self._varying.of(sizes) * active).T * self._macs  # one row for each policy
+        lone = (self._heights == ONE).astype(np.float64)
+        filled = np.where(lone, 1.0, np.ceil(heights.T / LANES) * LANES / np.maximum(heights.T, 1.0))
+        outputs = (active * heights).T @ self._uses
+        millions = np.array([macs.sum(axis=-1), (macs * filled).sum(axis=-1), outputs]) / 1e6
+        return np.array([np.ones_like(millions[0]), active.sum(axis=0), *millions])
 
 
 def _once(places: Factors) -> Factors:

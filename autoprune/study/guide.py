@@ -1,8 +1,9 @@
 """Propose policies that start from the knapsack and deviate where the trials say so: the default sampler.
 
-Four ways, by chance: a knapsack solved for weights drawn from what the trials teach (:mod:`.surrogate`), boldly or
-close to the best guess; a mutation of one of the best; a crossing of two of them; and the same as the first for a lower
-budget, so that one study serves later, smaller ones. Every proposal lies on its budget.
+Five ways, by chance: a knapsack solved for weights drawn from what the trials teach (:mod:`.surrogate`), boldly or
+close to the best guess; a mutation of one of the best; a crossing of two of them; and the first way again for a lower budget, so
+that one study serves later, smaller ones, or for a lower latency at the same budget, where latency is an objective.
+Every proposal lies on its budget.
 
 A proposal is a function of the study's seed, its number, and the stored trials.
 """
@@ -10,8 +11,8 @@ A proposal is a function of the study's seed, its number, and the stored trials.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,7 +23,7 @@ from autoprune.policy import PruningPolicy
 from autoprune.sensitivity import Sensitivity
 from autoprune.space import SearchSpace
 from autoprune.study.knapsack import Knapsack, Penalties, rises_of
-from autoprune.study.project import Cost, Projector, closed_form_part
+from autoprune.study.project import Projector
 from autoprune.study.surrogate import Belief, Evidence, draw
 from autoprune.trial import Trial, completed_measurement
 
@@ -34,7 +35,7 @@ _TRADES = 5  # rounds in the knapsack of a proposal
 _BOLD, _TIMID = 1.0, 0.3
 _DOUBT_MIXED = 0.1  # on a criterion's effect in one group, where a proposal mixes criteria
 _LOWEST_SHARE = 0.5  # of the budget, that lower budgets are drawn down to
-_WAYS = {"drawn": 0.55, "mutated": 0.15, "crossed": 0.1, "lower": 0.2}
+_WAYS = {"drawn": 0.5, "mutated": 0.15, "crossed": 0.1, "lower": 0.15, "faster": 0.1}
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,23 @@ class Guide:
 
     Attributes:
         space: groups and blocks; masks are not its business.
-        cost: closed-form costs.
         sensitivity: measured curves; where there is none, the square of the sparsity stands for the rise.
         seed: the study's seed.
     """
 
     space: SearchSpace
-    cost: Cost
     sensitivity: Sensitivity
     seed: int
     _seen: dict[int, tuple[Ints, Ints]] = field(default_factory=dict, compare=False)
 
-    def propose(self, number: int, attempt: int, trials: Sequence[Trial], projector: Projector) -> Proposal:
+    def propose(
+        self,
+        number: int,
+        attempt: int,
+        trials: Sequence[Trial],
+        projector: Projector,
+        timed: Callable[[], Projector] | None = None,
+    ) -> Proposal:
         """Return one proposal.
 
         Args:
@@ -71,16 +77,18 @@ class Guide:
             attempt: counts up if the last proposal was no use.
             trials: what is stored.
             projector: onto the budget of this run; without limits a number of MFLOPs is drawn each time.
+            timed: the same with a limit on predicted latency, if that is an objective; asked only when it is needed.
         """
         rng = np.random.default_rng([self.seed, number, attempt])
         elites = self._elites(trials, projector.budget)
         way = str(rng.choice(list(_WAYS), p=list(_WAYS.values())))
-        if len(elites) < 2 and way in ("mutated", "crossed"):
+        if (way in ("mutated", "crossed") and len(elites) < 2) or (way == "faster" and timed is None):
             way = "drawn"
         onto = projector
-        if way == "lower" or not closed_form_part(projector.budget).limits:
-            onto = Projector(self.space, self.cost, self._lower(projector, rng))
-            way = "lower"
+        if way == "lower" or not projector.limits:
+            way, onto = "lower", replace(projector, budget=self._lower(projector, rng))
+        elif way == "faster" and timed is not None:
+            onto = self._faster(timed(), elites, rng)
         if way in ("mutated", "crossed"):
             first, second = (elites[int(i)] for i in rng.choice(len(elites), 2, replace=False))
             policy = self._mutated(first, onto, rng) if way == "mutated" else self._crossed(first, second, onto, rng)
@@ -145,15 +153,19 @@ class Guide:
 
     def _lower(self, projector: Projector, rng: Rng) -> Budget:
         """Return a lower budget that can still be reached; without limits some number of MFLOPs."""
-        smallest = projector.smallest()
-        limits = closed_form_part(projector.budget).limits
+        smallest, limits = projector.smallest(), projector.limits
         if not limits:
-            dense = self.cost.measure(self.space.full)["mflops"]
-            least = 1.05 * smallest["mflops"]
-            return Budget({"mflops": Limit(float(np.exp(rng.uniform(math.log(least), math.log(max(dense, least))))))})
+            return Budget({"mflops": _between(1.05 * smallest["mflops"], projector.measure_full()["mflops"], rng)})
         share = float(rng.uniform(_LOWEST_SHARE, 1.0))
         lowest = {name: min(limit.value, 1.05 * smallest[name]) for name, limit in limits.items()}
         return Budget({name: Limit(max(limit.value * share, lowest[name])) for name, limit in limits.items()})
+
+    def _faster(self, timed: Projector, elites: Sequence[PruningPolicy], rng: Rng) -> Projector:
+        """Return a projector whose latency limit lies below what the best networks within the budget take."""
+        known = [timed.cost.measure(self.space.kept(policy))["latency_ms"] for policy in elites]
+        usual = min([timed.budget.limits["latency_ms"].value, *known])
+        limit = _between(1.05 * timed.smallest()["latency_ms"], usual, rng)
+        return replace(timed, budget=Budget({**timed.budget.limits, "latency_ms": limit}))
 
     # what is known
 
@@ -215,6 +227,11 @@ def _within(trials: Sequence[Trial], budget: Budget) -> list[tuple[Trial, Measur
     fitting = [(trial, m) for trial, m in known if budget.admits(m)]
     limits = {name: limit for name, limit in budget.limits.items() if METRICS[name].closed_form}
     return [(t, m) for t, m in fitting if not limits or max(m[n] / limit.value for n, limit in limits.items()) > 0.95]
+
+
+def _between(low: float, high: float, rng: Rng) -> Limit:
+    """Return a limit between two values, its logarithm uniform."""
+    return Limit(float(np.exp(rng.uniform(math.log(low), math.log(max(low, high))))))
 
 
 def _floats(kept: Mapping[str, int]) -> dict[str, float]:

@@ -38,6 +38,10 @@ class WorkCost(Cost, Protocol):
         """Return how much there is to do, shape ``(num_numbers,)``, none negative."""
         ...  # pragma: no cover
 
+    def work_many(self, names: Sequence[str], counts: NDArray[np.int64]) -> Array:
+        """Return the same of many policies, shape ``(n, num_numbers)``."""
+        ...  # pragma: no cover
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -153,6 +157,11 @@ class PredictedCost:
         """Return the closed-form costs and the predicted latency."""
         predicted = float(self.model.predict(self.cost.work(kept)))
         return self.cost.measure(kept).merged(Measurement({"latency_ms": predicted}))
+
+    def measure_many(self, names: Sequence[str], counts: NDArray[np.int64]) -> dict[str, Array]:
+        """Return the same of many policies, metric → shape ``(n,)``."""
+        predicted = self.model.predict(self.cost.work_many(names, counts))
+        return {**self.cost.measure_many(names, counts), "latency_ms": predicted}
 
 
 def latency_projector(space: SearchSpace, budget: Budget, probes: Probes, trials: Sequence[Trial]) -> Projector:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.errors import BudgetError
-from autoprune.metrics import BUDGET_GAP, METRICS, Budget, Measurement
+from autoprune.metrics import BUDGET_GAP, METRICS, Budget, Limit, Measurement
 from autoprune.policy import PruningPolicy
 from autoprune.space import MASK_UNITS, Kept, SearchSpace, mask_key
 
@@ -59,15 +59,23 @@ class Projector:
     budget: Budget
     predicted: frozenset[str] = frozenset()
 
+    @property
+    def limits(self) -> Mapping[str, Limit]:
+        """Return the limits that are met here: those that follow from a policy, and predicted ones."""
+        return closed_form_part(self.budget, self.predicted).limits
+
+    def measure_full(self) -> Measurement:
+        """Return the costs of the dense network."""
+        return self.cost.measure(self.space.full)
+
     def smallest(self) -> Measurement:
         """Return the costs of the smallest network of the space."""
         return self.cost.measure({name: counts[0] for name, counts in self.space.choices.items()})
 
     def usage(self, kept: Kept) -> float:
         """Return cost / limit for the tightest limit: at most 1 within the budget, 0 without a limit."""
-        limits = closed_form_part(self.budget, self.predicted).limits
         found = self.cost.measure(kept)
-        return max((found[name] / limit.value for name, limit in limits.items()), default=0.0)
+        return max((found[name] / limit.value for name, limit in self.limits.items()), default=0.0)
 
     def usages(self, names: Sequence[str], counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the same of many policies at once, shape ``(n,)``.
@@ -76,9 +84,8 @@ class Projector:
             names: what the columns stand for; what is not named stays whole.
             counts: what stays, shape ``(n, len(names))``.
         """
-        limits = closed_form_part(self.budget).limits
         found = self.cost.measure_many(names, counts)
-        shares = [found[name] / limit.value for name, limit in limits.items()]
+        shares = [found[name] / limit.value for name, limit in self.limits.items()]
         return np.max(shares, axis=0) if shares else np.zeros(len(counts))
 
     def project(self, policy: PruningPolicy, free: frozenset[str] | None = None) -> PruningPolicy:
@@ -106,7 +113,7 @@ class Projector:
     def _with_blocks(self, wanted: Mapping[str, float]) -> dict[str, float]:
         """Return the wishes with blocks dropped until the budget can be met, or put back until it can be filled."""
         wanted = dict(wanted)
-        if not self.space.blocks or not closed_form_part(self.budget, self.predicted).limits:
+        if not self.space.blocks or not self.limits:
             return wanted
         smallest = {name: float(counts[0]) for name, counts in self.space.choices.items()}
 
@@ -141,7 +148,7 @@ class Projector:
         free = self._free() if free is None else free
         wanted = {name: wanted.get(name, count) for name, count in self.space.full.items()}
         asis = self._scaled(wanted, 1.0, free)
-        if not closed_form_part(self.budget, self.predicted).limits or FILL_TO <= self.usage(asis) <= 1:
+        if not self.limits or FILL_TO <= self.usage(asis) <= 1:
             return self.space.settled(asis)
         low, high = 0.0, max((self.space.full[n] / wanted[n] for n in free), default=1.0)
         if self.usage(self._scaled(wanted, low, free)) > 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +83,7 @@ class Proposals:
 
     @cached_property
     def _guide(self) -> Guide:
-        return Guide(self.space, self.cost, self.sensitivity, self.seed)
+        return Guide(self.space, self.sensitivity, self.seed)
 
     @cached_property
     def _baselines(self) -> dict[str, dict[str, PruningPolicy]]:
@@ -118,11 +118,12 @@ class Proposals:
 
     def _guided(self, number: int, trials: Sequence[Trial], projector: Projector) -> Next:
         """Return the guide's proposal, the first of a few that was not evaluated before."""
+        timed = partial(self._timed, trials) if self.probes is not None else None
         for attempt in range(RANDOM_DRAWS):
-            found = self._guide.propose(number, attempt, trials, projector)
+            found = self._guide.propose(number, attempt, trials, projector, timed)
             if not self._guide.has_seen(found.policy, trials):
                 break
-        budget = found.budget if found.way == "lower" else self.budget
+        budget = found.budget if found.way in ("lower", "faster") else self.budget
         return Next(self.fixed(found.policy), f"guided:{found.way}", budget)
 
     def _unseen(
@@ -167,6 +168,13 @@ class Proposals:
         if self.probes is not None and "latency_ms" in self.budget.limits:
             return latency_projector(self.space, self.budget, self.probes, trials)
         return Projector(self.space, self.cost, self._closed_form_budget(trials))
+
+    def _timed(self, trials: Sequence[Trial]) -> Projector:
+        """Return a projector that limits predicted latency too, by the dense network's if by nothing else."""
+        limits = {"latency_ms": Limit(self.dense["latency_ms"]), **self.budget.limits}
+        if self.probes is None:
+            raise ValueError("no network was timed, so no latency can be predicted; this is a bug in autoprune")
+        return latency_projector(self.space, Budget(limits), self.probes, trials)
 
     def _closed_form_budget(self, trials: Sequence[Trial]) -> Budget:
         """Return the budget with a latency limit turned into the MFLOPs that are predicted to meet it."""

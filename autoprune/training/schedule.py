@@ -41,6 +41,21 @@ def steps_of(stage: int, stages: int, total: int) -> Span:
     return Span(total * (stage - 1) // stages, total * stage // stages)
 
 
+def part_of(span: Span, first: float, last: float) -> Span:
+    """Return the steps of a span between two shares of it, rounded down: parts that meet in a share miss no step.
+
+    Args:
+        span: the whole.
+        first: share in [0, 1] at which the part begins.
+        last: share in [``first``, 1] at which it ends.
+
+    >>> [part_of(Span(10, 21), *part) for part in ((0.0, 0.25), (0.25, 0.5), (0.5, 1.0))]
+    [Span(first=10, last=12), Span(first=12, last=15), Span(first=15, last=21)]
+    """
+    steps = span.last - span.first
+    return Span(span.first + int(first * steps), span.first + int(last * steps))
+
+
 def relative(kept: Sequence[int], within: Sequence[int]) -> tuple[int, ...]:
     """Return where the indices of ``kept`` stand in ``within``, of which they are a part.
 

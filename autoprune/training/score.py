@@ -25,8 +25,8 @@ class Score:
     """Hold accuracy, in [0, 1], and mean cross-entropy, in nats, over ``count`` images.
 
     ``loss_stderr`` is the standard deviation of the images' losses over √count; ``accuracy_stderr`` is
-    :func:`accuracy_stderr`. ``correct``, bool, ``(count,)``, on the CPU, says in the split's order which images were
-    right.
+    :func:`accuracy_stderr`. ``correct``, bool of shape ``(count,)`` on the CPU, tells which images were right, in the
+    split's order; ``None`` where that is not known.
     """
 
     accuracy: float

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from study_fakes import ChainCost, chain_cost, full_cost, make_proposals, open_ledger, space_of
 
 from autoprune.metrics import Budget, Limit, Measurement
@@ -27,6 +28,9 @@ class ChainWork(ChainCost):
     def work(self, kept: Kept) -> Array:
         operations = len(self.positions) + 3 * sum(kept.get(name, 1) for name in self.blocks)
         return np.array([1.0, operations, self.measure(kept)["mflops"]])
+
+    def work_many(self, names: Sequence[str], counts: NDArray[np.int64]) -> Array:
+        return np.array([self.work(dict(zip(names, row, strict=True))) for row in counts.tolist()])
 
 
 def chain(blocks: int = 0) -> tuple[SearchSpace, ChainWork]:

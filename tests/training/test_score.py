@@ -47,6 +47,8 @@ def test_equals_the_sum_by_hand(task: ArrayTask, toy: Toy, runtime: Runtime) -> 
     assert result.accuracy == pytest.approx(float((logits.argmax(1) == batch.labels).double().mean()))
     assert result.loss == pytest.approx(float(losses.mean()), rel=1e-5)
     assert result.loss_stderr == pytest.approx(float(losses.std()) / math.sqrt(30), rel=1e-5)
+    assert result.correct is not None
+    assert result.correct.tolist() == (logits.argmax(1) == batch.labels).tolist()
 
 
 def test_perfect_is_not_certain(task: ArrayTask, runtime: Runtime) -> None:

@@ -1,0 +1,136 @@
+"""The card of a picked network as Markdown: what it costs, what it is worth, and how it came to be.
+
+``finish`` makes the card, which is plain JSON, and writes both files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autoprune.metrics import METRICS
+
+CARD_JSON, CARD = "card.json", "card.md"
+_COSTS = ("mflops", "mparams", "size_mb", "latency_ms", "nonzero_mflops", "nonzero_mparams")
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """Return a card as Markdown."""
+    return "\n".join(
+        [
+            f"# Trial {card['trial']} ({card['origin']})",
+            "",
+            *_figures(card),
+            "",
+            *_contenders(card),
+            *_facts(card),
+            "",
+            "```python",
+            "import autoprune",
+            "network = autoprune.load('.')  # this folder",
+            "```",
+            "",
+            "| group | sparsity | importance |",
+            "|---|---|---|",
+            *(f"| {name} | {sparsity:.3f} | {how} |" for name, (sparsity, how) in card["policy"]["groups"].items()),
+            "",
+            *(f"- dropped whole: {name}" for name in card["policy"].get("dropped_blocks", ())),
+        ]
+    )
+
+
+def _figures(card: Mapping[str, Any]) -> list[str]:
+    """Return the table of scores and costs, the picked network's against each one it is compared with."""
+    others = {name: card[name] for name in ("uniform", "dense") if card[name]}
+    lines = [
+        f"| | pruned | {' | '.join([*others, *(f'against {name}' for name in others)])} |",
+        f"|---|---|{'---|' * 2 * len(others)}",
+    ]
+    for split in ("test", "validation"):
+        if card[split]:
+            shown = [_accuracy(one[split]) for one in (card, *others.values())]
+            gains = [_difference(card["against"][name][split]) for name in others]
+            lines.append(f"| accuracy on {split} | {' | '.join([*shown, *gains])} |")
+    for name in _COSTS:
+        if name in card["validation"]["values"]:
+            known = [one["validation"]["values"][name] for one in (card, *others.values())]
+            shown = [f"{METRICS[name].show(value)} {METRICS[name].unit}" for value in known]
+            lines.append(f"| {name} | {' | '.join([*shown, *(f'× {known[0] / value:.3f}' for value in known[1:])])} |")
+    return lines
+
+
+def _contenders(card: Mapping[str, Any]) -> list[str]:
+    """Return how the contenders of the longer fine-tune fared, if there were several."""
+    if len(card["contenders"]) < 2:
+        return []
+    borders = card["finetune"]["borders"]
+    lines = [
+        f"| contender | from | {' | '.join(f'after {100 * share:g} %' for share in borders)} | |",
+        f"|---|---|{'---|' * len(borders)}---|",
+    ]
+    for one in card["contenders"]:
+        scores = [_rung(rung["validation"]) for rung in one["rungs"]]
+        cells = [str(one["trial"]), one["origin"], *scores, *[""] * (len(borders) - len(scores))]
+        lines.append(f"| {' | '.join([*cells, _ending(one)])} |")
+    return [*lines, "", "Validation loss and accuracy after each part; the better half by loss went on.", ""]
+
+
+def _ending(contender: Mapping[str, Any]) -> str:
+    if contender["failure"]:
+        return f"failed: {' '.join(contender['failure'].split())}".replace("|", "/")
+    left = contender["left_behind"]
+    return "picked" if left is None else f"left behind at {100 * left:g} %"
+
+
+def _rung(measurement: Mapping[str, Any]) -> str:
+    values = measurement["values"]
+    return f"{METRICS['loss'].show(values['loss'])}, {METRICS['accuracy'].show(values['accuracy'])}"
+
+
+def _facts(card: Mapping[str, Any]) -> list[str]:
+    budget = ", ".join(f"{name} ≤ {float(limit):g}" for name, limit in card["budget"].items()) or "none"
+    test = "scored on test once, after the last decision" if card["test"] else "the data has no test split"
+    uniform = (
+        f"uniform: trial {card['uniform']['trial']}, made for the same budget and fine-tuned in the same way"
+        if card["uniform"]
+        else f"not compared with uniform: {card['uniform_missing']}"
+    )
+    return [
+        f"- budget: {budget}",
+        f"- {uniform}",
+        f"- {card['flop_convention']}; not counted: {', '.join(card['uncounted'])}",
+        f"- selected on validation; {test}; ± is one standard error, of differences that of the paired answers to the "
+        "same images",
+        f"- fine-tune: {card['finetune']}",
+        *_mask_lines(card),
+        f"- data: {card['data']}",
+        f"- seed: {card['seed']}",
+        f"- measured on: {card['runtime']}",
+        f"- versions: {card['versions']}",
+    ]
+
+
+def _mask_lines(card: Mapping[str, Any]) -> list[str]:
+    """Return what a card says of masks: dense costs are those of the shapes, which a mask does not change."""
+    mask = card.get("mask")
+    if not mask:
+        return []
+    left = ", ".join(f"{layer} ({reason})" for layer, reason in mask["left_dense"].items()) or "none"
+    return [
+        f"- mask {mask['pattern']} by {mask['criterion']}: MFLOPs and latency are those of dense shapes; "
+        f"{mask['kernels']}",
+        f"- left dense by the mask: {left}",
+        "- training the network further lets masked weights grow back, unless zeros are held",
+    ]
+
+
+def _accuracy(measurement: Mapping[str, Any]) -> str:
+    value, error = measurement["values"]["accuracy"], measurement["stderr"]["accuracy"]
+    return f"{100 * value:.2f} % ± {100 * error:.2f}"
+
+
+def _difference(gain: Mapping[str, float]) -> str:
+    if not gain["accuracy"] and not gain["stderr"]:
+        return "no image differs"  # and not ± 0: more images might
+    change = 100 * gain["accuracy"] + 0.0  # never -0.00
+    return f"{change:+.2f} ± {100 * gain['stderr']:.2f} points"

@@ -1,0 +1,356 @@
+"""The finish: the best few train longer, the better half goes on, and the last one is put beside uniform."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import write_study
+from torch import nn
+
+import autoprune
+import autoprune.pick
+from autoprune.build import Workbench, resolve, set_up
+from autoprune.cli.options import read_request
+from autoprune.errors import EvaluationError, NonFiniteError, UsageError
+from autoprune.evaluate import Evaluator, Stopwatch
+from autoprune.finish import finish_trials
+from autoprune.folder import StudyFolder
+from autoprune.metrics import Budget, Limit, Measurement
+from autoprune.pick import Finished, Incomparable, Rival, finish, uniform_rival
+from autoprune.policy import MaskPolicy, PruningPolicy
+from autoprune.study.view import StudyView
+from autoprune.training.finetune import finetune, recalibrate_batchnorm
+from autoprune.training.loop import Span
+from autoprune.trial import Candidate, Completed, Failed, Trial
+
+BUDGET = Budget({"mflops": Limit(0.1)})
+EPOCHS = 4.0  # of three steps: parts of 3, 3 and 6 steps
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def set_up_study(root: Path, values: dict[str, Any]) -> Workbench:
+    folder = write_study(root / "studies")
+    spec = resolve(read_request(str(folder), folder.parent, values).spec)
+    return set_up(spec, StudyFolder(folder), lambda message: None)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    return set_up_study(tmp_path_factory.mktemp("pick"), {})
+
+
+@pytest.fixture(scope="module")
+def evaluator(bench: Workbench) -> Evaluator:
+    made = bench.evaluator()
+    return replace(made, recipe=replace(made.recipe, epochs=EPOCHS))
+
+
+def trial(bench: Workbench, number: int, sparsity: float, origin: str = "sampler:test", **policy: Any) -> Trial:
+    made = replace(PruningPolicy.uniform(bench.space.by_name, sparsity, "l1"), **policy)
+    asked = Candidate(number, bench.space.canonical(made), 0, origin, BUDGET)
+    return Trial(asked, Completed(Measurement({"accuracy": 0.9, "mflops": 0.05})), {}, 0)
+
+
+@pytest.fixture(scope="module")
+def trials(bench: Workbench) -> list[Trial]:
+    """Return three trials, the least promising first, and a uniform baseline."""
+    few = [trial(bench, number, sparsity) for number, sparsity in ((7, 0.85), (5, 0.2), (3, 0.6))]
+    return [*few, trial(bench, 0, 0.5, "baseline:uniform")]
+
+
+def no_rival(winner: Trial) -> Incomparable:
+    return Incomparable("not asked for")
+
+
+def run(
+    evaluator: Evaluator,
+    bench: Workbench,
+    contenders: list[Trial],
+    rival_of: Callable[[Trial], Trial | Incomparable] = no_rival,
+    on_phase: Callable[[Trial, str], None] = lambda trial, phase: None,
+) -> Finished:
+    return finish(evaluator, contenders, bench.dense, rival_of, on_phase)
+
+
+def by_hand(bench: Workbench, evaluator: Evaluator, asked: Trial, *spans: Span) -> nn.Module:
+    """Return a trial's network after some steps of the recipe, without the evaluator."""
+    network = bench.runtime.place(bench.pruner.prune(asked.candidate.policy))
+    recalibrate_batchnorm(network, bench.task, 48, bench.runtime, bench.spec.seed)
+    for span in spans:
+        finetune(network, bench.task, evaluator.recipe, bench.runtime, bench.spec.seed, evaluator.teacher, span=span)
+    return network.eval()
+
+
+def loss_of(bench: Workbench, network: nn.Module) -> float:
+    """Return the mean loss on validation by a plain loop."""
+    with torch.no_grad():
+        losses = [
+            nn.functional.cross_entropy(network(batch.images), batch.labels, reduction="none")
+            for batch in bench.task.eval_batches("val", 9, bench.runtime)
+        ]
+    return float(torch.cat(losses).double().mean())
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    state = other.state_dict()
+    return all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
+
+
+def test_the_best_of_three_is_picked_and_each_loser_is_left_behind_at_its_rung(
+    bench: Workbench, evaluator: Evaluator, trials: list[Trial]
+) -> None:
+    contenders = trials[:3]
+    first = {t.number: loss_of(bench, by_hand(bench, evaluator, t, Span(0, 3))) for t in contenders}
+    last_behind = max(first, key=lambda number: first[number])
+    rest = [t for t in contenders if t.number != last_behind]
+    second = {t.number: loss_of(bench, by_hand(bench, evaluator, t, Span(0, 3), Span(3, 6))) for t in rest}
+    best = min(rest, key=lambda t: second[t.number])
+
+    finished = run(evaluator, bench, contenders)
+
+    assert finished.trial is best
+    assert best is not contenders[0], "the first is the worst, so the contest changed the pick"
+    assert finished.borders == (0.25, 0.5, 1.0)
+    winner, runner_up, loser = finished.contenders
+    assert loser.trial.number == last_behind
+    for contender, shares in ((winner, [0.25, 0.5, 1.0]), (runner_up, [0.25, 0.5]), (loser, [0.25])):
+        assert [share for share, _ in contender.scores] == shares
+        known = first[contender.trial.number], second.get(contender.trial.number)
+        for (_, found), expected in zip(contender.scores, known, strict=False):
+            assert found["loss"] == pytest.approx(expected, rel=1e-5)
+    assert same_weights(finished.network, by_hand(bench, evaluator, best, Span(0, 3), Span(3, 6), Span(6, 12)))
+
+
+def test_one_contender_is_a_plain_fine_tune_to_the_last_bit(
+    bench: Workbench, evaluator: Evaluator, trials: list[Trial]
+) -> None:
+    finished = run(evaluator, bench, trials[2:3])
+    plain = by_hand(bench, evaluator, trials[2])
+    finetune(plain, bench.task, evaluator.recipe, bench.runtime, bench.spec.seed, evaluator.teacher)
+    assert same_weights(finished.network, plain)
+    assert finished.borders == (1.0,)
+
+
+def test_test_is_scored_once_for_each_network_and_only_after_the_last_decision(
+    bench: Workbench, evaluator: Evaluator, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    score = autoprune.pick.score
+
+    def watched(network: nn.Module, task: Any, split: str, *rest: Any) -> Any:
+        events.append(split)
+        return score(network, task, split, *rest)
+
+    monkeypatch.setattr(autoprune.pick, "score", watched)
+    run(evaluator, bench, trials[:3], lambda winner: trials[3], lambda of, phase: events.append(f"{phase} {of.number}"))
+    assert events.count("test") == 3  # the winner, uniform and dense
+    contest = events[: events.index("test")]
+    assert {f"finetune {number}" for number in (7, 5, 3)} <= set(contest)
+    assert not [event for event in events[len(contest) :] if event.startswith("finetune") and event != "finetune 0"]
+
+
+def test_uniform_is_finished_alike_whether_it_was_a_contender_or_not(
+    bench: Workbench, evaluator: Evaluator, trials: list[Trial]
+) -> None:
+    worst, good, _, uniform = trials
+    phases: list[tuple[int, str]] = []
+    apart = run(evaluator, bench, [worst, good, trials[2]], lambda winner: uniform)
+    inside = run(
+        evaluator,
+        bench,
+        [worst, good, uniform],
+        lambda winner: uniform,
+        lambda of, phase: phases.append((of.number, phase)),
+    )
+    assert inside.trial is apart.trial is good
+    assert isinstance(apart.uniform, Rival)
+    assert isinstance(inside.uniform, Rival)
+    for name in ("accuracy", "loss", "train_accuracy", "mflops"):
+        assert apart.uniform.judged.validation[name] == inside.uniform.judged.validation[name]
+    assert phases.count((0, "prune")) == 1, "it goes on from where it was left behind"
+    assert phases.count((0, "finetune")) == 3
+    plain = by_hand(bench, evaluator, uniform, Span(0, 3), Span(3, 6), Span(6, 12))
+    assert apart.uniform.judged.validation["loss"] == pytest.approx(loss_of(bench, plain), rel=1e-5)
+
+
+def breaking(monkeypatch: pytest.MonkeyPatch, numbers: set[int], trials: list[Trial]) -> None:
+    """Let some trials' networks have a loss that is not finite."""
+    policies = [t.candidate.policy for t in trials if t.number in numbers]
+    pruned = Evaluator.pruned
+
+    def maybe(self: Evaluator, policy: PruningPolicy, *rest: Any) -> nn.Module:
+        if policy in policies:
+            raise NonFiniteError("the loss is nan")
+        return pruned(self, policy, *rest)
+
+    monkeypatch.setattr(Evaluator, "pruned", maybe)
+
+
+def test_a_contender_that_breaks_is_left_behind_and_a_rival_that_breaks_is_told(
+    bench: Workbench, evaluator: Evaluator, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaking(monkeypatch, {5, 0}, trials)
+    finished = run(evaluator, bench, trials[:3], lambda winner: trials[3])
+    assert finished.trial.number in (7, 3)
+    broken = next(one for one in finished.contenders if one.trial.number == 5)
+    assert (broken.scores, broken.failure) == ((), "the loss is nan")
+    assert finished.uniform == Incomparable("the uniform baseline, trial 0, could not be finished: the loss is nan")
+
+
+def test_when_every_contender_breaks_the_pick_fails(
+    bench: Workbench, evaluator: Evaluator, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaking(monkeypatch, {7, 5}, trials)
+    with pytest.raises(EvaluationError, match="the loss is nan"):
+        run(evaluator, bench, trials[:2])
+
+
+def test_masks_hold_and_stages_come_first(tmp_path: Path) -> None:
+    bench = set_up_study(tmp_path, {"space": {"patterns": ["channel", "weight"]}, "schedule": {"stages": 2}})
+    made = bench.evaluator()
+    evaluator = replace(made, recipe=replace(made.recipe, epochs=EPOCHS))
+    few = [
+        trial(bench, n, s, mask=MaskPolicy("weight", "magnitude", dict.fromkeys(bench.space.mask.layers, 0.5)))  # type: ignore[union-attr]
+        for n, s in ((0, 0.2), (1, 0.5))
+    ]
+    finished = run(evaluator, bench, few)
+    policy = finished.trial.candidate.policy
+    zeros = sum(int((p == 0).sum()) for name, p in finished.network.named_parameters() if name.startswith("conv"))
+    assert zeros == bench.cost.count_zeros(bench.space.kept(policy))[1] > 0
+    watch = Stopwatch(lambda phase: None)
+    alike = evaluator.pruned(policy, evaluator.exact(policy), watch)  # with the first stage's steps, 0 … 5
+    for share in ((0.0, 0.5), (0.5, 1.0)):
+        evaluator.finetune(alike, policy, watch, share=share)
+    assert same_weights(finished.network, alike)
+
+
+def test_uniform_of_the_same_budget_is_found_or_the_reason_said(bench: Workbench, trials: list[Trial]) -> None:
+    winner, uniform = trials[1], trials[3]
+    written = Budget({"mflops": Limit(0.1 * (1 + 1e-9))})
+    other = Budget({"mflops": Limit(0.08)})
+    assert uniform_rival(trials, written, winner) is uniform
+    assert uniform_rival(trials, Budget(), winner) is uniform, "without a budget that of the winner counts"
+    missing = uniform_rival(trials, other, winner)
+    assert isinstance(missing, Incomparable)
+    assert "no completed uniform baseline for 0.08 MFLOPs" in missing.reason
+    assert "itself" in uniform_rival(trials, BUDGET, uniform).reason  # type: ignore[union-attr]
+    failed = replace(uniform, outcome=Failed("E", "m"))
+    assert isinstance(uniform_rival([winner, failed], BUDGET, winner), Incomparable)
+    free = replace(winner, candidate=replace(winner.candidate, budget=Budget()))
+    assert "no budget" in uniform_rival(trials, Budget(), free).reason  # type: ignore[union-attr]
+
+
+# --- the card
+
+
+@pytest.fixture(scope="module")
+def view(bench: Workbench, trials: list[Trial]) -> StudyView:
+    return StudyView(bench.folder, bench.spec, tuple(trials), 0, {})
+
+
+@pytest.fixture(scope="module")
+def carded(view: StudyView) -> tuple[dict[str, Any], Path]:
+    return finish_trials(view, view.trials[:3], BUDGET, lambda message: None, epochs=EPOCHS)
+
+
+def test_the_card_s_differences_are_those_of_the_loaded_network(
+    bench: Workbench, evaluator: Evaluator, carded: tuple[dict[str, Any], Path], trials: list[Trial]
+) -> None:
+    card, folder = carded
+    spans = (Span(0, 3), Span(3, 6), Span(6, 12))
+    others = {"dense": bench.network, "uniform": by_hand(bench, evaluator, trials[3], *spans)}
+    for split, key in (("val", "validation"), ("test", "test")):
+        batch = next(iter(bench.task.eval_batches(split, 1000, bench.runtime)))
+        with torch.no_grad():
+            ours = (autoprune.load(folder)(batch.images).argmax(1) == batch.labels).double()
+            theirs = {name: (one(batch.images).argmax(1) == batch.labels).double() for name, one in others.items()}
+        assert card[key]["values"]["accuracy"] == pytest.approx(float(ours.mean()))
+        for name, right in theirs.items():
+            assert card[name][key]["values"]["accuracy"] == pytest.approx(float(right.mean()))
+            expected = float((ours - right).mean()), float((ours - right).std()) / math.sqrt(48)
+            found = card["against"][name][key]
+            assert (found["accuracy"], found["stderr"]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_card_tells_of_every_contender(carded: tuple[dict[str, Any], Path]) -> None:
+    card, folder = carded
+    assert json.loads((folder / "card.json").read_text()) == card
+    assert folder.name == str(card["trial"])
+    assert [one["left_behind"] for one in card["contenders"]] == [None, 0.5, 0.25]
+    assert {one["trial"] for one in card["contenders"]} == {7, 5, 3}
+    assert card["uniform"]["trial"] == 0
+    assert card["finetune"]["borders"] == [0.25, 0.5, 1.0]
+    text = (folder / "card.md").read_text()
+    loser = card["contenders"][2]
+    loss = loser["rungs"][0]["validation"]["values"]["loss"]
+    assert f"| {loser['trial']} | sampler:test | {loss:.4f}, " in text
+    for part in ("against uniform", "against dense", "left behind at 25 %", "| picked |", "- uniform: trial 0"):
+        assert part in text
+    table = text.split("\n\n")[1].splitlines()
+    assert len({line.count("|") for line in table}) == 1, "every row has as many cells"
+    dense = card["dense"]["validation"]["values"]["mflops"]
+    assert f"× {card['validation']['values']['mflops'] / dense:.3f} |" in text
+
+
+def test_a_folder_of_any_contender_stops_the_pick_before_it_begins(
+    view: StudyView, carded: tuple[dict[str, Any], Path]
+) -> None:
+    others = [t for t in view.trials[:3] if t.number != carded[0]["trial"]]
+    before = {path.name: path.read_bytes() for path in carded[1].iterdir()}
+    with pytest.raises(UsageError, match="--force"):
+        finish_trials(view, [others[0], *view.trials[:3]], BUDGET, lambda message: pytest.fail(message))
+    assert {path.name: path.read_bytes() for path in carded[1].iterdir()} == before
+    card, folder = finish_trials(view, view.trials[:3], BUDGET, lambda message: None, epochs=EPOCHS, force=True)
+    assert (folder / "model.safetensors").read_bytes() == before["model.safetensors"]
+    assert card["trial"] == carded[0]["trial"]
+
+
+def test_without_comparison_the_card_says_so(view: StudyView) -> None:
+    phases: list[str] = []
+    card, folder = finish_trials(view, view.trials[:1], BUDGET, phases.append, compare=False)
+    assert (card["uniform"], card["uniform_missing"]) == (None, "not asked for")
+    assert list(card["against"]) == ["dense"]
+    text = (folder / "card.md").read_text()
+    assert "not compared with uniform: not asked for" in text
+    assert "contender" not in text
+    assert not [line for line in phases if line.startswith("trial 0")]
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+def test_a_layer_of_one_channel_loads_back_in_either_layout(tmp_path: Path, layout: str) -> None:
+    """Strides of one channel fit both layouts, and kernels go by strides."""
+    bench = set_up_study(tmp_path, {"runtime": {"layout": layout}})
+    narrow = trial(bench, 0, 0.85)
+    assert min(bench.space.kept(narrow.candidate.policy).values()) == 1
+    view = StudyView(bench.folder, bench.spec, (narrow,), 0, {})
+    _, folder = finish_trials(view, [narrow], BUDGET, lambda message: None, compare=False)
+    assert autoprune.load(folder)(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
+
+
+def test_a_network_that_answers_alike_is_not_said_to_be_surely_equal(
+    view: StudyView, carded: tuple[dict[str, Any], Path]
+) -> None:
+    from autoprune.card import card_text
+
+    same = {
+        **carded[0],
+        "against": {
+            name: {split: {"accuracy": 0.0, "stderr": 0.0} for split in ("test", "validation")}
+            for name in ("dense", "uniform")
+        },
+    }
+    assert card_text(same).count("no image differs") == 4
+    assert "± 0.00 points" not in card_text(same)
