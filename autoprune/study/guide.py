@@ -1,9 +1,9 @@
 """Propose policies that start from the knapsack and deviate where the trials say so: the default sampler.
 
 Five ways, by chance: a knapsack solved for weights drawn from what the trials teach (:mod:`.surrogate`), boldly or
-close to the best guess; a mutation of one of the best; a crossing of two of them; and the first way again for a lower budget, so
-that one study serves later, smaller ones, or for a lower latency at the same budget, where latency is an objective.
-Every proposal lies on its budget.
+close to the best guess; a mutation of one of the best; a crossing of two of them; and the first way again for a lower
+budget, so that one study serves later, smaller ones, or for a lower latency at the same budget, where latency is an
+objective. Every proposal lies on its budget.
 
 A proposal is a function of the study's seed, its number, and the stored trials.
 """
