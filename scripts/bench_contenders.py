@@ -207,7 +207,14 @@ def _pruned_by_peer(contender: str, prepared: Prepared) -> tuple[nn.Module, Reco
     bench = prepared.bench
     try:
         made = PEERS[contender](
-            Dense(copy.deepcopy(bench.network), bench.task, bench.runtime, prepared.limit, bench.spec.seed)
+            Dense(
+                copy.deepcopy(bench.network),
+                bench.task,
+                bench.runtime,
+                prepared.limit,
+                bench.spec.seed,
+                bench.folder.path.parent,
+            )
         )
     except ModuleNotFoundError as error:
         raise SystemExit(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -33,20 +32,21 @@ from autoprune.training.score import score
 
 MAX_SPARSITY = 0.9  # of any group: our own default, so that no ranking empties a layer
 RANKING_STEPS = 200  # of a ranking from nothing removed to everything that may go
-SCORED_IMAGES, CALIBRATION_BATCH = 1000, 64
+SCORED_IMAGES, CALIBRATION_BATCH = 1000, 16
 CALIBRATION_BATCHES = 50  # with fewer FastNAS recalibrates no norm at all, and only warns
 DIVISOR = 4  # FastNAS's own default, 32, cannot halve a network of 16, 32 and 64 channels
 
 
 @dataclass(frozen=True)
 class Dense:
-    """Hold what a peer is given: a network it may change, data, and how much may stay."""
+    """Hold what a peer is given: a network it may change, data, how much may stay, and a folder to keep things in."""
 
     network: nn.Module
     task: DataTask
     runtime: Runtime
     limit_mflops: float
     seed: int
+    scratch: Path
 
     @property
     def example(self) -> Tensor:
@@ -110,15 +110,13 @@ def fastnas(dense: Dense) -> Pruned:
     """
     example = dense.example
     factor, scored = 1.0, [0]
-    with tempfile.TemporaryDirectory() as temporary:
-        while factor > 0.5:
-            checkpoint = str(Path(temporary) / "sensitivity.pt")  # kept between tries: only the first is dear
-            network = _fastnas(dense, factor * dense.limit_mflops, checkpoint, scored)
-            found = mflops_of(network, example)
-            if found <= dense.limit_mflops:
-                notes = {"constraint_factor": factor, "evaluations": scored[0], "version": version("nvidia-modelopt")}
-                return Pruned(network, notes)
-            factor -= 0.02
+    checkpoint = str(dense.scratch / "fastnas.pt")  # the sensitivities: dear once, and kept if the run is cut off
+    while factor > 0.5:
+        network = _fastnas(dense, factor * dense.limit_mflops, checkpoint, scored)
+        if mflops_of(network, example) <= dense.limit_mflops:
+            notes = {"constraint_factor": factor, "evaluations": scored[0], "version": version("nvidia-modelopt")}
+            return Pruned(network, notes)
+        factor -= 0.02
     raise RuntimeError(f"FastNAS did not come within {dense.limit_mflops} MFLOPs")
 
 
