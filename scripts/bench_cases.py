@@ -1,0 +1,226 @@
+"""The cases of ``bench_search.py``: which network, which images, which budget; and what all contenders share.
+
+A seed's contenders share one prepared study folder: the dense network, its scores, its teacher's answers, whatever
+calibration the package does, and the baselines, which are the first trials of every study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from autoprune.build import Workbench, resolve, set_up
+from autoprune.folder import StudyFolder
+from autoprune.metrics import Budget
+from autoprune.spec import StudySpec
+from autoprune.spec_file import Layer, parse_spec
+from autoprune.study.ledger import Ledger
+from autoprune.study.proposals import Proposals
+from autoprune.study.storage import sqlite_url
+from autoprune.training.arrays import Arrays, ArrayTask
+from autoprune.training.loop import stream, total_steps
+from autoprune.training.protocol import DataTask, steps_per_epoch
+from autoprune.training.tasks import build_task
+from autoprune.training.teacher import Teacher
+from autoprune.trial import Completed, Trial
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the trained weights of the CIFAR cases were made with
+OBJECTIVES = ("accuracy", "mflops")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Hold a network, its budget, and how long and how fast candidates are trained unless options say otherwise."""
+
+    network: str
+    budget: str
+    steps: int
+    batch_size: int
+    lr: float
+    finish_steps: int
+    finish_lr: float
+    dense_epochs: int = 0
+
+
+CASES = {
+    "resnet20": Case("resnet20", "20", 100, 128, 0.03, 390, 0.03),
+    "resnet56": Case("resnet56", "50", 100, 128, 0.03, 390, 0.03),
+    "digits": Case("resnet20", "50%", 40, 32, 0.03, 340, 0.03, dense_epochs=16),
+}
+
+
+@functools.cache
+def folder_images(root: str) -> ArrayTask:
+    """Read a whole folder of small images into memory; test images, if there are any, only once they are asked for."""
+    folder = Path(root)
+    has_test = (folder / "test").is_dir()
+    train = ImageFolder(str(folder / "train"))
+    return ArrayTask(
+        folder.name,
+        _arrays(train),
+        _arrays(ImageFolder(str(folder / "val"))),
+        (lambda: _arrays(ImageFolder(str(folder / "test")))) if has_test else None,
+        len(ImageFolder(str(folder / "test"))) if has_test else 0,
+        class_names=train.classes,
+        padding=4,
+        flip=True,
+        mean=MEAN,
+        std=STD,
+    )
+
+
+def _arrays(folder: ImageFolder) -> Arrays:
+    return Arrays(torch.stack([pil_to_tensor(folder[i][0]) for i in range(len(folder))]), torch.tensor(folder.targets))
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the numbers that all records of a file must have been made with."""
+    case = CASES[options.case]
+    chosen = {
+        name: getattr(options, name) if getattr(options, name) is not None else getattr(case, name)
+        for name in ("budget", "steps", "batch_size", "lr", "finish_steps", "finish_lr", "dense_epochs")
+    }
+    shared = {name: getattr(options, name) for name in ("trials", "max_drop", "threads", "precision", "layout")}
+    return {"case": options.case, "network": case.network, **chosen, **shared}
+
+
+def data_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the spec's section on data.
+
+    Raises:
+        SystemExit: if the case needs files that were not named.
+    """
+    if options.case == "digits":
+        return {"source": "digits"}
+    if not (options.images and options.weights):
+        raise SystemExit(f"--case {options.case} needs --images FOLDER and --weights FILE; --case digits needs nothing")
+    return {"source": "bench_cases:folder_images", "root": str(Path(options.images).expanduser().absolute())}
+
+
+def spec_of(options: argparse.Namespace, seed: int, sampler: str = "auto") -> StudySpec:
+    """Return the study of one seed."""
+    chosen, data = settings(options), data_of(options)
+    task = build_task(data["source"], root=data.get("root", ""))
+    per_epoch = steps_per_epoch(task.sizes["train"], chosen["batch_size"])
+    weights = str(Path(options.weights).expanduser().absolute()) if options.weights else ""
+    values = {
+        "name": f"bench-{options.case}",
+        "objectives": list(OBJECTIVES),
+        "trials": chosen["trials"],
+        "seed": seed,
+        "sampler": sampler,
+        "model": {"source": chosen["network"], "weights": weights},
+        "data": data,
+        "budget": {"mflops": chosen["budget"]},
+        "space": {"max_drop": chosen["max_drop"]},
+        "dense": {"epochs": chosen["dense_epochs"]},
+        "finetune": {
+            "epochs": chosen["steps"] / per_epoch,
+            "batch_size": chosen["batch_size"],
+            "lr": chosen["lr"],
+        },
+        "pick": {"epochs": chosen["finish_steps"] / per_epoch, "lr": chosen["finish_lr"]},
+        "latency": {"blocks": 3},
+        "runtime": {name: chosen[name] for name in ("threads", "precision", "layout")},
+    }
+    return resolve(parse_spec([Layer("benchmark", values)]))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Hold what the contenders of one seed share.
+
+    Attributes:
+        bench: everything a study works with.
+        budget: absolute limits.
+        seconds: what it took to make, by phase, if it was made now.
+    """
+
+    bench: Workbench
+    budget: Budget
+    seconds: dict[str, float]
+
+    @property
+    def limit(self) -> float:
+        """Return the budget in MFLOPs."""
+        return self.budget.limits["mflops"].value
+
+    @property
+    def task(self) -> DataTask:
+        """Return the data."""
+        return self.bench.task
+
+    @property
+    def proposals(self) -> Proposals:
+        """Return what decides which candidates are asked."""
+        return self.bench.proposals(self.budget)
+
+    def teacher(self) -> Teacher:
+        """Return the dense network's answers, stored in the prepared folder."""
+        return Teacher(self.bench.network, self.task, self.bench.runtime, self.bench.folder.teacher)
+
+
+def prepare(options: argparse.Namespace, work: Path, seed: int, say: Callable[[str], None]) -> Prepared:
+    """Return what the contenders of one seed share, made now or by an earlier run.
+
+    All seeds have one dense network: the weights given, or those trained for the first seed.
+    """
+    folder = StudyFolder(work / f"seed{seed}" / "prepared")
+    folder.create()
+    first = StudyFolder(work / "seed0" / "prepared")
+    if seed and first.dense_weights.exists() and not folder.dense_weights.exists():
+        shutil.copy(first.dense_weights, folder.dense_weights)
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    bench = set_up(spec_of(options, seed), folder, say)
+    seconds["set_up"] = time.perf_counter() - started
+    budget = Budget.parse({"mflops": settings(options)["budget"]}).resolve(bench.dense)
+    prepared = Prepared(bench, budget, seconds)
+    started = time.perf_counter()
+    recipe, seed_of_stream = bench.evaluator().recipe, bench.spec.seed
+    steps = total_steps(bench.task.sizes["train"], recipe)
+    for _ in stream(bench.task, steps, recipe.batch_size, bench.runtime, seed_of_stream, prepared.teacher()):
+        pass  # the teacher's answers are stored now, so that no contender pays for them
+    seconds["teacher"] = time.perf_counter() - started
+    return prepared
+
+
+def baseline_trials(prepared: Prepared, on_trial: Callable[[Trial], None]) -> list[Trial]:
+    """Return the trials of the single policies that every study begins with, evaluated now if they are not stored."""
+    bench = prepared.bench
+    proposals, evaluate = prepared.proposals, bench.evaluator()
+    with Ledger(sqlite_url(bench.folder.database), bench.spec.name, bench.spec.objectives, bench.folder.lock) as ledger:
+        while proposals.next(len(ledger.trials), ledger.trials)[1].startswith("baseline:"):
+            started = time.perf_counter()
+            candidate = ledger.ask(proposals, bench.spec.seed)
+            asked = time.perf_counter() - started
+            evaluation = evaluate(candidate)
+            on_trial(ledger.tell(candidate, evaluation.outcome, {"ask": asked, **evaluation.seconds}))
+        return ledger.trials
+
+
+def study_folder(prepared: Prepared, name: str) -> StudyFolder:
+    """Return a study's own folder, begun with a copy of the prepared one; as it is if it exists."""
+    source = prepared.bench.folder.path
+    target = source.parent / name
+    if not target.exists():
+        building = source.parent / f".{name}"
+        shutil.rmtree(building, ignore_errors=True)
+        shutil.copytree(source, building, ignore=shutil.ignore_patterns("*.lock"))
+        building.rename(target)
+    return StudyFolder(target)
+
+
+def completed(trials: list[Trial]) -> Iterator[Trial]:
+    """Yield the trials that were evaluated to the end."""
+    return (trial for trial in trials if isinstance(trial.outcome, Completed))

@@ -1,0 +1,303 @@
+"""The contenders of ``bench_search.py``: each is asked for networks within one budget, and its best is finished.
+
+- ``ours`` is a study as the package runs it; ``ours-random`` and the like are studies of other samplers.
+- ``plain-tpe`` and the like are Optuna as its manual has it: one float per group, a constraint on the cost, samplers
+  by their defaults, one criterion (l2), no projection. What is over the budget is told as such and not trained.
+- Any other name is a single policy, one of the study's baselines.
+- Peers come from ``bench_peers``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from bench_cases import OBJECTIVES, Prepared, completed, spec_of, study_folder
+from bench_peers import PEERS, Dense, mflops_of
+from optuna.trial import TrialState
+from rich.console import Console
+from torch import nn
+
+from autoprune.build import finetune_recipe
+from autoprune.evaluate import Stopwatch
+from autoprune.pareto import choose, hypervolume
+from autoprune.policy import PruningPolicy
+from autoprune.progress import PlainDisplay
+from autoprune.run import run_search
+from autoprune.study.sampler import proposal_seed
+from autoprune.study.storage import open_storage, sqlite_url
+from autoprune.study.view import open_view
+from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
+from autoprune.training.runtime import evaluating
+from autoprune.training.score import score
+from autoprune.trial import Candidate, Completed, Trial, completed_measurement, outcome_from_json, outcome_to_json
+
+SAMPLERS = ("tpe", "random", "nsga2", "gp")
+OURS = {"ours": "auto", **{f"ours-{name}": name for name in SAMPLERS}}
+PLAIN = {f"plain-{name}": name for name in SAMPLERS}
+CRITERION = "l2"  # of the plain contenders
+ASKED_AT_MOST = 20  # times as many as are evaluated
+Record = dict[str, Any]
+Say = Callable[[str], None]
+
+
+def search_record(contender: str, prepared: Prepared, baselines: Sequence[Trial], options: Any, say: Say) -> Record:
+    """Return what a contender's search found: its trials, its best by validation, and what it asked for.
+
+    Raises:
+        SystemExit: if nobody answers to the name.
+    """
+    singles = {t.candidate.origin.removeprefix("baseline:"): t for t in completed(list(baselines))}
+    if contender in OURS:
+        return _of_trials(_ours(contender, prepared, options), prepared)
+    if contender in PLAIN:
+        trials, asked = _plain(contender, prepared, options.trials, say)
+        return _of_trials(trials, prepared) | {"asked": asked}
+    if contender in PEERS:
+        return _peer(contender, prepared)
+    if contender in singles:
+        return _of_trials([singles[contender]], prepared)
+    known = ", ".join([*OURS, *PLAIN, *PEERS, *singles])
+    raise SystemExit(f"no contender named {contender!r} in this case; known: {known}")
+
+
+def _ours(contender: str, prepared: Prepared, options: Any) -> list[Trial]:
+    folder = study_folder(prepared, contender)
+    spec = spec_of(options, prepared.bench.spec.seed, OURS[contender])
+    run_search(spec, folder, PlainDisplay(Console(stderr=True)))
+    return list(open_view(folder.path).trials)
+
+
+def _of_trials(trials: Sequence[Trial], prepared: Prepared) -> Record:
+    """Return the record of a search that evaluated policies.
+
+    Raises:
+        NothingFitsError: if none of them is within the budget.
+    """
+    best = choose(list(trials), prepared.budget)
+    rows, elapsed = [], 0.0
+    for index, trial in enumerate(trials, 1):
+        elapsed += trial.total_seconds
+        found = completed_measurement(trial)
+        rows.append(
+            {
+                "origin": trial.candidate.origin,
+                "outcome": type(trial.outcome).__name__,
+                "seconds": dict(trial.seconds),
+                "elapsed": elapsed,
+                "hypervolume": hypervolume(list(trials[:index]), OBJECTIVES, prepared.bench.dense),
+            }
+            | ({name: found[name] for name in ("accuracy", "loss", "mflops")} if found else {})
+        )
+    measured = completed_measurement(best)
+    if measured is None:
+        raise RuntimeError("the chosen trial was not evaluated to its end; this is a bug in the benchmark")
+    return {
+        "trials": rows,
+        "asked": len(rows),
+        "accuracy": measured["accuracy"],
+        "mflops": measured["mflops"],
+        "share": measured["mflops"] / prepared.limit,
+        "policy": json.loads(best.candidate.policy.to_json()),
+    }
+
+
+# Optuna as most people would write it
+
+
+def _plain_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match name:
+            case "tpe":
+                return optuna.samplers.TPESampler(seed=seed)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed)
+            case "nsga2":
+                return optuna.samplers.NSGAIISampler(seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _plain(contender: str, prepared: Prepared, wanted: int, say: Say) -> tuple[list[Trial], int]:
+    """Return the evaluated trials and how many were asked; goes on where an earlier run was cut off."""
+    bench, evaluate = prepared.bench, prepared.bench.evaluator()
+    file = bench.folder.path.parent / f"{contender}.db"
+    study = optuna.create_study(
+        storage=open_storage(sqlite_url(file)), study_name=contender, direction="maximize", load_if_exists=True
+    )
+    for lost in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(lost.number, state=TrialState.FAIL)
+    stored = study.get_trials(deepcopy=False)
+    asked = sum(trial.state == TrialState.COMPLETE for trial in stored)
+    trials = [_read(json.loads(trial.user_attrs["trial"]), prepared) for trial in stored if "trial" in trial.user_attrs]
+    study.sampler = _plain_sampler(PLAIN[contender], proposal_seed(bench.spec.seed, len(stored)))
+    spent = 0.0  # asking since the last evaluation
+    while len(trials) < wanted and asked < ASKED_AT_MOST * wanted:
+        started = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            record = study.ask()
+            ratios = {g.name: record.suggest_float(g.name, 0.0, bench.space.max_sparsity) for g in bench.space.groups}
+        policy = bench.space.policy(
+            {n: bench.space.nearest(n, bench.space.full[n] * (1 - ratio)) for n, ratio in ratios.items()},
+            {g.name: _criterion(bench.space.importances[g.name]) for g in bench.space.groups},
+        )
+        over = bench.cost.measure(bench.space.kept(policy))["mflops"] / prepared.limit - 1
+        record.set_constraint("mflops", over)
+        asked += 1
+        spent += time.perf_counter() - started
+        if over > 0:
+            study.tell(record, 0.0)
+            continue
+        candidate = Candidate(len(trials), policy, proposal_seed(bench.spec.seed, asked), contender, prepared.budget)
+        evaluation = evaluate(candidate)
+        trial = Trial(candidate, evaluation.outcome, {"ask": spent, **evaluation.seconds}, 0)
+        found = completed_measurement(trial)
+        record.set_user_attr("trial", json.dumps(_written(trial)))
+        study.tell(record, found["accuracy"] if found else 0.0)
+        trials, spent = [*trials, trial], 0.0
+        say(f"{contender}: {len(trials)} of {wanted} evaluated, {asked} asked, {found['accuracy'] if found else 0:.4f}")
+    return trials, asked
+
+
+def _criterion(offered: Sequence[str]) -> str:
+    return CRITERION if CRITERION in offered else offered[0]
+
+
+def _written(trial: Trial) -> Record:
+    return {
+        "number": trial.number,
+        "seed": trial.candidate.seed,
+        "origin": trial.candidate.origin,
+        "policy": json.loads(trial.candidate.policy.to_json()),
+        "outcome": outcome_to_json(trial.outcome),
+        "seconds": dict(trial.seconds),
+    }
+
+
+def _read(stored: Mapping[str, Any], prepared: Prepared) -> Trial:
+    policy = PruningPolicy.from_json(stored["policy"])
+    candidate = Candidate(stored["number"], policy, stored["seed"], stored["origin"], prepared.budget)
+    return Trial(candidate, outcome_from_json(stored["outcome"]), stored["seconds"], 0)
+
+
+# peers
+
+
+@dataclass
+class _Kept:
+    """Keep the last peer's network between its search and its finish; another run prunes again."""
+
+    key: tuple[str, int] = ("", -1)
+    network: nn.Module | None = None
+
+
+_kept = _Kept()
+
+
+def _pruned_by_peer(contender: str, prepared: Prepared) -> tuple[nn.Module, Record]:
+    bench = prepared.bench
+    try:
+        made = PEERS[contender](
+            Dense(
+                copy.deepcopy(bench.network),
+                bench.task,
+                bench.runtime,
+                prepared.limit,
+                bench.spec.seed,
+                bench.folder.path.parent,
+            )
+        )
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"{contender} needs {error.name!r}, which is not installed here; bench_peers.py says what goes into an "
+            f"environment for the peers"
+        ) from error
+    _kept.key, _kept.network = (contender, bench.spec.seed), made.network
+    return made.network, made.notes
+
+
+def _peer(contender: str, prepared: Prepared) -> Record:
+    watch, bench = Stopwatch(lambda phase: None), prepared.bench
+    with watch("search"):
+        pruned, notes = _pruned_by_peer(contender, prepared)
+    network = copy.deepcopy(pruned)
+    mflops = mflops_of(network.cpu(), torch.zeros(1, *bench.task.input_shape))
+    _train(network, prepared, finetune_recipe(bench.spec), watch)
+    with watch("score"):
+        found = score(network, bench.task, "val", bench.runtime)
+    row = {"origin": contender, "outcome": Completed.__name__, "seconds": watch.seconds, "mflops": mflops}
+    row |= {"elapsed": sum(watch.seconds.values()), "accuracy": found.accuracy, "loss": found.loss}
+    share = mflops / prepared.limit
+    return {
+        "trials": [row],
+        "asked": 1,
+        "accuracy": found.accuracy,
+        "mflops": mflops,
+        "share": share,
+        "notes": notes,
+    }
+
+
+# the finish, the same for everybody
+
+
+def finish_record(contender: str, searched: Record, prepared: Prepared) -> Record:
+    """Fine-tune a contender's best for longer, from its pruned state; score it on validation, and once on test."""
+    bench, watch = prepared.bench, Stopwatch(lambda phase: None)
+    with watch("prune"):
+        if contender in PEERS:
+            kept = _kept.network if _kept.key == (contender, bench.spec.seed) else None
+            network = copy.deepcopy(kept if kept is not None else _pruned_by_peer(contender, prepared)[0])
+        else:
+            network = bench.pruner.prune(PruningPolicy.from_json(searched["policy"]))
+    network = bench.runtime.place(network)
+    found = mflops_of(network, next(iter(bench.task.eval_batches("val", 1, bench.runtime))).images)
+    if abs(found - searched["mflops"]) > 1e-6:
+        raise RuntimeError(f"{contender} has {found} MFLOPs now and had {searched['mflops']} in its search")
+    _train(network, prepared, finetune_recipe(bench.spec, bench.spec.pick.epochs, bench.spec.pick.lr), watch)
+    return _scored(network, prepared) | {"seconds": watch.seconds}
+
+
+def dense_record(prepared: Prepared) -> Record:
+    """Return the dense network's scores on validation and, once, on test."""
+    return _scored(prepared.bench.network, prepared) | {"mflops": prepared.bench.dense["mflops"]}
+
+
+def _train(network: nn.Module, prepared: Prepared, recipe: Recipe, watch: Stopwatch) -> None:
+    bench = prepared.bench
+    with watch("recalibrate"):
+        images = bench.spec.finetune.recalibration_images
+        recalibrate_batchnorm(network, bench.task, images, bench.runtime, bench.spec.seed)
+    with watch("finetune"):
+        finetune(network, bench.task, recipe, bench.runtime, bench.spec.seed, prepared.teacher())
+    network.eval()
+
+
+def _scored(network: nn.Module, prepared: Prepared) -> Record:
+    """Return split → accuracy, and split → which images were right, packed into hexadecimal digits."""
+    splits = ["val", "test"] if prepared.task.sizes["test"] else ["val"]
+    right = {split: _right(network, split, prepared) for split in splits}
+    return {
+        "accuracy": {split: float(hits.mean()) for split, hits in right.items()},
+        "right": {
+            split: {"count": len(hits), "bits": np.packbits(hits).tobytes().hex()} for split, hits in right.items()
+        },
+    }
+
+
+def _right(network: nn.Module, split: str, prepared: Prepared) -> np.ndarray:
+    bench, hits = prepared.bench, []
+    with torch.inference_mode(), evaluating(network):
+        for batch in bench.task.eval_batches(split, 256, bench.runtime):
+            logits = bench.runtime.logits(network, batch.images, bench.task.num_classes)
+            hits.append((logits.argmax(1) == batch.labels).cpu())
+    return torch.cat(hits).numpy()
