@@ -77,7 +77,7 @@ def describe(measurement: Measurement, dense: Measurement | None) -> str:
 def how_it_ended(trial: Trial, dense: Measurement | None) -> str:
     """Return a trial's outcome on one line."""
     match trial.outcome:
-        case Completed(measurement, spared):
+        case Completed(measurement, spared=spared):
             return describe(measurement, dense) + ("; a check, it would have been stopped" if spared else "")
         case OverBudget(_, violations):
             return f"over budget: {', '.join(f'{name} by {100 * over:.1f} %' for name, over in violations.items())}"

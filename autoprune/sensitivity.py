@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 VERSION = 1
 _LEAST = 1e-4  # a rise of the loss below this is none; keeps logarithms finite and larger cuts dearer
-_EXPONENTS = (1.0, 8.0)  # of a rise as a power of the sparsity, beyond the levels that were measured
+_LEAST_EXPONENT, _LARGEST_EXPONENT = 2.0, 8.0
 
 
 @dataclass(frozen=True)
@@ -32,28 +32,38 @@ class Curve:
     rises: Mapping[int, float]
 
     def at(self, counts: tuple[int, ...]) -> Floats:
-        """Return the rise at any counts, shape ``(len(counts),)``: ≥ 0, 0 for the whole group, never falling.
+        """Return the rise at any counts, shape ``(len(counts),)``: ≥ 0, 0 for the whole group.
 
-        Between measured levels, log rise is linear in log sparsity, so that a curve is a chain of powers; beyond them
-        the outermost power goes on, its exponent kept in [1, 8].
+        Between measured levels log rise is linear in log sparsity, so that a curve is a chain of powers; beyond them
+        the outermost power goes on. No power is below 2: near a minimum the loss rises with the square of what is
+        taken away (LeCun et al. 1990, "Optimal Brain Damage", equation 2), and where a measured curve bends down,
+        because no loss is far above that of guessing or because it is noise, trusting it would cut to the floor.
 
         >>> Curve(8, {6: 0.1, 4: 0.4}).at((2, 4, 5, 6, 8)).round(3).tolist()
         [0.9, 0.4, 0.225, 0.1, 0.0]
         """
-        sparsity = np.array([1 - count / self.full for count in sorted(self.rises, reverse=True)])
-        rise = np.maximum.accumulate([max(_LEAST, self.rises[count]) for count in sorted(self.rises, reverse=True)])
-        sparsity, rise = sparsity[sparsity > 0], rise[sparsity > 0]
+        kept = [count for count in sorted(self.rises, reverse=True) if count < self.full]
         wanted = 1 - np.array(counts) / self.full
         found = np.zeros(len(counts))
-        if len(rise):
-            found[wanted > 0] = np.exp(_chained(np.log(wanted[wanted > 0]), np.log(sparsity), np.log(rise)))
+        if kept:
+            x = np.log([1 - count / self.full for count in kept])
+            y = _steep_enough(x, np.log([max(_LEAST, self.rises[count]) for count in kept]))
+            found[wanted > 0] = np.exp(_chained(np.log(wanted[wanted > 0]), x, y))
         return found
+
+
+def _steep_enough(x: Floats, y: Floats) -> Floats:
+    """Return y raised where its slope would be below the least exponent."""
+    y = y.copy()
+    for place in range(1, len(y)):
+        y[place] = max(y[place], y[place - 1] + _LEAST_EXPONENT * (x[place] - x[place - 1]))
+    return y
 
 
 def _chained(x: Floats, known_x: Floats, known_y: Floats) -> Floats:
     """Return y at x through known points, straight on beyond them."""
-    slopes = np.diff(known_y) / np.diff(known_x) if len(known_x) > 1 else np.array([2.0])
-    first, last = np.clip((slopes[0], slopes[-1]), *_EXPONENTS)
+    slopes = np.diff(known_y) / np.diff(known_x) if len(known_x) > 1 else np.array([_LEAST_EXPONENT])
+    first, last = np.clip((slopes[0], slopes[-1]), _LEAST_EXPONENT, _LARGEST_EXPONENT)
     inside = np.interp(x, known_x, known_y)
     before, beyond = known_y[0] + first * (x - known_x[0]), known_y[-1] + last * (x - known_x[-1])
     return np.where(x < known_x[0], before, np.where(x > known_x[-1], beyond, inside))

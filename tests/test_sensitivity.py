@@ -21,11 +21,18 @@ def test_a_curve_is_zero_for_the_whole_group_and_never_falls(rises: dict[int, fl
     assert (found[:-1] > 0).all()
 
 
-@given(rises=st.dictionaries(st.integers(1, 31), st.floats(0.001, 20), min_size=1, max_size=5))
+@given(rises=st.dictionaries(st.integers(1, 31), st.floats(0.05, 20), min_size=1, max_size=5))
 def test_a_curve_that_rises_goes_through_what_was_measured(rises: dict[int, float]) -> None:
+    """One that rises at least with the square of the sparsity does."""
     kept = sorted(rises, reverse=True)
-    rising = dict(zip(kept, np.cumsum([rises[count] for count in kept]), strict=True))
+    squares = [(1 - count / 32) ** 2 for count in kept]
+    rising = dict(zip(kept, np.cumsum([rises[count] for count in kept]) * squares, strict=True))
     assert Curve(32, rising).at(tuple(kept)) == pytest.approx(list(rising.values()))
+
+
+def test_a_curve_that_bends_down_is_not_trusted_below_the_square() -> None:
+    """The loss of a network that guesses rises no more, and that makes no cut cheap."""
+    assert Curve(16, {8: 0.9, 4: 1.0}).at((8, 4)) == pytest.approx([0.9, 0.9 * 2.25])
 
 
 def test_a_block_has_two_counts() -> None:

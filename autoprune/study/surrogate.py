@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
-EXPONENTS = (1.0, 0.75, 0.5)
-_DOUBT = 0.5  # standard deviation of a weight before any trial
+EXPONENTS = (1.0, 0.8, 0.6)
+_DOUBT = 0.4  # standard deviation of a weight before any trial
 _DOUBT_CRITERION = 0.2  # likewise of a criterion's effect
 _NOISES = (1.0, 0.5, 0.25)  # of the variance that a straight line through the trials leaves
 _LEAST_NOISE = 1e-4  # variance of log loss: two candidates are never told apart better than by 1 %
-_LEAST_WEIGHT = 0.05  # a group whose cut is free would be cut to its floor by every draw
+_LEAST_WEIGHT = 0.33  # a group that is cut to its floor because a draw says it is free cripples the network
 
 
 @dataclass(frozen=True)
