@@ -115,7 +115,7 @@ def sensitivity_of(
         if not is_first and time.perf_counter() - started > allowed:
             break
         rises[name][count] = probe.loss({name: count}, images) - dense
-    curves = {name: Curve(space.full[name], {space.full[name]: 0.0, **rise}) for name, rise in rises.items()}
+    curves = {name: Curve(space.full[name], rise) for name, rise in rises.items()}
     found = Sensitivity(curves, dense, time.perf_counter() - started, {"images": images, "seed": probe.seed})
     write_text(folder.sensitivity, found.to_json())
     return found

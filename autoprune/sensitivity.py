@@ -6,6 +6,7 @@ Measured once per study by :mod:`autoprune.rises`; read by the knapsack, by the 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ class Curve:
 
     Attributes:
         full: channels of the group in the dense network, 1 for a block.
-        rises: count kept → loss with it − loss of the dense network.
+        rises: count kept, below ``full`` → loss with it − loss of the dense network, in nats.
     """
 
     full: int
@@ -99,16 +100,23 @@ class Sensitivity:
         """Return what :meth:`to_json` wrote.
 
         Raises:
-            ValueError: if it is something else.
+            ValueError: if it is something else, or holds counts or losses that cannot be.
         """
         try:
             data = json.loads(text)
             if data["version"] != VERSION:
                 raise ValueError(f"version {data['version']}; this autoprune reads version {VERSION}")
-            curves = {
-                name: Curve(each["full"], {int(count): float(rise) for count, rise in each["rises"].items()})
-                for name, each in data["curves"].items()
-            }
+            curves = {name: _curve(name, each) for name, each in data["curves"].items()}
             return cls(curves, data["dense_loss"], data["seconds"], data["settings"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a sensitivity document ({type(error).__name__}: {error})") from error
+
+
+def _curve(name: str, stored: Mapping[str, Any]) -> Curve:
+    full = int(stored["full"])
+    rises = dict(sorted((int(kept), float(rise)) for kept, rise in stored["rises"].items()))
+    if not all(0 <= kept < full for kept in rises):
+        raise ValueError(f"{name} was cut to {list(rises)} channels, where 0 … {full - 1} were expected")
+    if not all(map(math.isfinite, rises.values())):
+        raise ValueError(f"a rise of {name} is not a finite number")
+    return Curve(full, rises)

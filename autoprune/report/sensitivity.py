@@ -5,17 +5,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoprune import sensitivity
 from autoprune.errors import StudyError
 
-VERSION = 1
 HALF = 0.5
 LISTED = 5  # groups named at each end of the ranking
 
@@ -104,16 +102,14 @@ def read_sensitivity(path: Path) -> Sensitivity | None:
     if not path.exists():
         return None
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["version"] != VERSION:
-            raise ValueError(f"it is of version {stored['version']}, where {VERSION} was expected")
-        curves = [_curve(name, curve) for name, curve in stored["curves"].items()]
-        return Sensitivity(float(stored["dense_loss"]), tuple(curve for curve in curves if curve.rises))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        stored = sensitivity.Sensitivity.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise StudyError(
             f"{str(path)!r} cannot be read ({type(error).__name__}: {error}); restore it from a copy, or delete it to "
             f"do without"
         ) from error
+    curves = (Curve(name, curve.full, curve.rises) for name, curve in stored.curves.items())
+    return Sensitivity(stored.dense_loss, tuple(curve for curve in curves if curve.rises))
 
 
 def sensitivity_lines(found: Sensitivity | None) -> list[str]:
@@ -121,16 +117,6 @@ def sensitivity_lines(found: Sensitivity | None) -> list[str]:
     most, least = found.extremes() if found else ([], [])
     lines = [f"the loss rises most when one group alone is cut to half: {_listed(most)} nats"] if most else []
     return [*lines, f"and least: {_listed(least)} nats"] if least else lines
-
-
-def _curve(name: str, stored: Mapping[str, Any]) -> Curve:
-    full = int(stored["full"])
-    rises = dict(sorted((int(kept), float(rise)) for kept, rise in stored["rises"].items()))
-    if not all(0 <= kept < full for kept in rises):
-        raise ValueError(f"{name} was cut to {list(rises)} channels, where 0 … {full - 1} were expected")
-    if not all(map(math.isfinite, rises.values())):
-        raise ValueError(f"a rise of {name} is not a finite number")
-    return Curve(name, full, rises)
 
 
 def _entry(curve: Curve, rise: float) -> dict[str, Any]:

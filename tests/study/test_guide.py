@@ -22,9 +22,7 @@ TRUE_WEIGHTS = np.array([3.0, 0.3, 1.0, 0.3, 2.0])
 
 def guided(share: float = 0.5, seed: int = 0, measured: bool = True, with_baselines: bool = False) -> Proposals:
     proposals = make_proposals(WIDTHS, sampler="guided", share=share, seed=seed, with_baselines=with_baselines)
-    curves = {
-        name: Curve(full, {full: 0.0, full // 2: 0.1, full // 4: 0.5}) for name, full in proposals.space.full.items()
-    }
+    curves = {name: Curve(full, {full // 2: 0.1, full // 4: 0.5}) for name, full in proposals.space.full.items()}
     return replace(proposals, sensitivity=Sensitivity(curves if measured else {}))
 
 

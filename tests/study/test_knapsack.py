@@ -122,6 +122,6 @@ def test_a_block_goes_if_that_hurts_less_than_thinning(rise: float, is_dropped: 
 
 def test_rises_are_measured_or_else_the_square_of_the_sparsity() -> None:
     space = space_of((4, 4), max_sparsity=0.8)
-    sensitivity = Sensitivity({"g0": Curve(4, {4: 0.0, 2: 0.3}), "g1": Curve(9, {9: 0.0, 2: 0.3})})
+    sensitivity = Sensitivity({"g0": Curve(4, {2: 0.3}), "g1": Curve(9, {2: 0.3})})
     assert rises_of(sensitivity, space, "g0")[1] == pytest.approx(0.3)
     assert rises_of(sensitivity, space, "g1").tolist() == [9 / 16, 1 / 4, 1 / 16, 0], "a curve of another network"

@@ -132,7 +132,7 @@ def test_without_the_file_there_is_no_picture_and_no_section(make_view: MakeView
     ("content", "said"),
     [
         ([], "TypeError"),
-        ({**stored(1), "version": 2}, "it is of version 2, where 1 was expected"),
+        ({**stored(1), "version": 2}, "version 2; this autoprune reads version 1"),
         ({"version": 1}, "KeyError"),
         ({**stored(0), "curves": {"a": {"full": 4, "rises": {"4": 0.0}}}}, r"a was cut to \[4\] channels, where 0 … 3"),
         ({**stored(0), "curves": {"a": {"full": 4, "rises": {"2": float("nan")}}}}, "not a finite number"),
