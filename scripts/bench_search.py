@@ -56,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     known = f"{', '.join(OURS)}; plain-tpe, -random, -nsga2, -gp; a baseline's name; {', '.join(PEERS)}"
     parser.add_argument("--contenders", type=lambda text: tuple(text.split(",")), default=QUICK, help=known)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="to run seeds side by side, each into its own file")
     parser.add_argument("--trials", type=int, default=30, help="evaluated by each search, baselines included")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="auto")
@@ -141,7 +142,7 @@ def run_case(options: argparse.Namespace, journal: Journal) -> None:
         changed = {name: (old, chosen.get(name)) for name, old in stored["settings"].items() if old != chosen.get(name)}
         raise SystemExit(f"{options.json} was made with other settings (stored, given): {changed}; give another file")
     work = Path(options.work or f"{options.json}.work") / options.case
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         if any(_missing(journal, options.case, name, seed) for name in options.contenders):
             run_seed(options, journal, prepare(options, work, seed, say), seed)
 

@@ -12,25 +12,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.metrics import METRICS, Budget, Limit, Measurement
+from autoprune.metrics import Budget, Limit
 from autoprune.policy import PruningPolicy
 from autoprune.sensitivity import Sensitivity
 from autoprune.space import SearchSpace
+from autoprune.study.archive import Archive
 from autoprune.study.knapsack import Knapsack, Penalties, rises_of
 from autoprune.study.project import Projector
-from autoprune.study.surrogate import Belief, Evidence, draw
-from autoprune.trial import Trial, completed_measurement
+from autoprune.study.surrogate import Belief, draw
+from autoprune.trial import Trial
 
 Rng = np.random.Generator
-Ints = NDArray[np.int64]
 ELITES = 5
-MOST_TRIALS = 400  # that are learnt from: the latest; more would only cost time
 _TRADES = 5  # rounds in the knapsack of a proposal
 _BOLD, _TIMID = 1.0, 0.3
 _DOUBT_MIXED = 0.1  # on a criterion's effect in one group, where a proposal mixes criteria
@@ -60,7 +59,6 @@ class Guide:
     space: SearchSpace
     sensitivity: Sensitivity
     seed: int
-    _seen: dict[int, tuple[Ints, Ints]] = field(default_factory=dict, compare=False)
 
     def propose(
         self,
@@ -80,7 +78,8 @@ class Guide:
             timed: the same with a limit on predicted latency, if that is an objective; asked only when it is needed.
         """
         rng = np.random.default_rng([self.seed, number, attempt])
-        elites = self._elites(trials, projector.budget)
+        self._archive.read(trials)
+        elites = self._archive.elites(projector.budget, ELITES)
         way = str(rng.choice(list(_WAYS), p=list(_WAYS.values())))
         if (way in ("mutated", "crossed") and len(elites) < 2) or (way == "faster" and timed is None):
             way = "drawn"
@@ -93,14 +92,13 @@ class Guide:
             first, second = (elites[int(i)] for i in rng.choice(len(elites), 2, replace=False))
             policy = self._mutated(first, onto, rng) if way == "mutated" else self._crossed(first, second, onto, rng)
         else:
-            belief = draw(self._evidence(trials), rng, _BOLD if rng.random() < 0.5 else _TIMID)
+            belief = draw(self._archive.evidence(), rng, _BOLD if rng.random() < 0.5 else _TIMID)
             policy = self._drawn(belief, onto, rng)
         return Proposal(policy, way, onto.budget)
 
-    def has_seen(self, policy: PruningPolicy, trials: Sequence[Trial]) -> bool:
-        """Return whether a policy was evaluated before: it would only score the same."""
-        known = {self._key(*self._row(trial)) for trial in trials}
-        return self._key(*self._places(policy)) in known
+    def has_seen(self, policy: PruningPolicy) -> bool:
+        """Return whether the policy is among the trials of the last proposal."""
+        return self._archive.holds(policy)
 
     # ways
 
@@ -114,7 +112,7 @@ class Guide:
 
     def _criteria(self, belief: Belief, rng: Rng) -> dict[str, str]:
         """Return for each group the criterion that the draw makes best, with some chance for any other."""
-        worth = dict(zip(self._all_criteria, belief.criteria, strict=True))
+        worth = dict(zip(self._archive.criteria, belief.criteria, strict=True))
         mixed = rng.random() < 0.5
         return {
             name: min(known, key=lambda criterion: worth[criterion] + (rng.normal(0, _DOUBT_MIXED) if mixed else 0.0))
@@ -179,54 +177,8 @@ class Guide:
         return [rises_of(self.sensitivity, self.space, name) for name in self._names]
 
     @cached_property
-    def _all_criteria(self) -> list[str]:
-        return list(dict.fromkeys(c for known in self.space.importances.values() for c in known))
-
-    def _evidence(self, trials: Sequence[Trial]) -> Evidence:
-        """Return what the latest trials say."""
-        latest = [(trial, completed_measurement(trial)) for trial in trials[-MOST_TRIALS:]]
-        known = [(trial, m) for trial, m in latest if m is not None and m.values.get("loss", 0.0) > 0]
-        rows = [self._row(trial) for trial, _ in known]
-        tables = self._rises
-        rises = np.array([[tables[place][k] for place, k in enumerate(kept)] for kept, _ in rows])
-        shape = (len(rows), len(self._names))
-        return Evidence(
-            rises.reshape(shape),
-            np.array([criteria for _, criteria in rows], dtype=np.int64).reshape(shape),
-            np.log([m["loss"] for _, m in known]),
-            len(self._all_criteria),
-        )
-
-    def _row(self, trial: Trial) -> tuple[Ints, Ints]:
-        """Return the places of a trial's policy, worked out once."""
-        if trial.number not in self._seen:
-            self._seen[trial.number] = self._places(trial.candidate.policy)
-        return self._seen[trial.number]
-
-    def _places(self, policy: PruningPolicy) -> tuple[Ints, Ints]:
-        """Return where a policy's counts are among the choices, and its criteria among all of them."""
-        kept = self.space.kept(policy)
-        places = {name: place for place, name in enumerate(self._all_criteria)}
-        counts = [self.space.choices[name].index(kept[name]) for name in self._names]
-        criteria = [places.get(policy.groups[n].importance, 0) if n in policy.groups else 0 for n in self._names]
-        return np.array(counts, dtype=np.int64), np.array(criteria, dtype=np.int64)
-
-    @staticmethod
-    def _key(counts: Ints, criteria: Ints) -> bytes:
-        return counts.tobytes() + criteria.tobytes()
-
-    def _elites(self, trials: Sequence[Trial], budget: Budget) -> list[PruningPolicy]:
-        """Return the best few policies that use up this budget, by validation loss."""
-        found = [(m.values.get("loss", math.inf), t.number, t.candidate.policy) for t, m in _within(trials, budget)]
-        return [policy for _, _, policy in sorted(found, key=lambda each: each[:2])[:ELITES]]
-
-
-def _within(trials: Sequence[Trial], budget: Budget) -> list[tuple[Trial, Measurement]]:
-    """Return completed trials that meet a budget and nearly use it up."""
-    known = [(trial, m) for trial in trials if (m := completed_measurement(trial)) is not None]
-    fitting = [(trial, m) for trial, m in known if budget.admits(m)]
-    limits = {name: limit for name, limit in budget.limits.items() if METRICS[name].closed_form}
-    return [(t, m) for t, m in fitting if not limits or max(m[n] / limit.value for n, limit in limits.items()) > 0.95]
+    def _archive(self) -> Archive:
+        return Archive(self.space, self._names, self._rises)
 
 
 def _between(low: float, high: float, rng: Rng) -> Limit:

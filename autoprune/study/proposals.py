@@ -121,7 +121,7 @@ class Proposals:
         timed = partial(self._timed, trials) if self.probes is not None else None
         for attempt in range(RANDOM_DRAWS):
             found = self._guide.propose(number, attempt, trials, projector, timed)
-            if not self._guide.has_seen(found.policy, trials):
+            if not self._guide.has_seen(found.policy):
                 break
         budget = found.budget if found.way in ("lower", "faster") else self.budget
         return Next(self.fixed(found.policy), f"guided:{found.way}", budget)

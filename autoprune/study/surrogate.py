@@ -75,7 +75,7 @@ def draw(evidence: Evidence, rng: np.random.Generator, boldness: float = 1.0) ->
         rng: where chance comes from.
         boldness: factor on the standard deviations; 0 for the mean, the best guess.
     """
-    fits = [_fit(evidence, exponent, share) for exponent in EXPONENTS for share in _NOISES]
+    fits = [fit for exponent in EXPONENTS for fit in _fits(evidence, exponent)]
     logs = np.array([fit.log_evidence for fit in fits])
     odds = np.exp(logs - logs.max())
     chosen = fits[int(rng.choice(len(fits), p=odds / odds.sum()))] if boldness else fits[int(np.argmax(logs))]
@@ -98,8 +98,8 @@ class _Fit:
         return np.asarray(self.mean + boldness * noise)
 
 
-def _fit(evidence: Evidence, exponent: float, share: float) -> _Fit:
-    """Return the posterior over weights, criteria's effects and the offset, for one power and one noise."""
+def _fits(evidence: Evidence, exponent: float) -> list[_Fit]:
+    """Return posteriors over weights, criteria's effects and the offset, for one power and each noise."""
     rises, y = evidence.rises**exponent, evidence.log_losses
     slope, offset, left = _line(rises.sum(axis=1), y)
     by_criterion = [(rises * (evidence.criteria == c)).sum(axis=1) for c in range(1, evidence.num_criteria)]
@@ -107,7 +107,10 @@ def _fit(evidence: Evidence, exponent: float, share: float) -> _Fit:
     num_names, others = rises.shape[1], len(by_criterion)
     before = np.concatenate([np.ones(num_names), np.zeros(others), [offset]])
     doubt = np.concatenate([np.full(num_names, _DOUBT), np.full(others, _DOUBT_CRITERION), [1.0]])
-    return _posterior(columns, y, before, doubt, max(share * left, _LEAST_NOISE), exponent)
+    surprise = y - columns @ before
+    products = columns.T @ columns, columns.T @ surprise, float(surprise @ surprise)
+    noises = [max(share * left, _LEAST_NOISE) for share in _NOISES]
+    return [_posterior(*products, len(y), before, doubt, noise, exponent) for noise in noises]
 
 
 def _line(x: Floats, y: Floats) -> tuple[float, float, float]:
@@ -121,13 +124,31 @@ def _line(x: Floats, y: Floats) -> tuple[float, float, float]:
     return slope, offset, float(((y - offset - slope * x) ** 2).mean())
 
 
-def _posterior(columns: Floats, y: Floats, before: Floats, doubt: Floats, noise: float, exponent: float) -> _Fit:
-    """Return the normal posterior (Bishop 2006, equations 3.50, 3.51) and the log evidence (3.86)."""
-    precision = columns.T @ columns / noise + np.diag(1 / doubt**2)
-    factor: Floats = np.linalg.cholesky(precision).astype(np.float64)
-    surprise = y - columns @ before
-    pull = columns.T @ surprise / noise
+def _posterior(
+    gram: Floats,
+    pulled: Floats,
+    surprised: float,
+    count: int,
+    before: Floats,
+    doubt: Floats,
+    noise: float,
+    exponent: float,
+) -> _Fit:
+    """Return the normal posterior (Bishop 2006, equations 3.50, 3.51) and the log evidence (3.86).
+
+    Args:
+        gram: XᵀX of the columns X.
+        pulled: Xᵀ(y − X · before).
+        surprised: |y − X · before|².
+        count: of trials.
+        before: prior means.
+        doubt: prior standard deviations.
+        noise: variance of the noise.
+        exponent: goes into the result.
+    """
+    factor: Floats = np.linalg.cholesky(gram / noise + np.diag(1 / doubt**2)).astype(np.float64)
+    pull = pulled / noise
     shift = np.linalg.solve(factor.T, np.linalg.solve(factor, pull))
-    log_determinants = 2 * np.log(np.diag(factor)).sum() + 2 * np.log(doubt).sum() + len(y) * np.log(noise)
-    log_evidence = -0.5 * (log_determinants + surprise @ surprise / noise - pull @ shift)
+    log_determinants = 2 * np.log(np.diag(factor)).sum() + 2 * np.log(doubt).sum() + count * np.log(noise)
+    log_evidence = -0.5 * (log_determinants + surprised / noise - pull @ shift)
     return _Fit(exponent, before + shift, factor, float(log_evidence))

@@ -1,0 +1,112 @@
+"""What the guided sampler remembers of a study's trials, so that an ask costs the same at ten trials and at thousands.
+
+Trials are only ever added, and a stored one never changes: each is worked out once. Handed another history, it begins
+anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.metrics import METRICS, Budget, Measurement
+from autoprune.policy import PruningPolicy
+from autoprune.space import SearchSpace
+from autoprune.study.surrogate import Evidence
+from autoprune.trial import Trial, completed_measurement
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+
+MOST_TRIALS = 300  # that are learnt from: the latest; more would only cost time
+FULL_USE = 0.95  # of a budget; what uses less was made for a lower one
+
+
+class Archive:
+    """Hold trials as arrays.
+
+    Args:
+        space: groups and blocks.
+        rises: of each group or block, one value for each of its counts, in the order of ``names``.
+
+    Attributes:
+        names: groups and blocks, in the order of the space.
+        criteria: every criterion that some group can be scored by, the first one first.
+    """
+
+    def __init__(self, space: SearchSpace, names: Sequence[str], rises: Sequence[Floats]) -> None:
+        self.space, self.names = space, list(names)
+        self.criteria = list(dict.fromkeys(c for known in space.importances.values() for c in known))
+        self._table = np.zeros((len(rises), max(map(len, rises))))
+        for row, values in enumerate(rises):
+            self._table[row, : len(values)] = values
+        self._begin()
+
+    def _begin(self) -> None:
+        self._trials: list[Trial] = []
+        self._keys: set[bytes] = set()
+        self._rows: list[tuple[Ints, Ints, float]] = []
+        self._elites: dict[str, list[tuple[float, int, PruningPolicy]]] = {}
+        self._ranked: dict[str, int] = {}
+
+    def read(self, trials: Sequence[Trial]) -> None:
+        """Take in what was added since the last call."""
+        known = len(self._trials)
+        if known and (
+            len(trials) < known or trials[0] is not self._trials[0] or trials[known - 1] is not self._trials[-1]
+        ):
+            self._begin()
+        for trial in trials[len(self._trials) :]:
+            kept, criteria = self.places(trial.candidate.policy)
+            self._trials.append(trial)
+            self._keys.add(kept.tobytes() + criteria.tobytes())
+            measured = completed_measurement(trial)
+            if measured is not None and measured.values.get("loss", 0.0) > 0:
+                self._rows.append((kept, criteria, math.log(measured["loss"])))
+
+    def holds(self, policy: PruningPolicy) -> bool:
+        """Return whether a policy was evaluated: it would only score the same."""
+        kept, criteria = self.places(policy)
+        return kept.tobytes() + criteria.tobytes() in self._keys
+
+    def places(self, policy: PruningPolicy) -> tuple[Ints, Ints]:
+        """Return where a policy's counts are among the choices, and its criteria among all of them."""
+        kept, order = self.space.kept(policy), {name: place for place, name in enumerate(self.criteria)}
+        counts = [self.space.choices[name].index(kept[name]) for name in self.names]
+        criteria = [order.get(policy.groups[n].importance, 0) if n in policy.groups else 0 for n in self.names]
+        return np.array(counts, dtype=np.int64), np.array(criteria, dtype=np.int64)
+
+    def evidence(self) -> Evidence:
+        """Return what the latest completed trials say."""
+        rows, shape = self._rows[-MOST_TRIALS:], (-1, len(self.names))
+        kept = np.array([row[0] for row in rows], dtype=np.int64).reshape(shape)
+        return Evidence(
+            self._table[np.arange(len(self.names)), kept],
+            np.array([row[1] for row in rows], dtype=np.int64).reshape(shape),
+            np.array([row[2] for row in rows]),
+            len(self.criteria),
+        )
+
+    def elites(self, budget: Budget, count: int) -> list[PruningPolicy]:
+        """Return the best few policies that use up a budget, by validation loss."""
+        key = str(budget.to_json())
+        best = self._elites.setdefault(key, [])
+        for trial in self._trials[self._ranked.get(key, 0) :]:
+            measured = completed_measurement(trial)
+            if measured is not None and _uses_up(measured, budget):
+                best.append((measured.values.get("loss", math.inf), trial.number, trial.candidate.policy))
+        self._ranked[key] = len(self._trials)
+        best.sort(key=lambda each: each[:2])
+        del best[count:]
+        return [policy for _, _, policy in best]
+
+
+def _uses_up(measured: Measurement, budget: Budget) -> bool:
+    """Return whether a network meets a budget and nearly fills its exact limits."""
+    limits = {name: limit for name, limit in budget.limits.items() if METRICS[name].closed_form}
+    used = max((measured[name] / limit.value for name, limit in limits.items()), default=1.0)
+    return used > FULL_USE and budget.admits(measured)
