@@ -224,7 +224,8 @@ def test_json_of_every_command_is_one_document(study: Path) -> None:
     reported = document(run("report", study, "--json"))
     assert {"uniform", "dense"} <= {entry["baseline"] for entry in reported["worth"]}
     assert all(entry["paired"] for entry in reported["worth"])
-    assert {Path(path).name for path in reported["files"]} == {"front.csv", "front.json", "front.png"}
+    expected = {"front.csv", "front.json", "front.png", "sensitivity.png"}
+    assert {Path(path).name for path in reported["files"]} == expected
     assert reported["budget"] == searched["budget"]
     picked = document(run("pick", study, "--json"))
     assert reported["best"] in {one["trial"] for one in picked["contenders"]}

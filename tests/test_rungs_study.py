@@ -69,7 +69,7 @@ def said(trial: Trial) -> tuple[str, str]:
     match trial.outcome:
         case Stopped(reason, _):
             return "stopped", reason
-        case Completed(_, spared):
+        case Completed(spared=spared):
             return "completed", spared
     return "else", ""
 
