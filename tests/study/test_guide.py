@@ -126,3 +126,12 @@ def test_a_stored_study_asks_the_same_after_a_kill(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         assert ledger.reclaimed == 1
         assert ledger.ask(proposals, 0) == asked
+
+
+def test_it_goes_on_from_thousands_of_trials() -> None:
+    proposals = guided()
+    few = told(proposals, 20)
+    many = [replace(few[n % 20], candidate=replace(few[n % 20].candidate, number=n)) for n in range(5000)]
+    found = proposals.next(5000, many)
+    policy = proposals.policy(found.sampler.decided or {})
+    assert policy not in {trial.candidate.policy for trial in few}
