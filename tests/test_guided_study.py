@@ -13,6 +13,7 @@ from tiny import write_study
 from autoprune.cli.options import read_request
 from autoprune.folder import StudyFolder
 from autoprune.run import run_search
+from autoprune.sensitivity import Sensitivity
 from autoprune.study.view import open_view
 from autoprune.trial import Completed, Failed, Trial
 
@@ -48,7 +49,8 @@ def test_a_study_begun_without_sensitivity_takes_it_in(tmp_path: Path) -> None:
     assert not (folder / "sensitivity.json").exists()
     after = go(folder, 8, sensitivity={"enabled": True})
     assert [trial.candidate for trial in after[:5]] == [trial.candidate for trial in before]
-    assert "baseline:knapsack" in {trial.candidate.origin for trial in after[5:]}
+    assert set(Sensitivity.from_json((folder / "sensitivity.json").read_text()).curves) == {"conv1", "conv2"}
+    assert all(trial.candidate.origin.startswith("guided:") for trial in after[5:]), "its knapsack is `inner` here"
 
 
 def test_a_finetune_that_ends_in_nan_is_a_failed_trial_and_the_search_goes_on(
