@@ -23,6 +23,7 @@ from autoprune.space import MASK_UNITS, Kept, SearchSpace, mask_key
 
 FILL_TO = 1 - BUDGET_GAP
 _BISECTIONS = 40
+_EXCHANGED = 4  # steps that one count may fall so that another can rise
 
 
 class Cost(Protocol):
@@ -184,4 +185,24 @@ class Projector:
                     kept, moved = larger, True
             if self.usage(kept) >= FILL_TO:
                 break
-        return kept
+        return kept if self.usage(kept) >= FILL_TO else self._exchanged(kept, sorted(free))
+
+    def _exchanged(self, kept: dict[str, int], names: Sequence[str]) -> dict[str, int]:
+        """Return the counts with one raised by a step and another lowered by a few, where that fills the budget.
+
+        A step of a residual stream alone may be wider than the gap that is left.
+        """
+        trades = [
+            {**kept, up: raised, down: lowered}
+            for up in names
+            if (raised := next((c for c in self.space.choices[up] if c > kept[up]), None)) is not None
+            for down in names
+            if down != up
+            for lowered in [c for c in self.space.choices[down] if c < kept[down]][-_EXCHANGED:]
+        ]
+        if not trades:
+            return kept
+        order = list(kept)
+        usages = self.usages(order, np.array([[trade[name] for name in order] for trade in trades], dtype=np.int64))
+        fitting = np.flatnonzero((usages <= 1) & (usages >= FILL_TO))
+        return trades[fitting[np.argmax(usages[fitting])]] if len(fitting) else kept

@@ -124,6 +124,7 @@ def test_global_scales_scores_that_are_not_comparable_between_layers() -> None:
 def test_global_ranks_by_taylor_where_it_can_and_never_at_random() -> None:
     space = space_of((20, 20), importances=("l1", "taylor", "random"))
     everything = flat_scores(space, 1, "random") | flat_scores(space, 2, "l1") | flat_scores(space, 3, "taylor")
+    everything["l1"] = {"g0": np.linspace(1, 2, 20) ** 6, "g1": np.linspace(1, 2, 20)}  # not what uniform would cut
     projector = projector_of(space, 0.5)
     chosen = baselines(projector, everything)["global"]
     assert {g.importance for g in chosen.groups.values()} == {"taylor"}
