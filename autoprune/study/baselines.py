@@ -4,6 +4,7 @@
 - ``inner``: only channels inside a residual branch; the residual streams stay whole.
 - ``global``: all channels of the network ranked together, the lowest removed.
 - ``depth``: whole residual blocks, evenly spread, and nothing else. Only if blocks may be dropped.
+- ``isomorphic``: the same share of every kind of group, ranked together within a kind.
 - ``knapsack``: the counts at which the measured rises of the loss add up to least. Only with measured sensitivity.
 - ``threshold``: every group as far as the measured error allows, brought to the budget. Only with ``--max-drop``.
 
@@ -13,6 +14,7 @@ as an earlier one (a network without residual streams has no separate ``inner``)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -28,6 +30,8 @@ from autoprune.study.project import Projector
 Ranking = Mapping[str, NDArray[np.float64]]
 RankedBy = tuple[str, Ranking]
 
+MAGNITUDES = ("l2", "l1", "fpgm")
+_HALVINGS = 20
 COMPARABLE_BETWEEN_LAYERS = ("fisher", "taylor")  # scores that estimate a change of the loss need no scaling per layer
 
 
@@ -51,6 +55,7 @@ def baselines(
         "uniform": lambda: _uniform(projector, _default_importances(projector.space)),
         "inner": lambda: _inner(projector, _default_importances(projector.space)),
         "global": lambda: _global(projector, scores),
+        "isomorphic": lambda: _isomorphic(projector, scores),
         "knapsack": lambda: _knapsack(projector, _default_importances(projector.space), sensitivity or Sensitivity()),
         "depth": lambda: _depth(projector, _default_importances(projector.space)),
         "threshold": lambda: _threshold(projector, _default_importances(projector.space), tolerated or {}),
@@ -132,6 +137,40 @@ def _global(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolic
         middle = (low + high) // 2
         low, high = (low, middle) if projector.usage(kept_above(middle)) <= 1 else (middle + 1, high)
     return space.policy(projector.fit(kept_above(low)), dict.fromkeys(ranking, name))
+
+
+def _isomorphic(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolicy:
+    """Remove the same share of each kind of group, the lowest of a kind together, until the budget is met.
+
+    Groups are of a kind if their channels are produced and read by equally many layers. Scores are divided by their
+    mean over the group first.
+
+    Source: Fang et al. 2024, "Isomorphic Pruning for Vision Models", arXiv:2407.04616, section 3.2, with kinds told by
+    this count instead of by the graph.
+    """
+    space = projector.space
+    name = next((known for known in MAGNITUDES if len(scores.get(known, {})) == len(space.groups)), None)
+    if name is None or not space.groups:
+        raise BudgetError("no magnitude scores every group, so there is no isomorphic ranking")
+    relative = {group: values / (abs(values).mean() or 1.0) for group, values in scores[name].items()}
+    kinds: dict[object, list[str]] = {}
+    for group in space.groups:
+        sides = Counter(member.side for member in group.members)
+        kinds.setdefault((group.is_residual, *sorted(sides.items())), []).append(group.name)
+
+    def kept_after(share: float) -> dict[str, int]:
+        kept = dict(space.full)
+        for members in kinds.values():
+            threshold = np.quantile(np.concatenate([relative[group] for group in members]), share)
+            kept |= {group: space.nearest(group, max(1, int((relative[group] > threshold).sum()))) for group in members}
+        return kept
+
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if projector.usage(kept_after(middle)) <= 1 else (middle, high)
+    wanted = {group: float(count) for group, count in kept_after(high).items()}
+    return space.policy(projector.fit(wanted), dict.fromkeys(space.by_name, name))
 
 
 def _rank_by(space: SearchSpace, scores: Mapping[str, Ranking]) -> RankedBy:
