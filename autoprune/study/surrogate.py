@@ -5,9 +5,9 @@
 ``rise_g`` is what cutting group g alone did, measured once per study; b and a are what it comes to after a fine-tune;
 the weights w_g, 1 if the measured rises tell it all, and v_c, 0 if criterion c is as good as the first one, are what
 the trials teach. Groups of a kind have like weights: residual streams may all recover better than they seemed to, or
-all groups of one width. Everything is normal, so the posterior is closed-form; the power p, which says how much of a large
-rise the fine-tune undoes, and the noise are chosen by their evidence. Drawing weights and solving the knapsack for
-them is Thompson sampling: proposals deviate from the knapsack where the trials leave room for doubt.
+all groups of one width. Everything is normal, so the posterior is closed-form; the power p, which says how much of a
+large rise the fine-tune undoes, and the noise are chosen by their evidence. Drawing weights and solving the knapsack
+for them is Thompson sampling: proposals deviate from the knapsack where the trials leave room for doubt.
 
 Source: Bishop 2006, "Pattern Recognition and Machine Learning", sections 3.3 and 3.5 (Bayesian linear regression and
 evidence); Thompson 1933; Russo et al. 2018, "A Tutorial on Thompson Sampling", section 4.
