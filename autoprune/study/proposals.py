@@ -157,8 +157,9 @@ class Proposals:
         if not self.with_baselines:
             return {}
         asked = {trial.candidate.origin for trial in trials if trial.candidate.budget == self.budget}
-        found = self._baselines.get(key := str(projector.budget.to_json()))
-        if found is None:
+        key = str(projector.budget.to_json())
+        found = self._baselines.get(key)
+        if found is None or projector.predicted:  # what is predicted changes with every trial
             found = baselines(projector, self.scores, self.tolerated, self.sensitivity)
             self._baselines[key] = found
         return {name: policy for name, policy in found.items() if f"baseline:{name}" not in asked}
