@@ -44,8 +44,6 @@ class Archive:
         self._table = np.zeros((len(rises), max(map(len, rises))))
         for row, values in enumerate(rises):
             self._table[row, : len(values)] = values
-        groups = [space.by_name.get(name) for name in self.names]  # a block has none: blocks are of a kind
-        self._kinds = np.array([[g.is_residual, g.num_channels] if g else [-1, -1] for g in groups], dtype=np.int64)
         self._begin()
 
     def _begin(self) -> None:
@@ -91,7 +89,6 @@ class Archive:
             np.array([row[1] for row in rows], dtype=np.int64).reshape(shape),
             np.array([row[2] for row in rows]),
             len(self.criteria),
-            self._kinds,
         )
 
     def elites(self, budget: Budget, count: int) -> list[PruningPolicy]:

@@ -4,8 +4,7 @@
 
 ``rise_g`` is what cutting group g alone did, measured once per study; b and a are what it comes to after a fine-tune;
 the weights w_g, 1 if the measured rises tell it all, and v_c, 0 if criterion c is as good as the first one, are what
-the trials teach. Groups of a kind have like weights: residual streams may all recover better than they seemed to, or
-all groups of one width. Everything is normal, so the posterior is closed-form; the power p, which says how much of a
+the trials teach. Everything is normal, so the posterior is closed-form; the power p, which says how much of a
 large rise the fine-tune undoes, and the noise are chosen by their evidence. Drawing weights and solving the knapsack
 for them is Thompson sampling: proposals deviate from the knapsack where the trials leave room for doubt.
 
@@ -25,8 +24,7 @@ Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
 EXPONENTS = (1.0, 0.8, 0.6)
-_DOUBT = 0.3  # standard deviation of a weight before any trial, for what is its own
-_DOUBT_KIND = 0.3  # likewise for what it shares with groups of its kind, for each of its labels
+_DOUBT = 0.4  # standard deviation of a weight before any trial
 _DOUBT_CRITERION = 0.2  # likewise of a criterion's effect
 _NOISES = (1.0, 0.5, 0.25)  # of the variance that a straight line through the trials leaves
 _LEAST_NOISE = 1e-4  # variance of log loss: two candidates are never told apart better than by 1 %
@@ -42,14 +40,12 @@ class Evidence:
         criteria: place of each group's criterion, 0 for the first one, shape ``(n, num_names)``.
         log_losses: validation, after the fine-tune, shape ``(n,)``.
         num_criteria: how many there are.
-        kinds: labels of each group or block, shape ``(num_names, num_labels)``; groups that share one are alike.
     """
 
     rises: Floats
     criteria: Ints
     log_losses: Floats
     num_criteria: int
-    kinds: Ints
 
 
 @dataclass(frozen=True)
@@ -110,14 +106,11 @@ def _fits(evidence: Evidence, exponent: float) -> list[_Fit]:
     columns = np.column_stack([slope * rises, *(slope * column for column in by_criterion), np.ones(len(y))])
     num_names, others = rises.shape[1], len(by_criterion)
     before = np.concatenate([np.ones(num_names), np.zeros(others), [offset]])
-    covariance = np.diag(np.concatenate([np.full(num_names, _DOUBT), np.full(others, _DOUBT_CRITERION), [1.0]]) ** 2)
-    for label in evidence.kinds.T:
-        covariance[:num_names, :num_names] += _DOUBT_KIND**2 * (label[:, None] == label[None])
-    prior = np.linalg.inv(covariance)
+    doubt = np.concatenate([np.full(num_names, _DOUBT), np.full(others, _DOUBT_CRITERION), [1.0]])
     surprise = y - columns @ before
     products = columns.T @ columns, columns.T @ surprise, float(surprise @ surprise)
     noises = [max(share * left, _LEAST_NOISE) for share in _NOISES]
-    return [_posterior(*products, len(y), before, prior, noise, exponent) for noise in noises]
+    return [_posterior(*products, len(y), before, doubt, noise, exponent) for noise in noises]
 
 
 def _line(x: Floats, y: Floats) -> tuple[float, float, float]:
@@ -137,7 +130,7 @@ def _posterior(
     surprised: float,
     count: int,
     before: Floats,
-    prior: Floats,
+    doubt: Floats,
     noise: float,
     exponent: float,
 ) -> _Fit:
@@ -149,13 +142,13 @@ def _posterior(
         surprised: |y − X · before|².
         count: of trials.
         before: prior means.
-        prior: precision before any trial.
+        doubt: prior standard deviations.
         noise: variance of the noise.
         exponent: goes into the result.
     """
-    factor: Floats = np.linalg.cholesky(gram / noise + prior).astype(np.float64)
+    factor: Floats = np.linalg.cholesky(gram / noise + np.diag(1 / doubt**2)).astype(np.float64)
     pull = pulled / noise
     shift = np.linalg.solve(factor.T, np.linalg.solve(factor, pull))
-    log_determinants = 2 * np.log(np.diag(factor)).sum() - np.linalg.slogdet(prior)[1] + count * np.log(noise)
+    log_determinants = 2 * np.log(np.diag(factor)).sum() + 2 * np.log(doubt).sum() + count * np.log(noise)
     log_evidence = -0.5 * (log_determinants + surprised / noise - pull @ shift)
     return _Fit(exponent, before + shift, factor, float(log_evidence))

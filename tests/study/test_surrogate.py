@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from autoprune.study.surrogate import EXPONENTS, Evidence, draw
-
-
-def unlike(count: int) -> NDArray[np.int64]:
-    """Return labels under which no group is like another."""
-    return np.arange(count)[:, None]
 
 
 def evidence_of(
@@ -25,7 +17,7 @@ def evidence_of(
     criteria = rng.integers(0, 2, (count, len(weights)))
     scaled = rises**exponent
     losses = -1 + 0.5 * (scaled * (np.array(weights) + effect * criteria)).sum(axis=1) + rng.normal(0, noise, count)
-    return Evidence(rises, criteria, losses, 2, unlike(len(weights)))
+    return Evidence(rises, criteria, losses, 2)
 
 
 def test_it_learns_which_cuts_cost_more_than_they_seemed_to() -> None:
@@ -48,7 +40,7 @@ def test_it_finds_how_much_of_a_large_rise_the_finetune_undoes(exponent: float) 
 
 
 def test_without_trials_it_draws_around_what_was_measured() -> None:
-    nothing = Evidence(np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64), np.zeros(0), 2, unlike(3))
+    nothing = Evidence(np.zeros((0, 3)), np.zeros((0, 3), dtype=np.int64), np.zeros(0), 2)
     drawn = [draw(nothing, np.random.default_rng(seed)) for seed in range(400)]
     weights = np.array([belief.weights for belief in drawn])
     assert weights.mean(axis=0) == pytest.approx(1.0, abs=0.1)
@@ -72,21 +64,8 @@ def test_a_draw_is_a_function_of_evidence_and_seed() -> None:
 
 
 def test_weights_stay_positive_and_equal_losses_do_no_harm() -> None:
-    same = Evidence(np.full((6, 2), 0.1), np.zeros((6, 2), dtype=np.int64), np.full(6, -1.0), 1, unlike(2))
+    same = Evidence(np.full((6, 2), 0.1), np.zeros((6, 2), dtype=np.int64), np.full(6, -1.0), 1)
     belief = draw(same, np.random.default_rng(0))
     assert np.isfinite(belief.weights).all()
     assert (belief.weights > 0).all()
     assert len(belief.criteria) == 1
-
-
-def test_groups_of_a_kind_learn_from_each_other() -> None:
-    """Trials that cut the first two groups say something of the third, which is of their kind and was never cut."""
-    told = evidence_of([0.4, 0.4, 1.0, 1.0], 100)
-    rises = told.rises * np.array([1, 1, 0, 0])
-    losses = -1 + 0.5 * (rises * np.array([0.4, 0.4, 1.0, 1.0])).sum(axis=1) + 0.5 * told.rises[:, 3]
-    rises[:, 3] = told.rises[:, 3]
-    alike = replace(told, rises=rises, log_losses=losses, kinds=np.array([[0], [0], [0], [1]]))
-    belief = draw(alike, np.random.default_rng(0), boldness=0)
-    assert belief.weights[2] < 0.85 * belief.weights[3]
-    apart = draw(replace(alike, kinds=unlike(4)), np.random.default_rng(0), boldness=0)
-    assert apart.weights[2] == pytest.approx(1.0)
