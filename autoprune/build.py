@@ -282,10 +282,9 @@ def with_layout(
         runtime = replace(runtime, channels_last=layout == "channels_last")
     elif spec.runtime.layout == "auto":
         say("choosing the faster memory layout")
-        names = [group.name for group in pruner.space.groups]
-        importances = {name: pruner.space.importances[name][0] for name in names}
-        half = {name: pruner.space.nearest(name, pruner.space.by_name[name].num_channels * 0.6) for name in names}
-        network = pruner.prune(pruner.space.policy(half, importances))
+        groups = pruner.space.by_name
+        half = {name: pruner.space.nearest(name, group.num_channels * 0.6) for name, group in groups.items()}
+        network = pruner.prune(pruner.space.policy(half, pruner.space.first_importances))
         runtime = fastest_layout(network, task, spec.finetune.batch_size, runtime, spec.seed)
     layout = "channels_last" if runtime.channels_last else "contiguous"
     return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"layout": layout})}), runtime

@@ -74,8 +74,7 @@ def latency_probes(
         say(f"timing {len(networks)} pruned copies, untrained, to learn what latency depends on")
         stored = [Timed(space.full, dense_ms)]
         for kept in networks:
-            importances = {name: criteria[0] for name, criteria in space.importances.items()}
-            network = runtime.place(pruner.prune(space.policy(kept, importances))).eval()
+            network = runtime.place(pruner.prune(space.policy(kept, space.first_importances))).eval()
             options = {"blocks": latency.blocks, "calls": calls(latency, dense_ms), "threads": latency.threads}
             found = compare(pruner.network, network, example, **options)
             stored.append(Timed(kept, measured_latency(found, dense_ms)[0]))

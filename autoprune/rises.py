@@ -75,8 +75,7 @@ class Probe:
     def loss(self, kept: Mapping[str, int], images: int) -> float:
         """Return the validation loss on the first ``images`` of it."""
         space = self.pruner.space
-        importances = {group: names[0] for group, names in space.importances.items()}
-        network = self.runtime.place(self.pruner.prune(space.policy(kept, importances)))
+        network = self.runtime.place(self.pruner.prune(space.policy(kept, space.first_importances)))
         recalibrate_batchnorm(network, self.task, min(images, RECALIBRATION_IMAGES), self.runtime, self.seed)
         return score(network, self.task, "val", self.runtime, limit=images).loss
 
@@ -94,7 +93,7 @@ def sensitivity_of(
         say: told in a sentence what is going on.
     """
     space = probe.pruner.space
-    names = [*space.by_name, *(block.name for block in space.blocks)]
+    names = space.cut_names
     if not wish.enabled or not names:
         return Sensitivity()
     stored = _read(folder)

@@ -200,6 +200,16 @@ class SearchSpace:
         return {name: counts[-1] for name, counts in self.choices.items()}
 
     @cached_property
+    def cut_names(self) -> tuple[str, ...]:
+        """Return what can be cut or dropped, masks aside: groups, then blocks, in the order of ``choices``."""
+        return (*self.by_name, *(block.name for block in self.blocks))
+
+    @cached_property
+    def first_importances(self) -> dict[str, str]:
+        """Return the first criterion of each group: the one the user listed first."""
+        return {name: self.importances[name][0] for name in self.by_name}
+
+    @cached_property
     def block_names(self) -> frozenset[str]:
         """Return the names of the blocks."""
         return frozenset(block.name for block in self.blocks)

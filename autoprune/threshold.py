@@ -56,8 +56,7 @@ def tolerated_counts(
     dense = 1 - score(pruner.network, task, "train", runtime, limit=images).accuracy
 
     def error(name: str, count: int) -> float:
-        importances = {group: names[0] for group, names in pruner.space.importances.items()}
-        network = runtime.place(pruner.prune(pruner.space.policy({name: count}, importances)))
+        network = runtime.place(pruner.prune(pruner.space.policy({name: count}, pruner.space.first_importances)))
         recalibrate_batchnorm(network, task, RECALIBRATION_IMAGES, runtime, seed)
         return 1 - score(network, task, "train", runtime, limit=images).accuracy
 

@@ -52,13 +52,13 @@ def baselines(
     if not projector.budget.limits:
         return {}
     makers: dict[str, Callable[[], PruningPolicy]] = {
-        "uniform": lambda: _uniform(projector, _default_importances(projector.space)),
-        "inner": lambda: _inner(projector, _default_importances(projector.space)),
+        "uniform": lambda: _uniform(projector, projector.space.first_importances),
+        "inner": lambda: _inner(projector, projector.space.first_importances),
         "global": lambda: _global(projector, scores),
         "isomorphic": lambda: _isomorphic(projector, scores),
-        "knapsack": lambda: _knapsack(projector, _default_importances(projector.space), sensitivity or Sensitivity()),
-        "depth": lambda: _depth(projector, _default_importances(projector.space)),
-        "threshold": lambda: _threshold(projector, _default_importances(projector.space), tolerated or {}),
+        "knapsack": lambda: _knapsack(projector, projector.space.first_importances, sensitivity or Sensitivity()),
+        "depth": lambda: _depth(projector, projector.space.first_importances),
+        "threshold": lambda: _threshold(projector, projector.space.first_importances, tolerated or {}),
     }
     found: dict[str, PruningPolicy] = {}
     for name, make in makers.items():
@@ -69,11 +69,6 @@ def baselines(
         if policy not in found.values():
             found[name] = policy
     return found
-
-
-def _default_importances(space: SearchSpace) -> dict[str, str]:
-    """Return the first criterion of each group: the one the user listed first."""
-    return {group.name: space.importances[group.name][0] for group in space.groups}
 
 
 def _uniform(projector: Projector, importances: Mapping[str, str]) -> PruningPolicy:

@@ -105,7 +105,7 @@ class Guide:
     def _drawn(self, belief: Belief, onto: Projector, rng: Rng) -> PruningPolicy:
         penalties: Penalties = {
             name: belief.penalty(place, rises)
-            for place, (name, rises) in enumerate(zip(self._names, self._rises, strict=True))
+            for place, (name, rises) in enumerate(zip(self.space.cut_names, self._rises, strict=True))
         }
         kept = Knapsack(onto, _TRADES).solve(penalties)
         return self.space.policy(onto.fit(_floats(kept)), self._criteria(belief, rng))
@@ -121,8 +121,8 @@ class Guide:
 
     def _mutated(self, parent: PruningPolicy, onto: Projector, rng: Rng) -> PruningPolicy:
         """Change how much a few groups keep, perhaps a block, and perhaps a criterion."""
-        wanted = _floats(self.space.kept(parent))
-        for name in rng.choice(self._names, min(len(self._names), int(rng.integers(1, 5))), replace=False):
+        wanted, names = _floats(self.space.kept(parent)), self.space.cut_names
+        for name in rng.choice(names, min(len(names), int(rng.integers(1, 5))), replace=False):
             if name in self.space.block_names:
                 wanted[name] = 1 - wanted[name]
             else:
@@ -137,7 +137,7 @@ class Guide:
         """Take each group from either parent."""
         kept, others = self.space.kept(one), self.space.kept(other)
         wanted, criteria = _floats(kept), {name: group.importance for name, group in one.groups.items()}
-        for name in self._names:
+        for name in self.space.cut_names:
             if rng.random() < 0.5:
                 wanted[name] = float(others[name])
                 if name in other.groups:
@@ -168,17 +168,13 @@ class Guide:
     # what is known
 
     @cached_property
-    def _names(self) -> list[str]:
-        return [name for name in self.space.choices if name in self.space.by_name or name in self.space.block_names]
-
-    @cached_property
     def _rises(self) -> list[NDArray[np.float64]]:
         """Return the rise of each count of each group or block."""
-        return [rises_of(self.sensitivity, self.space, name) for name in self._names]
+        return [rises_of(self.sensitivity, self.space, name) for name in self.space.cut_names]
 
     @cached_property
     def _archive(self) -> Archive:
-        return Archive(self.space, self._names, self._rises)
+        return Archive(self.space, self.space.cut_names, self._rises)
 
 
 def _between(low: float, high: float, rng: Rng) -> Limit:

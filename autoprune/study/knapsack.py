@@ -45,7 +45,7 @@ class Knapsack:
     def __init__(self, projector: Projector, trades: int = 60) -> None:
         self.projector, self.trades = projector, trades
         space = projector.space
-        self.names = [name for name in space.choices if name in space.by_name or name in space.block_names]
+        self.names = list(space.cut_names)
         self._choices = [np.array(space.choices[name], dtype=np.int64) for name in self.names]
         self._place = {name: place for place, name in enumerate(self.names)}
 
