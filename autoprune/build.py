@@ -67,7 +67,6 @@ class Workbench:
         cost: closed-form costs.
         dense: what was measured of the dense network, on validation.
         tolerated: group → fewest channels that the measured error allows, for the threshold baseline.
-        sensitivity: how much the loss rises when each group or block is cut alone.
         example: one input, shape ``(1, C, H, W)``, on the CPU.
     """
 
@@ -83,7 +82,6 @@ class Workbench:
     cost: CostModel
     dense: Measurement
     tolerated: Mapping[str, int]
-    sensitivity: Sensitivity
     example: Tensor
 
     @property
@@ -92,7 +90,10 @@ class Workbench:
         return Pruner(self.network, self.space, self.scores)
 
     def proposals(self, budget: Budget, say: Say = lambda message: None) -> Proposals:
-        """Return what decides which candidates are asked for an absolute budget; ``say`` is told what it must time."""
+        """Return what decides which candidates are asked for an absolute budget.
+
+        What only proposals need is measured here, once per study, so that a pick never pays for it; ``say`` is told.
+        """
         scores = {
             name: {group: s.numpy().astype("float64") for group, s in by_group.items()}
             for name, by_group in self.scores.items()
@@ -106,9 +107,13 @@ class Workbench:
             self.spec.sampler,
             self.spec.seed,
             tolerated=self.tolerated,
-            sensitivity=self.sensitivity,
+            sensitivity=self._sensitivity(say),
             probes=self._probes(say) if needs_probes(budget, self.spec.objectives) else None,
         )
+
+    def _sensitivity(self, say: Say) -> Sensitivity:
+        probe = Probe(Pruner(self.start, self.space, self.scores), self.task, self.runtime, self.spec.seed)
+        return sensitivity_of(probe, self.spec.sensitivity, expected_work(self.spec, self.task), self.folder, say)
 
     def _probes(self, say: Say) -> Probes:
         images = self.runtime.place_images(torch.zeros(self.spec.latency.batch, *self.task.input_shape))
@@ -210,10 +215,8 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     _check_measured(spec, dense)
     limits = spec.space.max_drop, spec.space.calibration_images
     tolerated = tolerated_counts(Pruner(start, space, scores), task, runtime, *limits, spec.seed, folder, say)
-    probe = Probe(Pruner(start, space, scores), task, runtime, spec.seed)
-    sensitivity = sensitivity_of(probe, spec.sensitivity, expected_work(spec, task), folder, say)
     return Workbench(
-        spec, folder, task, runtime, network, start, space, frozen, scores, cost, dense, tolerated, sensitivity, example
+        spec, folder, task, runtime, network, start, space, frozen, scores, cost, dense, tolerated, example
     )
 
 
