@@ -1,6 +1,8 @@
 """The contenders of ``bench_search.py``: each is asked for networks within one budget, and its best is finished.
 
-- ``ours`` is a study as the package runs it; ``ours-random`` and the like are studies of other samplers.
+- ``ours`` is a study as the package runs it; ``ours-random`` and the like are studies of other samplers. ``ours-pick``
+  is the study of ``ours``, finished as ``autoprune pick`` does it: the best three by validation begin the longer
+  fine-tune and are halved, which costs 1.75 times one finish.
 - ``plain-tpe`` and the like are Optuna as its manual has it: one float per group, a constraint on the cost, samplers
   by their defaults, one criterion (l2), no projection. What is over the budget is told as such and not trained.
 - Any other name is a single policy, one of the study's baselines.
@@ -14,7 +16,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,8 @@ from torch import nn
 
 from autoprune.build import finetune_recipe
 from autoprune.evaluate import Stopwatch
-from autoprune.pareto import choose, hypervolume
+from autoprune.pareto import best_few, choose, hypervolume
+from autoprune.pick import Incomparable, finish
 from autoprune.policy import PruningPolicy
 from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
@@ -41,7 +44,9 @@ from autoprune.training.score import score
 from autoprune.trial import Candidate, Completed, Trial, completed_measurement, outcome_from_json, outcome_to_json
 
 SAMPLERS = ("tpe", "random", "nsga2", "gp")
-OURS = {"ours": "auto", **{f"ours-{name}": name for name in SAMPLERS}}
+PICKING = "ours-pick"
+OURS = {"ours": "auto", PICKING: "auto", **{f"ours-{name}": name for name in SAMPLERS}}
+TOP = 3  # that begin the finish of ``ours-pick``
 PLAIN = {f"plain-{name}": name for name in SAMPLERS}
 CRITERION = "l2"  # of the plain contenders
 ASKED_AT_MOST = 20  # times as many as are evaluated
@@ -70,7 +75,7 @@ def search_record(contender: str, prepared: Prepared, baselines: Sequence[Trial]
 
 
 def _ours(contender: str, prepared: Prepared, options: Any) -> list[Trial]:
-    folder = study_folder(prepared, contender)
+    folder = study_folder(prepared, "ours" if contender == PICKING else contender)
     spec = spec_of(options, prepared.bench.spec.seed, OURS[contender])
     run_search(spec, folder, PlainDisplay(Console(stderr=True)))
     return list(open_view(folder.path).trials)
@@ -253,6 +258,8 @@ def _peer(contender: str, prepared: Prepared) -> Record:
 def finish_record(contender: str, searched: Record, prepared: Prepared) -> Record:
     """Fine-tune a contender's best for longer, from its pruned state; score it on validation, and once on test."""
     bench, watch = prepared.bench, Stopwatch(lambda phase: None)
+    if contender == PICKING:
+        return _picked_record(prepared)
     with watch("prune"):
         if contender in PEERS:
             kept = _kept.network if _kept.key == (contender, bench.spec.seed) else None
@@ -265,6 +272,24 @@ def finish_record(contender: str, searched: Record, prepared: Prepared) -> Recor
         raise RuntimeError(f"{contender} has {found} MFLOPs now and had {searched['mflops']} in its search")
     _train(network, prepared, finetune_recipe(bench.spec, bench.spec.pick.epochs, bench.spec.pick.lr), watch)
     return _scored(network, prepared) | {"seconds": watch.seconds}
+
+
+def _picked_record(prepared: Prepared) -> Record:
+    """Finish the best few of ``ours`` by successive halving on validation, as the package does."""
+    bench = prepared.bench
+    trials = best_few(open_view(study_folder(prepared, "ours").path).trials, prepared.budget, TOP)
+    recipe = finetune_recipe(bench.spec, bench.spec.pick.epochs, bench.spec.pick.lr)
+    done = finish(
+        replace(bench.evaluator(), recipe=recipe),
+        trials,
+        bench.dense,
+        lambda winner: Incomparable("not asked for"),
+        lambda trial, phase: None,
+    )
+    return _scored(bench.runtime.place(done.network), prepared) | {
+        "seconds": dict(done.seconds),
+        "notes": {"trial": done.trial.number, "contenders": [one.trial.number for one in done.contenders]},
+    }
 
 
 def dense_record(prepared: Prepared) -> Record:

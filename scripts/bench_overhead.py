@@ -1,7 +1,8 @@
 """How much of a search is not training, evaluation or timing: overhead per trial, as a share of the whole.
 
 Runs a study in a fresh folder and adds up the phases that every trial stores. Overhead is proposing and storing
-(``ask``, which includes the ``tell`` of the trial before), cutting the network (``prune``) and ``other``.
+(``ask``, which includes the ``tell`` of the trial before), cutting the network (``prune``) and ``other``; looks on the
+way (``rung``) are evaluation.
 
     python scripts/bench_overhead.py                      # the main job's study, 12 trials
     python scripts/bench_overhead.py --study digits-resnet20 --trials 30 --json
@@ -26,7 +27,7 @@ from autoprune.spec_file import Layer, parse_spec, read_study_toml
 from autoprune.study.view import open_view
 from autoprune.trial import Trial
 
-WORK = ("recalibrate", "finetune", "score", "latency")
+WORK = ("recalibrate", "rung", "finetune", "score", "latency")
 
 
 def main() -> None:
