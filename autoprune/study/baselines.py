@@ -31,7 +31,7 @@ Ranking = Mapping[str, NDArray[np.float64]]
 RankedBy = tuple[str, Ranking]
 
 MAGNITUDES = ("l2", "l1", "fpgm")
-_HALVINGS = 20
+_STEPS = 200  # from nothing removed to everything
 COMPARABLE_BETWEEN_LAYERS = ("fisher", "taylor")  # scores that estimate a change of the loss need no scaling per layer
 
 
@@ -137,35 +137,47 @@ def _global(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolic
 def _isomorphic(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolicy:
     """Remove the same share of each kind of group, the lowest of a kind together, until the budget is met.
 
-    Groups are of a kind if their channels are produced and read by equally many layers. Scores are divided by their
-    mean over the group first.
+    Groups are of a kind if their channels are produced and read by equally many layers. Scores are squared, and
+    divided by the mean over what is left of the group, step by step. Losing its lowest raises a group's mean, so groups
+    that begin to lose go on, and others of their kind stay nearly whole; in one step the widths come out more even.
 
     Source: Fang et al. 2024, "Isomorphic Pruning for Vision Models", arXiv:2407.04616, section 3.2, with kinds told by
-    this count instead of by the graph.
+    this count instead of by the graph; iterated as in Fang et al. 2023, arXiv:2301.12900.
     """
     space = projector.space
     name = next((known for known in MAGNITUDES if len(scores.get(known, {})) == len(space.groups)), None)
     if name is None or not space.groups:
         raise BudgetError("no magnitude scores every group, so there is no isomorphic ranking")
-    relative = {group: values / (abs(values).mean() or 1.0) for group, values in scores[name].items()}
+    left = {group: np.square(values) for group, values in scores[name].items()}
     kinds: dict[object, list[str]] = {}
     for group in space.groups:
         sides = Counter(member.side for member in group.members)
         kinds.setdefault((group.is_residual, *sorted(sides.items())), []).append(group.name)
-
-    def kept_after(share: float) -> dict[str, int]:
-        kept = dict(space.full)
+    kept = dict(space.full)
+    for step in range(1, _STEPS + 1):
         for members in kinds.values():
-            threshold = np.quantile(np.concatenate([relative[group] for group in members]), share)
-            kept |= {group: space.nearest(group, max(1, int((relative[group] > threshold).sum()))) for group in members}
-        return kept
+            goal = round(sum(space.full[group] for group in members) * (1 - step / _STEPS))
+            left |= _without_lowest({group: left[group] for group in members}, goal)
+        kept |= {group: space.nearest(group, len(values)) for group, values in left.items()}
+        if projector.usage(kept) <= 1:
+            break
+    return space.policy(projector.fit({group: float(n) for group, n in kept.items()}), dict.fromkeys(left, name))
 
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if projector.usage(kept_after(middle)) <= 1 else (middle, high)
-    wanted = {group: float(count) for group, count in kept_after(high).items()}
-    return space.policy(projector.fit(wanted), dict.fromkeys(space.by_name, name))
+
+def _without_lowest(scores: Ranking, goal: int) -> dict[str, NDArray[np.float64]]:
+    """Return the scores of the channels that are left once only ``goal`` are, or one for each group if that is more."""
+    relative = {group: values / (values.mean() or 1.0) for group, values in scores.items()}
+    for values in relative.values():
+        values[values.argmax()] = np.inf  # no group goes whole
+    everything = np.concatenate(list(relative.values()))
+    gone = min(len(everything) - goal, len(everything) - len(scores))
+    if gone < 1:
+        return dict(scores)
+    lowest = np.argsort(everything, kind="stable")[:gone]
+    stays = np.ones(len(everything), dtype=bool)
+    stays[lowest] = False
+    borders = np.cumsum([len(values) for values in scores.values()])[:-1]
+    return {group: scores[group][mask] for group, mask in zip(scores, np.split(stays, borders), strict=True)}
 
 
 def _rank_by(space: SearchSpace, scores: Mapping[str, Ranking]) -> RankedBy:

@@ -118,7 +118,8 @@ def test_global_scales_scores_that_are_not_comparable_between_layers() -> None:
     scaled = baselines(projector, {"l1": {"g0": same, "g1": 1024 * same}})
     # equal shapes rank equally once scaled, and that is the uniform policy
     assert one == scaled
-    assert set(scaled) <= {"uniform", "global"}
+    assert set(scaled) <= {"uniform", "global", "isomorphic"}
+    assert scaled.get("global", scaled["uniform"]) == scaled["uniform"]
 
 
 def test_global_ranks_by_taylor_where_it_can_and_never_at_random() -> None:
@@ -202,3 +203,22 @@ def test_threshold_is_in_proportion_to_what_each_group_tolerates() -> None:
     assert kept["g0"] > 1.5 * kept["g1"] > 2 * kept["g2"]
     assert FILL_TO <= projector.usage(kept) <= 1
     assert "threshold" not in baselines(projector, flat_scores(space))
+
+
+def test_isomorphic_takes_the_same_share_of_each_kind_and_from_the_group_whose_channels_differ() -> None:
+    space = space_of((32, 32, 32, 32), importances=("l2",), residual=(0,))
+    alike, unlike = np.linspace(0.99, 1.01, 32), np.geomspace(0.01, 1.0, 32)
+    scores = {"l2": {"g0": alike, "g1": alike, "g2": unlike, "g3": 7 * alike}}
+    projector = projector_of(space, 0.5)
+    kept = space.kept(baselines(projector, scores)["isomorphic"])
+    assert FILL_TO <= projector.usage(kept) <= 1
+    assert kept["g2"] < 10  # far below its own mean, again and again
+    assert kept["g1"] == pytest.approx(kept["g3"], abs=2)  # how large a layer's weights are altogether does not count
+    inner = (kept["g1"] + kept["g2"] + kept["g3"]) / 96
+    assert inner == pytest.approx(kept["g0"] / 32, abs=0.1)  # streams lose the share that inner groups lose
+
+
+def test_isomorphic_needs_a_magnitude_of_every_group() -> None:
+    space = space_of((16, 16), importances=("l2",))
+    scores = {"l2": {"g0": np.ones(16)}, "fisher": {"g0": np.ones(16), "g1": np.ones(16)}}
+    assert "isomorphic" not in baselines(projector_of(space, 0.5), scores)
