@@ -1,6 +1,6 @@
-"""The names that autoprune ships: importance criteria, networks and data sets.
+"""The names that autoprune ships: importance criteria, networks, data sets and loggers.
 
-Three :class:`~autoprune.registry.Registry` tables and nothing else. They stand on a low floor, without torch,
+Four :class:`~autoprune.registry.Registry` tables and nothing else. They stand on a low floor, without torch,
 so that a study can be read and its names checked before anything heavy is imported; what a name
 stands for is imported when somebody asks the registry for it.
 """
@@ -46,3 +46,13 @@ DATA = Registry(
     },
 )
 """Data sets; ``imagefolder:PATH`` is understood beside these, by whoever builds the data."""
+
+LOGGERS = Registry(
+    kind="logger",
+    group="autoprune.loggers",
+    builtins={
+        "tensorboard": "autoprune.loggers.tensorboard:TensorBoardLogger",
+        "mlflow": "autoprune.loggers.mlflow:MlflowLogger",
+    },
+)
+"""What is told of each trial beside the display; each needs the extra of its name."""

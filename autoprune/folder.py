@@ -98,6 +98,26 @@ class StudyFolder:
         """Return the folder of finished networks."""
         return self.path / "picked"
 
+    @property
+    def tensorboard(self) -> Path:
+        """Return the folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """Return where MLflow tracks if it is not told to track elsewhere."""
+        return self.path / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Return the folder of MLflow's artifacts, likewise."""
+        return self.path / "mlflow-artifacts"
+
+    @property
+    def mlflow_parents(self) -> Path:
+        """Return which MLflow run is the study's, for each place that it was tracked in."""
+        return self.path / "mlflow.json"
+
     def create(self) -> None:
         """Make the folder.
 

@@ -10,8 +10,10 @@ arXiv:1502.07943, section 3 (Successive Halving); halves are rounded up here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -38,18 +40,39 @@ def rungs(contenders: int) -> tuple[Rung, ...]:
 
 
 def halve(
-    contenders: Sequence[_T], advance: Callable[[_T, float, float], _T], loss_of: Callable[[_T], float]
+    contenders: Sequence[_T],
+    advance: Callable[[_T, float, float], _T],
+    loss_of: Callable[[_T], float],
+    on_rescue: Callable[[_T], None] = lambda one: None,
 ) -> list[_T]:
     """Return all contenders as they were left: the winner first, then from the last left behind to the first.
+
+    If nobody comes to the end with a finite loss, the one left behind last goes on to it after all, in the same parts
+    as the others; then the one before it, and so on. Who broke at the last rung is last in the result.
 
     Args:
         contenders: the most promising first; at equal loss the earlier one goes on.
         advance: (contender, share it has trained to, share it shall train to) → the contender as it is then.
-        loss_of: how bad a contender is; may be infinite.
+        loss_of: how bad a contender is; infinite if it broke, and then it is not trained further.
+        on_rescue: told of a contender that goes on after all.
     """
-    running, left, trained = list(contenders), list[_T](), 0.0
-    for rung in rungs(len(contenders)):
-        running, left = running[: rung.contenders], running[rung.contenders :] + left
+    course = rungs(len(contenders))
+    running, left, trained = list(contenders), list[tuple[_T, int]](), 0.0
+    for place, rung in enumerate(course):
+        running, behind = running[: rung.contenders], running[rung.contenders :]
+        left = [(one, place) for one in behind] + left
         running = sorted((advance(one, trained, rung.share) for one in running), key=loss_of)
         trained = rung.share
-    return running + left
+    shares = (0.0, *(rung.share for rung in course))
+    for place, (one, passed) in enumerate(left):
+        if math.isfinite(loss_of(running[0])):
+            break
+        if not math.isfinite(loss_of(one)):
+            continue
+        on_rescue(one)
+        for first, last in pairwise(shares[passed:]):
+            one = advance(one, first, last)
+        left[place] = one, len(course)
+        if math.isfinite(loss_of(one)):
+            return [one, *(other for other, _ in left[:place] + left[place + 1 :]), *running]
+    return running + [one for one, _ in left]

@@ -109,7 +109,8 @@ def finish(
 ) -> Finished:
     """Fine-tune trials by the evaluator's recipe, halve them by validation loss, and score the last one once on test.
 
-    A contender whose loss becomes NaN or infinite is left behind; so is the rival, which is then not compared with.
+    A contender whose loss becomes NaN or infinite is left behind, the last one too: the one left behind before it then
+    goes on to the end. So is the rival, which is then not compared with.
 
     Args:
         evaluator: rebuilds and trains; its recipe is the longer fine-tune.
@@ -119,7 +120,7 @@ def finish(
         on_phase: told what is going on.
 
     Raises:
-        AutopruneError: if no contender, or not the last one, can be rebuilt, trained or scored.
+        AutopruneError: if no contender can be rebuilt, trained or scored.
     """
     seconds: dict[str, float] = {}
 
@@ -127,7 +128,7 @@ def finish(
         return _Entrant(trial, Stopwatch(partial(on_phase, trial), seconds))
 
     borders = tuple(rung.share for rung in rungs(len(trials)))
-    ranked = halve([enter(trial) for trial in trials], partial(_advance, evaluator), _last_loss)
+    ranked = halve([enter(trial) for trial in trials], partial(_advance, evaluator), _last_loss, _say_rescued)
     winner, network = ranked[0], _network_of(ranked[0])
     pruned = _judged(evaluator, winner, network)
     rival = rival_of(winner.trial)
@@ -202,6 +203,10 @@ def _advance(evaluator: Evaluator, entrant: _Entrant, first: float, last: float)
         return replace(entrant, network=None, failure=error)
     watch.on_phase(f"validation loss {found.loss:.4f} after {100 * last:g} % of the fine-tune")
     return replace(entrant, network=network, scores=(*entrant.scores, (last, found)))
+
+
+def _say_rescued(entrant: _Entrant) -> None:
+    entrant.watch.on_phase("goes on after all: the contenders that were ahead of it failed")
 
 
 def _last_loss(entrant: _Entrant) -> float:

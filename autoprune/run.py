@@ -15,6 +15,8 @@ from autoprune.build import Workbench, resolve, set_up
 from autoprune.dense import read_dense_facts, sparsity_facts
 from autoprune.errors import AutopruneError, StudyMismatchError
 from autoprune.folder import StudyFolder
+from autoprune.loggers.fanout import Loggers, Watched
+from autoprune.loggers.protocol import LoggedStudy
 from autoprune.metrics import Budget, Measurement
 from autoprune.report.worth import chance_notes
 from autoprune.search import Observer, search
@@ -78,8 +80,10 @@ def run_search(
         StudyMismatchError: if the spec would change the meaning of the stored trials.
         StudyLockedError: if another process is searching this study.
         BudgetError: if the budget is needless or out of reach.
+        UsageError: if the library of a logger is not installed.
         AutopruneError: if the network, the data or the folder cannot be used.
     """
+    loggers = Loggers.named(spec.logging.loggers, display.warn)  # what is missing is told before anything is trained
     folder.create()
     spec = _with_stored_layout(resolve(spec), folder)
     _check_same_meaning(_stored_in_folder(folder), spec, folder)
@@ -88,7 +92,9 @@ def run_search(
         done = ledger.trials
         if len(done) >= spec.trials:
             dense = Measurement.from_json(ledger.facts["dense"])
-            return Run(0, len(done), Budget.parse(spec.budget.model_dump()).resolve(dense))
+            budget = Budget.parse(spec.budget.model_dump()).resolve(dense)
+            with loggers.session(_logged(spec, folder, budget, dense), done):  # one may lack what a killed run left out
+                return Run(0, len(done), budget)
         if ledger.reclaimed:
             display.say(f"{ledger.reclaimed} trial(s) left unfinished by a process that died will be asked again")
         with _remembering(spec, recipe or {}, folder):
@@ -97,10 +103,10 @@ def run_search(
             proposals.check()
         _remember(bench.spec, recipe or {}, folder)
         ledger.remember("fingerprint", fingerprint(bench.spec))
-        return _search(bench, proposals, ledger, display)
+        return _search(bench, proposals, ledger, display, loggers)
 
 
-def _search(bench: Workbench, proposals: Proposals, ledger: Ledger, display: Display) -> Run:
+def _search(bench: Workbench, proposals: Proposals, ledger: Ledger, display: Display, loggers: Loggers) -> Run:
     spec, budget = bench.spec, proposals.budget
     for key, value in _facts(bench).items():
         ledger.remember(key, value)
@@ -116,8 +122,25 @@ def _search(bench: Workbench, proposals: Proposals, ledger: Ledger, display: Dis
     for note in chance_notes(bench.dense, bench.task.num_classes):
         display.warn(note)
     display.began(ledger.trials, spec.trials, budget, bench.dense)
-    added = search(ledger, proposals, bench.evaluator(), spec.trials, spec.seed, display)
+    with loggers.session(_logged(spec, bench.folder, budget, bench.dense), ledger.trials):
+        watched = Watched(display, loggers)
+        added = search(ledger, proposals, bench.evaluator(), spec.trials, spec.seed, watched)
     return Run(added, len(ledger.trials), budget)
+
+
+def _logged(spec: StudySpec, folder: StudyFolder, budget: Budget, dense: Measurement) -> LoggedStudy:
+    """Return what loggers need to know of a session."""
+    return LoggedStudy(
+        name=spec.name,
+        folder=folder.path,
+        objectives=spec.objectives,
+        budget=budget,
+        dense=dense,
+        wanted=spec.trials,
+        sampler=spec.sampler,
+        settings=fingerprint(spec),
+        versions=versions(),
+    )
 
 
 def versions() -> dict[str, str]:

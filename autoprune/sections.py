@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from autoprune.builtins import DATA, IMPORTANCES, MODELS
+from autoprune.builtins import DATA, IMPORTANCES, LOGGERS, MODELS
 from autoprune.errors import BudgetError, UnknownNameError, did_you_mean
 from autoprune.metrics import Limit, metric
 from autoprune.policy import MASK_PATTERNS
@@ -316,3 +316,19 @@ class RuntimeSpec(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of activations in training")
     layout: Literal["auto", "channels_last", "contiguous"] = Field(default="auto", description="of images in memory")
     threads: int = Field(default=0, ge=0, description="CPU threads for training; 0: all cores")
+
+
+class LoggingSpec(Section):
+    """Say who is told of each trial beside the display."""
+
+    loggers: Names = Field(
+        default=(), description="tensorboard, mlflow, a plug-in's name, pkg.mod:attr or file.py:attr; none for nobody"
+    )
+
+    @field_validator("loggers")
+    @classmethod
+    def _known_in_form(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names == ("none",):
+            return ()
+        check_unique(names, may_be_empty=True)
+        return tuple(_check_name(LOGGERS, name, "") for name in names)

@@ -49,7 +49,7 @@ FLOORS = {
     "doors": Floor(
         (
             *("dense", "origins", "threshold", "rises", "latency_probes", "build", "run", "finish", "inspection"),
-            *("testing", "progress"),
+            *("testing", "progress", "loggers"),
             *("cli", "__main__", ""),
         ),
         strangers=False,
@@ -60,12 +60,13 @@ FLOORS = {
 DOORS = {
     "torch": (
         *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_probes", "build", "finish"),
-        *("inspection", "testing"),
+        *("inspection", "testing", "loggers.tensorboard"),
     ),
     "torchvision": ("training",),
     "optuna": ("study",),
     "sqlalchemy": ("study",),
     "filelock": ("study",),
+    "mlflow": ("loggers.mlflow",),
     "moocore": ("pareto",),
     "numpy": ("pareto", "sensitivity", "hits", "rungs", "study", "cost", "training"),
     "scipy": ("study",),
@@ -83,7 +84,7 @@ DOORS = {
 }
 
 # what else a room must not import, although it stands below
-AVOIDS = {"study": WORKSHOP, "report": (*WORKSHOP, "evaluate"), "progress": (*WORKSHOP, "evaluate")}
+AVOIDS = {"study": WORKSHOP, **dict.fromkeys(("report", "progress", "loggers"), (*WORKSHOP, "evaluate"))}
 
 HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore")
 

@@ -215,6 +215,19 @@ def test_a_dense_network_at_chance_is_said_by_search_and_report(tmp_path: Path) 
     assert "the dense network is at chance: 33.33 %" in " ".join(run("report", folder).stdout.split())
 
 
+def test_a_logger_whose_library_is_missing_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    folder = write_study(tmp_path / "studies", trials=1)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "mlflow", None)
+        assert "pip install 'autoprune[mlflow]'" in refused("search", folder, "--log", "mlflow")
+    assert [path.name for path in folder.iterdir()] == ["study.toml"]
+    assert "did you mean 'tensorboard'" in refused("search", folder, "--log", "tensorbord")
+
+
 # -- JSON -------------------------------------------------------------------------------------------------------------
 
 

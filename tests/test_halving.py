@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -19,11 +20,12 @@ class Runner:
     parts: tuple[tuple[float, float], ...] = ()
 
 
-def race(runners: list[Runner]) -> list[Runner]:
+def race(runners: list[Runner], rescued: list[Runner] | None = None) -> list[Runner]:
     return halve(
         runners,
         lambda runner, first, last: replace(runner, parts=(*runner.parts, (first, last))),
         lambda runner: runner.losses[len(runner.parts) - 1],
+        [].append if rescued is None else rescued.append,
     )
 
 
@@ -55,3 +57,30 @@ def test_the_better_half_goes_on(losses: list[tuple[float, ...]]) -> None:
 
 def test_at_equal_loss_the_more_promising_goes_on() -> None:
     assert halve([0, 1, 2], lambda number, first, last: number, lambda number: 1.0) == [0, 1, 2]
+
+
+BROKEN = math.inf
+
+
+def test_if_the_last_one_breaks_the_one_left_behind_last_goes_on_in_the_same_parts() -> None:
+    rescued: list[Runner] = []
+    last, second, third = Runner((1.0, 1.0, BROKEN)), Runner((2.0, 2.0, 5.0)), Runner((3.0,))
+    ended = race([last, second, third], rescued)
+    assert [one.losses for one in ended] == [second.losses, third.losses, last.losses]
+    assert ended[0].parts == ((0.0, 0.25), (0.25, 0.5), (0.5, 1.0))
+    assert [one.losses for one in rescued] == [second.losses]
+
+
+def test_if_that_one_breaks_too_the_next_one_does_from_where_it_was() -> None:
+    first, second, third = Runner((1.0, 1.0, BROKEN)), Runner((2.0, 2.0, BROKEN)), Runner((3.0, 2.0, 1.0))
+    ended = race([first, second, third])
+    assert ended[0].losses == third.losses
+    assert ended[0].parts == ((0.0, 0.25), (0.25, 0.5), (0.5, 1.0))
+    assert {one.losses for one in ended[1:]} == {first.losses, second.losses}
+
+
+def test_a_contender_that_broke_is_never_rescued() -> None:
+    rescued: list[Runner] = []
+    ended = race([Runner((BROKEN,) * 3), Runner((BROKEN,) * 3), Runner((BROKEN,))], rescued)
+    assert rescued == []
+    assert len(ended) == 3

@@ -210,6 +210,33 @@ def test_a_contender_that_breaks_is_left_behind_and_a_rival_that_breaks_is_told(
     assert finished.uniform == Incomparable("the uniform baseline, trial 0, could not be finished: the loss is nan")
 
 
+def test_if_the_last_contender_breaks_at_the_end_the_one_left_behind_before_it_is_finished(
+    bench: Workbench, evaluator: Evaluator, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune = Evaluator.finetune
+
+    def breaks(self: Evaluator, *rest: Any, share: tuple[float, float], **named: Any) -> None:
+        if share[1] == 1 and not broken:
+            broken.append(True)
+            raise NonFiniteError("the loss is nan")
+        finetune(self, *rest, share=share, **named)
+
+    broken: list[bool] = []
+    expected = run(evaluator, bench, trials[:3])
+    monkeypatch.setattr(Evaluator, "finetune", breaks)
+    phases: list[tuple[int, str]] = []
+    finished = run(evaluator, bench, trials[:3], on_phase=lambda of, phase: phases.append((of.number, phase)))
+    winner, runner_up = expected.trial, expected.contenders[1].trial
+    assert finished.trial is runner_up
+    assert [share for share, _ in finished.contenders[0].scores] == [0.25, 0.5, 1.0]
+    assert finished.contenders[-1].trial is winner
+    assert finished.contenders[-1].failure == "the loss is nan"
+    said = phases.index((runner_up.number, "goes on after all: the contenders that were ahead of it failed"))
+    assert phases.index((winner.number, "failed: the loss is nan")) < said
+    whole = by_hand(bench, evaluator, runner_up, Span(0, 3), Span(3, 6), Span(6, 12))
+    assert same_weights(finished.network, whole), "it has the same steps as any other pick"
+
+
 def test_when_every_contender_breaks_the_pick_fails(
     bench: Workbench, evaluator: Evaluator, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -474,7 +474,7 @@ MEANING_FREE = {
     *("name", "trials", "sampler", "data.root", "data.workers", "runtime.threads"),
     *(f"budget.{name}" for name in BudgetSpec.model_fields),
     *("pick.epochs", "pick.lr", "pick.top", "pick.compare"),
-    *("space.max_drop", "space.seconds", "stopping.enabled"),
+    *("space.max_drop", "space.seconds", "stopping.enabled", "logging.loggers"),
     *("sensitivity.enabled", "sensitivity.images", "sensitivity.share"),
 }
 ADDED = {  # since studies are stored

@@ -109,8 +109,13 @@ _PLAIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--precision", "runtime.precision", {"metavar": "auto|fp32|bf16", "help": "Number format of training."}),
     ("--layout", "runtime.layout", {"metavar": "auto|channels_last|contiguous", "help": "Memory layout of images."}),
     ("--threads", "runtime.threads", {"type": int, "help": "CPU threads for training; 0 for all cores."}),
+    (
+        "--log",
+        "logging.loggers",
+        {"metavar": "A,B,…", "help": "Log trials to tensorboard, mlflow, pkg.mod:attr or file.py:attr; none: no more."},
+    ),
 )
-_LISTS = ("objectives", "space.importances", "space.patterns", "space.keep", "space.only")
+_LISTS = ("objectives", "space.importances", "space.patterns", "space.keep", "space.only", "logging.loggers")
 
 _OF_MODEL = (
     *("model.source", "model.weights", "data.source", "data.root"),

@@ -1,0 +1,60 @@
+"""Where a search stands after each trial: the best within the budget, the hypervolume, how many ended how."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from autoprune import pareto
+from autoprune.loggers.protocol import Standing
+from autoprune.metrics import Budget, Measurement
+from autoprune.trial import Completed, Failed, Outcome, OverBudget, Stopped, Trial
+
+KINDS = ("completed", "stopped", "over_budget", "failed")
+
+
+def kind_of(outcome: Outcome) -> str:
+    """Return an outcome's kind, one of :data:`KINDS`."""
+    match outcome:
+        case Completed():
+            return "completed"
+        case Stopped():
+            return "stopped"
+        case OverBudget():
+            return "over_budget"
+        case Failed():
+            return "failed"
+
+
+class Course:
+    """Follow a search trial by trial; what it takes to say where it stands does not grow with those that cannot win.
+
+    Args:
+        objectives: metric names.
+        budget: absolute limits that the best must meet.
+        dense: what was measured of the dense network.
+    """
+
+    def __init__(self, objectives: Sequence[str], budget: Budget, dense: Measurement) -> None:
+        self._objectives, self._budget, self._dense = objectives, budget, dense
+        self._fitting: list[Trial] = []
+        self._front: list[Trial] = []
+        self._counts = Counter(dict.fromkeys(KINDS, 0))
+
+    def add(self, trial: Trial) -> None:
+        """Take in the next trial."""
+        self._counts[kind_of(trial.outcome)] += 1
+        if isinstance(trial.outcome, Completed):
+            self._front.append(trial)
+            if self._budget.admits(trial.outcome.measurement):
+                self._fitting.append(trial)
+
+    @property
+    def standing(self) -> Standing:
+        """Return where the search stands after the trials so far."""
+        self._front = pareto.front(self._front, self._objectives, noise_aware=False)
+        return Standing(
+            pareto.best_within(self._fitting, self._budget),
+            pareto.hypervolume(self._front, self._objectives, self._dense),
+            dict(self._counts),
+        )

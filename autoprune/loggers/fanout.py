@@ -1,0 +1,144 @@
+"""Several loggers beside one display: what each lacks is told first, and one that raises is told no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autoprune.builtins import LOGGERS
+from autoprune.errors import AutopruneError, UsageError
+from autoprune.loggers.course import Course
+from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger
+from autoprune.trial import Candidate, Trial
+
+if TYPE_CHECKING:
+    from autoprune.search import Observer
+
+METHODS = ("began", "told", "ended")
+
+
+def make_logger(name: str) -> Logger:
+    """Return a new logger by the name of what makes it.
+
+    Raises:
+        UsageError: if there is none of that name, its library is missing, or it is not a logger.
+    """
+    factory = LOGGERS.get(name)
+    try:
+        logger: Logger = factory()
+    except AutopruneError:
+        raise
+    except Exception as error:  # a third party's logger may raise anything
+        raise UsageError(
+            f"logger {name!r} cannot be made: {type(error).__name__}: {error}; expected a class or function that is "
+            f"called without arguments"
+        ) from error
+    lacking = [method for method in METHODS if not callable(getattr(logger, method, None))]
+    if lacking:
+        raise UsageError(
+            f"logger {name!r} makes a {type(logger).__name__} without {', '.join(lacking)}; expected the methods "
+            f"{', '.join(METHODS)}, as docs/logging.md describes them"
+        )
+    return logger
+
+
+class Loggers:
+    """Tell several loggers of one session.
+
+    Args:
+        loggers: name → logger.
+        warn: told in a sentence when a logger raised, once for each.
+    """
+
+    def __init__(self, loggers: Mapping[str, Logger], warn: Callable[[str], None]) -> None:
+        self._live, self._warn = dict(loggers), warn
+        self._course: Course | None = None
+
+    @classmethod
+    def named(cls, names: Sequence[str], warn: Callable[[str], None]) -> Loggers:
+        """Return new loggers by name.
+
+        Raises:
+            UsageError: as :func:`make_logger`.
+        """
+        return cls({name: make_logger(name) for name in names}, warn)
+
+    @contextmanager
+    def session(self, study: LoggedStudy, stored: Sequence[Trial]) -> Iterator[None]:
+        """Let the loggers see a session begin, what they lack of it, and its end."""
+        how: HowEnded = "failed"
+        try:
+            self._begin(study, stored)
+            yield
+            how = "finished"
+        except KeyboardInterrupt:
+            how = "interrupted"
+            raise
+        finally:
+            for name, logger in self._each():
+                with self._switching_off(name):
+                    logger.ended(how)
+
+    def told(self, trial: Trial) -> None:
+        """Tell every logger of a trial that is stored now."""
+        if self._course is None or not self._live:
+            return
+        self._course.add(trial)
+        standing = self._course.standing
+        for name, logger in self._each():
+            with self._switching_off(name):
+                logger.told(trial, standing)
+
+    def _begin(self, study: LoggedStudy, stored: Sequence[Trial]) -> None:
+        """Tell of the session, and of stored trials that a logger does not hold: what a killed process left out."""
+        if not self._live:
+            return
+        held: dict[str, frozenset[int]] = {}
+        for name, logger in self._each():
+            with self._switching_off(name):
+                held[name] = frozenset(logger.began(study, stored))
+        self._course = course = Course(study.objectives, study.budget, study.dense)
+        for trial in stored:
+            course.add(trial)
+            for name, logger in self._each():
+                if trial.number not in held[name]:
+                    with self._switching_off(name):
+                        logger.told(trial, course.standing)
+
+    def _each(self) -> list[tuple[str, Logger]]:
+        return list(self._live.items())
+
+    @contextmanager
+    def _switching_off(self, name: str) -> Iterator[None]:
+        """Do without a logger from the moment it raises: a search of hours must not end by what merely watches it."""
+        try:
+            yield
+        except Exception as error:  # a server that is away, a full disk, a third party's bug
+            self._live.pop(name, None)
+            self._warn(
+                f"the logger {name} failed with {type(error).__name__}: {error}. It is switched off for this session "
+                f"and the search goes on; the same command logs what is missing when it resumes the study"
+            )
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Let a display see everything, and loggers the trials."""
+
+    display: Observer
+    loggers: Loggers
+
+    def asked(self, candidate: Candidate) -> None:
+        """Pass a candidate on to the display."""
+        self.display.asked(candidate)
+
+    def phase(self, name: str) -> None:
+        """Pass a phase on to the display."""
+        self.display.phase(name)
+
+    def told(self, trial: Trial) -> None:
+        """Pass a trial on to the display, then to the loggers."""
+        self.display.told(trial)
+        self.loggers.told(trial)

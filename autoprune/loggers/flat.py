@@ -1,0 +1,53 @@
+"""Trials as the flat names, numbers and texts that trackers of experiments want."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autoprune.loggers.protocol import Standing
+from autoprune.metrics import Measurement
+from autoprune.trial import Completed, Failed, Trial
+
+Values = dict[str, float]
+
+
+def measured_of(trial: Trial) -> Values:
+    """Return what was measured of a trial, in each metric's unit, and ``NAME_stderr``; accuracy is in [0, 1].
+
+    A stopped trial has what was known when it was stopped, one over budget its exact costs, a failed one nothing.
+    """
+    return {} if isinstance(trial.outcome, Failed) else values_of(trial.outcome.measurement)
+
+
+def values_of(measurement: Measurement) -> Values:
+    """Return a measurement's values, and its standard errors as ``NAME_stderr``."""
+    return {**measurement.values, **{f"{name}_stderr": error for name, error in measurement.stderr.items()}}
+
+
+def seconds_of(trial: Trial) -> Values:
+    """Return phase → seconds, with ``total``."""
+    return {**trial.seconds, "total": trial.total_seconds}
+
+
+def chosen_of(trial: Trial) -> dict[str, float | str]:
+    """Return what was chosen for a trial: its origin, seed and budget, and its policy group by group."""
+    candidate, policy = trial.candidate, trial.candidate.policy
+    chosen: dict[str, float | str] = {"origin": candidate.origin, "seed": candidate.seed}
+    chosen |= {f"budget/{name}": limit.value for name, limit in candidate.budget.limits.items()}
+    chosen |= {f"sparsity/{name}": group.sparsity for name, group in policy.groups.items()}
+    chosen |= {f"importance/{name}": group.importance for name, group in policy.groups.items()}
+    chosen |= {"dropped_blocks": ", ".join(policy.dropped_blocks)} if policy.dropped_blocks else {}
+    if policy.mask is not None:
+        chosen |= {"mask/pattern": policy.mask.pattern, "mask/criterion": policy.mask.criterion}
+        chosen |= {f"mask/sparsity/{layer}": sparsity for layer, sparsity in policy.mask.layers.items()}
+    return chosen
+
+
+def standing_of(standing: Standing) -> Values:
+    """Return ``best/…`` of the best trial within the budget, and ``search/…``: trials by their end, hypervolume."""
+    best: Mapping[str, float] = {}
+    if standing.best is not None and isinstance(standing.best.outcome, Completed):
+        best = {"trial": float(standing.best.number), **standing.best.outcome.measurement.values}
+    search = {name: float(count) for name, count in standing.counts.items()}
+    search |= {"trials": float(sum(standing.counts.values())), "hypervolume": standing.hypervolume}
+    return {**{f"best/{name}": v for name, v in best.items()}, **{f"search/{name}": v for name, v in search.items()}}

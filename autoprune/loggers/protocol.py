@@ -1,0 +1,94 @@
+"""What a logger is told: a study as it begins, each trial as it ends with where the search then stands, and the end.
+
+A logger is a callable without arguments that returns a :class:`Logger`, given by a name of
+:data:`autoprune.builtins.LOGGERS`, by an entry point of the group ``autoprune.loggers``, or as ``pkg.mod:attr``. It is
+called before anything is trained, so that a missing library is an error then. ``autoprune.testing.check_logger`` holds
+one to this contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from autoprune.errors import UsageError
+from autoprune.metrics import Budget, Measurement
+from autoprune.trial import Trial
+
+HowEnded = Literal["finished", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class LoggedStudy:
+    """Hold what a logger needs to know of a study.
+
+    Attributes:
+        name: the study's name.
+        folder: the study's folder; a logger may keep files of its own in it.
+        objectives: metric names, in order.
+        budget: absolute limits of this session.
+        dense: what was measured of the dense network on validation.
+        wanted: how many trials the study shall reach.
+        sampler: who proposes policies.
+        settings: what gives the trials their meaning, by dotted key; it never changes within a study.
+        versions: package → version.
+    """
+
+    name: str
+    folder: Path
+    objectives: tuple[str, ...]
+    budget: Budget
+    dense: Measurement
+    wanted: int
+    sampler: str
+    settings: Mapping[str, object]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Say where a search stands after a trial.
+
+    Attributes:
+        best: the best completed trial within the session's budget so far, ``None`` if there is none.
+        hypervolume: share of the box between the dense network and perfection that the trials dominate, in [0, 1).
+        counts: ``completed``, ``stopped``, ``over_budget``, ``failed`` → how many trials ended so.
+    """
+
+    best: Trial | None
+    hypervolume: float
+    counts: Mapping[str, int]
+
+
+class Logger(Protocol):
+    """Be told of a search; whatever it raises ends the logging of this session, never the search."""
+
+    def began(self, study: LoggedStudy, stored: Sequence[Trial]) -> Collection[int]:
+        """See a session begin.
+
+        Args:
+            study: what is searched.
+            stored: the trials that the study holds, by number.
+
+        Returns:
+            the numbers of those that are logged already: the others are told next, in order.
+        """
+        ...  # pragma: no cover
+
+    def told(self, trial: Trial, standing: Standing) -> None:
+        """See a trial that is stored."""
+        ...  # pragma: no cover
+
+    def ended(self, how: HowEnded) -> None:
+        """See the session end: to let go of files and connections. Not called if the process is killed."""
+        ...  # pragma: no cover
+
+
+def missing_library(name: str, error: ImportError) -> UsageError:
+    """Return the error of a logger whose library cannot be imported; its extra has the logger's name."""
+    return UsageError(
+        f"logging to {name} needs a library that cannot be imported ({error}); install it with "
+        f"`pip install 'autoprune[{name}]'`, or leave {name} out of --log (`--log none` for no logger)"
+    )
