@@ -25,7 +25,8 @@ LOCK = "study.lock"
 # made anew from the rest, or for people
 DERIVED = (
     *("front.*", "report.html", "sensitivity.png", "search.log", "search.log.*", "teacher", "teacher/*"),
-    *("picked", "picked/*", TRIAL_WEIGHTS, f"{TRIAL_WEIGHTS}/*", ".writable", ".*.tmp"),
+    *("picked", "picked/*", "tensorboard", "tensorboard/*", "mlflow.*", "mlflow-artifacts", "mlflow-artifacts/*"),
+    *(TRIAL_WEIGHTS, f"{TRIAL_WEIGHTS}/*", ".writable", ".*.tmp"),
 )
 _MADE = (*CARRIED, *DATABASE, *SPEC, *DERIVED)
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,7 @@ def building(target: Path) -> Iterator[StudyFolder]:
         StudyError: if the folder cannot be written.
     """
     hidden = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    is_new = not target.parent.exists()
     try:
         for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
             if not _is_alive(left.name.split(".")[-2]):
@@ -120,6 +121,9 @@ def building(target: Path) -> Iterator[StudyFolder]:
         ) from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # something is in it, as it should be
+                target.parent.rmdir()
 
 
 def _is_alive(number: str) -> bool:
