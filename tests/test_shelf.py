@@ -312,7 +312,6 @@ def test_an_imported_study_is_the_same_under_another_name(archive: Path, root: P
     assert set(tree(root / "theirs")) == {
         *("study.db", "resolved.toml", "recipe.json", "dense.json", "dense.safetensors", "weights/1.safetensors"),
     }
-    assert run("report", root / "theirs").exit_code == 0
 
 
 def test_a_trial_that_was_running_or_lost_is_asked_again_elsewhere(archive: Path, tmp_path: Path) -> None:
@@ -409,9 +408,8 @@ def test_an_archive_that_is_not_right_is_refused_without_a_trace(
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_a_link_in_an_archive_is_refused(archive: Path, tmp_path: Path) -> None:
-    if archive.suffix == ".zip":
-        pytest.skip("a zip's links are unpacked as files, and refused by their content")
+def test_a_link_in_an_archive_is_refused(archives: Path, tmp_path: Path) -> None:
+    archive = Path(shutil.copy(archives / "fake.tar.gz", tmp_path))
     repack(archive, members(archive), link=f"{PREFIX}/scores.safetensors")
     with pytest.raises(StudyError, match="no regular file"):
         import_study(archive, tmp_path / "new")
@@ -498,7 +496,7 @@ def test_another_storage_serves_all_of_it(tmp_path: Path) -> None:
 # -- names that people give -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ['it\'s "mine"', "<script>alert(1)</script>".replace("/", "⁄"), "Übung 試験", "a b"])
+@pytest.mark.parametrize("name", ['it\'s "mine" <script>alert(1)', "Übung 試験 100%"])
 def test_a_folder_of_any_name_is_listed_watched_reported_exported_and_removed(tmp_path: Path, name: str) -> None:
     folder = store(tmp_path / "my studies" / name, [good(), FAILED]).path
     assert name in json.loads(run("studies", "--root", folder.parent, "--json").stdout)["studies"][0]["name"]

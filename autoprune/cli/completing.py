@@ -41,7 +41,7 @@ def complete_trial(ctx: click.Context, param: click.Parameter, incomplete: str) 
     from autoprune.trial import completed_measurement
 
     try:
-        folder, _ = find_study(ctx.params.get("study"), _root(ctx))
+        folder, _ = find_study(_named(ctx), _root(ctx))
         trials = open_view(folder, ctx.params.get("storage")).trials
     except AutopruneError:
         return []
@@ -51,6 +51,11 @@ def complete_trial(ctx: click.Context, param: click.Parameter, incomplete: str) 
         for number, measured in found
         if measured is not None and number.startswith(incomplete)
     ]
+
+
+def _named(ctx: click.Context) -> str | None:
+    """Return the study on the command line; click leaves it among the rest while an option lacks its value."""
+    return ctx.params.get("study") or next((word for word in ctx.args if not word.startswith("-")), None)
 
 
 def _stored(ctx: click.Context) -> list[str]:
