@@ -44,6 +44,11 @@ class StudyFolder:
         return self.path / "study.lock"
 
     @property
+    def log(self) -> Path:
+        """Return what the searches of this study said, with times; older parts carry ``.1`` and ``.2``."""
+        return self.path / "search.log"
+
+    @property
     def dense_weights(self) -> Path:
         """Return the dense network's weights."""
         return self.path / "dense.safetensors"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from autoprune.metrics import METRICS, Budget, Measurement
 from autoprune.pareto import best_within
@@ -16,6 +16,7 @@ from autoprune.trial import Candidate, Completed, Failed, OverBudget, Stopped, T
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+Verbosity: TypeAlias = Literal["quiet", "normal", "verbose"]
 RECENT = 10  # trials whose median time predicts the rest
 
 
@@ -87,6 +88,18 @@ def how_it_ended(trial: Trial, dense: Measurement | None) -> str:
             return f"failed: {error}: {message.splitlines()[0] if message else ''}"
 
 
+def seconds_by_phase(trial: Trial) -> str:
+    """Return what each phase of a trial took, the longest first, without those of less than a tenth of a second."""
+    spent = sorted(trial.seconds.items(), key=lambda each: -each[1])
+    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in spent if seconds >= 0.1) or "no phase 0.1 s"
+
+
+def details(trial: Trial) -> list[str]:
+    """Return what a verbose display says of a trial beside its line: seconds by phase, and a failed one's traceback."""
+    trace = trial.outcome.trace.rstrip().splitlines() if isinstance(trial.outcome, Failed) else []
+    return [f"    {line}" for line in (f"seconds: {seconds_by_phase(trial)}", *trace)]
+
+
 def duration(seconds: float) -> str:
     """Return a time as people say it.
 
@@ -101,11 +114,12 @@ def duration(seconds: float) -> str:
 
 
 class PlainDisplay(Progress):
-    """Print one line for each thing that happens."""
+    """Print one line for each thing that happens, and one for each phase if it is verbose."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, verbose: bool = False) -> None:
         super().__init__()
         self._console = console
+        self._is_verbose = verbose
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -121,6 +135,12 @@ class PlainDisplay(Progress):
         """Print a sentence: every line stays in sight."""
         self.say(message)
 
+    def phase(self, name: str) -> None:
+        """Print that a phase begins, if every phase is wanted."""
+        super().phase(name)
+        if self._is_verbose and self.current:
+            self.say(f"trial {self.current.number}: {name}")
+
     def told(self, trial: Trial) -> None:
         """Print how a trial ended."""
         super().told(trial)
@@ -129,16 +149,36 @@ class PlainDisplay(Progress):
             f"[{len(self.trials)}/{self.wanted}] trial {trial.number} {trial.candidate.origin.partition(':')[2]}: "
             f"{how_it_ended(trial, self.dense)}; {trial.total_seconds:.1f} s{left}"
         )
+        for line in details(trial) if self._is_verbose else ():
+            self.say(line)
+
+
+class QuietDisplay(PlainDisplay):
+    """Print warnings alone, trials that failed among them."""
+
+    def say(self, message: str) -> None:
+        """See a sentence that is not worth a line."""
+
+    def warn(self, message: str) -> None:
+        """Print a sentence."""
+        super().say(message)
+
+    def told(self, trial: Trial) -> None:
+        """Print a trial only if it failed."""
+        super().told(trial)
+        if isinstance(trial.outcome, Failed):
+            self.warn(f"trial {trial.number} {how_it_ended(trial, self.dense)}")
 
 
 class LiveDisplay(Progress):
     """Keep a few lines at the bottom of a terminal up to date, with the trials scrolling above them."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, verbose: bool = False) -> None:
         super().__init__()
         from rich.live import Live
 
         self._console = console
+        self._is_verbose = verbose
         self._status = ""
         self._started = time.monotonic()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
@@ -163,7 +203,8 @@ class LiveDisplay(Progress):
         super().told(trial)
         origin = trial.candidate.origin.partition(":")[2]
         line = f"trial {trial.number:>3} {origin:<8} {how_it_ended(trial, self.dense)}"
-        self._console.print(line, markup=False, highlight=False)
+        for shown in (line, *(details(trial) if self._is_verbose else ())):
+            self._console.print(shown, markup=False, highlight=False)
 
     def _render(self) -> RenderableType:
         from rich.console import Group
@@ -185,6 +226,18 @@ class LiveDisplay(Progress):
         return Group(bar, Text(f"{self.best_line()}; budget {self.budget.describe()}"), Text(f"now: {now}"))
 
 
-def make_display(console: Console) -> PlainDisplay | LiveDisplay:
-    """Return a live display on a terminal, and plain lines elsewhere."""
-    return LiveDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay(console)
+AnyDisplay: TypeAlias = PlainDisplay | LiveDisplay
+
+
+def make_display(console: Console, verbosity: Verbosity = "normal", *, live: bool = True) -> AnyDisplay:
+    """Return a live display on a terminal, and plain lines elsewhere.
+
+    Args:
+        console: where to print.
+        verbosity: how much to say.
+        live: whether a terminal may get a live display.
+    """
+    if verbosity == "quiet":
+        return QuietDisplay(console)
+    is_live = live and console.is_terminal and not console.is_dumb_terminal
+    return (LiveDisplay if is_live else PlainDisplay)(console, verbosity == "verbose")

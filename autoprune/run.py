@@ -21,6 +21,7 @@ from autoprune.metrics import Budget, Measurement
 from autoprune.report.worth import chance_notes
 from autoprune.search import Observer, search
 from autoprune.sections import BudgetSpec
+from autoprune.session_log import logged
 from autoprune.spec import StudySpec, differences, fingerprint
 from autoprune.spec_file import read_resolved, write_resolved
 from autoprune.study.ledger import Ledger
@@ -87,7 +88,11 @@ def run_search(
     folder.create()
     spec = _with_stored_layout(resolve(spec), folder)
     _check_same_meaning(_stored_in_folder(folder), spec, folder)
-    with Ledger(storage_url(folder, storage), spec.name, spec.objectives, folder.lock) as ledger:
+    url = storage_url(folder, storage)
+    with (
+        Ledger(url, spec.name, spec.objectives, folder.lock) as ledger,
+        logged(display, folder.log, f"{spec.name}, autoprune {version('autoprune')}") as display,
+    ):
         _check_same_meaning(ledger.facts.get("fingerprint"), spec, folder)
         done = ledger.trials
         if len(done) >= spec.trials:

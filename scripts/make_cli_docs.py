@@ -29,6 +29,9 @@ def cli_docs() -> str:
         command = main.get_command(root, name)
         if command is not None:
             sections.append(help_of(command, f"autoprune {name}"))
+        if isinstance(command, click.Group):
+            inner = {each: command.get_command(root, each) for each in command.list_commands(root)}
+            sections += [help_of(found, f"autoprune {name} {each}") for each, found in inner.items() if found]
     return "\n".join([HEADER, *sections])
 
 

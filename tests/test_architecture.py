@@ -49,7 +49,7 @@ FLOORS = {
     "doors": Floor(
         (
             *("dense", "origins", "threshold", "rises", "latency_probes", "build", "run", "finish", "inspection"),
-            *("testing", "progress", "loggers"),
+            *("testing", "progress", "session_log", "loggers", "shelf", "watching", "dashboard"),
             *("cli", "__main__", ""),
         ),
         strangers=False,
@@ -79,12 +79,15 @@ DOORS = {
     "sklearn": ("training",),
     "PIL": ("training",),
     "matplotlib": ("report.picture", "report.sensitivity_picture"),
+    "optuna_dashboard": ("dashboard",),
     "rich": ("report.tables", "progress", "cli"),
     "click": ("cli",),
 }
 
 # what else a room must not import, although it stands below
-AVOIDS = {"study": WORKSHOP, **dict.fromkeys(("report", "progress", "loggers"), (*WORKSHOP, "evaluate"))}
+AVOIDS = {"study": WORKSHOP} | dict.fromkeys(
+    ("report", "progress", "session_log", "loggers", "shelf", "watching", "dashboard"), (*WORKSHOP, "evaluate")
+)
 
 HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore")
 
@@ -221,6 +224,8 @@ def test_a_file_is_short_has_no_assert_and_says_what_it_is(name: str) -> None:
         ("import autoprune.spec_file, autoprune.recipes, autoprune.space, autoprune.pareto", HEAVY),
         ("import autoprune.study.ledger, autoprune.study.proposals", ("torch", "torchvision")),
         ("import autoprune.study.view, autoprune.report.report", ("torch", "torchvision")),
+        ("import autoprune.watching, autoprune.dashboard, autoprune.session_log", ("torch", "torchvision")),
+        ("import autoprune.shelf.export, autoprune.shelf.unpack, autoprune.shelf.remove", ("torch", "torchvision")),
     ],
 )
 def test_what_must_start_at_once_loads_nothing_heavy(code: str, absent: tuple[str, ...]) -> None:

@@ -76,7 +76,7 @@ def document(result: Result) -> Any:
 def test_help_is_there_and_says_what_a_flop_is_where_numbers_are_shown(command: str) -> None:
     result = run(*([command] if command else []), "--help")
     assert result.exit_code == 0
-    if command != "studies":
+    if command not in ("studies", "completion", "dashboard"):
         assert "multiply–accumulate" in " ".join(result.output.split())
     for line in COMMANDS if not command else ():
         assert line in result.output

@@ -19,11 +19,14 @@ from autoprune.errors import AutopruneError
 INTERRUPTED = 130
 
 COMMANDS = {
+    "completion": "Print the script that lets a shell complete commands, studies and trials.",
+    "dashboard": "Look at a copy of a study in optuna-dashboard.",
     "inspect": "Show what can be pruned in a network, and what cannot and why.",
     "pick": "Finish the best network within a budget: longer fine-tune, test score, files.",
     "report": "Show a study's front; write front.csv, front.json and front.png.",
     "search": "Search pruning policies under a budget; the same command resumes.",
-    "studies": "List stored studies.",
+    "studies": "List stored studies; remove, copy, export or import one.",
+    "watch": "Watch a search that is running in another terminal.",
 }
 
 
@@ -47,7 +50,7 @@ class Commands(click.Group):
         """Return the command, or say which one may have been meant."""
         from autoprune.errors import did_you_mean
 
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             ctx.fail(f"no command named {args[0]!r}{did_you_mean(args[0], COMMANDS)}; known: {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from autoprune.cli.completing import complete_study
 from autoprune.errors import SpecError, StudyError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ BUDGETS = {
     "nonzero_mparams": "million parameters that are not zero; for masks",
 }
 
-study_argument = click.argument("study", required=False)
+study_argument = click.argument("study", required=False, shell_complete=complete_study)
 root_option = click.option(
     "--root",
     type=click.Path(path_type=Path),

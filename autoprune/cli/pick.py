@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autoprune.cli.completing import complete_trial
 from autoprune.cli.main import emit, json_option
 from autoprune.cli.options import (
     asked_budget,
@@ -20,6 +21,7 @@ from autoprune.cli.options import (
     storage_option,
     study_argument,
 )
+from autoprune.cli.output import open_display, verbosity_options
 from autoprune.errors import NothingFitsError, UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +43,14 @@ Examples:
 )
 @study_argument
 @budget_options
-@click.option("--trial", "number", type=int, metavar="N", help="Finish this trial and no other.")
+@click.option(
+    "--trial",
+    "number",
+    type=int,
+    metavar="N",
+    shell_complete=complete_trial,
+    help="Finish this trial and no other.",
+)
 @click.option("--min-accuracy", metavar="P%", help="At least this validation accuracy, e.g. 97%.")
 @click.option("--max-drop", metavar="P%", help="At most this many points of accuracy below the dense network.")
 @click.option(
@@ -60,6 +69,7 @@ Examples:
 @click.option("--force", is_flag=True, help="Replace a network that was picked before.")
 @root_option
 @storage_option
+@verbosity_options
 @json_option
 def pick(
     study: str | None,
@@ -144,11 +154,7 @@ def _search_on(view: StudyView, folder: Path, options: Mapping[str, Any], storag
 def _finish(
     view: StudyView, trials: list[Trial], budget: Budget, epochs: float | None, compare: bool | None, force: bool
 ) -> tuple[dict[str, Any], Path]:
-    from rich.console import Console
-
-    from autoprune.progress import PlainDisplay
-
-    display = PlainDisplay(Console(stderr=True))
+    display = open_display(live=False)
     from autoprune.finish import finish_trials
 
     return finish_trials(view, trials, budget, display.say, epochs=epochs, compare=compare, force=force)

@@ -16,16 +16,20 @@ from autoprune.cli.options import asked_budget, budget_options, root_option, sto
 Examples:
   autoprune report
   autoprune report studies/cifar10-resnet20 --budget-mflops 15
+  autoprune report --live
   autoprune report --json | jq .best
 """
 )
 @study_argument
 @budget_options
 @click.option("--all", "show_all", is_flag=True, help="Every non-dominated trial, differences within noise included.")
+@click.option("--live", is_flag=True, help="Watch a search that is running, as `autoprune watch` does; write nothing.")
 @root_option
 @storage_option
 @json_option
-def report(study: str | None, show_all: bool, root: Path, storage: str | None, as_json: bool, **options: Any) -> None:
+def report(
+    study: str | None, show_all: bool, live: bool, root: Path, storage: str | None, as_json: bool, **options: Any
+) -> None:
     """Show the front of STUDY beside its baselines, and write front.csv, front.json and front.png.
 
     The front holds the completed trials that none other beats beyond noise: accuracies within their
@@ -41,6 +45,11 @@ def report(study: str | None, show_all: bool, root: Path, storage: str | None, a
     from autoprune.study.view import open_view
 
     folder, _ = find_study(study, root)
+    if live:
+        from autoprune.cli.watch import follow
+
+        follow(folder, storage, options, once=False, as_json=as_json)
+        return
     view = open_view(folder, storage)
     summary, files = write_report(view, asked_budget(options, view.dense), noise_aware=not show_all)
     if as_json:

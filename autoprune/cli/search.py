@@ -21,6 +21,7 @@ from autoprune.cli.options import (
     storage_option,
     study_argument,
 )
+from autoprune.cli.output import open_display, verbosity_options
 
 if TYPE_CHECKING:
     from autoprune.cli.options import Request
@@ -42,6 +43,7 @@ Examples:
 @spec_options
 @root_option
 @storage_option
+@verbosity_options
 @json_option
 def search(
     study: str | None, assignments: tuple[str, ...], root: Path, storage: str | None, as_json: bool, **options: Any
@@ -67,12 +69,9 @@ def search(
 
 
 def _run(request: Request, storage: str | None) -> Run:
-    from rich.console import Console
-
     from autoprune.folder import StudyFolder
-    from autoprune.progress import make_display
 
-    with make_display(Console(stderr=True)) as display:
+    with open_display() as display:
         display.say("loading PyTorch")
         from autoprune.run import run_search
 

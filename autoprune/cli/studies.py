@@ -1,79 +1,115 @@
-"""``autoprune studies``: what is stored."""
+"""``autoprune studies``: what is stored; its subcommands are in :mod:`autoprune.cli.shelf`."""
 
 from __future__ import annotations
 
+import datetime
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from autoprune.cli.main import emit, json_option
-from autoprune.cli.options import root_option
-from autoprune.errors import AutopruneError
+from autoprune.cli.options import root_option, storage_option
+
+if TYPE_CHECKING:
+    from autoprune.shelf.listing import Listed
+
+SUBCOMMANDS = {
+    "cp": "Copy a study under another name.",
+    "export": "Pack a study into one portable file.",
+    "import": "Unpack a study that was exported.",
+    "rm": "Remove what searches made of studies.",
+}
 
 
-@click.command()
+class _Shelf(click.Group):
+    """Load the subcommands only when one is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the subcommands by name."""
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one subcommand."""
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        command: click.Command = getattr(import_module("autoprune.cli.shelf"), f"{cmd_name}_study")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUBCOMMANDS.items()))
+
+
+@click.group(
+    cls=_Shelf,
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND [ARGS]...]",
+    epilog="""\b
+Examples:
+  autoprune studies
+  autoprune studies --json | jq '.studies[] | select(.searching)'
+  autoprune studies export digits-resnet56 digits.tar.gz
+  autoprune studies rm digits-resnet56
+""",
+)
 @root_option
+@storage_option
 @json_option
-def studies(root: Path, as_json: bool) -> None:
-    """List the studies under --root: trials, the best network within the last budget, size on disk."""
-    from autoprune.folder import StudyFolder
-    from autoprune.recipes import recipes
+@click.pass_context
+def studies(ctx: click.Context, root: Path, storage: str | None, as_json: bool) -> None:
+    """List the studies under --root, or remove, copy, export or import one.
 
-    folders = sorted(path.parent for path in root.glob("*/resolved.toml"))
-    rows = [_describe(StudyFolder(path)) for path in folders]
-    unused = sorted(set(recipes()) - {row["name"] for row in rows})
-    if as_json:
-        emit({"root": str(root), "studies": rows, "recipes": unused})
+    Each is shown with its trials, the best network within its last budget, its size on disk, when it was last written
+    to, and whether a process is searching it now. --storage is asked for studies whose trials are not in their folder.
+    """
+    if ctx.invoked_subcommand is not None:
+        given = {"root": root, "storage": storage, "as_json": as_json}
+        ctx.default_map = {name: {**(ctx.default_map or {}), **given} for name in SUBCOMMANDS}
         return
-    _print(rows, root)
+    from autoprune.recipes import recipes
+    from autoprune.shelf.listing import list_studies
+
+    found = list_studies(root, storage)
+    unused = sorted(set(recipes()) - {each.name for each in found})
+    if as_json:
+        emit({"root": str(root), "studies": [each.to_json() for each in found], "recipes": unused})
+        return
+    _print(found, root)
     if unused:
         click.echo(f"recipes not begun: {', '.join(unused)}")
 
 
-def _describe(folder: Any) -> dict[str, Any]:
-    """Return one row; a study that cannot be read says why instead of hiding the others."""
-    from autoprune.metrics import METRICS
-    from autoprune.pareto import best_within
-    from autoprune.study.view import open_view
-    from autoprune.trial import completed_measurement
-
-    size = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
-    row: dict[str, Any] = {"name": folder.path.name, "folder": str(folder.path), "size_mb": round(size / 1e6, 3)}
-    try:
-        view = open_view(folder.path)
-    except AutopruneError as error:
-        return {**row, "error": str(error)}
-    best = best_within(view.trials, view.budget)
-    measured = completed_measurement(best) if best else None
-    return {
-        **row,
-        "finished": len(view.trials),
-        "trials": view.spec.trials,
-        "running": view.running,
-        "budget": view.budget.to_json(),
-        "best_trial": best.number if best else None,
-        "best_accuracy": measured["accuracy"] if measured else None,
-        "best": f"{METRICS['accuracy'].show(measured['accuracy'])} at {measured['mflops']:.2f} MFLOPs"
-        if measured
-        else "",
-    }
-
-
-def _print(rows: list[dict[str, Any]], root: Path) -> None:
+def _print(found: list[Listed], root: Path) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    if not rows:
+    if not found:
         click.echo(f"no stored study under {root}; begin one with `autoprune search --budget-mflops 50`")
         return
-    table = Table("study", "trials", "best within its budget", "MB on disk")
-    for row in rows:
-        if "error" in row:
-            table.add_row(escape(row["name"]), "?", escape(row["error"].splitlines()[0]), f"{row['size_mb']:.1f}")
-        else:
-            table.add_row(
-                escape(row["name"]), f"{row['finished']} of {row['trials']}", row["best"], f"{row['size_mb']:.1f}"
-            )
+    table = Table("study", "trials", "best within its budget", "MB on disk", "last activity")
+    for each in found:
+        table.add_row(*(Text(cell) for cell in _cells(each)))
     Console().print(table)
+
+
+def _cells(each: Listed) -> tuple[str, ...]:
+    size = f"{each.size_bytes / 1e6:.1f}"
+    when = "searching now" if each.searching else ago(each.active)
+    if each.view is None:
+        return each.name, "?", each.fault.splitlines()[0], size, when
+    row: dict[str, Any] = each.to_json()
+    return each.name, f"{row['finished']} of {row['trials']}", row["best"], size, when
+
+
+def ago(moment: datetime.datetime) -> str:
+    """Return how long ago a moment was, as people say it."""
+    seconds = (datetime.datetime.now(datetime.timezone.utc) - moment).total_seconds()
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"

@@ -45,7 +45,7 @@ def render(summary: Summary, console: Console) -> None:
     for number, line in enumerate(headline(summary)):
         console.print(Text(line, style="bold" if number == 0 else ""))
     console.print()
-    console.print(_table(summary, console.width))
+    console.print(front_table(summary, console.width))
     for line in ("", *caption(summary)):
         console.print(Text(line, style="dim"))
     sections = (
@@ -147,7 +147,7 @@ def plus_minus(measurement: Measurement, name: str) -> str:
     return f"{shown} ± {factor * error:.{digits}f}" if error else shown
 
 
-def _table(summary: Summary, width: int) -> Table:
+def front_table(summary: Summary, width: int) -> Table:
     """Lay out the table with the columns that a width has room for."""
     from rich import box
     from rich.table import Table

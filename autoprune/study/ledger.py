@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import filelock
 import optuna
 from optuna.trial import TrialState
 
-from autoprune.errors import StudyError, StudyLockedError
+from autoprune.errors import StudyError
 from autoprune.metrics import Budget
 from autoprune.policy import PruningPolicy
 from autoprune.study import records
+from autoprune.study.lock import take_lock
 from autoprune.study.sampler import ProposingSampler, proposal_seed
 from autoprune.study.storage import open_storage, reporting_faults
 from autoprune.trial import Candidate, Outcome, Trial
@@ -65,7 +65,7 @@ class Ledger:
         self.objectives = tuple(objectives)
         self._url = url
         self._memory = records.Memory()
-        self._lock = _locked(lock)
+        self._lock = take_lock(lock)
         try:
             storage = open_storage(url)
             with reporting_faults(url):
@@ -195,17 +195,3 @@ class Ledger:
             else:
                 self._study.tell(record.number, state=TrialState.FAIL)
         return len(left)
-
-
-def _locked(path: Path) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise StudyLockedError(
-            f"another process is searching this study (it holds {str(path)!r}). Wait for it or stop it; "
-            f"`autoprune report` reads a running study"
-        ) from None
-    except OSError as error:
-        raise StudyError(f"the lock {str(path)!r} cannot be taken: {error.strerror or error}") from error
-    return lock

@@ -1,0 +1,55 @@
+"""``autoprune dashboard``: optuna-dashboard on a copy of a study."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import click
+
+from autoprune.cli.options import root_option, storage_option, study_argument
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  autoprune dashboard
+  autoprune dashboard studies/cifar10-resnet20 --port 9000 --open
+"""
+)
+@study_argument
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    metavar="N",
+    help="Port to listen on; 0 for any free one.",
+)
+@click.option("--open", "opens", is_flag=True, help="Open it in the browser.")
+@root_option
+@storage_option
+def dashboard(study: str | None, port: int, opens: bool, root: Path, storage: str | None) -> None:
+    """Look at a copy of STUDY in optuna-dashboard, on this machine alone, until Ctrl-C.
+
+    It needs the extra: pip install 'autoprune[dashboard]'. The copy is one moment of the study, which may be searched
+    meanwhile, and is removed at the end. The dashboard does not know about budgets or noise: what it calls best may be
+    over the budget. `autoprune report` is the authority.
+    """
+    from autoprune.dashboard import CAVEAT, check_installed, copied, served
+    from autoprune.recipes import find_study
+
+    check_installed()
+    from autoprune.study.view import open_view
+
+    folder, _ = find_study(study, root)
+    view = open_view(folder, storage)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill removes the copy as well
+    try:
+        with copied(view, storage) as url, served(url, port) as (address, serve):
+            click.echo(f"{CAVEAT}\n{view.spec.name}: {address} (Ctrl-C ends it)")
+            if opens:
+                click.launch(address)
+            serve()
+    except KeyboardInterrupt:
+        click.echo("dashboard ended; the copy is removed", err=True)

@@ -1,0 +1,198 @@
+"""``autoprune studies rm|cp|export|import``: the work itself is in :mod:`autoprune.shelf`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from autoprune.cli.completing import complete_stored
+from autoprune.cli.main import emit, json_option
+from autoprune.cli.options import root_option, storage_option
+from autoprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autoprune.shelf.remove import Removed
+
+
+@click.command(
+    name="rm",
+    epilog="""\b
+Examples:
+  autoprune studies rm digits-resnet56
+  autoprune studies rm first second --yes
+  autoprune studies rm mine --all --yes
+""",
+)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_stored)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--all", "everything", is_flag=True, help="Remove the recipe and other files of yours as well.")
+@root_option
+@storage_option
+@json_option
+def rm_study(
+    names: tuple[str, ...], yes: bool, everything: bool, root: Path, storage: str | None, as_json: bool
+) -> None:
+    """Remove what searches made of each study NAME: trials, weights, reports and picked networks.
+
+    A study.toml stays, and so does whatever no search made, unless --all is given. A study that is being searched is
+    refused, and then none is removed.
+    """
+    from autoprune.recipes import find_study
+    from autoprune.shelf.contents import size_of, stored_folder
+    from autoprune.shelf.remove import check_not_searched, remove_study
+
+    folders = [stored_folder(find_study(name, root)[0]) for name in dict.fromkeys(names)]
+    for folder in folders:
+        check_not_searched(folder)
+    if not yes:
+        size = sum(size_of(folder.path) for folder in folders) / 1e6
+        picked = sum(len(list(folder.picked.glob("[0-9]*"))) for folder in folders)
+        also = f", {picked} picked network{'s' if picked > 1 else ''} among it" if picked else ""
+        shown = ", ".join(str(folder.path) for folder in folders)
+        _ask(f"remove {shown} ({size:.1f} MB{also})?")
+    removed = [remove_study(folder.path, storage, everything=everything) for folder in folders]
+    if as_json:
+        emit({"removed": [_removed_json(each) for each in removed]})
+        return
+    for each in removed:
+        kept = f"; kept: {', '.join(each.kept)}" if each.kept else ""
+        click.echo(f"removed {each.folder}: {each.freed_bytes / 1e6:.1f} MB freed{kept}")
+
+
+def _ask(question: str) -> None:
+    """Go on only after a yes.
+
+    Raises:
+        UsageError: if the answer is no, or nobody can be asked.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nobody can be asked here; say --yes")
+    if not click.confirm(f"autoprune: {question}", err=True):
+        raise UsageError("nothing was removed")
+
+
+def _removed_json(each: Removed) -> dict[str, object]:
+    return {"folder": str(each.folder), "freed_mb": round(each.freed_bytes / 1e6, 3), "kept": list(each.kept)}
+
+
+@click.command(
+    name="cp",
+    epilog="""\b
+Examples:
+  autoprune studies cp digits-resnet56 what-if
+  autoprune search what-if --sampler tpe --trials 60
+""",
+)
+@click.argument("source", metavar="FROM", shell_complete=complete_stored)
+@click.argument("target", metavar="TO")
+@root_option
+@storage_option
+@json_option
+def cp_study(source: str, target: str, root: Path, storage: str | None, as_json: bool) -> None:
+    """Copy the study FROM under the name TO, as it is at this moment; FROM may be searched meanwhile.
+
+    Trials, spec, recipe, weights and scores are copied, so that TO can be searched on, reported and picked from.
+    What is made anew from them is not, nor are picked networks.
+    """
+    from autoprune.recipes import find_study
+    from autoprune.shelf.duplicate import duplicate_study
+
+    path, _ = find_study(source, root)
+    goal, values = find_study(target, root, allow_new=True)
+    size = duplicate_study(path, goal, str(values["name"]), storage)
+    if as_json:
+        emit({"folder": str(goal), "size_mb": round(size / 1e6, 3)})
+        return
+    click.echo(f"copied {path} to {goal}: {size / 1e6:.1f} MB\nnext:\n  autoprune report {shlex.quote(str(goal))}")
+
+
+@click.command(
+    name="export",
+    epilog="""\b
+Examples:
+  autoprune studies export digits-resnet56 digits.tar.gz
+  autoprune studies export mine mine.zip --force
+""",
+)
+@click.argument("name", metavar="NAME", shell_complete=complete_stored)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@root_option
+@storage_option
+@json_option
+def export_study(name: str, file: Path, force: bool, root: Path, storage: str | None, as_json: bool) -> None:
+    """Pack the study NAME into FILE, a .tar.gz or .zip with which another machine goes on.
+
+    It holds trials, spec, weights and scores. It holds no code and no data of yours, no picked networks (copy their
+    folders), no pickle and no absolute path. The same study gives the same bytes.
+    """
+    from autoprune.recipes import find_study
+    from autoprune.shelf.export import export_study as pack
+
+    done = pack(find_study(name, root)[0], file, storage, force=force)
+    if as_json:
+        size = round(done.size_bytes / 1e6, 3)
+        emit({"file": str(file), "size_mb": size, "trials": done.trials, "needs": dict(done.needs)})
+        return
+    click.echo(f"written: {file} ({done.size_bytes / 1e6:.1f} MB, {done.trials} trials)")
+    _print_needs(done.needs)
+    click.echo(f"elsewhere:\n  autoprune studies import {shlex.quote(file.name)}")
+
+
+def _print_needs(needs: object) -> None:
+    for key, value in dict(needs).items():  # type: ignore[call-overload]
+        click.echo(f"needed beside it: {value} ({key})")
+
+
+@click.command(
+    name="import",
+    epilog="""\b
+Examples:
+  autoprune studies import digits.tar.gz
+  autoprune studies import mine.zip --as theirs --model net.py:build --data imagefolder:/data/birds
+""",
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--as", "name", metavar="NAME", help="Name of the study here; default: the one it had.")
+@click.option("--force", is_flag=True, help="Replace a stored study of that name; its study.toml stays.")
+@click.option("--model", metavar="NAME", help="Where the network comes from on this machine, e.g. net.py:build.")
+@click.option("--weights", metavar="FILE", help="Where its trained weights lie on this machine.")
+@click.option("--data", metavar="NAME", help="Where the data comes from on this machine, e.g. imagefolder:PATH.")
+@click.option("--data-root", metavar="DIR", help="Where downloaded data lies on this machine.")
+@root_option
+@storage_option
+@json_option
+def import_study(
+    file: Path,
+    name: str | None,
+    force: bool,
+    model: str | None,
+    weights: str | None,
+    data: str | None,
+    data_root: str | None,
+    root: Path,
+    storage: str | None,
+    as_json: bool,
+) -> None:
+    """Unpack the study in FILE under --root, to be searched on, reported and picked from here.
+
+    The file is checked and nothing in it is run. The study appears whole or not at all. Data must be the same as where
+    the study was made; latencies are those of the machine that measured them.
+    """
+    from autoprune.shelf.unpack import import_study as unpack
+
+    given = {"model.source": model, "model.weights": weights, "data.source": data, "data.root": data_root}
+    places = {key: value for key, value in given.items() if value is not None}
+    done = unpack(file, root, name, storage, force=force, places=places)
+    if as_json:
+        emit({"folder": str(done.folder), "trials": done.trials, "needs": dict(done.needs)})
+        return
+    click.echo(f"imported {done.folder}: {done.trials} trials")
+    _print_needs(done.needs)
+    if device := done.measured_on.get("device_name"):
+        click.echo(f"its latencies were measured on {device}; trials that are added here are timed on this machine")
+    click.echo(f"next:\n  autoprune report {shlex.quote(str(done.folder))}")

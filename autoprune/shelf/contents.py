@@ -1,0 +1,83 @@
+"""What a run adds to a study's folder, by name: what may be removed, what is copied, what an archive carries.
+
+A folder may also hold what its user put there, a recipe first of all. What no pattern here names is the user's.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from autoprune.errors import StudyError, UsageError
+from autoprune.folder import StudyFolder
+from autoprune.recipes import STUDY_FILE
+
+TRIAL_WEIGHTS = "weights"  # the folder of trials' own weights, which come and go as the front moves
+# what the trials rest on, and what makes a study go on elsewhere without measuring again
+CARRIED = (
+    *("dense.safetensors", "rewind.safetensors", "sparse.safetensors", "scores.safetensors"),
+    *("dense.json", "threshold.json", "sensitivity.json", "latency.json"),
+    f"{TRIAL_WEIGHTS}/*.safetensors",
+)
+DATABASE = ("study.db", "study.db-wal", "study.db-shm", "study.db-journal")
+SPEC = ("resolved.toml", "recipe.json")
+LOCK = "study.lock"
+# made anew from the rest, or for people
+DERIVED = (
+    *("front.*", "report.html", "sensitivity.png", "search.log", "search.log.*", "teacher", "teacher/*"),
+    *("picked", "picked/*", "tensorboard", "tensorboard/*", "mlflow.*", "mlflow-artifacts", "mlflow-artifacts/*"),
+    *(TRIAL_WEIGHTS, f"{TRIAL_WEIGHTS}/*", ".writable", ".*.tmp"),
+)
+_MADE = (*CARRIED, *DATABASE, *SPEC, *DERIVED)
+
+
+def is_made(path: Path) -> bool:
+    """Return whether a run made what has this path in a study's folder; the lock, which outlives the rest, is not.
+
+    >>> is_made(Path("study.db")), is_made(Path("picked/3/card.md")), is_made(Path("study.toml"))
+    (True, True, False)
+    """
+    return any(fnmatchcase(path.as_posix(), pattern) for pattern in _MADE)
+
+
+def holds_study(folder: Path) -> bool:
+    """Return whether a folder holds what a search made, not only a recipe."""
+    return any((folder / name).exists() for name in (*SPEC, *DATABASE, *CARRIED[:-1]))
+
+
+def carried_files(folder: Path) -> list[Path]:
+    """Return the carried files that a folder holds, relative to it, in order."""
+    return sorted(file.relative_to(folder) for pattern in CARRIED for file in folder.glob(pattern) if file.is_file())
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes that a folder's files take; one that vanishes meanwhile counts for nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total
+
+
+def stored_folder(path: Path) -> StudyFolder:
+    """Return a folder that holds a study.
+
+    Raises:
+        StudyError: if it holds none.
+    """
+    if not holds_study(path):
+        only = f"; it holds only a {STUDY_FILE}" if (path / STUDY_FILE).exists() else ""
+        raise StudyError(f"there is no stored study in {str(path)!r}{only}; `autoprune studies` lists those there are")
+    return StudyFolder(path)
+
+
+def check_free(folder: Path) -> None:
+    """Check that a new folder can take this place.
+
+    Raises:
+        UsageError: if something is there already.
+    """
+    if folder.exists():
+        raise UsageError(f"{str(folder)!r} exists already; give another name, or remove it first")

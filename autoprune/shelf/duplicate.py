@@ -1,0 +1,139 @@
+"""Copy a stored study under another name, consistently even while it is being searched."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from autoprune.atomic import write_text
+from autoprune.errors import StudyError
+from autoprune.folder import StudyFolder
+from autoprune.recipes import STUDY_FILE, find_study
+from autoprune.shelf.contents import TRIAL_WEIGHTS, carried_files, check_free, size_of, stored_folder
+from autoprune.spec_file import read_resolved, read_study_toml, write_resolved
+from autoprune.study.copies import backup_sqlite, copy_study, delete_study, rename_in_sqlite
+
+
+def duplicate_study(path: Path, target: Path, name: str, storage: str | None = None) -> int:
+    """Copy a study into a new folder under a new name; a search that runs meanwhile is not disturbed.
+
+    What is copied are trials, facts, spec, recipe, weights and scores: what goes on. Pictures, caches, logs and picked
+    networks are not. A trial that is running is asked again by a search of the copy. The folder appears whole or not at
+    all.
+
+    Args:
+        path: the study's folder.
+        target: the new folder; must not exist.
+        name: what the copy is called in its storage.
+        storage: Optuna storage URL if the trials are not in the folder; the copy's are put there too.
+
+    Returns:
+        the bytes of the new folder.
+
+    Raises:
+        UsageError: if the target exists, or the storage has a study of that name.
+        StudyError: if the study is damaged, or the copy cannot be written.
+    """
+    folder = stored_folder(path)
+    check_free(target)
+    spec = read_resolved(folder.resolved)
+    with building(target) as copy:
+        _copy_trials(folder, copy, spec.name, name, storage)
+        try:
+            _copy_files(folder, copy)
+            write_text(copy.recipe_seen, json.dumps(_seen(folder, target, name)))
+            write_resolved(spec.model_copy(update={"name": name}), copy.resolved)
+            copy.path.rename(target)
+        except BaseException:
+            if not folder.database.exists() and storage is not None:
+                delete_study(storage, name)
+            raise
+    return size_of(target)
+
+
+def _copy_trials(folder: StudyFolder, copy: StudyFolder, old: str, new: str, storage: str | None) -> None:
+    """Copy what is stored of the trials, before any file: the files then hold all that the trials rest on."""
+    if folder.database.exists():
+        backup_sqlite(folder.database, copy.database)
+        rename_in_sqlite(copy.database, old, new)
+    elif storage is not None:
+        copy_study(storage, old, storage, new)
+    else:
+        raise StudyError(
+            f"there are no trials in {str(folder.path)!r}; if they are in another storage, give it with --storage"
+        )
+
+
+def _copy_files(folder: StudyFolder, copy: StudyFolder) -> None:
+    names = [*carried_files(folder.path), *([Path(STUDY_FILE)] if folder.recipe.exists() else [])]
+    for name in names:
+        source, goal = folder.path / name, copy.path / name
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(source, goal)
+        except FileNotFoundError:
+            if name.parts[0] != TRIAL_WEIGHTS:  # weights of trials go as the front moves on
+                raise
+
+
+def _seen(folder: StudyFolder, target: Path, name: str) -> Mapping[str, Any]:
+    """Return the recipe's values as the copy shall have read them, so that none of them counts as a later edit."""
+    if not folder.recipe.exists() or not folder.recipe_seen.exists():
+        return recipe_at(target)
+    try:
+        seen = dict(json.loads(folder.recipe_seen.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise StudyError(f"{str(folder.recipe_seen)!r} is damaged: {error}; delete it and copy again") from error
+    return {**seen, "name": read_study_toml(folder.recipe).get("name", name)}
+
+
+def recipe_at(target: Path) -> Mapping[str, Any]:
+    """Return the values of the recipe that answers to a study's folder; those of none but a name otherwise."""
+    return dict(find_study(str(target.absolute()), target.parent.absolute(), allow_new=True)[1])
+
+
+@contextmanager
+def building(target: Path) -> Iterator[StudyFolder]:
+    """Give a hidden folder beside a target, to be filled and moved into place; it is gone at the end in any case.
+
+    One that a killed process left there is removed first.
+
+    Raises:
+        StudyError: if the folder cannot be written.
+    """
+    hidden = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    is_new = not target.parent.exists()
+    try:
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+            if not _is_alive(left.name.split(".")[-2]):
+                shutil.rmtree(left, ignore_errors=True)
+        hidden.mkdir(parents=True)
+        yield StudyFolder(hidden)
+    except OSError as error:
+        raise StudyError(
+            f"{str(target)!r} cannot be written: {error.strerror or error}; free the disk or its permissions"
+        ) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # something is in it, as it should be
+                target.parent.rmdir()
+
+
+def _is_alive(number: str) -> bool:
+    """Return whether a process of this number may be alive."""
+    if not number.isdecimal():
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,139 @@
+"""Pack a stored study into one portable file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from autoprune.errors import StudyError, UsageError
+from autoprune.shelf.archive import ENDINGS, FACTS, RESOLVED, TRIALS, write_archive
+from autoprune.shelf.contents import TRIAL_WEIGHTS, carried_files, stored_folder
+from autoprune.shelf.places import Wording, outside_values, portable_wording, without_paths
+from autoprune.spec import StudySpec
+from autoprune.spec_file import read_resolved, write_resolved
+from autoprune.study.portable import PortableStudy, read_portable
+from autoprune.study.storage import sqlite_url
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Tell what an archive holds.
+
+    Attributes:
+        file: the archive.
+        size_bytes: its size.
+        trials: how many records of trials it holds.
+        needs: dotted key of the spec → file or module that the study needs and the archive does not hold.
+    """
+
+    file: Path
+    size_bytes: int
+    trials: int
+    needs: Mapping[str, str]
+
+
+def export_study(path: Path, target: Path, storage: str | None = None, *, force: bool = False) -> Exported:
+    """Write a study as one file that another machine goes on with; safe beside a running search.
+
+    It holds the trials, what is known of the study as a whole, its spec, weights and scores. It holds no code, no data,
+    no picked networks, no pickle and no absolute path: those of the spec lose their folders, and so do those in the
+    messages of failed trials. The same study gives the same bytes.
+
+    Args:
+        path: the study's folder.
+        target: the archive, ``.tar.gz``, ``.tgz`` or ``.zip``.
+        storage: Optuna storage URL if the trials are not in the folder.
+        force: whether a file that is there already is replaced.
+
+    Raises:
+        UsageError: if the target has another ending or exists already.
+        StudyError: if the study is damaged, or the archive cannot be written; no half of one is left then.
+    """
+    folder = stored_folder(path)
+    _check_target(target, force)
+    spec = read_resolved(folder.resolved)
+    wording = portable_wording(spec)
+    study = _read(folder.database, spec, storage)
+    needs = {key: wording.apply(value) for key, value in outside_values(spec).items()}
+    about = {
+        "study": spec.name,
+        "autoprune": version("autoprune"),
+        "trials": len(study.trials),
+        "needs": needs,
+        "measured_on": _measured_on(study.facts),
+    }
+    hidden = target.with_name(f".{target.name}.{os.getpid()}.tmp{''.join(target.suffixes[-1:])}")
+    try:
+        with tempfile.TemporaryDirectory(prefix="autoprune-export-") as temporary:
+            staged = Path(temporary)
+            _stage(path, staged, spec, study, wording)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_archive(staged, about, hidden)
+            hidden.replace(target)
+    except OSError as error:
+        raise StudyError(
+            f"cannot write {str(target)!r}: {error.strerror or error}; free the disk, or choose another place"
+        ) from error
+    finally:
+        hidden.unlink(missing_ok=True)
+    return Exported(target, target.stat().st_size, len(study.trials), needs)
+
+
+def _check_target(target: Path, force: bool) -> None:
+    if not target.name.endswith(ENDINGS):
+        raise UsageError(f"{str(target)!r} ends in none of {', '.join(ENDINGS)}; the ending says how it is packed")
+    if target.exists() and not force:
+        raise UsageError(f"{str(target)!r} exists already; give another name, or --force to replace it")
+
+
+def _read(database: Path, spec: StudySpec, storage: str | None) -> PortableStudy:
+    if not database.exists() and storage is None:
+        raise StudyError(
+            f"there are no trials in {str(database.parent)!r}; if they are in another storage, give it with --storage"
+        )
+    url = sqlite_url(database) if database.exists() or storage is None else storage
+    return read_portable(url, spec.name, spec.objectives)
+
+
+def _stage(path: Path, staged: Path, spec: StudySpec, study: PortableStudy, wording: Wording) -> None:
+    """Put everything that travels into a folder, without the paths of this machine."""
+    for name in carried_files(path):
+        (staged / name).parent.mkdir(exist_ok=True)
+        try:
+            content = (path / name).read_bytes()
+        except FileNotFoundError:
+            if name.parts[0] == TRIAL_WEIGHTS:  # weights of trials go as the front moves on
+                continue
+            raise
+        if name.suffix == ".safetensors":
+            (staged / name).write_bytes(wording.apply_to_tensors(content))
+        else:
+            (staged / name).write_text(wording.apply(content.decode("utf-8")), encoding="utf-8")
+    values = spec.model_dump(mode="json")
+    values["data"]["root"] = ""
+    write_resolved(StudySpec.model_validate(wording.apply_to_json(values)), staged / RESOLVED)
+    (staged / FACTS).write_text(json.dumps(wording.apply_to_json(dict(study.facts)), indent=1), encoding="utf-8")
+    lines = (json.dumps(wording.apply_to_json(_without_paths(trial))) for trial in study.trials)
+    (staged / TRIALS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _without_paths(trial: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a trial whose message and traceback, if it failed, name no folders."""
+    told = trial["user_attrs"].get("outcome")
+    if not told or told["outcome"]["kind"] != "failed":
+        return trial
+    ended = told["outcome"]
+    outcome = {**ended, **{key: without_paths(ended[key]) for key in ("message", "trace")}}
+    return {**trial, "user_attrs": {**trial["user_attrs"], "outcome": {**told, "outcome": outcome}}}
+
+
+def _measured_on(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return where the last session measured, as it described its runtime."""
+    sessions = [key for key in facts if key.startswith("session:")]
+    return dict(facts[f"session:{len(sessions) - 1}"].get("runtime", {})) if sessions else {}

@@ -1,0 +1,123 @@
+"""Remove what searches made of a study; a recipe and other files of its user stay unless all is to go."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.errors import StudyError, StudyLockedError
+from autoprune.folder import StudyFolder
+from autoprune.shelf.contents import DATABASE, LOCK, SPEC, is_made, size_of, stored_folder
+from autoprune.spec_file import read_resolved
+from autoprune.study.copies import delete_study
+from autoprune.study.lock import is_searched, take_lock
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Tell what a removal did.
+
+    Attributes:
+        folder: where the study lay.
+        freed_bytes: what its files took.
+        kept: what stays in the folder, relative to it: the recipe, and whatever no search made.
+    """
+
+    folder: Path
+    freed_bytes: int
+    kept: tuple[str, ...]
+
+
+def what_stays(folder: Path) -> tuple[str, ...]:
+    """Return the files in a study's folder that no search made, relative to it, in order."""
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return tuple(sorted(str(file) for file in files if not is_made(file) and str(file) != LOCK))
+
+
+def remove_study(path: Path, storage: str | None = None, *, everything: bool = False) -> Removed:
+    """Remove a stored study; safe against a search that would begin meanwhile.
+
+    The spec goes first, so that what a kill leaves behind is no study any more, and the same call removes the rest.
+
+    Args:
+        path: the study's folder.
+        storage: Optuna storage URL if its trials are not in the folder; they are deleted there too.
+        everything: whether the recipe and files that no search made go as well, with the folder.
+
+    Raises:
+        StudyLockedError: if a process is searching it.
+        StudyError: if there is no study, or a file cannot be removed.
+    """
+    folder = stored_folder(path)
+    with removal_lock(folder):
+        if storage is not None and not folder.database.exists():
+            delete_study(storage, read_resolved(folder.resolved).name)
+        before, kept = size_of(path), () if everything else what_stays(path)
+        try:
+            remove_made(path)
+            if not kept:
+                shutil.rmtree(path)
+        except OSError as error:
+            raise StudyError(
+                f"{str(error.filename or path)!r} cannot be removed: {error.strerror or error}; free its permissions "
+                f"and remove the study again"
+            ) from error
+        if kept:
+            folder.lock.unlink(missing_ok=True)
+    return Removed(path, before - (size_of(path) if path.exists() else 0), kept)
+
+
+def check_not_searched(folder: StudyFolder) -> None:
+    """Check that nobody searches a study now.
+
+    Raises:
+        StudyLockedError: if a process does.
+    """
+    if is_searched(folder.lock):
+        raise _searched(folder)
+
+
+def _searched(folder: StudyFolder) -> StudyLockedError:
+    return StudyLockedError(
+        f"a process is searching the study in {str(folder.path)!r}; stop it, or wait for it to end, and then remove "
+        f"or replace the study"
+    )
+
+
+@contextmanager
+def removal_lock(folder: StudyFolder) -> Iterator[None]:
+    """Hold a study's lock, so that no search can begin.
+
+    Raises:
+        StudyLockedError: if a process is searching the study.
+    """
+    try:
+        lock = take_lock(folder.lock)
+    except StudyLockedError as error:
+        raise _searched(folder) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_made(path: Path) -> None:
+    """Remove from a folder what searches made, the spec first; the lock stays.
+
+    Raises:
+        OSError: if a file cannot be removed.
+    """
+    for name in (*SPEC, *DATABASE):
+        (path / name).unlink(missing_ok=True)
+    for file in sorted(path.rglob("*"), reverse=True):  # what lies in a folder before the folder
+        relative = file.relative_to(path)
+        if not is_made(relative):
+            continue
+        if file.is_dir() and not file.is_symlink():
+            if not any(file.iterdir()):
+                file.rmdir()
+        else:
+            file.unlink()

@@ -1,0 +1,173 @@
+"""Unpack the archive of a study into a folder that can be searched, reported and picked from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.atomic import write_text
+from autoprune.errors import SpecError, StudyError, UsageError
+from autoprune.folder import StudyFolder
+from autoprune.recipes import find_study
+from autoprune.shelf.archive import FACTS, RESOLVED, TRIALS, unpack_archive
+from autoprune.shelf.contents import holds_study
+from autoprune.shelf.duplicate import building, recipe_at
+from autoprune.shelf.places import Wording, relocated
+from autoprune.shelf.remove import removal_lock, remove_made
+from autoprune.spec import NAME_PATTERN, StudySpec
+from autoprune.spec_file import read_resolved, write_resolved
+from autoprune.study.copies import backup_sqlite, delete_study, has_study
+from autoprune.study.portable import PortableStudy, check_portable, write_portable
+from autoprune.study.storage import sqlite_url
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Tell what was unpacked, and what its next search needs.
+
+    Attributes:
+        folder: where the study lies now.
+        trials: how many records of trials it has.
+        needs: dotted key of the spec → file or module that it needs and the archive did not hold.
+        measured_on: the device and versions that its latencies were measured with.
+    """
+
+    folder: Path
+    trials: int
+    needs: Mapping[str, str]
+    measured_on: Mapping[str, Any]
+
+
+def import_study(
+    file: Path,
+    root: Path,
+    name: str | None = None,
+    storage: str | None = None,
+    *,
+    force: bool = False,
+    places: Mapping[str, str] | None = None,
+) -> Imported:
+    """Unpack a study that :func:`autoprune.shelf.export.export_study` wrote; it appears whole or not at all.
+
+    Args:
+        file: the archive. It is not trusted: nothing in it is run, and nothing is written but what a study holds.
+        root: the folder that holds the studies.
+        name: what the study is called here; ``None`` for the name it had.
+        storage: Optuna storage URL that shall hold its trials; ``None`` for SQLite in its folder.
+        force: whether a stored study of that name is replaced. A recipe in its folder stays.
+        places: dotted key → value for what lies elsewhere on this machine: ``model.source``, ``model.weights``,
+            ``data.source``, ``data.root``.
+
+    Raises:
+        UsageError: if the file is no archive of a study, the name cannot be one, or a study is there already.
+        StudyError: if the archive is damaged, incomplete or of a newer version, or the folder cannot be written.
+        StudyLockedError: if a study that is to be replaced is being searched.
+    """
+    with ExitStack() as held:
+        scratch = held.enter_context(building(root / "import"))
+        unpacked = scratch.path / "unpacked"
+        unpacked.mkdir()
+        manifest = unpack_archive(file, unpacked)
+        target, called = _target(str(manifest["study"]) if name is None else name, root)
+        if holds_study(target):
+            if not force:
+                raise UsageError(
+                    f"{str(target)!r} holds a study already; give another name with --as, or --force to replace it"
+                )
+            held.enter_context(removal_lock(StudyFolder(target)))
+        if storage is not None and not force and has_study(storage, called):
+            raise UsageError(f"the storage holds a study named {called!r} already; give --as another name, or --force")
+        spec, wording = _spec(unpacked, called, places or {}, file)
+        study = _study(unpacked, wording, file)
+        _assemble(unpacked, spec, study, wording, recipe_at(target), storage is None)
+        _install(unpacked, target, spec, study, storage)
+    return Imported(target, len(study.trials), _needs(manifest, places or {}), dict(manifest.get("measured_on", {})))
+
+
+def _target(name: str, root: Path) -> tuple[Path, str]:
+    """Return the folder for a name, and what the study is called in its storage.
+
+    Raises:
+        UsageError: if the name, which may come from the archive, cannot be a study's.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UsageError(
+            f"a study cannot be called {name!r}; give a name with --as, of letters, digits, '.', '_' and '-', that "
+            f"begins with none of '.' and '-'"
+        )
+    folder, values = find_study(name, root, allow_new=True)
+    return folder, str(values["name"])
+
+
+def _spec(unpacked: Path, name: str, places: Mapping[str, str], file: Path) -> tuple[StudySpec, Wording]:
+    try:
+        stored = read_resolved(unpacked / RESOLVED)
+    except SpecError as error:
+        faults = "; ".join(error.faults)
+        raise StudyError(
+            f"the spec in {str(file)!r} cannot be read: {faults}. It is damaged or of another version; update autoprune"
+        ) from error
+    return relocated(stored.model_copy(update={"name": name}), places)
+
+
+def _study(unpacked: Path, wording: Wording, file: Path) -> PortableStudy:
+    """Read the trials and the facts, and check that they are some.
+
+    Raises:
+        StudyError: if they are not.
+    """
+    try:
+        facts = dict(json.loads((unpacked / FACTS).read_text(encoding="utf-8")))
+        lines = (unpacked / TRIALS).read_text(encoding="utf-8").splitlines()
+        trials = tuple(dict(json.loads(line)) for line in lines)
+    except (ValueError, TypeError) as error:
+        raise StudyError(f"the trials in {str(file)!r} are damaged: {error}; export the study again") from error
+    check_portable(trials)
+    return PortableStudy(wording.apply_to_json(facts), trials)
+
+
+def _assemble(
+    unpacked: Path, spec: StudySpec, study: PortableStudy, wording: Wording, recipe: Mapping[str, Any], own: bool
+) -> None:
+    """Turn what came into a study's folder."""
+    for name in (FACTS, TRIALS, RESOLVED):
+        (unpacked / name).unlink()
+    for file in unpacked.rglob("*.safetensors"):
+        content = file.read_bytes()
+        if (changed := wording.apply_to_tensors(content)) != content:
+            file.write_bytes(changed)
+    folder = StudyFolder(unpacked)
+    if own:
+        growing = unpacked.parent / "trials.db"
+        write_portable(study, sqlite_url(growing), spec.name, spec.objectives)
+        backup_sqlite(growing, folder.database)  # one file, checked
+    write_text(folder.recipe_seen, json.dumps(recipe))
+    write_resolved(spec, folder.resolved)
+
+
+def _install(unpacked: Path, target: Path, spec: StudySpec, study: PortableStudy, storage: str | None) -> None:
+    """Move a finished folder into its place; the spec last, since it makes a folder a study."""
+    if storage is not None:
+        delete_study(storage, spec.name)
+        try:
+            write_portable(study, storage, spec.name, spec.objectives)
+        except BaseException:
+            delete_study(storage, spec.name)
+            raise
+    if not target.exists():
+        unpacked.rename(target)
+        return
+    remove_made(target)
+    last = StudyFolder(unpacked).resolved.name
+    for path in sorted(unpacked.iterdir(), key=lambda each: each.name == last):
+        path.rename(target / path.name)
+
+
+def _needs(manifest: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, str]:
+    found = dict(manifest.get("needs", {}))
+    return {**found, **{key: value for key, value in places.items() if key in found}}

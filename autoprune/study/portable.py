@@ -1,0 +1,142 @@
+"""A stored study as plain data, and back into a storage: what an archive carries, whatever the database.
+
+A trial is one JSON object with what Optuna stores of it. One that is running is carried as one that its process lost,
+so that whoever goes on with the study asks it again; if its outcome was stored already, it is finished instead.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState
+
+from autoprune.errors import StudyError
+from autoprune.study import records
+from autoprune.study.storage import open_storage, reporting_faults, without_password
+
+
+@dataclass(frozen=True)
+class PortableStudy:
+    """Hold a stored study as JSON can.
+
+    Attributes:
+        facts: what is stored about it as a whole: ``fingerprint``, ``dense``, ``session:0`` …
+        trials: one object per record, in the order they were asked, those that were lost included.
+    """
+
+    facts: Mapping[str, Any]
+    trials: tuple[Mapping[str, Any], ...]
+
+
+def read_portable(url: str, name: str, objectives: tuple[str, ...]) -> PortableStudy:
+    """Read a study as it is at this moment; safe beside a running search.
+
+    Args:
+        url: Optuna storage URL.
+        name: the study's name in it.
+        objectives: metric names, in order.
+
+    Raises:
+        StudyError: if the storage cannot be read or holds no such study.
+    """
+    storage = open_storage(url)
+    with reporting_faults(url):
+        try:
+            study = optuna.load_study(study_name=name, storage=storage)
+        except KeyError as error:
+            raise StudyError(f"the storage {without_password(url)!r} holds no study named {name!r}") from error
+        trials = tuple(_packed(record, objectives) for record in study.get_trials(deepcopy=False))
+        facts = {key: json.loads(value) for key, value in study.user_attrs.items()}
+    return PortableStudy(dict(sorted(facts.items())), trials)
+
+
+def write_portable(study: PortableStudy, url: str, name: str, objectives: tuple[str, ...]) -> None:
+    """Write a study into a storage that holds none of this name.
+
+    Raises:
+        StudyError: if the storage cannot be written, or the data is not what :func:`read_portable` returns.
+    """
+    storage = open_storage(url)
+    with reporting_faults(url):
+        try:
+            target = optuna.create_study(
+                storage=storage, study_name=name, directions=records.directions(objectives), load_if_exists=False
+            )
+        except optuna.exceptions.DuplicatedStudyError as error:
+            raise StudyError(f"the storage {without_password(url)!r} holds a study named {name!r} already") from error
+        for key, value in study.facts.items():
+            target.set_user_attr(key, json.dumps(value))
+        for number, packed in enumerate(study.trials):
+            target.add_trial(_unpacked(packed, number))
+
+
+def _packed(record: FrozenTrial, objectives: tuple[str, ...]) -> dict[str, Any]:
+    state, values = record.state, record.values
+    if not state.is_finished() and records.OUTCOME in record.user_attrs:
+        state, values = records.told_as(records.outcome_of(record), objectives)
+    elif not state.is_finished():
+        state, values = TrialState.FAIL, None
+    return {
+        "state": state.name,
+        "values": values,
+        "start": _when(record.datetime_start),
+        "complete": _when(record.datetime_complete or record.datetime_start),
+        "params": dict(record.params),
+        "distributions": {key: json.loads(distribution_to_json(d)) for key, d in record.distributions.items()},
+        "user_attrs": {key: json.loads(value) for key, value in record.user_attrs.items()},
+        "system_attrs": dict(record.system_attrs),
+    }
+
+
+def _unpacked(packed: Mapping[str, Any], number: int) -> FrozenTrial:
+    """Return Optuna's record of a trial.
+
+    Raises:
+        StudyError: if the object does not describe one.
+    """
+    try:
+        record = FrozenTrial(
+            number=number,
+            trial_id=-1,  # the storage gives its own
+            state=TrialState[packed["state"]],
+            value=None,
+            values=packed["values"],
+            datetime_start=_moment(packed["start"]),
+            datetime_complete=_moment(packed["complete"]),
+            params=dict(packed["params"]),
+            distributions={k: json_to_distribution(json.dumps(d)) for k, d in packed["distributions"].items()},
+            user_attrs={key: json.dumps(value) for key, value in packed["user_attrs"].items()},
+            system_attrs=dict(packed["system_attrs"]),
+            intermediate_values={},
+        )
+        record._validate()
+        records.read_trial(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StudyError(
+            f"trial {number} of the archive is damaged: {type(error).__name__}: {error}; export the study again"
+        ) from error
+    return record
+
+
+def check_portable(trials: Iterable[Mapping[str, Any]]) -> None:
+    """Check that every object describes a trial.
+
+    Raises:
+        StudyError: naming the first that does not.
+    """
+    for number, packed in enumerate(trials):
+        _unpacked(packed, number)
+
+
+def _when(moment: datetime.datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
+
+
+def _moment(text: str | None) -> datetime.datetime | None:
+    return datetime.datetime.fromisoformat(text) if text else None

@@ -1,0 +1,74 @@
+"""Stored studies that never ran: a database, a spec and a few files, made without PyTorch in some milliseconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from autoprune.folder import StudyFolder
+from autoprune.metrics import Budget, Measurement
+from autoprune.policy import PruningPolicy
+from autoprune.spec import StudySpec
+from autoprune.spec_file import write_resolved
+from autoprune.study import records
+from autoprune.study.portable import PortableStudy, write_portable
+from autoprune.study.storage import sqlite_url
+from autoprune.trial import Candidate, Completed, Failed, Outcome, Stopped
+
+DENSE = Measurement({"accuracy": 0.99, "mflops": 100.0, "latency_ms": 4.0}, {"accuracy": 0.005})
+BUDGET = Budget.parse({"mflops": 50})
+SAMPLERS_SPACE = {"name": "FloatDistribution", "attributes": {"step": None, "low": 0.0, "high": 0.9, "log": False}}
+
+
+def good(accuracy: float = 0.97, mflops: float = 49.0) -> Completed:
+    values = {"accuracy": accuracy, "loss": 0.1, "mflops": mflops, "mparams": mflops / 100, "size_mb": mflops / 25}
+    return Completed(Measurement({**values, "latency_ms": mflops / 25}, {"accuracy": 0.01}))
+
+
+STOPPED = Stopped("clearly worse", Measurement({"mflops": 49.0}))
+FAILED = Failed("RuntimeError", "no /home/me/secret/data.bin", 'File "/home/me/secret/net.py", line 3, in f\nboom')
+RUNNING = None
+
+
+def record(number: int, outcome: Outcome | None, seconds: float = 10.0) -> dict[str, Any]:
+    """Return a trial as an archive holds it; one without an outcome was lost."""
+    candidate = Candidate(number, PruningPolicy.uniform(["conv1"], 0.5, "l1"), number, "sampler:tpe", BUDGET)
+    attributes = {"candidate": json.loads(records.candidate_record(candidate, 0))}
+    state, values = records.told_as(outcome, ("accuracy", "mflops", "latency_ms")) if outcome else (None, None)
+    if outcome:
+        attributes["outcome"] = json.loads(records.outcome_record(outcome, {"finetune": seconds}))
+    return {
+        "state": state.name if state else "FAIL",
+        "values": values,
+        "start": "2026-01-01T00:00:00.250000",
+        "complete": "2026-01-01T00:00:10",
+        "params": {"sparsity:conv1": 0.5},
+        "distributions": {"sparsity:conv1": SAMPLERS_SPACE},
+        "user_attrs": attributes,
+        "system_attrs": {},
+    }
+
+
+def store(
+    path: Path,
+    outcomes: Sequence[Outcome | None],
+    *,
+    wanted: int = 10,
+    storage: str | None = None,
+    facts: dict[str, Any] | None = None,
+    **spec: Any,
+) -> StudyFolder:
+    """Write a study that holds trials which ended so; return its folder."""
+    folder = StudyFolder(path)
+    folder.create()
+    plan = StudySpec(name=spec.pop("name", "fake"), trials=wanted, **spec)
+    write_resolved(plan, folder.resolved)
+    folder.recipe_seen.write_text("{}")
+    session = {"budget": BUDGET.to_json(), "trials": wanted, "runtime": {"device_name": "Abacus"}}
+    known = {"dense": DENSE.to_json(), "session:0": session} if facts is None else facts
+    trials = tuple(record(number, outcome) for number, outcome in enumerate(outcomes))
+    write_portable(PortableStudy(known, trials), storage or sqlite_url(folder.database), plan.name, plan.objectives)
+    (path / "dense.json").write_text(json.dumps({"measurement": DENSE.to_json()}))
+    return folder

@@ -1,0 +1,60 @@
+"""A study that travels: exported here, imported where its network and data lie elsewhere, and gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from tiny import stored_trials, write_study
+
+import autoprune
+from autoprune.cli import main
+
+
+@pytest.fixture(autouse=True)
+def process_is_left_as_it_was() -> Iterator[None]:
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    yield
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def run(*arguments: str | Path) -> Result:
+    result = CliRunner(env={"COLUMNS": "160"}).invoke(main, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_a_study_is_searched_reported_and_picked_from_on_another_machine(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    folder = write_study(here / "studies", trials=3)
+    run("search", folder)
+    trials = stored_trials(folder)
+    exported = run("studies", "export", folder, tmp_path / "tiny.tar.gz")
+    assert "needed beside it: tiny.py:net (model.source)" in exported.stdout
+    shutil.move(here / "code", there / "code")
+    shutil.rmtree(here)
+
+    code = there / "code" / "tiny.py"
+    places = ("--model", f"{code}:net", "--data", f"{code}:data")
+    run("studies", "import", tmp_path / "tiny.tar.gz", "--as", "theirs", "--root", there, *places)
+    assert "uniform" in run("report", there / "theirs").stdout
+    run("search", there / "theirs", "--trials", "5")
+    now = stored_trials(there / "theirs")
+    assert [found["number"] for found in now] == [0, 1, 2, 3, 4]
+    assert [found["outcome"] for found in now[:3]] == [found["outcome"] for found in trials]
+    assert "training the dense network" not in (there / "theirs" / "search.log").read_text()
+
+    run("studies", "cp", "theirs", "copy", "--root", there)
+    run("search", there / "copy", "--trials", "6")
+    assert (len(stored_trials(there / "copy")), len(stored_trials(there / "theirs"))) == (6, 5)
+    card = json.loads(run("pick", there / "copy", "--top", "1", "--no-compare", "--json").stdout)
+    assert autoprune.load(card["folder"])(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
