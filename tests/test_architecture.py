@@ -67,7 +67,7 @@ DOORS = {
     "sqlalchemy": ("study",),
     "filelock": ("study",),
     "moocore": ("pareto",),
-    "numpy": ("pareto", "sensitivity", "hits", "rungs", "study", "cost", "training"),
+    "numpy": ("pareto", "sensitivity", "hits", "rungs", "study", "cost", "training", "report.param_importance"),
     "scipy": ("study",),
     "pydantic": ("sections", "spec", "spec_file"),
     "pydantic_core": ("sections",),
@@ -77,6 +77,8 @@ DOORS = {
     "safetensors": ("training", "picked", "dense"),
     "sklearn": ("training",),
     "PIL": ("training",),
+    "jinja2": ("report.page",),
+    "plotly": ("report.page",),
     "matplotlib": ("report.picture", "report.sensitivity_picture"),
     "rich": ("report.tables", "progress", "cli"),
     "click": ("cli",),
@@ -85,7 +87,7 @@ DOORS = {
 # what else a room must not import, although it stands below
 AVOIDS = {"study": WORKSHOP, "report": (*WORKSHOP, "evaluate"), "progress": (*WORKSHOP, "evaluate")}
 
-HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore")
+HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "plotly", "jinja2")
 
 
 @dataclass(frozen=True)

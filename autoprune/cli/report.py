@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,30 @@ from autoprune.cli.options import asked_budget, budget_options, root_option, sto
 Examples:
   autoprune report
   autoprune report studies/cifar10-resnet20 --budget-mflops 15
+  autoprune report --open
   autoprune report --json | jq .best
 """
 )
 @study_argument
 @budget_options
 @click.option("--all", "show_all", is_flag=True, help="Every non-dominated trial, differences within noise included.")
+@click.option("--open", "open_page", is_flag=True, help="Open report.html in the browser.")
 @root_option
 @storage_option
 @json_option
-def report(study: str | None, show_all: bool, root: Path, storage: str | None, as_json: bool, **options: Any) -> None:
-    """Show the front of STUDY beside its baselines, and write front.csv, front.json and front.png.
+def report(
+    study: str | None,
+    show_all: bool,
+    open_page: bool,
+    root: Path,
+    storage: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Show the front of STUDY beside its baselines, and write report.html, front.csv, .json, .png and .svg.
+
+    report.html is a page to choose on: set a budget, and it shows the network to pick, its policy and the command.
+    It needs no network and nothing beside it, so it can be sent.
 
     The front holds the completed trials that none other beats beyond noise: accuracies within their
     standard error count as equal. Notes compare the best trial with each baseline and the dense network, with
@@ -42,7 +56,9 @@ def report(study: str | None, show_all: bool, root: Path, storage: str | None, a
 
     folder, _ = find_study(study, root)
     view = open_view(folder, storage)
-    summary, files = write_report(view, asked_budget(options, view.dense), noise_aware=not show_all)
+    summary, files = write_report(view, asked_budget(options, view.dense), not show_all, elsewhere=bool(storage))
+    if open_page and not webbrowser.open(files[0].resolve().as_uri()):
+        click.echo(f"no browser could be started; open {files[0]} in one", err=True)
     if as_json:
         emit({**summary.to_json(), "files": [str(path) for path in files]})
         return
