@@ -70,8 +70,9 @@ def front(trials: Sequence[Trial], objectives: Sequence[str], noise_aware: bool 
     """
     found = measured(trials)
     points = minimised([m for _, m in found], objectives)
-    keep = [pair for pair, is_best in zip(found, non_dominated(points), strict=True) if is_best]
-    keep.sort(key=lambda pair: (tuple(minimised([pair[1]], objectives)[0]), pair[0].number))
+    keys = [(*row, trial.number) for row, (trial, _) in zip(points.tolist(), found, strict=True)]
+    best = sorted(np.flatnonzero(non_dominated(points)), key=lambda index: keys[index])
+    keep = [found[index] for index in best]
     stays = _unbeaten([m for _, m in keep], objectives) if noise_aware else range(len(keep))
     return [keep[index][0] for index in stays]
 

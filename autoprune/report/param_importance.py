@@ -82,8 +82,7 @@ def importance(trials: Sequence[Trial], budget: Budget) -> Importance:
 def parameters(policies: Sequence[PruningPolicy]) -> dict[str, Floats]:
     """Return parameter → its value in each policy, shape ``(n,)``, without those that never vary.
 
-    Criteria are numbered in the order of their names, among the policies that cut something there; elsewhere they are
-    −1, as are criteria of groups that stay whole.
+    Criteria are numbered in the order of their names; a group that a policy does not name has −1.
     """
     groups = list(dict.fromkeys(name for policy in policies for name in policy.groups))
     blocks = list(dict.fromkeys(name for policy in policies for name in policy.dropped_blocks))
@@ -94,9 +93,7 @@ def parameters(policies: Sequence[PruningPolicy]) -> dict[str, Floats]:
     for name in groups:
         chosen = [policy.groups.get(name) for policy in policies]
         found[f"{name}: sparsity"] = [group.sparsity if group else 0.0 for group in chosen]
-        found[f"{name}{CRITERION}"] = [
-            number[group.importance] if group and group.sparsity > 0 else -1.0 for group in chosen
-        ]
+        found[f"{name}{CRITERION}"] = [number[group.importance] if group else -1.0 for group in chosen]
     for name in blocks:
         found[f"{name}: dropped"] = [float(name in policy.dropped_blocks) for policy in policies]
     for name in masked:

@@ -37,6 +37,7 @@ def encode_policies(policies: Sequence[PruningPolicy], groups: Mapping[str, Mapp
     blocks = sorted({name for policy in policies for name in policy.dropped_blocks})
     layers = sorted({name for policy in policies if policy.mask for name in policy.mask.layers})
     width = len(in_base(max(channels, default=0), 1))
+    texts = [in_base(count, width) for count in range(max(channels, default=0) + 1)]
     code = {name: in_base(index, 1) for index, name in enumerate(criteria)}
     return {
         "groups": [
@@ -48,7 +49,7 @@ def encode_policies(policies: Sequence[PruningPolicy], groups: Mapping[str, Mapp
         "layers": layers,
         "width": width,
         "code_width": max((len(text) for text in code.values()), default=1),
-        "kept": [_kept(policy, names, channels, width) for policy in policies],
+        "kept": [_kept(policy, names, channels, texts) for policy in policies],
         "criterion": [_criteria(policy, names, code) for policy in policies],
         "dropped": [[blocks.index(name) for name in policy.dropped_blocks] for policy in policies],
         "masks": [_mask(policy, layers) for policy in policies],
@@ -77,11 +78,11 @@ def in_base(number: int, width: int) -> str:
     return text.rjust(width, "0")
 
 
-def _kept(policy: PruningPolicy, names: Sequence[str], channels: Sequence[int], width: int) -> str:
+def _kept(policy: PruningPolicy, names: Sequence[str], channels: Sequence[int], texts: Sequence[str]) -> str:
     parts = []
     for name, count in zip(names, channels, strict=True):
         group = policy.groups.get(name)
-        parts.append(in_base(kept_channels(group.sparsity, count) if group else count, width))
+        parts.append(texts[kept_channels(group.sparsity, count) if group else count])
     return "".join(parts)
 
 

@@ -44,6 +44,17 @@ def test_every_study_has_a_picture(make_view: MakeView, tmp_path: Path, name: st
         assert len(image.convert("RGB").getcolors(100_000) or []) > 10
 
 
+def test_the_svg_is_the_same_each_time_and_stays_small(make_view: MakeView, tmp_path: Path) -> None:
+    trials = many_trials(1200)
+    summary = summarise(make_view(trials))
+    one, other = tmp_path / "one.svg", tmp_path / "other.svg"
+    write_front_pictures(summary, trials, [one], dpi=50)
+    write_front_pictures(summary, trials, [other], dpi=50)
+    assert one.read_bytes() == other.read_bytes()
+    assert b"<svg" in one.read_bytes()
+    assert one.stat().st_size < 400_000
+
+
 def test_one_panel_for_each_cost_on_one_accuracy_axis(make_view: MakeView) -> None:
     trials = many_trials(20)
     figure = draw_front(summarise(make_view(trials)), trials)

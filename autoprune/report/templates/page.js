@@ -87,7 +87,8 @@ function stepLine(event) {
   const step = Number(((high - low) / 100).toPrecision(1));
   const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 };
   const now = state.limits[state.cost] ?? high;
-  const ends = { Home: Math.min(...completed.map((trial) => trial.values[state.cost])), End: high };
+  const cheapest = Math.min(...completed.map((trial) => trial.values[state.cost]));
+  const ends = { Home: 1.0006 * cheapest, End: high }; // rounded, it is still met by the cheapest
   const next = event.key in ends ? ends[event.key] : event.key in moves ? now + moves[event.key] * step : null;
   if (next === null) return;
   event.preventDefault();
