@@ -18,6 +18,7 @@ from autoprune.policy import PruningPolicy
 from autoprune.trial import Trial, completed_measurement
 
 Floats = NDArray[np.float64]
+_ROWS_AT_ONCE = 256  # of a comparison of everyone with everyone: bounds its memory
 
 
 def measured(trials: Sequence[Trial]) -> list[tuple[Trial, Measurement]]:
@@ -69,8 +70,9 @@ def front(trials: Sequence[Trial], objectives: Sequence[str], noise_aware: bool 
     """
     found = measured(trials)
     points = minimised([m for _, m in found], objectives)
-    keep = [pair for pair, is_best in zip(found, non_dominated(points), strict=True) if is_best]
-    keep.sort(key=lambda pair: (tuple(minimised([pair[1]], objectives)[0]), pair[0].number))
+    keys = [(*row, trial.number) for row, (trial, _) in zip(points.tolist(), found, strict=True)]
+    best = sorted(np.flatnonzero(non_dominated(points)), key=lambda index: keys[index])
+    keep = [found[index] for index in best]
     stays = _unbeaten([m for _, m in keep], objectives) if noise_aware else range(len(keep))
     return [keep[index][0] for index in stays]
 
@@ -80,34 +82,43 @@ def _unbeaten(measurements: Sequence[Measurement], objectives: Sequence[str]) ->
 
     Beating beyond noise is not transitive, so what only a beaten one beats stays.
     """
-    everyone = range(len(measurements))
-    beaten_by = [{i for i in everyone if _beats(measurements[i], one, objectives)} for one in measurements]
-    stays: set[int] = set()
-    open_ = set(everyone)
-    while open_:
-        # noise in several objectives can close a circle in which each beats the next: its first one stays
-        free = {i for i in open_ if not beaten_by[i] & open_} or {min(open_)}
+    beats = _beats(measurements, objectives)
+    stays = np.zeros(len(measurements), dtype=bool)
+    open_ = ~stays
+    while open_.any():
+        free = open_ & ~beats[open_].any(axis=0)
+        if not free.any():  # noise in several objectives can close a circle in which each beats the next
+            free[np.argmax(open_)] = True  # its first one stays
         stays |= free
-        open_ = {i for i in open_ - free if not beaten_by[i] & free and not any(i in beaten_by[j] for j in free)}
-    return sorted(stays)
+        open_ &= ~(free | beats[free].any(axis=0) | beats[:, free].any(axis=1))
+    return [int(index) for index in np.flatnonzero(stays)]
 
 
-def _beats(one: Measurement, other: Measurement, objectives: Sequence[str]) -> bool:
-    """Return whether ``one`` dominates ``other`` beyond noise."""
-    noise = {name: _noise(name, one, other) for name in objectives}
-    if any(METRICS[name].is_better(other[name], one[name], noise[name]) for name in objectives):
-        return False
-    return any(METRICS[name].is_better(one[name], other[name], noise[name]) for name in objectives)
+def _beats(measurements: Sequence[Measurement], objectives: Sequence[str]) -> NDArray[np.bool_]:
+    """Return whether one dominates the other beyond noise, shape ``(n, n)``: the row beats the column. O(n² d)."""
+    known = [_values_and_noise(measurements, name) for name in objectives]
+    found = np.zeros((len(measurements), len(measurements)), dtype=bool)
+    for start in range(0, len(measurements), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        better, worse = np.zeros_like(found[rows]), np.zeros_like(found[rows])
+        for values, errors, resolutions in known:
+            noise = np.maximum(np.maximum.outer(errors[rows], errors), np.minimum.outer(resolutions[rows], resolutions))
+            better |= values[rows, None] < values[None, :] - noise
+            worse |= values[None, :] < values[rows, None] - noise
+        found[rows] = better & ~worse
+    return found
 
 
-def _noise(name: str, one: Measurement, other: Measurement) -> float:
-    """Return the difference in a metric below which two networks count as equal.
+def _values_and_noise(measurements: Sequence[Measurement], name: str) -> tuple[Floats, Floats, Floats]:
+    """Return a metric's values, smaller being better, and what says when two of them count as equal, each ``(n,)``.
 
-    That is the larger standard error; or, for a cost that follows from the policy, its resolution: candidates of one
-    budget use 98–100 % of it as rounding fell, and nobody should win by that.
+    Two networks do if they differ by no more than the larger standard error; or, for a cost that follows from the
+    policy, than its resolution, that of the cheaper one: candidates of one budget use 98–100 % of it as rounding
+    fell, and nobody should win by that.
     """
-    resolution = METRICS[name].resolution * min(abs(one[name]), abs(other[name]))
-    return max(one.error(name), other.error(name), resolution)
+    values = minimised(measurements, [name])[:, 0]
+    errors = np.array([m.error(name) for m in measurements], dtype=np.float64)
+    return values, errors, METRICS[name].resolution * np.abs(values)
 
 
 def reference_point(dense: Measurement, objectives: Sequence[str]) -> Floats:

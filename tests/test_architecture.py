@@ -68,7 +68,7 @@ DOORS = {
     "filelock": ("study",),
     "mlflow": ("loggers.mlflow",),
     "moocore": ("pareto",),
-    "numpy": ("pareto", "sensitivity", "hits", "rungs", "study", "cost", "training"),
+    "numpy": ("pareto", "sensitivity", "hits", "rungs", "study", "cost", "training", "report.param_importance"),
     "scipy": ("study",),
     "pydantic": ("sections", "spec", "spec_file"),
     "pydantic_core": ("sections",),
@@ -78,6 +78,8 @@ DOORS = {
     "safetensors": ("training", "picked", "dense"),
     "sklearn": ("training",),
     "PIL": ("training",),
+    "jinja2": ("report.page",),
+    "plotly": ("report.page",),
     "matplotlib": ("report.picture", "report.sensitivity_picture"),
     "optuna_dashboard": ("dashboard",),
     "rich": ("report.tables", "progress", "cli"),
@@ -89,7 +91,7 @@ AVOIDS = {"study": WORKSHOP} | dict.fromkeys(
     ("report", "progress", "session_log", "loggers", "shelf", "watching", "dashboard"), (*WORKSHOP, "evaluate")
 )
 
-HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore")
+HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "plotly", "jinja2")
 
 
 @dataclass(frozen=True)

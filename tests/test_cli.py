@@ -126,7 +126,7 @@ def test_search_report_pick_load(tmp_path: Path) -> None:
 
     reported = run("report", folder)
     assert reported.exit_code == 0
-    for file in ("front.csv", "front.json", "front.png"):
+    for file in ("report.html", "front.csv", "front.json", "front.png", "front.svg"):
         assert (folder / file).stat().st_size > 0
     assert "uniform" in reported.stdout
 
@@ -141,6 +141,20 @@ def test_search_report_pick_load(tmp_path: Path) -> None:
     network = autoprune.load(target)
     assert f"written: {target}" in picked.stdout
     assert network(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
+
+
+def test_the_page_is_opened_where_there_is_a_browser_and_named_where_there_is_none(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import webbrowser
+
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or len(opened) == 1)
+    assert "no browser" not in run("report", study, "--open").stderr
+    assert opened == [(study / "report.html").resolve().as_uri()]
+    result = run("report", study, "--open")
+    assert result.exit_code == 0
+    assert f"no browser could be started; open {study / 'report.html'} in one" in result.stderr
 
 
 def test_the_commands_that_search_suggests_work_as_printed(tmp_path: Path) -> None:
@@ -237,7 +251,7 @@ def test_json_of_every_command_is_one_document(study: Path) -> None:
     reported = document(run("report", study, "--json"))
     assert {"uniform", "dense"} <= {entry["baseline"] for entry in reported["worth"]}
     assert all(entry["paired"] for entry in reported["worth"])
-    expected = {"front.csv", "front.json", "front.png", "sensitivity.png"}
+    expected = {"report.html", "front.csv", "front.json", "front.png", "front.svg", "sensitivity.png"}
     assert {Path(path).name for path in reported["files"]} == expected
     assert reported["budget"] == searched["budget"]
     picked = document(run("pick", study, "--json"))

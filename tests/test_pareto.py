@@ -74,6 +74,32 @@ def beats(one: Trial, other: Trial, objectives: Sequence[str]) -> bool:
     return all(gains[k] >= -noise[k] for k in objectives) and any(gains[k] > noise[k] for k in objectives)
 
 
+def slowly_unbeaten(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
+    """Return the noise-aware front, comparing every pair in Python."""
+    plain = front(trials, objectives, noise_aware=False)
+    everyone = range(len(plain))
+    beaten_by = [{i for i in everyone if surely_beats(plain[i], one, objectives)} for one in plain]
+    stays: set[int] = set()
+    open_ = set(everyone)
+    while open_:
+        free = {i for i in open_ if not beaten_by[i] & open_} or {min(open_)}
+        stays |= free
+        open_ = {i for i in open_ - free if not beaten_by[i] & free and not any(i in beaten_by[j] for j in free)}
+    return [plain[index] for index in sorted(stays)]
+
+
+def surely_beats(one: Trial, other: Trial, objectives: Sequence[str]) -> bool:
+    """Return whether a trial dominates another beyond noise, the resolution of costs counted as noise."""
+    a, b = one.outcome.measurement, other.outcome.measurement
+    noise = {
+        name: max(a.error(name), b.error(name), METRICS[name].resolution * min(abs(a[name]), abs(b[name])))
+        for name in objectives
+    }
+    if any(METRICS[name].is_better(b[name], a[name], noise[name]) for name in objectives):
+        return False
+    return any(METRICS[name].is_better(a[name], b[name], noise[name]) for name in objectives)
+
+
 def is_completed(trial: Trial) -> bool:
     return isinstance(trial.outcome, Completed)
 
@@ -112,6 +138,22 @@ def test_who_is_left_out_is_beaten_beyond_noise_by_somebody_on_the_front(trials:
     shown = front(trials, PAIR)
     left_out = [trial for trial in front(trials, PAIR, noise_aware=False) if trial not in shown]
     assert all(any(beats(survivor, trial, PAIR) for survivor in shown) for trial in left_out)
+
+
+@given(ledgers(), st.sampled_from([PAIR, THREE]))
+def test_the_front_is_what_the_slow_comparison_says(trials: list[Trial], objectives: Sequence[str]) -> None:
+    assert front(trials, objectives) == slowly_unbeaten(trials, objectives)
+
+
+def test_a_front_of_hundreds_is_what_the_slow_comparison_says() -> None:
+    stream = np.random.default_rng(0)
+    trials = []
+    for number, row in enumerate(np.abs(stream.standard_normal((400, 3)))):
+        share, cost, wait = (row / np.linalg.norm(row)).tolist()  # on a sphere nobody dominates anybody
+        noise = {"latency_ms_noise": 0.05 * wait}
+        trials.append(completed(number, 0.5 + 0.3 * share, 50 - 30 * cost, 0.002, latency_ms=3 - 2 * wait, **noise))
+    assert len(front(trials, THREE, noise_aware=False)) > 300
+    assert front(trials, THREE) == slowly_unbeaten(trials, THREE)
 
 
 def test_beaten_only_by_somebody_beaten_is_to_stay() -> None:

@@ -23,7 +23,7 @@ COMMANDS = {
     "dashboard": "Look at a copy of a study in optuna-dashboard.",
     "inspect": "Show what can be pruned in a network, and what cannot and why.",
     "pick": "Finish the best network within a budget: longer fine-tune, test score, files.",
-    "report": "Show a study's front; write front.csv, front.json and front.png.",
+    "report": "Show a study's front; write report.html, a page to choose on, and front.csv, .json, .png, .svg.",
     "search": "Search pruning policies under a budget; the same command resumes.",
     "studies": "List stored studies; remove, copy, export or import one.",
     "watch": "Watch a search that is running in another terminal.",

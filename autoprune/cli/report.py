@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ Examples:
   autoprune report
   autoprune report studies/cifar10-resnet20 --budget-mflops 15
   autoprune report --live
+  autoprune report --open
   autoprune report --json | jq .best
 """
 )
@@ -24,13 +26,24 @@ Examples:
 @budget_options
 @click.option("--all", "show_all", is_flag=True, help="Every non-dominated trial, differences within noise included.")
 @click.option("--live", is_flag=True, help="Watch a search that is running, as `autoprune watch` does; write nothing.")
+@click.option("--open", "open_page", is_flag=True, help="Open report.html in the browser.")
 @root_option
 @storage_option
 @json_option
 def report(
-    study: str | None, show_all: bool, live: bool, root: Path, storage: str | None, as_json: bool, **options: Any
+    study: str | None,
+    show_all: bool,
+    live: bool,
+    open_page: bool,
+    root: Path,
+    storage: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Show the front of STUDY beside its baselines, and write front.csv, front.json and front.png.
+    """Show the front of STUDY beside its baselines, and write report.html, front.csv, .json, .png and .svg.
+
+    report.html is a page to choose on: set a budget, and it shows the network to pick, its policy and the command.
+    It needs no network and nothing beside it, so it can be sent.
 
     The front holds the completed trials that none other beats beyond noise: accuracies within their
     standard error count as equal. Notes compare the best trial with each baseline and the dense network, with
@@ -51,7 +64,9 @@ def report(
         follow(folder, storage, options, once=False, as_json=as_json)
         return
     view = open_view(folder, storage)
-    summary, files = write_report(view, asked_budget(options, view.dense), noise_aware=not show_all)
+    summary, files = write_report(view, asked_budget(options, view.dense), not show_all, elsewhere=bool(storage))
+    if open_page and not webbrowser.open(files[0].resolve().as_uri()):
+        click.echo(f"no browser could be started; open {files[0]} in one", err=True)
     if as_json:
         emit({**summary.to_json(), "files": [str(path) for path in files]})
         return

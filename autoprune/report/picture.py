@@ -39,6 +39,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
+    "svg.hashsalt": "autoprune",
 }
 AXIS_TITLES = {
     "mflops": f"MFLOPs ({FLOP_CONVENTION})",
@@ -49,38 +50,42 @@ AXIS_TITLES = {
 SQUEEZE = 3.0  # the y-range may be this many times what the best, the dense and the typical network need
 OTHER_LABEL, BELOW_LABEL = "other trials", "below the picture"
 LEAST_RANGE = 0.02  # of accuracy
+MANY = 1000  # points beyond which the cloud is an image within the SVG
 LEAST_SPAN = 0.03  # of the largest cost shown
 
 
-def write_front_png(summary: Summary, trials: Sequence[Trial], path: Path, dpi: int = 150) -> None:
-    """Draw the report as a PNG.
+def write_front_pictures(summary: Summary, trials: Sequence[Trial], paths: Sequence[Path], dpi: int = 150) -> None:
+    """Draw the report once, and write it in the format of each file's suffix: ``.png``, ``.svg``.
 
     Args:
         summary: what to draw.
         trials: the study's trials; every completed one is a grey point.
-        path: where; replaced in one step.
+        paths: where; each is replaced in one step.
         dpi: pixels per inch; a picture of two panels is 10 × 5 inches.
 
     Raises:
-        StudyError: if the file cannot be written.
+        StudyError: if a file cannot be written.
     """
-    write_png(lambda: draw_front(summary, trials), path, dpi)
+    write_pictures(lambda: draw_front(summary, trials), paths, dpi)
 
 
-def write_png(draw: Callable[[], Figure], path: Path, dpi: int) -> None:
+def write_pictures(draw: Callable[[], Figure], paths: Sequence[Path], dpi: int) -> None:
     """Write a figure that is drawn in the house's style, and leave matplotlib as it was.
 
     Raises:
-        StudyError: if the file cannot be written.
+        StudyError: if a file cannot be written.
     """
     import matplotlib
 
-    buffer = io.BytesIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        draw().savefig(buffer, format="png", dpi=dpi)
-    write_bytes(path, buffer.getvalue())
+        figure = draw()
+        for path in paths:
+            buffer, kind = io.BytesIO(), path.suffix.removeprefix(".")
+            # without a date, so that the same study gives the same file
+            figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+            write_bytes(path, buffer.getvalue())
 
 
 def draw_front(summary: Summary, trials: Sequence[Trial]) -> Figure:
@@ -120,7 +125,7 @@ def costs_shown(summary: Summary) -> list[str]:
 
 
 def _draw_panel(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: str) -> None:
-    low, high = _accuracy_range(summary)
+    low, high = accuracy_range(summary)
     left, right = _cost_range(summary, trials, cost)
     axes.set_ylim(100 * low, 100 * high)
     axes.set_xlim(left, right)
@@ -171,7 +176,8 @@ def _draw_trials(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: st
     below = [m[cost] for m in found if m["accuracy"] < low]
     if inside:
         x, y = zip(*inside, strict=True)
-        axes.scatter(x, y, s=18, color=OTHERS, linewidth=0, label=OTHER_LABEL, zorder=2)
+        as_pixels = len(x) > MANY
+        axes.scatter(x, y, s=18, color=OTHERS, linewidth=0, label=OTHER_LABEL, zorder=2, rasterized=as_pixels)
     _draw_below(axes, below, OTHERS, f"{len(below)} {BELOW_LABEL}" if below else "")
 
 
@@ -253,7 +259,7 @@ def _draw_best(axes: Axes, summary: Summary, cost: str) -> None:
     )
 
 
-def _accuracy_range(summary: Summary) -> tuple[float, float]:
+def accuracy_range(summary: Summary) -> tuple[float, float]:
     """Return the ends of the y-axis, fractions: all rows if that does not squeeze the best of them."""
     everything = [summary.dense, *(row.measurement for row in summary.rows)]
     high = max(m["accuracy"] + m.error("accuracy") for m in everything)

@@ -1,4 +1,4 @@
-"""Write the report of a study into its folder: ``front.csv``, ``front.json`` and ``front.png``.
+"""Write the report of a study into its folder: ``report.html``, ``front.csv``, ``front.json``, and pictures.
 
 ``sensitivity.png`` comes beside them where the study holds ``sensitivity.json``.
 """
@@ -10,16 +10,21 @@ from typing import TYPE_CHECKING
 
 from autoprune.metrics import Budget
 from autoprune.report.files import write_front_csv, write_front_json
-from autoprune.report.picture import write_front_png
+from autoprune.report.page import write_page
+from autoprune.report.picture import write_front_pictures
 from autoprune.report.sensitivity_picture import write_sensitivity_png
 from autoprune.report.summary import Summary, summarise
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView
 
+PAGE = "report.html"
 
-def write_report(view: StudyView, budget: Budget | None = None, noise_aware: bool = True) -> tuple[Summary, list[Path]]:
-    """Summarise a study and write its three files, or four; the study itself is only read.
+
+def write_report(
+    view: StudyView, budget: Budget | None = None, noise_aware: bool = True, elsewhere: bool = False
+) -> tuple[Summary, list[Path]]:
+    """Summarise a study and write its five files, or six; the study itself is only read.
 
     Each file is replaced in one step, so this is safe beside a running search and beside another report.
 
@@ -27,20 +32,24 @@ def write_report(view: StudyView, budget: Budget | None = None, noise_aware: boo
         view: the study at one moment.
         budget: limits, absolute or relative to the dense network; ``None``: those of the last run.
         noise_aware: ``False`` shows every non-dominated trial.
+        elsewhere: whether the trials lie in a storage that commands have to name again.
 
     Returns:
-        the summary, for :func:`autoprune.report.tables.render`, and the files written.
+        the summary, for :func:`autoprune.report.tables.render`, and the files written, the page first.
 
     Raises:
         StudyError: if the study has no dense network yet, a file of it is damaged, or one cannot be written.
     """
     summary = summarise(view, budget, noise_aware)
-    table, document, picture = (view.folder.path / f"front.{suffix}" for suffix in ("csv", "json", "png"))
+    page = view.folder.path / PAGE
+    table, document, *pictures = (view.folder.path / f"front.{suffix}" for suffix in ("csv", "json", "png", "svg"))
+    write_page(view, summary, page, elsewhere)
     write_front_csv(summary, table)
     write_front_json(summary, document)
-    write_front_png(summary, view.trials, picture)
+    write_front_pictures(summary, view.trials, pictures)
+    files = [page, table, document, *pictures]
     if summary.sensitivity is None:
-        return summary, [table, document, picture]
+        return summary, files
     heat_map = view.folder.path / "sensitivity.png"
     write_sensitivity_png(summary.sensitivity, summary.study, heat_map)
-    return summary, [table, document, picture, heat_map]
+    return summary, [*files, heat_map]

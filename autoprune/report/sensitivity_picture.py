@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.report.picture import write_png
+from autoprune.report.picture import write_pictures
 from autoprune.report.sensitivity import Curve, Sensitivity
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def write_sensitivity_png(found: Sensitivity, study: str, path: Path, dpi: int =
     Raises:
         StudyError: if the file cannot be written.
     """
-    write_png(lambda: draw_sensitivity(found, study), path, dpi)
+    write_pictures(lambda: draw_sensitivity(found, study), [path], dpi)
 
 
 def draw_sensitivity(found: Sensitivity, study: str) -> Figure:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from autoprune.metrics import METRICS, Budget
 from autoprune.policy import PruningPolicy
@@ -31,6 +32,25 @@ from autoprune.trial import (
 )
 
 CANDIDATE, OUTCOME = "candidate", "outcome"
+
+
+class Record(Protocol):
+    """Be what is read here of a stored trial: Optuna's own ``FrozenTrial``, or less of it."""
+
+    @property
+    def number(self) -> int:
+        """Return Optuna's number of the trial."""
+        ...  # pragma: no cover
+
+    @property
+    def state(self) -> TrialState:
+        """Return whether it runs, or how it ended."""
+        ...  # pragma: no cover
+
+    @property
+    def user_attrs(self) -> Mapping[str, Any]:
+        """Return the attributes, ours among them."""
+        ...  # pragma: no cover
 
 
 def candidate_record(candidate: Candidate, session: int) -> str:
@@ -52,7 +72,7 @@ def outcome_record(outcome: Outcome, seconds: Mapping[str, float]) -> str:
     return json.dumps({"outcome": outcome_to_json(outcome), "seconds": {k: round(v, 6) for k, v in seconds.items()}})
 
 
-def read_candidate(record: FrozenTrial) -> Candidate | None:
+def read_candidate(record: Record) -> Candidate | None:
     """Return the candidate of a record, or ``None`` if its process died while asking."""
     if CANDIDATE not in record.user_attrs:
         return None
@@ -66,7 +86,7 @@ def read_candidate(record: FrozenTrial) -> Candidate | None:
     )
 
 
-def read_trial(record: FrozenTrial) -> Trial | None:
+def read_trial(record: Record) -> Trial | None:
     """Return a finished trial, or ``None`` for one that is running or lost."""
     candidate = read_candidate(record)
     if candidate is None or not record.state.is_finished() or OUTCOME not in record.user_attrs:
@@ -82,15 +102,15 @@ class Memory:
     def __init__(self) -> None:
         self._known: dict[int, tuple[Candidate | None, Trial | None]] = {}
 
-    def candidate(self, record: FrozenTrial) -> Candidate | None:
+    def candidate(self, record: Record) -> Candidate | None:
         """Return what :func:`read_candidate` does."""
         return self._read(record)[0]
 
-    def trial(self, record: FrozenTrial) -> Trial | None:
+    def trial(self, record: Record) -> Trial | None:
         """Return what :func:`read_trial` does."""
         return self._read(record)[1]
 
-    def _read(self, record: FrozenTrial) -> tuple[Candidate | None, Trial | None]:
+    def _read(self, record: Record) -> tuple[Candidate | None, Trial | None]:
         if record.number in self._known:
             return self._known[record.number]
         found = read_trial(record)
@@ -100,19 +120,19 @@ class Memory:
         return both
 
 
-def outcome_of(record: FrozenTrial) -> Outcome:
+def outcome_of(record: Record) -> Outcome:
     """Return the outcome that was written for a record, told or not."""
     return outcome_from_json(json.loads(record.user_attrs[OUTCOME])["outcome"])
 
 
-def read_trials(records: Sequence[FrozenTrial], memory: Memory | None = None) -> list[Trial]:
+def read_trials(records: Sequence[Record], memory: Memory | None = None) -> list[Trial]:
     """Return every finished trial by number."""
     read = memory.trial if memory else read_trial
     found = [trial for record in records if (trial := read(record)) is not None]
     return sorted(found, key=lambda trial: trial.number)
 
 
-def lost_candidates(records: Sequence[FrozenTrial], memory: Memory | None = None) -> list[Candidate]:
+def lost_candidates(records: Sequence[Record], memory: Memory | None = None) -> list[Candidate]:
     """Return the candidates that were asked, never finished and are not running, by number."""
     read = memory.candidate if memory else read_candidate
     lost: dict[int, Candidate] = {}

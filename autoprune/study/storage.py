@@ -14,7 +14,7 @@ from pathlib import Path
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import RDBStorage
 
 from autoprune.errors import StudyError
 
@@ -29,7 +29,7 @@ def sqlite_path(url: str) -> Path | None:
     return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
 
 
-def open_storage(url: str) -> BaseStorage:
+def open_storage(url: str) -> RDBStorage:
     """Open a storage by URL; SQLite is put into WAL mode.
 
     Raises:

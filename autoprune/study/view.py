@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
+from optuna.trial import TrialState
 
 from autoprune.errors import StudyError
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget, Measurement
 from autoprune.spec import StudySpec
 from autoprune.spec_file import read_resolved
+from autoprune.study.reading import StoredTrial, stored_trials
 from autoprune.study.records import read_trials
 from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, sqlite_url, without_password
 from autoprune.trial import Trial
@@ -43,13 +44,19 @@ class StudyView:
         """Return what was measured of the dense network on validation.
 
         Raises:
-            StudyError: if the study was interrupted before that.
+            StudyError: if the study was interrupted before that, or what is stored of it is damaged.
         """
         if "dense" not in self.facts:
             raise StudyError(
                 f"the study in {str(self.folder.path)!r} has no dense network yet; run `autoprune search` on it first"
             )
-        return Measurement.from_json(self.facts["dense"])
+        try:
+            return Measurement.from_json(self.facts["dense"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StudyError(
+                f"what the study in {str(self.folder.path)!r} stores of its dense network is damaged "
+                f"({type(error).__name__}: {error}); expected finite numbers: restore study.db from a copy"
+            ) from error
 
     @property
     def sessions(self) -> list[Mapping[str, Any]]:
@@ -89,10 +96,25 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
     opened = open_storage(url)
     with reporting_faults(url):
         try:
-            study = optuna.load_study(storage=opened, study_name=spec.name)
+            study_id = opened.get_study_id_from_name(spec.name)
         except KeyError as error:
             raise StudyError(f"the storage {without_password(url)!r} holds no study named {spec.name!r}") from error
-        stored = study.get_trials(deepcopy=False)
-        facts = {key: json.loads(value) for key, value in study.user_attrs.items()}
-    running = sum(record.state == optuna.trial.TrialState.RUNNING for record in stored)
-    return StudyView(folder, spec, tuple(read_trials(stored)), running, facts)
+        stored = stored_trials(opened, study_id)
+        facts = {key: json.loads(value) for key, value in opened.get_study_user_attrs(study_id).items()}
+    running = sum(record.state == TrialState.RUNNING for record in stored)
+    return StudyView(folder, spec, _readable(stored, url), running, facts)
+
+
+def _readable(stored: Sequence[StoredTrial], url: str) -> tuple[Trial, ...]:
+    """Return the finished trials.
+
+    Raises:
+        StudyError: naming one that is damaged, as one with a number that is not finite.
+    """
+    try:
+        return tuple(read_trials(stored))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"a trial in the study's storage {without_password(url)!r} is damaged ({type(error).__name__}: {error}); "
+            f"expected what autoprune wrote, all numbers finite: restore the storage from a copy"
+        ) from error

@@ -68,13 +68,13 @@ def test_json_gives_the_summary_back(make_view: MakeView, tmp_path: Path) -> Non
     assert "“quoted” [red]" in text
 
 
-def test_a_report_writes_three_files_and_nothing_else(make_view: MakeView) -> None:
+def test_a_report_writes_five_files_and_nothing_else(make_view: MakeView) -> None:
     view = make_view(many_trials(20))
     summary, paths = write_report(view)
     again, _ = write_report(view)
     assert summary == again
     assert sorted(view.folder.path.iterdir()) == sorted(paths)
-    assert sorted(path.name for path in paths) == ["front.csv", "front.json", "front.png"]
+    assert sorted(path.name for path in paths) == ["front.csv", "front.json", "front.png", "front.svg", "report.html"]
 
 
 def test_a_folder_that_cannot_be_written_is_said(make_view: MakeView, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from fake_studies import many_trials, measurement, trial
 from PIL import Image
 
 from autoprune.metrics import Budget
-from autoprune.report.picture import draw_front, write_front_png
+from autoprune.report.picture import draw_front, write_front_pictures
 from autoprune.report.summary import summarise
 from autoprune.spec import StudySpec
 from autoprune.study.view import StudyView
@@ -38,10 +38,21 @@ CASES: dict[str, list[Trial]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_study_has_a_picture(make_view: MakeView, tmp_path: Path, name: str, budget: Budget) -> None:
     path = tmp_path / "front.png"
-    write_front_png(summarise(make_view(CASES[name]), budget), CASES[name], path, dpi=50)
+    write_front_pictures(summarise(make_view(CASES[name]), budget), CASES[name], [path], dpi=50)
     with Image.open(path) as image:
         assert image.size == (500, 250)
         assert len(image.convert("RGB").getcolors(100_000) or []) > 10
+
+
+def test_the_svg_is_the_same_each_time_and_stays_small(make_view: MakeView, tmp_path: Path) -> None:
+    trials = many_trials(1200)
+    summary = summarise(make_view(trials))
+    one, other = tmp_path / "one.svg", tmp_path / "other.svg"
+    write_front_pictures(summary, trials, [one], dpi=50)
+    write_front_pictures(summary, trials, [other], dpi=50)
+    assert one.read_bytes() == other.read_bytes()
+    assert b"<svg" in one.read_bytes()
+    assert one.stat().st_size < 400_000
 
 
 def test_one_panel_for_each_cost_on_one_accuracy_axis(make_view: MakeView) -> None:
@@ -74,7 +85,7 @@ def test_a_collapsed_network_does_not_squeeze_the_rest(make_view: MakeView) -> N
 
 def test_the_picture_leaves_matplotlib_as_it_was(make_view: MakeView, tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
-    write_front_png(summarise(make_view([])), [], tmp_path / "front.png")
+    write_front_pictures(summarise(make_view([])), [], [tmp_path / "front.png"])
     assert dict(matplotlib.rcParams) == before
 
 
@@ -82,12 +93,12 @@ def test_pyplot_is_never_loaded() -> None:
     code = (
         "import io, sys, pathlib, tempfile\n"
         "from autoprune.metrics import Budget, Measurement\n"
-        "from autoprune.report.picture import write_front_png\n"
+        "from autoprune.report.picture import write_front_pictures\n"
         "from autoprune.report.summary import Summary\n"
         "dense = Measurement({'accuracy': 0.9, 'mflops': 10.0})\n"
         "counts = dict.fromkeys(('completed', 'over_budget', 'stopped', 'failed'), 0)\n"
         "s = Summary('x', ('accuracy', 'mflops'), True, Budget(), dense, (), 0.0, counts, 0, (), {}, 0, ())\n"
-        "write_front_png(s, (), pathlib.Path(tempfile.mkdtemp()) / 'front.png', dpi=30)\n"
+        "write_front_pictures(s, (), [pathlib.Path(tempfile.mkdtemp()) / 'front.png'], dpi=30)\n"
         "print([name for name in ('matplotlib.pyplot', 'torch', 'optuna', 'tkinter') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -110,12 +110,13 @@ def test_the_report_draws_names_and_lists_it(make_view: MakeView) -> None:
     view = make_view(many_trials(10))
     written(view.folder.path, stored(30, 2))
     summary, files = write_report(view)
-    assert [path.name for path in files] == ["front.csv", "front.json", "front.png", "sensitivity.png"]
+    fronts = [f"front.{suffix}" for suffix in ("csv", "json", "png", "svg")]
+    assert [path.name for path in files] == ["report.html", *fronts, "sensitivity.png"]
     assert all(path.exists() for path in files)
     text = " ".join(front_text(summary, width=80).split())
     assert "the loss rises most when one group alone is cut to half: layer0.conv +1, layer1.conv +0.5" in text
     assert "and least: layer29.conv +0.0333" in text
-    data = json.loads(files[1].read_text(encoding="utf-8"))["sensitivity"]
+    data = json.loads(files[2].read_text(encoding="utf-8"))["sensitivity"]
     assert data["most"][0] == {"name": "layer0.conv", "channels": 16, "rise": 1.0}
     assert [entry["name"] for entry in data["least"]] == [f"layer{n}.conv" for n in range(29, 24, -1)]
     assert data["blocks"] == [{"name": "block0", "rise": 0.5}, {"name": "block1", "rise": 0.5}]

@@ -1,0 +1,131 @@
+"""How a study's numbers came to be, in pairs of a term and a few words: data, seeds, training, timing, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from autoprune.metrics import FLOP_CONVENTION
+from autoprune.report.summary import Summary
+
+if TYPE_CHECKING:
+    from autoprune.study.view import StudyView
+
+Pairs = list[tuple[str, str]]
+
+
+def method(view: StudyView, summary: Summary) -> list[tuple[str, Pairs]]:
+    """Return a title and its pairs for each part; what an old study does not store is left out."""
+    parts = [
+        ("Network and data", [*_network(view), *_data(view.facts.get("data", {}))]),
+        ("Every candidate", _candidate(view)),
+        ("Counting and timing", _counting(view, summary)),
+        ("Machine and versions", _machine(view)),
+    ]
+    return [(title, [(term, text) for term, text in pairs if text]) for title, pairs in parts]
+
+
+def _network(view: StudyView) -> Pairs:
+    spec, dense = view.spec, view.spec.dense
+    trained = (
+        f"weights from {spec.model.weights}"
+        if spec.model.weights
+        else f"trained here: {_epochs(dense.epochs)}, batch {dense.batch_size}, {dense.optimizer}, "
+        f"learning rate {dense.lr:g}, weight decay {dense.weight_decay:g}"
+        if dense.epochs
+        else "trained weights from its source"
+    )
+    return [("dense network", f"{spec.model.source}; {trained}")]
+
+
+def _data(data: Mapping[str, Any]) -> Pairs:
+    sizes = data.get("sizes", {})
+    names = {"train": "training", "val": "validation", "test": "test"}
+    splits = ", ".join(f"{count} {names.get(split, split)}" for split, count in sizes.items())
+    used = "accuracy here is on validation; the test images are touched by autoprune pick alone"
+    return [
+        ("data", str(data.get("name", ""))),
+        ("described as", str(data.get("description", ""))),
+        ("licence", str(data.get("licence") or "")),
+        ("splits", f"{splits} images; {used}" if splits else used),
+    ]
+
+
+def _candidate(view: StudyView) -> Pairs:
+    spec, tune, schedule = view.spec, view.spec.finetune, view.spec.schedule
+    teacher = (
+        f"the dense network teaches (weight {tune.distill_weight:g}, temperature {tune.temperature:g})"
+        if tune.distill
+        else "labels alone"
+    )
+    stages = f", in {schedule.stages} stages" if schedule.stages > 1 else ""
+    stopping = (
+        f"a candidate that can no longer win is stopped, by {spec.stopping.images} validation images at most"
+        if spec.stopping.enabled
+        else "none is stopped early"
+    )
+    return [
+        ("seed", f"{spec.seed}; each trial has its own, drawn from it"),
+        ("criteria", ", ".join(spec.space.importances)),
+        ("what may go", ", ".join(spec.space.patterns) + (", whole blocks" if spec.space.depth else "")),
+        ("proposals", spec.sampler),
+        ("begins with", {"finetune": "the trained weights"}.get(schedule.start, schedule.start) + stages),
+        ("recalibration", f"{tune.recalibration_images} training images"),
+        (
+            "fine-tune",
+            f"{_epochs(tune.epochs)}, batch {tune.batch_size}, {tune.optimizer}, learning rate {tune.lr:g}, "
+            f"weight decay {tune.weight_decay:g}; {teacher}; trained: {schedule.trainable}",
+        ),
+        ("stopping", stopping),
+    ]
+
+
+def _counting(view: StudyView, summary: Summary) -> Pairs:
+    timing = view.spec.latency
+    told = {"batch", "threads", "blocks", "calls"}
+    others = [f", {name} {value}" for name, value in timing.model_dump().items() if name not in told]
+    return [
+        ("FLOPs", f"{FLOP_CONVENTION} of a convolution, linear layer or matrix product"),
+        ("not counted", "; ".join(summary.dense.uncounted)),
+        (
+            "latency",
+            f"median ratio of pruned to dense over {timing.blocks} alternating blocks of {timing.calls} forward "
+            f"passes, times the dense network's; batch {timing.batch}, {_threads(timing.threads)}{''.join(others)}",
+        ),
+        ("size", "stored weights in float32"),
+        ("±", "one standard error; intervals of differences are 95 %"),
+        (
+            "choice",
+            "of the networks within the budget whose accuracy is within one standard error of the best, the one with "
+            "the lowest validation loss",
+        ),
+        ("not pruned", "; ".join(_frozen(view.facts.get("frozen", {})))),
+    ]
+
+
+def _frozen(frozen: Mapping[str, Any]) -> list[str]:
+    return [f"{name}: {facts.get('reason', '')}" for name, facts in frozen.items()]
+
+
+def _machine(view: StudyView) -> Pairs:
+    last: Mapping[str, Any] = view.sessions[-1] if view.sessions else {}
+    runtime, versions = last.get("runtime", {}), last.get("versions", {})
+    device = " ".join(str(runtime[name]) for name in ("device", "device_name") if runtime.get(name))
+    threads = runtime.get("threads")
+    return [
+        ("runs", str(len(view.sessions)) if view.sessions else ""),
+        ("last run began", str(last.get("started", ""))),
+        ("device", device),
+        ("training", ", ".join(str(runtime[name]) for name in ("precision", "layout") if runtime.get(name))),
+        ("threads", _threads(threads) if threads else ""),
+        ("platform", str(runtime.get("platform", ""))),
+        ("versions", ", ".join(f"{name} {number}" for name, number in versions.items())),
+    ]
+
+
+def _threads(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"
+
+
+def _epochs(count: float) -> str:
+    return "one epoch" if count == 1 else f"{count:g} epochs"

@@ -1,0 +1,155 @@
+"""What the report page computes with, as one JSON document: every trial in columns, and what they are compared with.
+
+Numbers that the choice under a budget depends on are whole, to the last bit: the page must choose as
+:func:`autoprune.pareto.best_within` does. What is only shown is rounded.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.metrics import METRICS, Measurement
+from autoprune.report.history import history
+from autoprune.report.picture import AXIS_TITLES, accuracy_range
+from autoprune.report.policies import encode_policies
+from autoprune.report.rows import baselines_for, first_line
+from autoprune.report.summary import Summary
+from autoprune.trial import Completed, Failed, OverBudget, Stopped, Trial
+
+if TYPE_CHECKING:
+    from autoprune.study.view import StudyView
+
+KINDS = ("completed", "stopped", "over_budget", "failed")
+SHORT_TITLES = {
+    "mflops": "MFLOPs",
+    "latency_ms": "Latency",
+    "size_mb": "Size",
+    "mparams": "Parameters",
+    "nonzero_mflops": "MFLOPs not zero",
+    "nonzero_mparams": "Parameters not zero",
+}
+
+
+def page_document(view: StudyView, summary: Summary) -> dict[str, Any]:
+    """Return the document; everything in it is finite, and text is as it was stored."""
+    trials = view.trials
+    low, high = accuracy_range(summary)
+    return {
+        "study": summary.study,
+        "folder": command_path(view.folder.path),
+        "objectives": list(summary.objectives),
+        "costs": costs_to_choose(summary, trials),
+        "metrics": {
+            name: {"unit": known.unit, "digits": known.digits, "cost": known.is_cost} for name, known in METRICS.items()
+        },
+        "axes": {name: AXIS_TITLES.get(name, f"{known.unit}") for name, known in METRICS.items() if known.is_cost},
+        "titles": SHORT_TITLES,
+        "accuracy_range": [low, high],
+        "budget": {name: limit.value for name, limit in summary.budget.limits.items()},
+        "dense": {"values": dict(summary.dense.values), "stderr": dict(summary.dense.stderr)},
+        "front": [row.number for row in summary.front],
+        "best": summary.best.number if summary.best else None,
+        "knee": summary.knee.number if summary.knee else None,
+        "baselines": [trial.number for trial in baselines_for(trials, summary.budget)],
+        "trials": trial_columns(trials),
+        "policies": encode_policies([trial.candidate.policy for trial in trials], view.facts.get("groups", {})),
+        "history": history(trials, summary.objectives, summary.dense).to_json(),
+    }
+
+
+def command_path(path: Path) -> str:
+    """Return a study's folder as a command takes it, quoted for a shell; a bare name would be looked up elsewhere.
+
+    >>> command_path(Path("studies/digits")), command_path(Path("my study"))
+    ('studies/digits', "'./my study'")
+    """
+    text = str(path)
+    return shlex.quote(text if len(path.parts) > 1 or path.is_absolute() else f"./{text}")
+
+
+def costs_to_choose(summary: Summary, trials: Sequence[Trial]) -> list[str]:
+    """Return the costs that every completed trial and the dense network have, MFLOPs first."""
+    found = [trial.outcome.measurement for trial in trials if isinstance(trial.outcome, Completed)]
+    return [name for name in SHORT_TITLES if all(name in measured.values for measured in (summary.dense, *found))]
+
+
+def trial_columns(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Return the finished trials column by column, in order; ``None`` is what a trial does not have."""
+    measured = [_measurement(trial) for trial in trials]
+    names = [name for name in METRICS if any(name in m.values for m in measured)]
+    errors = [name for name in METRICS if any(name in m.stderr for m in measured)]
+    return {
+        "number": [trial.number for trial in trials],
+        "kind": column([KINDS.index(_kind(trial)) for trial in trials]),
+        "origin": column([trial.candidate.origin.rpartition(":")[2] for trial in trials]),
+        "baseline": column([int(trial.candidate.is_baseline) for trial in trials]),
+        "session": column([trial.session for trial in trials]),
+        "seconds": column([_shown(trial.total_seconds) for trial in trials]),
+        "reason": column([_reason(trial) for trial in trials]),
+        "values": {name: column([_exact(name, m.values.get(name)) for m in measured]) for name in names},
+        "stderr": {name: column([_error(name, m.stderr.get(name)) for m in measured]) for name in errors},
+    }
+
+
+def column(values: Sequence[Any]) -> Any:
+    """Return a column; one with few distinct values as those and where each stands, which is shorter.
+
+    >>> column([1, 2, 3]), column(["guided"] * 4)
+    ([1, 2, 3], {'values': ['guided'], 'index': [0, 0, 0, 0]})
+    """
+    distinct = dict.fromkeys(values)
+    if 2 * len(distinct) > len(values):
+        return list(values)
+    place = {value: index for index, value in enumerate(distinct)}
+    return {"values": list(distinct), "index": [place[value] for value in values]}
+
+
+def _measurement(trial: Trial) -> Measurement:
+    return trial.outcome.measurement if not isinstance(trial.outcome, Failed) else Measurement({})
+
+
+def _kind(trial: Trial) -> str:
+    match trial.outcome:
+        case Completed():
+            return "completed"
+        case Stopped():
+            return "stopped"
+        case OverBudget():
+            return "over_budget"
+        case Failed():
+            return "failed"
+
+
+def _reason(trial: Trial) -> str:
+    """Return in one line why a trial did not complete; empty if it did."""
+    match trial.outcome:
+        case Completed():
+            return ""
+        case Stopped(reason, _):
+            return first_line(reason)
+        case OverBudget(_, violations):
+            return ", ".join(f"{name} {100 * excess:.3g} % over its limit" for name, excess in violations.items())
+        case Failed(error, message):
+            return f"{error}: {first_line(message)}" if message else error
+
+
+def _exact(name: str, value: float | None) -> float | None:
+    """Return what the choice depends on as it is, and the rest in six significant digits."""
+    exact = METRICS[name].is_cost or name in ("accuracy", "loss")
+    return value if value is None or exact else _rounded(value)
+
+
+def _error(name: str, value: float | None) -> float | None:
+    return value if value is None or name == "accuracy" else _rounded(value, 3)
+
+
+def _rounded(value: float, digits: int = 6) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def _shown(seconds: float) -> float | None:
+    return round(seconds, 1) if math.isfinite(seconds) else None
