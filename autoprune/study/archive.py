@@ -74,10 +74,14 @@ class Archive:
         return kept.tobytes() + criteria.tobytes() in self._keys
 
     def places(self, policy: PruningPolicy) -> tuple[Ints, Ints]:
-        """Return where a policy's counts are among the choices, and its criteria among all of them."""
+        """Return where a policy's counts are among the choices, and its criteria among all of them.
+
+        Where nothing is cut there is nothing for a criterion to choose, and its place is 0: equal networks are equal.
+        """
         kept, order = self.space.kept(policy), {name: place for place, name in enumerate(self.criteria)}
         counts = [self.space.choices[name].index(kept[name]) for name in self.names]
-        criteria = [order.get(policy.groups[n].importance, 0) if n in policy.groups else 0 for n in self.names]
+        chosen = {n: group.importance for n, group in policy.groups.items() if kept[n] != self.space.full[n]}
+        criteria = [order.get(chosen[name], 0) if name in chosen else 0 for name in self.names]
         return np.array(counts, dtype=np.int64), np.array(criteria, dtype=np.int64)
 
     def evidence(self) -> Evidence:
@@ -88,7 +92,7 @@ class Archive:
             self._table[np.arange(len(self.names)), kept],
             np.array([row[1] for row in rows], dtype=np.int64).reshape(shape),
             np.array([row[2] for row in rows]),
-            len(self.criteria),
+            max(1, len(self.criteria)),  # without groups there is none, and blocks have no use for one
         )
 
     def elites(self, budget: Budget, count: int) -> list[PruningPolicy]:

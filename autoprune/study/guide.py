@@ -66,6 +66,7 @@ class Guide:
         attempt: int,
         trials: Sequence[Trial],
         projector: Projector,
+        budget: Budget,
         timed: Callable[[], Projector] | None = None,
     ) -> Proposal:
         """Return one proposal.
@@ -75,11 +76,12 @@ class Guide:
             attempt: counts up if the last proposal was no use.
             trials: what is stored.
             projector: onto the budget of this run; without limits a number of MFLOPs is drawn each time.
-            timed: the same with a limit on predicted latency, if that is an objective; asked only when it is needed.
+            budget: of this run, which the best networks were measured to meet; the projector's limits may be predicted.
+            timed: the projector with a limit on predicted latency, if that is an objective; asked only if it is needed.
         """
         rng = np.random.default_rng([self.seed, number, attempt])
         self._archive.read(trials)
-        elites = self._archive.elites(projector.budget, ELITES)
+        elites = self._archive.elites(budget, ELITES)
         way = str(rng.choice(list(_WAYS), p=list(_WAYS.values())))
         if (way in ("mutated", "crossed") and len(elites) < 2) or (way == "faster" and timed is None):
             way = "drawn"
@@ -112,7 +114,7 @@ class Guide:
 
     def _criteria(self, belief: Belief, rng: Rng) -> dict[str, str]:
         """Return for each group the criterion that the draw makes best, with some chance for any other."""
-        worth = dict(zip(self._archive.criteria, belief.criteria, strict=True))
+        worth = {name: float(belief.criteria[place]) for place, name in enumerate(self._archive.criteria)}
         mixed = rng.random() < 0.5
         return {
             name: min(known, key=lambda criterion: worth[criterion] + (rng.normal(0, _DOUBT_MIXED) if mixed else 0.0))
@@ -128,7 +130,7 @@ class Guide:
             else:
                 wanted[name] = float(np.clip(wanted[name] * math.exp(rng.normal(0, 0.3)), 1, self.space.full[name]))
         criteria = {name: group.importance for name, group in parent.groups.items()}
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 and self.space.by_name:
             changed = str(rng.choice(list(self.space.by_name)))
             criteria[changed] = str(rng.choice(self.space.importances[changed]))
         return self._onto(wanted, criteria, onto)

@@ -61,7 +61,7 @@ class Knapsack:
         """Return the counts kept, within the budget wherever the space allows it.
 
         Args:
-            penalties: names that are missing cost nothing to cut, and are cut last.
+            penalties: names that are missing hardly hurt when they are cut, and go first.
         """
         tables = [
             np.asarray(penalties[name], dtype=np.float64)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import optuna
 
+from autoprune.errors import UsageError
 from autoprune.metrics import Budget, Limit, Measurement
 from autoprune.policy import PruningPolicy
 from autoprune.sensitivity import Sensitivity
@@ -91,11 +92,17 @@ class Proposals:
         return {}
 
     def check(self) -> None:
-        """Raise if no network of the space can meet the closed-form limits.
+        """Raise if no network of the space can meet the closed-form limits, or the sampler has nothing to propose.
 
         Raises:
             BudgetError: naming the nearest value that can be reached.
+            UsageError: if the guided sampler is asked for a space of masks alone.
         """
+        if self.chosen_sampler == GUIDED and not self.space.cut_names:
+            raise UsageError(
+                "the sampler 'guided' proposes channels and blocks, and here only masks are searched; give --sampler "
+                "tpe, or leave it to auto"
+            )
         self.budget.check_reachable(Projector(self.space, self.cost, self.budget).smallest())
 
     def next(self, number: int, trials: Sequence[Trial]) -> Next:
@@ -120,11 +127,17 @@ class Proposals:
         """Return the guide's proposal, the first of a few that was not evaluated before."""
         timed = partial(self._timed, trials) if self.probes is not None else None
         for attempt in range(RANDOM_DRAWS):
-            found = self._guide.propose(number, attempt, trials, projector, timed)
+            found = self._guide.propose(number, attempt, trials, projector, self.budget, timed)
             if not self._guide.has_seen(found.policy):
                 break
-        budget = found.budget if found.way in ("lower", "faster") else self.budget
+        budget = self._within(found.budget) if found.way in ("lower", "faster") else self.budget
         return Next(self.fixed(found.policy), f"guided:{found.way}", budget)
+
+    def _within(self, lower: Budget) -> Budget:
+        """Return a lower budget with no limit above this run's, as a predicted one may be that no network meets."""
+        limits = {name: limit.value for name, limit in lower.limits.items()}
+        known = {name: limit.value for name, limit in self.budget.limits.items()}
+        return Budget({name: Limit(min(value, known.get(name, value))) for name, value in limits.items()})
 
     def _unseen(
         self, proposed: PruningPolicy, projector: Projector, number: int, trials: Sequence[Trial]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from study_fakes import chain_cost, make_proposals, open_ledger, space_of
+from study_fakes import chain_cost, make_proposals, measured_many, open_ledger, space_of
 
+from autoprune.errors import UsageError
 from autoprune.metrics import Budget, Measurement
 from autoprune.policy import PruningPolicy
 from autoprune.sensitivity import Curve, Sensitivity
+from autoprune.space import Block, Kept, MaskSpace, SearchSpace
+from autoprune.study.archive import Archive
 from autoprune.study.project import FILL_TO, Projector
 from autoprune.study.proposals import Proposals
-from autoprune.trial import Candidate, Completed, Trial
+from autoprune.trial import Candidate, Completed, Failed, Trial
 
 WIDTHS = (16, 32, 24, 48, 16)
 TRUE_WEIGHTS = np.array([3.0, 0.3, 1.0, 0.3, 2.0])
@@ -116,6 +120,46 @@ def test_one_group_only_and_a_budget_near_the_floor() -> None:
     near = replace(make_proposals((8, 8), sampler="guided"), budget=Budget.parse({"mflops": 1.02 * least}))
     for trial in told(near, 3):
         assert near.budget.admits(near.cost.measure(near.space.kept(trial.candidate.policy)))
+
+
+class BlockCount:
+    """Cost a network its blocks, and one that always stays."""
+
+    def measure(self, kept: Kept) -> Measurement:
+        return Measurement({"mflops": 1.0 + sum(kept.values())})
+
+    def measure_many(self, names: Any, counts: Any) -> dict[str, Any]:
+        return measured_many(self.measure, names, counts)
+
+
+def test_blocks_alone_are_searched_where_no_channel_can_go() -> None:
+    space = SearchSpace((), {}, blocks=tuple(Block(f"b{place}") for place in range(5)))
+    dense = Measurement({"mflops": 6.0, "accuracy": 0.9})
+    proposals = Proposals(space, BlockCount(), dense, Budget.parse({"mflops": 4}), sampler="guided")
+    trials = told(proposals, 12)
+    assert all(len(trial.candidate.policy.dropped_blocks) >= 2 for trial in trials)
+    assert len({trial.candidate.policy for trial in trials}) >= 10
+    assert {"baseline:depth", "guided:drawn", "guided:mutated"} <= {trial.candidate.origin for trial in trials}
+
+
+def test_masks_alone_are_refused_with_the_sampler_that_takes_them() -> None:
+    space = SearchSpace((), {}, mask=MaskSpace("weight", ("magnitude",), ("conv",)))
+    dense = Measurement({"mflops": 7.0, "accuracy": 0.9})
+    with pytest.raises(UsageError, match="--sampler tpe"):
+        Proposals(space, BlockCount(), dense, Budget(), sampler="guided").check()
+
+
+def test_a_criterion_of_a_group_that_stays_whole_makes_no_other_network() -> None:
+    proposals = guided()
+    kept = {**proposals.space.full, "g1": 8}
+    one, other, third = (
+        proposals.space.policy(kept, {**dict.fromkeys(kept, "l1"), "g0": whole, "g1": cut})
+        for whole, cut in (("l1", "l1"), ("l2", "l1"), ("l1", "l2"))
+    )
+    archive = Archive(proposals.space, list(kept), [np.zeros(len(c)) for c in proposals.space.choices.values()])
+    archive.read([Trial(Candidate(0, one, 0, "guided:drawn"), Failed("E", ""), {}, 0)])
+    assert archive.holds(other)
+    assert not archive.holds(third)
 
 
 def test_a_stored_study_asks_the_same_after_a_kill(tmp_path: Path) -> None:

@@ -169,6 +169,37 @@ def test_a_limit_below_the_smallest_prediction_is_met_by_the_smallest_network() 
     assert not any(kept[block.name] for block in proposals.space.blocks)
 
 
+def guided_at(share: float, latency: float, count: int) -> list[Trial]:
+    """Return what the guided sampler asks where every network takes the same share of the latency limit."""
+    proposals = replace(limited(share), sampler="guided")
+    trials: list[Trial] = []
+    for number in range(count):
+        found = proposals.next(number, trials)
+        policy = proposals.policy(found.sampler.decided or {})
+        told = {"latency_ms": latency * proposals.budget.limits["latency_ms"].value, "accuracy": 0.5, "loss": 1.0}
+        measured = proposals.cost.measure(proposals.space.kept(policy)).merged(Measurement(told))
+        asked = Candidate(number, policy, 0, found.origin, found.budget)
+        trials.append(Trial(asked, Completed(measured), {}, 0))
+    return trials
+
+
+@pytest.mark.parametrize(("latency", "are_parents"), [(0.99, True), (1.01, False)])
+def test_networks_measured_within_the_limit_are_parents_although_predictions_aim_below(
+    latency: float, are_parents: bool
+) -> None:
+    assert latency > AIM
+    ways = {trial.candidate.origin for trial in guided_at(0.6, latency, 25)}
+    assert bool({"guided:mutated", "guided:crossed"} & ways) is are_parents
+
+
+def test_no_candidate_is_made_for_a_looser_limit_than_the_one_that_was_asked() -> None:
+    """The limit is below what the smallest network is predicted to take."""
+    trials = guided_at(0.1, 1.5, 6)
+    asked = limited(0.1).budget.limits["latency_ms"].value
+    assert max(trial.candidate.budget.limits["latency_ms"].value for trial in trials) <= asked
+    assert {"guided:lower", "guided:faster"} & {trial.candidate.origin for trial in trials}
+
+
 def test_without_probes_a_line_through_mflops_is_used_as_before() -> None:
     with_line = replace(limited(0.6), probes=None)
     projector = with_line.projector([])
