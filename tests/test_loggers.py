@@ -51,10 +51,11 @@ def run(loggers: Loggers, folder: Path, stored: int, total: int) -> None:
 
 
 def test_each_is_told_what_it_lacks_and_then_what_is_new(tmp_path: Path) -> None:
-    new, one_short = Recorder(), Recorder(held=range(2))
-    run(Loggers({"new": new, "short": one_short}, pytest.fail), tmp_path, stored=3, total=5)
+    new, one_short, said = Recorder(), Recorder(held=range(2)), list[str]()
+    run(Loggers({"new": new, "short": one_short}, pytest.fail, said.append), tmp_path, stored=3, total=5)
     assert new.log == ["began 3", *(f"told {number}" for number in range(5)), "finished"]
     assert one_short.log == ["began 3", "told 2", "told 3", "told 4", "finished"]
+    assert [sentence.rpartition(": ")[2] for sentence in said] == ["3 of 3 stored trials", "1 of 3 stored trials"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from autoprune.search import Observer
 
 METHODS = ("began", "told", "ended")
+Say = Callable[[str], None]
 
 
 def make_logger(name: str) -> Logger:
@@ -50,20 +51,21 @@ class Loggers:
     Args:
         loggers: name → logger.
         warn: told in a sentence when a logger raised, once for each.
+        say: told in a sentence what is going on.
     """
 
-    def __init__(self, loggers: Mapping[str, Logger], warn: Callable[[str], None]) -> None:
-        self._live, self._warn = dict(loggers), warn
+    def __init__(self, loggers: Mapping[str, Logger], warn: Say, say: Say = lambda message: None) -> None:
+        self._live, self._warn, self._say = dict(loggers), warn, say
         self._course: Course | None = None
 
     @classmethod
-    def named(cls, names: Sequence[str], warn: Callable[[str], None]) -> Loggers:
+    def named(cls, names: Sequence[str], warn: Say, say: Say = lambda message: None) -> Loggers:
         """Return new loggers by name.
 
         Raises:
             UsageError: as :func:`make_logger`.
         """
-        return cls({name: make_logger(name) for name in names}, warn)
+        return cls({name: make_logger(name) for name in names}, warn, say)
 
     @contextmanager
     def session(self, study: LoggedStudy, stored: Sequence[Trial]) -> Iterator[None]:
@@ -99,6 +101,9 @@ class Loggers:
         for name, logger in self._each():
             with self._switching_off(name):
                 held[name] = frozenset(logger.began(study, stored))
+                lacking = sum(trial.number not in held[name] for trial in stored)
+                if lacking:
+                    self._say(f"logging to {name} what it lacks: {lacking} of {len(stored)} stored trials")
         self._course = course = Course(study.objectives, study.budget, study.dense)
         for trial in stored:
             course.add(trial)
