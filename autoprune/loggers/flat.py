@@ -51,9 +51,8 @@ def standing_of(standing: Standing) -> Values:
     best: Mapping[str, float] = {}
     if standing.best is not None and isinstance(standing.best.outcome, Completed):
         measured = standing.best.outcome.measurement.values
-        told = {
-            name: value for name, value in measured.items() if METRICS[name].is_cost or name in ("accuracy", "loss")
-        }
+        telling = {"accuracy", "loss", *(name for name, metric in METRICS.items() if metric.is_cost)}
+        told = {name: value for name, value in measured.items() if name in telling}
         best = {"trial": float(standing.best.number), **told}
     search = {name: float(count) for name, count in standing.counts.items()}
     search |= {"trials": float(sum(standing.counts.values())), "hypervolume": standing.hypervolume}
