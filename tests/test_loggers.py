@@ -85,6 +85,17 @@ def test_a_session_says_how_it_ended(tmp_path: Path, error: type[BaseException],
     assert logger.log == ["began 0", how]
 
 
+def test_one_that_never_began_is_not_ended(tmp_path: Path) -> None:
+    class Interrupted(Recorder):
+        def began(self, study: Any, stored: Sequence[Trial]) -> Sequence[int]:
+            raise KeyboardInterrupt
+
+    first, last = Recorder(), Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        run(Loggers({"first": first, "dies": Interrupted(), "last": last}, pytest.fail), tmp_path, stored=1, total=2)
+    assert (first.log, last.log) == (["began 1", "interrupted"], [])
+
+
 def test_the_standing_is_that_of_all_trials_so_far(tmp_path: Path) -> None:
     study = example_study(tmp_path)
     course = Course(OBJECTIVES, study.budget, study.dense)
