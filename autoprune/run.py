@@ -84,7 +84,7 @@ def run_search(
         UsageError: if the library of a logger is not installed.
         AutopruneError: if the network, the data or the folder cannot be used.
     """
-    loggers = Loggers.named(spec.logging.loggers, display.warn)  # what is missing is told before anything is trained
+    loggers = Loggers.named(spec.logging.loggers, display.warn, display.say)  # before anything is trained
     folder.create()
     spec = _with_stored_layout(resolve(spec), folder)
     _check_same_meaning(_stored_in_folder(folder), spec, folder)

@@ -51,10 +51,11 @@ def run(loggers: Loggers, folder: Path, stored: int, total: int) -> None:
 
 
 def test_each_is_told_what_it_lacks_and_then_what_is_new(tmp_path: Path) -> None:
-    new, one_short = Recorder(), Recorder(held=range(2))
-    run(Loggers({"new": new, "short": one_short}, pytest.fail), tmp_path, stored=3, total=5)
+    new, one_short, said = Recorder(), Recorder(held=range(2)), list[str]()
+    run(Loggers({"new": new, "short": one_short}, pytest.fail, said.append), tmp_path, stored=3, total=5)
     assert new.log == ["began 3", *(f"told {number}" for number in range(5)), "finished"]
     assert one_short.log == ["began 3", "told 2", "told 3", "told 4", "finished"]
+    assert [sentence.rpartition(": ")[2] for sentence in said] == ["3 of 3 stored trials", "1 of 3 stored trials"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,17 @@ def test_a_session_says_how_it_ended(tmp_path: Path, error: type[BaseException],
     with pytest.raises(error), loggers.session(example_study(tmp_path), []):
         raise error
     assert logger.log == ["began 0", how]
+
+
+def test_one_that_never_began_is_not_ended(tmp_path: Path) -> None:
+    class Interrupted(Recorder):
+        def began(self, study: Any, stored: Sequence[Trial]) -> Sequence[int]:
+            raise KeyboardInterrupt
+
+    first, last = Recorder(), Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        run(Loggers({"first": first, "dies": Interrupted(), "last": last}, pytest.fail), tmp_path, stored=1, total=2)
+    assert (first.log, last.log) == (["began 1", "interrupted"], [])
 
 
 def test_the_standing_is_that_of_all_trials_so_far(tmp_path: Path) -> None:

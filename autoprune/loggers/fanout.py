@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from autoprune.search import Observer
 
 METHODS = ("began", "told", "ended")
+Say = Callable[[str], None]
 
 
 def make_logger(name: str) -> Logger:
@@ -50,20 +51,22 @@ class Loggers:
     Args:
         loggers: name → logger.
         warn: told in a sentence when a logger raised, once for each.
+        say: told in a sentence what is going on.
     """
 
-    def __init__(self, loggers: Mapping[str, Logger], warn: Callable[[str], None]) -> None:
-        self._live, self._warn = dict(loggers), warn
+    def __init__(self, loggers: Mapping[str, Logger], warn: Say, say: Say = lambda message: None) -> None:
+        self._live, self._warn, self._say = dict(loggers), warn, say
         self._course: Course | None = None
+        self._held: dict[str, frozenset[int]] = {}
 
     @classmethod
-    def named(cls, names: Sequence[str], warn: Callable[[str], None]) -> Loggers:
+    def named(cls, names: Sequence[str], warn: Say, say: Say = lambda message: None) -> Loggers:
         """Return new loggers by name.
 
         Raises:
             UsageError: as :func:`make_logger`.
         """
-        return cls({name: make_logger(name) for name in names}, warn)
+        return cls({name: make_logger(name) for name in names}, warn, say)
 
     @contextmanager
     def session(self, study: LoggedStudy, stored: Sequence[Trial]) -> Iterator[None]:
@@ -78,8 +81,9 @@ class Loggers:
             raise
         finally:
             for name, logger in self._each():
-                with self._switching_off(name):
-                    logger.ended(how)
+                if name in self._held:  # it began
+                    with self._switching_off(name):
+                        logger.ended(how)
 
     def told(self, trial: Trial) -> None:
         """Tell every logger of a trial that is stored now."""
@@ -95,15 +99,17 @@ class Loggers:
         """Tell of the session, and of stored trials that a logger does not hold: what a killed process left out."""
         if not self._live:
             return
-        held: dict[str, frozenset[int]] = {}
         for name, logger in self._each():
             with self._switching_off(name):
-                held[name] = frozenset(logger.began(study, stored))
+                held = self._held[name] = frozenset(logger.began(study, stored))
+                lacking = sum(trial.number not in held for trial in stored)
+                if lacking:
+                    self._say(f"logging to {name} what it lacks: {lacking} of {len(stored)} stored trials")
         self._course = course = Course(study.objectives, study.budget, study.dense)
         for trial in stored:
             course.add(trial)
             for name, logger in self._each():
-                if trial.number not in held[name]:
+                if trial.number not in self._held[name]:
                     with self._switching_off(name):
                         logger.told(trial, course.standing)
 

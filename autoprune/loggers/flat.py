@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autoprune.loggers.protocol import Standing
-from autoprune.metrics import Measurement
+from autoprune.metrics import METRICS, Measurement
 from autoprune.trial import Completed, Failed, Trial
 
 Values = dict[str, float]
@@ -44,10 +44,16 @@ def chosen_of(trial: Trial) -> dict[str, float | str]:
 
 
 def standing_of(standing: Standing) -> Values:
-    """Return ``best/…`` of the best trial within the budget, and ``search/…``: trials by their end, hypervolume."""
+    """Return ``best/…`` of the best trial within the budget, and ``search/…``: trials by their end, hypervolume.
+
+    Of the best it tells the number, accuracy, loss and costs.
+    """
     best: Mapping[str, float] = {}
     if standing.best is not None and isinstance(standing.best.outcome, Completed):
-        best = {"trial": float(standing.best.number), **standing.best.outcome.measurement.values}
+        measured = standing.best.outcome.measurement.values
+        telling = {"accuracy", "loss", *(name for name, metric in METRICS.items() if metric.is_cost)}
+        told = {name: value for name, value in measured.items() if name in telling}
+        best = {"trial": float(standing.best.number), **told}
     search = {name: float(count) for name, count in standing.counts.items()}
     search |= {"trials": float(sum(standing.counts.values())), "hypervolume": standing.hypervolume}
     return {**{f"best/{name}": v for name, v in best.items()}, **{f"search/{name}": v for name, v in search.items()}}

@@ -82,8 +82,9 @@ class TensorBoardLogger:
             return
         name = f"trials/{trial.number:05d}"
         shutil.rmtree(self._folder / name, ignore_errors=True)  # begun by a process that was killed
-        metrics = {f"hparam/{name}": value for name, value in trial.outcome.measurement.values.items()}
-        writer.add_hparams(chosen_of(trial), metrics, run_name=name, global_step=trial.number)
+        metrics = {f"hparam/{metric}": value for metric, value in trial.outcome.measurement.values.items()}
+        chosen = {name: value for name, value in chosen_of(trial).items() if name != "seed"}  # nothing to compare by
+        writer.add_hparams(chosen, metrics, run_name=name, global_step=trial.number)
 
 
 def _event_files(folder: Path) -> list[Path]:

@@ -184,7 +184,7 @@ class Knapsack:
         for place, now in enumerate(kept):
             size = len(self._choices[place])
             to = int(np.clip(now + direction * max(1, size // 16), 0, size - 1))
-            is_block_with_insides = any(place == block for block, _ in self._inside)
+            is_block_with_insides = any(place == block and groups for block, groups in self._inside)
             if to != now and place not in gone and not is_block_with_insides:
                 found.append((place, to, float(tables[place][to] - tables[place][now])))
         return found

@@ -120,6 +120,32 @@ def test_a_block_goes_if_that_hurts_less_than_thinning(rise: float, is_dropped: 
         assert kept["g0"] == 16
 
 
+class WeighedBlocks:
+    """Cost each block its own weight."""
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        self.weights = weights
+
+    def measure(self, kept: Kept) -> Measurement:
+        return Measurement({"mflops": sum(self.weights[name] * count for name, count in kept.items())})
+
+    def measure_many(self, names: Any, counts: Any) -> dict[str, Any]:
+        return measured_many(self.measure, names, counts)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_blocks_that_hold_no_group_are_traded_too(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    space = SearchSpace((), {}, blocks=tuple(Block(f"b{place}") for place in range(7)))
+    weights = {name: float(rng.uniform(1, 5)) for name in space.choices}
+    projector = Projector(space, WeighedBlocks(weights), Budget({"mflops": Limit(0.55 * sum(weights.values()))}))
+    penalties = {name: np.array([float(rng.uniform(0.1, 1)), 0.0]) for name in weights}
+    knapsack = Knapsack(projector)
+    kept = knapsack.solve(penalties)
+    assert projector.usage(kept) <= 1
+    assert knapsack.penalty(kept, penalties) <= 1.1 * best_of_all(projector, penalties)
+
+
 def test_rises_are_measured_or_else_the_square_of_the_sparsity() -> None:
     space = space_of((4, 4), max_sparsity=0.8)
     sensitivity = Sensitivity({"g0": Curve(4, {2: 0.3}), "g1": Curve(9, {2: 0.3})})
