@@ -186,9 +186,10 @@ def news(before: Snapshot | None, after: Snapshot) -> list[str]:
     fresh = [] if known is None else [trial for trial in after.view.trials if trial.number not in known]
     dense = after.summary.dense if after.summary else None
     lines = [f"trial {trial.number}: {how_it_ended(trial, dense)}" for trial in fresh]
-    shown = (after.progress_line(), after.searching, best_line(after))
-    if before is None or shown != (before.progress_line(), before.searching, best_line(before)):
-        lines += [after.progress_line(), after.state_line(), best_line(after)]
+    if before is None or (before.progress_line(), before.searching) != (after.progress_line(), after.searching):
+        lines.append(f"{after.progress_line()}; {after.state_line()}")
+    if before is None or best_line(before) != best_line(after):
+        lines.append(best_line(after))
     return lines
 
 

@@ -491,6 +491,8 @@ def test_another_storage_serves_all_of_it(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "all.db")) as connection:
         assert sorted(connection.execute("select study_name from studies")) == [("c",), ("fake",)]
     assert "--storage" in run("studies", "cp", "fake", "d", "--root", root).stderr
+    assert "give it after" in run("studies", "--storage", url, "rm", "fake", "--yes").stderr
+    assert "stay in their storage" in run("studies", "--root", root, "rm", "fake", "--yes").stdout
 
 
 # -- names that people give -------------------------------------------------------------------------------------------
@@ -507,6 +509,15 @@ def test_a_folder_of_any_name_is_listed_watched_reported_exported_and_removed(tm
     assert run("studies", "cp", folder, "plain", "--root", tmp_path).exit_code == 0
     assert run("studies", "rm", folder, "--yes").exit_code == 0
     assert not folder.exists()
+
+
+def test_a_path_that_no_url_can_hold_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "a?b").mkdir()
+    (tmp_path / "a?b" / "study.toml").write_text("trials = 3\n")
+    result = run("search", tmp_path / "a?b")
+    assert result.exit_code == 1
+    assert "has a '?' in its path" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a?b"]
 
 
 def test_a_study_of_failures_alone_travels(tmp_path: Path) -> None:

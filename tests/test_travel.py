@@ -15,6 +15,7 @@ from tiny import stored_trials, write_study
 
 import autoprune
 from autoprune.cli import main
+from autoprune.shelf.remove import what_stays
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +59,5 @@ def test_a_study_is_searched_reported_and_picked_from_on_another_machine(tmp_pat
     assert (len(stored_trials(there / "copy")), len(stored_trials(there / "theirs"))) == (6, 5)
     card = json.loads(run("pick", there / "copy", "--top", "1", "--no-compare", "--json").stdout)
     assert autoprune.load(card["folder"])(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
+    run("report", there / "copy")
+    assert what_stays(there / "copy") == (), "whatever autoprune makes in a study, `studies rm` knows"

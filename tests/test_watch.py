@@ -126,13 +126,19 @@ def test_lines_come_only_when_something_changes(tmp_path: Path) -> None:
     folder = store(tmp_path / "s", [good(0.95)])
     first = take_snapshot(folder.path)
     assert news(first, take_snapshot(folder.path)) == []
-    assert len(news(None, first)) == 3
+    assert len(news(None, first)) == 2
     folder.database.unlink()
     store(folder.path, [good(0.95), good(0.98), FAILED])
     lines = news(first, take_snapshot(folder.path))
     assert lines[0].startswith("trial 1: 98.00 %")
     assert lines[1].startswith("trial 2: failed: RuntimeError")
-    assert "trial 1 (tpe)" in lines[-1]
+    assert lines[2].startswith("3 of 10 trials: 2 completed, 1 failed; no process")
+    assert "trial 1 (tpe)" in lines[3]
+    folder.database.unlink()
+    second = take_snapshot(store(folder.path, [good(0.95), good(0.98), FAILED]).path)
+    folder.database.unlink()
+    third = take_snapshot(store(folder.path, [good(0.95), good(0.98), FAILED, STOPPED]).path)
+    assert len(news(second, third)) == 2, "the best is as before"
 
 
 @pytest.mark.parametrize("command", [("watch", "--every", "0.2"), ("report", "--live")])
@@ -141,7 +147,7 @@ def test_watching_ends_when_the_study_has_its_trials(tmp_path: Path, command: tu
     before = {path.name for path in folder.path.iterdir()}
     result = run(*command, folder.path)
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[:2] == ["3 of 3 trials: 3 completed", "done"]
+    assert result.stdout.splitlines()[0] == "3 of 3 trials: 3 completed; done"
     assert {path.name for path in folder.path.iterdir()} == before, "nothing is written"
 
 
@@ -186,6 +192,14 @@ def test_ctrl_c_ends_a_watcher_of_a_terminal_without_an_error(tmp_path: Path) ->
     shown = seen.decode()
     assert "1 of 10 trials" in shown
     assert coloured(shown) == [], "NO_COLOR is honoured"
+
+
+@pytest.mark.parametrize("command", [("watch", "--once"), ("report",)])
+def test_no_color_is_honoured(tmp_path: Path, command: tuple[str, ...]) -> None:
+    folder = store(tmp_path / "s", [good(), STOPPED]).path
+    env = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    assert "\x1b[1m" in run(*command, folder, **env).stdout, "the same is styled, so that this test can fail"
+    assert coloured(run(*command, folder, **env, NO_COLOR="1").stdout) == []
 
 
 def coloured(text: str) -> list[str]:

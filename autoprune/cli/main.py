@@ -82,7 +82,15 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="One FLOP is one multiply–accumulate, as in the pruning papers.",
+    epilog="""\b
+Examples:
+  autoprune search --budget-mflops 50
+  autoprune watch
+  autoprune report
+  autoprune pick --budget-mflops 50
+
+One FLOP is one multiply–accumulate, as in the pruning papers.
+""",
 )
 @click.version_option(package_name="autoprune")
 def main() -> None:

@@ -61,6 +61,8 @@ def rm_study(
     for each in removed:
         kept = f"; kept: {', '.join(each.kept)}" if each.kept else ""
         click.echo(f"removed {each.folder}: {each.freed_bytes / 1e6:.1f} MB freed{kept}")
+        if each.trials_stay:
+            click.echo("its trials were not in the folder and stay in their storage, for want of --storage")
 
 
 def _ask(question: str) -> None:
@@ -76,7 +78,12 @@ def _ask(question: str) -> None:
 
 
 def _removed_json(each: Removed) -> dict[str, object]:
-    return {"folder": str(each.folder), "freed_mb": round(each.freed_bytes / 1e6, 3), "kept": list(each.kept)}
+    return {
+        "folder": str(each.folder),
+        "freed_mb": round(each.freed_bytes / 1e6, 3),
+        "kept": list(each.kept),
+        "trials_stay": each.trials_stay,
+    }
 
 
 @click.command(

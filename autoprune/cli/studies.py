@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from autoprune.cli.main import emit, json_option
 from autoprune.cli.options import root_option, storage_option
+from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
     from autoprune.shelf.listing import Listed
@@ -66,7 +68,9 @@ def studies(ctx: click.Context, root: Path, storage: str | None, as_json: bool) 
     to, and whether a process is searching it now. --storage is asked for studies whose trials are not in their folder.
     """
     if ctx.invoked_subcommand is not None:
-        given = {"root": root, "storage": storage, "as_json": as_json}
+        if ctx.get_parameter_source("storage") is ParameterSource.COMMANDLINE:
+            raise UsageError(f"--storage stands before {ctx.invoked_subcommand}; give it after, among its own options")
+        given = {"root": root, "as_json": as_json}
         ctx.default_map = {name: {**(ctx.default_map or {}), **given} for name in SUBCOMMANDS}
         return
     from autoprune.recipes import recipes

@@ -24,11 +24,13 @@ class Removed:
         folder: where the study lay.
         freed_bytes: what its files took.
         kept: what stays in the folder, relative to it: the recipe, and whatever no search made.
+        trials_stay: whether the trials were not in the folder, and stay in their storage.
     """
 
     folder: Path
     freed_bytes: int
     kept: tuple[str, ...]
+    trials_stay: bool = False
 
 
 def what_stays(folder: Path) -> tuple[str, ...]:
@@ -53,7 +55,8 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
     """
     folder = stored_folder(path)
     with removal_lock(folder):
-        if storage is not None and not folder.database.exists():
+        is_elsewhere = not folder.database.exists() and folder.resolved.exists()
+        if is_elsewhere and storage is not None:
             delete_study(storage, read_resolved(folder.resolved).name)
         before, kept = size_of(path), () if everything else what_stays(path)
         try:
@@ -67,7 +70,7 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
             ) from error
         if kept:
             folder.lock.unlink(missing_ok=True)
-    return Removed(path, before - (size_of(path) if path.exists() else 0), kept)
+    return Removed(path, before - (size_of(path) if path.exists() else 0), kept, is_elsewhere and storage is None)
 
 
 def check_not_searched(folder: StudyFolder) -> None:

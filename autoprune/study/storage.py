@@ -20,7 +20,13 @@ from autoprune.errors import StudyError
 
 
 def sqlite_url(path: Path) -> str:
-    """Return the storage URL of a SQLite file."""
+    """Return the storage URL of a SQLite file.
+
+    Raises:
+        StudyError: if a URL cannot hold the path.
+    """
+    if "?" in str(path.absolute()):
+        raise StudyError(f"{str(path)!r} has a '?' in its path, which no storage URL can hold; choose another folder")
     return f"sqlite:///{path.absolute()}"
 
 
