@@ -58,7 +58,7 @@ def page_text(view: StudyView, summary: Summary, elsewhere: bool = False) -> str
     document = {**page_document(view, summary), "elsewhere": elsewhere}
     return environment.from_string(_template("page.html.j2")).render(
         **_sections(view, summary),
-        policy=content_policy([plotly, script]),
+        policy=content_policy([script, plotly]),
         style=_template("page.css"),
         plotly=plotly,
         script=script,
