@@ -170,7 +170,8 @@ def best_within(trials: Sequence[Trial], budget: Budget, quality: str = "accurac
     Among those whose quality is within one standard error of the best, the lowest validation loss wins:
     the steadier signal breaks ties that accuracy cannot.
     """
-    return next(iter(ranked_within(trials, budget, quality)), None)
+    fitting = _ranks_within(trials, budget, quality)
+    return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
 def ranked_within(trials: Sequence[Trial], budget: Budget, quality: str = "accuracy") -> list[Trial]:
@@ -179,18 +180,26 @@ def ranked_within(trials: Sequence[Trial], budget: Budget, quality: str = "accur
     Those whose quality is within one standard error of the best come first, by validation loss; then the others,
     by quality.
     """
+    return [trial for _, trial in sorted(_ranks_within(trials, budget, quality), key=lambda pair: pair[0])]
+
+
+def _ranks_within(
+    trials: Sequence[Trial], budget: Budget, quality: str
+) -> list[tuple[tuple[bool, float, float, int], Trial]]:
+    """Return the completed trials that meet a budget, each behind what it is ranked by, smaller being better."""
     fitting = [(trial, m) for trial, m in measured(trials) if budget.admits(m)]
     if not fitting:
         return []
     goal = METRICS[quality]
     top = min((m for _, m in fitting), key=lambda m: goal.minimised(m[quality]))
+    best, noise = top[quality], top.error(quality)
 
-    def rank(pair: tuple[Trial, Measurement]) -> tuple[bool, float, float, int]:
-        trial, found = pair
-        loss, is_worse = found.values.get("loss", 0.0), goal.is_better(top[quality], found[quality], top.error(quality))
+    def rank(trial: Trial, found: Measurement) -> tuple[bool, float, float, int]:
+        is_worse = goal.is_better(best, found[quality], noise)
+        loss = found.values.get("loss", 0.0)
         return is_worse, goal.minimised(found[quality]) if is_worse else 0.0, loss, trial.number
 
-    return [trial for trial, _ in sorted(fitting, key=rank)]
+    return [(rank(trial, m), trial) for trial, m in fitting]
 
 
 def choose(trials: Sequence[Trial], budget: Budget, min_accuracy: float | None = None) -> Trial:
@@ -233,7 +242,9 @@ def best_few(trials: Sequence[Trial], budget: Budget, count: int, min_accuracy: 
     first_of = dict[PruningPolicy, Trial]()
     for trial in ranked_within(fitting, budget):
         first_of.setdefault(trial.candidate.policy, trial)
-    return list(first_of.values())[:count]
+        if len(first_of) == count:
+            break
+    return list(first_of.values())
 
 
 def _nearest_message(found: list[tuple[Trial, Measurement]], budget: Budget, min_accuracy: float | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 VERSION = 2
@@ -119,11 +120,17 @@ class PruningPolicy:
             data = json.loads(text) if isinstance(text, str) else text
             if data["version"] not in (1, VERSION):
                 raise ValueError(f"policy version is {data['version']}; this autoprune reads 1 and {VERSION}")
-            groups = {name: GroupPolicy(float(s), str(i)) for name, (s, i) in data["groups"].items()}
+            groups = {name: _group(float(s), str(i)) for name, (s, i) in data["groups"].items()}
             blocks = tuple(str(name) for name in data.get("dropped_blocks", ()))
             return cls(groups, int(data["round_to"]), blocks, _mask_from(data.get("mask")))
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"not a pruning policy: {error!r}; expected the JSON that to_json() writes") from error
+
+
+@lru_cache(maxsize=4096)
+def _group(sparsity: float, importance: str) -> GroupPolicy:
+    """Return one group's policy, the same object for the same values: thousands of trials share few of them."""
+    return GroupPolicy(sparsity, importance)
 
 
 def _mask_from(data: Mapping[str, Any] | None) -> MaskPolicy | None:

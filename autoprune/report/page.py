@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from autoprune.study.view import StudyView
 
 SCRIPTS = ("choice.js", "front.js", "policy.js", "history.js", "table.js", "page.js")
-_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 def write_page(view: StudyView, summary: Summary, path: Path, elsewhere: bool = False) -> None:
@@ -58,7 +58,7 @@ def page_text(view: StudyView, summary: Summary, elsewhere: bool = False) -> str
     document = {**page_document(view, summary), "elsewhere": elsewhere}
     return environment.from_string(_template("page.html.j2")).render(
         **_sections(view, summary),
-        policy=content_policy([plotly, script]),
+        policy=content_policy([script, plotly]),
         style=_template("page.css"),
         plotly=plotly,
         script=script,
@@ -74,7 +74,9 @@ def embedded_json(document: Any) -> str:
     '{"name":"\\u003c/script\\u003e"}'
     """
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.translate(_ESCAPES)
+    for character, escape in _ESCAPES.items():
+        text = text.replace(character, escape)
+    return text
 
 
 def content_policy(scripts: list[str]) -> str:

@@ -95,7 +95,8 @@ def worth_rows(summary: Summary) -> list[dict[str, Any]]:
 def _worth_row(one: Comparison, accuracy: float | None, edge: float) -> dict[str, Any]:
     place = {name: 50 + 50 * value / edge for name, value in (("low", one.low), ("high", one.high))}
     return {
-        "name": "the dense network" if one.trial is None else f"{one.baseline} (trial {one.trial})",
+        "name": "the dense network" if one.trial is None else one.baseline,
+        "trial": "" if one.trial is None else f"trial {one.trial}",
         "accuracy": f"{100 * accuracy:.2f} %" if accuracy is not None else "–",
         "difference": _points(one.difference),
         "interval": f"{100 * one.low:+.2f} to {100 * one.high:+.2f}".replace("-", "−"),

@@ -231,7 +231,7 @@ def test_the_page_is_whole_and_not_too_large(
     assert files[0].name == "report.html"
     assert len(text.encode("utf-8")) < 6_000_000
     assert len(re.findall(r"\* plotly\.js v", text)) == 1
-    assert Reader(text).scripts[1].startswith("/**\n* plotly.js v")
+    assert Reader(text).scripts[2].startswith("/**\n* plotly.js v")
 
 
 def test_the_dense_network_alone_is_no_baseline(make_view: MakeView) -> None:

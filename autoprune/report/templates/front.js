@@ -218,6 +218,7 @@ function moveTo(node, left, top) {
 }
 
 function placeOverlay(state) {
+  if (!plot?._fullLayout) return; // not drawn yet
   const { xaxis, yaxis } = plot._fullLayout;
   const limit = state.limits[state.cost];
   const [left, right] = xaxis.range;

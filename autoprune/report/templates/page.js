@@ -63,16 +63,21 @@ function drawLimits() {
   );
 }
 
-async function setCost(name) {
+function showCost(name) {
   state.cost = name;
   byId("budget").value = state.limits[name] ?? "";
   byId("budget-unit").textContent = unitOf(name).trim();
   byId("front-text").textContent = frontText(state);
-  await drawFront(state);
   choose();
 }
 
-// Three significant digits are finer than the picture, and short in the command.
+async function setCost(name) {
+  showCost(name);
+  await drawFront(state);
+  placeOverlay(state);
+}
+
+// Four significant digits are finer than the picture, and short in the command.
 const rounded = (value) => Number(value.toPrecision(4));
 
 function dragLine(event) {
@@ -133,18 +138,28 @@ async function redraw() {
   placeOverlay(state);
 }
 
-async function begin() {
-  const limited = data.costs.find((name) => name in state.limits);
-  state.cost = limited ?? state.cost;
+function ready() {
+  performance.mark("drawn");
+  document.documentElement.setAttribute("data-ready", "");
+}
+
+function begin() {
+  state.cost = data.costs.find((name) => name in state.limits) ?? state.cost;
   const best = bestWithin(state.limits)?.number ?? null;
   const other = [...data.baselines, data.knee, ...data.front].find((number) => number !== null && number !== best);
   state.compared = byNumber.get(other) ?? null;
   costChoices();
   frontLegend();
   criteriaLegend();
-  await setCost(state.cost);
-  listen();
   byId("history-text").textContent = historyText();
+  showCost(state.cost);
+}
+
+// Plotly stands behind this script, because reading it takes longer than everything above.
+async function drawPlots() {
+  await drawFront(state);
+  placeOverlay(state);
+  listen();
   await drawHistory();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   addEventListener("resize", () => requestAnimationFrame(() => placeOverlay(state)));
@@ -156,11 +171,8 @@ async function begin() {
   }
 }
 
-function ready() {
-  performance.mark("drawn");
-  document.documentElement.setAttribute("data-ready", "");
-}
-
 if (trials.length) beginTable();
-if (completed.length && data.costs.length) begin().then(ready);
-else ready();
+if (completed.length && data.costs.length) {
+  begin();
+  addEventListener("DOMContentLoaded", () => drawPlots().then(ready));
+} else ready();
