@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).parents[1] / "autoprune"
-WORKSHOP = ("pruning", "cost", "training")
+WORKSHOP = ("pruning", "cost", "training", "export")
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ DOORS = {
     "tomli_w": ("spec_file",),
     "safetensors": ("training", "picked", "dense"),
     "sklearn": ("training",),
+    "onnxruntime": ("export",),
     "PIL": ("training",),
     "matplotlib": ("report.picture", "report.sensitivity_picture"),
     "rich": ("report.tables", "progress", "cli"),
@@ -85,7 +86,7 @@ DOORS = {
 # what else a room must not import, although it stands below
 AVOIDS = {"study": WORKSHOP, "report": (*WORKSHOP, "evaluate"), "progress": (*WORKSHOP, "evaluate")}
 
-HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore")
+HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "onnxruntime")
 
 
 @dataclass(frozen=True)
