@@ -39,7 +39,7 @@ FLOORS = {
     "plan": Floor(
         (
             *("builtins", "folder", "sections", "spec", "spec_file", "recipes"),
-            *("trial", "hits", "space", "pareto", "sensitivity", "rungs", "halving", "card"),
+            *("trial", "hits", "space", "pareto", "sensitivity", "rungs", "halving", "card", "formats"),
         ),
         strangers=False,
     ),
@@ -49,7 +49,7 @@ FLOORS = {
     "doors": Floor(
         (
             *("dense", "origins", "threshold", "rises", "latency_probes", "build", "run", "finish", "inspection"),
-            *("testing", "progress"),
+            *("unfinished", "exports", "verify", "deliver", "subject", "transfer", "testing", "progress"),
             *("cli", "__main__", ""),
         ),
         strangers=False,
@@ -60,12 +60,12 @@ FLOORS = {
 DOORS = {
     "torch": (
         *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_probes", "build", "finish"),
-        *("inspection", "testing"),
+        *("inspection", "testing", "unfinished", "exports", "verify", "deliver", "subject", "transfer"),
     ),
     "torchvision": ("training",),
     "optuna": ("study",),
     "sqlalchemy": ("study",),
-    "filelock": ("study",),
+    "filelock": ("study", "unfinished"),
     "moocore": ("pareto",),
     "numpy": ("pareto", "sensitivity", "hits", "rungs", "study", "cost", "training"),
     "scipy": ("study",),
@@ -74,9 +74,10 @@ DOORS = {
     "tomllib": ("spec_file", "cli.options"),  # tomli before Python 3.11
     "tomli": ("spec_file", "cli.options"),
     "tomli_w": ("spec_file",),
-    "safetensors": ("training", "picked", "dense"),
+    "safetensors": ("training", "picked", "dense", "export.plain", "unfinished", "verify"),
     "sklearn": ("training",),
     "onnxruntime": ("export",),
+    "onnx": ("export.onnx_check",),
     "PIL": ("training",),
     "matplotlib": ("report.picture", "report.sensitivity_picture"),
     "rich": ("report.tables", "progress", "cli"),
@@ -86,7 +87,7 @@ DOORS = {
 # what else a room must not import, although it stands below
 AVOIDS = {"study": WORKSHOP, "report": (*WORKSHOP, "evaluate"), "progress": (*WORKSHOP, "evaluate")}
 
-HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "onnxruntime")
+HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
