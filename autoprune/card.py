@@ -80,7 +80,8 @@ def applied_text(card: Mapping[str, Any]) -> str:
 
 def summary_text(card: Mapping[str, Any]) -> str:
     """Return the part of a card that a terminal shows: all but how it came to be, and the policy."""
-    return card_text(card).partition("\n- fine-tune")[0]
+    text = applied_text(card) if card.get("kind") == "applied" else card_text(card)
+    return text.partition("\n- fine-tune")[0].partition("\n- seed")[0]
 
 
 def _figures(card: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoprune.builtins import IMPORTANCES
 from autoprune.card import applied_text
 from autoprune.cost.macs import measure_network
 from autoprune.deliver import Delivery, deliver
@@ -31,7 +32,7 @@ from autoprune.metrics import FLOP_CONVENTION, Measurement
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.importance import Calibration, score_groups
+from autoprune.pruning.importance import Calibration, has_mark, score_groups
 from autoprune.pruning.masks import build_masks, maskable_layers
 from autoprune.pruning.prune import Pruner
 from autoprune.space import Block, MaskSpace, PruningGroup, SearchSpace
@@ -68,6 +69,7 @@ def apply_policy(stored: StoredPolicy, subject: Subject, target: Path, wanted: W
     notes = _check_fits(stored, groups, frozen, {block.name for block in blocks}, subject.network)
     for note in notes:
         say(note)
+    _check_data(stored.policy, subject)
     space = _space(stored.policy, groups, blocks)
     say(f"scoring channels by {', '.join(_criteria(stored.policy)) or 'nothing: no channel goes'}")
     scores = score_groups(
@@ -143,6 +145,19 @@ def _check_fits(
             f"`autoprune inspect` lists those of any network"
         )
     return [f"{what}: {', '.join(names)}" for what, names in others if names]
+
+
+def _check_data(policy: PruningPolicy, subject: Subject) -> None:
+    """Raise if a criterion looks at data and there is none."""
+    hungry = [
+        name
+        for name in _criteria(policy)
+        if has_mark(IMPORTANCES.get(name), "uses_data") or has_mark(IMPORTANCES.get(name), "uses_gradients")
+    ]
+    if policy.mask is not None and policy.mask.criterion != "magnitude":
+        hungry.append(policy.mask.criterion)
+    if hungry and subject.task is None:
+        raise ModelError(f"the policy ranks by {', '.join(hungry)}, which looks at training data; give --data")
 
 
 def _criteria(policy: PruningPolicy) -> list[str]:
