@@ -53,7 +53,8 @@ def apply(
 
     The network needs the groups that the policy names; each loses the same share of its own channels, those that the
     policy's criterion scores lowest in it. Nothing is trained; with --data, batch norm is recalibrated and the network
-    scored on validation. Criteria that look at data need --data. Exit code 1 if the policy does not fit.
+    scored on validation. Criteria that look at data need --data. Exit code 1 if the policy does not fit, or an export
+    that was asked for fails. One FLOP is one multiply–accumulate.
     """
     from autoprune.cli.inspect import parse_shape
     from autoprune.formats import wanted_formats
