@@ -48,7 +48,8 @@ FLOORS = {
     "acts": Floor(("search", "report", "pick"), strangers=True),
     "doors": Floor(
         (
-            *("dense", "origins", "threshold", "rises", "latency_probes", "build", "run", "finish", "inspection"),
+            *("dense", "origins", "threshold", "rises", "latency_probes", "latency_runtimes", "build", "run", "finish"),
+            *("inspection", "profiling"),
             *("testing", "progress"),
             *("cli", "__main__", ""),
         ),
@@ -59,13 +60,13 @@ FLOORS = {
 # libraries by the only rooms or files that import them; what is not named here is the standard library
 DOORS = {
     "torch": (
-        *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_probes", "build", "finish"),
-        *("inspection", "testing"),
+        *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_runtimes", "build", "finish"),
+        *("inspection", "profiling", "testing"),
     ),
     "torchvision": ("training",),
     "optuna": ("study",),
     "sqlalchemy": ("study",),
-    "filelock": ("study",),
+    "filelock": ("study", "cost.turns"),
     "moocore": ("pareto",),
     "numpy": ("pareto", "sensitivity", "hits", "rungs", "study", "cost", "training"),
     "scipy": ("study",),
@@ -76,6 +77,7 @@ DOORS = {
     "tomli_w": ("spec_file",),
     "safetensors": ("training", "picked", "dense"),
     "sklearn": ("training",),
+    "onnx": ("export",),
     "onnxruntime": ("export",),
     "PIL": ("training",),
     "matplotlib": ("report.picture", "report.sensitivity_picture"),

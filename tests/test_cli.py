@@ -18,7 +18,10 @@ import autoprune
 from autoprune.cli import main
 from autoprune.cli.main import COMMANDS
 
-QUICK = ("--objectives", "accuracy,mflops", "--sampler", "random", "--threads", "1", "--device", "cpu")
+QUICK = (
+    *("--objectives", "accuracy,mflops", "--sampler", "random", "--threads", "1", "--device", "cpu"),
+    *("--latency-runtime", "torch"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -541,7 +544,7 @@ class Killed(BaseException):
     [
         ("dense.train_dense", False),
         ("build.find_groups", False),
-        ("dense.compare_latency", False),
+        ("dense.quality_and_hits", False),
         ("build.find_groups", True),
     ],
 )

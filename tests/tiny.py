@@ -87,6 +87,7 @@ recalibration_images = 48
 epochs = 1
 
 [latency]
+runtime = "torch"
 blocks = 3
 calls = 1
 

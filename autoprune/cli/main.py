@@ -21,6 +21,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "inspect": "Show what can be pruned in a network, and what cannot and why.",
     "pick": "Finish the best network within a budget: longer fine-tune, test score, files.",
+    "profile": "Show what a network costs: FLOPs, parameters, size and latency, layer by layer.",
     "report": "Show a study's front; write front.csv, front.json and front.png.",
     "search": "Search pruning policies under a budget; the same command resumes.",
     "studies": "List stored studies.",

@@ -31,7 +31,7 @@ def missing_packages(wanted: tuple[str, ...] = (*CONVERTER, *RUNTIME)) -> tuple[
     return tuple(name for name in wanted if find_spec(name) is None)
 
 
-def onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
+def onnx_bytes(network: nn.Module, example: Tensor, *, optimize: bool = True) -> bytes:
     """Return a network as the bytes of an ONNX file: one input, one output, any number of examples at once.
 
     It is converted in float32 on the CPU, in eval mode, from a copy. Nothing is printed.
@@ -39,20 +39,22 @@ def onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
     Args:
         network: takes one tensor and returns one; not touched.
         example: input of shape ``(N, *input_shape)``; only its shape and type matter.
+        optimize: whether constants are folded and operators fused in the file; ONNX Runtime does so itself too.
 
     Raises:
         ExportError: if packages are missing, or with the exporter's own reason if the network cannot be converted.
     """
     _need(CONVERTER)
-    twin = copy.deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    two = example[:1].detach().cpu().contiguous().expand(2, *example.shape[1:]).clone()  # of one, N would be taken as 1
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.inference_mode(False), torch.no_grad():
+            twin: nn.Module = copy.deepcopy(network).cpu().eval()
+            twin.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             program = torch.onnx.export(
                 twin,
-                (two,),
+                (torch.zeros(2, *example.shape[1:], dtype=example.dtype),),  # of one, N would be taken as the number 1
                 dynamo=True,
                 verbose=False,
+                optimize=optimize,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamic_shapes=({0: BATCH},),
