@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from autoprune.cost.engines import TORCH_ENGINES, Call, Engine
 from autoprune.errors import AutopruneError, UsageError
+from autoprune.export.derived import OnnxConverter
 from autoprune.export.onnx import missing_packages
-from autoprune.export.widths import OnnxConverter
 from autoprune.sections import LatencySpec
 
 ONNX = "onnxruntime"

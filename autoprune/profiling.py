@@ -78,8 +78,8 @@ def profile_network(
         what: its name, inputs and outputs.
         runtime: device and layout.
         latency: how to time; its runtime is not looked at.
-        runtimes: what to time it in; ``None`` for :func:`usual_runtimes`, of which one that does not take the network is
-            told and passed over.
+        runtimes: what to time it in; ``None`` for :func:`usual_runtimes`, of which one that does not take the network
+            is told and passed over.
 
     Raises:
         UsageError: if a runtime that was asked for is not there.

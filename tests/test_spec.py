@@ -103,7 +103,13 @@ plans = tables(
     ),
     stopping=tables(enabled=st.booleans(), images=counts),
     pick=tables(epochs=numbers(0), lr=rates, top=counts, compare=st.booleans()),
-    latency=tables(batch=counts, threads=counts, blocks=counts, calls=counts),
+    latency=tables(
+        runtime=st.sampled_from(["auto", "torch", "compile", "onnxruntime", "cuda"]),
+        batch=counts,
+        threads=counts,
+        blocks=st.integers(3, 2**40),
+        calls=counts,
+    ),
     runtime=tables(device=st.sampled_from(["auto", "cpu", "cuda", "mps"]), precision=st.sampled_from(["fp32", "bf16"])),
 )
 leaves = st.none() | st.integers() | st.text(max_size=3)

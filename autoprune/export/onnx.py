@@ -31,7 +31,7 @@ def missing_packages(wanted: tuple[str, ...] = (*CONVERTER, *RUNTIME)) -> tuple[
     return tuple(name for name in wanted if find_spec(name) is None)
 
 
-def onnx_bytes(network: nn.Module, example: Tensor, *, optimize: bool = True) -> bytes:
+def onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
     """Return a network as the bytes of an ONNX file: one input, one output, any number of examples at once.
 
     It is converted in float32 on the CPU, in eval mode, from a copy. Nothing is printed.
@@ -39,10 +39,24 @@ def onnx_bytes(network: nn.Module, example: Tensor, *, optimize: bool = True) ->
     Args:
         network: takes one tensor and returns one; not touched.
         example: input of shape ``(N, *input_shape)``; only its shape and type matter.
-        optimize: whether constants are folded and operators fused in the file; ONNX Runtime does so itself too.
 
     Raises:
         ExportError: if packages are missing, or with the exporter's own reason if the network cannot be converted.
+    """
+    return as_bytes(onnx_model(network, example))
+
+
+def onnx_model(network: nn.Module, example: Tensor, *, optimize: bool = True) -> Any:
+    """Return a network as an ``onnx.ModelProto``, with the exporter's notes on every node.
+
+    Args:
+        network: as for :func:`onnx_bytes`.
+        example: likewise.
+        optimize: whether constants are folded and operators fused; ONNX Runtime does so itself too. Without, every
+            tensor has the name that it has in the network.
+
+    Raises:
+        ExportError: as :func:`onnx_bytes` does.
     """
     _need(CONVERTER)
     try:
@@ -59,14 +73,46 @@ def onnx_bytes(network: nn.Module, example: Tensor, *, optimize: bool = True) ->
                 output_names=[OUTPUT],
                 dynamic_shapes=({0: BATCH},),
             )
-            return _checked(program.model_proto)  # type: ignore[union-attr]
-    except ExportError:
-        raise
+            model = program.model_proto  # type: ignore[union-attr]
     except Exception as error:  # the exporter, or the user's own network, may raise anything
         raise ExportError(
             f"the network cannot be converted to ONNX: {type(error).__name__}: {_reason(error)}; its other files and "
-            f"the runtime torch do without"
+            f"the latency runtime torch do without"
         ) from error
+    check_ends(model)
+    return model
+
+
+def check_ends(model: Any) -> None:
+    """Raise unless a model takes any number of examples and answers one tensor.
+
+    Raises:
+        ExportError: saying which.
+    """
+    graph = model.graph
+    first = graph.input[0].type.tensor_type.shape.dim[0]
+    if not first.dim_param:
+        raise ExportError(
+            f"the network converts to ONNX for {first.dim_value} examples at once only, because its code takes their "
+            f"number for a constant; write it with x.shape[0] or -1 instead, or use the latency runtime torch"
+        )
+    if len(graph.output) != 1:
+        raise ExportError(f"the network answers {len(graph.output)} tensors; expected one")
+
+
+def as_bytes(model: Any) -> bytes:
+    """Return a model's bytes, without the exporter's notes, which hold paths of this machine; they are taken out of it.
+
+    Raises:
+        ExportError: if it is larger than the two gigabytes that a file can have.
+    """
+    for part in (model.graph, *model.functions):
+        for noted in (*part.node, *part.value_info):
+            del noted.metadata_props[:]
+    try:
+        return bytes(model.SerializeToString())
+    except Exception as error:  # protobuf's own
+        raise ExportError(f"the network does not fit into an ONNX file: {_reason(error)}") from error
 
 
 class OnnxSession:
@@ -111,27 +157,6 @@ def _need(packages: tuple[str, ...]) -> None:
         raise ExportError(f"ONNX needs {' and '.join(missing)}, not installed here; pip install 'autoprune[onnx]'")
 
 
-def _checked(model: Any) -> bytes:
-    """Return a model's bytes, without the paths of this machine that the exporter notes at every node.
-
-    Raises:
-        ExportError: if it takes only one number of examples, or answers more than one tensor.
-    """
-    graph = model.graph
-    first = graph.input[0].type.tensor_type.shape.dim[0]
-    if not first.dim_param:
-        raise ExportError(
-            f"the network converts to ONNX for {first.dim_value} examples at once only, because its code takes their "
-            f"number for a constant; write it with x.shape[0] or -1 instead"
-        )
-    if len(graph.output) != 1:
-        raise ExportError(f"the network answers {len(graph.output)} tensors; expected one")
-    for part in (graph, *model.functions):
-        for noted in (*part.node, *part.value_info):
-            del noted.metadata_props[:]
-    return bytes(model.SerializeToString())
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back the exporter's warnings and log lines; its errors are raised."""
@@ -149,8 +174,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of what began it all."""
+    """Return the beginning of what began it all."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:_LONGEST_REASON].rstrip(".")
+    return (" ".join(lines[:3]) or type(error).__name__)[:_LONGEST_REASON].rstrip(".")

@@ -27,15 +27,15 @@ def test_a_device_is_held_while_it_is_timed_on_and_free_again_afterwards(tmp_pat
 
 
 def test_a_turn_that_does_not_come_is_told_and_the_timing_goes_on(tmp_path: Path) -> None:
-    with turn_on("cpu", folder=tmp_path):
-        with pytest.warns(RuntimeWarning, match=r"another process has been timing on cpu for 0.05 s"):
-            with turn_on("cpu", 0.05, tmp_path):
-                timed = True
+    told = pytest.warns(RuntimeWarning, match=r"another process has been timing on cpu for 0.05 s")
+    with turn_on("cpu", folder=tmp_path), told, turn_on("cpu", 0.05, tmp_path):
+        timed = True
     assert timed
 
 
 def test_a_folder_without_room_for_a_lock_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.warns(RuntimeWarning, match="no lock for timing on cpu"):
-        with turn_on("cpu", 0.05, tmp_path / "file" / "below"):
-            pass
+    told = pytest.warns(RuntimeWarning, match="no lock for timing on cpu")
+    with told, turn_on("cpu", 0.05, tmp_path / "file" / "below"):
+        timed = True
+    assert timed
