@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ExportError
-from autoprune.export.onnx import OnnxSession, as_bytes, onnx_model
+from autoprune.export.onnx import OnnxSession, as_bytes, onnx_model, optimized
 
 TOLERANCE = 1e-3  # of the largest answer; float32 in another order of operations differs by about 1e-6
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -61,7 +61,7 @@ class OnnxConverter:
         if model is None:
             return None
         try:
-            session = OnnxSession(as_bytes(model), threads)
+            session = OnnxSession(as_bytes(optimized(model)), threads)
             difference = self._difference(session, network)
         except Exception:  # a number in the file does not fit these tensors, which ONNX Runtime says in many ways
             return None
@@ -72,9 +72,9 @@ class OnnxConverter:
 
     def _export(self, network: nn.Module, threads: int) -> OnnxSession:
         model = onnx_model(network, self._example, optimize=False)
-        noted = type(model)()
-        noted.CopyFrom(model)
-        session = OnnxSession(as_bytes(model), threads)
+        if self._first is None:
+            self._first = loosened(model)
+        session = OnnxSession(as_bytes(optimized(model)), threads)
         difference = self._difference(session, network)
         if not difference <= TOLERANCE:
             raise ExportError(
@@ -82,7 +82,6 @@ class OnnxConverter:
                 f"answer; expected at most {TOLERANCE:g}. One that is random in eval mode would; time it with the "
                 f"latency runtime torch"
             )
-        self._first = noted if self._first is None else self._first
         self.exported += 1
         return session
 
@@ -120,16 +119,69 @@ def derived(first: Any, tensors: Mapping[str, Tensor]) -> Any:
     for block in _missing_blocks(before, tensors):
         if not _bypass(graph, block):
             return None
-    used = {name for node in graph.node for name in node.input}
-    for place in reversed(range(len(graph.initializer))):
-        stored = graph.initializer[place]
-        if stored.name not in used:
-            del graph.initializer[place]
-        elif stored.name in tensors:
+    _sweep(graph)
+    for stored in graph.initializer:
+        if stored.name in tensors:
             values = tensors[stored.name].detach().cpu().contiguous().numpy()
             stored.CopyFrom(onnx.numpy_helper.from_array(values, stored.name))
     _regroup(graph, before, tensors)
     return model
+
+
+def loosened(model: Any) -> Any:
+    """Return a copy in which less depends on the widths that were exported, for :func:`derived` to start from.
+
+    A reshape to (examples, n), which flattens, finds n by itself. A bias that is computed is no parameter: the exporter
+    writes zeros of the filters' number for a convolution without one, and they take most of an optimizer's time.
+
+    Args:
+        model: an ``onnx.ModelProto``; not changed.
+    """
+    copied = type(model)()
+    copied.CopyFrom(model)
+    graph = copied.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type == "Reshape" and (last := _last_of_two(makers.get(node.input[1]), makers)) is not None:
+            last[0] = -1
+        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in makers:
+            del node.input[2]
+    _sweep(graph)
+    return copied
+
+
+def _last_of_two(shape: Any, makers: Mapping[str, Any]) -> Any:
+    """Return the numbers of the constant that ends a shape of two dimensions, ``None`` if there is none."""
+    if shape is None or shape.op_type != "Concat" or len(shape.input) != 2:
+        return None
+    end = makers.get(shape.input[1])
+    if end is None or end.op_type != "Constant" or len(end.attribute[0].ints) != 1:
+        return None
+    return end.attribute[0].ints
+
+
+def _sweep(graph: Any) -> None:
+    """Take out the nodes and tensors that nothing reads."""
+    wanted = {output.name for output in graph.output}
+    for place in reversed(range(len(graph.node))):  # in the order of computation
+        node = graph.node[place]
+        if wanted.isdisjoint(node.output):
+            del graph.node[place]
+        else:
+            wanted.update(node.input)
+            wanted.update(name for attribute in node.attribute for name in _outer_names(attribute.g))
+    for place in reversed(range(len(graph.initializer))):
+        if graph.initializer[place].name not in wanted:
+            del graph.initializer[place]
+
+
+def _outer_names(graph: Any) -> Iterator[str]:
+    """Yield all names that the body of a loop or branch reads, those of the graph around it among them."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _outer_names(attribute.g)
+    yield from (output.name for output in graph.output)
 
 
 def _missing_blocks(before: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Iterator[str]:

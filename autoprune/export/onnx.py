@@ -83,6 +83,18 @@ def onnx_model(network: nn.Module, example: Tensor, *, optimize: bool = True) ->
     return model
 
 
+def optimized(model: Any) -> Any:
+    """Return a model with constants folded and operators fused, by the optimizer that the exporter uses.
+
+    Args:
+        model: an ``onnx.ModelProto``.
+    """
+    from onnxscript import optimizer
+
+    with _quiet():
+        return optimizer.optimize(model)
+
+
 def check_ends(model: Any) -> None:
     """Raise unless a model takes any number of examples and answers one tensor.
 
@@ -133,7 +145,7 @@ class OnnxSession:
         wish = onnxruntime.SessionOptions()
         wish.intra_op_num_threads, wish.inter_op_num_threads = threads, 1
         wish.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        wish.log_severity_level = 3  # errors, which are raised too
+        wish.log_severity_level = 4  # not errors, which are raised
         wish.add_session_config_entry("session.force_spinning_stop", "1")  # or it would slow down what runs next
         try:
             self._session: Any = onnxruntime.InferenceSession(model, wish, providers=["CPUExecutionProvider"])
