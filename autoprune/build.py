@@ -223,7 +223,8 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     runtime.place(network)
     start = runtime.place(behind.start)
     if engine is None:
-        spec, engine = with_latency_runtime(spec, network, runtime.place_images(images), folder, say)
+        pruner = Pruner(network, space, scores)
+        spec, engine = with_latency_runtime(spec, pruner, runtime, runtime.place_images(images), folder, say)
     timer = Timer(network, runtime.place_images(images), spec.latency, engine)
     dense = dense_measurement(network, cost.measure({}), task, runtime, timer, folder, say)
     _check_measured(spec, dense)
@@ -299,23 +300,29 @@ def with_layout(
         runtime = replace(runtime, channels_last=layout == "channels_last")
     elif spec.runtime.layout == "auto":
         say("choosing the faster memory layout")
-        groups = pruner.space.by_name
-        half = {name: pruner.space.nearest(name, group.num_channels * 0.6) for name, group in groups.items()}
-        network = pruner.prune(pruner.space.policy(half, pruner.space.first_importances))
-        runtime = fastest_layout(network, task, spec.finetune.batch_size, runtime, spec.seed)
+        runtime = fastest_layout(_half_pruned(pruner), task, spec.finetune.batch_size, runtime, spec.seed)
     layout = "channels_last" if runtime.channels_last else "contiguous"
     return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"layout": layout})}), runtime
 
 
+def _half_pruned(pruner: Pruner, without: Iterable[Block] = ()) -> nn.Module:
+    """Return a network like those of a search, without some blocks."""
+    groups = pruner.space.by_name
+    half = {name: pruner.space.nearest(name, group.num_channels * 0.6) for name, group in groups.items()}
+    kept = {**half, **{block.name: 0 for block in without}}
+    return pruner.prune(pruner.space.policy(kept, pruner.space.first_importances))
+
+
 def with_latency_runtime(
-    spec: StudySpec, network: nn.Module, example: Tensor, folder: StudyFolder, say: Say
+    spec: StudySpec, pruner: Pruner, runtime: Runtime, example: Tensor, folder: StudyFolder, say: Say
 ) -> tuple[StudySpec, Engine]:
     """Return the spec with the latency runtime that ``auto`` finds, and what runs networks by it.
 
     Args:
         spec: with the device decided, and ``auto`` for the latency runtime.
-        network: the dense network, in eval mode, placed.
-        example: one batch as it is timed, placed likewise.
+        pruner: knows the dense network, in eval mode and placed.
+        runtime: where networks are trained.
+        example: one batch as it is timed, placed there.
         folder: of the study; what its dense network was timed in already stays.
         say: told what was chosen, and why.
     """
@@ -323,7 +330,8 @@ def with_latency_runtime(
         name = read_dense_facts(folder)["latency_runtime"]
         engine = engine_of(name)
     else:
-        name, engine, why = decide_runtime(spec.latency, spec.runtime.device, network, example)
+        pruned = runtime.place(_half_pruned(pruner, pruner.space.blocks[:1])).eval()
+        name, engine, why = decide_runtime(spec.latency, runtime.device, pruner.network, pruned, example)
         say(why)
     return spec.model_copy(update={"latency": spec.latency.model_copy(update={"runtime": name})}), engine
 

@@ -61,14 +61,19 @@ def check_takes(engine: Engine, network: nn.Module, example: Tensor) -> None:
         engine.prepare(network, example, 1)
 
 
-def decide_runtime(latency: LatencySpec, device: str, network: nn.Module, example: Tensor) -> tuple[str, Engine, str]:
+def decide_runtime(
+    latency: LatencySpec, device: str, dense: nn.Module, pruned: nn.Module, example: Tensor
+) -> tuple[str, Engine, str]:
     """Return the latency runtime that ``auto`` stands for here, what runs networks by it, and why in a sentence.
+
+    ONNX Runtime is taken only if pruned networks need no export of their own, which takes seconds for each.
 
     Args:
         latency: how to time.
         device: ``cpu``, ``cuda`` or ``mps``.
-        network: the dense network, in eval mode, placed on the device.
-        example: one batch of it.
+        dense: the dense network, in eval mode, placed on the device.
+        pruned: one like those that will be timed, likewise.
+        example: one batch for them.
     """
     if device != "cpu":
         name = "cuda" if device == "cuda" else "torch"
@@ -76,26 +81,30 @@ def decide_runtime(latency: LatencySpec, device: str, network: nn.Module, exampl
     missing = missing_packages()
     if missing:
         return "torch", engine_of("torch"), _sentence("torch", f"{', '.join(missing)} is not installed")
-    engine = _onnx_engine()
+    converter = OnnxConverter(example)
     try:
-        with torch.inference_mode():
-            engine.prepare(network, example, latency.threads)
+        for network in (dense, pruned):
+            converter.session(network, latency.threads)
     except AutopruneError as error:
         return "torch", engine_of("torch"), _sentence("torch", str(error))
-    return ONNX, engine, _sentence(ONNX, "it is installed and takes the network")
+    if converter.exported > 1:
+        reason = "for ONNX Runtime each pruned network would have to be exported anew, which takes seconds"
+        return "torch", engine_of("torch"), _sentence("torch", reason)
+    return ONNX, _onnx_engine(converter), _sentence(ONNX, "it is installed and takes the network")
 
 
 def _sentence(name: str, reason: str) -> str:
     return f"latency is timed in {WORDS[name]} (latency.runtime is {name}): {reason}"
 
 
-def _onnx_engine() -> Engine:
-    """Return ONNX Runtime, which remembers the networks it has exported, for batches of one shape."""
-    converters: dict[tuple[torch.Size, torch.dtype], OnnxConverter] = {}
+def _onnx_engine(converter: OnnxConverter | None = None) -> Engine:
+    """Return ONNX Runtime for networks that come from one, exported at most once, and inputs of one shape."""
+    converters = [converter] if converter is not None else []
 
     def prepare(network: nn.Module, example: Tensor, threads: int) -> Call:
-        converter = converters.setdefault((example.shape, example.dtype), OnnxConverter(example))
-        session, batch = converter.session(network, threads), example.detach().cpu().contiguous()
+        if not converters:
+            converters.append(OnnxConverter(example))
+        session, batch = converters[0].session(network, threads), example.detach().cpu().contiguous()
         return lambda: session(batch)
 
     return Engine(ONNX, prepare)

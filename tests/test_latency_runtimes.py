@@ -24,6 +24,7 @@ from autoprune.cost.engines import TORCH_ENGINES, Engine, eager, event_seconds, 
 from autoprune.cost.latency import Timer, time_alone
 from autoprune.dense import read_dense_facts
 from autoprune.errors import AutopruneError, ExportError, ModelError, UsageError
+from autoprune.export.derived import OnnxConverter
 from autoprune.export.onnx import missing_packages
 from autoprune.folder import StudyFolder
 from autoprune.latency_runtimes import WORDS, check_runtime, decide_runtime, engine_of
@@ -102,17 +103,21 @@ def test_a_network_that_a_runtime_does_not_take_is_told_with_the_way_out(name: s
     assert len(str(found.value)) < 600
 
 
-@needs_compiler
-def test_every_network_is_compiled_for_itself_however_many_there_are() -> None:
+def test_every_network_is_compiled_for_itself_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch gives up compiling one function after eight variants; what it then runs is not compiled."""
-    torch._dynamo.reset()
-    counters = torch._dynamo.utils.counters
-    counters.clear()
-    for width in range(1, 11):
+    compiled = list[int]()
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(len(compiled))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for width in range(1, 12):
         network = nn.Sequential(nn.Linear(4, width), nn.ReLU()).eval()
         with torch.inference_mode():
-            engine_of("compile").prepare(network, torch.rand(1, 4), 1)()
-    assert counters["stats"]["unique_graphs"] == 10
+            call = engine_of("compile").prepare(network, torch.rand(1, 4), 1)
+            call()
+    assert len(compiled) == 11
 
 
 class FakeEvent:
@@ -152,26 +157,19 @@ def test_a_gpu_is_timed_between_two_events_that_are_waited_for(monkeypatch: pyte
 
 
 @pytest.fixture
-def parts() -> tuple[nn.Module, Tensor]:
-    return ExampleNetwork().eval(), torch.zeros(1, 1, 8, 8)
-
-
-@needs_onnx
-def test_auto_is_onnx_runtime_on_a_cpu_that_has_it(parts: tuple[nn.Module, Tensor]) -> None:
-    name, engine, why = decide_runtime(LatencySpec(), "cpu", *parts)
-    assert (name, engine.name) == ("onnxruntime", "onnxruntime")
-    assert "latency is timed in ONNX Runtime" in why
+def parts() -> tuple[nn.Module, nn.Module, Tensor]:
+    return ExampleNetwork().eval(), ExampleNetwork().eval(), torch.zeros(1, 1, 8, 8)
 
 
 @pytest.mark.parametrize(("device", "name"), [("cuda", "cuda"), ("mps", "torch")])
-def test_auto_on_another_device(device: str, name: str, parts: tuple[nn.Module, Tensor]) -> None:
+def test_auto_on_another_device(device: str, name: str, parts: tuple[nn.Module, nn.Module, Tensor]) -> None:
     found, engine, why = decide_runtime(LatencySpec(), device, *parts)
     assert (found, engine.name) == (name, name)
     assert f"the device is {device}" in why
 
 
 def test_auto_is_pytorch_where_packages_are_missing(
-    parts: tuple[nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch
+    parts: tuple[nn.Module, nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latency_runtimes, "missing_packages", lambda: ("onnxruntime",))
     name, _, why = decide_runtime(LatencySpec(), "cpu", *parts)
@@ -181,9 +179,25 @@ def test_auto_is_pytorch_where_packages_are_missing(
 
 @needs_onnx
 def test_auto_is_pytorch_for_a_network_that_cannot_be_exported_and_says_why() -> None:
-    name, _, why = decide_runtime(LatencySpec(), "cpu", Branches().eval(), torch.rand(1, 4))
+    name, _, why = decide_runtime(LatencySpec(), "cpu", Branches().eval(), Branches().eval(), torch.rand(1, 4))
     assert name == "torch"
     assert "cannot be converted to ONNX" in why
+
+
+@needs_onnx
+def test_auto_is_pytorch_where_every_pruned_network_would_be_exported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    converted = list[nn.Module]()
+
+    def export(self: OnnxConverter, network: nn.Module, threads: int) -> None:
+        converted.append(network)
+        self.exported += 1
+
+    monkeypatch.setattr(OnnxConverter, "_export", export)
+    dense, pruned = nn.Linear(4, 3), nn.Linear(4, 3)
+    name, _, why = decide_runtime(LatencySpec(), "cpu", dense, pruned, torch.rand(1, 4))
+    assert converted == [dense, pruned]
+    assert name == "torch"
+    assert "exported anew" in why
 
 
 def test_what_is_not_there_is_refused_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,8 +247,10 @@ def test_a_study_left_to_auto_remembers_what_it_was_timed_in(tmp_path: Path, mon
     assert sum("latency is timed in ONNX Runtime" in line for line in watch.said) == 1
     assert read_resolved(study(tmp_path).resolved).latency.runtime == "onnxruntime"
     assert read_dense_facts(study(tmp_path))["latency_runtime"] == "onnxruntime"
-    monkeypatch.setattr(autoprune.build, "decide_runtime", lambda *_: pytest.fail("decided twice"))
+    asked = list[str]()
+    monkeypatch.setattr(autoprune.build, "engine_of", lambda name: asked.append(name) or TORCH_ENGINES["torch"])
     assert run_search(small(tmp_path, "auto", trials=2), study(tmp_path), watch).added == 1  # type: ignore[arg-type]
+    assert asked == ["onnxruntime"]
     with pytest.raises(UsageError, match=r"latency.runtime: stored 'onnxruntime', given 'torch'"):
         run_search(small(tmp_path, "torch", trials=3), study(tmp_path), watch)  # type: ignore[arg-type]
 
@@ -251,13 +267,13 @@ def test_trials_are_timed_in_the_runtime_and_the_dense_network_is_exported_once(
         assert isinstance(outcome, Completed)
         assert outcome.measurement["latency_ms"] > 0
     (converter,) = converters(bench.timer.engine)
-    assert (converter.exported, converter.refilled) == (1, 3)  # once before training; the trained one and two trials
+    assert (converter.exported, converter.derived) == (1, 3)  # before training; then the trained one and two trials
 
 
 def converters(engine: Engine) -> list[Any]:
     """Return what the engine for ONNX Runtime has in its closure."""
     found = [cell.cell_contents for cell in engine.prepare.__closure__ or ()]  # type: ignore[attr-defined]
-    return [converter for held in found if isinstance(held, dict) for converter in held.values()]
+    return [converter for held in found for converter in held]
 
 
 @needs_onnx
@@ -297,7 +313,6 @@ def without_line(text: str, line: str) -> str:
     return text.replace(f"\n{line}\n", "\n")
 
 
-@needs_onnx
 def test_a_failure_in_the_runtime_is_a_failed_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = study(tmp_path)
     folder.create()
