@@ -21,7 +21,7 @@ from torch import nn
 from autoprune.atomic import write_text
 from autoprune.card import CARD, CARD_JSON
 from autoprune.errors import EvaluationError, StudyError, UsageError
-from autoprune.exports import Examples, export_network
+from autoprune.exports import Examples, export_network, timed
 from autoprune.formats import FILES, Wanted
 from autoprune.picked import POLICY, RECIPE, WEIGHTS, Architecture, load, missing_files, save_network, weights_content
 from autoprune.policy import PruningPolicy
@@ -133,12 +133,15 @@ def _write_files(folder: Path, of: Delivery, versions: Mapping[str, str], say: S
     dense = _as_loaded(of.dense)
     loaded = load(folder, network=dense)
     exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.latency, say)
+    batch = torch.zeros(of.latency.batch, *of.examples.shape)
+    own = {"runtime": "torch", "latency": timed(dense, loaded, batch, of.latency)}  # whatever the study times in
     dense_bytes = {WEIGHTS: len(weights_content(dense))}
     dense_bytes |= {found["file"]: found["dense_bytes"] for found in exports.values() if "failure" not in found}
     written = [WEIGHTS, RECIPE, POLICY, *(name for name in FILES.values() if (folder / name).exists())]
-    files: dict[str, dict[str, int]] = {name: {"bytes": os.path.getsize(folder / name)} for name in written}
+    files: dict[str, dict[str, Any]] = {name: {"bytes": os.path.getsize(folder / name)} for name in written}
     for name, size in dense_bytes.items():
         files[name]["dense_bytes"] = size
+    files[WEIGHTS] |= own
     return {"files": files, "exports": exports, "exports_wanted": of.wanted.to_json(), "checks": []}
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.atomic import write_bytes
-from autoprune.cost.latency import compare_latency
+from autoprune.cost.engines import TORCH_ENGINES
+from autoprune.cost.latency import Timer
 from autoprune.errors import ExportError
 from autoprune.export.onnx import OnnxSession, onnx_bytes
 from autoprune.export.onnx_check import checked_onnx
@@ -238,14 +239,9 @@ def timed(dense: Answer, pruned: Answer, example: Tensor, latency: LatencySpec) 
         example: a batch of inputs, where the networks are.
         latency: how to time.
     """
-    found = compare_latency(
-        cast(nn.Module, dense),
-        cast(nn.Module, pruned),
-        example,
-        blocks=latency.blocks,
-        calls=latency.calls,
-        threads=latency.threads,
-    )
+    # they are callables that are ready already, which is all that the eager engine asks of a network
+    timer = Timer(cast(nn.Module, dense), example, latency, TORCH_ENGINES["torch"])
+    found = timer.compare(cast(nn.Module, pruned))
     return {
         "batch": latency.batch,
         "threads": latency.threads,

@@ -170,6 +170,15 @@ def _understood(recipe: Mapping[str, Any], path: Path) -> tuple[Architecture, di
     return architecture, cut
 
 
+def architecture_of(folder: Path) -> Architecture:
+    """Return how the dense network behind a picked one is built, and what input both take.
+
+    Raises:
+        ModelError: if the folder is damaged.
+    """
+    return _understood(read_recipe(folder), folder / RECIPE)[0]
+
+
 def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
     """Return a picked network, bit-equal to the one saved, in eval mode on the CPU, trainable, without pickle.
 

@@ -317,9 +317,15 @@ class PickSpec(Section):
 class LatencySpec(Section):
     """Say how a forward pass is timed on the study's device."""
 
+    runtime: Literal["auto", "torch", "compile", "onnxruntime", "cuda"] = Field(
+        default="auto",
+        description="what runs the networks. torch: PyTorch as it is; compile: torch.compile; onnxruntime: ONNX "
+        "Runtime on the CPU; cuda: PyTorch by the GPU's own clock; auto: cuda on a GPU, else onnxruntime if it is "
+        "installed and takes the network, else torch",
+    )
     batch: int = Field(default=1, ge=1, description="images per forward pass")
     threads: int = Field(default=1, ge=1, description="CPU threads while timing")
-    blocks: int = Field(default=9, ge=1, description="timed blocks; their spread is the standard error")
+    blocks: int = Field(default=9, ge=3, description="timed blocks, the first 2 to warm up; their spread is the error")
     calls: int = Field(default=5, ge=1, description="forward passes per block")
 
 

@@ -239,7 +239,7 @@ def _card(
         "seed": spec.seed,
         "data": {"name": task.name, "sizes": dict(task.sizes), "licence": task.licence} if task else None,
         "weights": {"model": spec.model.source, "weights": weights, "licence": licence},
-        "latency": spec.latency.model_dump(),
+        "latency": {**spec.latency.model_dump(), "runtime": "torch"},
         "runtime": runtime.describe(),
         "versions": _versions(),
     }

@@ -48,8 +48,9 @@ FLOORS = {
     "acts": Floor(("search", "report", "pick"), strangers=True),
     "doors": Floor(
         (
-            *("dense", "origins", "threshold", "rises", "latency_probes", "build", "run", "finish", "inspection"),
-            *("unfinished", "exports", "verify", "deliver", "subject", "transfer", "testing", "progress"),
+            *("dense", "origins", "threshold", "rises", "latency_probes", "latency_runtimes", "build", "run", "finish"),
+            *("unfinished", "exports", "verify", "deliver", "subject", "transfer", "inspection", "profiling"),
+            *("testing", "progress"),
             *("cli", "__main__", ""),
         ),
         strangers=False,
@@ -59,13 +60,13 @@ FLOORS = {
 # libraries by the only rooms or files that import them; what is not named here is the standard library
 DOORS = {
     "torch": (
-        *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_probes", "build", "finish"),
-        *("inspection", "testing", "unfinished", "exports", "verify", "deliver", "subject", "transfer"),
+        *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_runtimes", "build", "finish"),
+        *("unfinished", "exports", "verify", "deliver", "subject", "transfer", "inspection", "profiling", "testing"),
     ),
     "torchvision": ("training",),
     "optuna": ("study",),
     "sqlalchemy": ("study",),
-    "filelock": ("study", "unfinished"),
+    "filelock": ("study", "cost.turns", "unfinished"),
     "moocore": ("pareto",),
     "numpy": ("pareto", "sensitivity", "hits", "rungs", "study", "cost", "training"),
     "scipy": ("study",),
@@ -76,8 +77,8 @@ DOORS = {
     "tomli_w": ("spec_file",),
     "safetensors": ("training", "picked", "dense", "export.plain", "unfinished", "verify"),
     "sklearn": ("training",),
+    "onnx": ("export",),
     "onnxruntime": ("export",),
-    "onnx": ("export.onnx_check",),
     "PIL": ("training",),
     "matplotlib": ("report.picture", "report.sensitivity_picture"),
     "rich": ("report.tables", "progress", "cli"),

@@ -21,7 +21,10 @@ from autoprune.cli.main import COMMANDS
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process")
 
-QUICK = ("--objectives", "accuracy,mflops", "--sampler", "random", "--threads", "1", "--device", "cpu")
+QUICK = (
+    *("--objectives", "accuracy,mflops", "--sampler", "random", "--threads", "1", "--device", "cpu"),
+    *("--latency-runtime", "torch"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -544,7 +547,7 @@ class Killed(BaseException):
     [
         ("dense.train_dense", False),
         ("build.find_groups", False),
-        ("dense.compare_latency", False),
+        ("dense.quality_and_hits", False),
         ("build.find_groups", True),
     ],
 )

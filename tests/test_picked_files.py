@@ -45,7 +45,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "picked.md"
 PLAIN = Path(autoprune.__file__).with_name("export") / "plain.py"
 BOTH = Wanted(("onnx", "pt2"), is_explicit=True)
 NONE = Wanted(is_explicit=True)
-QUICK = LatencySpec(blocks=3, calls=1)
+QUICK = LatencySpec(runtime="torch", blocks=3, calls=1)
 
 
 @pytest.fixture(autouse=True)
@@ -265,7 +265,8 @@ def test_the_checks_find_what_was_tampered_with(copied: Path, reference: Referen
 
     assert failed(verify(copied, reference)) == set()
     (copied / "model.onnx").write_bytes(b"not a network")
-    edit_json(copied / "card.json", lambda card: card["validation"]["values"].update(mflops=0.01, latency_ms=0.0))
+    edit_json(copied / "card.json", lambda card: card["validation"]["values"].update(mflops=0.01))
+    edit_json(copied / "card.json", lambda card: card["files"]["model.safetensors"]["latency"].update(pruned_ms=0))
     edit_json(copied / "policy.json", lambda data: data["policy"].update(round_to=8))
     assert failed(verify(copied, reference)) == {"model.onnx", "costs counted anew", "latency", "policy.json"}
     weights = load_file(copied / "model.safetensors")

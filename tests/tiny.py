@@ -88,6 +88,7 @@ epochs = 1
 export = "none"
 
 [latency]
+runtime = "torch"
 blocks = 3
 calls = 1
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "apply": "Prune a network by the policy that another one was picked by.",
     "inspect": "Show what can be pruned in a network, and what cannot and why.",
     "pick": "Finish the best network within a budget: longer fine-tune, test score, files.",
+    "profile": "Show what a network costs: FLOPs, parameters, size and latency, layer by layer.",
     "report": "Show a study's front; write front.csv, front.json and front.png.",
     "search": "Search pruning policies under a budget; the same command resumes.",
     "studies": "List stored studies.",

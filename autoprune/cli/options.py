@@ -116,6 +116,13 @@ _PLAIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--precision", "runtime.precision", {"metavar": "auto|fp32|bf16", "help": "Number format of training."}),
     ("--layout", "runtime.layout", {"metavar": "auto|channels_last|contiguous", "help": "Memory layout of images."}),
     ("--threads", "runtime.threads", {"type": int, "help": "CPU threads for training; 0 for all cores."}),
+    (
+        "--latency-runtime",
+        "latency.runtime",
+        {"metavar": "auto|torch|compile|onnxruntime|cuda", "help": "What runs networks while they are timed."},
+    ),
+    ("--latency-batch", "latency.batch", {"type": int, "help": "Images per timed forward pass."}),
+    ("--latency-threads", "latency.threads", {"type": int, "help": "CPU threads while timing."}),
 )
 _LISTS = ("objectives", "space.importances", "space.patterns", "space.keep", "space.only")
 

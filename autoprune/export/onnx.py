@@ -43,28 +43,88 @@ def onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
     Raises:
         ExportError: if packages are missing, or with the exporter's own reason if the network cannot be converted.
     """
+    return as_bytes(onnx_model(network, example))
+
+
+def onnx_model(network: nn.Module, example: Tensor, *, optimize: bool = True) -> Any:
+    """Return a network as an ``onnx.ModelProto``, with the exporter's notes on every node.
+
+    Args:
+        network: as for :func:`onnx_bytes`.
+        example: likewise.
+        optimize: whether constants are folded and operators fused; ONNX Runtime does so itself too. Without, every
+            tensor has the name that it has in the network.
+
+    Raises:
+        ExportError: as :func:`onnx_bytes` does.
+    """
     _need(CONVERTER)
-    twin = copy.deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    two = example[:1].detach().cpu().contiguous().expand(2, *example.shape[1:]).clone()  # of one, N would be taken as 1
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.inference_mode(False), torch.no_grad():
+            twin: nn.Module = copy.deepcopy(network).cpu().eval()
+            twin.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             program = torch.onnx.export(
                 twin,
-                (two,),
+                (torch.zeros(2, *example.shape[1:], dtype=example.dtype),),  # of one, N would be taken as the number 1
                 dynamo=True,
                 verbose=False,
+                optimize=optimize,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamic_shapes=({0: BATCH},),
             )
-            return _checked(program.model_proto)  # type: ignore[union-attr]
-    except ExportError:
-        raise
+            model = program.model_proto  # type: ignore[union-attr]
     except Exception as error:  # the exporter, or the user's own network, may raise anything
         raise ExportError(
             f"the network cannot be converted to ONNX: {type(error).__name__}: {_reason(error)}; its other files and "
-            f"the runtime torch do without"
+            f"the latency runtime torch do without"
         ) from error
+    check_ends(model)
+    return model
+
+
+def optimized(model: Any) -> Any:
+    """Return a model with constants folded and operators fused, by the optimizer that the exporter uses.
+
+    Args:
+        model: an ``onnx.ModelProto``.
+    """
+    from onnxscript import optimizer
+
+    with _quiet():
+        return optimizer.optimize(model)
+
+
+def check_ends(model: Any) -> None:
+    """Raise unless a model takes any number of examples and answers one tensor.
+
+    Raises:
+        ExportError: saying which.
+    """
+    graph = model.graph
+    first = graph.input[0].type.tensor_type.shape.dim[0]
+    if not first.dim_param:
+        raise ExportError(
+            f"the network converts to ONNX for {first.dim_value} examples at once only, because its code takes their "
+            f"number for a constant; write it with x.shape[0] or -1 instead, or use the latency runtime torch"
+        )
+    if len(graph.output) != 1:
+        raise ExportError(f"the network answers {len(graph.output)} tensors; expected one")
+
+
+def as_bytes(model: Any) -> bytes:
+    """Return a model's bytes, without the exporter's notes, which hold paths of this machine; they are taken out of it.
+
+    Raises:
+        ExportError: if it is larger than the two gigabytes that a file can have.
+    """
+    for part in (model.graph, *model.functions):
+        for noted in (*part.node, *part.value_info):
+            del noted.metadata_props[:]
+    try:
+        return bytes(model.SerializeToString())
+    except Exception as error:  # protobuf's own
+        raise ExportError(f"the network does not fit into an ONNX file: {_reason(error)}") from error
 
 
 class OnnxSession:
@@ -85,7 +145,7 @@ class OnnxSession:
         wish = onnxruntime.SessionOptions()
         wish.intra_op_num_threads, wish.inter_op_num_threads = threads, 1
         wish.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        wish.log_severity_level = 3  # errors, which are raised too
+        wish.log_severity_level = 4  # not errors, which are raised
         wish.add_session_config_entry("session.force_spinning_stop", "1")  # or it would slow down what runs next
         try:
             self._session: Any = onnxruntime.InferenceSession(model, wish, providers=["CPUExecutionProvider"])
@@ -109,27 +169,6 @@ def _need(packages: tuple[str, ...]) -> None:
         raise ExportError(f"ONNX needs {' and '.join(missing)}, not installed here; pip install 'autoprune[onnx]'")
 
 
-def _checked(model: Any) -> bytes:
-    """Return a model's bytes, without the paths of this machine that the exporter notes at every node.
-
-    Raises:
-        ExportError: if it takes only one number of examples, or answers more than one tensor.
-    """
-    graph = model.graph
-    first = graph.input[0].type.tensor_type.shape.dim[0]
-    if not first.dim_param:
-        raise ExportError(
-            f"the network converts to ONNX for {first.dim_value} examples at once only, because its code takes their "
-            f"number for a constant; write it with x.shape[0] or -1 instead"
-        )
-    if len(graph.output) != 1:
-        raise ExportError(f"the network answers {len(graph.output)} tensors; expected one")
-    for part in (graph, *model.functions):
-        for noted in (*part.node, *part.value_info):
-            del noted.metadata_props[:]
-    return bytes(model.SerializeToString())
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back the exporter's warnings and log lines; its errors are raised."""
@@ -147,8 +186,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of what began it all."""
+    """Return the beginning of what began it all."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:_LONGEST_REASON].rstrip(".")
+    return (" ".join(lines[:3]) or type(error).__name__)[:_LONGEST_REASON].rstrip(".")

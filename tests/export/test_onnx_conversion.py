@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from functools import cache
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import ExportError
 from autoprune.export import onnx
-from autoprune.export.onnx import OnnxSession, missing_packages, onnx_bytes
+from autoprune.export.onnx import OnnxSession, check_ends, missing_packages, onnx_bytes
 from autoprune.testing import ExampleNetwork
 
 pytestmark = pytest.mark.skipif(bool(missing_packages()), reason=f"not installed: {', '.join(missing_packages())}")
@@ -19,36 +20,37 @@ pytestmark = pytest.mark.skipif(bool(missing_packages()), reason=f"not installed
 
 @cache
 def example() -> tuple[nn.Module, bytes]:
-    network = ExampleNetwork().eval()
-    return network, onnx_bytes(network, torch.rand(1, 1, 8, 8))
+    network = ExampleNetwork().to(memory_format=torch.channels_last)
+    network.head.eval()
+    return network, onnx_bytes(network, torch.rand(3, 1, 8, 8))
+
+
+def test_conversion_says_nothing_and_does_not_touch_the_network(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    level = logging.getLogger("onnxscript").level
+    example.cache_clear()
+    network, _ = example()
+    assert network.training
+    assert not network.head.training
+    assert network.outer.weight.is_contiguous(memory_format=torch.channels_last)
+    fresh = ExampleNetwork().state_dict()
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in network.state_dict().items())
+    assert logging.getLogger("onnxscript").level == level
+    assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.levelno >= logging.INFO] == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_converted_network_answers_as_in_pytorch_for_any_number_of_examples(count: int) -> None:
-    network, model = example()
+    _, model = example()
+    network = ExampleNetwork().eval()
     images = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(count))
     with torch.no_grad():
         expected = network(images)
     answers = OnnxSession(model, threads=1)(images)
     assert answers.shape == (count, 3)
     torch.testing.assert_close(answers, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_conversion_says_nothing_and_does_not_touch_the_network(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    network = ExampleNetwork().to(memory_format=torch.channels_last)
-    network.head.eval()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    level = logging.getLogger("onnxscript").level
-    assert onnx_bytes(network, torch.rand(3, 1, 8, 8)) == example()[1]
-    assert network.training
-    assert not network.head.training
-    assert network.outer.weight.is_contiguous(memory_format=torch.channels_last)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert logging.getLogger("onnxscript").level == level
-    assert capfd.readouterr() == ("", "")
-    assert caplog.records == []
 
 
 def test_a_file_names_its_input_and_output_and_no_path_of_this_machine() -> None:
@@ -69,29 +71,22 @@ class Branches(nn.Module):
         return x if float(x.sum()) > 0 else -x
 
 
-class FixesItsBatch(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(int(x.shape[0]), -1) + torch.zeros(2, 1)
-
-
-class AnswersTwo(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x + 1, x - 1
+def test_what_cannot_be_converted_is_told_with_the_reason() -> None:
+    with pytest.raises(ExportError, match=r"cannot be converted to ONNX: .*data-dependent") as found:
+        onnx_bytes(Branches(), torch.rand(1, 4))
+    assert len(str(found.value)) < 600
 
 
 @pytest.mark.parametrize(
-    ("network", "words"),
-    [
-        (Branches(), "data-dependent|unbacked"),
-        (FixesItsBatch(), "2"),
-        (AnswersTwo(), "answers 2 tensors; expected one"),
-    ],
-    ids=lambda given: type(given).__name__,
+    ("batch", "outputs", "words"),
+    [(2, 1, "for 2 examples at once only"), ("batch", 2, "answers 2 tensors; expected one"), ("batch", 1, None)],
 )
-def test_what_cannot_be_converted_is_told_with_the_reason(network: nn.Module, words: str) -> None:
-    with pytest.raises(ExportError, match=words) as found:
-        onnx_bytes(network, torch.rand(1, 4))
-    assert len(str(found.value)) < 600
+def test_a_file_takes_any_number_of_examples_and_answers_one_tensor(batch: int | str, outputs: int, words: str) -> None:
+    helper = pytest.importorskip("onnx.helper")
+    ends = [helper.make_tensor_value_info(name, 1, [batch, 4]) for name in ("input", "one", "other")]
+    model = helper.make_model(helper.make_graph([], "hand-made", ends[:1], ends[1 : 1 + outputs]))
+    with pytest.raises(ExportError, match=words) if words else nullcontext():
+        check_ends(model)
 
 
 def test_a_damaged_file_is_told() -> None:
