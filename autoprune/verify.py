@@ -85,14 +85,17 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[Check]:
     reference.write(asked)
     command = [sys.executable, "-m", "autoprune.verify", str(folder), str(asked), str(told)]
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # where the user's own code is found
-    done = subprocess.run(
-        [*command, str(torch.get_num_threads())],
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [*command, str(torch.get_num_threads())],
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EvaluationError(f"the self-check of {str(folder)!r} did not end within {_SECONDS} s") from error
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise EvaluationError(f"the self-check of {str(folder)!r} ended with exit code {done.returncode}: {last}")
@@ -164,10 +167,11 @@ def _policy(folder: Path, card: dict[str, Any]) -> tuple[bool, str]:
 
 def _export(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:
     answer = FORMATS[name].open((folder / FILES[name]).read_bytes(), torch.get_num_threads())
-    with torch.inference_mode():
-        found = torch.cat([answer(reference.images[:1]), answer(reference.images[1:])])  # of two lengths
-    worst, largest = float((found - reference.outputs).abs().max()), float(reference.outputs.abs().max())
-    detail = f"outputs on {len(found)} images differ from PyTorch's by up to {worst:.3g}"
+    images, outputs = reference.images, reference.outputs
+    with torch.inference_mode():  # for two numbers of images
+        differences = [(answer(images[:count]) - outputs[:count]).abs().max() for count in (1, len(images))]
+    worst, largest = float(max(differences)), float(outputs.abs().max())
+    detail = f"outputs on {len(images)} images differ from PyTorch's by up to {worst:.3g}"
     return worst <= TOLERANCE * max(1.0, largest), detail
 
 
