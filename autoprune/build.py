@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from autoprune.cost.engines import Engine
+from autoprune.cost.latency import Timer
 from autoprune.cost.macs import CostModel
 from autoprune.dense import (
     Say,
@@ -25,6 +27,7 @@ from autoprune.errors import UsageError
 from autoprune.evaluate import Evaluator
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes, needs_probes
+from autoprune.latency_runtimes import check_runtime, check_takes, decide_runtime, engine_of
 from autoprune.metrics import Budget, Measurement
 from autoprune.origins import origins
 from autoprune.policy import MASK_PATTERNS
@@ -65,6 +68,7 @@ class Workbench:
         frozen: what cannot, with reasons.
         scores: criterion → group → importance scores.
         cost: closed-form costs.
+        timer: times networks against the dense one, which is exported or compiled once for all.
         dense: what was measured of the dense network, on validation.
         tolerated: group → fewest channels that the measured error allows, for the threshold baseline.
         example: one input, shape ``(1, C, H, W)``, on the CPU.
@@ -80,6 +84,7 @@ class Workbench:
     frozen: tuple[FrozenGroup, ...]
     scores: Mapping[str, Mapping[str, Tensor]]
     cost: CostModel
+    timer: Timer
     dense: Measurement
     tolerated: Mapping[str, int]
     example: Tensor
@@ -116,11 +121,8 @@ class Workbench:
         return sensitivity_of(probe, self.spec.sensitivity, expected_work(self.spec, self.task), self.folder, say)
 
     def _probes(self, say: Say) -> Probes:
-        images = self.runtime.place_images(torch.zeros(self.spec.latency.batch, *self.task.input_shape))
         dense_ms = self.dense["latency_ms"]
-        return latency_probes(
-            self.pruner, self.cost, images, self.runtime, self.spec.latency, dense_ms, self.folder, say
-        )
+        return latency_probes(self.pruner, self.cost, self.timer, self.runtime, dense_ms, self.folder, say)
 
     def evaluator(self) -> Evaluator:
         """Return what evaluates candidates by the spec's recipe."""
@@ -134,7 +136,7 @@ class Workbench:
             recipe=recipe,
             recalibration_images=self.spec.finetune.recalibration_images,
             runtime=self.runtime,
-            latency=self.spec.latency,
+            timer=self.timer,
             dense_latency_ms=self.dense["latency_ms"],
             seed=self.spec.seed,
             schedule=self.spec.schedule,
@@ -147,12 +149,13 @@ class Workbench:
 def resolve(spec: StudySpec) -> StudySpec:
     """Return the spec with device and precision decided for this machine.
 
-    A layout left to ``auto`` is decided by :func:`set_up`, which can measure it.
+    A layout left to ``auto`` is decided by :func:`set_up`, which can measure it, and so is what networks are timed in.
 
     Raises:
-        UsageError: if the device that was asked for is absent.
+        UsageError: if the device or the latency runtime that was asked for is absent.
     """
     runtime = runtime_of(spec)
+    check_runtime(spec.latency, runtime.device)
     decided = spec.runtime.model_copy(update={"device": runtime.device, "precision": runtime.precision})
     return spec.model_copy(update={"runtime": decided})
 
@@ -200,7 +203,15 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     say(f"data: {spec.data.source}")
     task = task_of(spec)
     check_same_data(task, folder)
-    network = runtime.place(dense_network(spec, task, runtime, folder, say)).eval()
+    images = torch.zeros(spec.latency.batch, *task.input_shape)
+
+    engine = None if spec.latency.runtime == "auto" else engine_of(spec.latency.runtime)
+
+    def check(network: nn.Module) -> None:
+        if engine is not None:
+            check_takes(engine, network, runtime.place_images(images))
+
+    network = runtime.place(dense_network(spec, task, runtime, folder, say, check)).eval()
     example = next(iter(task.eval_batches("val", 1, runtime))).images.cpu()
     say("finding groups of coupled channels, and proving each by a trial cut")
     groups, blocks = found_in(network, torch.cat([example, example.flip(-1)]), spec)
@@ -211,12 +222,16 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     spec, runtime = with_layout(spec, Pruner(network, space, scores), task, runtime, folder, say)
     runtime.place(network)
     start = runtime.place(behind.start)
-    dense = dense_measurement(spec, network, cost.measure({}), task, runtime, folder, say)
+    if engine is None:
+        pruner = Pruner(network, space, scores)
+        spec, engine = with_latency_runtime(spec, pruner, runtime, runtime.place_images(images), folder, say)
+    timer = Timer(network, runtime.place_images(images), spec.latency, engine)
+    dense = dense_measurement(network, cost.measure({}), task, runtime, timer, folder, say)
     _check_measured(spec, dense)
     limits = spec.space.max_drop, spec.space.calibration_images
     tolerated = tolerated_counts(Pruner(start, space, scores), task, runtime, *limits, spec.seed, folder, say)
     return Workbench(
-        spec, folder, task, runtime, network, start, space, frozen, scores, cost, dense, tolerated, example
+        spec, folder, task, runtime, network, start, space, frozen, scores, cost, timer, dense, tolerated, example
     )
 
 
@@ -285,12 +300,40 @@ def with_layout(
         runtime = replace(runtime, channels_last=layout == "channels_last")
     elif spec.runtime.layout == "auto":
         say("choosing the faster memory layout")
-        groups = pruner.space.by_name
-        half = {name: pruner.space.nearest(name, group.num_channels * 0.6) for name, group in groups.items()}
-        network = pruner.prune(pruner.space.policy(half, pruner.space.first_importances))
-        runtime = fastest_layout(network, task, spec.finetune.batch_size, runtime, spec.seed)
+        runtime = fastest_layout(_half_pruned(pruner), task, spec.finetune.batch_size, runtime, spec.seed)
     layout = "channels_last" if runtime.channels_last else "contiguous"
     return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"layout": layout})}), runtime
+
+
+def _half_pruned(pruner: Pruner, without: Iterable[Block] = ()) -> nn.Module:
+    """Return a network like those of a search, without some blocks."""
+    groups = pruner.space.by_name
+    half = {name: pruner.space.nearest(name, group.num_channels * 0.6) for name, group in groups.items()}
+    kept = {**half, **{block.name: 0 for block in without}}
+    return pruner.prune(pruner.space.policy(kept, pruner.space.first_importances))
+
+
+def with_latency_runtime(
+    spec: StudySpec, pruner: Pruner, runtime: Runtime, example: Tensor, folder: StudyFolder, say: Say
+) -> tuple[StudySpec, Engine]:
+    """Return the spec with the latency runtime that ``auto`` finds, and what runs networks by it.
+
+    Args:
+        spec: with the device decided, and ``auto`` for the latency runtime.
+        pruner: knows the dense network, in eval mode and placed.
+        runtime: where networks are trained.
+        example: one batch as it is timed, placed there.
+        folder: of the study; what its dense network was timed in already stays.
+        say: told what was chosen, and why.
+    """
+    if folder.dense_facts.exists():
+        name = read_dense_facts(folder)["latency_runtime"]
+        engine = engine_of(name)
+    else:
+        pruned = runtime.place(_half_pruned(pruner, pruner.space.blocks[:1])).eval()
+        name, engine, why = decide_runtime(spec.latency, runtime.device, pruner.network, pruned, example)
+        say(why)
+    return spec.model_copy(update={"latency": spec.latency.model_copy(update={"runtime": name})}), engine
 
 
 def search_space(

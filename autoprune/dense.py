@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from autoprune.atomic import write_bytes, write_text
-from autoprune.cost.latency import compare_latency
+from autoprune.cost.latency import Timer
 from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismatchError
 from autoprune.evaluate import quality_and_hits
 from autoprune.folder import StudyFolder
@@ -36,8 +36,18 @@ CALIBRATION_BATCH = 64
 REFERENCE_BLOCKS = 15
 
 
-def dense_network(spec: StudySpec, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say) -> nn.Module:
-    """Return the dense network: stored in the study, or built, loaded or trained now and then stored."""
+def dense_network(
+    spec: StudySpec,
+    task: DataTask,
+    runtime: Runtime,
+    folder: StudyFolder,
+    say: Say,
+    check: Callable[[nn.Module], None] = lambda network: None,
+) -> nn.Module:
+    """Return the dense network: stored in the study, or built, loaded or trained now and then stored.
+
+    ``check`` may raise for a new network, in eval mode on the runtime, before time is spent on it.
+    """
     notes: list[str] = []
     stored = folder.dense_weights.exists()
     network = fresh_network(spec, task, "" if stored else spec.model.weights, notes.append)
@@ -48,6 +58,8 @@ def dense_network(spec: StudySpec, task: DataTask, runtime: Runtime, folder: Stu
         say(note)
     check_patterns(network, (*spec.space.keep, *spec.space.only))  # before an hour of training, not after
     _check_runs(network, task, runtime)
+    with evaluating(network):
+        check(network)
     if spec.dense.epochs and (not spec.model.weights or notes):
         _train(network, spec, task, runtime, folder, say)
     check_finite(network)
@@ -185,11 +197,11 @@ def _read_scores(folder: StudyFolder) -> dict[str, dict[str, Tensor]] | None:
 
 
 def dense_measurement(
-    spec: StudySpec,
     network: nn.Module,
     exact: Measurement,
     task: DataTask,
     runtime: Runtime,
+    timer: Timer,
     folder: StudyFolder,
     say: Say,
 ) -> Measurement:
@@ -198,14 +210,11 @@ def dense_measurement(
         return Measurement.from_json(read_dense_facts(folder)["measurement"])
     say("scoring and timing the dense network")
     quality, correct = quality_and_hits(network, task, runtime)
-    images = runtime.place_images(torch.zeros(spec.latency.batch, *task.input_shape))
-    timing = compare_latency(
-        network, network, images, blocks=REFERENCE_BLOCKS, calls=spec.latency.calls, threads=spec.latency.threads
-    )
+    timing = timer.compare(blocks=REFERENCE_BLOCKS)
     latency = Measurement({"latency_ms": timing.dense_ms}, {"latency_ms": timing.ratio_stderr * timing.dense_ms})
     dense = exact.merged(quality).merged(latency)
     facts: dict[str, Any] = {"measurement": dense.to_json(), "data": task.identity(), "runtime": runtime.describe()}
-    facts |= {"sparsity": sparsity_facts(folder), "correct": correct}
+    facts |= {"sparsity": sparsity_facts(folder), "correct": correct, "latency_runtime": timer.engine.name}
     write_text(folder.dense_facts, json.dumps(facts, indent=2))
     return dense
 
@@ -229,7 +238,8 @@ def read_dense_facts(folder: StudyFolder) -> dict[str, Any]:
     """Return what was measured of the dense network, and on which data.
 
     ``sparsity`` is as :func:`sparsity_facts`; ``correct`` says which validation images it got right, as the text of
-    :class:`~autoprune.hits.Hits`, and is empty in the files of versions that did not store it.
+    :class:`~autoprune.hits.Hits`, and is empty in the files of versions that did not store it; ``latency_runtime`` says
+    what ran the network when it was timed, which was ``torch`` before there was a choice.
 
     Raises:
         StudyError: if the file is damaged.
@@ -237,7 +247,12 @@ def read_dense_facts(folder: StudyFolder) -> dict[str, Any]:
     try:
         facts = json.loads(folder.dense_facts.read_text(encoding="utf-8"))
         found = {name: facts[name] for name in ("measurement", "data", "runtime")}
-        return found | {"sparsity": facts.get("sparsity"), "correct": facts.get("correct", "")}
+        timed_in = facts.get("latency_runtime", "torch")
+        return found | {
+            "sparsity": facts.get("sparsity"),
+            "correct": facts.get("correct", ""),
+            "latency_runtime": timed_in,
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{str(folder.dense_facts)!r} is damaged ({type(error).__name__}: {error}); restore it from a copy, or "

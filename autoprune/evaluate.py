@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import torch
 from torch import nn
 
-from autoprune.cost.latency import compare_latency, measured_latency
+from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.macs import CostModel
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.hits import Hits
@@ -26,7 +25,7 @@ from autoprune.policy import MaskPolicy, PruningPolicy
 from autoprune.pruning.masks import Masks, build_masks
 from autoprune.pruning.prune import Cut, KeptIndices, Pruner, shrink
 from autoprune.rungs import Judge
-from autoprune.sections import LatencySpec, ScheduleSpec
+from autoprune.sections import ScheduleSpec
 from autoprune.training.climb import Climb, StoppedEarly
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
 from autoprune.training.loop import OnStep, Span, total_steps
@@ -87,7 +86,7 @@ class Evaluator:
         recipe: the short fine-tune, all stages together.
         recalibration_images: training images for batch norm's statistics.
         runtime: device, precision and layout.
-        latency: how to time.
+        timer: times networks against the dense one.
         dense_latency_ms: the study's reference latency of the dense network.
         seed: of the training stream, the same for all candidates so that they are comparable.
         schedule: in how many stages candidates are cut, and what of them is trained.
@@ -104,7 +103,7 @@ class Evaluator:
     recipe: Recipe
     recalibration_images: int
     runtime: Runtime
-    latency: LatencySpec
+    timer: Timer
     dense_latency_ms: float
     seed: int
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
@@ -278,16 +277,8 @@ class Evaluator:
 
     def time(self, network: nn.Module) -> Measurement:
         """Return the latency of a pruned network, timed in float32 against the dense one."""
-        example = self.runtime.place_images(torch.zeros(self.latency.batch, *self.task.input_shape))
-        comparison = compare_latency(
-            self.pruner.network.eval(),
-            network.eval(),
-            example,
-            blocks=self.latency.blocks,
-            calls=self.latency.calls,
-            threads=self.latency.threads,
-        )
-        latency_ms, stderr_ms = measured_latency(comparison, self.dense_latency_ms)
+        self.pruner.network.eval()
+        latency_ms, stderr_ms = measured_latency(self.timer.compare(network.eval()), self.dense_latency_ms)
         return Measurement({"latency_ms": latency_ms}, {"latency_ms": stderr_ms})
 
 

@@ -10,10 +10,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from autoprune.atomic import write_text
-from autoprune.cost.latency import LatencyComparison, compare_latency, measured_latency
+from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.macs import CostModel
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget
@@ -29,7 +27,6 @@ SECONDS_EACH = 1.5  # a block holds fewer calls where the dense network is so sl
 FEWEST_CALLS = 3  # but not fewer than this: the first call after another network's finds cold caches
 
 Say = Callable[[str], None]
-Compare = Callable[..., LatencyComparison]
 
 
 def needs_probes(budget: Budget, objectives: Sequence[str]) -> bool:
@@ -40,26 +37,22 @@ def needs_probes(budget: Budget, objectives: Sequence[str]) -> bool:
 def latency_probes(
     pruner: Pruner,
     cost: CostModel,
-    example: Tensor,
+    timer: Timer,
     runtime: Runtime,
-    latency: LatencySpec,
     dense_ms: float,
     folder: StudyFolder,
     say: Say,
-    compare: Compare = compare_latency,
 ) -> Probes:
     """Return timed networks of the space, the dense one first: read from the study, or timed now and stored.
 
     Args:
         pruner: cuts by each group's first criterion.
         cost: closed-form costs and work over the pruner's space.
-        example: one batch as it is timed, shape ``(N, *input_shape)``, placed on the runtime.
-        runtime: where networks run.
-        latency: how to time.
+        timer: times networks against the dense one. What it timed otherwise, or in another runtime, is not read.
+        runtime: where networks are trained.
         dense_ms: the study's reference latency of the dense network.
         folder: where the times are stored.
         say: told in a sentence what is going on.
-        compare: times two networks against each other; replaced in tests.
 
     Raises:
         NonFiniteError: if the clock did not advance.
@@ -67,7 +60,7 @@ def latency_probes(
     space = pruner.space
     where = {name: value for name, value in runtime.describe().items() if name not in ("precision", "threads")}
     choices = {name: [counts[0], counts[-1]] for name, counts in space.choices.items()}
-    settings = {"latency": latency.model_dump(), "dense_ms": dense_ms, "runtime": where, "space": choices}
+    settings = {"latency": timer.latency.model_dump(), "dense_ms": dense_ms, "runtime": where, "space": choices}
     stored = _read(folder, settings)
     if stored is None:
         networks = list(spread(space))
@@ -75,8 +68,7 @@ def latency_probes(
         stored = [Timed(space.full, dense_ms)]
         for kept in networks:
             network = runtime.place(pruner.prune(space.policy(kept, space.first_importances))).eval()
-            options = {"blocks": latency.blocks, "calls": calls(latency, dense_ms), "threads": latency.threads}
-            found = compare(pruner.network, network, example, **options)
+            found = timer.compare(network, calls=calls(timer.latency, dense_ms))
             stored.append(Timed(kept, measured_latency(found, dense_ms)[0]))
         write_text(folder.latency_probes, json.dumps({"settings": settings, "probes": _to_json(stored)}, indent=1))
         if len(stored) > 2:
@@ -128,7 +120,9 @@ def _to_json(timed: list[Timed]) -> list[dict[str, Any]]:
 def _read(folder: StudyFolder, settings: Mapping[str, object]) -> list[Timed] | None:
     try:
         stored = json.loads(folder.latency_probes.read_text(encoding="utf-8"))
-        if stored["settings"] != settings:
+        before = stored["settings"]
+        latency = {"runtime": "torch", **before["latency"]}  # as it was before there was a choice
+        if {**before, "latency": latency} != settings:
             return None
         return [
             Timed({str(k): int(v) for k, v in one["kept"].items()}, float(one["latency_ms"]))

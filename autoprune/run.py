@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from autoprune.atomic import write_text
@@ -86,7 +87,7 @@ def run_search(
     """
     loggers = Loggers.named(spec.logging.loggers, display.warn, display.say)  # before anything is trained
     folder.create()
-    spec = _with_stored_layout(resolve(spec), folder)
+    spec = _with_stored_choices(resolve(spec), folder)
     _check_same_meaning(_stored_in_folder(folder), spec, folder)
     url = storage_url(folder, storage)
     with (
@@ -121,6 +122,7 @@ def _search(bench: Workbench, proposals: Proposals, ledger: Ledger, display: Dis
             "sampler": spec.sampler,
             "trials": spec.trials,
             "runtime": bench.runtime.describe(),
+            "latency": spec.latency.model_dump(),
             "versions": versions(),
         }
     )
@@ -150,7 +152,8 @@ def _logged(spec: StudySpec, folder: StudyFolder, budget: Budget, dense: Measure
 
 def versions() -> dict[str, str]:
     """Return the versions that a stored number depends on."""
-    packages = ("autoprune", "torch", "torchvision", "optuna", "numpy", "scikit-learn")
+    packages = ["autoprune", "torch", "torchvision", "optuna", "numpy", "scikit-learn"]
+    packages += [name for name in ("onnx", "onnxruntime") if find_spec(name) is not None]
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
@@ -201,12 +204,17 @@ def _remember(spec: StudySpec, recipe: Mapping[str, Any], folder: StudyFolder) -
     write_resolved(spec, folder.resolved)
 
 
-def _with_stored_layout(spec: StudySpec, folder: StudyFolder) -> StudySpec:
-    """Return the spec with the memory layout that was measured when the study began, if it is left to ``auto``."""
-    if spec.runtime.layout != "auto" or not folder.has_begun:
+def _with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
+    """Return the spec with the layout and the latency runtime that the study began with, where left to ``auto``."""
+    if not folder.has_begun:
         return spec
-    layout = read_resolved(folder.resolved).runtime.layout
-    return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"layout": layout})})
+    stored = read_resolved(folder.resolved)
+    runtime, latency = spec.runtime, spec.latency
+    if runtime.layout == "auto":
+        runtime = runtime.model_copy(update={"layout": stored.runtime.layout})
+    if latency.runtime == "auto":
+        latency = latency.model_copy(update={"runtime": stored.latency.runtime})
+    return spec.model_copy(update={"runtime": runtime, "latency": latency})
 
 
 def _stored_in_folder(folder: StudyFolder) -> Mapping[str, object] | None:

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from autoprune.builtins import DATA, IMPORTANCES, LOGGERS, MODELS
 from autoprune.errors import BudgetError, UnknownNameError, did_you_mean
+from autoprune.formats import named_formats
 from autoprune.metrics import Limit, metric
 from autoprune.policy import MASK_PATTERNS
 from autoprune.registry import Registry
@@ -298,14 +299,33 @@ class PickSpec(Section):
     compare: bool = Field(
         default=True, description="whether the uniform baseline of the same budget is finished too, to compare with"
     )
+    export: str = Field(
+        default="auto",
+        description="further files: onnx, pt2 or both, none; auto: onnx if the extra onnx is installed",
+    )
+
+    @field_validator("export")
+    @classmethod
+    def _formats(cls, text: str) -> str:
+        try:
+            named_formats(text)
+        except UnknownNameError as error:
+            raise fault(str(error)) from error
+        return text
 
 
 class LatencySpec(Section):
     """Say how a forward pass is timed on the study's device."""
 
+    runtime: Literal["auto", "torch", "compile", "onnxruntime", "cuda"] = Field(
+        default="auto",
+        description="what runs the networks. torch: PyTorch as it is; compile: torch.compile; onnxruntime: ONNX "
+        "Runtime on the CPU; cuda: PyTorch by the GPU's own clock; auto: cuda on a GPU, else onnxruntime if it is "
+        "installed and takes the network, else torch",
+    )
     batch: int = Field(default=1, ge=1, description="images per forward pass")
     threads: int = Field(default=1, ge=1, description="CPU threads while timing")
-    blocks: int = Field(default=9, ge=1, description="timed blocks; their spread is the standard error")
+    blocks: int = Field(default=9, ge=3, description="timed blocks, the first 2 to warm up; their spread is the error")
     calls: int = Field(default=5, ge=1, description="forward passes per block")
 
 

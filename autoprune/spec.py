@@ -138,16 +138,21 @@ def fingerprint(spec: StudySpec) -> dict[str, object]:
     return flat
 
 
+# what a key that came later meant before it came, where that is not its default now
+BEFORE_IT_CAME: Mapping[str, object] = {"latency.runtime": "torch"}
+
+
 def differences(stored: Mapping[str, object], given: Mapping[str, object]) -> list[str]:
     """Return one line for every key in which two fingerprints differ.
 
-    A key that the stored one lacks came with a later version of autoprune, and its default is what the earlier one did.
+    A key that the stored one lacks came with a later version of autoprune. Its default is what the earlier one did, but
+    for a few whose default changed with them.
 
     >>> differences({"finetune.lr": 0.05, "seed": 0}, {"finetune.lr": 0.1, "seed": 0, "schedule.stages": 1})
     ['finetune.lr: stored 0.05, given 0.1']
     """
     missing = object()
-    before = {**fingerprint(StudySpec()), **stored}
+    before = {**fingerprint(StudySpec()), **BEFORE_IT_CAME, **stored}
     pairs = {key: (before.get(key, missing), given.get(key, missing)) for key in {**stored, **given}}
     shown = {key: ["nothing" if value is missing else repr(value) for value in pair] for key, pair in pairs.items()}
     return [f"{key}: stored {shown[key][0]}, given {shown[key][1]}" for key, (a, b) in pairs.items() if a != b]

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from autoprune.atomic import write_text
 from autoprune.errors import SpecError, did_you_mean
 from autoprune.metrics import FLOP_CONVENTION
-from autoprune.spec import StudySpec
+from autoprune.spec import BEFORE_IT_CAME, StudySpec
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -254,9 +254,15 @@ def write_resolved(spec: StudySpec, path: Path) -> None:
 
 
 def read_resolved(path: Path) -> StudySpec:
-    """Return the spec that :func:`write_resolved` wrote.
+    """Return the spec that :func:`write_resolved` wrote, this version's or an earlier one's.
+
+    An earlier one's lacks what came later, which is then as it was before it came (``spec.BEFORE_IT_CAME``).
 
     Raises:
         SpecError: if the file is missing, damaged, or of a version with other fields.
     """
-    return parse_spec([Layer(str(path), read_study_toml(path))])
+    earlier: dict[str, Any] = {}
+    for key, value in BEFORE_IT_CAME.items():
+        section, _, name = key.partition(".")
+        earlier.setdefault(section, {})[name] = value
+    return parse_spec([Layer("earlier versions", earlier), Layer(str(path), read_study_toml(path))])

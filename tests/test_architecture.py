@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).parents[1] / "autoprune"
-WORKSHOP = ("pruning", "cost", "training")
+WORKSHOP = ("pruning", "cost", "training", "export")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ FLOORS = {
     "plan": Floor(
         (
             *("builtins", "folder", "sections", "spec", "spec_file", "recipes"),
-            *("trial", "hits", "space", "pareto", "sensitivity", "rungs", "halving", "card"),
+            *("trial", "hits", "space", "pareto", "sensitivity", "rungs", "halving", "card", "formats"),
         ),
         strangers=False,
     ),
@@ -48,7 +48,8 @@ FLOORS = {
     "acts": Floor(("search", "report", "pick"), strangers=True),
     "doors": Floor(
         (
-            *("dense", "origins", "threshold", "rises", "latency_probes", "build", "run", "finish", "inspection"),
+            *("dense", "origins", "threshold", "rises", "latency_probes", "latency_runtimes", "build", "run", "finish"),
+            *("unfinished", "exports", "verify", "deliver", "subject", "transfer", "inspection", "profiling"),
             *("testing", "progress", "session_log", "loggers", "shelf", "watching", "dashboard"),
             *("cli", "__main__", ""),
         ),
@@ -59,13 +60,14 @@ FLOORS = {
 # libraries by the only rooms or files that import them; what is not named here is the standard library
 DOORS = {
     "torch": (
-        *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_probes", "build", "finish"),
-        *("inspection", "testing", "loggers.tensorboard"),
+        *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_probes", "latency_runtimes", "build"),
+        *("finish", "unfinished", "exports", "verify", "deliver", "subject", "transfer", "inspection", "profiling"),
+        *("testing", "loggers.tensorboard"),
     ),
     "torchvision": ("training",),
     "optuna": ("study",),
     "sqlalchemy": ("study",),
-    "filelock": ("study",),
+    "filelock": ("study", "cost.turns", "unfinished"),
     "mlflow": ("loggers.mlflow",),
     "moocore": ("pareto",),
     "numpy": ("pareto", "sensitivity", "hits", "rungs", "study", "cost", "training", "report.param_importance"),
@@ -75,8 +77,10 @@ DOORS = {
     "tomllib": ("spec_file", "cli.options"),  # tomli before Python 3.11
     "tomli": ("spec_file", "cli.options"),
     "tomli_w": ("spec_file",),
-    "safetensors": ("training", "picked", "dense"),
+    "safetensors": ("training", "picked", "dense", "export.plain", "unfinished", "verify"),
     "sklearn": ("training",),
+    "onnx": ("export",),
+    "onnxruntime": ("export",),
     "PIL": ("training",),
     "jinja2": ("report.page",),
     "plotly": ("report.page",),
@@ -91,7 +95,10 @@ AVOIDS = {"study": WORKSHOP} | dict.fromkeys(
     ("report", "progress", "session_log", "loggers", "shelf", "watching", "dashboard"), (*WORKSHOP, "evaluate")
 )
 
-HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "plotly", "jinja2")
+HEAVY = (
+    *("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "plotly", "jinja2"),
+    *("onnx", "onnxruntime"),
+)
 
 
 @dataclass(frozen=True)

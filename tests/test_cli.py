@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ import autoprune
 from autoprune.cli import main
 from autoprune.cli.main import COMMANDS
 
-QUICK = ("--objectives", "accuracy,mflops", "--sampler", "random", "--threads", "1", "--device", "cpu")
+pytestmark = pytest.mark.usefixtures("checks_in_this_process")
+
+QUICK = (
+    *("--objectives", "accuracy,mflops", "--sampler", "random", "--threads", "1", "--device", "cpu"),
+    *("--latency-runtime", "torch"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -568,7 +574,7 @@ class Killed(BaseException):
     [
         ("dense.train_dense", False),
         ("build.find_groups", False),
-        ("dense.compare_latency", False),
+        ("dense.quality_and_hits", False),
         ("build.find_groups", True),
     ],
 )
@@ -711,6 +717,49 @@ def test_pick_by_trial_and_an_existing_folder_is_kept_unless_forced(study: Path)
     assert json.loads((study / "picked" / "1" / "card.json").read_text())["finetune"]["epochs"] == 2
     message = refused("pick", study, "--trial", "77")
     assert "completed: 0, 1, 2, 3, 4" in message
+
+
+def test_an_export_that_fails_is_an_error_only_if_it_was_asked_for(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from autoprune.exports import FORMATS
+
+    def convert(*_: Any) -> bytes:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], convert=convert))
+    asked = run("pick", study, "--trial", "1", "--no-compare", "--export", "onnx", "--json")
+    assert asked.exit_code == 1
+    card = document(asked)
+    assert card["exports"]["onnx"]["failure"] == "RuntimeError: no such operator"
+    assert (study / "picked" / "1" / "model.safetensors").exists()
+    assert "model.onnx was not written; the other files are whole" in asked.stderr
+    unasked = run("pick", study, "--trial", "1", "--no-compare", "--export", "auto", "--force")
+    assert unasked.exit_code == 0
+    assert "- model.onnx was not written: RuntimeError: no such operator" in unasked.stdout
+    assert "known: auto, none, onnx, pt2" in refused("pick", study, "--trial", "0", "--export", "onxx")
+
+
+def test_an_interrupted_pick_says_how_to_go_on(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import autoprune.deliver
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["autoprune", "pick", "a study", "--trial", "1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(autoprune.deliver, "verify_in_new_process", interrupt)
+        stopped = run("pick", study, "--trial", "1", "--no-compare")
+    assert stopped.exit_code == 130
+    assert "are kept. Go on with:\n  autoprune pick 'a study' --trial 1" in stopped.stderr
+    assert not (study / "picked" / "1").exists()
+    gone_on = run("pick", study, "--trial", "1", "--no-compare")
+    assert gone_on.exit_code == 0
+    assert "going on with a pick that was cut off" in gone_on.stderr
+    assert "trial 1: finetune" not in gone_on.stderr
+    assert "trial 1: test" not in gone_on.stderr
 
 
 def test_pick_by_drop_and_by_accuracy(study: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from test_evaluate import tiny_spec
 from tiny import write_task
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.build import cost_model, set_up
 from autoprune.cost.latency import LatencyComparison
@@ -40,25 +41,26 @@ def parts() -> tuple[Pruner, CostModel]:
     return Pruner(network, space, scores), cost_model(network, space, example)
 
 
-class Compare:
+class FakeTimer:
     """Stand for the clock: a network takes a fixed time and more for its MACs; remember how it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, **latency: Any) -> None:
+        self.latency = LatencySpec(**{"runtime": "torch", **latency})
         self.asked: list[dict[str, Any]] = []
 
-    def __call__(self, dense: nn.Module, pruned: nn.Module, example: Tensor, **options: int) -> LatencyComparison:
+    def compare(self, pruned: nn.Module, **options: int) -> LatencyComparison:
         assert not pruned.training
-        assert dense is parts()[0].network
         self.asked.append(options)
+        example, dense = torch.zeros(1, 3, 32, 32), parts()[0].network
         ratio = 0.2 + 0.8 * (measure_network(pruned, example)["mflops"] / measure_network(dense, example)["mflops"])
         return LatencyComparison(ratio, 0.01, 2 * DENSE_MS, ratio * 2 * DENSE_MS)  # the machine is half as fast now
 
 
-def timed(folder: Path, compare: Compare, latency: LatencySpec, said: list[str] | None = None) -> Probes:
+def timed(folder: Path, timer: FakeTimer, said: list[str] | None = None) -> Probes:
     pruner, cost = parts()
-    runtime, example = resolve_runtime("cpu", "fp32", "contiguous", 1), torch.zeros(1, 3, 32, 32)
+    runtime = resolve_runtime("cpu", "fp32", "contiguous", 1)
     say = (said if said is not None else []).append
-    return latency_probes(pruner, cost, example, runtime, latency, DENSE_MS, StudyFolder(folder), say, compare)
+    return latency_probes(pruner, cost, timer, runtime, DENSE_MS, StudyFolder(folder), say)  # type: ignore[arg-type]
 
 
 def test_probes_are_spread_over_widths_and_depth() -> None:
@@ -81,9 +83,9 @@ def test_a_space_without_blocks_or_without_channels_has_probes_too() -> None:
 
 
 def test_probes_are_timed_against_dense_as_trials_are_and_teach_the_law(tmp_path: Path) -> None:
-    compare, said = Compare(), list[str]()
-    probes = timed(tmp_path, compare, LatencySpec(blocks=7, calls=3), said)
-    assert compare.asked == [{"blocks": 7, "calls": 3, "threads": 1}] * 9
+    timer, said = FakeTimer(blocks=7, calls=3), list[str]()
+    probes = timed(tmp_path, timer, said)
+    assert timer.asked == [{"calls": 3}] * 9
     assert probes.timed[0].latency_ms == DENSE_MS
     dense = probes.cost.measure({})["mflops"]
     for one in probes.timed:
@@ -94,21 +96,35 @@ def test_probes_are_timed_against_dense_as_trials_are_and_teach_the_law(tmp_path
 
 
 def test_probes_are_read_again_unless_they_were_timed_otherwise(tmp_path: Path) -> None:
-    first = timed(tmp_path, Compare(), LatencySpec())
-    again, said = Compare(), list[str]()
-    assert timed(tmp_path, again, LatencySpec(), said) == first
+    first = timed(tmp_path, FakeTimer())
+    again, said = FakeTimer(), list[str]()
+    assert timed(tmp_path, again, said) == first
     assert (again.asked, said) == ([], [])
-    assert timed(tmp_path, again, LatencySpec(batch=2)).timed[0] == first.timed[0]
-    assert len(again.asked) == 9
+    for otherwise in (FakeTimer(batch=2), FakeTimer(batch=2, runtime="onnxruntime")):
+        assert timed(tmp_path, otherwise).timed[0] == first.timed[0]
+        assert len(otherwise.asked) == 9
     StudyFolder(tmp_path).latency_probes.write_text('{"settings": ', encoding="utf-8")
-    assert timed(tmp_path, again, LatencySpec()) == first
-    assert len(again.asked) == 18
+    assert timed(tmp_path, again) == first
+    assert len(again.asked) == 9
+
+
+def test_probes_from_before_there_was_a_choice_of_runtimes_were_timed_in_pytorch(tmp_path: Path) -> None:
+    file = StudyFolder(tmp_path).latency_probes
+    first = timed(tmp_path, FakeTimer())
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    del stored["settings"]["latency"]["runtime"]
+    file.write_text(json.dumps(stored), encoding="utf-8")
+    same, other = FakeTimer(), FakeTimer(runtime="onnxruntime")
+    assert timed(tmp_path, same) == first
+    assert same.asked == []
+    timed(tmp_path, other)
+    assert len(other.asked) == 9
 
 
 def test_a_slow_network_is_called_less_often(tmp_path: Path) -> None:
-    compare = Compare()
-    timed(tmp_path, compare, LatencySpec(blocks=9, calls=100))
-    assert {options["calls"] for options in compare.asked} == {10}  # 9 · 2 · 10 · 8 ms: below a second and a half
+    timer = FakeTimer(blocks=9, calls=100)
+    timed(tmp_path, timer)
+    assert {options["calls"] for options in timer.asked} == {10}  # 9 · 2 · 10 · 8 ms: below a second and a half
 
 
 def test_only_a_search_that_looks_at_latency_needs_probes(tmp_path: Path) -> None:

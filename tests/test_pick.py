@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import autoprune
 import autoprune.pick
 from autoprune.build import Workbench, resolve, set_up
 from autoprune.cli.options import read_request
-from autoprune.errors import EvaluationError, NonFiniteError, UsageError
+from autoprune.errors import EvaluationError, NonFiniteError, StudyLockedError, UsageError
 from autoprune.evaluate import Evaluator, Stopwatch
 from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
@@ -29,6 +30,9 @@ from autoprune.study.view import StudyView
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
 from autoprune.training.loop import Span
 from autoprune.trial import Candidate, Completed, Failed, Trial
+from autoprune.unfinished import unfinished
+
+pytestmark = pytest.mark.usefixtures("checks_in_this_process")
 
 BUDGET = Budget({"mflops": Limit(0.1)})
 EPOCHS = 4.0  # of three steps: parts of 3, 3 and 6 steps
@@ -382,3 +386,109 @@ def test_a_network_that_answers_alike_is_not_said_to_be_surely_equal(
     }
     assert card_text(same).count("no image differs") == 4
     assert "± 0.00 points" not in card_text(same)
+
+
+# --- cut off, and going on
+
+
+class Cut(Exception):
+    """Stand for a power cut."""
+
+
+def cut_after(monkeypatch: pytest.MonkeyPatch, scores: int, split: str) -> list[str]:
+    """Let the power fail when a split is scored once more than so often; return every split that is scored."""
+    score, seen = autoprune.pick.score, list[str]()
+
+    def watched(network: nn.Module, task: Any, wanted: str, *rest: Any) -> Any:
+        if wanted == split and seen.count(split) == scores:
+            raise Cut
+        seen.append(wanted)
+        return score(network, task, wanted, *rest)
+
+    monkeypatch.setattr(autoprune.pick, "score", watched)
+    return seen
+
+
+@pytest.fixture
+def alone(bench: Workbench, trials: list[Trial], tmp_path: Path) -> StudyView:
+    """Return the study with an empty folder of picked networks."""
+
+    class Elsewhere(StudyFolder):
+        @property
+        def picked(self) -> Path:
+            return tmp_path / "picked"
+
+    return StudyView(Elsewhere(bench.folder.path), bench.spec, tuple(trials), 0, {})
+
+
+def pick_again(view: StudyView, said: list[str], epochs: float = EPOCHS) -> tuple[dict[str, Any], Path]:
+    return finish_trials(view, view.trials[:3], BUDGET, said.append, epochs=epochs)
+
+
+@pytest.mark.parametrize(
+    ("split", "scores", "trained_again"),
+    [
+        ("val", 0, {7: 3, 5: 3, 3: 3, 0: 3}),  # before the first rung is done: as if nothing had been
+        ("val", 4, None),  # within the second rung
+        ("val", 6, {0: 3}),  # the contest is decided
+        ("test", 1, {0: 0}),  # only dense is left
+    ],
+)
+def test_a_pick_that_is_cut_off_goes_on_to_the_same_bits(
+    alone: StudyView,
+    carded: tuple[dict[str, Any], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    split: str,
+    scores: int,
+    trained_again: dict[int, int] | None,
+) -> None:
+    with monkeypatch.context() as patch:
+        before = cut_after(patch, scores, split)
+        with pytest.raises(Cut):
+            pick_again(alone, [])
+    assert not [path for path in alone.folder.picked.iterdir() if path.name != ".work"]
+    with monkeypatch.context() as patch:
+        after, said = cut_after(patch, 99, split), list[str]()
+        card, folder = pick_again(alone, said)
+    assert (folder / "model.safetensors").read_bytes() == (carded[1] / "model.safetensors").read_bytes()
+    for key in ("test", "against", "contenders", "finetune", "uniform_missing"):
+        assert card[key] == carded[0][key], key
+    assert before.count("test") + after.count("test") == 3, "the winner, uniform and dense, once each"
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name], "nothing is left of what was kept"
+    assert any("cut off" in line for line in said) == (scores > 0)
+    done = [int(line.split()[1].rstrip(":")) for line in said if line.endswith(" finetune")]
+    if trained_again is None:
+        assert 0 < done.count(carded[0]["trial"]) < 3
+    else:
+        wanted = {number: count for number, count in trained_again.items() if number == 0}
+        assert {number: done.count(number) for number in wanted} == wanted
+
+
+def test_what_was_kept_of_another_pick_or_is_damaged_is_not_taken(
+    alone: StudyView, carded: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        cut_after(patch, 3, "val")
+        with pytest.raises(Cut):
+            pick_again(alone, [])
+    said: list[str] = []
+    card, folder = pick_again(alone, said, epochs=1)
+    assert card["finetune"]["epochs"] == 1
+    assert not any("cut off" in line for line in said)
+    (work,) = (folder.parent / ".work").iterdir()
+    for stored in work.glob("trial-*.safetensors"):
+        stored.write_bytes(stored.read_bytes()[:-40])
+    shutil.rmtree(folder)
+    card, folder = pick_again(alone, said)
+    assert (folder / "model.safetensors").read_bytes() == (carded[1] / "model.safetensors").read_bytes()
+    assert not (folder.parent / ".work").exists()
+
+
+def test_the_same_pick_twice_at_once_is_refused(alone: StudyView, evaluator: Evaluator) -> None:
+    with (
+        unfinished(alone.folder.picked, evaluator, alone.trials),
+        pytest.raises(StudyLockedError, match="another process is finishing the same trials"),
+        unfinished(alone.folder.picked, evaluator, alone.trials),
+    ):
+        pass
+    assert not (alone.folder.picked / ".work").exists(), "nothing was kept, so nothing is left"

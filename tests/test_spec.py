@@ -103,7 +103,13 @@ plans = tables(
     ),
     stopping=tables(enabled=st.booleans(), images=counts),
     pick=tables(epochs=numbers(0), lr=rates, top=counts, compare=st.booleans()),
-    latency=tables(batch=counts, threads=counts, blocks=counts, calls=counts),
+    latency=tables(
+        runtime=st.sampled_from(["auto", "torch", "compile", "onnxruntime", "cuda"]),
+        batch=counts,
+        threads=counts,
+        blocks=st.integers(3, 2**40),
+        calls=counts,
+    ),
     runtime=tables(device=st.sampled_from(["auto", "cpu", "cuda", "mps"]), precision=st.sampled_from(["fp32", "bf16"])),
 )
 leaves = st.none() | st.integers() | st.text(max_size=3)
@@ -478,7 +484,7 @@ MEANING_FREE = {
     *("sensitivity.enabled", "sensitivity.images", "sensitivity.share"),
 }
 ADDED = {  # since studies are stored
-    *("sparsity", "schedule", "stopping", "dense.optimizer", "finetune.optimizer"),
+    *("sparsity", "schedule", "stopping", "dense.optimizer", "finetune.optimizer", "latency.runtime"),
     *(f"space.{name}" for name in ("patterns", "mask_criteria", "max_mask_sparsity", "depth", "keep", "only")),
 }
 
@@ -526,14 +532,16 @@ def without_added(plan: dict[str, Any]) -> dict[str, Any]:
 def test_a_study_stored_before_a_value_existed_has_its_default(tmp_path: Path) -> None:
     stored = without_added(fingerprint(StudySpec()))
     assert stored.keys() < fingerprint(StudySpec()).keys()
-    assert differences(stored, fingerprint(StudySpec())) == []
-    assert differences(stored, fingerprint(parsed(schedule={"stages": 3}))) == [
+    timed = parsed(latency={"runtime": "torch"})  # what there was before there was a choice, and not the default
+    assert differences(stored, fingerprint(timed)) == []
+    assert differences(stored, fingerprint(parsed(schedule={"stages": 3}, latency={"runtime": "compile"}))) == [
         "schedule.stages: stored 1, given 3",
+        "latency.runtime: stored 'torch', given 'compile'",
     ]
     old = tmp_path / "resolved.toml"
     old.write_text(tomli_w.dumps(without_added(StudySpec().model_dump(exclude_none=True))), encoding="utf-8")
     assert "optimizer" not in old.read_text(encoding="utf-8")
-    assert read_resolved(old) == StudySpec()
+    assert read_resolved(old) == timed
 
 
 # --- studies and recipes

@@ -85,8 +85,10 @@ recalibration_images = 48
 
 [pick]
 epochs = 1
+export = "none"
 
 [latency]
+runtime = "torch"
 blocks = 3
 calls = 1
 

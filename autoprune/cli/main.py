@@ -19,10 +19,12 @@ from autoprune.errors import AutopruneError
 INTERRUPTED = 130
 
 COMMANDS = {
+    "apply": "Prune a network by the policy that another one was picked by.",
     "completion": "Print the script that lets a shell complete commands, studies and trials.",
     "dashboard": "Look at a copy of a study in optuna-dashboard.",
     "inspect": "Show what can be pruned in a network, and what cannot and why.",
     "pick": "Finish the best network within a budget: longer fine-tune, test score, files.",
+    "profile": "Show what a network costs: FLOPs, parameters, size and latency, layer by layer.",
     "report": "Show a study's front; write report.html, a page to choose on, and front.csv, .json, .png, .svg.",
     "search": "Search pruning policies under a budget; the same command resumes.",
     "studies": "List stored studies; remove, copy, export or import one.",

@@ -43,6 +43,13 @@ storage_option = click.option(
 )
 
 
+export_option = click.option(
+    "--export",
+    metavar="onnx,pt2|none",
+    help="Further files: model.onnx, model.pt2. Default: model.onnx if the extra onnx is installed.",
+)
+
+
 def budget_options(command: _F) -> _F:
     """Add one ``--budget-…`` option for each cost."""
     for name, unit in reversed(BUDGETS.items()):
@@ -111,6 +118,13 @@ _PLAIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--layout", "runtime.layout", {"metavar": "auto|channels_last|contiguous", "help": "Memory layout of images."}),
     ("--threads", "runtime.threads", {"type": int, "help": "CPU threads for training; 0 for all cores."}),
     (
+        "--latency-runtime",
+        "latency.runtime",
+        {"metavar": "auto|torch|compile|onnxruntime|cuda", "help": "What runs networks while they are timed."},
+    ),
+    ("--latency-batch", "latency.batch", {"type": int, "help": "Images per timed forward pass."}),
+    ("--latency-threads", "latency.threads", {"type": int, "help": "CPU threads while timing."}),
+    (
         "--log",
         "logging.loggers",
         {"metavar": "A,B,…", "help": "Log trials to tensorboard, mlflow, pkg.mod:attr or file.py:attr; none: no more."},
@@ -134,6 +148,12 @@ def spec_options(command: _F) -> _F:
         help="Override any other value of the spec, e.g. --set finetune.lr=0.02.",
     )(command)
     return _with(command, _PLAIN)
+
+
+def transfer_options(command: _F) -> _F:
+    """Add the options that say which network a policy is applied to."""
+    wanted = ("model.source", "model.weights", "data.source", "data.root", "seed", "runtime.device")
+    return _with(command, [entry for entry in _PLAIN if entry[1] in wanted])
 
 
 def model_options(command: _F) -> _F:

@@ -4,20 +4,25 @@ Shared machines drift by tens of per cent within seconds. A block of calls to th
 a block of calls to the pruned one sees the same drift, so their ratio is steady where neither time is
 (spread below one per cent on a busy machine). The milliseconds reported are that ratio times a
 reference time of the dense network that is measured once per study.
+
+Both are run by one :class:`~autoprune.cost.engines.Engine`. Timing happens in the one process that searches or finishes
+a study, which trains nothing meanwhile, and by turns with other processes of autoprune on the device (``turns.py``).
 """
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from autoprune.cost.engines import Call, Engine
+from autoprune.cost.turns import turn_on
 from autoprune.errors import NonFiniteError
+from autoprune.sections import LatencySpec
 
 WARM_UP_BLOCKS = 2
 
@@ -39,40 +44,92 @@ class LatencyComparison:
     pruned_ms: float
 
 
-def compare_latency(
-    dense: nn.Module,
-    pruned: nn.Module,
-    example: Tensor,
-    *,
-    blocks: int = 9,
-    calls: int = 5,
-    threads: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
-) -> LatencyComparison:
-    """Time two networks against each other.
+class Timer:
+    """Time networks against one dense network, which is exported or compiled once, not once per comparison.
 
     Args:
-        dense: the network before pruning, in eval mode, on the device and in the layout to be timed.
-        pruned: the network after pruning, likewise.
+        dense: the network before pruning, in eval mode, on the device and in the layout to be timed. Its weights must
+            not change any more.
         example: one batch of input, shape ``(N, *input_shape)``, on the same device and in the same layout.
-        blocks: pairs of blocks, at least 3; the first 2 warm up and are dropped.
-        calls: forward passes in a block, at least 1.
-        threads: CPU threads during the measurement; the former number is set again afterwards.
-        clock: returns seconds; replaced in tests.
+        latency: how to time.
+        engine: what runs the networks.
+
+    Attributes:
+        latency: how it times.
+        engine: what runs the networks.
+    """
+
+    def __init__(self, dense: nn.Module, example: Tensor, latency: LatencySpec, engine: Engine) -> None:
+        self.latency, self.engine = latency, engine
+        self._dense, self._example = dense, example
+        self._ready: Call | None = None
+
+    def compare(
+        self, pruned: nn.Module | None = None, *, blocks: int | None = None, calls: int | None = None
+    ) -> LatencyComparison:
+        """Time a network against the dense one.
+
+        Args:
+            pruned: the network after pruning, in eval mode, placed like the dense one; ``None`` for the dense one
+                itself.
+            blocks: pairs of blocks, at least 3; the first 2 warm up and are dropped. ``None``: as ``latency`` says.
+            calls: forward passes in a block, at least 1; ``None``: likewise.
+
+        Raises:
+            ValueError: if there are too few blocks or calls.
+            NonFiniteError: if the clock did not advance during a block.
+            ExportError: if the network cannot be exported to the engine.
+            ModelError: if it cannot be compiled.
+        """
+        blocks = self.latency.blocks if blocks is None else blocks
+        calls = self.latency.calls if calls is None else calls
+        if blocks <= WARM_UP_BLOCKS or calls < 1:
+            raise ValueError(
+                f"blocks is {blocks} and calls {calls}; expected at least {WARM_UP_BLOCKS + 1} blocks of 1 call"
+            )
+        with _threads(self.latency.threads), torch.inference_mode():
+            dense = self._dense_call()
+            call = dense if pruned is None else self._prepare(pruned)
+            with turn_on(self._example.device.type):
+                pairs = [(self.engine.seconds(dense, calls), self.engine.seconds(call, calls)) for _ in range(blocks)]
+        return _comparison(pairs[WARM_UP_BLOCKS:], calls)
+
+    def _dense_call(self) -> Call:
+        if self._ready is None:
+            self._ready = self._prepare(self._dense)
+        return self._ready
+
+    def _prepare(self, network: nn.Module) -> Call:
+        return self.engine.prepare(network, self._example, self.latency.threads)
+
+
+def time_alone(network: nn.Module, example: Tensor, latency: LatencySpec, engine: Engine) -> tuple[float, float]:
+    """Return a network's milliseconds per call, median over blocks, and the standard error of that median.
+
+    On a shared machine they drift; to say which of two networks is faster, compare them with a :class:`Timer`.
+
+    Args: as for :class:`Timer`.
 
     Raises:
-        ValueError: if there are too few blocks or calls.
+        NonFiniteError: if the clock did not advance during a block.
+        ExportError: if the network cannot be exported to the engine.
+        ModelError: if it cannot be compiled.
+    """
+    with _threads(latency.threads), torch.inference_mode():
+        call = engine.prepare(network, example, latency.threads)
+        with turn_on(example.device.type):
+            times = [1e3 * engine.seconds(call, latency.calls) for _ in range(latency.blocks)][WARM_UP_BLOCKS:]
+    if min(times) <= 0:
+        raise NonFiniteError(f"the clock did not advance during a block of {latency.calls} calls; raise latency.calls")
+    return statistics.median(times), median_stderr(times)
+
+
+def _comparison(pairs: list[tuple[float, float]], calls: int) -> LatencyComparison:
+    """Return what pairs of seconds per call say, the dense network's first.
+
+    Raises:
         NonFiniteError: if the clock did not advance during a block.
     """
-    if blocks <= WARM_UP_BLOCKS or calls < 1:
-        raise ValueError(
-            f"blocks is {blocks} and calls {calls}; expected at least {WARM_UP_BLOCKS + 1} blocks of 1 call"
-        )
-    pairs = []
-    with _threads(threads), torch.inference_mode():
-        for _ in range(blocks):
-            pairs.append((_block(dense, example, calls, clock), _block(pruned, example, calls, clock)))
-    pairs = pairs[WARM_UP_BLOCKS:]
     if min(map(min, pairs)) <= 0:
         raise NonFiniteError(f"the clock did not advance during a block of {calls} calls; raise latency.calls")
     ratios = [after / before for before, after in pairs]
@@ -110,24 +167,6 @@ def measured_latency(comparison: LatencyComparison, reference_ms: float) -> tupl
     if not 0 < latency < float("inf"):
         raise NonFiniteError(f"measured latency is {latency} ms; the clock did not advance during {comparison}")
     return latency, comparison.ratio_stderr * reference_ms
-
-
-def _block(network: nn.Module, example: Tensor, calls: int, clock: Callable[[], float]) -> float:
-    """Return seconds per call."""
-    _finish(example.device)
-    start = clock()
-    for _ in range(calls):
-        network(example)
-    _finish(example.device)
-    return (clock() - start) / calls
-
-
-def _finish(device: torch.device) -> None:
-    """Wait until an accelerator has done what was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 @contextmanager

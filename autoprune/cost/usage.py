@@ -83,13 +83,13 @@ def count_macs(network: nn.Module, example: Tensor) -> int:
 def _count_pass(network: nn.Module, example: Tensor, formulas: Mapping[Any, Callable[..., int]]) -> int:
     """Run one input through a network on the CPU and return the multiply–accumulates that the counter sees."""
     counter = FlopCounterMode(display=False, custom_mapping=dict(formulas))
-    with _without_fused_attention(), torch.no_grad(), counter:
-        network(_one_input(network, example))
+    with without_fused_attention(), torch.no_grad(), counter:
+        network(one_input(network, example))
     return int(counter.get_total_flops()) // 2
 
 
 @contextmanager
-def _without_fused_attention() -> Iterator[None]:
+def without_fused_attention() -> Iterator[None]:
     """Switch off the fused kernel that hides its products from the counter."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -99,7 +99,7 @@ def _without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _one_input(network: nn.Module, example: Tensor) -> Tensor:
+def one_input(network: nn.Module, example: Tensor) -> Tensor:
     """Return the first input on the CPU, real numbers as the network computes; indices stay indices."""
     real = (p.dtype for p in network.parameters() if p.is_floating_point())
     return example[:1].cpu().to(next(real, example.dtype) if example.is_floating_point() else example.dtype)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from autoprune.cost.latency import LatencyComparison, compare_latency, measured_latency, median_stderr
+from autoprune.cost.engines import Clock, Engine, eager, wall_seconds
+from autoprune.cost.latency import LatencyComparison, Timer, measured_latency, median_stderr
 from autoprune.errors import NonFiniteError
+from autoprune.sections import LatencySpec
 
 EXAMPLE = torch.zeros(1)
 
 
-class Clock:
+class FakeClock:
     """Return the time that timed networks have spent."""
 
     def __init__(self) -> None:
@@ -27,7 +30,7 @@ class Clock:
 class Takes(nn.Module):
     """Take so many seconds of a clock in each call, by block of calls."""
 
-    def __init__(self, clock: Clock, seconds: Sequence[float], calls: int = 1) -> None:
+    def __init__(self, clock: FakeClock, seconds: Sequence[float], calls: int = 1) -> None:
         super().__init__()
         self.clock, self.seconds, self.calls = clock, seconds, calls
         self.seen: list[tuple[int, bool]] = []
@@ -44,9 +47,13 @@ class Breaks(nn.Module):
 
 
 def compare(dense: Sequence[float], pruned: Sequence[float], calls: int = 1, threads: int = 1) -> LatencyComparison:
-    clock = Clock()
-    networks = Takes(clock, dense, calls), Takes(clock, pruned, calls)
-    return compare_latency(*networks, EXAMPLE, blocks=len(dense), calls=calls, threads=threads, clock=clock)
+    clock = FakeClock()
+    timer = timer_of(Takes(clock, dense, calls), clock, blocks=len(dense), calls=calls, threads=threads)
+    return timer.compare(Takes(clock, pruned, calls))
+
+
+def timer_of(dense: nn.Module, clock: Clock, **latency: int) -> Timer:
+    return Timer(dense, EXAMPLE, LatencySpec(**latency), Engine("torch", eager, partial(wall_seconds, clock=clock)))
 
 
 @pytest.fixture
@@ -81,9 +88,9 @@ def test_times_are_per_call(calls: int) -> None:
 
 @pytest.mark.usefixtures("three_threads")
 def test_networks_run_in_inference_mode_on_the_asked_threads_which_are_put_back() -> None:
-    clock = Clock()
+    clock = FakeClock()
     dense, pruned = Takes(clock, [1] * 3), Takes(clock, [1] * 3)
-    compare_latency(dense, pruned, EXAMPLE, blocks=3, calls=1, threads=2, clock=clock)
+    timer_of(dense, clock, blocks=3, calls=1, threads=2).compare(pruned)
     assert dense.seen == pruned.seen == [(2, True)] * 3
     assert torch.get_num_threads() == 3
     assert not torch.is_inference_mode_enabled()
@@ -92,14 +99,34 @@ def test_networks_run_in_inference_mode_on_the_asked_threads_which_are_put_back(
 @pytest.mark.usefixtures("three_threads")
 def test_threads_are_put_back_when_a_network_breaks() -> None:
     with pytest.raises(RuntimeError, match="broken"):
-        compare_latency(Breaks(), Breaks(), EXAMPLE, threads=1)
+        timer_of(Breaks(), FakeClock(), threads=1).compare(Breaks())
     assert torch.get_num_threads() == 3
 
 
 @pytest.mark.parametrize(("blocks", "calls"), [(2, 5), (0, 5), (9, 0), (9, -1)])
 def test_too_few_blocks_or_calls_are_refused(blocks: int, calls: int) -> None:
     with pytest.raises(ValueError, match=f"blocks is {blocks} and calls {calls}; expected at least 3 blocks of 1 call"):
-        compare_latency(Breaks(), Breaks(), EXAMPLE, blocks=blocks, calls=calls)
+        timer_of(Breaks(), FakeClock()).compare(Breaks(), blocks=blocks, calls=calls)
+
+
+def test_the_dense_network_is_made_ready_once_and_each_other_one_for_itself() -> None:
+    clock, prepared = FakeClock(), list[tuple[nn.Module, int, int, bool]]()
+
+    def prepare(network: nn.Module, example: Tensor, threads: int) -> partial[Tensor]:
+        prepared.append((network, threads, torch.get_num_threads(), torch.is_inference_mode_enabled()))
+        return partial(network, example)
+
+    dense, pruned, other = (Takes(clock, [1] * 50) for _ in range(3))
+    engine = Engine("any", prepare, partial(wall_seconds, clock=clock))
+    timer = Timer(dense, EXAMPLE, LatencySpec(blocks=3, calls=1, threads=2), engine)
+    assert timer.compare(blocks=5).ratio == 1
+    assert [network for network, *_ in prepared] == [dense]
+    assert len(dense.seen) == 10
+    timer.compare(pruned)
+    timer.compare(other, calls=4)
+    assert [network for network, *_ in prepared] == [dense, pruned, other]
+    assert {tuple(how) for _, *how in prepared} == {(2, 2, True)}
+    assert (len(pruned.seen), len(other.seen)) == (3, 12)
 
 
 @pytest.mark.parametrize(("dense", "pruned"), [([1, 1, 0], [1, 1, 1]), ([1, 1, 1], [1, 1, 0])])

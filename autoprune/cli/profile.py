@@ -1,0 +1,170 @@
+"""``autoprune profile``: what a network costs, layer by layer and in several runtimes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autoprune.cli.inspect import parse_shape
+from autoprune.cli.main import emit, json_option
+
+if TYPE_CHECKING:
+    from autoprune.picked import Architecture
+
+SORTS = {"order": None, "time": "eager_ms", "mflops": "mflops", "mparams": "mparams"}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  autoprune profile resnet56 --input 3x32x32 --classes 10
+  autoprune profile torchvision:mobilenet_v2 --batch 8 --sort time
+  autoprune profile studies/digits-resnet56/picked/21 --latency-runtime torch,compile,onnxruntime
+  autoprune profile net.py:build --data imagefolder:pictures --json
+"""
+)
+@click.argument("model")
+@click.option(
+    "--input", "shape", metavar="CxHxW", help="Input shape; default: the data's, or 3x224x224 for torchvision."
+)
+@click.option("--classes", "--num-classes", "classes", type=click.IntRange(1), help="Outputs; default: the data's.")
+@click.option("--data", metavar="NAME", help="Data whose shape and classes are taken; default: digits.")
+@click.option(
+    "--batch", "--latency-batch", "batch", type=click.IntRange(1), default=1, show_default=True, help="Images."
+)
+@click.option(
+    "--latency-runtime",
+    "runtimes",
+    metavar="A,B,…",
+    help="Of torch, compile, onnxruntime, cuda; default: torch, and onnxruntime if installed, or cuda on a GPU.",
+)
+@click.option(
+    "--latency-threads",
+    "threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="CPU threads while timing.",
+)
+@click.option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="Where the network runs.")
+@click.option(
+    "--layout",
+    type=click.Choice(["contiguous", "channels_last"]),
+    default="contiguous",
+    show_default=True,
+    help="Memory layout of images.",
+)
+@click.option(
+    "--sort", type=click.Choice(list(SORTS)), default="order", show_default=True, help="How layers are listed."
+)
+@json_option
+def profile(model: str, shape: str | None, classes: int | None, data: str | None, as_json: bool, **how: Any) -> None:
+    """Show what MODEL costs: MACs, parameters and size of every layer, and how long it takes.
+
+    MODEL is a model's name as --model takes it, or a folder that `autoprune pick` wrote. Nothing is trained or stored,
+    and no weights are needed. Times by layer are PyTorch's eager mode with a clock at every layer; the latency of the
+    whole network is timed without, in each runtime. One FLOP is one multiply–accumulate.
+    """
+    from autoprune.profiling import open_network, profile_network
+    from autoprune.sections import LatencySpec
+    from autoprune.training.runtime import resolve_runtime
+
+    network, what = open_network(model, _architecture(model, shape, classes, data))
+    runtime = resolve_runtime(how["device"], "fp32", how["layout"], how["threads"])
+    latency = LatencySpec(batch=how["batch"], threads=how["threads"], blocks=11)
+    found = profile_network(network, what, runtime, latency, _names(how["runtimes"]))
+    if SORTS[how["sort"]]:
+        found["layers"].sort(key=lambda layer: -layer[SORTS[how["sort"]]])
+    if as_json:
+        emit({**found, "model": model})
+    else:
+        _print({**found, "model": model})
+
+
+def _architecture(model: str, text: str | None, classes: int | None, data: str | None) -> Architecture | None:
+    """Return what a model by name is built as; ``None`` if the name is a folder, which says so itself.
+
+    Raises:
+        UsageError: if a picked network's folder is given a shape, or the shape is none.
+        SpecError: if nothing can have this name.
+    """
+    from pathlib import Path
+
+    from autoprune.build import task_of
+    from autoprune.errors import UsageError
+    from autoprune.picked import Architecture
+    from autoprune.spec_file import Layer, parse_spec
+
+    if Path(model).is_dir():
+        if text or classes or data:
+            raise UsageError("a picked network knows its input; leave out --input, --classes and --data")
+        return None
+    values: dict[str, Any] = {"model": {"source": model}, **({"data": {"source": data}} if data else {})}
+    spec = parse_spec([Layer("command line", values)])
+    if text is None and data is None and model.startswith("torchvision:"):
+        text, classes = "3x224x224", classes or 1000
+    shape = parse_shape(text) if text else None
+    if shape is None or classes is None:
+        task = task_of(spec)
+        shape, classes = shape or task.input_shape, classes or task.num_classes
+    return Architecture(model, classes, shape)
+
+
+def _names(text: str | None) -> list[str] | None:
+    """Return the runtimes that were asked for.
+
+    Raises:
+        UnknownNameError: if there is none of that name.
+    """
+    from autoprune.errors import UnknownNameError
+    from autoprune.latency_runtimes import WORDS
+
+    names = None if text is None else [name.strip() for name in text.split(",")]
+    for name in names or ():
+        if name not in WORDS:
+            raise UnknownNameError("latency runtime", name, WORDS)
+    return names
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console, whole, timing = Console(), found["whole"], found["timing"]
+    shape = "×".join(map(str, found["input_shape"]))
+    console.print(
+        f"{escape(found['model'])} on {shape}: {whole['mflops']:.2f} MFLOPs ({found['flop_convention']}), "
+        f"{whole['mparams']:.3f} M parameters, {whole['size_mb']:.2f} MB",
+        highlight=False,
+    )
+    threads = f"{timing['threads']} thread{'' if timing['threads'] == 1 else 's'}"
+    where = f"batch {timing['batch']}, {threads}, {found['runtime']['layout']}, {found['runtime']['device_name']}"
+    for name, timed in found["latency"].items():
+        shown = f"{timed['ms']:.3f} ± {timed['stderr_ms']:.3f} ms" if "ms" in timed else f"not timed: {timed['failed']}"
+        console.print(f"latency in {name}: {shown}", markup=False, highlight=False)
+    console.print(f"timed with {where}", markup=False, highlight=False)
+    table = Table("layer", "kind", "in", "out", "MFLOPs", "M params", "MB", "eager ms", "share", title="by layer")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for layer in found["layers"]:
+        table.add_row(
+            escape(layer["name"] or "(itself)"),
+            escape(layer["kind"]),
+            *(str(layer[side] or "") for side in ("inputs", "outputs")),
+            *(f"{layer[name]:.3f}" if layer[name] else "" for name in ("mflops", "mparams", "size_mb")),
+            f"{layer['eager_ms']:.3f}",
+            f"{100 * layer['share']:.1f} %",
+        )
+    console.print(table)
+    console.print(
+        f"the eager times add up to {found['layers_eager_ms']:.3f} ms, the clocks between the layers included",
+        highlight=False,
+    )
+    for one in found["uncounted"]:
+        console.print(
+            f"not counted: {one['operation']}, {one['calls']} calls, {one['outputs']} numbers",
+            markup=False,
+            highlight=False,
+        )

@@ -1,0 +1,196 @@
+"""Take a network apart, layer by layer: what each does, what it stores, how long it takes, and what was not counted.
+
+The counts come from ``usage.py`` and add up to those of ``macs.py``. Times are PyTorch's eager mode with a clock before
+and after every module, so they add up to one forward pass that the clocks make slower; a compiler or another runtime
+fuses layers and has no such times. Combined with ``latency.py``, which times the whole network without clocks in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from autoprune.cost.engines import Clock, wait_for
+from autoprune.cost.layers import layer_costs
+from autoprune.cost.rows import stored_tensors
+from autoprune.cost.usage import one_input, record_usage, without_fused_attention
+
+_MOVES = ("clone", "copy_", "_to_copy", "contiguous", "detach", "empty", "lift_fresh")  # they compute nothing
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """Hold what one module does, its submodules not included.
+
+    Attributes:
+        name: module path; empty for the network itself.
+        kind: class name.
+        inputs: input channels each output reads; 0 if that means nothing here.
+        outputs: channels it produces; 0 likewise.
+        macs: multiply–accumulates for one input.
+        params: parameters; shared ones count for their first owner.
+        stored_bytes: of its parameters and persistent buffers, likewise.
+        seconds: of one forward pass of the example.
+    """
+
+    name: str
+    kind: str
+    inputs: int
+    outputs: int
+    macs: int
+    params: int
+    stored_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Uncounted:
+    """Hold one kind of operation that has no formula for its multiply–accumulates.
+
+    Attributes:
+        operation: PyTorch's name for it, without ``aten.``.
+        calls: in one forward pass.
+        outputs: numbers it produces for one input, all calls together.
+    """
+
+    operation: str
+    calls: int
+    outputs: int
+
+
+def profile_layers(
+    network: nn.Module, example: Tensor, passes: int = 15, clock: Clock = time.perf_counter
+) -> list[LayerProfile]:
+    """Return every module that counts, stores or takes something, in network order; together they are the network.
+
+    Args:
+        network: in eval mode, on the example's device; not touched.
+        example: one batch, shape ``(N, *input_shape)``; times are for all N, counts for one.
+        passes: timed forward passes, at least 1; 3 more warm up.
+        clock: returns seconds; replaced in tests.
+    """
+    costs = {cost.name: cost for cost in layer_costs(network, record_usage(network, example))}
+    params, stored = Counter[str](), Counter[str]()
+    for path, tensor in stored_tensors(network).items():
+        owner = path.rpartition(".")[0]
+        params[owner] += prod(tensor.shape) if tensor.is_parameter else 0
+        stored[owner] += prod(tensor.shape) * tensor.element_size
+    seconds = layer_seconds(network, example, passes, clock)
+    found = []
+    for name, module in network.named_modules():
+        if costs.get(name) or params[name] or stored[name] or seconds.get(name):
+            cost = costs.get(name)
+            widths = (cost.inputs, cost.outputs, cost.macs) if cost else (0, 0, 0)
+            own = params[name], stored[name], seconds.get(name, 0.0)
+            found.append(LayerProfile(name, type(module).__name__, *widths, *own))
+    return found
+
+
+def layer_seconds(
+    network: nn.Module, example: Tensor, passes: int, clock: Clock = time.perf_counter
+) -> dict[str, float]:
+    """Return module path → seconds it takes by itself in one forward pass, the mean of the quieter half of passes.
+
+    They add up to the whole pass. A module that runs without being called, as the parts of a fused one, takes no time
+    of its own; that lies with the one that runs it.
+
+    Args: as for :func:`profile_layers`.
+    """
+    watch = _Watch(network, example.device, clock)
+    with torch.inference_mode(), watch:
+        for _ in range(3):
+            network(example)
+        runs = [watch.run(lambda: network(example)) for _ in range(passes)]
+    middle = statistics.median(sum(run.values()) for run in runs)
+    quiet = [run for run in runs if sum(run.values()) <= middle]
+    return {name: sum(run[name] for run in quiet) / len(quiet) for name in runs[0]}
+
+
+class _Watch:
+    """Read the clock whenever a module begins or ends; what passed since the last reading goes to the innermost one."""
+
+    def __init__(self, network: nn.Module, device: torch.device, clock: Clock) -> None:
+        self._modules = list(network.named_modules())
+        self._device, self._clock = device, clock
+        self._inside: list[str] = []
+        self._since = 0.0
+        self._spent: Counter[str] = Counter()
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> _Watch:
+        self._hooks = [module.register_forward_pre_hook(self._enter(name)) for name, module in self._modules]
+        self._hooks += [module.register_forward_hook(self._leave, always_call=True) for _, module in self._modules]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def run(self, forward: Callable[[], object]) -> Mapping[str, float]:
+        """Return module path → seconds of one forward pass."""
+        self._spent = Counter()
+        forward()
+        return self._spent
+
+    def _read(self) -> None:
+        wait_for(self._device)
+        now = self._clock()
+        if self._inside:
+            self._spent[self._inside[-1]] += now - self._since
+        self._since = now
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def enter(*_: Any) -> None:
+            self._read()
+            self._inside.append(name)
+
+        return enter
+
+    def _leave(self, *_: Any) -> None:
+        self._read()
+        self._inside.pop()
+
+
+def uncounted_operations(network: nn.Module, example: Tensor) -> list[Uncounted]:
+    """Return the operations of one forward pass of one input whose multiply–accumulates are not counted.
+
+    Those that only look at numbers in another way, or move them, are left out.
+
+    Args:
+        network: not touched.
+        example: one batch, shape ``(N, *input_shape)``.
+    """
+    twin = copy.deepcopy(network).cpu().eval()
+    with without_fused_attention(), torch.no_grad(), _Operations() as seen:
+        twin(one_input(twin, example))
+    return [Uncounted(name, seen.calls[name], seen.outputs[name]) for name, _ in seen.outputs.most_common()]
+
+
+class _Operations(TorchDispatchMode):
+    """Write down every operation that has no formula."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.outputs: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        name = func._overloadpacket.__name__
+        counted = func._overloadpacket in flop_registry or "mkldnn_rnn" in name
+        if not (counted or func.is_view or name in _MOVES):
+            first = answer[0] if isinstance(answer, tuple | list) else answer
+            self.calls[name] += 1
+            self.outputs[name] += first.numel() if isinstance(first, Tensor) else 0
+        return answer

@@ -1,0 +1,123 @@
+"""Ways to run a network that is timed, behind one protocol: PyTorch as it is, compiled, or by a GPU's own clock.
+
+An :class:`Engine` makes a network ready, once and untimed, and then times calls of it. ``latency.py`` compares two
+networks by one engine and knows of no other difference; the engine for ONNX Runtime is put together in
+``latency_runtimes.py``, since ONNX lives in another room.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import FunctionType
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import ModelError
+
+Call: TypeAlias = Callable[[], Tensor]
+"""Run one forward pass of a network that is ready, and return its answer."""
+
+Clock: TypeAlias = Callable[[], float]
+"""Return seconds."""
+
+_numbers = itertools.count()
+
+
+def wall_seconds(call: Call, times: int, clock: Clock = time.perf_counter) -> float:
+    """Return seconds per call by the clock on the wall, an accelerator's work waited for.
+
+    Args:
+        call: what is timed.
+        times: how often it is called, at least once.
+        clock: replaced in tests.
+    """
+    start = clock()
+    for _ in range(times - 1):
+        call()
+    wait_for(call().device)
+    return (clock() - start) / times
+
+
+def event_seconds(call: Call, times: int) -> float:
+    """Return seconds per call by the GPU's own clock, from the first kernel's start to the last one's end.
+
+    Args: as for :func:`wall_seconds`.
+    """
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(times):
+        call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / times
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Make networks ready to be timed, and time them.
+
+    Attributes:
+        name: as in ``latency.runtime`` of a spec.
+        prepare: (network in eval mode, a batch on the network's device, CPU threads) → a call that runs it. It may take
+            long, as it exports or compiles; what it returns answers as the network does. Called in inference mode and
+            with PyTorch on these threads, as the timed calls are.
+        seconds: (call, times) → seconds per call.
+    """
+
+    name: str
+    prepare: Callable[[nn.Module, Tensor, int], Call]
+    seconds: Callable[[Call, int], float] = wall_seconds
+
+
+def eager(network: nn.Module, example: Tensor, threads: int) -> Call:
+    """Return the network as it is."""
+    return partial(network, example)
+
+
+def compiled(network: nn.Module, example: Tensor, threads: int) -> Call:
+    """Return the network compiled by ``torch.compile`` for this very batch, in one piece.
+
+    Raises:
+        ModelError: with the compiler's reason, if there is none or it does not take the network.
+    """
+
+    def forward(x: Tensor) -> Tensor:
+        answer: Tensor = network(x)
+        return answer
+
+    # PyTorch keeps what it compiled with the code of the function, gives up after eight variants, and looks through
+    # all of them at each call. A function with code of its own for each network has one, which goes when it goes.
+    own = FunctionType(
+        forward.__code__.replace(co_name=f"forward_{next(_numbers)}"), forward.__globals__, closure=forward.__closure__
+    )
+    call: Callable[[Tensor], Tensor] = torch.compile(own, dynamic=False, fullgraph=True)
+    try:
+        call(example)
+    except Exception as error:  # the compiler, or the network's own code, may raise anything
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"torch.compile does not take the network: {type(error).__name__}: {(lines or ['no reason given'])[0]}; "
+            f"time it with the latency runtime torch"
+        ) from error
+    return partial(call, example)
+
+
+TORCH_ENGINES = {
+    engine.name: engine
+    for engine in (Engine("torch", eager), Engine("compile", compiled), Engine("cuda", eager, event_seconds))
+}
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until an accelerator has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

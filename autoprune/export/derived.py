@@ -1,0 +1,247 @@
+"""Convert pruned networks without exporting each of them anew.
+
+Exporting takes seconds, and a search times hundreds of networks that come from one. So the first one, the dense
+network, is exported, and each further one derived from that file: its tensors take the place of those of the same name,
+a block that it lacks is bypassed, and a convolution in groups gets as many as there are now. Whether the file is then
+the network is not taken on trust: its answers are compared with PyTorch's on random input, and where they differ, as
+they must where some other number of channels was written into an operator, the network is exported for itself.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import ExportError
+from autoprune.export.onnx import OnnxSession, as_bytes, onnx_model, optimized
+
+TOLERANCE = 1e-3  # of the largest answer; float32 in another order of operations differs by about 1e-6
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+class OnnxConverter:
+    """Make networks that come from one ready to run in ONNX Runtime.
+
+    Args:
+        example: one batch, shape ``(N, *input_shape)``.
+
+    Attributes:
+        exported: how many networks were exported for themselves, the first included.
+        derived: how many came from the first one's file.
+    """
+
+    def __init__(self, example: Tensor) -> None:
+        self._example = example.detach().cpu()
+        if example.is_floating_point():
+            generator = torch.Generator().manual_seed(0)
+            self._example = torch.randn(example.shape, generator=generator).to(example.dtype)
+        self._first: Any = None
+        self.exported = self.derived = 0
+
+    def session(self, network: nn.Module, threads: int = 1) -> OnnxSession:
+        """Return a network ready to run, checked against PyTorch.
+
+        Args:
+            network: in eval mode; not touched.
+            threads: CPU threads, at least 1.
+
+        Raises:
+            ExportError: if it cannot be converted, or answers otherwise than in PyTorch.
+        """
+        return self._derive(network, threads) or self._export(network, threads)
+
+    def _derive(self, network: nn.Module, threads: int) -> OnnxSession | None:
+        """Return the network in the first one's file, or ``None`` if there is none or it does not hold."""
+        model = None if self._first is None else derived(self._first, _tensors(network))
+        if model is None:
+            return None
+        try:
+            session = OnnxSession(as_bytes(optimized(model)), threads)
+            difference = self._difference(session, network)
+        except Exception:  # a number in the file does not fit these tensors, which ONNX Runtime says in many ways
+            return None
+        if not difference <= TOLERANCE:
+            return None
+        self.derived += 1
+        return session
+
+    def _export(self, network: nn.Module, threads: int) -> OnnxSession:
+        model = onnx_model(network, self._example, optimize=False)
+        if self._first is None:
+            self._first = loosened(model)
+        session = OnnxSession(as_bytes(optimized(model)), threads)
+        difference = self._difference(session, network)
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"in ONNX Runtime the network answers otherwise than in PyTorch, by {difference:.2g} of the largest "
+                f"answer; expected at most {TOLERANCE:g}. One that is random in eval mode would; time it with the "
+                f"latency runtime torch"
+            )
+        self.exported += 1
+        return session
+
+    def _difference(self, session: OnnxSession, network: nn.Module) -> float:
+        """Return how far the answers are from PyTorch's, as a share of the largest one."""
+        weight = next(network.parameters(), self._example)
+        with torch.no_grad():
+            expected = network(self._example.to(weight.device)).float().cpu()
+        answers = session(self._example).float()
+        if answers.shape != expected.shape:
+            return float("inf")
+        return float((answers - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer, stored or not, under every path it has."""
+    return dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers(remove_duplicate=False))
+
+
+def derived(first: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return the model of a network that comes from another one, ``None`` if that cannot be said.
+
+    Args:
+        first: the ``onnx.ModelProto`` of the other one, with the exporter's notes, its tensors named as in the network;
+            not changed.
+        tensors: path → parameter or buffer of the network.
+    """
+    import onnx
+
+    model = onnx.ModelProto()
+    model.CopyFrom(first)
+    graph = model.graph
+    del graph.value_info[:]  # shapes of what lies between; ONNX Runtime finds the new ones
+    before = {stored.name: tuple(stored.dims) for stored in graph.initializer}
+    for block in _missing_blocks(before, tensors):
+        if not _bypass(graph, block):
+            return None
+    _sweep(graph)
+    for stored in graph.initializer:
+        if stored.name in tensors:
+            values = tensors[stored.name].detach().cpu().contiguous().numpy()
+            stored.CopyFrom(onnx.numpy_helper.from_array(values, stored.name))
+    _regroup(graph, before, tensors)
+    return model
+
+
+def loosened(model: Any) -> Any:
+    """Return a copy in which less depends on the widths that were exported, for :func:`derived` to start from.
+
+    A reshape to (examples, n), which flattens, finds n by itself. A bias that is computed is no parameter: the exporter
+    writes zeros of the filters' number for a convolution without one, and they take most of an optimizer's time.
+
+    Args:
+        model: an ``onnx.ModelProto``; not changed.
+    """
+    copied = type(model)()
+    copied.CopyFrom(model)
+    graph = copied.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type == "Reshape" and (last := _last_of_two(makers.get(node.input[1]), makers)) is not None:
+            last[0] = -1
+        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in makers:
+            del node.input[2]
+    _sweep(graph)
+    return copied
+
+
+def _last_of_two(shape: Any, makers: Mapping[str, Any]) -> Any:
+    """Return the numbers of the constant that ends a shape of two dimensions, ``None`` if there is none."""
+    if shape is None or shape.op_type != "Concat" or len(shape.input) != 2:
+        return None
+    end = makers.get(shape.input[1])
+    if end is None or end.op_type != "Constant" or len(end.attribute[0].ints) != 1:
+        return None
+    return end.attribute[0].ints
+
+
+def _sweep(graph: Any) -> None:
+    """Take out the nodes and tensors that nothing reads."""
+    wanted = {output.name for output in graph.output}
+    for place in reversed(range(len(graph.node))):  # in the order of computation
+        node = graph.node[place]
+        if wanted.isdisjoint(node.output):
+            del graph.node[place]
+        else:
+            wanted.update(node.input)
+            wanted.update(name for attribute in node.attribute for name in _outer_names(attribute.g))
+    for place in reversed(range(len(graph.initializer))):
+        if graph.initializer[place].name not in wanted:
+            del graph.initializer[place]
+
+
+def _outer_names(graph: Any) -> Iterator[str]:
+    """Yield all names that the body of a loop or branch reads, those of the graph around it among them."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _outer_names(attribute.g)
+    yield from (output.name for output in graph.output)
+
+
+def _missing_blocks(before: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield the paths of the largest modules that have lost all their tensors."""
+    present = {path for name in tensors for path in _modules_of(name)}
+    lost = dict.fromkeys(
+        next((path for path in _modules_of(name) if path not in present), "")
+        for name in before
+        if "." in name and name not in tensors
+    )
+    yield from filter(None, lost)
+
+
+def _modules_of(name: str) -> list[str]:
+    """Return the paths of the modules that a tensor lies in, the outermost first.
+
+    >>> _modules_of("layer1.0.conv1.weight")
+    ['layer1', 'layer1.0', 'layer1.0.conv1']
+    """
+    return list(accumulate(name.split(".")[:-1], "{}.{}".format))
+
+
+def _bypass(graph: Any, block: str) -> bool:
+    """Take a module's nodes out of a graph, so that what entered it goes on; return whether that has one meaning."""
+    inside = [block in _scopes(node) for node in graph.node]
+    constants = {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    known = {stored.name for stored in graph.initializer} | constants
+    made = {name for node, within in zip(graph.node, inside, strict=True) if within for name in node.output}
+    entering = {
+        name
+        for node, within in zip(graph.node, inside, strict=True)
+        for name in node.input
+        if within and name and name not in made and name not in known
+    }
+    outside = [node for node, within in zip(graph.node, inside, strict=True) if not within]
+    leaving = {name for node in outside for name in node.input if name in made}
+    if len(entering) != 1 or len(leaving) != 1 or any(output.name in made for output in graph.output):
+        return False
+    (before,), (after,) = entering, leaving
+    for node in outside:
+        for place, name in enumerate(node.input):
+            if name == after:
+                node.input[place] = before
+    for place in reversed([place for place, within in enumerate(inside) if within]):
+        del graph.node[place]
+    return True
+
+
+def _scopes(node: Any) -> tuple[str, ...]:
+    """Return the paths of the modules that a node comes from, as the exporter noted them."""
+    noted = next((note.value for note in node.metadata_props if note.key == _SCOPES), "()")
+    return tuple(ast.literal_eval(noted))
+
+
+def _regroup(graph: Any, before: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
+    """Give convolutions whose groups have gone whole as many as are left: their filters read as many inputs as ever."""
+    for node in graph.node:
+        weight = node.input[1] if node.op_type == "Conv" else ""
+        if weight in before and weight in tensors:
+            (outputs, reads), now = before[weight][:2], tensors[weight].shape
+            for attribute in node.attribute:
+                if attribute.name == "group" and attribute.i > 1 and now[1] == reads:
+                    attribute.i = attribute.i * now[0] // outputs

@@ -1,0 +1,110 @@
+"""Decide what runs networks while they are timed: the door between the room that times and the one that exports."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.cost.engines import TORCH_ENGINES, Call, Engine
+from autoprune.errors import AutopruneError, UsageError
+from autoprune.export.derived import OnnxConverter
+from autoprune.export.onnx import missing_packages
+from autoprune.sections import LatencySpec
+
+ONNX = "onnxruntime"
+WORDS = {
+    "torch": "PyTorch as it is",
+    "compile": "torch.compile",
+    ONNX: "ONNX Runtime",
+    "cuda": "PyTorch by the GPU's own clock",
+}
+
+
+def engine_of(name: str) -> Engine:
+    """Return what runs networks by the name of a latency runtime that is decided: not ``auto``."""
+    return _onnx_engine() if name == ONNX else TORCH_ENGINES[name]
+
+
+def check_runtime(latency: LatencySpec, device: str) -> None:
+    """Refuse a latency runtime that this machine or device does not have, before anything is done.
+
+    Args:
+        latency: how to time.
+        device: ``cpu``, ``cuda`` or ``mps``: where networks are trained.
+
+    Raises:
+        UsageError: naming what is missing.
+    """
+    missing = missing_packages()
+    if latency.runtime == ONNX and missing:
+        raise UsageError(
+            f"latency.runtime is onnxruntime, and {', '.join(missing)} is not installed; "
+            f"pip install 'autoprune[onnx]', or ask for torch"
+        )
+    if latency.runtime == "cuda" and device != "cuda":
+        raise UsageError(f"latency.runtime is cuda, and the device is {device}; ask for auto, or another device")
+
+
+def check_takes(engine: Engine, network: nn.Module, example: Tensor) -> None:
+    """Refuse a latency runtime that does not take a network, before that is trained.
+
+    Args:
+        engine: the latency runtime that was asked for.
+        network: any weights, in eval mode.
+        example: one batch on its device.
+
+    Raises:
+        ExportError: if it cannot be exported to that runtime.
+        ModelError: if it cannot be compiled.
+    """
+    with torch.inference_mode():
+        engine.prepare(network, example, 1)
+
+
+def decide_runtime(
+    latency: LatencySpec, device: str, dense: nn.Module, pruned: nn.Module, example: Tensor
+) -> tuple[str, Engine, str]:
+    """Return the latency runtime that ``auto`` stands for here, what runs networks by it, and why in a sentence.
+
+    ONNX Runtime is taken only if pruned networks need no export of their own, which takes seconds for each.
+
+    Args:
+        latency: how to time.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        dense: the dense network, in eval mode, placed on the device.
+        pruned: one like those that will be timed, likewise.
+        example: one batch for them.
+    """
+    if device != "cpu":
+        name = "cuda" if device == "cuda" else "torch"
+        return name, engine_of(name), _sentence(name, f"the device is {device}")
+    missing = missing_packages()
+    if missing:
+        return "torch", engine_of("torch"), _sentence("torch", f"{', '.join(missing)} is not installed")
+    converter = OnnxConverter(example)
+    try:
+        for network in (dense, pruned):
+            converter.session(network, latency.threads)
+    except AutopruneError as error:
+        return "torch", engine_of("torch"), _sentence("torch", str(error))
+    if converter.exported > 1:
+        reason = "for ONNX Runtime each pruned network would have to be exported anew, which takes seconds"
+        return "torch", engine_of("torch"), _sentence("torch", reason)
+    return ONNX, _onnx_engine(converter), _sentence(ONNX, "it is installed and takes the network")
+
+
+def _sentence(name: str, reason: str) -> str:
+    return f"latency is timed in {WORDS[name]} (latency.runtime is {name}): {reason}"
+
+
+def _onnx_engine(converter: OnnxConverter | None = None) -> Engine:
+    """Return ONNX Runtime for networks that come from one, exported at most once, and inputs of one shape."""
+    converters = [converter] if converter is not None else []
+
+    def prepare(network: nn.Module, example: Tensor, threads: int) -> Call:
+        if not converters:
+            converters.append(OnnxConverter(example))
+        session, batch = converters[0].session(network, threads), example.detach().cpu().contiguous()
+        return lambda: session(batch)
+
+    return Engine(ONNX, prepare)

@@ -1,0 +1,455 @@
+"""Every file of a picked folder: what it answers, what is said of it, and what is found out when it is not so."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from tiny import write_study
+from torch import nn
+
+import autoprune
+import autoprune.deliver
+import autoprune.exports
+import autoprune.formats
+from autoprune.build import Workbench, resolve, set_up
+from autoprune.card import card_text
+from autoprune.cli.options import read_request
+from autoprune.deliver import check_target
+from autoprune.errors import EvaluationError, ExportError, ModelError, UnknownNameError, UsageError
+from autoprune.export.pt2 import program_bytes
+from autoprune.exports import FORMATS, compare, examples_of, export_network
+from autoprune.finish import finish_trials
+from autoprune.folder import StudyFolder
+from autoprune.formats import Wanted, wanted_formats
+from autoprune.metrics import Budget, Limit, Measurement
+from autoprune.picked import Architecture, missing_files, save_network
+from autoprune.policy import PruningPolicy
+from autoprune.pruning.prune import KeptIndices, shrink
+from autoprune.sections import LatencySpec
+from autoprune.study.view import StudyView
+from autoprune.training.licence import weights_licence
+from autoprune.trial import Candidate, Completed, Trial
+from autoprune.verify import Check, Reference, verify
+
+DOCS = Path(__file__).parents[1] / "docs" / "picked.md"
+PLAIN = Path(autoprune.__file__).with_name("export") / "plain.py"
+BOTH = Wanted(("onnx", "pt2"), is_explicit=True)
+NONE = Wanted(is_explicit=True)
+QUICK = LatencySpec(runtime="torch", blocks=3, calls=1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    folder = write_study(tmp_path_factory.mktemp("files") / "studies")
+    spec = resolve(read_request(str(folder), folder.parent, {}).spec)
+    return set_up(spec, StudyFolder(folder), lambda message: None)
+
+
+@pytest.fixture(scope="module")
+def view(bench: Workbench) -> StudyView:
+    policy = bench.space.canonical(PruningPolicy.uniform(bench.space.by_name, 0.5, "l1"))
+    asked = Candidate(4, policy, 0, "sampler:test", Budget({"mflops": Limit(0.1)}))
+    trial = Trial(asked, Completed(Measurement({"accuracy": 0.9, "mflops": 0.05})), {}, 0)
+    return StudyView(bench.folder, bench.spec, (trial,), 0, {})
+
+
+def picked_by(view: StudyView, wanted: Wanted = NONE, force: bool = False) -> tuple[dict[str, Any], Path]:
+    return finish_trials(view, view.trials, Budget(), lambda message: None, compare=False, wanted=wanted, force=force)
+
+
+@pytest.fixture(scope="module")
+def picked(view: StudyView) -> tuple[dict[str, Any], Path]:
+    """Return what one pick wrote, exported to everything and checked in a process of its own."""
+    return picked_by(view, BOTH)
+
+
+@pytest.fixture
+def copied(picked: tuple[dict[str, Any], Path], tmp_path: Path) -> Path:
+    return shutil.copytree(picked[1], tmp_path / "copy")
+
+
+def validation(bench: Workbench) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = next(iter(bench.task.eval_batches("val", 1000, bench.runtime)))
+    return batch.images.contiguous(), batch.labels
+
+
+def test_the_onnx_file_answers_as_the_card_says(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> None:
+    """The oracle is ONNX Runtime itself, one image at a time and all at once."""
+    import onnxruntime
+
+    card, folder = picked
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    images, labels = validation(bench)
+    one_by_one = [session.run(None, {name: image[None].numpy()})[0] for image in images]
+    answers = torch.cat([torch.from_numpy(answer) for answer in one_by_one])
+    with torch.no_grad():
+        expected = autoprune.load(folder)(images)
+    told = card["exports"]["onnx"]["agreement"]
+    assert float((answers - expected).abs().max()) < 1e-4
+    assert told["max_difference"] < 1e-4
+    assert told["images"] == len(images) == 48
+    assert told["equal_answers"] == float((answers.argmax(1) == expected.argmax(1)).double().mean())
+    assert told["accuracy"] == float((answers.argmax(1) == labels).double().mean())
+    assert told["reference_accuracy"] == card["validation"]["values"]["accuracy"]
+    together = torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+    assert torch.allclose(together, answers, atol=1e-5)
+    assert [path.name for path in folder.iterdir() if "onnx" in path.name] == ["model.onnx"], "no data beside it"
+    assert card["exports"]["onnx"]["opset"] >= 18
+
+
+def test_the_program_answers_as_the_card_says(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> None:
+    card, folder = picked
+    program = torch.export.load(folder / "model.pt2").module()
+    images, _ = validation(bench)
+    with torch.no_grad():
+        for batch in (images[:1], images):
+            assert torch.equal(program(batch), autoprune.load(folder)(batch))
+    assert card["exports"]["pt2"]["agreement"]["bit_equal"]
+
+
+def test_the_card_tells_sizes_latencies_and_checks(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> None:
+    card, folder = picked
+    assert json.loads((folder / "card.json").read_text()) == card
+    for name in ("model.safetensors", "model.onnx", "model.pt2", "policy.json", "recipe.json"):
+        assert card["files"][name]["bytes"] == (folder / name).stat().st_size
+    for name in ("model.safetensors", "model.onnx", "model.pt2"):
+        assert card["files"][name]["bytes"] < card["files"][name]["dense_bytes"]
+    for found in card["exports"].values():
+        timing = found["latency"]
+        assert timing["ratio"] > 0
+        assert timing["ratio_stderr"] >= 0
+        assert timing["pruned_ms"] > 0
+    assert {check["name"] for check in card["checks"]} == {
+        *("autoprune.load", "plain PyTorch", "costs counted anew", "policy.json", "model.onnx", "model.pt2"),
+        *("smaller files", "latency"),
+    }
+    assert all(check["passed"] for check in card["checks"])
+    assert "onnxruntime" in card["versions"]
+    text = (folder / "card.md").read_text()
+    for part in (
+        "| model.onnx | ",
+        "| onnxruntime ",
+        "checked in a fresh process: autoprune.load",
+        "licence of the we",
+    ):
+        assert part in text
+
+
+# --- without autoprune
+
+
+def block_of_docs() -> str:
+    found = re.search(r"<!-- file: autoprune/export/plain\.py -->\n```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert found
+    return found[1]
+
+
+def plain_lines() -> ModuleType:
+    """Return the lines of the docs as a module that cannot see autoprune."""
+    made = ModuleType("plain_lines")
+    exec(compile(block_of_docs(), str(DOCS), "exec"), vars(made))
+    return made
+
+
+def test_the_lines_of_the_docs_are_those_that_every_pick_is_checked_by() -> None:
+    text = PLAIN.read_text()
+    assert block_of_docs() == text[text.index("import json") :]
+    assert "autoprune" not in re.sub(r"needs_autoprune|autoprune\.load", "", block_of_docs())
+
+
+def test_the_lines_of_the_docs_rebuild_a_picked_network(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> None:
+    from autoprune.registry import load_object
+
+    dense = load_object(bench.spec.model.source)(num_classes=3, in_channels=1)
+    network = plain_lines().rebuild(str(picked[1]), dense)
+    images, _ = validation(bench)
+    with torch.no_grad():
+        assert torch.equal(network(images), autoprune.load(picked[1])(images))
+    assert not network.training
+    assert network.conv1.out_channels == len(network.conv1.weight)
+
+
+class Mixed(nn.Module):
+    """Hold a layer of each kind whose sizes are written differently."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.norm = nn.GroupNorm(4, 8)
+        self.deep = nn.Conv2d(8, 8, 3, groups=8)
+        self.slope = nn.PReLU(8)
+        self.block = nn.Conv2d(8, 8, 1)
+        self.rows = nn.LSTM(8, 6, batch_first=True)
+        self.scale = nn.LayerNorm(6)
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.slope(self.deep(self.norm(self.conv(x))))
+        x = x + self.block(x)
+        found: torch.Tensor = self.fc(self.scale(self.rows(x.flatten(2).mT)[0][:, -1]))
+        return found
+
+
+def test_the_lines_of_the_docs_know_every_kind_of_layer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dense = Mixed().eval()
+    half, units = (0, 1, 4, 5), (0, 2, 3)
+    cut = {
+        "conv": KeptIndices({"out": half}),
+        "norm": KeptIndices({"out": half}),
+        "deep": KeptIndices({"in": half, "out": half}),
+        "slope": KeptIndices({"out": half}),
+        "block": KeptIndices({"block": ()}),
+        "rows": KeptIndices({"in": half, "out": units}),
+        "scale": KeptIndices({"out": units}),
+        "fc": KeptIndices({"in": units}),
+    }
+    small = shrink(dense, cut).eval()
+    save_network(tmp_path, small, cut, Architecture("mixed.py:net", 3, (1, 8, 8)), PruningPolicy(), {})
+    images = torch.randn(4, 1, 8, 8)
+    rebuilt = plain_lines().rebuild(str(tmp_path), Mixed())
+    with torch.no_grad():
+        assert torch.equal(rebuilt(images), small(images))
+    assert (rebuilt.deep.groups, rebuilt.norm.num_channels, rebuilt.rows.hidden_size) == (4, 4, 3)
+
+
+def test_cut_attention_is_named_by_the_lines_of_the_docs(tmp_path: Path) -> None:
+    dense = nn.MultiheadAttention(8, 4, batch_first=True)
+    cut = {"0": KeptIndices({"heads": (0, 2)})}
+    network = nn.Sequential(dense)
+    save_network(tmp_path, shrink(network, cut), cut, Architecture("a:b", 2, (3, 8)), PruningPolicy(), {})
+    with pytest.raises(NotImplementedError, match=r"autoprune\.load: 0"):
+        plain_lines().rebuild(str(tmp_path), network)
+
+
+# --- what the checks find
+
+
+def failed(checks: list[Check]) -> set[str]:
+    return {check.name for check in checks if check.passed is False}
+
+
+@pytest.fixture(scope="module")
+def reference(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> Reference:
+    images, _ = validation(bench)
+    with torch.no_grad():
+        return Reference(images[:8], autoprune.load(picked[1])(images[:8]))
+
+
+def edit_json(path: Path, edit: Any) -> None:
+    data = json.loads(path.read_text())
+    edit(data)
+    path.write_text(json.dumps(data))
+
+
+def test_the_checks_find_what_was_tampered_with(copied: Path, reference: Reference) -> None:
+    from safetensors.torch import load_file, save_file
+
+    assert failed(verify(copied, reference)) == set()
+    (copied / "model.onnx").write_bytes(b"not a network")
+    edit_json(copied / "card.json", lambda card: card["validation"]["values"].update(mflops=0.01))
+    edit_json(copied / "card.json", lambda card: card["files"]["model.safetensors"]["latency"].update(pruned_ms=0))
+    edit_json(copied / "policy.json", lambda data: data["policy"].update(round_to=8))
+    assert failed(verify(copied, reference)) == {"model.onnx", "costs counted anew", "latency", "policy.json"}
+    weights = load_file(copied / "model.safetensors")
+    weights["fc.bias"][0] += 0.25
+    save_file(weights, copied / "model.safetensors")
+    told = verify(copied, reference)
+    assert {"autoprune.load", "plain PyTorch"} <= failed(told)
+    assert "differ by up to 0.25" in next(check.detail for check in told if check.name == "plain PyTorch")
+
+
+def test_a_file_as_large_as_the_dense_one_is_found(copied: Path, reference: Reference) -> None:
+    edit_json(copied / "card.json", lambda card: card["files"]["model.onnx"].update(dense_bytes=1))
+    assert failed(verify(copied, reference)) == {"smaller files"}
+    edit_json(copied / "card.json", lambda card: card["dense"]["validation"]["values"].update(mparams=1e-9))
+    idle = [check for check in verify(copied, reference) if check.passed is None]
+    assert [check.name for check in idle] == ["smaller files"], "a network that lost nothing is as large as it was"
+
+
+def test_a_folder_that_fails_a_check_is_not_called_done(view: StudyView, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(view.trials[0], candidate=replace(view.trials[0].candidate, number=6))
+    view = replace(view, trials=(other,))
+    bad = [Check("plain PyTorch", False, "outputs differ by up to 7"), Check("latency", True, "measured")]
+    monkeypatch.setattr(autoprune.deliver, "verify_in_new_process", lambda *_: bad)
+    with pytest.raises(EvaluationError, match=r"not called done: plain PyTorch: outputs differ by up to 7\. They are"):
+        picked_by(view)
+    assert not (view.folder.picked / "6").exists()
+    (left,) = (view.folder.picked / ".work").glob("*/folder/card.json")
+    claimed = json.loads(left.read_text())["validation"]
+    monkeypatch.setattr(autoprune.deliver, "verify_in_new_process", verify)
+    card, folder = picked_by(view)
+    assert card["validation"] == claimed, "even the latency: all that had been measured was kept"
+    assert folder.name == "6"
+    assert not (folder.parent / ".work").exists()
+
+
+def test_a_check_that_cannot_run_says_why(
+    tmp_path: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autoprune.verify import verify_in_new_process
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 1, "", "Traceback\nModuleNotFoundError: no module named net\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(EvaluationError, match=r"ended with exit code 1: ModuleNotFoundError: no module named net"):
+        verify_in_new_process(tmp_path / "folder", reference)
+
+
+# --- exports that fail
+
+
+def failing(*_: Any) -> bytes:
+    raise RuntimeError("no such operator\nand much more")
+
+
+def test_an_exporter_that_fails_is_named_and_the_others_are_there(
+    bench: Workbench, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], convert=failing))
+    network, said = autoprune.load(picked[1]), list[str]()
+    found = export_network(tmp_path, network, bench.network, examples_of(bench.task), BOTH, QUICK, said.append)
+    assert found["onnx"] == {"file": "model.onnx", "failure": "RuntimeError: no such operator and much more"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2"]
+    assert "model.onnx was not written: RuntimeError: no such operator and much more" in said
+    card = {**picked[0], "exports": {**found, "pt2": picked[0]["exports"]["pt2"]}}
+    assert "- model.onnx was not written: RuntimeError" in card_text(card)
+
+
+def test_a_file_that_answers_otherwise_is_not_written(
+    bench: Workbench, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(network: nn.Module, example: torch.Tensor) -> bytes:
+        return program_bytes(bench.network, example)
+
+    monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], convert=other))
+    wanted, network = Wanted(("pt2",)), autoprune.load(picked[1])
+    found = export_network(
+        tmp_path, network, bench.network, examples_of(bench.task), wanted, QUICK, lambda message: None
+    )
+    assert "outputs on 48 validation images differ from PyTorch's by up to" in found["pt2"]["failure"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_that_are_no_numbers_never_agree(bench: Workbench) -> None:
+    examples = examples_of(bench.task)
+    silent = compare(lambda x: torch.full((len(x), 3), float("nan")), lambda x: torch.zeros(len(x), 3), examples)
+    assert not silent.is_close
+    assert compare(lambda x: torch.ones(len(x), 3), lambda x: torch.ones(len(x), 3), examples).is_close
+
+
+class OneImage(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :3] if x.shape[0] == 2 else x.flatten(1)[:, 1:4]
+
+
+def test_a_network_made_for_one_number_of_images_is_refused() -> None:
+    with pytest.raises(ExportError, match="cannot be exported as a program"):
+        program_bytes(OneImage(), torch.zeros(1, 1, 2, 2))
+
+
+def test_formats_are_those_asked_for_or_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wanted_formats("auto") == Wanted(("onnx",))
+    assert wanted_formats("none").formats == ()
+    assert wanted_formats("pt2,onnx").formats == ("pt2", "onnx")
+    with pytest.raises(UnknownNameError, match="did you mean 'onnx'"):
+        wanted_formats("onn")
+    monkeypatch.setattr(autoprune.formats, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    assert wanted_formats("auto").formats == ()
+    assert "pip install 'autoprune[onnx]'" in wanted_formats("auto").note
+    with pytest.raises(UsageError, match=r"not everything it needs is installed: onnxruntime; pip install"):
+        wanted_formats("onnx")
+    assert wanted_formats("pt2").formats == ("pt2",)
+
+
+# --- its policy
+
+
+def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
+    bench: Workbench, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importance by l1 depends on the weights alone, so the two ways have to meet."""
+    from autoprune.spec_file import Layer, parse_spec
+    from autoprune.subject import read_policy, subject_of
+    from autoprune.transfer import apply_policy
+
+    monkeypatch.setattr(autoprune.deliver, "verify_in_new_process", verify)
+    values = {
+        "model": {"source": bench.spec.model.source, "weights": str(bench.folder.dense_weights)},
+        "data": {"source": bench.spec.data.source},
+        "latency": {"blocks": 3, "calls": 1},
+        "runtime": {"device": "cpu", "precision": "fp32", "threads": 1},
+    }
+    stored = read_policy(picked[1] / "policy.json")
+    subject = subject_of(parse_spec([Layer("test", values)]), stored, (), 0, True, lambda message: None)
+    card = apply_policy(stored, subject, tmp_path / "applied", NONE, lambda message: None)
+    recipes = [json.loads((folder / "recipe.json").read_text()) for folder in (picked[1], tmp_path / "applied")]
+    assert recipes[0]["kept"] == recipes[1]["kept"]
+    for name in ("mflops", "mparams", "size_mb"):
+        assert card["validation"]["values"][name] == picked[0]["validation"]["values"][name]
+    images, labels = validation(bench)
+    with torch.no_grad():
+        right = (autoprune.load(tmp_path / "applied")(images).argmax(1) == labels).double()
+    assert card["validation"]["values"]["accuracy"] == pytest.approx(float(right.mean()))
+    assert card["against"]["dense"]["validation"]["accuracy"] == pytest.approx(
+        float(right.mean()) - card["dense"]["validation"]["values"]["accuracy"]
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["applied"]
+
+
+# --- half written
+
+
+def test_a_half_written_folder_is_recognised_and_named(copied: Path) -> None:
+    assert missing_files(copied) == []
+    with pytest.raises(UsageError, match="exists already"):
+        check_target(copied, force=False)
+    (copied / "model.onnx").write_bytes((copied / "model.onnx").read_bytes()[:100])
+    (copied / "recipe.json").unlink()
+    assert missing_files(copied) == ["recipe.json", "model.onnx"]
+    with pytest.raises(ModelError, match=r"half written or half copied: it lacks recipe\.json, model\.onnx"):
+        autoprune.load(copied)
+    with pytest.raises(UsageError, match=r"half written .* --force"):
+        check_target(copied, force=False)
+    check_target(copied, force=True)
+    (copied / "card.json").write_text('{"files"')
+    assert "a card.json that can be read" in missing_files(copied)
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="autoprune did not write"):
+        check_target(tmp_path, force=True)
+    check_target(tmp_path / "new", force=False)
+
+
+# --- whose weights they are
+
+
+def test_the_licence_of_weights_is_said_as_far_as_it_is_known() -> None:
+    data = "digits (CC BY 4.0)"
+    assert weights_licence("resnet20", "", data).startswith("trained here from scratch on digits (CC BY 4.0)")
+    assert weights_licence("net.py:net", "", data, trained_here=False).startswith("unknown: the weights came with")
+    assert "'mine.pt'" in weights_licence("resnet20", "/tmp/mine.pt", data)
+    assert "SWAG" in weights_licence("torchvision:vit_b_16", "IMAGENET1K_SWAG_E2E_V1", data)
+    assert "torchvision states none" in weights_licence("torchvision:resnet18", "DEFAULT", data)
+    assert weights_licence("torchvision:resnet18", "NOPE", data).startswith("unknown")
