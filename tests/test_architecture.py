@@ -78,6 +78,7 @@ DOORS = {
     "safetensors": ("training", "picked", "dense"),
     "sklearn": ("training",),
     "onnx": ("export",),
+    "onnxscript": ("export",),
     "onnxruntime": ("export",),
     "PIL": ("training",),
     "matplotlib": ("report.picture", "report.sensitivity_picture"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -125,7 +125,7 @@ class _Watch:
         self._device, self._clock = device, clock
         self._inside: list[str] = []
         self._since = 0.0
-        self._spent: Counter[str] = Counter()
+        self._spent: defaultdict[str, float] = defaultdict(float)
         self._hooks: list[Any] = []
 
     def __enter__(self) -> _Watch:
@@ -139,7 +139,7 @@ class _Watch:
 
     def run(self, forward: Callable[[], object]) -> Mapping[str, float]:
         """Return module path → seconds of one forward pass."""
-        self._spent = Counter()
+        self._spent = defaultdict(float)
         forward()
         return self._spent
 
@@ -177,11 +177,11 @@ def uncounted_operations(network: nn.Module, example: Tensor) -> list[Uncounted]
     return [Uncounted(name, seen.calls[name], seen.outputs[name]) for name, _ in seen.outputs.most_common()]
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Write down every operation that has no formula."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[str] = Counter()
         self.outputs: Counter[str] = Counter()
 
