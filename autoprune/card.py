@@ -106,6 +106,7 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
         f"- data: {card['data']}",
         f"- seed: {card['seed']}",
         f"- measured on: {card['runtime']}",
+        f"- latency timed by: {card['latency']}",
         f"- versions: {card['versions']}",
     ]
 

@@ -70,7 +70,7 @@ class Uncounted:
 
 
 def profile_layers(
-    network: nn.Module, example: Tensor, passes: int = 15, clock: Clock = time.perf_counter
+    network: nn.Module, example: Tensor, passes: int = 25, clock: Clock = time.perf_counter
 ) -> list[LayerProfile]:
     """Return every module that counts, stores or takes something, in network order; together they are the network.
 
@@ -100,10 +100,11 @@ def profile_layers(
 def layer_seconds(
     network: nn.Module, example: Tensor, passes: int, clock: Clock = time.perf_counter
 ) -> dict[str, float]:
-    """Return module path → seconds it takes by itself in one forward pass, the mean of the quieter half of passes.
+    """Return module path → seconds it takes by itself in one forward pass: medians over passes, which add up to one.
 
-    They add up to the whole pass. A module that runs without being called, as the parts of a fused one, takes no time
-    of its own; that lies with the one that runs it.
+    Disturbances hit some module in every pass, so each module's median is taken, and all are scaled alike to add up to
+    the median pass. A module that runs without being called, as the parts of a fused one, takes no time of its own;
+    that lies with the one that runs it.
 
     Args: as for :func:`profile_layers`.
     """
@@ -112,9 +113,9 @@ def layer_seconds(
         for _ in range(3):
             network(example)
         runs = [watch.run(lambda: network(example)) for _ in range(passes)]
-    middle = statistics.median(sum(run.values()) for run in runs)
-    quiet = [run for run in runs if sum(run.values()) <= middle]
-    return {name: sum(run[name] for run in quiet) / len(quiet) for name in runs[0]}
+    middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    whole, total = statistics.median(sum(run.values()) for run in runs), sum(middle.values())
+    return {name: seconds * whole / total for name, seconds in middle.items()} if total > 0 else middle
 
 
 class _Watch:

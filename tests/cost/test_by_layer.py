@@ -47,9 +47,14 @@ def test_a_module_takes_what_its_submodules_do_not() -> None:
     assert not network.inner._forward_pre_hooks  # type: ignore[union-attr]
 
 
-def test_passes_that_were_disturbed_are_left_out() -> None:
+def test_passes_that_were_disturbed_do_not_count_and_layers_still_add_up_to_a_whole_one() -> None:
     clock = FakeClock()
-    assert layer_seconds(Takes(clock, [9, 9, 9, 1, 50, 2, 7, 90]), torch.zeros(1), 5, clock) == {"": 20 / 3}
+    inner = Takes(clock, [*[4] * 10, 50, 50])
+    network = Takes(clock, [1, 1, 1, 1, 90, 3], inner)
+    assert layer_seconds(network, torch.zeros(1), 3, clock) == pytest.approx({"": 6 * s, "inner": 16 * s})
+
+
+s = 196 / 22  # passes take 18, 196 and 206 seconds; the medians of 2, 180, 6 and of 16, 16, 200 add up to 22
 
 
 def test_hooks_are_removed_when_the_network_breaks() -> None:
