@@ -191,6 +191,7 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
         f"- licence of the weights: {card['weights']['licence']}",
         f"- seed: {card['seed']}",
         f"- measured on: {card['runtime']}",
+        f"- latency timed by: {card['latency']}",
         f"- versions: {card['versions']}",
     ]
 

@@ -24,8 +24,8 @@ from autoprune.picked import WEIGHTS, Architecture, architecture_of, load
 from autoprune.run import versions
 from autoprune.sections import LatencySpec
 from autoprune.training.models import build_model
-from autoprune.training.protocol import Shape
 from autoprune.training.runtime import Runtime
+from autoprune.training.shapes import Shape
 
 
 def open_network(name: str, given: Architecture | None) -> tuple[nn.Module, Architecture]:

@@ -9,31 +9,34 @@ Each is timed in alternation with the dense network, at one thread; the eager ne
 the largest disagreement is told. With --weights and --images, chosen ones are those of least training loss after batch
 norm was recalibrated, and uniform and chosen are fine-tuned for the same steps and scored on validation.
 
-ONNX Runtime is timed if onnx, onnxscript and onnxruntime are installed. With --study, the front of a stored study is
+The runtimes are those of autoprune, and PyTorch in channels last; --runtimes chooses. ONNX Runtime is timed if onnx,
+onnxscript and onnxruntime are installed. With --study, the front of a stored study is
 timed again instead, and compared with what is stored.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import copy
 import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from bench_criteria import folder_task
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.build import cost_model, resolve, set_up
-from autoprune.cost.latency import LatencyComparison, compare_latency
+from autoprune.cost.engines import TORCH_ENGINES
+from autoprune.cost.latency import Timer
 from autoprune.errors import BudgetError
+from autoprune.export.onnx import missing_packages
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes
+from autoprune.latency_runtimes import ONNX, engine_of
 from autoprune.metrics import Budget
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.blocks import find_blocks
@@ -53,20 +56,20 @@ from autoprune.training.runtime import resolve_runtime
 from autoprune.training.score import score
 from autoprune.training.teacher import Teacher
 
-ONNX = ("onnx", "onnxscript", "onnxruntime")
 RECALIBRATION, CHOOSING = 512, 1024
 THREADS = 1  # while timing
 
 
 @dataclass
 class Row:
-    """Hold one policy: what it has, and per batch and engine (``"eager, batch 1"``) how many times faster it is."""
+    """Hold one policy: what it has, and per batch and runtime (``"torch, batch 1"``) how many times faster it is."""
 
     name: str
     mflops: float
     dropped: int
     speedup: dict[str, float] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
+    ms: dict[str, float] = field(default_factory=dict)
     predicted: dict[str, float] = field(default_factory=dict)
     again: dict[str, float] = field(default_factory=dict)
     accuracy: float = float("nan")
@@ -91,8 +94,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=16, help="random policies to choose from")
     parser.add_argument("--chosen", type=int, default=3)
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 32])
-    parser.add_argument("--engines", type=lambda text: text.split(","), default=["eager", "ONNX Runtime"])
+    parser.add_argument(
+        "--runtimes",
+        type=lambda text: text.split(","),
+        default=["torch", "channels_last", ONNX],
+        help="torch, channels_last, compile, onnxruntime, cuda; compiling takes minutes",
+    )
     parser.add_argument("--blocks", type=int, default=13, help="timed blocks")
+    parser.add_argument("--calls", type=int, default=1, help="a block is of this many times ten images")
     parser.add_argument("--steps", type=int, default=100, help="of the fine-tune")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.03)
@@ -123,7 +132,7 @@ class Bench:
         scores = score_groups(self.dense, groups, ["l2"], Calibration([], options.seed, shape))
         self.pruner = Pruner(self.dense, self.space, scores)
         self.budget = Budget.parse({"mflops": options.share * self.cost.measure({})["mflops"]})
-        self.engines = usable(options.engines)
+        self.runtimes = runtimes(options.runtimes)
 
     def run(self) -> dict[str, object]:
         """Time every policy twice, show the table, and return it as plain data."""
@@ -142,11 +151,10 @@ class Bench:
 
     def probes(self, batch: int) -> Probes:
         """Time the probes of a study, at this batch; the reference is a dense time of now."""
-        example, latency = torch.zeros(batch, *self.shape), LatencySpec(batch=batch, threads=THREADS)
-        dense_ms = compare_latency(self.dense, self.dense, example, blocks=5, threads=THREADS).dense_ms
-        where = (example, self.runtime, latency, dense_ms)
+        timer = self.timer(batch, "torch")
         with tempfile.TemporaryDirectory() as folder:
-            return latency_probes(self.pruner, self.cost, *where, StudyFolder(Path(folder)), print)
+            where = timer, self.runtime, timer.compare(blocks=5).dense_ms, StudyFolder(Path(folder))
+            return latency_probes(self.pruner, self.cost, *where, print)
 
     def policies(self, probes: Probes) -> Iterator[tuple[str, PruningPolicy]]:
         """Yield every policy that is compared; the probes steer the chosen ones."""
@@ -194,31 +202,42 @@ class Bench:
         self.kept = {**getattr(self, "kept", {}), name: kept}
         return Row(name, self.cost.measure(kept)["mflops"], len(policy.dropped_blocks))
 
-    def time_all(self, batch: int, rows: list[Row], networks: dict[str, nn.Module], model: LatencyModel) -> None:
-        """Time every network against the dense one, in every engine."""
-        example = torch.zeros(batch, *self.shape)
-        dense_ms = float(model.predict(self.cost.work({})))
-        for engine in self.engines:
-            key = f"{engine}, batch {batch}"
-            dense = prepared(engine, self.dense, example)
-            for row in rows:
-                found = self.compare(dense, prepared(engine, networks[row.name], example), example)
-                row.speedup[key], row.spread[key] = 1 / found.ratio, found.ratio_stderr / found.ratio
-                print(f"{key}: {row.name} ×{row.speedup[key]:.2f} ± {100 * row.spread[key]:.1f} %", flush=True)
-                if engine == "eager":
-                    row.predicted[key] = dense_ms / float(model.predict(self.cost.work(self.kept[row.name])))
+    def timer(self, batch: int, runtime: str) -> Timer:
+        """Return what times networks against the dense one; a block is about ten images."""
+        latency = LatencySpec(
+            batch=batch, threads=THREADS, blocks=self.options.blocks, calls=max(1, 10 // batch * self.options.calls)
+        )
+        layout = torch.channels_last if runtime == "channels_last" else torch.contiguous_format
+        dense = copy.deepcopy(self.dense).to(memory_format=layout)
+        example = torch.zeros(batch, *self.shape).contiguous(memory_format=layout)
+        return Timer(dense, example, latency, engine_of("torch" if runtime == "channels_last" else runtime))
 
-    def compare(self, dense: nn.Module, pruned: nn.Module, example: Tensor) -> LatencyComparison:
-        """Time two networks in alternation; a block is about ten images."""
-        calls = max(1, 10 // len(example))
-        return compare_latency(dense, pruned, example, blocks=self.options.blocks, calls=calls, threads=THREADS)
+    def time_all(self, batch: int, rows: list[Row], networks: dict[str, nn.Module], model: LatencyModel) -> None:
+        """Time every network against the dense one, in every runtime."""
+        dense_ms = float(model.predict(self.cost.work({})))
+        for runtime in self.runtimes:
+            key, timer = f"{runtime}, batch {batch}", self.timer(batch, runtime)
+            for row in rows:
+                network = networks[row.name]
+                if runtime == "channels_last":
+                    network = copy.deepcopy(network).to(memory_format=torch.channels_last)
+                found = timer.compare(network)
+                row.speedup[key], row.spread[key] = 1 / found.ratio, found.ratio_stderr / found.ratio
+                row.ms[key] = found.pruned_ms
+                print(
+                    f"{key}: {row.name} ×{row.speedup[key]:.2f} ± {100 * row.spread[key]:.1f} %, "
+                    f"{found.pruned_ms:.2f} of {found.dense_ms:.2f} ms",
+                    flush=True,
+                )
+                if runtime == "torch":
+                    row.predicted[key] = dense_ms / float(model.predict(self.cost.work(self.kept[row.name])))
 
     def time_again(self, rows: list[Row], networks: dict[str, nn.Module]) -> None:
         """Time the eager networks once more, when all others were timed in between."""
         for batch in self.options.batches:
-            example = torch.zeros(batch, *self.shape)
+            timer = self.timer(batch, "torch")
             for row in rows:
-                row.again[f"eager, batch {batch}"] = 1 / self.compare(self.dense, networks[row.name], example).ratio
+                row.again[f"torch, batch {batch}"] = 1 / timer.compare(networks[row.name]).ratio
 
     def train(self, rows: list[Row], networks: dict[str, nn.Module]) -> None:
         """Fine-tune the uniform and the chosen networks alike, and score them."""
@@ -238,34 +257,15 @@ class Bench:
                 print(f"{row.name} {100 * row.accuracy:.2f} ± {100 * row.stderr:.2f} %", flush=True)
 
 
-class OnnxNetwork(nn.Module):
-    """Run an exported network in ONNX Runtime."""
-
-    def __init__(self, network: nn.Module, example: Tensor) -> None:
-        super().__init__()
-        import onnxruntime
-
-        stored = io.BytesIO()
-        torch.onnx.export(network, (example,), dynamo=True, verbose=False).save(stored)
-        wish = onnxruntime.SessionOptions()
-        wish.intra_op_num_threads = THREADS
-        self.session = onnxruntime.InferenceSession(stored.getvalue(), wish, providers=["CPUExecutionProvider"])
-        self.name = self.session.get_inputs()[0].name
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Answer a batch."""
-        return torch.from_numpy(self.session.run(None, {self.name: x.numpy()})[0])
-
-
-def usable(wanted: list[str]) -> list[str]:
-    missing = [name for name in ONNX if find_spec(name) is None]
-    if "ONNX Runtime" in wanted and missing:
+def runtimes(wanted: list[str]) -> list[str]:
+    known = [*TORCH_ENGINES, ONNX, "channels_last"]
+    unknown = [name for name in wanted if name not in known]
+    if unknown or "torch" not in wanted:
+        raise SystemExit(f"--runtimes: expected torch and any of {', '.join(known)}; given {', '.join(wanted)}")
+    missing = missing_packages() if ONNX in wanted else ()
+    if missing:
         print(f"ONNX Runtime is left out: {', '.join(missing)} not installed")
-    return ["eager", *(["ONNX Runtime"] if "ONNX Runtime" in wanted and not missing else [])]
-
-
-def prepared(engine: str, network: nn.Module, example: Tensor) -> nn.Module:
-    return network if engine == "eager" else OnnxNetwork(network, example)
+    return [name for name in wanted if name != ONNX or not missing]
 
 
 def show(rows: list[Row], errors: dict[int, float], probes: list[Probes]) -> None:
@@ -277,7 +277,7 @@ def show(rows: list[Row], errors: dict[int, float], probes: list[Probes]) -> Non
         accuracy = f"{100 * row.accuracy:.2f} ± {100 * row.stderr:.2f} %" if row.accuracy == row.accuracy else ""
         print(f"| {row.name} | {row.mflops:.1f} | {row.dropped} | {' | '.join(cells)} | {accuracy} |")
     for (batch, error), each in zip(errors.items(), probes, strict=True):
-        key = f"eager, batch {batch}"
+        key = f"torch, batch {batch}"
         off = [row.speedup[key] / row.predicted[key] - 1 for row in rows]
         root = float(np.sqrt(np.mean(np.square(off))))
         again = max(rows, key=lambda row, key=key: abs(row.again[key] / row.speedup[key] - 1))

@@ -80,6 +80,7 @@ DOORS = {
     "safetensors": ("training", "picked", "dense", "export.plain", "unfinished", "verify"),
     "sklearn": ("training",),
     "onnx": ("export",),
+    "onnxscript": ("export",),
     "onnxruntime": ("export",),
     "PIL": ("training",),
     "jinja2": ("report.page",),

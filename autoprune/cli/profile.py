@@ -70,10 +70,11 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     from autoprune.sections import LatencySpec
     from autoprune.training.runtime import resolve_runtime
 
+    runtimes = _names(how["runtimes"])
     network, what = open_network(model, _architecture(model, shape, classes, data))
     runtime = resolve_runtime(how["device"], "fp32", how["layout"], how["threads"])
     latency = LatencySpec(batch=how["batch"], threads=how["threads"], blocks=11)
-    found = profile_network(network, what, runtime, latency, _names(how["runtimes"]))
+    found = profile_network(network, what, runtime, latency, runtimes)
     if SORTS[how["sort"]]:
         found["layers"].sort(key=lambda layer: -layer[SORTS[how["sort"]]])
     if as_json:
@@ -145,14 +146,16 @@ def _print(found: dict[str, Any]) -> None:
         shown = f"{timed['ms']:.3f} ± {timed['stderr_ms']:.3f} ms" if "ms" in timed else f"not timed: {timed['failed']}"
         console.print(f"latency in {name}: {shown}", markup=False, highlight=False)
     console.print(f"timed with {where}", markup=False, highlight=False)
-    table = Table("layer", "kind", "in", "out", "MFLOPs", "M params", "MB", "eager ms", "share", title="by layer")
+    table = Table("layer", "kind", "channels", "MFLOPs", "M params", "MB", "eager ms", "share", title="by layer")
+    table.columns[0].overflow = table.columns[1].overflow = "fold"
+    table.columns[0].min_width = 14
     for column in table.columns[2:]:
         column.justify = "right"
     for layer in found["layers"]:
         table.add_row(
             escape(layer["name"] or "(itself)"),
             escape(layer["kind"]),
-            *(str(layer[side] or "") for side in ("inputs", "outputs")),
+            f"{layer['inputs']}→{layer['outputs']}" if layer["outputs"] else "",
             *(f"{layer[name]:.3f}" if layer[name] else "" for name in ("mflops", "mparams", "size_mb")),
             f"{layer['eager_ms']:.3f}",
             f"{100 * layer['share']:.1f} %",
@@ -164,7 +167,7 @@ def _print(found: dict[str, Any]) -> None:
     )
     for one in found["uncounted"]:
         console.print(
-            f"not counted: {one['operation']}, {one['calls']} calls, {one['outputs']} numbers",
+            f"not counted: {one['operation']}, {one['calls']} calls, {one['outputs']} numbers out",
             markup=False,
             highlight=False,
         )

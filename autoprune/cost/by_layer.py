@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -70,7 +70,7 @@ class Uncounted:
 
 
 def profile_layers(
-    network: nn.Module, example: Tensor, passes: int = 15, clock: Clock = time.perf_counter
+    network: nn.Module, example: Tensor, passes: int = 25, clock: Clock = time.perf_counter
 ) -> list[LayerProfile]:
     """Return every module that counts, stores or takes something, in network order; together they are the network.
 
@@ -100,10 +100,11 @@ def profile_layers(
 def layer_seconds(
     network: nn.Module, example: Tensor, passes: int, clock: Clock = time.perf_counter
 ) -> dict[str, float]:
-    """Return module path → seconds it takes by itself in one forward pass, the mean of the quieter half of passes.
+    """Return module path → seconds it takes by itself in one forward pass: medians over passes, which add up to one.
 
-    They add up to the whole pass. A module that runs without being called, as the parts of a fused one, takes no time
-    of its own; that lies with the one that runs it.
+    Disturbances hit some module in every pass, so each module's median is taken, and all are scaled alike to add up to
+    the median pass. A module that runs without being called, as the parts of a fused one, takes no time of its own;
+    that lies with the one that runs it.
 
     Args: as for :func:`profile_layers`.
     """
@@ -112,9 +113,9 @@ def layer_seconds(
         for _ in range(3):
             network(example)
         runs = [watch.run(lambda: network(example)) for _ in range(passes)]
-    middle = statistics.median(sum(run.values()) for run in runs)
-    quiet = [run for run in runs if sum(run.values()) <= middle]
-    return {name: sum(run[name] for run in quiet) / len(quiet) for name in runs[0]}
+    middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    whole, total = statistics.median(sum(run.values()) for run in runs), sum(middle.values())
+    return {name: seconds * whole / total for name, seconds in middle.items()} if total > 0 else middle
 
 
 class _Watch:
@@ -125,7 +126,7 @@ class _Watch:
         self._device, self._clock = device, clock
         self._inside: list[str] = []
         self._since = 0.0
-        self._spent: Counter[str] = Counter()
+        self._spent: defaultdict[str, float] = defaultdict(float)
         self._hooks: list[Any] = []
 
     def __enter__(self) -> _Watch:
@@ -139,7 +140,7 @@ class _Watch:
 
     def run(self, forward: Callable[[], object]) -> Mapping[str, float]:
         """Return module path → seconds of one forward pass."""
-        self._spent = Counter()
+        self._spent = defaultdict(float)
         forward()
         return self._spent
 
@@ -177,11 +178,11 @@ def uncounted_operations(network: nn.Module, example: Tensor) -> list[Uncounted]
     return [Uncounted(name, seen.calls[name], seen.outputs[name]) for name, _ in seen.outputs.most_common()]
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Write down every operation that has no formula."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[str] = Counter()
         self.outputs: Counter[str] = Counter()
 

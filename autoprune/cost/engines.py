@@ -49,7 +49,7 @@ def event_seconds(call: Call, times: int) -> float:
 
     Args: as for :func:`wall_seconds`.
     """
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     start.record()
     for _ in range(times):

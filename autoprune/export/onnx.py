@@ -62,7 +62,7 @@ def onnx_model(network: nn.Module, example: Tensor, *, optimize: bool = True) ->
     try:
         with _quiet(), torch.inference_mode(False), torch.no_grad():
             twin: nn.Module = copy.deepcopy(network).cpu().eval()
-            twin.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            twin.to(memory_format=torch.contiguous_format)
             program = torch.onnx.export(
                 twin,
                 (torch.zeros(2, *example.shape[1:], dtype=example.dtype),),  # of one, N would be taken as the number 1

@@ -55,6 +55,22 @@ def _generalisation(rows: Sequence[Row], dense: Measurement) -> list[str]:
     ]
 
 
+def latency_notes(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how latency was measured, if a run has told; runs of earlier versions did not.
+
+    Args:
+        sessions: what is stored of each run, in order.
+    """
+    if not sessions or "latency" not in sessions[-1]:
+        return []
+    how, where = sessions[-1]["latency"], sessions[-1]["runtime"]
+    threads = f"{how['threads']} CPU thread{'' if how['threads'] == 1 else 's'}"
+    return [
+        f"latency was timed in {how['runtime']}, batch {how['batch']}, {threads}, float32, on {where['device_name']}, "
+        f"in alternation with the dense network"
+    ]
+
+
 def sparsity_notes(facts: Mapping[str, Any] | None) -> list[str]:
     """Say what sparsity learning did to the dense network: its accuracy, and how the channels' strengths spread.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune import pareto
 from autoprune.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
-from autoprune.report.notes import compose_notes, sparsity_notes
+from autoprune.report.notes import compose_notes, latency_notes, sparsity_notes
 from autoprune.report.rows import Failure, Row, choose_rows, failures
 from autoprune.report.sensitivity import Sensitivity, read_sensitivity
 from autoprune.report.stopping import StoppingFacts, stopping_facts, stopping_notes
@@ -148,6 +148,7 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
             *compose_notes(rows, trials, wanted, reference, objectives),
             *sparsity_notes(view.facts.get("sparsity")),
             *(stopping_notes(stopping) if rows else ()),
+            *latency_notes(view.sessions),
         ),
         worth=worth(trials, wanted, reference),
         sensitivity=read_sensitivity(view.folder.sensitivity),
