@@ -24,13 +24,14 @@ from autoprune.halving import rungs
 from autoprune.hits import Hits, paired_difference
 from autoprune.metrics import FLOP_CONVENTION, Budget
 from autoprune.pick import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
-from autoprune.picked import Architecture, load, save_network
+from autoprune.picked import load, save_network
 from autoprune.policy import MaskPolicy
 from autoprune.pruning.mask_kernels import can_accelerate
 from autoprune.pruning.masks import maskable_layers
 from autoprune.run import versions
 from autoprune.study.view import StudyView
 from autoprune.trial import Completed, Trial
+from autoprune.trial_weights import check_kept, load_trial
 
 
 def finish_trials(
@@ -50,7 +51,8 @@ def finish_trials(
         trials: completed trials of it, the most promising first, at least one.
         budget: absolute limits they were picked for, written on the card.
         say: told in a sentence what is going on.
-        epochs: length of the fine-tune; ``None`` for the study's ``pick.epochs``.
+        epochs: length of the fine-tune; ``None`` for the study's ``pick.epochs``. With 0 the networks are those
+            that the search measured, whose weights have to be kept.
         compare: whether the uniform baseline is finished too; ``None`` for the study's ``pick.compare``.
         force: whether a folder from an earlier pick is replaced.
 
@@ -59,9 +61,13 @@ def finish_trials(
 
     Raises:
         UsageError: if a folder of one of the trials exists and ``force`` is false.
+        StudyError: if there is no fine-tune, and a trial's weights are not kept.
         AutopruneError: if the network cannot be rebuilt, trained, scored or written.
     """
     check_targets([view.folder.picked / str(trial.number) for trial in trials], force)
+    as_searched = (view.spec.pick.epochs if epochs is None else epochs) == 0
+    for trial in trials if as_searched else ():
+        check_kept(view.folder, trial)  # before the data are read
     view.folder.create()
     spec = resolve(view.spec)
     bench = set_up(spec, view.folder, say)
@@ -70,11 +76,22 @@ def finish_trials(
     is_compared = spec.pick.compare if compare is None else compare
 
     def rival_of(winner: Trial) -> Trial | Incomparable:
-        return uniform_rival(view.trials, budget, winner) if is_compared else Incomparable("not asked for")
+        rival = uniform_rival(view.trials, budget, winner) if is_compared else Incomparable("not asked for")
+        if as_searched and isinstance(rival, Trial) and not view.folder.trial_weights(rival.number).is_file():
+            return Incomparable(f"the weights of the uniform baseline, trial {rival.number}, are not kept")
+        return rival
+
+    def as_measured(trial: Trial) -> nn.Module:
+        return bench.runtime.place(load_trial(view.folder.path, trial.number, bench.network))
 
     say(_plan(trials, recipe.epochs))
     finished = finish(
-        evaluator, trials, bench.dense, rival_of, lambda trial, phase: say(f"trial {trial.number}: {phase}")
+        evaluator,
+        trials,
+        bench.dense,
+        rival_of,
+        lambda trial, phase: say(f"trial {trial.number}: {phase}"),
+        as_measured if as_searched else None,
     )
     target = view.folder.picked / str(finished.trial.number)
     return write_finished(target, finished, evaluator, bench, budget), target
@@ -83,6 +100,8 @@ def finish_trials(
 def _plan(trials: Sequence[Trial], epochs: float) -> str:
     """Say who will be trained, and for how long."""
     names = ", ".join(str(trial.number) for trial in trials)
+    if not epochs:
+        return f"finishing {'the best of trials' if len(trials) > 1 else 'trial'} {names} as measured in the search"
     if len(trials) == 1:
         return f"finishing trial {names}: fine-tune of {epochs:g} epochs"
     parts = "; ".join(f"{rung.contenders} up to {100 * rung.share:g} %" for rung in rungs(len(trials)))
@@ -122,12 +141,11 @@ def write_finished(
         EvaluationError: if the network loaded back is not the one that was saved.
     """
     card = _card(finished, budget) | _facts(finished, evaluator, bench)
-    architecture = Architecture(bench.spec.model.source, bench.task.num_classes, bench.task.input_shape)
     building = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         building.mkdir(parents=True)
         policy = finished.trial.candidate.policy
-        save_network(building, finished.network, finished.cut, architecture, policy, card["versions"])
+        save_network(building, finished.network, finished.cut, bench.architecture, policy, card["versions"])
         _check_loads_back(building, finished, evaluator)
         write_text(building / CARD_JSON, json.dumps(card, indent=1))
         write_text(building / CARD, card_text(card))
@@ -225,7 +243,7 @@ def _facts(finished: Finished, evaluator: Evaluator, bench: Workbench) -> dict[s
             "borders": list(finished.borders),
             "stages": spec.schedule.stages,
             "trainable": spec.schedule.trainable,
-            "start": spec.schedule.start,
+            "start": "trial" if recipe.epochs == 0 else spec.schedule.start,
         },
         "sparsity": sparsity_facts(bench.folder),
         "mask": mask_facts(finished.network, finished.trial.candidate.policy.mask, bench.runtime.device),

@@ -106,6 +106,7 @@ def finish(
     dense: Measurement,
     rival_of: Callable[[Trial], Trial | Incomparable],
     on_phase: OnPhase,
+    begin: Callable[[Trial], nn.Module] | None = None,
 ) -> Finished:
     """Fine-tune trials by the evaluator's recipe, halve them by validation loss, and score the last one once on test.
 
@@ -117,6 +118,7 @@ def finish(
         dense: costs of the dense network.
         rival_of: the winner → the baseline to finish likewise, or why there is none.
         on_phase: told what is going on.
+        begin: a trial → its network on the evaluator's runtime, to be trained on; ``None``: each is rebuilt.
 
     Raises:
         AutopruneError: if no contender, or not the last one, can be rebuilt, trained or scored.
@@ -124,7 +126,7 @@ def finish(
     seconds: dict[str, float] = {}
 
     def enter(trial: Trial) -> _Entrant:
-        return _Entrant(trial, Stopwatch(partial(on_phase, trial), seconds))
+        return _Entrant(trial, Stopwatch(partial(on_phase, trial), seconds), begin(trial) if begin else None)
 
     borders = tuple(rung.share for rung in rungs(len(trials)))
     ranked = halve([enter(trial) for trial in trials], partial(_advance, evaluator), _last_loss)

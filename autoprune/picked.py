@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.atomic import write_bytes, write_text
 from autoprune.errors import ModelError
@@ -57,8 +57,26 @@ def save_network(
     Raises:
         StudyError: if they cannot be written.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    recipe = {
+    state = state_of(network)
+    recipe = recipe_of(state, cut, architecture, policy, versions)
+    write_bytes(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    write_text(folder / RECIPE, json.dumps(recipe, indent=1))
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's weights as they are saved: on the CPU, contiguous."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def recipe_of(
+    state: Mapping[str, Tensor],
+    cut: Cut,
+    architecture: Architecture,
+    policy: PruningPolicy,
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return what :func:`rebuild` needs to know besides the weights, as plain types."""
+    return {
         "format": FORMAT,
         "architecture": {
             "source": architecture.source,
@@ -70,8 +88,6 @@ def save_network(
         "policy": json.loads(policy.to_json()),
         "versions": dict(versions),
     }
-    write_bytes(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
-    write_text(folder / RECIPE, json.dumps(recipe, indent=1))
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
@@ -129,11 +145,27 @@ def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
         UnknownNameError: if the architecture's name is not known here and no network was given.
     """
     folder = Path(folder)
-    wanted, cut = _understood(read_recipe(folder), folder / RECIPE)
+    return rebuild(read_recipe(folder), folder / RECIPE, folder / WEIGHTS, network)
+
+
+def rebuild(recipe: Mapping[str, Any], told_by: Path, weights: Path, network: nn.Module | None = None) -> nn.Module:
+    """Return the network of a recipe and a file of weights, in eval mode on the CPU.
+
+    Args:
+        recipe: as :func:`recipe_of` returned it.
+        told_by: the file it was read from, to be named if it is damaged.
+        weights: the file of its weights.
+        network: as :func:`load` takes it.
+
+    Raises:
+        ModelError: if one of the files is damaged, or the architecture is not the one that was pruned.
+        UnknownNameError: if the architecture's name is not known here and no network was given.
+    """
+    wanted, cut = _understood(recipe, told_by)
     if network is None:
         network = build_model(wanted.source, num_classes=wanted.num_classes, input_shape=wanted.input_shape, seed=0)
     small = shrink(network, cut)
-    load_weights(small, folder / WEIGHTS)
+    load_weights(small, weights)
     return small.cpu().eval()
 
 

@@ -19,6 +19,7 @@ from autoprune.sections import (
     BudgetSpec,
     DataSpec,
     DenseSpec,
+    DiskSpec,
     FinetuneSpec,
     LatencySpec,
     ModelSpec,
@@ -68,6 +69,7 @@ class StudySpec(Section):
     stopping: StoppingSpec = Field(default=StoppingSpec(), description="when a candidate is ended early")
     pick: PickSpec = Field(default=PickSpec(), description="training of the picked network")
     latency: LatencySpec = Field(default=LatencySpec(), description="timing")
+    disk: DiskSpec = Field(default=DiskSpec(), description="what is kept of the trials")
     runtime: RuntimeSpec = Field(default=RuntimeSpec(), description="device and number format")
 
     @field_validator("name")
@@ -112,7 +114,8 @@ class StudySpec(Section):
 
 # stopping decides which trials come to their end, and changes nothing of one that does
 _MEANING_FREE = frozenset({"space.max_drop", "space.seconds", "stopping.enabled"}) | {
-    *("name", "trials", "budget", "sampler", "pick", "sensitivity", "data.root", "data.workers", "runtime.threads"),
+    *("name", "trials", "budget", "sampler", "pick", "sensitivity", "disk"),
+    *("data.root", "data.workers", "runtime.threads"),
 }
 
 
@@ -120,8 +123,8 @@ def fingerprint(spec: StudySpec) -> dict[str, object]:
     """Return the fields that change the meaning of a trial, by dotted key, as JSON can hold them.
 
     What the study is called, how many trials it gets, for which budget and by whom policies are proposed, whether
-    hopeless ones are stopped, the pick, where data lies, and how many processes or threads work how long are left out:
-    these may change while it goes on.
+    hopeless ones are stopped, the pick, which weights are kept, where data lies, and how many processes or threads work
+    how long are left out: these may change while it goes on.
 
     >>> prints = fingerprint(StudySpec())
     >>> prints["finetune.lr"], prints["objectives"], "trials" in prints

@@ -39,7 +39,7 @@ FLOORS = {
     "plan": Floor(
         (
             *("builtins", "folder", "sections", "spec", "spec_file", "recipes"),
-            *("trial", "hits", "space", "pareto", "sensitivity", "rungs", "halving", "card"),
+            *("trial", "hits", "space", "pareto", "sensitivity", "rungs", "halving", "card", "keep", "disk"),
         ),
         strangers=False,
     ),
@@ -49,7 +49,7 @@ FLOORS = {
     "doors": Floor(
         (
             *("dense", "origins", "threshold", "rises", "latency_probes", "build", "run", "finish", "inspection"),
-            *("testing", "progress"),
+            *("testing", "progress", "trial_weights"),
             *("cli", "__main__", ""),
         ),
         strangers=False,
@@ -60,7 +60,7 @@ FLOORS = {
 DOORS = {
     "torch": (
         *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_probes", "build", "finish"),
-        *("inspection", "testing"),
+        *("inspection", "testing", "trial_weights"),
     ),
     "torchvision": ("training",),
     "optuna": ("study",),
@@ -74,7 +74,7 @@ DOORS = {
     "tomllib": ("spec_file", "cli.options"),  # tomli before Python 3.11
     "tomli": ("spec_file", "cli.options"),
     "tomli_w": ("spec_file",),
-    "safetensors": ("training", "picked", "dense"),
+    "safetensors": ("training", "picked", "dense", "trial_weights"),
     "sklearn": ("training",),
     "PIL": ("training",),
     "matplotlib": ("report.picture", "report.sensitivity_picture"),
