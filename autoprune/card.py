@@ -23,12 +23,16 @@ def card_text(card: Mapping[str, Any]) -> str:
             *_figures(card),
             "",
             *_contenders(card),
+            *_files(card),
+            "",
             *_facts(card),
             "",
             "```python",
             "import autoprune",
             "network = autoprune.load('.')  # this folder",
             "```",
+            "",
+            "Without autoprune, thirty lines of PyTorch do it: docs/picked.md of its repository.",
             "",
             "| group | sparsity | importance |",
             "|---|---|---|",
@@ -39,15 +43,55 @@ def card_text(card: Mapping[str, Any]) -> str:
     )
 
 
+def applied_text(card: Mapping[str, Any]) -> str:
+    """Return the card of a network that a stored policy was applied to as Markdown."""
+    made_for = card["made_for"]
+    data = card["data"]
+    return "\n".join(
+        [
+            f"# {card['weights']['model']}, pruned by a policy",
+            "",
+            *_figures(card),
+            "",
+            *_files(card),
+            "",
+            f"- the policy was made for {made_for['model'] or 'a network that it does not name'}",
+            "- not fine-tuned: "
+            + ("batch norm was recalibrated, nothing more" if data else "nothing was trained or recalibrated"),
+            *(f"- {note}" for note in card["notes"]),
+            f"- {card['flop_convention']}; not counted: {', '.join(card['uncounted'])}",
+            f"- data: {data or 'none was given'}",
+            f"- weights: {card['weights']['weights'] or 'none were given'}; licence: {card['weights']['licence']}",
+            f"- seed: {card['seed']}",
+            f"- measured on: {card['runtime']}",
+            f"- versions: {card['versions']}",
+            "",
+            "| group | channels | kept | importance |",
+            "|---|---|---|---|",
+            *(
+                f"| {name} | {group['channels']} | {group['kept']} | {group['importance']} |"
+                for name, group in card["groups"].items()
+            ),
+            "",
+            *(f"- dropped whole: {name}" for name in card["policy"].get("dropped_blocks", ())),
+        ]
+    )
+
+
+def summary_text(card: Mapping[str, Any]) -> str:
+    """Return the part of a card that a terminal shows: all but how it came to be, and the policy."""
+    return card_text(card).partition("\n- fine-tune")[0]
+
+
 def _figures(card: Mapping[str, Any]) -> list[str]:
     """Return the table of scores and costs, the picked network's against each one it is compared with."""
-    others = {name: card[name] for name in ("uniform", "dense") if card[name]}
+    others = {name: card[name] for name in ("uniform", "dense") if card.get(name)}
     lines = [
         f"| | pruned | {' | '.join([*others, *(f'against {name}' for name in others)])} |",
         f"|---|---|{'---|' * 2 * len(others)}",
     ]
     for split in ("test", "validation"):
-        if card[split]:
+        if card.get(split) and "accuracy" in card[split]["values"]:
             shown = [_accuracy(one[split]) for one in (card, *others.values())]
             gains = [_difference(card["against"][name][split]) for name in others]
             lines.append(f"| accuracy on {split} | {' | '.join([*shown, *gains])} |")
@@ -57,6 +101,51 @@ def _figures(card: Mapping[str, Any]) -> list[str]:
             shown = [f"{METRICS[name].show(value)} {METRICS[name].unit}" for value in known]
             lines.append(f"| {name} | {' | '.join([*shown, *(f'× {known[0] / value:.3f}' for value in known[1:])])} |")
     return lines
+
+
+def _files(card: Mapping[str, Any]) -> list[str]:
+    """Return the files that hold the network, each as it was checked and timed in its own runtime."""
+    own, versions, exports = card["validation"], card["versions"], card["exports"]
+    lines = [
+        "| file | MB | of dense | against PyTorch | runtime | latency | of dense |",
+        "|---|---|---|---|---|---|---|",
+        f"| model.safetensors | {_size(card['files']['model.safetensors'])} | equal to the last bit "
+        f"| torch {versions['torch']} | {_eager_latency(own, card['dense']['validation'])} |",
+    ]
+    for found in (one for one in exports.values() if "failure" not in one):
+        runtime, timing = found["runtime"], found["latency"]
+        lines.append(
+            f"| {found['file']} | {_size(card['files'][found['file']])} | {_agreement(found['agreement'])} | {runtime} "
+            f"{versions.get(runtime, '')} | {timing['pruned_ms']:.3f} ms | × {timing['ratio']:.3f} ± "
+            f"{timing['ratio_stderr']:.3f} |"
+        )
+    failed = [f"- {one['file']} was not written: {one['failure']}" for one in exports.values() if "failure" in one]
+    note = card["exports_wanted"]["note"]
+    return [*lines, "", *failed, *([f"- {note}"] if note else []), *_check_lines(card)]
+
+
+def _size(file: Mapping[str, int]) -> str:
+    return f"{file['bytes'] / 1e6:.3f} | × {file['bytes'] / file['dense_bytes']:.3f}"
+
+
+def _eager_latency(pruned: Mapping[str, Any], dense: Mapping[str, Any]) -> str:
+    value, error = pruned["values"]["latency_ms"], pruned["stderr"]["latency_ms"]
+    reference = dense["values"]["latency_ms"]
+    return f"{value:.3f} ms | × {value / reference:.3f} ± {error / reference:.3f}"
+
+
+def _agreement(found: Mapping[str, Any]) -> str:
+    shares = f"{100 * found['equal_answers']:.2f} % of the answers to {found['images']} {found['kind']} equal"
+    if found["accuracy"] != found["reference_accuracy"]:
+        shares += f", accuracy {100 * found['accuracy']:.2f} for {100 * found['reference_accuracy']:.2f} %"
+    return f"within {found['max_difference']:.1e}; {shares}"
+
+
+def _check_lines(card: Mapping[str, Any]) -> list[str]:
+    """Return which checks the folder has passed, and which do not apply to it."""
+    passed = ", ".join(check["name"] for check in card["checks"] if check["passed"])
+    idle = [f"- not checked: {one['name']}: {one['detail']}" for one in card["checks"] if one["passed"] is None]
+    return [*([f"- checked in a fresh process: {passed}"] if passed else []), *idle]
 
 
 def _contenders(card: Mapping[str, Any]) -> list[str]:
@@ -104,6 +193,7 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
         f"- fine-tune: {card['finetune']}",
         *_mask_lines(card),
         f"- data: {card['data']}",
+        f"- licence of the weights: {card['weights']['licence']}",
         f"- seed: {card['seed']}",
         f"- measured on: {card['runtime']}",
         f"- versions: {card['versions']}",

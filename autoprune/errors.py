@@ -13,6 +13,7 @@ shows itself. A message says what happened, what was given, what was expected an
     │   ├── BudgetError                           a budget that is malformed, needless or out of reach
     │   └── StudyMismatchError                    the spec would change the meaning of stored trials
     ├── ModelError                       exit 1   the network cannot be built, loaded or pruned
+    ├── ExportError                      exit 1   the network cannot be written in another format, or run from it
     ├── DataError                        exit 1   the data cannot be read or used
     ├── StudyError                       exit 1   the stored study cannot be opened or written
     │   └── StudyLockedError                      another process is searching this study
@@ -91,6 +92,10 @@ class StudyMismatchError(UsageError):
 
 class ModelError(AutopruneError):
     """Report a network that cannot be built, loaded or pruned."""
+
+
+class ExportError(AutopruneError):
+    """Report a network that cannot be written in another format, or that a runtime for it does not run."""
 
 
 class DataError(AutopruneError):

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from autoprune.atomic import write_text
 from autoprune.build import Workbench, finetune_recipe, resolve, set_up
-from autoprune.card import CARD, CARD_JSON, card_text
-from autoprune.cost.macs import measure_network
+from autoprune.card import card_text
+from autoprune.deliver import Delivery, check_target, deliver
 from autoprune.dense import sparsity_facts
-from autoprune.errors import EvaluationError, StudyError, UsageError
 from autoprune.evaluate import Evaluator
+from autoprune.exports import examples_of
+from autoprune.formats import ONNX_PACKAGES, Wanted, missing_onnx, wanted_formats
 from autoprune.halving import rungs
 from autoprune.hits import Hits, paired_difference
 from autoprune.metrics import FLOP_CONVENTION, Budget
 from autoprune.pick import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
-from autoprune.picked import load, save_network
 from autoprune.policy import MaskPolicy
 from autoprune.pruning.mask_kernels import can_accelerate
 from autoprune.pruning.masks import maskable_layers
 from autoprune.run import versions
 from autoprune.study.view import StudyView
+from autoprune.training.licence import weights_licence
 from autoprune.trial import Completed, Trial
 from autoprune.trial_weights import check_kept, load_trial
+from autoprune.unfinished import unfinished
 
 
 def finish_trials(
@@ -43,8 +42,11 @@ def finish_trials(
     epochs: float | None = None,
     compare: bool | None = None,
     force: bool = False,
+    wanted: Wanted | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Fine-tune trials longer, keep the best on validation, score it once on test, and write ``picked/<trial>/``.
+
+    If it is cut off, the same call goes on after the last part of the fine-tune that was finished.
 
     Args:
         view: the study.
@@ -55,6 +57,7 @@ def finish_trials(
             that the search measured, whose weights have to be kept.
         compare: whether the uniform baseline is finished too; ``None`` for the study's ``pick.compare``.
         force: whether a folder from an earlier pick is replaced.
+        wanted: formats that the network is exported to; ``None`` for the study's ``pick.export``.
 
     Returns:
         the card, and the folder.
@@ -62,12 +65,15 @@ def finish_trials(
     Raises:
         UsageError: if a folder of one of the trials exists and ``force`` is false.
         StudyError: if there is no fine-tune, and a trial's weights are not kept.
-        AutopruneError: if the network cannot be rebuilt, trained, scored or written.
+        AutopruneError: if the network cannot be rebuilt, trained, scored or written, or a file fails its checks. An
+            export that fails is told on the card, under ``exports``.
     """
-    check_targets([view.folder.picked / str(trial.number) for trial in trials], force)
+    for trial in trials:
+        _check_not_picked(view.folder.picked / str(trial.number), force)
     as_searched = (view.spec.pick.epochs if epochs is None else epochs) == 0
     for trial in trials if as_searched else ():
         check_kept(view.folder, trial)  # before the data are read
+    wanted = wanted_formats(view.spec.pick.export) if wanted is None else wanted  # before an hour of training
     view.folder.create()
     spec = resolve(view.spec)
     bench = set_up(spec, view.folder, say)
@@ -85,16 +91,46 @@ def finish_trials(
         return bench.runtime.place(load_trial(view.folder.path, trial.number, bench.network))
 
     say(_plan(trials, recipe.epochs))
-    finished = finish(
-        evaluator,
-        trials,
-        bench.dense,
-        rival_of,
-        lambda trial, phase: say(f"trial {trial.number}: {phase}"),
-        as_measured if as_searched else None,
+    with unfinished(view.folder.picked, evaluator, trials) as memory:
+        if memory.has_begun:
+            say("going on with a pick that was cut off: the parts that it finished are not repeated")
+        finished = finish(
+            evaluator,
+            trials,
+            bench.dense,
+            rival_of,
+            lambda trial, phase: say(f"trial {trial.number}: {phase}"),
+            memory,
+            as_measured if as_searched else None,
+        )
+        target = view.folder.picked / str(finished.trial.number)
+        card = _card(finished, budget) | _facts(finished, evaluator, bench)
+        card = deliver(target, memory.building, card, _delivery(finished, evaluator, bench, wanted), card_text, say)
+        memory.forget()
+    return card, target
+
+
+def _check_not_picked(target: Path, force: bool) -> None:
+    check_target(
+        target,
+        force,
+        f"test is scored once: load it with autoprune.load({str(target)!r}), or give --force to finish trial "
+        f"{target.name} again and replace it if it is picked",
     )
-    target = view.folder.picked / str(finished.trial.number)
-    return write_finished(target, finished, evaluator, bench, budget), target
+
+
+def _delivery(finished: Finished, evaluator: Evaluator, bench: Workbench, wanted: Wanted) -> Delivery:
+    return Delivery(
+        network=finished.network,
+        dense=evaluator.pruner.network,
+        cut=finished.cut,
+        architecture=bench.architecture,
+        policy=finished.trial.candidate.policy,
+        channels={group.name: group.num_channels for group in bench.space.groups},
+        examples=examples_of(bench.task),
+        latency=bench.spec.latency,
+        wanted=wanted,
+    )
 
 
 def _plan(trials: Sequence[Trial], epochs: float) -> str:
@@ -106,79 +142,6 @@ def _plan(trials: Sequence[Trial], epochs: float) -> str:
         return f"finishing trial {names}: fine-tune of {epochs:g} epochs"
     parts = "; ".join(f"{rung.contenders} up to {100 * rung.share:g} %" for rung in rungs(len(trials)))
     return f"finishing the best of trials {names}: fine-tune of {epochs:g} epochs, {parts}, by validation loss"
-
-
-def check_targets(targets: Iterable[Path], force: bool) -> None:
-    """Raise if a picked folder exists already and may not be replaced.
-
-    Raises:
-        UsageError: naming the folder.
-    """
-    for target in targets:
-        if target.exists() and not force:
-            raise UsageError(
-                f"{str(target)!r} exists already, and test is scored once: load it with autoprune.load({str(target)!r})"
-                f", or give --force to finish trial {target.name} again and replace it if it is picked"
-            )
-
-
-def write_finished(
-    target: Path, finished: Finished, evaluator: Evaluator, bench: Workbench, budget: Budget
-) -> dict[str, Any]:
-    """Write a finished network into a folder, check that it loads back as it is, and return its card.
-
-    The folder appears whole or not at all.
-
-    Args:
-        target: the folder; replaced if it exists.
-        finished: what to write.
-        evaluator: what it was finished by.
-        bench: the study.
-        budget: the absolute limits it was picked for.
-
-    Raises:
-        StudyError: if the folder cannot be written.
-        EvaluationError: if the network loaded back is not the one that was saved.
-    """
-    card = _card(finished, budget) | _facts(finished, evaluator, bench)
-    building = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        building.mkdir(parents=True)
-        policy = finished.trial.candidate.policy
-        save_network(building, finished.network, finished.cut, bench.architecture, policy, card["versions"])
-        _check_loads_back(building, finished, evaluator)
-        write_text(building / CARD_JSON, json.dumps(card, indent=1))
-        write_text(building / CARD, card_text(card))
-        if target.exists():
-            shutil.rmtree(target)
-        building.rename(target)
-    except OSError as error:
-        raise StudyError(
-            f"cannot write {str(target)!r}: {error.strerror or error}; free space or permissions"
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return card
-
-
-def _check_loads_back(folder: Path, finished: Finished, evaluator: Evaluator) -> None:
-    """Raise unless the saved network answers bit for bit as the one in memory, at the cost on its card."""
-    original = finished.network.cpu().eval()
-    for tensor in (*original.parameters(), *original.buffers()):
-        # as they are saved: kernels are chosen by strides, and round otherwise for channels_last
-        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-    loaded = load(folder, network=evaluator.pruner.network)
-    batch = next(iter(evaluator.task.eval_batches("val", 16, evaluator.runtime))).images.cpu()
-    with torch.no_grad():
-        same = torch.equal(original(batch), loaded(batch))
-    mask = finished.trial.candidate.policy.mask
-    counted = measure_network(loaded, batch, tuple(mask.layers) if mask else ())
-    claimed = {name: finished.pruned.validation[name] for name in counted.values}
-    if not same or dict(counted.values) != claimed:
-        raise EvaluationError(
-            f"the network loaded back from {str(folder)!r} differs from the one saved (same outputs: {same}; counted "
-            f"{dict(counted.values)}, card {claimed}); this is a bug in autoprune, please report it"
-        )
 
 
 def _card(finished: Finished, budget: Budget) -> dict[str, Any]:
@@ -249,8 +212,22 @@ def _facts(finished: Finished, evaluator: Evaluator, bench: Workbench) -> dict[s
         "mask": mask_facts(finished.network, finished.trial.candidate.policy.mask, bench.runtime.device),
         "latency": spec.latency.model_dump(),
         "runtime": bench.runtime.describe(),
-        "versions": versions(),
+        "weights": _weights_facts(bench),
+        "versions": {**versions(), **_export_versions()},
     }
+
+
+def _weights_facts(bench: Workbench) -> dict[str, str]:
+    """Return where the dense network's weights come from, and under which licence they stand."""
+    spec = bench.spec
+    data = f"{bench.task.name} ({bench.task.licence or 'licence unknown'})"
+    licence = weights_licence(spec.model.source, spec.model.weights, data, trained_here=bool(spec.dense.epochs))
+    return {"model": spec.model.source, "weights": spec.model.weights, "licence": licence}
+
+
+def _export_versions() -> dict[str, str]:
+    """Return the versions of what exports depend on, as far as it is installed."""
+    return {name: version(name) for name in ONNX_PACKAGES if name not in missing_onnx()}
 
 
 def mask_facts(network: nn.Module, mask: MaskPolicy | None, device: str) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """Finish trials: rebuild them, fine-tune them longer, keep the best on validation, and score it once on test.
 
 Several contenders are halved (``halving``). All of them, and the uniform baseline they are compared with, take the same
-steps of one recipe, with a new optimizer at the same places: what differs is the policy. ``finish`` writes it down.
+steps of one recipe, with a new optimizer at the same places: what differs is the policy. A :class:`Memory` lets a pick
+that was interrupted go on where it was, to the same bits. ``finish`` writes down what comes of it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -100,12 +102,55 @@ class Finished:
     seconds: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Reached:
+    """Hold how far a contender came: the network as it is then, and (share, score) of every rung until then."""
+
+    network: nn.Module
+    scores: tuple[tuple[float, Score], ...]
+
+
+class Memory(Protocol):
+    """Keep what a pick has done, so that one that is cut off can go on from there."""
+
+    def reached(self, trial: Trial) -> Reached | None:
+        """Return how far a trial came in an earlier pick of the same kind; ``None`` if it did not begin."""
+
+    def keep_reached(self, trial: Trial, reached: Reached) -> None:
+        """Keep how far a trial came."""
+
+    def judged(self, name: str) -> Judged | None:
+        """Return what an earlier pick of the same kind measured at the end, on test too; ``None`` if it did not."""
+
+    def keep_judged(self, name: str, judged: Judged) -> None:
+        """Keep what was measured at the end."""
+
+
+class NoMemory:
+    """Keep nothing."""
+
+    def reached(self, trial: Trial) -> Reached | None:
+        """Return nothing."""
+        return None
+
+    def keep_reached(self, trial: Trial, reached: Reached) -> None:
+        """Forget it."""
+
+    def judged(self, name: str) -> Judged | None:
+        """Return nothing."""
+        return None
+
+    def keep_judged(self, name: str, judged: Judged) -> None:
+        """Forget it."""
+
+
 def finish(
     evaluator: Evaluator,
     trials: Sequence[Trial],
     dense: Measurement,
     rival_of: Callable[[Trial], Trial | Incomparable],
     on_phase: OnPhase,
+    memory: Memory | None = None,
     begin: Callable[[Trial], nn.Module] | None = None,
 ) -> Finished:
     """Fine-tune trials by the evaluator's recipe, halve them by validation loss, and score the last one once on test.
@@ -118,28 +163,41 @@ def finish(
         dense: costs of the dense network.
         rival_of: the winner → the baseline to finish likewise, or why there is none.
         on_phase: told what is going on.
+        memory: knows what an interrupted pick of the same trials, recipe and seed has done, and is told what this one
+            does; ``None``: all is done now.
         begin: a trial → its network on the evaluator's runtime, to be trained on; ``None``: each is rebuilt.
 
     Raises:
         AutopruneError: if no contender, or not the last one, can be rebuilt, trained or scored.
     """
+    memory = memory or NoMemory()
     seconds: dict[str, float] = {}
 
     def enter(trial: Trial) -> _Entrant:
-        return _Entrant(trial, Stopwatch(partial(on_phase, trial), seconds), begin(trial) if begin else None)
+        watch, before = Stopwatch(partial(on_phase, trial), seconds), memory.reached(trial)
+        if before:
+            return _Entrant(trial, watch, before.network, (), before.scores)
+        return _Entrant(trial, watch, begin(trial) if begin else None)
 
     borders = tuple(rung.share for rung in rungs(len(trials)))
-    ranked = halve([enter(trial) for trial in trials], partial(_advance, evaluator), _last_loss)
+    advance = partial(_advance, evaluator, memory)
+    ranked = halve([enter(trial) for trial in trials], advance, _last_loss)
     winner, network = ranked[0], _network_of(ranked[0])
-    pruned = _judged(evaluator, winner, network)
+    pruned = _once(memory, f"trial-{winner.trial.number}", lambda: _judged(evaluator, winner, network))
     rival = rival_of(winner.trial)
-    uniform = rival if isinstance(rival, Incomparable) else _finished_rival(evaluator, enter(rival), ranked, borders)
+    uniform: Rival | Incomparable
+    if isinstance(rival, Incomparable):
+        uniform = rival
+    else:
+        policy = rival.candidate.policy
+        entrant = next((one for one in ranked if one.trial.candidate.policy == policy), None) or enter(rival)
+        uniform = _finished_rival(evaluator, memory, rival, entrant, borders)
     return Finished(
         trial=winner.trial,
         network=network,
         cut=evaluator.pruner.cut(winner.trial.candidate.policy),
         pruned=pruned,
-        dense=_judged_dense(evaluator, dense, winner.watch),
+        dense=_once(memory, "dense", lambda: _judged_dense(evaluator, dense, winner.watch)),
         uniform=uniform,
         contenders=tuple(_told(entrant) for entrant in ranked),
         borders=borders,
@@ -178,19 +236,26 @@ def _same_limits(one: Budget, other: Budget) -> bool:
 
 @dataclass(frozen=True)
 class _Entrant:
-    """Hold a contender on its way: its network, and (share, score) of each rung; or what it failed by."""
+    """Hold a contender on its way: its network, and (share, score) of each rung; or what it failed by.
+
+    One that an earlier pick has trained already comes with that network, and with the ``known`` scores of all its
+    rungs: it passes them again without any training, which leads it to where it was.
+    """
 
     trial: Trial
     watch: Stopwatch
     network: nn.Module | None = None
     scores: tuple[tuple[float, Score], ...] = ()
+    known: tuple[tuple[float, Score], ...] = ()
     failure: EvaluationError | None = None
 
 
-def _advance(evaluator: Evaluator, entrant: _Entrant, first: float, last: float) -> _Entrant:
+def _advance(evaluator: Evaluator, memory: Memory, entrant: _Entrant, first: float, last: float) -> _Entrant:
     """Return the entrant after a further part of the fine-tune, scored on validation."""
     if entrant.failure is not None:
         return entrant
+    if len(entrant.scores) < len(entrant.known):
+        return replace(entrant, scores=entrant.known[: len(entrant.scores) + 1])
     policy, watch, network = entrant.trial.candidate.policy, entrant.watch, entrant.network
     try:
         if network is None:
@@ -203,7 +268,9 @@ def _advance(evaluator: Evaluator, entrant: _Entrant, first: float, last: float)
         watch.on_phase(f"failed: {error}")
         return replace(entrant, network=None, failure=error)
     watch.on_phase(f"validation loss {found.loss:.4f} after {100 * last:g} % of the fine-tune")
-    return replace(entrant, network=network, scores=(*entrant.scores, (last, found)))
+    scores = (*entrant.scores, (last, found))
+    memory.keep_reached(entrant.trial, Reached(network, scores))
+    return replace(entrant, network=network, scores=scores)
 
 
 def _last_loss(entrant: _Entrant) -> float:
@@ -220,17 +287,24 @@ def _network_of(entrant: _Entrant) -> nn.Module:
 
 
 def _finished_rival(
-    evaluator: Evaluator, rival: _Entrant, ranked: Sequence[_Entrant], borders: Sequence[float]
+    evaluator: Evaluator, memory: Memory, rival: Trial, entrant: _Entrant, borders: Sequence[float]
 ) -> Rival | Incomparable:
     """Return the rival after the whole fine-tune; if it was a contender, it goes on from where it was left behind."""
-    policy = rival.trial.candidate.policy
-    entrant = next((one for one in ranked if one.trial.candidate.policy == policy), rival)
     for first, last in list(pairwise((0.0, *borders)))[len(entrant.scores) :]:
-        entrant = _advance(evaluator, entrant, first, last)
+        entrant = _advance(evaluator, memory, entrant, first, last)
     if entrant.failure is not None:
-        number = rival.trial.number
-        return Incomparable(f"the uniform baseline, trial {number}, could not be finished: {entrant.failure}")
-    return Rival(rival.trial, _judged(evaluator, entrant, _network_of(entrant)))
+        return Incomparable(f"the uniform baseline, trial {rival.number}, could not be finished: {entrant.failure}")
+    network = _network_of(entrant)
+    return Rival(rival, _once(memory, f"trial-{rival.number}", lambda: _judged(evaluator, entrant, network)))
+
+
+def _once(memory: Memory, name: str, measure: Callable[[], Judged]) -> Judged:
+    """Return what an earlier pick measured, so that test is not scored again; or measure now, and keep it."""
+    found = memory.judged(name)
+    if found is None:
+        found = measure()
+        memory.keep_judged(name, found)
+    return found
 
 
 def _judged(evaluator: Evaluator, entrant: _Entrant, network: nn.Module) -> Judged:

@@ -1,7 +1,7 @@
 """A picked network as a folder: saved without pickle, loaded back bit-equal and trainable.
 
 ``model.safetensors`` holds the weights; ``recipe.json`` says how to rebuild the network they fit: which
-architecture, and which channels of which layer are kept. Thirty lines of plain PyTorch can do the same.
+architecture, and which channels of which layer are kept. The thirty lines of ``export/plain.py`` do it without us.
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.atomic import write_bytes, write_text
+from autoprune.card import CARD, CARD_JSON
 from autoprune.errors import ModelError
 from autoprune.policy import PruningPolicy
+from autoprune.pruning.heads import SlimAttention
 from autoprune.pruning.mask_kernels import can_accelerate, to_semi_structured
 from autoprune.pruning.masks import Masks
-from autoprune.pruning.prune import Cut, KeptIndices, shrink
+from autoprune.pruning.prune import BLOCK, Cut, KeptIndices, shrink
 from autoprune.training.models import build_model
 from autoprune.training.weights import load_weights
 
-WEIGHTS, RECIPE = "model.safetensors", "recipe.json"
+WEIGHTS, RECIPE, POLICY = "model.safetensors", "recipe.json", "policy.json"
 FORMAT = 1
+# what PyTorch's layers call their sizes, for those who rebuild a network without us
+_SIZES = (
+    *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_channels"),
+    *("num_groups", "normalized_shape", "hidden_size", "input_size", "embedding_dim", "num_parameters"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,26 +61,23 @@ def save_network(
 ) -> None:
     """Write ``model.safetensors`` and ``recipe.json``.
 
+    Args:
+        folder: where they go.
+        network: pruned.
+        cut: what was kept of every module that was cut.
+        architecture: of the dense network.
+        policy: that the cut follows.
+        versions: package → version.
+
     Raises:
         StudyError: if they cannot be written.
     """
-    state = state_of(network)
-    recipe = recipe_of(state, cut, architecture, policy, versions)
-    write_bytes(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
-    write_text(folder / RECIPE, json.dumps(recipe, indent=1))
-
-
-def state_of(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's weights as they are saved: on the CPU, contiguous."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_bytes(folder / WEIGHTS, weights_content(network))
+    write_text(folder / RECIPE, json.dumps(recipe_of(network, cut, architecture, policy, versions), indent=1))
 
 
 def recipe_of(
-    state: Mapping[str, Tensor],
-    cut: Cut,
-    architecture: Architecture,
-    policy: PruningPolicy,
-    versions: Mapping[str, str],
+    network: nn.Module, cut: Cut, architecture: Architecture, policy: PruningPolicy, versions: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what :func:`rebuild` needs to know besides the weights, as plain types."""
     return {
@@ -84,10 +88,32 @@ def recipe_of(
             "input_shape": list(architecture.input_shape),
         },
         "kept": {module: kept.to_json() for module, kept in sorted(cut.items())},
-        "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
+        "shapes": {name: list(tensor.shape) for name, tensor in network.state_dict().items()},
+        "sizes": _sizes_of(network, cut),
+        "needs_autoprune": [path for path, module in network.named_modules() if _is_special(module)],
         "policy": json.loads(policy.to_json()),
         "versions": dict(versions),
     }
+
+
+def weights_content(network: nn.Module, facts: Mapping[str, str] | None = None) -> bytes:
+    """Return a network's weights as the content of ``model.safetensors``, with facts among its metadata."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    return save(state, metadata={"format": "pt", **(facts or {})})
+
+
+def _sizes_of(network: nn.Module, cut: Cut) -> dict[str, dict[str, Any]]:
+    """Return what every module that was cut says of its own size, as the attributes of PyTorch's layers."""
+    modules = dict(network.named_modules(remove_duplicate=False))
+    cut_paths = [path for path, kept in sorted(cut.items()) if path in modules and BLOCK not in kept.sides]
+    known = {path: vars(modules[path]) for path in cut_paths}
+    found = {path: {name: own[name] for name in _SIZES if name in own} for path, own in known.items()}
+    return {path: sizes for path, sizes in found.items() if sizes}
+
+
+def _is_special(module: nn.Module) -> bool:
+    """Return whether a module has a forward pass of ours, as attention has that was cut."""
+    return isinstance(module, SlimAttention)
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:
@@ -103,11 +129,29 @@ def read_recipe(folder: Path) -> dict[str, Any]:
             raise ModelError(f"{str(path)!r} has format {recipe['format']}; this autoprune reads format {FORMAT}")
         return recipe
     except FileNotFoundError:
+        missing = missing_files(folder)
+        if WEIGHTS in missing:
+            raise ModelError(
+                f"{str(folder)!r} is not a picked network: it has no {RECIPE}; `autoprune pick` makes such folders"
+            ) from None
         raise ModelError(
-            f"{str(folder)!r} is not a picked network: it has no {RECIPE}; `autoprune pick` makes such folders"
+            f"{str(folder)!r} is half written or half copied: it lacks {', '.join(missing)}; copy it again, or pick "
+            f"the trial again with --force"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{str(path)!r} cannot be read as a recipe: {error}; pick the trial again") from error
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Return what a picked folder lacks, by name: what each has, and what its card names, in the size it names."""
+    needed = [name for name in (WEIGHTS, RECIPE, CARD_JSON, CARD) if not (folder / name).is_file()]
+    try:
+        files = json.loads((folder / CARD_JSON).read_text(encoding="utf-8")).get("files", {})
+        sizes = {name: int(facts["bytes"]) for name, facts in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return needed if CARD_JSON in needed else [*needed, f"a {CARD_JSON} that can be read"]
+    there = {name: (folder / name).stat().st_size for name in sizes if (folder / name).is_file()}
+    return [*needed, *(name for name, size in sizes.items() if there.get(name) != size and name not in needed)]
 
 
 def _understood(recipe: Mapping[str, Any], path: Path) -> tuple[Architecture, dict[str, KeptIndices]]:

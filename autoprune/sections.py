@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from autoprune.builtins import DATA, IMPORTANCES, MODELS
 from autoprune.errors import BudgetError, UnknownNameError, did_you_mean
+from autoprune.formats import named_formats
 from autoprune.metrics import Limit, metric
 from autoprune.policy import MASK_PATTERNS
 from autoprune.registry import Registry
@@ -300,6 +301,19 @@ class PickSpec(Section):
     compare: bool = Field(
         default=True, description="whether the uniform baseline of the same budget is finished too, to compare with"
     )
+    export: str = Field(
+        default="auto",
+        description="further files: onnx, pt2 or both, none; auto: onnx if the extra onnx is installed",
+    )
+
+    @field_validator("export")
+    @classmethod
+    def _formats(cls, text: str) -> str:
+        try:
+            named_formats(text)
+        except UnknownNameError as error:
+            raise fault(str(error)) from error
+        return text
 
 
 class LatencySpec(Section):

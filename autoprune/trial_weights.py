@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 
 from autoprune.atomic import write_bytes
@@ -24,7 +23,7 @@ from autoprune.errors import ModelError, StudyError
 from autoprune.folder import StudyFolder
 from autoprune.keep import worth_keeping
 from autoprune.metrics import Budget
-from autoprune.picked import Architecture, rebuild, recipe_of, state_of
+from autoprune.picked import Architecture, rebuild, recipe_of, weights_content
 from autoprune.pruning.prune import Pruner
 from autoprune.trial import Candidate, Completed, Trial
 
@@ -63,9 +62,9 @@ class TrialWeights:
             return None
 
         def write(candidate: Candidate, network: nn.Module) -> None:
-            state, policy = state_of(network), candidate.policy
-            recipe = recipe_of(state, pruner.cut(policy), architecture, policy, versions)
-            content = save(state, metadata={"format": "pt", _RECIPE: json.dumps(recipe)})
+            policy = candidate.policy
+            recipe = recipe_of(network, pruner.cut(policy), architecture, policy, versions)
+            content = weights_content(network, {_RECIPE: json.dumps(recipe)})
             try:
                 write_bytes(self.folder.trial_weights(candidate.number), content)
             except StudyError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).parents[1] / "autoprune"
-WORKSHOP = ("pruning", "cost", "training")
+WORKSHOP = ("pruning", "cost", "training", "export")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ FLOORS = {
     "plan": Floor(
         (
             *("builtins", "folder", "sections", "spec", "spec_file", "recipes"),
-            *("trial", "hits", "space", "pareto", "sensitivity", "rungs", "halving", "card", "keep", "disk"),
+            *("trial", "hits", "space", "pareto", "sensitivity", "rungs", "halving", "card", "formats"),
+            *("keep", "disk"),
         ),
         strangers=False,
     ),
@@ -49,7 +50,8 @@ FLOORS = {
     "doors": Floor(
         (
             *("dense", "origins", "threshold", "rises", "latency_probes", "build", "run", "finish", "inspection"),
-            *("testing", "progress", "trial_weights"),
+            *("unfinished", "exports", "verify", "deliver", "subject", "transfer", "testing", "progress"),
+            "trial_weights",
             *("cli", "__main__", ""),
         ),
         strangers=False,
@@ -60,12 +62,13 @@ FLOORS = {
 DOORS = {
     "torch": (
         *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_probes", "build", "finish"),
-        *("inspection", "testing", "trial_weights"),
+        *("inspection", "testing", "unfinished", "exports", "verify", "deliver", "subject", "transfer"),
+        "trial_weights",
     ),
     "torchvision": ("training",),
     "optuna": ("study",),
     "sqlalchemy": ("study",),
-    "filelock": ("study",),
+    "filelock": ("study", "unfinished"),
     "moocore": ("pareto",),
     "numpy": ("pareto", "sensitivity", "hits", "rungs", "study", "cost", "training"),
     "scipy": ("study",),
@@ -74,8 +77,10 @@ DOORS = {
     "tomllib": ("spec_file", "cli.options"),  # tomli before Python 3.11
     "tomli": ("spec_file", "cli.options"),
     "tomli_w": ("spec_file",),
-    "safetensors": ("training", "picked", "dense", "trial_weights"),
+    "safetensors": ("training", "picked", "dense", "export.plain", "unfinished", "verify", "trial_weights"),
     "sklearn": ("training",),
+    "onnxruntime": ("export",),
+    "onnx": ("export.onnx_check",),
     "PIL": ("training",),
     "matplotlib": ("report.picture", "report.sensitivity_picture"),
     "rich": ("report.tables", "progress", "cli"),
@@ -85,7 +90,7 @@ DOORS = {
 # what else a room must not import, although it stands below
 AVOIDS = {"study": WORKSHOP, "report": (*WORKSHOP, "evaluate"), "progress": (*WORKSHOP, "evaluate")}
 
-HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore")
+HEAVY = ("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ import autoprune
 from autoprune.cli import main
 from autoprune.cli.main import COMMANDS
 
+pytestmark = pytest.mark.usefixtures("checks_in_this_process")
+
 QUICK = ("--objectives", "accuracy,mflops", "--sampler", "random", "--threads", "1", "--device", "cpu")
 
 

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 from tiny import stored_trials, write_study
 
 from autoprune.cli import main
+
+pytestmark = pytest.mark.usefixtures("checks_in_this_process")
 
 
 def run(*arguments: str | Path) -> Result:

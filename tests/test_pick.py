@@ -30,6 +30,8 @@ from autoprune.training.finetune import finetune, recalibrate_batchnorm
 from autoprune.training.loop import Span
 from autoprune.trial import Candidate, Completed, Failed, Trial
 
+pytestmark = pytest.mark.usefixtures("checks_in_this_process")
+
 BUDGET = Budget({"mflops": Limit(0.1)})
 EPOCHS = 4.0  # of three steps: parts of 3, 3 and 6 steps
 

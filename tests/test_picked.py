@@ -26,6 +26,8 @@ from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
 from autoprune.study.view import open_view
 
+pytestmark = pytest.mark.usefixtures("checks_in_this_process")
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -133,7 +135,7 @@ def test_the_module_s_own_attributes_say_its_new_width(picked: tuple[Path, dict[
 
 def test_there_is_no_pickle_in_the_folder(picked: tuple[Path, dict[str, Any]]) -> None:
     names = sorted(path.name for path in picked[0].iterdir())
-    assert names == ["card.json", "card.md", "model.safetensors", "recipe.json"]
+    assert names == ["card.json", "card.md", "model.safetensors", "policy.json", "recipe.json"]
     for path in picked[0].iterdir():
         content = path.read_bytes()
         assert not content.startswith((b"PK", b"\x80")), f"{path.name} looks like a zip or a pickle"

@@ -85,6 +85,7 @@ recalibration_images = 48
 
 [pick]
 epochs = 1
+export = "none"
 
 [latency]
 blocks = 3

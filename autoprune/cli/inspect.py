@@ -68,7 +68,7 @@ def _inspect(request: Request, text: str | None, classes: int | None, model_give
     spec = request.spec
     if text is None and model_given and spec.model.source.startswith("torchvision:"):
         text, classes = "3x224x224", classes or 1000
-    shape = _parse_shape(text) if text else None
+    shape = parse_shape(text) if text else None
     task = None if shape is not None and classes is not None else task_of(spec)
     if task is not None and shape not in (None, task.input_shape):
         classes, task = classes or task.num_classes, None
@@ -77,7 +77,7 @@ def _inspect(request: Request, text: str | None, classes: int | None, model_give
     return inspect_network(spec, wanted, outputs, StudyFolder(request.folder), task)
 
 
-def _parse_shape(text: str) -> tuple[int, ...]:
+def parse_shape(text: str) -> tuple[int, ...]:
     """Return the shape of one example: of an image, CxHxW; of a row of features, F; of a sequence of rows, TxF."""
     try:
         shape = tuple(int(part) for part in text.lower().split("x"))

@@ -19,6 +19,7 @@ from autoprune.errors import AutopruneError
 INTERRUPTED = 130
 
 COMMANDS = {
+    "apply": "Prune a network by the policy that another one was picked by.",
     "inspect": "Show what can be pruned in a network, and what cannot and why.",
     "pick": "Finish the best network within a budget: longer fine-tune, test score, files.",
     "report": "Show a study's front; write front.csv, front.json and front.png.",

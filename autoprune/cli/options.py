@@ -42,6 +42,13 @@ storage_option = click.option(
 )
 
 
+export_option = click.option(
+    "--export",
+    metavar="onnx,pt2|none",
+    help="Further files: model.onnx, model.pt2. Default: model.onnx if the extra onnx is installed.",
+)
+
+
 def budget_options(command: _F) -> _F:
     """Add one ``--budget-…`` option for each cost."""
     for name, unit in reversed(BUDGETS.items()):
@@ -133,6 +140,12 @@ def spec_options(command: _F) -> _F:
         help="Override any other value of the spec, e.g. --set finetune.lr=0.02.",
     )(command)
     return _with(command, _PLAIN)
+
+
+def transfer_options(command: _F) -> _F:
+    """Add the options that say which network a policy is applied to."""
+    wanted = ("model.source", "model.weights", "data.source", "data.root", "seed", "runtime.device")
+    return _with(command, [entry for entry in _PLAIN if entry[1] in wanted])
 
 
 def model_options(command: _F) -> _F:

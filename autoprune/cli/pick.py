@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shlex
+import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoprune.cli.main import emit, json_option
+from autoprune.cli.main import INTERRUPTED, emit, json_option
 from autoprune.cli.options import (
     asked_budget,
     budget_options,
     budget_text,
     budget_values,
+    export_option,
     fraction,
     root_option,
     storage_option,
@@ -23,6 +26,7 @@ from autoprune.cli.options import (
 from autoprune.errors import NothingFitsError, UsageError
 
 if TYPE_CHECKING:
+    from autoprune.formats import Wanted
     from autoprune.metrics import Budget
     from autoprune.study.view import StudyView
     from autoprune.trial import Trial
@@ -38,6 +42,7 @@ Examples:
   autoprune pick --budget-mflops 50 --top 1 --no-compare
   autoprune pick --trial 17 --finetune-epochs 40
   autoprune pick --trial 17 --finetune-epochs 0          with the very weights that the search measured
+  autoprune pick --budget-mflops 50 --export onnx,pt2
 """
 )
 @study_argument
@@ -63,6 +68,7 @@ Examples:
     help="Epochs of the longer fine-tune; default: the study's pick.epochs. 0: none, with the weights that the "
     "search measured, if they are kept.",
 )
+@export_option
 @click.option("--force", is_flag=True, help="Replace a network that was picked before.")
 @root_option
 @storage_option
@@ -75,6 +81,7 @@ def pick(
     top: int | None,
     compare: bool | None,
     finetune_epochs: float | None,
+    export: str | None,
     force: bool,
     root: Path,
     storage: str | None,
@@ -85,9 +92,10 @@ def pick(
 
     The best few are rebuilt from the dense network and fine-tuned longer; the better half by validation loss
     goes on, twice with three or four of them, until one is left. It is scored once on test, beside the uniform
-    baseline of the same budget after the same fine-tune, and written as model.safetensors, recipe.json and
-    card.md; autoprune.load(folder) gives it back. Without a budget, the study's last one counts. Exit code 3
-    if nothing fits. One FLOP is one multiply–accumulate.
+    baseline of the same budget after the same fine-tune, and written as model.safetensors, recipe.json,
+    policy.json, card.md and model.onnx; autoprune.load(folder) gives it back. Every file is checked in a fresh
+    process. Interrupted, the same command goes on. Without a budget, the study's last one counts. Exit code 3
+    if nothing fits, 1 if an export that was asked for fails. One FLOP is one multiply–accumulate.
     """
     from autoprune.recipes import find_study
     from autoprune.study.view import open_view
@@ -102,14 +110,39 @@ def pick(
         budget, trials = _choose(view, options, number, min_accuracy, max_drop, usual if top is None else top)
     except NothingFitsError as error:
         raise NothingFitsError(f"{error}:\n{_search_on(view, folder, options, storage)}") from error
-    card, target = _finish(view, trials, budget, finetune_epochs, compare, force)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as cleanly as Ctrl-C
+    try:
+        card, target = _finish(view, trials, budget, finetune_epochs, compare, force, _wanted(export))
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nautoprune: interrupted; the parts of the fine-tune that were finished are kept. Go on with:\n"
+            f"  autoprune {shlex.join(sys.argv[1:])}",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+    conclude(card, target, as_json)
+
+
+def conclude(card: Mapping[str, Any], target: Path, as_json: bool) -> None:
+    """Print a card, and leave with 1 if an export failed that was asked for by name."""
+    from autoprune.card import CARD, summary_text
+
     if as_json:
         emit({**card, "folder": str(target)})
-        return
-    from autoprune.card import CARD, card_text
+    else:
+        click.echo(summary_text(card))
+        click.echo(f"\nwritten: {target} (see {CARD}); load it with autoprune.load({str(target)!r})")
+    failed = [found["file"] for found in card["exports"].values() if "failure" in found]
+    for file in failed:
+        click.echo(f"autoprune: {file} was not written; the other files are whole", err=True)
+    if failed and card["exports_wanted"]["is_explicit"]:
+        sys.exit(1)
 
-    click.echo(card_text(card).partition("\n- fine-tune")[0])
-    click.echo(f"\nwritten: {target} (see {CARD}); load it with autoprune.load({str(target)!r})")
+
+def _wanted(export: str | None) -> Wanted | None:
+    from autoprune.formats import wanted_formats
+
+    return None if export is None else wanted_formats(export)
 
 
 def _choose(
@@ -131,13 +164,24 @@ def _choose(
         found = next((trial for trial in view.trials if trial.number == number), None)
         if found is None or not isinstance(found.outcome, Completed):
             known = ", ".join(str(t.number) for t in view.trials if isinstance(t.outcome, Completed))
-            raise UsageError(f"trial {number} is not a completed trial of this study; completed: {known or 'none'}")
+            raise UsageError(
+                f"trial {number} is not a completed trial of this study: {_ending(found)}; completed: {known or 'none'}"
+            )
         return asked or Budget(), [found]
     least = fraction("--min-accuracy", min_accuracy) if min_accuracy else None
     if max_drop:
         least = view.dense["accuracy"] - fraction("--max-drop", max_drop)
     budget = asked or (Budget() if least is not None else view.budget)
     return budget, best_few(view.trials, budget, top, least)
+
+
+def _ending(trial: Trial | None) -> str:
+    """Say why a trial cannot be finished."""
+    from autoprune.progress import how_it_ended
+
+    if trial is None:
+        return "it was not asked for yet, or is running, or was cut off and will be asked again"
+    return f"it {how_it_ended(trial, None)}"
 
 
 def _search_on(view: StudyView, folder: Path, options: Mapping[str, Any], storage: str | None) -> str:
@@ -148,7 +192,13 @@ def _search_on(view: StudyView, folder: Path, options: Mapping[str, Any], storag
 
 
 def _finish(
-    view: StudyView, trials: list[Trial], budget: Budget, epochs: float | None, compare: bool | None, force: bool
+    view: StudyView,
+    trials: list[Trial],
+    budget: Budget,
+    epochs: float | None,
+    compare: bool | None,
+    force: bool,
+    wanted: Wanted | None,
 ) -> tuple[dict[str, Any], Path]:
     from rich.console import Console
 
@@ -157,4 +207,4 @@ def _finish(
     display = PlainDisplay(Console(stderr=True))
     from autoprune.finish import finish_trials
 
-    return finish_trials(view, trials, budget, display.say, epochs=epochs, compare=compare, force=force)
+    return finish_trials(view, trials, budget, display.say, epochs=epochs, compare=compare, force=force, wanted=wanted)

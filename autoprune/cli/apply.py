@@ -1,0 +1,93 @@
+"""``autoprune apply``: prune a network by a policy that another one was picked by."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autoprune.cli.main import json_option
+from autoprune.cli.options import export_option, layer_of, transfer_options
+from autoprune.cli.pick import conclude
+
+if TYPE_CHECKING:
+    from autoprune.formats import Wanted
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  autoprune apply studies/digits-resnet56/picked/28/policy.json --model resnet56 --weights mine.safetensors
+  autoprune apply policy.json --model net.py:build --data imagefolder:photos -o pruned
+  autoprune apply policy.json --model torchvision:resnet18 --weights DEFAULT --input 3x224x224 --classes 1000
+"""
+)
+@click.argument("policy", type=click.Path(path_type=Path))
+@transfer_options
+@click.option("--input", "shape", metavar="CxHxW", help="Input shape; default: the data's, or else the policy's.")
+@click.option("--classes", type=int, help="Number of classes; default: the data's, or else the policy's.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("applied"),
+    show_default=True,
+    help="Folder to write.",
+)
+@export_option
+@click.option("--force", is_flag=True, help="Replace the folder if it exists.")
+@json_option
+def apply(
+    policy: Path,
+    shape: str | None,
+    classes: int | None,
+    output: Path,
+    export: str | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Prune a network by POLICY, the policy.json of a picked folder, and write a folder like a picked one.
+
+    The network needs the groups that the policy names; each loses the same share of its own channels, those that the
+    policy's criterion scores lowest in it. Nothing is trained; with --data, batch norm is recalibrated and the network
+    scored on validation. Criteria that look at data need --data. Exit code 1 if the policy does not fit.
+    """
+    from autoprune.cli.inspect import parse_shape
+    from autoprune.formats import wanted_formats
+    from autoprune.spec_file import Layer, parse_spec
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    wanted = wanted_formats(export or "auto")
+    values = layer_of(options)
+    spec = parse_spec([Layer("command line", values)])
+    size = parse_shape(shape) if shape else ()
+    conclude(_apply(policy, spec, size, classes or 0, bool(values.get("data")), output, force, wanted), output, as_json)
+
+
+def _apply(
+    policy: Path,
+    spec: Any,
+    shape: tuple[int, ...],
+    classes: int,
+    has_data: bool,
+    target: Path,
+    force: bool,
+    wanted: Wanted,
+) -> dict[str, Any]:
+    from rich.console import Console
+
+    from autoprune.progress import PlainDisplay
+
+    display = PlainDisplay(Console(stderr=True))
+    from autoprune.deliver import check_target
+    from autoprune.subject import read_policy, subject_of
+    from autoprune.transfer import apply_policy
+
+    check_target(target, force)
+    stored = read_policy(policy)
+    return apply_policy(
+        stored, subject_of(spec, stored, shape, classes, has_data, display.say), target, wanted, display.say
+    )

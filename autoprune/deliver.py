@@ -1,0 +1,183 @@
+"""Write a pruned network as a folder of files that others can use: built aside, checked from outside, then shown.
+
+The folder appears whole or not at all. What does not pass its checks stays where it was built, and is not called done.
+Both ``finish`` and ``transfer`` end here.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.atomic import write_text
+from autoprune.card import CARD, CARD_JSON
+from autoprune.errors import EvaluationError, StudyError, UsageError
+from autoprune.exports import Examples, export_network
+from autoprune.formats import FILES, Wanted
+from autoprune.picked import POLICY, RECIPE, WEIGHTS, Architecture, load, missing_files, save_network, weights_content
+from autoprune.policy import PruningPolicy
+from autoprune.pruning.prune import Cut
+from autoprune.sections import LatencySpec
+from autoprune.verify import Check, Reference, verify_in_new_process
+
+Say = Callable[[str], None]
+CardText = Callable[[Mapping[str, Any]], str]
+POLICY_FORMAT = 1
+CHECKED_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Hold what a folder is made from.
+
+    Attributes:
+        network: pruned, in eval mode, on any device; not touched.
+        dense: the network before pruning, likewise.
+        cut: what was kept of every module that was cut.
+        architecture: of the dense network.
+        policy: that the cut follows.
+        channels: group → channels in the dense network.
+        examples: that the files are checked on.
+        latency: how exported files are timed.
+        wanted: which formats besides our own.
+    """
+
+    network: nn.Module
+    dense: nn.Module
+    cut: Cut
+    architecture: Architecture
+    policy: PruningPolicy
+    channels: Mapping[str, int]
+    examples: Examples
+    latency: LatencySpec
+    wanted: Wanted
+
+
+def check_target(target: Path, force: bool, exists: str = "give another folder, or --force to replace it") -> None:
+    """Raise if a folder is there already and may not be replaced.
+
+    Args:
+        target: the folder.
+        force: whether one that autoprune wrote is replaced; another one never is.
+        exists: what to do if it is whole.
+
+    Raises:
+        UsageError: naming the folder, and what it lacks if it is half written.
+    """
+    if not target.exists():
+        return
+    names = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
+    if names and not names & {WEIGHTS, RECIPE, CARD_JSON}:
+        raise UsageError(f"{str(target)!r} holds something that autoprune did not write; give another folder")
+    missing = missing_files(target)
+    if missing and not force:
+        raise UsageError(
+            f"{str(target)!r} is half written or half copied (it lacks {', '.join(missing)}); give --force to replace "
+            f"it, or move it away"
+        )
+    if not force:
+        raise UsageError(f"{str(target)!r} exists already; {exists}")
+
+
+def deliver(
+    target: Path, building: Path, card: Mapping[str, Any], of: Delivery, text_of: CardText, say: Say
+) -> dict[str, Any]:
+    """Write a network into a folder, check every file of it, and return its card, with exports and checks.
+
+    Args:
+        target: the folder; replaced if it exists.
+        building: where it is written meanwhile, on the same disk; what lies there is removed.
+        card: what was measured of the network; costs under ``validation``, those of the dense one under ``dense``.
+        of: what the files are made from.
+        text_of: card → Markdown.
+        say: told in a sentence what is going on.
+
+    Raises:
+        StudyError: if the folder cannot be written.
+        EvaluationError: if a file does not pass a check; names them, and where they are left.
+    """
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        card = {**card, **_write_files(building, of, card["versions"], say)}
+        write_text(building / CARD_JSON, json.dumps(card, indent=1))
+        say("loading every file in a fresh process, and checking it")
+        checks = verify_in_new_process(building, _reference(of))
+        _check_passed(checks, building)
+        card = {**card, "checks": [asdict(check) for check in checks]}
+        write_text(building / CARD_JSON, json.dumps(card, indent=1))
+        write_text(building / CARD, text_of(card))
+        if target.exists():
+            shutil.rmtree(target)
+        building.rename(target)
+    except OSError as error:
+        raise StudyError(
+            f"cannot write {str(target)!r}: {error.strerror or error}; free space or permissions"
+        ) from error
+    return card
+
+
+def _write_files(folder: Path, of: Delivery, versions: Mapping[str, str], say: Say) -> dict[str, Any]:
+    """Write everything but the card, and return what the card says of it."""
+    save_network(folder, of.network, of.cut, of.architecture, of.policy, versions)
+    write_text(folder / POLICY, json.dumps(_policy_document(of), indent=1))
+    dense = _as_loaded(of.dense)
+    loaded = load(folder, network=dense)
+    exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.latency, say)
+    dense_bytes = {WEIGHTS: len(weights_content(dense))}
+    dense_bytes |= {found["file"]: found["dense_bytes"] for found in exports.values() if "failure" not in found}
+    written = [WEIGHTS, RECIPE, POLICY, *(name for name in FILES.values() if (folder / name).exists())]
+    files: dict[str, dict[str, int]] = {name: {"bytes": os.path.getsize(folder / name)} for name in written}
+    for name, size in dense_bytes.items():
+        files[name]["dense_bytes"] = size
+    return {"files": files, "exports": exports, "exports_wanted": of.wanted.to_json(), "checks": []}
+
+
+def _policy_document(of: Delivery) -> dict[str, Any]:
+    """Return what ``policy.json`` holds: the policy, and what it was made for."""
+    return {
+        "format": POLICY_FORMAT,
+        "policy": json.loads(of.policy.to_json()),
+        "channels": dict(of.channels),
+        "made_for": {
+            "model": of.architecture.source,
+            "num_classes": of.architecture.num_classes,
+            "input_shape": list(of.architecture.input_shape),
+        },
+    }
+
+
+def _as_loaded(network: nn.Module) -> nn.Module:
+    """Return a copy as a network is that comes from a file: on the CPU, with every tensor contiguous.
+
+    Kernels are chosen by strides, and round otherwise for channels_last.
+    """
+    twin = copy.deepcopy(network).cpu().eval()
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    return twin
+
+
+def _reference(of: Delivery) -> Reference:
+    """Return what the finished network answers to some examples."""
+    images = next(of.examples.take(CHECKED_IMAGES, CHECKED_IMAGES)).images
+    with torch.no_grad():
+        return Reference(images, _as_loaded(of.network)(images))
+
+
+def _check_passed(checks: Sequence[Check], folder: Path) -> None:
+    failed = [f"{check.name}: {check.detail}" for check in checks if check.passed is False]
+    if failed:
+        raise EvaluationError(
+            f"the files did not pass their checks, so they are not called done: {'; '.join(failed)}. They are left in "
+            f"{str(folder)!r}; if a file of autoprune's own is at fault, please report it"
+        )

@@ -1,0 +1,154 @@
+"""Convert a network to ONNX, and run such a file in ONNX Runtime on the CPU.
+
+Needs the extra ``onnx`` (the packages ``onnx``, ``onnxscript`` and ``onnxruntime``), which is loaded late. The
+conversion is PyTorch's own exporter; that both answer alike is for the caller to check, on inputs that matter.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import ExportError
+
+CONVERTER = ("onnx", "onnxscript")
+RUNTIME = ("onnxruntime",)
+INPUT, OUTPUT, BATCH = "input", "output", "batch"
+_LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+_LONGEST_REASON = 300
+
+
+def missing_packages(wanted: tuple[str, ...] = (*CONVERTER, *RUNTIME)) -> tuple[str, ...]:
+    """Return which of the packages of the extra ``onnx`` are not installed; nothing is imported."""
+    return tuple(name for name in wanted if find_spec(name) is None)
+
+
+def onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
+    """Return a network as the bytes of an ONNX file: one input, one output, any number of examples at once.
+
+    It is converted in float32 on the CPU, in eval mode, from a copy. Nothing is printed.
+
+    Args:
+        network: takes one tensor and returns one; not touched.
+        example: input of shape ``(N, *input_shape)``; only its shape and type matter.
+
+    Raises:
+        ExportError: if packages are missing, or with the exporter's own reason if the network cannot be converted.
+    """
+    _need(CONVERTER)
+    twin = copy.deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    two = example[:1].detach().cpu().contiguous().expand(2, *example.shape[1:]).clone()  # of one, N would be taken as 1
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                twin,
+                (two,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: BATCH},),
+            )
+            return _checked(program.model_proto)  # type: ignore[union-attr]
+    except ExportError:
+        raise
+    except Exception as error:  # the exporter, or the user's own network, may raise anything
+        raise ExportError(
+            f"the network cannot be converted to ONNX: {type(error).__name__}: {_reason(error)}; its other files and "
+            f"the runtime torch do without"
+        ) from error
+
+
+class OnnxSession:
+    """Run an ONNX file on the CPU: operators one after another, each on some threads.
+
+    Args:
+        model: the bytes of a file with one input and one output, such as :func:`onnx_bytes` returns.
+        threads: CPU threads within an operator, at least 1. They do not wait busily between calls.
+
+    Raises:
+        ExportError: if onnxruntime is missing, or does not take the file.
+    """
+
+    def __init__(self, model: bytes, threads: int = 1) -> None:
+        _need(RUNTIME)
+        import onnxruntime
+
+        wish = onnxruntime.SessionOptions()
+        wish.intra_op_num_threads, wish.inter_op_num_threads = threads, 1
+        wish.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        wish.log_severity_level = 3  # errors, which are raised too
+        wish.add_session_config_entry("session.force_spinning_stop", "1")  # or it would slow down what runs next
+        try:
+            self._session: Any = onnxruntime.InferenceSession(model, wish, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own, which have no common parent
+            raise ExportError(f"ONNX Runtime does not take the file: {_reason(error)}; export it again") from error
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the answers to a batch, on the CPU.
+
+        Args:
+            inputs: shape ``(N, *input_shape)``, as the exported network took it.
+        """
+        answers = self._session.run(None, {self._input: inputs.detach().cpu().contiguous().numpy()})
+        return torch.from_numpy(answers[0])
+
+
+def _need(packages: tuple[str, ...]) -> None:
+    missing = missing_packages(packages)
+    if missing:
+        raise ExportError(f"ONNX needs {' and '.join(missing)}, not installed here; pip install 'autoprune[onnx]'")
+
+
+def _checked(model: Any) -> bytes:
+    """Return a model's bytes, without the paths of this machine that the exporter notes at every node.
+
+    Raises:
+        ExportError: if it takes only one number of examples, or answers more than one tensor.
+    """
+    graph = model.graph
+    first = graph.input[0].type.tensor_type.shape.dim[0]
+    if not first.dim_param:
+        raise ExportError(
+            f"the network converts to ONNX for {first.dim_value} examples at once only, because its code takes their "
+            f"number for a constant; write it with x.shape[0] or -1 instead"
+        )
+    if len(graph.output) != 1:
+        raise ExportError(f"the network answers {len(graph.output)} tensors; expected one")
+    for part in (graph, *model.functions):
+        for noted in (*part.node, *part.value_info):
+            del noted.metadata_props[:]
+    return bytes(model.SerializeToString())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the exporter's warnings and log lines; its errors are raised."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what began it all."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:_LONGEST_REASON].rstrip(".")

@@ -1,0 +1,41 @@
+"""What an ONNX file says of itself, once ONNX's own checker has found nothing wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OnnxFacts:
+    """Hold what a reader of an ONNX file needs.
+
+    Attributes:
+        opset: version of ONNX's standard operators.
+        operators: how many operations the graph has.
+        dynamic_batch: whether the first dimension of every input and output has a name instead of a size.
+    """
+
+    opset: int
+    operators: int
+    dynamic_batch: bool
+
+
+def checked_onnx(content: bytes) -> OnnxFacts:
+    """Return the facts of an ONNX file that is sound and whole.
+
+    Args:
+        content: of the file.
+
+    Raises:
+        onnx.checker.ValidationError: if it breaks a rule of the format.
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    ends = [*model.graph.input, *model.graph.output]
+    return OnnxFacts(
+        opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        operators=len(model.graph.node),
+        dynamic_batch=all(bool(end.type.tensor_type.shape.dim[0].dim_param) for end in ends),
+    )

@@ -1,0 +1,256 @@
+"""Export a finished network to other formats, and check each file against PyTorch before it is called one.
+
+A file is checked on validation images where there are some: the largest difference of any output, how many answers are
+equal, and both accuracies. Then it is timed in the runtime that it is made for, in alternating blocks against the dense
+network exported likewise. A format that fails is told with its reason; the others are not harmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.atomic import write_bytes
+from autoprune.cost.latency import compare_latency
+from autoprune.errors import ExportError
+from autoprune.export.onnx import OnnxSession, onnx_bytes
+from autoprune.export.onnx_check import checked_onnx
+from autoprune.export.pt2 import load_program, program_bytes
+from autoprune.formats import FILES, Wanted
+from autoprune.sections import LatencySpec
+from autoprune.training.protocol import Batch, DataTask
+from autoprune.training.runtime import Runtime
+
+Say = Callable[[str], None]
+Answer: TypeAlias = Callable[[Tensor], Tensor]
+"""(examples of shape ``(N, *input_shape)``) → logits ``(N, classes)``."""
+
+CHECKED_IMAGES = 2000
+TOLERANCE = 1e-3  # of the largest output: other kernels round otherwise, about 1e-6; what is wrong is off by far more
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Format:
+    """Say how files of one format are made and run.
+
+    Attributes:
+        runtime: the package that runs them.
+        convert: (network, example) → content of the file.
+        open: (content, threads) → what answers.
+        facts: content → what else a reader of the file wants to know; raises if the file is unsound.
+    """
+
+    runtime: str
+    convert: Callable[[nn.Module, Tensor], bytes]
+    open: Callable[[bytes, int], Answer]
+    facts: Callable[[bytes], dict[str, Any]]
+
+
+def _onnx_facts(content: bytes) -> dict[str, Any]:
+    found = checked_onnx(content)
+    return {"opset": found.opset, "operators": found.operators, "checker": "onnx.checker found no fault"}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Hold what files are checked on.
+
+    Attributes:
+        kind: what they are, in words.
+        shape: of one.
+        take: (examples in a batch, at most how many) → batches, always the same.
+        has_labels: whether their labels mean anything.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    take: Callable[[int, int], Iterator[Batch]]
+    has_labels: bool
+
+
+def examples_of(task: DataTask) -> Examples:
+    """Return the validation images of a task."""
+    return Examples(
+        "validation images",
+        tuple(task.input_shape),
+        lambda size, limit: task.eval_batches("val", size, Runtime(), limit),
+        has_labels=True,
+    )
+
+
+def random_examples(shape: tuple[int, ...], seed: int) -> Examples:
+    """Return 64 inputs of normal noise, for a network that comes without data."""
+
+    def take(size: int, limit: int) -> Iterator[Batch]:
+        inputs = torch.randn(64, *shape, generator=torch.Generator().manual_seed(seed))[:limit]
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            yield Batch(part, torch.zeros(len(part), dtype=torch.int64))
+
+    return Examples("random inputs", shape, take, has_labels=False)
+
+
+FORMATS = {
+    "onnx": Format("onnxruntime", onnx_bytes, OnnxSession, _onnx_facts),
+    "pt2": Format("torch", program_bytes, lambda content, threads: load_program(content), lambda content: {}),
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Say how far two networks agree on the same images.
+
+    Attributes:
+        images: how many they were.
+        kind: what they were, in words.
+        max_difference: largest absolute difference of any output.
+        largest_output: largest absolute output of the reference.
+        equal_answers: share of images on which both name the same class.
+        accuracy: of the one that is checked; ``None`` if there are no labels.
+        reference_accuracy: of the one it is checked against, likewise.
+    """
+
+    images: int
+    kind: str
+    max_difference: float
+    largest_output: float
+    equal_answers: float
+    accuracy: float | None
+    reference_accuracy: float | None
+
+    @property
+    def is_close(self) -> bool:
+        """Return whether the outputs differ by rounding only."""
+        return self.max_difference <= TOLERANCE * max(1.0, self.largest_output)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return {**vars(self), "bit_equal": self.max_difference == 0}
+
+
+def export_network(
+    folder: Path,
+    network: nn.Module,
+    dense: nn.Module,
+    examples: Examples,
+    wanted: Wanted,
+    latency: LatencySpec,
+    say: Say,
+) -> dict[str, dict[str, Any]]:
+    """Write a network in every format wanted, as far as that works.
+
+    Args:
+        folder: where the files go.
+        network: pruned, in eval mode, on the CPU, in float32; not touched.
+        dense: the network before pruning, likewise.
+        examples: that the files are checked on.
+        wanted: which formats.
+        latency: how to time.
+        say: told in a sentence what is going on.
+
+    Returns:
+        format → ``file`` and what was found: ``agreement``, ``latency`` and facts; or ``failure``, in words, for one
+        that was not written.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in wanted.formats:
+        say(f"exporting to {FILES[name]}, and checking it against PyTorch")
+        try:
+            found[name] = _exported(folder / FILES[name], FORMATS[name], network, dense, examples, latency)
+        except Exception as error:  # an exporter may raise anything, and the network is there without it
+            (folder / FILES[name]).unlink(missing_ok=True)
+            reason = str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
+            found[name] = {"file": FILES[name], "failure": " ".join(reason.split())}
+            say(f"{FILES[name]} was not written: {found[name]['failure']}")
+    return found
+
+
+def _exported(
+    path: Path, form: Format, network: nn.Module, dense: nn.Module, examples: Examples, latency: LatencySpec
+) -> dict[str, Any]:
+    """Write one file and return what is known of it.
+
+    Raises:
+        ExportError: if it does not answer as PyTorch does.
+        Exception: whatever the exporter raises.
+    """
+    example = next(examples.take(2, 2)).images
+    content = form.convert(network, example)
+    facts = form.facts(content)
+    write_bytes(path, content)
+    answer = form.open(path.read_bytes(), latency.threads)
+    agreement = compare(answer, network, examples)
+    if not agreement.is_close:
+        raise ExportError(
+            f"its outputs on {agreement.images} {examples.kind} differ from PyTorch's by up to "
+            f"{agreement.max_difference:.3g}, the largest being {agreement.largest_output:.3g}; expected rounding only"
+        )
+    dense_content = form.convert(dense, example)
+    batch = torch.zeros(latency.batch, *examples.shape)
+    timing = timed(form.open(dense_content, latency.threads), answer, batch, latency)
+    return {
+        "file": path.name,
+        "runtime": form.runtime,
+        "dense_bytes": len(dense_content),
+        **facts,
+        "agreement": agreement.to_json(),
+        "latency": timing,
+    }
+
+
+def compare(answer: Answer, reference: Answer, examples: Examples) -> Agreement:
+    """Return how far two networks agree.
+
+    Args:
+        answer: the one that is checked.
+        reference: the one it is checked against.
+        examples: at least one.
+    """
+    differences, largest, same, right, reference_right = [], [], 0, 0, 0
+    images = 0
+    with torch.inference_mode():
+        for batch in examples.take(_BATCH, CHECKED_IMAGES):
+            found, expected = answer(batch.images), reference(batch.images)
+            differences.append(float((found - expected).abs().max()))
+            largest.append(float(expected.abs().max()))
+            classes, wanted = found.argmax(1), expected.argmax(1)
+            same += int((classes == wanted).sum())
+            right += int((classes == batch.labels).sum())
+            reference_right += int((wanted == batch.labels).sum())
+            images += len(batch)
+    worst = max(differences) if all(value == value for value in differences) else float("inf")  # NaN is no agreement
+    accuracies = (right / images, reference_right / images) if examples.has_labels else (None, None)
+    return Agreement(images, examples.kind, worst, max(largest), same / images, *accuracies)
+
+
+def timed(dense: Answer, pruned: Answer, example: Tensor, latency: LatencySpec) -> dict[str, Any]:
+    """Return what alternating blocks of calls say of two networks in one runtime, as plain types for JSON.
+
+    Args:
+        dense: the network before pruning.
+        pruned: the network after pruning.
+        example: a batch of inputs, where the networks are.
+        latency: how to time.
+    """
+    found = compare_latency(
+        cast(nn.Module, dense),
+        cast(nn.Module, pruned),
+        example,
+        blocks=latency.blocks,
+        calls=latency.calls,
+        threads=latency.threads,
+    )
+    return {
+        "batch": latency.batch,
+        "threads": latency.threads,
+        "ratio": found.ratio,
+        "ratio_stderr": found.ratio_stderr,
+        "pruned_ms": found.pruned_ms,
+        "dense_ms": found.dense_ms,
+    }

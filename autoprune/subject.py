@@ -1,0 +1,149 @@
+"""A stored policy, and the network that it is to be applied to: what each says of itself, read and built.
+
+``transfer`` brings the two together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.build import runtime_of, task_of
+from autoprune.errors import UsageError
+from autoprune.exports import Examples, examples_of, random_examples
+from autoprune.picked import Architecture
+from autoprune.policy import PruningPolicy
+from autoprune.spec import StudySpec
+from autoprune.training.models import build_model
+from autoprune.training.protocol import DataTask
+from autoprune.training.runtime import Runtime
+
+Say = Callable[[str], None]
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class StoredPolicy:
+    """Hold what a ``policy.json`` says.
+
+    Attributes:
+        policy: what to prune.
+        channels: group → channels in the network it was made for; empty if that is not told.
+        model: that network's source, empty if it is not told.
+        num_classes: of that network, 0 if it is not told.
+        input_shape: of that network, empty if it is not told.
+    """
+
+    policy: PruningPolicy
+    channels: Mapping[str, int]
+    model: str = ""
+    num_classes: int = 0
+    input_shape: tuple[int, ...] = ()
+
+
+def read_policy(path: Path) -> StoredPolicy:
+    """Return the policy of a file: a ``policy.json`` of a picked folder, or the bare JSON of a policy.
+
+    Raises:
+        UsageError: if there is no such file, or it holds no policy.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if "policy" not in data:
+            return StoredPolicy(PruningPolicy.from_json(data), {})
+        made_for = data["made_for"]
+        return StoredPolicy(
+            PruningPolicy.from_json(data["policy"]),
+            {str(name): int(count) for name, count in data["channels"].items()},
+            str(made_for["model"]),
+            int(made_for["num_classes"]),
+            tuple(int(size) for size in made_for["input_shape"]),
+        )
+    except OSError as error:
+        raise UsageError(
+            f"{str(path)!r} cannot be read: {error.strerror or error}; give the policy.json of a picked folder"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{str(path)!r} holds no policy ({type(error).__name__}: {error}); give the policy.json of a picked folder"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Hold the network that a policy is applied to.
+
+    Attributes:
+        spec: names model, weights and data.
+        network: dense, in eval mode, on the runtime.
+        task: the data, or ``None`` without any.
+        runtime: where it runs.
+        architecture: how it was built.
+        example: two inputs, shape ``(2, *input_shape)``, on the CPU.
+    """
+
+    spec: StudySpec
+    network: nn.Module
+    task: DataTask | None
+    runtime: Runtime
+    architecture: Architecture
+    example: Tensor
+
+    @property
+    def examples(self) -> Examples:
+        """Return what files are checked on."""
+        return examples_of(self.task) if self.task else random_examples(self.architecture.input_shape, self.spec.seed)
+
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        """Return training images and labels for criteria that look at some; none without data."""
+        if self.task is None:
+            return []
+        limit = self.spec.space.calibration_images
+        stream = self.task.eval_batches("train", _BATCH, self.runtime, limit=limit)
+        return [(batch.images, batch.labels) for batch in stream]
+
+
+def subject_of(
+    spec: StudySpec, stored: StoredPolicy, shape: tuple[int, ...], classes: int, has_data: bool, say: Say
+) -> Subject:
+    """Build the network that a policy is to be applied to.
+
+    Args:
+        spec: names model, weights and data.
+        stored: tells shape and classes where nothing else does.
+        shape: of one input; empty for the data's, or else the policy's.
+        classes: outputs; 0 likewise.
+        has_data: whether the spec's data was asked for.
+        say: told in a sentence what is going on.
+
+    Raises:
+        UsageError: if shape or classes are told nowhere.
+        AutopruneError: if the network or the data cannot be used.
+    """
+    task = task_of(spec) if has_data else None
+    if task is not None and shape and shape != tuple(task.input_shape):
+        raise UsageError(f"--input is {shape} and the data's inputs are {tuple(task.input_shape)}; leave --input out")
+    shape = tuple(task.input_shape) if task else shape or stored.input_shape
+    classes = classes or (task.num_classes if task else stored.num_classes)
+    if not shape or not classes:
+        raise UsageError("the policy does not say what its network reads; give --data, or --input and --classes")
+    network = build_model(
+        spec.model.source,
+        num_classes=classes,
+        input_shape=shape,
+        seed=spec.seed,
+        weights=spec.model.weights,
+        notify=say,
+    )
+    runtime = runtime_of(spec)
+    runtime.apply_threads()
+    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(spec.seed))
+    if task is not None:
+        example = next(iter(task.eval_batches("val", 2, runtime))).images.cpu()
+    architecture = Architecture(spec.model.source, classes, shape)
+    return Subject(spec, runtime.place(network).eval(), task, runtime, architecture, example)

@@ -1,0 +1,36 @@
+"""Under which licence the weights of a network stand, as far as anybody here can know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_TORCHVISION = "torchvision:"
+
+
+def weights_licence(source: str, weights: str, data: str, *, trained_here: bool = True) -> str:
+    """Return one sentence on the licence of a network's weights.
+
+    Args:
+        source: of the network, as :func:`~autoprune.training.models.build_model` takes it.
+        weights: a file, the name of torchvision's weights, or empty for weights trained here.
+        data: name and licence of the data they were trained on here.
+        trained_here: whether a network without given weights was trained here, rather than built with its weights.
+    """
+    if not weights and not trained_here:
+        return f"unknown: the weights came with the code of {source!r}; their licence is yours to know"
+    if not weights:
+        return f"trained here from scratch on {data}, so yours as far as the data allows"
+    if not source.startswith(_TORCHVISION) or Path(weights).suffix:
+        return f"unknown: the weights were given as {Path(weights).name!r}; their licence is yours to know"
+    from torchvision import models as zoo
+
+    try:
+        meta = zoo.get_model_weights(source.removeprefix(_TORCHVISION))[weights].meta
+    except (KeyError, ValueError):
+        return f"unknown: torchvision knows no weights {weights!r} for {source}"
+    stated = meta.get("license")
+    return (
+        f"{stated}, as torchvision states for {weights}; fine-tuned here on {data}"
+        if stated
+        else f"torchvision states none for {weights} (its code is BSD-3-Clause); fine-tuned here on {data}"
+    )

@@ -1,0 +1,184 @@
+"""What a pick has done so far, stored beside the picked folders until it is done, so that one cut off can go on.
+
+After every rung each contender's network and scores are kept, and at the end what was measured, so that the test split
+is scored once however often the pick is cut off. All of it lies in a folder of its own for each question that can be
+asked: the trials, the recipe, the seed and the machine are part of its name, so that nothing of another pick is taken
+for this one's. It is the :class:`~autoprune.pick.Memory` of ``pick``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from autoprune.atomic import write_bytes, write_text
+from autoprune.errors import ModelError, StudyError, StudyLockedError
+from autoprune.evaluate import Evaluator
+from autoprune.hits import Hits
+from autoprune.metrics import Measurement
+from autoprune.pick import Judged, Reached
+from autoprune.pruning.prune import shrink
+from autoprune.training.score import Score
+from autoprune.training.weights import load_weights
+from autoprune.trial import Trial
+
+WORK = ".work"
+_BUILDING = "folder"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Keep and recall what one pick does; :meth:`~autoprune.pick.Memory` says what each method is for.
+
+    Attributes:
+        folder: where it is kept.
+        evaluator: rebuilds networks.
+    """
+
+    folder: Path
+    evaluator: Evaluator
+
+    @property
+    def building(self) -> Path:
+        """Return where the picked folder is written until it is whole."""
+        return self.folder / _BUILDING
+
+    @property
+    def has_begun(self) -> bool:
+        """Return whether an earlier pick of this kind was cut off."""
+        return any(self.folder.glob("*.safetensors"))
+
+    def reached(self, trial: Trial) -> Reached | None:
+        """Return how far a trial came; ``None`` if there is nothing, or nothing that can be read."""
+        path = self._weights_of(trial)
+        try:
+            with safe_open(path, "pt") as file:
+                told = json.loads(file.metadata()["scores"])
+            scores = tuple((float(share), _score_from(score)) for share, score in told)
+            pruner = self.evaluator.pruner
+            network = shrink(pruner.network, pruner.cut(trial.candidate.policy))
+            load_weights(network, path)
+        except (OSError, SafetensorError, ModelError, KeyError, TypeError, ValueError):
+            return None  # never begun, or damaged: it is trained now
+        return Reached(self.evaluator.runtime.place(network).eval(), scores)
+
+    def keep_reached(self, trial: Trial, reached: Reached) -> None:
+        """Keep how far a trial came, in place of what was kept of it before."""
+        told = json.dumps([(share, _score_to(score)) for share, score in reached.scores])
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in reached.network.state_dict().items()}
+        write_bytes(self._weights_of(trial), save(state, metadata={"scores": told}))
+
+    def judged(self, name: str) -> Judged | None:
+        """Return what was measured at the end; ``None`` if there is nothing, or nothing that can be read."""
+        try:
+            told = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            return Judged(
+                Measurement.from_json(told["validation"]),
+                Measurement.from_json(told["test"]) if told["test"] else None,
+                {split: torch.from_numpy(Hits(text).unpack()) for split, text in told["correct"].items()},
+            )
+        except (OSError, KeyError, TypeError, ValueError):
+            return None
+
+    def keep_judged(self, name: str, judged: Judged) -> None:
+        """Keep what was measured at the end."""
+        told = {
+            "validation": judged.validation.to_json(),
+            "test": judged.test.to_json() if judged.test else None,
+            "correct": {split: Hits.pack(right.tolist()).text for split, right in judged.correct.items()},
+        }
+        write_text(self.folder / f"{name}.json", json.dumps(told))
+
+    def forget(self) -> None:
+        """Remove everything that was kept; other picks that were cut off keep theirs."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # others are there
+            self.folder.parent.rmdir()
+
+    def _weights_of(self, trial: Trial) -> Path:
+        return self.folder / f"trial-{trial.number}.safetensors"
+
+
+@contextmanager
+def unfinished(picked: Path, evaluator: Evaluator, trials: Sequence[Trial]) -> Iterator[Unfinished]:
+    """Open what is known of a pick of these trials, for this process alone, until it is forgotten or cut off.
+
+    Args:
+        picked: the study's folder of picked networks.
+        evaluator: with the recipe of the pick.
+        trials: that begin it, in their order.
+
+    Raises:
+        StudyLockedError: if another process is doing the same pick now.
+        StudyError: if the folder cannot be written.
+    """
+    folder = picked / WORK / _question(evaluator, trials)
+    lock = _locked(folder)
+    kept = Unfinished(folder, evaluator)
+    try:
+        yield kept
+    finally:
+        lock.release()
+        if folder.exists() and not kept.has_begun:
+            kept.forget()
+
+
+def _locked(folder: Path) -> filelock.BaseFileLock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / "lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise StudyLockedError(
+            f"another process is finishing the same trials now (it holds {str(folder / 'lock')!r}); wait for it or "
+            f"stop it"
+        ) from None
+    except OSError as error:
+        raise StudyError(
+            f"{str(folder)!r} cannot be written: {error.strerror or error}; free space or permissions"
+        ) from error
+    return lock
+
+
+def _question(evaluator: Evaluator, trials: Sequence[Trial]) -> str:
+    """Return a name made from everything that decides what comes of a pick, but for the study's own data."""
+    cuts = {
+        str(trial.number): [
+            trial.candidate.policy.to_json(),
+            {path: kept.to_json() for path, kept in evaluator.pruner.cut(trial.candidate.policy).items()},
+        ]
+        for trial in trials
+    }
+    facts: dict[str, Any] = {
+        "trials": [trial.number for trial in trials],
+        "cuts": cuts,
+        "recipe": asdict(evaluator.recipe),
+        "schedule": evaluator.schedule.model_dump(),
+        "images": [evaluator.recalibration_images, evaluator.calibration_images],
+        "latency": evaluator.latency.model_dump(),
+        "runtime": evaluator.runtime.describe(),
+        "seed": evaluator.seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _score_to(score: Score) -> dict[str, Any]:
+    correct = None if score.correct is None else Hits.pack(score.correct.tolist()).text
+    numbers = {name: getattr(score, name) for name in ("accuracy", "accuracy_stderr", "loss", "loss_stderr", "count")}
+    return {**numbers, "correct": correct}
+
+
+def _score_from(data: dict[str, Any]) -> Score:
+    correct = None if data["correct"] is None else torch.from_numpy(Hits(data["correct"]).unpack())
+    return Score(**{**data, "correct": correct})

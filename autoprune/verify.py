@@ -1,0 +1,201 @@
+"""Check a picked folder from outside: load every file as its user will, in a process that has seen none of it.
+
+``finish`` starts ``python -m autoprune.verify`` on a folder before it is called done. The reference is a file of images
+and of what the finished network answered to them; the costs are those on the card. Every check ends in a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from autoprune.atomic import write_bytes, write_text
+from autoprune.card import CARD_JSON
+from autoprune.cost.macs import measure_network
+from autoprune.errors import EvaluationError
+from autoprune.export.plain import rebuild
+from autoprune.exports import FORMATS, TOLERANCE
+from autoprune.formats import FILES
+from autoprune.picked import POLICY, WEIGHTS, load, read_recipe
+from autoprune.policy import PruningPolicy
+from autoprune.training.models import build_model
+
+_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Check:
+    """Tell how one check ended.
+
+    Attributes:
+        name: what was checked.
+        passed: ``None`` if it does not apply here.
+        detail: what was found, or why it does not apply.
+    """
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Hold what a folder's files have to answer.
+
+    Attributes:
+        images: shape ``(N, *input_shape)``.
+        outputs: of the finished network, shape ``(N, classes)``.
+    """
+
+    images: Tensor
+    outputs: Tensor
+
+    def write(self, path: Path) -> None:
+        """Store it."""
+        write_bytes(path, save({"images": self.images.contiguous(), "outputs": self.outputs.contiguous()}))
+
+    @classmethod
+    def read(cls, path: Path) -> Reference:
+        """Return what :meth:`write` stored."""
+        stored = load_file(path)
+        return cls(stored["images"].clone(), stored["outputs"].clone())
+
+
+def verify_in_new_process(folder: Path, reference: Reference) -> list[Check]:
+    """Return the checks of a folder, made by a process that starts from nothing but its files.
+
+    Args:
+        folder: with everything but the checks on its card.
+        reference: what its files have to answer.
+
+    Raises:
+        EvaluationError: if that process does not come to its end.
+    """
+    asked, told = folder.with_name("reference.safetensors"), folder.with_name("checks.json")
+    reference.write(asked)
+    command = [sys.executable, "-m", "autoprune.verify", str(folder), str(asked), str(told)]
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # where the user's own code is found
+    done = subprocess.run(
+        [*command, str(torch.get_num_threads())],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise EvaluationError(f"the self-check of {str(folder)!r} ended with exit code {done.returncode}: {last}")
+    return [Check(**found) for found in json.loads(told.read_text(encoding="utf-8"))]
+
+
+def verify(folder: Path, reference: Reference) -> list[Check]:
+    """Return the checks of a folder, made in this process."""
+    card = json.loads((folder / CARD_JSON).read_text(encoding="utf-8"))
+    return list(_checks(folder, reference, card))
+
+
+def _checks(folder: Path, reference: Reference, card: dict[str, Any]) -> Iterator[Check]:
+    yield _guarded("autoprune.load", lambda: _same_outputs(load(folder), reference))
+    yield _guarded("plain PyTorch", lambda: _plain(folder, reference))
+    yield _guarded("costs counted anew", lambda: _costs(folder, reference, card))
+    yield _guarded("policy.json", lambda: _policy(folder, card))
+    for name, found in card["exports"].items():
+        if "failure" not in found:
+            yield _guarded(FILES[name], lambda name=name: _export(folder, name, reference))  # type: ignore[misc]
+    yield _smaller(card)
+    yield _guarded("latency", lambda: _latencies(card))
+
+
+def _guarded(name: str, check: Callable[[], tuple[bool | None, str]]) -> Check:
+    """Run a check; one that raises has failed."""
+    try:
+        return Check(name, *check())
+    except Exception as error:  # whatever a file or the user's own network does to us here it would do to others
+        return Check(name, False, f"{type(error).__name__}: {error}")
+
+
+def _same_outputs(network: nn.Module, reference: Reference) -> tuple[bool, str]:
+    with torch.no_grad():
+        found = network(reference.images)
+    worst = float((found - reference.outputs).abs().max())
+    same = torch.equal(found, reference.outputs)
+    detail = f"outputs on {len(reference.images)} images "
+    return same, detail + ("equal to the last bit" if same else f"differ by up to {worst:.3g}")
+
+
+def _plain(folder: Path, reference: Reference) -> tuple[bool | None, str]:
+    recipe = read_recipe(folder)
+    if recipe["needs_autoprune"]:
+        return None, f"autoprune.load is needed for the cut attention in {', '.join(recipe['needs_autoprune'])}"
+    wanted = recipe["architecture"]
+    dense = build_model(
+        wanted["source"], num_classes=wanted["num_classes"], input_shape=tuple(wanted["input_shape"]), seed=1
+    )
+    return _same_outputs(rebuild(str(folder), dense), reference)
+
+
+def _costs(folder: Path, reference: Reference, card: dict[str, Any]) -> tuple[bool, str]:
+    """Count multiply–accumulates (half of what PyTorch's counter says), parameters and bytes."""
+    mask = read_recipe(folder)["policy"].get("mask")
+    counted = measure_network(load(folder), reference.images, tuple(mask["layers"]) if mask else ())
+    claimed = {name: card["validation"]["values"][name] for name in counted.values}
+    told = ", ".join(f"{name} {value:g}" for name, value in counted.values.items())
+    if dict(counted.values) == claimed:
+        return True, f"{told}: as on the card"
+    return False, f"{told}; the card says {', '.join(f'{name} {value:g}' for name, value in claimed.items())}"
+
+
+def _policy(folder: Path, card: dict[str, Any]) -> tuple[bool, str]:
+    read = PruningPolicy.from_json(json.loads((folder / POLICY).read_text(encoding="utf-8"))["policy"])
+    same = read == PruningPolicy.from_json(card["policy"]) == PruningPolicy.from_json(read_recipe(folder)["policy"])
+    return same, "the same as on the card and in recipe.json" if same else "differs from the card or recipe.json"
+
+
+def _export(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:
+    answer = FORMATS[name].open((folder / FILES[name]).read_bytes(), torch.get_num_threads())
+    with torch.inference_mode():
+        found = torch.cat([answer(reference.images[:1]), answer(reference.images[1:])])  # of two lengths
+    worst, largest = float((found - reference.outputs).abs().max()), float(reference.outputs.abs().max())
+    detail = f"outputs on {len(found)} images differ from PyTorch's by up to {worst:.3g}"
+    return worst <= TOLERANCE * max(1.0, largest), detail
+
+
+def _smaller(card: dict[str, Any]) -> Check:
+    """Compare files with those of the dense network; a network that lost nothing, as by a mask, is as large as it."""
+    pruned, dense = (one["validation"]["values"]["mparams"] for one in (card, card["dense"]))
+    known = {name: file for name, file in card["files"].items() if "dense_bytes" in file}
+    sizes = {name: (file["bytes"], file["dense_bytes"]) for name, file in known.items()}
+    detail = ", ".join(f"{name} {after:,} of {before:,} bytes" for name, (after, before) in sizes.items())
+    if pruned >= dense:
+        return Check("smaller files", None, f"the network has as many parameters as the dense one; {detail}")
+    return Check("smaller files", all(after < before for after, before in sizes.values()), detail)
+
+
+def _latencies(card: dict[str, Any]) -> tuple[bool, str]:
+    found = {WEIGHTS: card["validation"]["values"].get("latency_ms", 0.0)}
+    found |= {one["file"]: one["latency"]["pruned_ms"] for one in card["exports"].values() if "failure" not in one}
+    told = ", ".join(f"{name} {ms:.3f} ms" for name, ms in found.items())
+    return min(found.values()) > 0, f"measured: {told}"
+
+
+def main(arguments: list[str]) -> None:
+    """Check a folder and write what was found: FOLDER REFERENCE RESULT THREADS."""
+    folder, reference, result, threads = arguments
+    torch.set_num_threads(int(threads))
+    checks = verify(Path(folder), Reference.read(Path(reference)))
+    write_text(Path(result), json.dumps([asdict(check) for check in checks]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
