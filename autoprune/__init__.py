@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from autoprune.run import run_search
     from autoprune.spec import StudySpec
     from autoprune.study.view import StudyView, open_view
+    from autoprune.trial_weights import load_trial
 
 _PUBLIC = {
     "AutopruneError": "autoprune.errors",
@@ -28,6 +29,7 @@ _PUBLIC = {
     "StudyView": "autoprune.study.view",
     "load": "autoprune.picked",
     "load_compressed": "autoprune.picked",
+    "load_trial": "autoprune.trial_weights",
     "open_view": "autoprune.study.view",
     "run_search": "autoprune.run",
 }
@@ -42,6 +44,7 @@ __all__ = [
     "StudyView",
     "load",
     "load_compressed",
+    "load_trial",
     "open_view",
     "run_search",
 ]

@@ -30,6 +30,7 @@ from autoprune.latency_probes import latency_probes, needs_probes
 from autoprune.latency_runtimes import check_runtime, check_takes, decide_runtime, engine_of
 from autoprune.metrics import Budget, Measurement
 from autoprune.origins import origins
+from autoprune.picked import Architecture
 from autoprune.policy import MASK_PATTERNS
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.choose import choose_blocks, choose_groups, choose_layers
@@ -93,6 +94,11 @@ class Workbench:
     def pruner(self) -> Pruner:
         """Return what cuts copies of the dense network."""
         return Pruner(self.network, self.space, self.scores)
+
+    @property
+    def architecture(self) -> Architecture:
+        """Return how the dense network is built, as a file of weights says it."""
+        return Architecture(self.spec.model.source, self.task.num_classes, self.task.input_shape)
 
     def proposals(self, budget: Budget, say: Say = lambda message: None) -> Proposals:
         """Return what decides which candidates are asked for an absolute budget.

@@ -39,6 +39,7 @@ from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget
 
 PHASES = ("prune", "recalibrate", "rung", "finetune", "score", "latency")
 OnPhase = Callable[[str], None]
+OnNetwork = Callable[[Candidate, nn.Module], None]
 _CALIBRATION_BATCH = 64
 
 
@@ -94,6 +95,7 @@ class Evaluator:
         start: the network whose copies are cut, of the dense one's shape and other weights; ``None`` for the dense
             one.
         rung_images: validation images looked at on the way, after recalibration and half-way; 0: no look is taken.
+        on_network: given each completed candidate with its network as it was scored; ``None``: nobody wants it.
     """
 
     pruner: Pruner
@@ -110,6 +112,7 @@ class Evaluator:
     calibration_images: int = 512
     start: nn.Module | None = None
     rung_images: int = 0
+    on_network: OnNetwork | None = None
 
     def __call__(
         self, candidate: Candidate, on_phase: OnPhase = lambda phase: None, judge: Judge | None = None
@@ -148,6 +151,9 @@ class Evaluator:
             quality, correct = quality_and_hits(network, self.task, self.runtime)
         with watch("latency"):
             timing = self.time(network)
+        if self.on_network is not None:
+            with watch("store"):
+                self.on_network(candidate, network)
         return Completed(climb.measured.merged(quality).merged(timing), correct, climb.spared)
 
     def exact(self, policy: PruningPolicy) -> Measurement:

@@ -22,7 +22,6 @@ from autoprune.halving import rungs
 from autoprune.hits import Hits, paired_difference
 from autoprune.metrics import FLOP_CONVENTION, Budget
 from autoprune.pick import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
-from autoprune.picked import Architecture
 from autoprune.policy import MaskPolicy
 from autoprune.pruning.mask_kernels import can_accelerate
 from autoprune.pruning.masks import maskable_layers
@@ -30,6 +29,7 @@ from autoprune.run import versions
 from autoprune.study.view import StudyView
 from autoprune.training.licence import weights_licence
 from autoprune.trial import Completed, Trial
+from autoprune.trial_weights import check_kept, load_trial
 from autoprune.unfinished import unfinished
 
 
@@ -53,7 +53,8 @@ def finish_trials(
         trials: completed trials of it, the most promising first, at least one.
         budget: absolute limits they were picked for, written on the card.
         say: told in a sentence what is going on.
-        epochs: length of the fine-tune; ``None`` for the study's ``pick.epochs``.
+        epochs: length of the fine-tune; ``None`` for the study's ``pick.epochs``. With 0 the networks are those
+            that the search measured, whose weights have to be kept.
         compare: whether the uniform baseline is finished too; ``None`` for the study's ``pick.compare``.
         force: whether a folder from an earlier pick is replaced.
         wanted: formats that the network is exported to; ``None`` for the study's ``pick.export``.
@@ -63,11 +64,15 @@ def finish_trials(
 
     Raises:
         UsageError: if a folder of one of the trials exists and ``force`` is false.
+        StudyError: if there is no fine-tune, and a trial's weights are not kept.
         AutopruneError: if the network cannot be rebuilt, trained, scored or written, or a file fails its checks. An
             export that fails is told on the card, under ``exports``.
     """
     for trial in trials:
         _check_not_picked(view.folder.picked / str(trial.number), force)
+    as_searched = (view.spec.pick.epochs if epochs is None else epochs) == 0
+    for trial in trials if as_searched else ():
+        check_kept(view.folder, trial)  # before the data are read
     wanted = wanted_formats(view.spec.pick.export) if wanted is None else wanted  # before an hour of training
     view.folder.create()
     spec = resolve(view.spec)
@@ -77,14 +82,26 @@ def finish_trials(
     is_compared = spec.pick.compare if compare is None else compare
 
     def rival_of(winner: Trial) -> Trial | Incomparable:
-        return uniform_rival(view.trials, budget, winner) if is_compared else Incomparable("not asked for")
+        rival = uniform_rival(view.trials, budget, winner) if is_compared else Incomparable("not asked for")
+        if as_searched and isinstance(rival, Trial) and not view.folder.trial_weights(rival.number).is_file():
+            return Incomparable(f"the weights of the uniform baseline, trial {rival.number}, are not kept")
+        return rival
+
+    def as_measured(trial: Trial) -> nn.Module:
+        return bench.runtime.place(load_trial(view.folder.path, trial.number, bench.network))
 
     say(_plan(trials, recipe.epochs))
     with unfinished(view.folder.picked, evaluator, trials) as memory:
         if memory.has_begun:
             say("going on with a pick that was cut off: the parts that it finished are not repeated")
         finished = finish(
-            evaluator, trials, bench.dense, rival_of, lambda trial, phase: say(f"trial {trial.number}: {phase}"), memory
+            evaluator,
+            trials,
+            bench.dense,
+            rival_of,
+            lambda trial, phase: say(f"trial {trial.number}: {phase}"),
+            memory,
+            as_measured if as_searched else None,
         )
         target = view.folder.picked / str(finished.trial.number)
         card = _card(finished, budget) | _facts(finished, evaluator, bench)
@@ -107,7 +124,7 @@ def _delivery(finished: Finished, evaluator: Evaluator, bench: Workbench, wanted
         network=finished.network,
         dense=evaluator.pruner.network,
         cut=finished.cut,
-        architecture=Architecture(bench.spec.model.source, bench.task.num_classes, bench.task.input_shape),
+        architecture=bench.architecture,
         policy=finished.trial.candidate.policy,
         channels={group.name: group.num_channels for group in bench.space.groups},
         examples=examples_of(bench.task),
@@ -119,6 +136,8 @@ def _delivery(finished: Finished, evaluator: Evaluator, bench: Workbench, wanted
 def _plan(trials: Sequence[Trial], epochs: float) -> str:
     """Say who will be trained, and for how long."""
     names = ", ".join(str(trial.number) for trial in trials)
+    if not epochs:
+        return f"finishing {'the best of trials' if len(trials) > 1 else 'trial'} {names} as measured in the search"
     if len(trials) == 1:
         return f"finishing trial {names}: fine-tune of {epochs:g} epochs"
     parts = "; ".join(f"{rung.contenders} up to {100 * rung.share:g} %" for rung in rungs(len(trials)))
@@ -187,7 +206,7 @@ def _facts(finished: Finished, evaluator: Evaluator, bench: Workbench) -> dict[s
             "borders": list(finished.borders),
             "stages": spec.schedule.stages,
             "trainable": spec.schedule.trainable,
-            "start": spec.schedule.start,
+            "start": "trial" if recipe.epochs == 0 else spec.schedule.start,
         },
         "sparsity": sparsity_facts(bench.folder),
         "mask": mask_facts(finished.network, finished.trial.candidate.policy.mask, bench.runtime.device),

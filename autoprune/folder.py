@@ -99,6 +99,15 @@ class StudyFolder:
         return self.path / "teacher"
 
     @property
+    def weights(self) -> Path:
+        """Return the folder of the fine-tuned networks of trials, as far as they are kept."""
+        return self.path / "weights"
+
+    def trial_weights(self, number: int) -> Path:
+        """Return the file of one trial's fine-tuned network."""
+        return self.weights / f"{number}.safetensors"
+
+    @property
     def picked(self) -> Path:
         """Return the folder of finished networks."""
         return self.path / "picked"

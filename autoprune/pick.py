@@ -151,6 +151,7 @@ def finish(
     rival_of: Callable[[Trial], Trial | Incomparable],
     on_phase: OnPhase,
     memory: Memory | None = None,
+    begin: Callable[[Trial], nn.Module] | None = None,
 ) -> Finished:
     """Fine-tune trials by the evaluator's recipe, halve them by validation loss, and score the last one once on test.
 
@@ -165,6 +166,7 @@ def finish(
         on_phase: told what is going on.
         memory: knows what an interrupted pick of the same trials, recipe and seed has done, and is told what this one
             does; ``None``: all is done now.
+        begin: a trial → its network on the evaluator's runtime, to be trained on; ``None``: each is rebuilt.
 
     Raises:
         AutopruneError: if no contender can be rebuilt, trained or scored.
@@ -174,7 +176,9 @@ def finish(
 
     def enter(trial: Trial) -> _Entrant:
         watch, before = Stopwatch(partial(on_phase, trial), seconds), memory.reached(trial)
-        return _Entrant(trial, watch, before.network, (), before.scores) if before else _Entrant(trial, watch)
+        if before:
+            return _Entrant(trial, watch, before.network, (), before.scores)
+        return _Entrant(trial, watch, begin(trial) if begin else None)
 
     borders = tuple(rung.share for rung in rungs(len(trials)))
     advance = partial(_advance, evaluator, memory)

@@ -72,7 +72,15 @@ def save_network(
     Raises:
         StudyError: if they cannot be written.
     """
-    recipe = {
+    write_bytes(folder / WEIGHTS, weights_content(network))
+    write_text(folder / RECIPE, json.dumps(recipe_of(network, cut, architecture, policy, versions), indent=1))
+
+
+def recipe_of(
+    network: nn.Module, cut: Cut, architecture: Architecture, policy: PruningPolicy, versions: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what :func:`rebuild` needs to know besides the weights, as plain types."""
+    return {
         "format": FORMAT,
         "architecture": {
             "source": architecture.source,
@@ -86,14 +94,12 @@ def save_network(
         "policy": json.loads(policy.to_json()),
         "versions": dict(versions),
     }
-    write_bytes(folder / WEIGHTS, weights_content(network))
-    write_text(folder / RECIPE, json.dumps(recipe, indent=1))
 
 
-def weights_content(network: nn.Module) -> bytes:
-    """Return a network's weights as the content of ``model.safetensors``."""
+def weights_content(network: nn.Module, facts: Mapping[str, str] | None = None) -> bytes:
+    """Return a network's weights as the content of ``model.safetensors``, with facts among its metadata."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    return save(state, metadata={"format": "pt"})
+    return save(state, metadata={"format": "pt", **(facts or {})})
 
 
 def _sizes_of(network: nn.Module, cut: Cut) -> dict[str, dict[str, Any]]:
@@ -192,11 +198,27 @@ def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
         UnknownNameError: if the architecture's name is not known here and no network was given.
     """
     folder = Path(folder)
-    wanted, cut = _understood(read_recipe(folder), folder / RECIPE)
+    return rebuild(read_recipe(folder), folder / RECIPE, folder / WEIGHTS, network)
+
+
+def rebuild(recipe: Mapping[str, Any], told_by: Path, weights: Path, network: nn.Module | None = None) -> nn.Module:
+    """Return the network of a recipe and a file of weights, in eval mode on the CPU.
+
+    Args:
+        recipe: as :func:`recipe_of` returned it.
+        told_by: the file it was read from, to be named if it is damaged.
+        weights: the file of its weights.
+        network: as :func:`load` takes it.
+
+    Raises:
+        ModelError: if one of the files is damaged, or the architecture is not the one that was pruned.
+        UnknownNameError: if the architecture's name is not known here and no network was given.
+    """
+    wanted, cut = _understood(recipe, told_by)
     if network is None:
         network = build_model(wanted.source, num_classes=wanted.num_classes, input_shape=wanted.input_shape, seed=0)
     small = shrink(network, cut)
-    load_weights(small, folder / WEIGHTS)
+    load_weights(small, weights)
     return small.cpu().eval()
 
 

@@ -6,7 +6,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from autoprune.study.ledger import Ledger
 from autoprune.study.proposals import Proposals
 from autoprune.study.view import storage_url
 from autoprune.trial import Trial
+from autoprune.trial_weights import TrialWeights
 
 
 class Display(Observer, Protocol):
@@ -97,6 +98,7 @@ def run_search(
         _check_same_meaning(ledger.facts.get("fingerprint"), spec, folder)
         done = ledger.trials
         if len(done) >= spec.trials:
+            _weights(spec, folder, _last_budget(ledger.facts), display).begin(done)
             dense = Measurement.from_json(ledger.facts["dense"])
             budget = Budget.parse(spec.budget.model_dump()).resolve(dense)
             with loggers.session(_logged(spec, folder, budget, dense), done):  # one may lack what a killed run left out
@@ -128,10 +130,14 @@ def _search(bench: Workbench, proposals: Proposals, ledger: Ledger, display: Dis
     )
     for note in chance_notes(bench.dense, bench.task.num_classes):
         display.warn(note)
-    display.began(ledger.trials, spec.trials, budget, bench.dense)
-    with loggers.session(_logged(spec, bench.folder, budget, bench.dense), ledger.trials):
-        watched = Watched(display, loggers)
-        added = search(ledger, proposals, bench.evaluator(), spec.trials, spec.seed, watched)
+    done = ledger.trials
+    weights = _weights(spec, bench.folder, budget, display)
+    weights.begin(done)
+    evaluator = replace(bench.evaluator(), on_network=weights.writer(bench.pruner, bench.architecture, versions()))
+    display.began(done, spec.trials, budget, bench.dense)
+    with loggers.session(_logged(spec, bench.folder, budget, bench.dense), done):
+        watched = weights.watch(Watched(display, loggers), done)
+        added = search(ledger, proposals, evaluator, spec.trials, spec.seed, watched)
     return Run(added, len(ledger.trials), budget)
 
 
@@ -148,6 +154,16 @@ def _logged(spec: StudySpec, folder: StudyFolder, budget: Budget, dense: Measure
         settings=fingerprint(spec),
         versions=versions(),
     )
+
+
+def _weights(spec: StudySpec, folder: StudyFolder, budget: Budget, display: Display) -> TrialWeights:
+    return TrialWeights(folder, spec.disk.keep_weights, spec.objectives, budget, display.warn)
+
+
+def _last_budget(facts: Mapping[str, Any]) -> Budget:
+    """Return the absolute budget of the last run that is stored."""
+    sessions = sorted((key for key in facts if key.startswith("session:")), key=lambda key: int(key.partition(":")[2]))
+    return Budget.parse(facts[sessions[-1]]["budget"]) if sessions else Budget()
 
 
 def versions() -> dict[str, str]:

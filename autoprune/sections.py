@@ -288,7 +288,9 @@ class StoppingSpec(Section):
 class PickSpec(Section):
     """Say which candidates are finished and how long they are trained; all else is as in ``[finetune]``."""
 
-    epochs: float = Field(default=10.0, ge=0, description="passes over the training images; 0: none")
+    epochs: float = Field(
+        default=10.0, ge=0, description="passes over the training images; 0: none, with the weights kept of the trial"
+    )
     lr: float = Field(default=0.03, gt=0, description="peak learning rate")
     top: int = Field(
         default=3,
@@ -327,6 +329,16 @@ class LatencySpec(Section):
     threads: int = Field(default=1, ge=1, description="CPU threads while timing")
     blocks: int = Field(default=9, ge=3, description="timed blocks, the first 2 to warm up; their spread is the error")
     calls: int = Field(default=5, ge=1, description="forward passes per block")
+
+
+class DiskSpec(Section):
+    """Say what of the trials is kept on disk besides their figures."""
+
+    keep_weights: Literal["front", "all", "none"] = Field(
+        default="front",
+        description="of which trials the fine-tuned weights are kept. front: of those on the front, the three best "
+        "within each budget asked for, and the present budget's baselines; all; none",
+    )
 
 
 class RuntimeSpec(Section):

@@ -19,6 +19,7 @@ from autoprune.sections import (
     BudgetSpec,
     DataSpec,
     DenseSpec,
+    DiskSpec,
     FinetuneSpec,
     LatencySpec,
     LoggingSpec,
@@ -69,6 +70,7 @@ class StudySpec(Section):
     stopping: StoppingSpec = Field(default=StoppingSpec(), description="when a candidate is ended early")
     pick: PickSpec = Field(default=PickSpec(), description="training of the picked network")
     latency: LatencySpec = Field(default=LatencySpec(), description="timing")
+    disk: DiskSpec = Field(default=DiskSpec(), description="what is kept of the trials")
     runtime: RuntimeSpec = Field(default=RuntimeSpec(), description="device and number format")
     logging: LoggingSpec = Field(default=LoggingSpec(), description="who else is told of each trial")
 
@@ -114,7 +116,7 @@ class StudySpec(Section):
 
 # stopping decides which trials come to their end, and changes nothing of one that does
 _MEANING_FREE = frozenset({"space.max_drop", "space.seconds", "stopping.enabled"}) | {
-    *("name", "trials", "budget", "sampler", "pick", "logging", "sensitivity"),
+    *("name", "trials", "budget", "sampler", "pick", "logging", "sensitivity", "disk"),
     *("data.root", "data.workers", "runtime.threads"),
 }
 
@@ -123,8 +125,8 @@ def fingerprint(spec: StudySpec) -> dict[str, object]:
     """Return the fields that change the meaning of a trial, by dotted key, as JSON can hold them.
 
     What the study is called, how many trials it gets, for which budget and by whom policies are proposed, whether
-    hopeless ones are stopped, the pick, loggers, where data lies, and how many processes or threads work how long are
-    left out: these may change while it goes on.
+    hopeless ones are stopped, the pick, loggers, which weights are kept, where data lies, and how many processes or
+    threads work how long are left out: these may change while it goes on.
 
     >>> prints = fingerprint(StudySpec())
     >>> prints["finetune.lr"], prints["objectives"], "trials" in prints

@@ -96,7 +96,7 @@ class Trial:
         candidate: what was asked.
         outcome: how it ended.
         seconds: phase → seconds spent (``prune``, ``recalibrate``, ``rung``, ``finetune``, ``score``, ``latency``,
-            ``ask``, ``other``).
+            ``store``, ``ask``, ``other``).
         session: number of the run that evaluated it, from 0.
     """
 

@@ -89,7 +89,7 @@ def summarise(trials: tuple[Trial, ...], wall_seconds: float) -> dict[str, objec
 def show(figures: dict[str, object]) -> None:
     for name, value in figures.items():
         print(f"{name:32} {value}")
-    print("overhead = ask (with the tell before it) + prune + other; target: at most 3 % on the main job")
+    print("overhead = ask (with the tell before it) + prune + store + other; target: at most 3 % on the main job")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ FLOORS = {
         (
             *("builtins", "folder", "sections", "spec", "spec_file", "recipes"),
             *("trial", "hits", "space", "pareto", "sensitivity", "rungs", "halving", "card", "formats"),
+            *("keep", "disk"),
         ),
         strangers=False,
     ),
@@ -50,7 +51,7 @@ FLOORS = {
         (
             *("dense", "origins", "threshold", "rises", "latency_probes", "latency_runtimes", "build", "run", "finish"),
             *("unfinished", "exports", "verify", "deliver", "subject", "transfer", "inspection", "profiling"),
-            *("testing", "progress", "session_log", "loggers", "shelf", "watching", "dashboard"),
+            *("testing", "progress", "session_log", "loggers", "shelf", "watching", "dashboard", "trial_weights"),
             *("cli", "__main__", ""),
         ),
         strangers=False,
@@ -62,7 +63,7 @@ DOORS = {
     "torch": (
         *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_probes", "latency_runtimes", "build"),
         *("finish", "unfinished", "exports", "verify", "deliver", "subject", "transfer", "inspection", "profiling"),
-        *("testing", "loggers.tensorboard"),
+        *("testing", "loggers.tensorboard", "trial_weights"),
     ),
     "torchvision": ("training",),
     "optuna": ("study",),
@@ -77,7 +78,7 @@ DOORS = {
     "tomllib": ("spec_file", "cli.options"),  # tomli before Python 3.11
     "tomli": ("spec_file", "cli.options"),
     "tomli_w": ("spec_file",),
-    "safetensors": ("training", "picked", "dense", "export.plain", "unfinished", "verify"),
+    "safetensors": ("training", "picked", "dense", "export.plain", "unfinished", "verify", "trial_weights"),
     "sklearn": ("training",),
     "onnx": ("export",),
     "onnxscript": ("export",),

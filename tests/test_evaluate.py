@@ -99,6 +99,28 @@ def test_a_candidate_is_completed_with_costs_score_and_latency(bench: Workbench,
     assert all(seconds >= 0 for seconds in ended.seconds.values())
 
 
+def test_a_network_is_handed_out_once_as_it_was_scored_and_only_if_it_was(
+    bench: Workbench, evaluator: Evaluator
+) -> None:
+    seen: list[tuple[Candidate, float]] = []
+    images = next(iter(bench.task.eval_batches("val", 1000, bench.runtime)))
+
+    def look(asked: Candidate, network: nn.Module) -> None:
+        assert not network.training
+        with torch.no_grad():
+            seen.append((asked, float((network(images.images).argmax(1) == images.labels).double().mean())))
+
+    watched = replace(evaluator, on_network=look)
+    asked = candidate(bench)
+    ended = watched(asked)
+    assert isinstance(ended.outcome, Completed)
+    assert seen == [(asked, pytest.approx(ended.outcome.measurement["accuracy"]))]
+    assert set(ended.seconds) == {*PHASES, "store", "other"}
+    assert isinstance(watched(candidate(bench, mflops=1e-6)).outcome, OverBudget)
+    assert isinstance(watched(candidate(bench, criterion="unknown")).outcome, Failed)
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("criterion", ["l1", "taylor"])
 def test_the_same_candidate_scores_the_same_to_the_last_bit(bench: Workbench, criterion: str) -> None:
     asked = candidate(bench, 0.4, criterion)

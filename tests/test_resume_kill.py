@@ -93,6 +93,18 @@ def run_undisturbed(folder: Path) -> list[tuple[int, str]]:
     return finished(folder)
 
 
+def kept_weights(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "weights").iterdir()}
+
+
+def worth_their_place(folder: Path) -> set[str]:
+    from autoprune.keep import worth_keeping
+    from autoprune.study.view import open_view
+
+    view = open_view(folder)
+    return {f"{number}.safetensors" for number in worth_keeping(view.trials, view.spec.objectives, view.budget)}
+
+
 @pytest.mark.timeout(400)
 def test_a_search_killed_ten_times_at_random_ends_where_an_undisturbed_one_ends(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=TRIALS, epochs=EPOCHS)
@@ -129,6 +141,7 @@ def test_a_search_killed_ten_times_at_random_ends_where_an_undisturbed_one_ends(
         for trial in stored_trials(folder)
         if trial["outcome"]
     )
+    assert kept_weights(folder) == worth_their_place(folder), "what kills left of the weights was put right"
     again = {trial["number"] for trial in stored_trials(folder) if not trial["outcome"] and "number" in trial}
     assert again <= set(range(TRIALS)), "what was lost was asked again"
 

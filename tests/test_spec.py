@@ -110,6 +110,7 @@ plans = tables(
         blocks=st.integers(3, 2**40),
         calls=counts,
     ),
+    disk=tables(keep_weights=st.sampled_from(["front", "all", "none"])),
     runtime=tables(device=st.sampled_from(["auto", "cpu", "cuda", "mps"]), precision=st.sampled_from(["fp32", "bf16"])),
 )
 leaves = st.none() | st.integers() | st.text(max_size=3)
@@ -477,7 +478,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_harmless(tmp_path: Path) ->
 
 
 MEANING_FREE = {
-    *("name", "trials", "sampler", "data.root", "data.workers", "runtime.threads"),
+    *("name", "trials", "sampler", "data.root", "data.workers", "runtime.threads", "disk.keep_weights"),
     *(f"budget.{name}" for name in BudgetSpec.model_fields),
     *("pick.epochs", "pick.lr", "pick.top", "pick.compare"),
     *("space.max_drop", "space.seconds", "stopping.enabled", "logging.loggers"),
@@ -504,7 +505,7 @@ def test_a_fingerprint_survives_json(plan: dict[str, Any]) -> None:
 
 @given(plans)
 def test_what_has_no_meaning_for_a_trial_leaves_the_fingerprint(plan: dict[str, Any]) -> None:
-    free = {key: value for key, value in plan.items() if key in MEANING_FREE | {"budget", "pick"}}
+    free = {key: value for key, value in plan.items() if key in MEANING_FREE | {"budget", "pick", "disk"}}
     assert fingerprint(parsed(**free)) == fingerprint(StudySpec())
 
 

@@ -107,6 +107,11 @@ _PLAIN: tuple[tuple[str, str, dict[str, Any]], ...] = (
         "stopping.enabled",
         {"default": None, "help": "Whether candidates that can no longer win are stopped early."},
     ),
+    (
+        "--keep-weights",
+        "disk.keep_weights",
+        {"metavar": "front|all|none", "help": "Whose fine-tuned weights are kept: the front's and baselines', or all."},
+    ),
     ("--finetune-epochs", "finetune.epochs", {"type": float, "help": "Epochs of each candidate's fine-tune."}),
     (
         "--dense-epochs",

@@ -43,6 +43,7 @@ Examples:
   autoprune pick studies/cifar10-resnet20 --max-drop 1%
   autoprune pick --budget-mflops 50 --top 1 --no-compare
   autoprune pick --trial 17 --finetune-epochs 40
+  autoprune pick --trial 17 --finetune-epochs 0          with the very weights that the search measured
   autoprune pick --budget-mflops 50 --export onnx,pt2
 """
 )
@@ -70,7 +71,12 @@ Examples:
     default=None,
     help="Whether the uniform baseline of the same budget is finished too; default: the study's pick.compare.",
 )
-@click.option("--finetune-epochs", type=float, help="Epochs of the longer fine-tune; default: the study's pick.epochs.")
+@click.option(
+    "--finetune-epochs",
+    type=float,
+    help="Epochs of the longer fine-tune; default: the study's pick.epochs. 0: none, with the weights that the "
+    "search measured, if they are kept.",
+)
 @export_option
 @click.option("--force", is_flag=True, help="Replace a network that was picked before.")
 @root_option
@@ -108,10 +114,10 @@ def pick(
     view = open_view(folder, storage)
     if top is not None and number is not None:
         raise UsageError("--top and --trial were both given; --trial finishes that one alone, so leave --top out")
+    trained = view.spec.pick.epochs if finetune_epochs is None else finetune_epochs
+    usual = view.spec.pick.top if trained else 1  # without training there is no contest
     try:
-        budget, trials = _choose(
-            view, options, number, min_accuracy, max_drop, view.spec.pick.top if top is None else top
-        )
+        budget, trials = _choose(view, options, number, min_accuracy, max_drop, usual if top is None else top)
     except NothingFitsError as error:
         raise NothingFitsError(f"{error}:\n{_search_on(view, folder, options, storage)}") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as cleanly as Ctrl-C

@@ -82,19 +82,21 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
     """Print the front, where the study is, and what to type next."""
     from rich.console import Console
 
+    from autoprune.disk import size_of
+    from autoprune.folder import StudyFolder
     from autoprune.report.summary import summarise
     from autoprune.report.tables import render
     from autoprune.study.view import open_view
 
-    summary = summarise(open_view(folder, storage), run.budget)
+    summary, size = summarise(open_view(folder, storage), run.budget), size_of(StudyFolder(folder))
     if as_json:
-        emit(summary.to_json())
+        emit({**summary.to_json(), "size": size.to_json()})
         return
     if not run.added:
         click.echo(f"nothing to do: {run.finished} of {spec.trials} trials are done; raise --trials to go on\n")
     render(summary, Console())
     shown, budget = shlex.quote(str(folder)), _budget_options(spec)
-    click.echo(f"\nstored in {folder}\nnext{' (with the same --storage)' if storage else ''}:")
+    click.echo(f"\nstored in {folder}, {size.describe()}\nnext{' (with the same --storage)' if storage else ''}:")
     click.echo(f"  autoprune report {shown}")
     click.echo(f"  autoprune pick {shown}{budget}")
     click.echo(f"  autoprune search {shown}{budget} --trials {2 * run.finished}")

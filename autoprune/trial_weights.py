@@ -1,0 +1,220 @@
+"""The fine-tuned networks of trials on disk: written when a trial is completed, collected as the front moves.
+
+A file ``weights/<number>.safetensors`` is written before its trial is told, in one step, by the process that evaluated
+it; ``keep`` says which of them stay. A kill can leave a half-written neighbour, a file whose trial was never told, or
+one that should have been collected: the next start puts all three right. A full disk does not end a search.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from autoprune.atomic import write_bytes
+from autoprune.errors import ModelError, StudyError
+from autoprune.folder import StudyFolder
+from autoprune.keep import worth_keeping
+from autoprune.metrics import Budget
+from autoprune.picked import Architecture, rebuild, recipe_of, weights_content
+from autoprune.pruning.prune import Pruner
+from autoprune.trial import Candidate, Completed, Trial
+
+if TYPE_CHECKING:  # it brings Optuna
+    from autoprune.search import Observer
+
+Wish = Literal["front", "all", "none"]
+_RECIPE = "recipe"  # key of the recipe among the file's metadata
+_HALF_WRITTEN = re.compile(r"\.\d+\.safetensors\.\d+\.tmp")  # as atomic.write_bytes names what it has begun
+
+
+@dataclass
+class TrialWeights:
+    """Keep the networks of one running search.
+
+    Attributes:
+        folder: the study's.
+        wish: whose weights are kept.
+        objectives: metric names that the front trades.
+        budget: absolute limits of this run.
+        warn: told in a sentence, and only once, that something could not be written or removed.
+    """
+
+    folder: StudyFolder
+    wish: Wish
+    objectives: Sequence[str]
+    budget: Budget
+    warn: Callable[[str], None]
+    _has_warned: bool = field(default=False, init=False)
+
+    def writer(
+        self, pruner: Pruner, architecture: Architecture, versions: dict[str, str]
+    ) -> Callable[[Candidate, nn.Module], None] | None:
+        """Return what stores a completed candidate's network; ``None`` if none is to be stored."""
+        if self.wish == "none":
+            return None
+
+        def write(candidate: Candidate, network: nn.Module) -> None:
+            policy = candidate.policy
+            recipe = recipe_of(network, pruner.cut(policy), architecture, policy, versions)
+            content = weights_content(network, {_RECIPE: json.dumps(recipe)})
+            try:
+                write_bytes(self.folder.trial_weights(candidate.number), content)
+            except StudyError as error:
+                self._warn_once(f"{error}. The search goes on without storing these weights")
+
+        return write
+
+    def begin(self, trials: Sequence[Trial]) -> None:
+        """Put right what an earlier run left: half-written files, those of trials that are not stored, and old ones."""
+        kept = self._kept(trials)
+        for path in _listed(self.folder.weights):
+            number = number_of(path)
+            if (number is not None and number not in kept) or _HALF_WRITTEN.fullmatch(path.name):
+                self._remove(path)
+
+    def collect(self, trials: Sequence[Trial]) -> None:
+        """Remove the files of finished trials that are not worth keeping; of others nothing is known yet."""
+        gone = {trial.number for trial in trials} - self._kept(trials)
+        for path in _listed(self.folder.weights):
+            if number_of(path) in gone:
+                self._remove(path)
+
+    def _kept(self, trials: Sequence[Trial]) -> set[int]:
+        match self.wish:
+            case "all":
+                return {trial.number for trial in trials if isinstance(trial.outcome, Completed)}
+            case "none":
+                return set()
+            case _:
+                return worth_keeping(trials, self.objectives, self.budget)
+
+    def _remove(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._warn_once(f"{str(path)!r} is not needed any more and cannot be removed: {error.strerror or error}")
+
+    def watch(self, observer: Observer, trials: Sequence[Trial]) -> Observer:
+        """Return an observer that collects after every trial, and tells another one everything.
+
+        Args:
+            observer: the other one.
+            trials: finished before the search begins.
+        """
+        return _Collecting(observer, self, list(trials))
+
+    def _warn_once(self, message: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            self.warn(message)
+
+
+@dataclass
+class _Collecting:
+    """Pass everything on, and collect after every trial that could move the front."""
+
+    observer: Observer
+    weights: TrialWeights
+    trials: list[Trial]
+
+    def asked(self, candidate: Candidate) -> None:
+        self.observer.asked(candidate)
+
+    def phase(self, name: str) -> None:
+        self.observer.phase(name)
+
+    def told(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        if isinstance(trial.outcome, Completed) and self.weights.wish == "front":
+            self.weights.collect(self.trials)
+        self.observer.told(trial)
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:  # not there yet; where it cannot be read, writing into it says so
+        return []
+
+
+def number_of(path: Path) -> int | None:
+    """Return whose weights a file holds; ``None`` for one that is half-written or not ours.
+
+    >>> number_of(Path("weights/17.safetensors")), number_of(Path("weights/.17.safetensors.4242.tmp"))
+    (17, None)
+    """
+    return int(path.stem) if path.suffix == ".safetensors" and path.stem.isdecimal() else None
+
+
+def stored_numbers(folder: StudyFolder) -> list[int]:
+    """Return the trials whose weights are stored, by number."""
+    return sorted(number for path in _listed(folder.weights) if (number := number_of(path)) is not None)
+
+
+def load_trial(study: str | Path, number: int, network: nn.Module | None = None) -> nn.Module:
+    """Return a trial's network with the very weights that were measured in the search, without pickle.
+
+    It is in eval mode, on the CPU, and can be trained on.
+
+    Args:
+        study: the study's folder.
+        number: of the trial.
+        network: the dense architecture, needed only if the code it was built by cannot be found here; its
+            weights do not matter and it is not modified.
+
+    Raises:
+        StudyError: if the trial's weights are not kept.
+        ModelError: if the file is damaged, or the architecture is not the one that was pruned.
+        UnknownNameError: if the architecture's name is not known here and no network was given.
+    """
+    folder = StudyFolder(Path(study))
+    path = folder.trial_weights(number)
+    if not path.is_file():
+        raise _not_kept(folder, number)
+    return rebuild(_read_recipe(path), path, path, network)
+
+
+def check_kept(folder: StudyFolder, trial: Trial) -> None:
+    """Raise unless a trial's weights are stored, and were pruned by its policy.
+
+    Raises:
+        StudyError: if they are not.
+        ModelError: if the file is damaged.
+    """
+    path = folder.trial_weights(trial.number)
+    if not path.is_file():
+        raise _not_kept(folder, trial.number)
+    if _read_recipe(path).get("policy") != json.loads(trial.candidate.policy.to_json()):
+        raise StudyError(
+            f"{str(path)!r} holds another policy than trial {trial.number} of this study; delete it, or give the "
+            f"--storage that it was searched with"
+        )
+
+
+def _not_kept(folder: StudyFolder, number: int) -> StudyError:
+    known = ", ".join(map(str, stored_numbers(folder))) or "none"
+    command = f"autoprune pick {shlex.quote(str(folder.path))} --trial {number}"
+    return StudyError(
+        f"the weights of trial {number} are not kept in {str(folder.path)!r} (kept: {known}). `{command}` fine-tunes "
+        f"it anew; a search with --keep-weights all keeps those of every further trial"
+    )
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            recipe: dict[str, Any] = json.loads(file.metadata()[_RECIPE])
+            return recipe
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{str(path)!r} is damaged ({type(error).__name__}: {error}); delete it, and pick the trial, which "
+            f"fine-tunes it anew"
+        ) from error
