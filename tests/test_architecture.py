@@ -61,7 +61,7 @@ FLOORS = {
 # libraries by the only rooms or files that import them; what is not named here is the standard library
 DOORS = {
     "torch": (
-        *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_probes", "latency_runtimes", "build"),
+        *(*WORKSHOP, "evaluate", "picked", "pick", "dense", "origins", "latency_runtimes", "build"),
         *("finish", "unfinished", "exports", "verify", "deliver", "subject", "transfer", "inspection", "profiling"),
         *("testing", "loggers.tensorboard", "trial_weights"),
     ),
