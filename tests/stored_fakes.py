@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from autoprune.policy import PruningPolicy
 from autoprune.spec import StudySpec
 from autoprune.spec_file import write_resolved
 from autoprune.study import records
+from autoprune.study.copies import backup_sqlite
 from autoprune.study.portable import PortableStudy, write_portable
-from autoprune.study.storage import sqlite_url
+from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.trial import Candidate, Completed, Failed, Outcome, Stopped
 
 DENSE = Measurement({"accuracy": 0.99, "mflops": 100.0, "latency_ms": 4.0}, {"accuracy": 0.005})
@@ -51,6 +54,16 @@ def record(number: int, outcome: Outcome | None, seconds: float = 10.0) -> dict[
     }
 
 
+@functools.cache
+def empty_database() -> bytes:
+    """Return a SQLite file with Optuna's tables, which take long to make."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, copy = Path(folder) / "study.db", Path(folder) / "copy.db"
+        open_storage(sqlite_url(file))
+        backup_sqlite(file, copy)
+        return copy.read_bytes()
+
+
 def store(
     path: Path,
     outcomes: Sequence[Outcome | None],
@@ -69,6 +82,10 @@ def store(
     session = {"budget": BUDGET.to_json(), "trials": wanted, "runtime": {"device_name": "Abacus"}}
     known = {"dense": DENSE.to_json(), "session:0": session} if facts is None else facts
     trials = tuple(record(number, outcome) for number, outcome in enumerate(outcomes))
+    for left in path.glob("study.db*"):  # of an earlier moment, its log included
+        left.unlink()
+    if storage is None:
+        folder.database.write_bytes(empty_database())
     write_portable(PortableStudy(known, trials), storage or sqlite_url(folder.database), plan.name, plan.objectives)
     (path / "dense.json").write_text(json.dumps({"measurement": DENSE.to_json()}))
     return folder

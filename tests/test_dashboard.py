@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import urllib.request
@@ -74,21 +72,28 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
             pass
 
 
-def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_and_a_polite_kill_end_it_cleanly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: signal.Signals
+) -> None:
     pytest.importorskip("optuna_dashboard", reason="needs pip install 'autoprune[dashboard]'")
-    folder, temporary = store(tmp_path / "s", [good()]), tmp_path / "temporary"
-    temporary.mkdir()
-    command = [sys.executable, "-m", "autoprune", "dashboard", str(folder.path), "--port", "0"]
-    env = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, cwd=Path(__file__).parents[1], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        caveat, line = process.stdout.readline(), process.stdout.readline()
-        assert "knows nothing of budgets" in caveat
-        assert fetch(f"{line.split()[1]}api/studies")["study_summaries"][0]["study_name"] == "fake"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
-        assert process.stderr.read() == "dashboard ended; the copy is removed\n"
-    assert list(temporary.iterdir()) == []
+    folder, before = store(tmp_path / "s", [good()]), signal.getsignal(signal.SIGTERM)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    held: list[Path] = []
+
+    def serve(_: Any) -> None:
+        held.extend((tmp_path / "temporary").rglob("study.db"))
+        signal.raise_signal(by)
+
+    monkeypatch.setattr("autoprune.dashboard._Server.serve_forever", serve)
+    try:
+        result = CliRunner().invoke(main, ["dashboard", str(folder.path), "--port", "0"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 0
+    assert len(held) == 1
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert f"fake: http://{HOST}:" in result.stdout
+    assert "knows nothing of budgets" in result.stdout
+    assert result.stderr == "dashboard ended; the copy is removed\n"

@@ -127,16 +127,13 @@ def test_lines_come_only_when_something_changes(tmp_path: Path) -> None:
     first = take_snapshot(folder.path)
     assert news(first, take_snapshot(folder.path)) == []
     assert len(news(None, first)) == 2
-    folder.database.unlink()
     store(folder.path, [good(0.95), good(0.98), FAILED])
     lines = news(first, take_snapshot(folder.path))
     assert lines[0].startswith("trial 1: 98.00 %")
     assert lines[1].startswith("trial 2: failed: RuntimeError")
     assert lines[2].startswith("3 of 10 trials: 2 completed, 1 failed; no process")
     assert "trial 1 (tpe)" in lines[3]
-    folder.database.unlink()
     second = take_snapshot(store(folder.path, [good(0.95), good(0.98), FAILED]).path)
-    folder.database.unlink()
     third = take_snapshot(store(folder.path, [good(0.95), good(0.98), FAILED, STOPPED]).path)
     assert len(news(second, third)) == 2, "the best is as before"
 
@@ -156,7 +153,6 @@ def test_a_search_that_has_its_trials_is_watched_until_it_lets_go_of_the_study(t
 
     with filelock.FileLock(folder.lock):
         first = take_snapshot(folder.path)
-        folder.database.unlink()
         store(folder.path, [good(0.95), good(0.98)], wanted=2)
         second = take_snapshot(folder.path)
         assert not second.is_done, "the search holds its lock until it has said what it found"
@@ -194,9 +190,10 @@ def test_ctrl_c_ends_a_watcher_of_a_terminal_without_an_error(tmp_path: Path) ->
     assert coloured(shown) == [], "NO_COLOR is honoured"
 
 
-@pytest.mark.parametrize("command", [("watch", "--once"), ("report",)])
+@pytest.mark.parametrize("command", [("watch", "--once"), ("studies", "--root")])
 def test_no_color_is_honoured(tmp_path: Path, command: tuple[str, ...]) -> None:
     folder = store(tmp_path / "s", [good(), STOPPED]).path
+    folder = folder.parent if command[0] == "studies" else folder
     env = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
     assert "\x1b[1m" in run(*command, folder, **env).stdout, "the same is styled, so that this test can fail"
     assert coloured(run(*command, folder, **env, NO_COLOR="1").stdout) == []
