@@ -27,9 +27,14 @@ class StudySize:
     networks: int
 
     @property
+    def total(self) -> int:
+        """Return the whole in bytes."""
+        return sum(self.parts.values())
+
+    @property
     def megabytes(self) -> float:
         """Return the whole in MB of a million bytes."""
-        return sum(self.parts.values()) / _MB
+        return self.total / _MB
 
     def describe(self) -> str:
         """Return the whole and its parts in words.

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from autoprune.atomic import write_text
+from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
 from autoprune.pruning.prune import Pruner
 from autoprune.sections import SensitivitySpec
@@ -30,6 +31,7 @@ HALF, QUARTER, THREE_QUARTERS, EIGHTH = 0.5, 0.25, 0.75, 0.125
 FEWEST_IMAGES = 128
 RECALIBRATION_IMAGES = 256
 BACKWARD = 3  # a training step costs about as much as this many forward passes
+BROKEN = 100.0  # nats; what stands for the rise of a network whose answers are NaN or infinite
 _FLAT = 0.02  # a rise that is this share of the dense loss, or less, is none
 Say = Callable[[str], None]
 Level = tuple[str, int]
@@ -113,11 +115,20 @@ def sensitivity_of(
     for is_first, (name, count) in _levels(probe, rises, dense):
         if not is_first and time.perf_counter() - started > allowed:
             break
-        rises[name][count] = probe.loss({name: count}, images) - dense
+        rises[name][count] = _rise(probe, (name, count), images, dense, say)
     curves = {name: Curve(space.full[name], rise) for name, rise in rises.items()}
     found = Sensitivity(curves, dense, time.perf_counter() - started, {"images": images, "seed": probe.seed})
     write_text(folder.sensitivity, found.to_json())
     return found
+
+
+def _rise(probe: Probe, level: Level, images: int, dense: float, say: Say) -> float:
+    name, count = level
+    try:
+        return probe.loss({name: count}, images) - dense
+    except NonFiniteError as error:
+        say(f"{name} cut to {count} breaks the network ({error}); it counts as a rise of {BROKEN:g}")
+        return BROKEN
 
 
 def _levels(probe: Probe, rises: Mapping[str, Mapping[int, float]], dense: float) -> Iterator[tuple[bool, Level]]:

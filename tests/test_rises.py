@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.prune import Pruner
-from autoprune.rises import Expected, Probe, sensitivity_of
+from autoprune.rises import BROKEN, Expected, Probe, sensitivity_of
 from autoprune.sections import SensitivitySpec
 from autoprune.sensitivity import Sensitivity
 from autoprune.space import SearchSpace
@@ -119,3 +120,21 @@ def test_the_dense_network_stays_as_it_was(folder: StudyFolder) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     sensitivity_of(probe_of(network), SensitivitySpec(), LONG, folder, Heard())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_cut_that_breaks_the_network_counts_as_a_great_rise_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, heard, loss = probe_of(build()), Heard(), Probe.loss
+
+    def broken(self: Probe, kept: dict[str, int], images: int) -> float:
+        if "3" in kept:
+            raise NonFiniteError("the outputs are NaN")
+        return loss(self, kept, images)
+
+    monkeypatch.setattr(Probe, "loss", broken)
+    found = sensitivity_of(probe, SensitivitySpec(), LONG, StudyFolder(tmp_path), heard)
+    assert set(found.curves["3"].rises.values()) == {BROKEN}
+    assert max(found.curves["0"].rises.values()) < BROKEN
+    assert any(said.startswith("3 cut to 8 breaks the network (the outputs are NaN)") for said in heard.said)
+    assert Sensitivity.from_json(found.to_json()) == found

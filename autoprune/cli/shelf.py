@@ -41,15 +41,16 @@ def rm_study(
     A study.toml stays, and so does whatever no search made, unless --all is given. A study that is being searched is
     refused, and then none is removed.
     """
+    from autoprune.disk import size_of
     from autoprune.recipes import find_study
-    from autoprune.shelf.contents import size_of, stored_folder
+    from autoprune.shelf.contents import stored_folder
     from autoprune.shelf.remove import check_not_searched, remove_study
 
     folders = [stored_folder(find_study(name, root)[0]) for name in dict.fromkeys(names)]
     for folder in folders:
         check_not_searched(folder)
     if not yes:
-        size = sum(size_of(folder.path) for folder in folders) / 1e6
+        size = sum(size_of(folder).megabytes for folder in folders)
         picked = sum(len(list(folder.picked.glob("[0-9]*"))) for folder in folders)
         also = f", {picked} picked network{'s' if picked > 1 else ''} among it" if picked else ""
         shown = ", ".join(str(folder.path) for folder in folders)

@@ -50,17 +50,6 @@ def carried_files(folder: Path) -> list[Path]:
     return sorted(file.relative_to(folder) for pattern in CARRIED for file in folder.glob(pattern) if file.is_file())
 
 
-def size_of(folder: Path) -> int:
-    """Return the bytes that a folder's files take; one that vanishes meanwhile counts for nothing."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
-    return total
-
-
 def stored_folder(path: Path) -> StudyFolder:
     """Return a folder that holds a study.
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.atomic import write_text
+from autoprune.disk import size_of
 from autoprune.errors import StudyError
 from autoprune.folder import StudyFolder
 from autoprune.recipes import STUDY_FILE, find_study
-from autoprune.shelf.contents import TRIAL_WEIGHTS, carried_files, check_free, size_of, stored_folder
+from autoprune.shelf.contents import TRIAL_WEIGHTS, carried_files, check_free, stored_folder
 from autoprune.spec_file import read_resolved, read_study_toml, write_resolved
 from autoprune.study.copies import backup_sqlite, copy_study, delete_study, rename_in_sqlite
 
@@ -54,7 +55,7 @@ def duplicate_study(path: Path, target: Path, name: str, storage: str | None = N
             if not folder.database.exists() and storage is not None:
                 delete_study(storage, name)
             raise
-    return size_of(target)
+    return size_of(StudyFolder(target)).total
 
 
 def _copy_trials(folder: StudyFolder, copy: StudyFolder, old: str, new: str, storage: str | None) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoprune.disk import size_of
 from autoprune.errors import AutopruneError
 from autoprune.folder import StudyFolder
 from autoprune.metrics import METRICS, Measurement
 from autoprune.pareto import best_within
-from autoprune.shelf.contents import DATABASE, SPEC, size_of
+from autoprune.shelf.contents import DATABASE, SPEC
 from autoprune.study.lock import is_searched
 from autoprune.study.view import StudyView, open_view
 from autoprune.trial import Trial, completed_measurement
@@ -93,7 +94,7 @@ def list_studies(root: Path, storage: str | None = None) -> list[Listed]:
 
 
 def _listed(folder: StudyFolder, storage: str | None) -> Listed:
-    size, active = size_of(folder.path), last_activity(folder)
+    size, active = size_of(folder).total, last_activity(folder)
     try:
         searching = is_searched(folder.lock)
         view = open_view(folder.path, None if folder.database.exists() else storage)

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoprune.disk import size_of
 from autoprune.errors import StudyError, StudyLockedError
 from autoprune.folder import StudyFolder
-from autoprune.shelf.contents import DATABASE, LOCK, SPEC, is_made, size_of, stored_folder
+from autoprune.shelf.contents import DATABASE, LOCK, SPEC, is_made, stored_folder
 from autoprune.spec_file import read_resolved
 from autoprune.study.copies import delete_study
 from autoprune.study.lock import is_searched, take_lock
@@ -58,7 +59,7 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
         is_elsewhere = not folder.database.exists() and folder.resolved.exists()
         if is_elsewhere and storage is not None:
             delete_study(storage, read_resolved(folder.resolved).name)
-        before, kept = size_of(path), () if everything else what_stays(path)
+        before, kept = size_of(folder).total, () if everything else what_stays(path)
         try:
             remove_made(path)
             if not kept:
@@ -70,7 +71,7 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
             ) from error
         if kept:
             folder.lock.unlink(missing_ok=True)
-    return Removed(path, before - (size_of(path) if path.exists() else 0), kept, is_elsewhere and storage is None)
+    return Removed(path, before - size_of(folder).total, kept, is_elsewhere and storage is None)
 
 
 def check_not_searched(folder: StudyFolder) -> None:
