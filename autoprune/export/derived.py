@@ -57,10 +57,12 @@ class OnnxConverter:
 
     def _derive(self, network: nn.Module, threads: int) -> OnnxSession | None:
         """Return the network in the first one's file, or ``None`` if there is none or it does not hold."""
-        model = None if self._first is None else derived(self._first, _tensors(network))
-        if model is None:
+        if self._first is None:
             return None
         try:
+            model = derived(self._first, _tensors(network))
+            if model is None:
+                return None
             session = OnnxSession(as_bytes(optimized(model)), threads)
             difference = self._difference(session, network)
         except Exception:  # a number in the file does not fit these tensors, which ONNX Runtime says in many ways

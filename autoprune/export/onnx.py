@@ -88,11 +88,20 @@ def optimized(model: Any) -> Any:
 
     Args:
         model: an ``onnx.ModelProto``.
+
+    Raises:
+        ExportError: if the optimizer does not take it.
     """
     from onnxscript import optimizer
 
-    with _quiet():
-        return optimizer.optimize(model)
+    try:
+        with _quiet():
+            return optimizer.optimize(model)
+    except Exception as error:  # of many kinds
+        raise ExportError(
+            f"the network's ONNX file cannot be optimized: {type(error).__name__}: {_reason(error)}; the latency "
+            f"runtime torch does without"
+        ) from error
 
 
 def check_ends(model: Any) -> None:
@@ -158,8 +167,18 @@ class OnnxSession:
 
         Args:
             inputs: shape ``(N, *input_shape)``, as the exported network took it.
+
+        Raises:
+            ExportError: if ONNX Runtime cannot run the file on them.
         """
-        answers = self._session.run(None, {self._input: inputs.detach().cpu().contiguous().numpy()})
+        batch = inputs.detach().cpu().contiguous().numpy()
+        try:
+            answers = self._session.run(None, {self._input: batch})
+        except Exception as error:  # onnxruntime's own, which have no common parent
+            raise ExportError(
+                f"ONNX Runtime cannot run the file on inputs of shape {tuple(inputs.shape)}: {_reason(error)}; give "
+                f"what the exported network takes"
+            ) from error
         return torch.from_numpy(answers[0])
 
 

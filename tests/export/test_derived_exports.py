@@ -48,10 +48,10 @@ class Reads(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.words, self.fc, self.size = nn.Embedding(7, width), nn.Linear(3 * width, 2), 3 * width
+        self.words, self.fc, self.width = nn.Embedding(7, width), nn.Linear(width, 2), width
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.words(x).reshape(-1, self.size))
+        return self.fc(self.words(x).reshape(-1, 3, self.width).sum(1))
 
 
 @cache

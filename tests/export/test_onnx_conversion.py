@@ -89,6 +89,11 @@ def test_a_file_takes_any_number_of_examples_and_answers_one_tensor(batch: int |
         check_ends(model)
 
 
+def test_inputs_of_another_shape_are_told() -> None:
+    with pytest.raises(ExportError, match=r"cannot run the file on inputs of shape \(1, 1, 9, 8, 1\)"):
+        OnnxSession(example()[1])(torch.zeros(1, 1, 9, 8, 1))
+
+
 def test_a_damaged_file_is_told() -> None:
     with pytest.raises(ExportError, match="ONNX Runtime does not take the file"):
         OnnxSession(example()[1][:100])
