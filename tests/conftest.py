@@ -1,11 +1,19 @@
-"""What every test shares: hypothesis without a deadline, because the machine may be busy."""
+"""What every test shares: hypothesis without a deadline, because the machine may be busy; and a core for each process.
+
+With ``pytest -n`` several processes run tests side by side, and OpenMP threads of all of them on the same cores would
+make each many times slower. The environment reaches the programs that tests start, too.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
