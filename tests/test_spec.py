@@ -246,7 +246,7 @@ def test_all_faults_of_all_layers_are_reported_at_once() -> None:
             {"latency": {"trials": 4}},
             f"latency.trials: unknown key in {FILE}; it belongs at the top, before the first [table]",
         ),
-        ({"pick": {"zzz": 4}}, f"pick.zzz: unknown key in {FILE}; known: epochs, lr, top, compare"),
+        ({"pick": {"zzz": 4}}, f"pick.zzz: unknown key in {FILE}; known: epochs, lr, top, compare, export"),
         ({"model": "resnet20"}, f"model: given 'resnet20' in {FILE}; expected a table, [model]"),
         ({"trials": 0}, f"trials: given 0 in {FILE}; expected a whole number >= 1"),
         ({"trials": True}, f"trials: given True in {FILE}; expected a whole number >= 1"),
@@ -480,7 +480,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_harmless(tmp_path: Path) ->
 MEANING_FREE = {
     *("name", "trials", "sampler", "data.root", "data.workers", "runtime.threads", "disk.keep_weights"),
     *(f"budget.{name}" for name in BudgetSpec.model_fields),
-    *("pick.epochs", "pick.lr", "pick.top", "pick.compare"),
+    *("pick.epochs", "pick.lr", "pick.top", "pick.compare", "pick.export"),
     *("space.max_drop", "space.seconds", "stopping.enabled", "logging.loggers"),
     *("sensitivity.enabled", "sensitivity.images", "sensitivity.share"),
 }

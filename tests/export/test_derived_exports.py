@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import pytest
@@ -52,6 +52,13 @@ class Reads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.words(x).reshape(-1, 3, self.width).sum(1))
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_each_time() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 @cache
