@@ -38,7 +38,7 @@ def check_runtime(latency: LatencySpec, device: str) -> None:
     missing = missing_packages()
     if latency.runtime == ONNX and missing:
         raise UsageError(
-            f"latency.runtime is onnxruntime, and {', '.join(missing)} is not installed; "
+            f"latency.runtime is onnxruntime, and this is not installed: {', '.join(missing)}; "
             f"pip install 'autoprune[onnx]', or ask for torch"
         )
     if latency.runtime == "cuda" and device != "cuda":
@@ -80,7 +80,7 @@ def decide_runtime(
         return name, engine_of(name), _sentence(name, f"the device is {device}")
     missing = missing_packages()
     if missing:
-        return "torch", engine_of("torch"), _sentence("torch", f"{', '.join(missing)} is not installed")
+        return "torch", engine_of("torch"), _sentence("torch", f"not installed: {', '.join(missing)}")
     converter = OnnxConverter(example)
     try:
         for network in (dense, pruned):
