@@ -45,17 +45,21 @@ Say = Callable[[str], None]
 _LEAST_MAX_SPARSITY = 0.9
 
 
-def apply_policy(stored: StoredPolicy, subject: Subject, target: Path, wanted: Wanted, say: Say) -> dict[str, Any]:
+def apply_policy(
+    stored: StoredPolicy, subject: Subject, target: Path, wanted: Wanted, say: Say, *, force: bool = False
+) -> dict[str, Any]:
     """Prune a network by a stored policy and write it into a folder; return its card.
 
     Args:
         stored: the policy.
         subject: the network.
-        target: the folder; replaced if it exists.
+        target: the folder.
         wanted: formats that the network is exported to.
         say: told in a sentence what is going on.
+        force: whether a folder that autoprune wrote is replaced.
 
     Raises:
+        UsageError: if the folder exists and may not be replaced.
         ModelError: if the network lacks groups, blocks or layers that the policy names, listing all, or a criterion
             needs data and there is none.
         StudyError: if the folder cannot be written.
@@ -96,9 +100,10 @@ def apply_policy(stored: StoredPolicy, subject: Subject, target: Path, wanted: W
         latency=subject.spec.latency,
         wanted=wanted,
     )
+    target = Path(os.path.abspath(target))  # "." has no name
     work = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        card = deliver(target, work / "folder", card, delivery, applied_text, say)
+        card = deliver(target, work / "folder", card, delivery, applied_text, say, force=force)
     except EvaluationError:
         raise  # it names the files, which are left to be looked at
     except BaseException:

@@ -1,6 +1,6 @@
 """Check a picked folder from outside: load every file as its user will, in a process that has seen none of it.
 
-``finish`` starts ``python -m autoprune.verify`` on a folder before it is called done. The reference is a file of images
+``deliver`` starts such a process on a folder before it is called done. The reference is a file of images
 and of what the finished network answered to them; the costs are those on the card. Every check ends in a sentence.
 """
 
@@ -31,6 +31,8 @@ from autoprune.policy import PruningPolicy
 from autoprune.training.models import build_model
 
 _SECONDS = 600
+# without the working folder that -c and -m put first: a copy.py of the user's there would stand for the library's
+_START = "import sys; sys.path[:] = filter(None, sys.path); from autoprune.verify import main; main(sys.argv[1:])"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[Check]:
     """
     asked, told = folder.with_name("reference.safetensors"), folder.with_name("checks.json")
     reference.write(asked)
-    command = [sys.executable, "-m", "autoprune.verify", str(folder), str(asked), str(told)]
+    command = [sys.executable, "-c", _START, str(folder), str(asked), str(told)]
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # where the user's own code is found
     try:
         done = subprocess.run(
@@ -199,7 +201,3 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(int(threads))
     checks = verify(Path(folder), Reference.read(Path(reference)))
     write_text(Path(result), json.dumps([asdict(check) for check in checks]))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
