@@ -165,7 +165,7 @@ def _card(finished: Finished, budget: Budget) -> dict[str, Any]:
         "flop_convention": FLOP_CONVENTION,
         "uncounted": list(finished.pruned.validation.uncounted),
         "budget": budget.to_json(),
-        "not_met": budget.violations(finished.pruned.validation),
+        "not_met": budget.violations_of_known(finished.pruned.validation),
         **_scores(finished.pruned),
         "dense": _scores(finished.dense),
         "uniform": {"trial": uniform.trial.number, **_scores(uniform.judged)} if isinstance(uniform, Rival) else None,

@@ -220,9 +220,8 @@ def _card(
     both = {"pruned": network, "dense": subject.network}
     scores = {name: score(one, task, "val", runtime) for name, one in both.items()} if task else {}
     found = {n: cost.merged(quality_measurement(scores[n])) if n in scores else cost for n, cost in costs.items()}
-    data = f"{task.name} ({task.licence or 'licence unknown'})" if task else ""
     weights = spec.model.weights
-    licence = weights_licence(spec.model.source, weights, data or "no data", trained_here=False)
+    licence = weights_licence(spec.model.source, weights, "no data", trained_here=False, finetuned=False)
     return {
         "kind": "applied",
         "made_for": {"model": stored.model, "channels": dict(stored.channels)},

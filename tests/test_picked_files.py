@@ -519,5 +519,7 @@ def test_the_licence_of_weights_is_said_as_far_as_it_is_known() -> None:
     assert weights_licence("net.py:net", "", data, trained_here=False).startswith("unknown: the weights came with")
     assert "'mine.pt'" in weights_licence("resnet20", "/tmp/mine.pt", data)
     assert "SWAG" in weights_licence("torchvision:vit_b_16", "IMAGENET1K_SWAG_E2E_V1", data)
-    assert "torchvision states none" in weights_licence("torchvision:resnet18", "DEFAULT", data)
+    given = "torchvision:resnet18", "DEFAULT", data
+    assert weights_licence(*given).endswith("(its code is BSD-3-Clause); fine-tuned here on digits (CC BY 4.0)")
+    assert weights_licence(*given, finetuned=False).endswith("(its code is BSD-3-Clause)")
     assert weights_licence("torchvision:resnet18", "NOPE", data).startswith("unknown")
