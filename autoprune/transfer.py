@@ -73,6 +73,8 @@ def apply_policy(
     notes = _check_fits(stored, groups, frozen, {block.name for block in blocks}, subject.network)
     for note in notes:
         say(note)
+    here = {name: group for name, group in stored.policy.groups.items() if name in groups}  # others stay whole anyway
+    stored = replace(stored, policy=replace(stored.policy, groups=here))
     _check_data(stored.policy, subject)
     space = _space(stored.policy, groups, blocks)
     say(f"scoring channels by {', '.join(_criteria(stored.policy)) or 'nothing: no channel goes'}")
