@@ -173,6 +173,10 @@ def _rung(measurement: Mapping[str, Any]) -> str:
 
 def _facts(card: Mapping[str, Any]) -> list[str]:
     budget = ", ".join(f"{name} ≤ {float(limit):g}" for name, limit in card["budget"].items()) or "none"
+    over = [
+        f"{name} is {METRICS[name].show(card['validation']['values'][name])}, {100 * excess:.2g} % above"
+        for name, excess in card.get("not_met", {}).items()
+    ]
     test = "scored on test once, after the last decision" if card["test"] else "the data has no test split"
     uniform = (
         f"uniform: trial {card['uniform']['trial']}, made for the same budget and fine-tuned in the same way"
@@ -180,7 +184,7 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
         else f"not compared with uniform: {card['uniform_missing']}"
     )
     return [
-        f"- budget: {budget}",
+        f"- budget: {budget}{'; NOT MET: ' if over else ''}{', '.join(over)}",
         f"- {uniform}",
         f"- {card['flop_convention']}; not counted: {', '.join(card['uncounted'])}",
         f"- selected on validation; {test}; ± is one standard error, of differences that of the paired answers to the "

@@ -33,6 +33,7 @@ Say = Callable[[str], None]
 CardText = Callable[[Mapping[str, Any]], str]
 POLICY_FORMAT = 1
 CHECKED_IMAGES = 16
+_OURS = {WEIGHTS, RECIPE, POLICY, CARD, CARD_JSON, *FILES.values()}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def check_target(target: Path, force: bool, exists: str = "give another folder, 
 
     Args:
         target: the folder.
-        force: whether one that autoprune wrote is replaced; another one never is.
+        force: whether one that autoprune wrote is replaced; another one never is, nor one with other files in it.
         exists: what to do if it is whole.
 
     Raises:
@@ -75,9 +76,16 @@ def check_target(target: Path, force: bool, exists: str = "give another folder, 
     """
     if not target.exists():
         return
-    names = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
-    if names and not names & {WEIGHTS, RECIPE, CARD_JSON}:
-        raise UsageError(f"{str(target)!r} holds something that autoprune did not write; give another folder")
+    names = {path.name for path in target.iterdir()} if target.is_dir() else {f"{target.name}, a file"}
+    if not names:
+        return
+    strange = sorted(names - _OURS)
+    if strange or not names & {RECIPE, CARD_JSON}:  # a study has a recipe.json too
+        shown = ", ".join([*strange[:3], *(["…"] if strange[3:] else [])] or sorted(names))
+        raise UsageError(
+            f"{str(target)!r} holds something that autoprune did not write there ({shown}), so it is not replaced; "
+            f"move that away, or give another folder"
+        )
     missing = missing_files(target)
     if missing and not force:
         raise UsageError(
@@ -89,19 +97,28 @@ def check_target(target: Path, force: bool, exists: str = "give another folder, 
 
 
 def deliver(
-    target: Path, building: Path, card: Mapping[str, Any], of: Delivery, text_of: CardText, say: Say
+    target: Path,
+    building: Path,
+    card: Mapping[str, Any],
+    of: Delivery,
+    text_of: CardText,
+    say: Say,
+    *,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Write a network into a folder, check every file of it, and return its card, with exports and checks.
 
     Args:
-        target: the folder; replaced if it exists.
+        target: the folder.
         building: where it is written meanwhile, on the same disk; what lies there is removed.
         card: what was measured of the network; costs under ``validation``, those of the dense one under ``dense``.
         of: what the files are made from.
         text_of: card → Markdown.
         say: told in a sentence what is going on.
+        force: whether a folder that is there by then is replaced.
 
     Raises:
+        UsageError: if somebody else has written the folder meanwhile, and ``force`` is false.
         StudyError: if the folder cannot be written.
         EvaluationError: if a file does not pass a check; names them, and where they are left.
     """
@@ -116,14 +133,28 @@ def deliver(
         card = {**card, "checks": [asdict(check) for check in checks]}
         write_text(building / CARD_JSON, json.dumps(card, indent=1))
         write_text(building / CARD, text_of(card))
-        if target.exists():
-            shutil.rmtree(target)
-        building.rename(target)
+        check_target(target, force)  # again: it may have come since
+        _put_in_place(building, target)
     except OSError as error:
         raise StudyError(
             f"cannot write {str(target)!r}: {error.strerror or error}; free space or permissions"
         ) from error
     return card
+
+
+def _put_in_place(building: Path, target: Path) -> None:
+    """Let a whole folder take the place of another one, which is removed last: one of the two is always there."""
+    former = building.with_name("former")
+    shutil.rmtree(former, ignore_errors=True)
+    if target.exists():
+        target.rename(former)
+    try:
+        building.rename(target)
+    except BaseException:  # an interrupt too
+        if former.exists() and not target.exists():
+            former.rename(target)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _write_files(folder: Path, of: Delivery, versions: Mapping[str, str], say: Say) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from autoprune.training.finetune import Recipe, train_dense
 from autoprune.training.models import build_model
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime, evaluating
-from autoprune.training.weights import load_weights
+from autoprune.training.weights import load_weights, own_tensors
 
 Say = Callable[[str], None]
 CALIBRATION_BATCH = 64
@@ -85,7 +85,7 @@ def write_network(network: nn.Module, path: Path, metadata: dict[str, str] | Non
     Raises:
         StudyError: if the file cannot be written.
     """
-    write_bytes(path, save({k: v.contiguous().cpu() for k, v in network.state_dict().items()}, metadata))
+    write_bytes(path, save(own_tensors(network), metadata))
 
 
 def _check_runs(network: nn.Module, task: DataTask, runtime: Runtime) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from autoprune.build import Workbench, finetune_recipe, resolve, set_up
 from autoprune.card import card_text
 from autoprune.deliver import Delivery, check_target, deliver
 from autoprune.dense import sparsity_facts
+from autoprune.errors import ModelError, StudyError, UsageError
 from autoprune.evaluate import Evaluator
 from autoprune.exports import examples_of
 from autoprune.formats import ONNX_PACKAGES, Wanted, missing_onnx, wanted_formats
@@ -63,11 +65,13 @@ def finish_trials(
         the card, and the folder.
 
     Raises:
-        UsageError: if a folder of one of the trials exists and ``force`` is false.
+        UsageError: if a folder of one of the trials exists and ``force`` is false, or the epochs are no length.
         StudyError: if there is no fine-tune, and a trial's weights are not kept.
         AutopruneError: if the network cannot be rebuilt, trained, scored or written, or a file fails its checks. An
             export that fails is told on the card, under ``exports``.
     """
+    if epochs is not None and not 0 <= epochs < math.inf:
+        raise UsageError(f"the longer fine-tune has {epochs:g} epochs; expected 0 or more")
     for trial in trials:
         _check_not_picked(view.folder.picked / str(trial.number), force)
     as_searched = (view.spec.pick.epochs if epochs is None else epochs) == 0
@@ -83,8 +87,11 @@ def finish_trials(
 
     def rival_of(winner: Trial) -> Trial | Incomparable:
         rival = uniform_rival(view.trials, budget, winner) if is_compared else Incomparable("not asked for")
-        if as_searched and isinstance(rival, Trial) and not view.folder.trial_weights(rival.number).is_file():
-            return Incomparable(f"the weights of the uniform baseline, trial {rival.number}, are not kept")
+        if as_searched and isinstance(rival, Trial):
+            try:
+                check_kept(view.folder, rival)
+            except (StudyError, ModelError) as error:
+                return Incomparable(f"the uniform baseline, trial {rival.number}, cannot be loaded: {error}")
         return rival
 
     def as_measured(trial: Trial) -> nn.Module:
@@ -92,7 +99,8 @@ def finish_trials(
 
     say(_plan(trials, recipe.epochs))
     with unfinished(view.folder.picked, evaluator, trials) as memory:
-        if memory.has_begun:
+        is_resumed = memory.has_begun
+        if is_resumed:
             say("going on with a pick that was cut off: the parts that it finished are not repeated")
         finished = finish(
             evaluator,
@@ -104,8 +112,9 @@ def finish_trials(
             as_measured if as_searched else None,
         )
         target = view.folder.picked / str(finished.trial.number)
-        card = _card(finished, budget) | _facts(finished, evaluator, bench)
-        card = deliver(target, memory.building, card, _delivery(finished, evaluator, bench, wanted), card_text, say)
+        card = {**_card(finished, budget), "resumed": is_resumed} | _facts(finished, evaluator, bench)
+        delivery = _delivery(finished, evaluator, bench, wanted)
+        card = deliver(target, memory.building, card, delivery, card_text, say, force=force)
         memory.forget()
     return card, target
 
@@ -156,6 +165,7 @@ def _card(finished: Finished, budget: Budget) -> dict[str, Any]:
         "flop_convention": FLOP_CONVENTION,
         "uncounted": list(finished.pruned.validation.uncounted),
         "budget": budget.to_json(),
+        "not_met": budget.violations_of_known(finished.pruned.validation),
         **_scores(finished.pruned),
         "dense": _scores(finished.dense),
         "uniform": {"trial": uniform.trial.number, **_scores(uniform.judged)} if isinstance(uniform, Rival) else None,

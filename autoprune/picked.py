@@ -25,7 +25,7 @@ from autoprune.pruning.mask_kernels import can_accelerate, to_semi_structured
 from autoprune.pruning.masks import Masks
 from autoprune.pruning.prune import BLOCK, Cut, KeptIndices, shrink
 from autoprune.training.models import build_model
-from autoprune.training.weights import load_weights
+from autoprune.training.weights import load_weights, own_tensors
 
 WEIGHTS, RECIPE, POLICY = "model.safetensors", "recipe.json", "policy.json"
 FORMAT = 1
@@ -98,8 +98,7 @@ def recipe_of(
 
 def weights_content(network: nn.Module, facts: Mapping[str, str] | None = None) -> bytes:
     """Return a network's weights as the content of ``model.safetensors``, with facts among its metadata."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    return save(state, metadata={"format": "pt", **(facts or {})})
+    return save(own_tensors(network), metadata={"format": "pt", **(facts or {})})
 
 
 def _sizes_of(network: nn.Module, cut: Cut) -> dict[str, dict[str, Any]]:

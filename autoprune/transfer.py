@@ -45,17 +45,21 @@ Say = Callable[[str], None]
 _LEAST_MAX_SPARSITY = 0.9
 
 
-def apply_policy(stored: StoredPolicy, subject: Subject, target: Path, wanted: Wanted, say: Say) -> dict[str, Any]:
+def apply_policy(
+    stored: StoredPolicy, subject: Subject, target: Path, wanted: Wanted, say: Say, *, force: bool = False
+) -> dict[str, Any]:
     """Prune a network by a stored policy and write it into a folder; return its card.
 
     Args:
         stored: the policy.
         subject: the network.
-        target: the folder; replaced if it exists.
+        target: the folder.
         wanted: formats that the network is exported to.
         say: told in a sentence what is going on.
+        force: whether a folder that autoprune wrote is replaced.
 
     Raises:
+        UsageError: if the folder exists and may not be replaced.
         ModelError: if the network lacks groups, blocks or layers that the policy names, listing all, or a criterion
             needs data and there is none.
         StudyError: if the folder cannot be written.
@@ -69,6 +73,8 @@ def apply_policy(stored: StoredPolicy, subject: Subject, target: Path, wanted: W
     notes = _check_fits(stored, groups, frozen, {block.name for block in blocks}, subject.network)
     for note in notes:
         say(note)
+    here = {name: group for name, group in stored.policy.groups.items() if name in groups}  # others stay whole anyway
+    stored = replace(stored, policy=replace(stored.policy, groups=here))
     _check_data(stored.policy, subject)
     space = _space(stored.policy, groups, blocks)
     say(f"scoring channels by {', '.join(_criteria(stored.policy)) or 'nothing: no channel goes'}")
@@ -96,9 +102,10 @@ def apply_policy(stored: StoredPolicy, subject: Subject, target: Path, wanted: W
         latency=subject.spec.latency,
         wanted=wanted,
     )
+    target = Path(os.path.abspath(target))  # "." has no name
     work = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        card = deliver(target, work / "folder", card, delivery, applied_text, say)
+        card = deliver(target, work / "folder", card, delivery, applied_text, say, force=force)
     except EvaluationError:
         raise  # it names the files, which are left to be looked at
     except BaseException:
@@ -215,9 +222,8 @@ def _card(
     both = {"pruned": network, "dense": subject.network}
     scores = {name: score(one, task, "val", runtime) for name, one in both.items()} if task else {}
     found = {n: cost.merged(quality_measurement(scores[n])) if n in scores else cost for n, cost in costs.items()}
-    data = f"{task.name} ({task.licence or 'licence unknown'})" if task else ""
     weights = spec.model.weights
-    licence = weights_licence(spec.model.source, weights, data or "no data", trained_here=False)
+    licence = weights_licence(spec.model.source, weights, "no data", trained_here=False, finetuned=False)
     return {
         "kind": "applied",
         "made_for": {"model": stored.model, "channels": dict(stored.channels)},

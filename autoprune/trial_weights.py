@@ -73,11 +73,14 @@ class TrialWeights:
         return write
 
     def begin(self, trials: Sequence[Trial]) -> None:
-        """Put right what an earlier run left: half-written files, those of trials that are not stored, and old ones."""
+        """Put right what an earlier run left: half-written files, those of trials that are not stored, and old ones.
+
+        Where no trial is stored at all, as where another storage was given by mistake, whole files are left.
+        """
         kept = self._kept(trials)
         for path in _listed(self.folder.weights):
             number = number_of(path)
-            if (number is not None and number not in kept) or _HALF_WRITTEN.fullmatch(path.name):
+            if (trials and number is not None and number not in kept) or _HALF_WRITTEN.fullmatch(path.name):
                 self._remove(path)
 
     def collect(self, trials: Sequence[Trial]) -> None:

@@ -30,11 +30,12 @@ from autoprune.metrics import Measurement
 from autoprune.pick import Judged, Reached
 from autoprune.pruning.prune import shrink
 from autoprune.training.score import Score
-from autoprune.training.weights import load_weights
+from autoprune.training.weights import load_weights, own_tensors
 from autoprune.trial import Trial
 
 WORK = ".work"
 _BUILDING = "folder"
+_OTHERS = 4  # picks that were cut off and not gone on with, which are kept besides the present one
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ class Unfinished:
     def keep_reached(self, trial: Trial, reached: Reached) -> None:
         """Keep how far a trial came, in place of what was kept of it before."""
         told = json.dumps([(share, _score_to(score)) for share, score in reached.scores])
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in reached.network.state_dict().items()}
-        write_bytes(self._weights_of(trial), save(state, metadata={"scores": told}))
+        write_bytes(self._weights_of(trial), save(own_tensors(reached.network), metadata={"scores": told}))
 
     def judged(self, name: str) -> Judged | None:
         """Return what was measured at the end; ``None`` if there is nothing, or nothing that can be read."""
@@ -125,6 +125,7 @@ def unfinished(picked: Path, evaluator: Evaluator, trials: Sequence[Trial]) -> I
     """
     folder = picked / WORK / _question(evaluator, trials)
     lock = _locked(folder)
+    _drop_oldest(folder)
     kept = Unfinished(folder, evaluator)
     try:
         yield kept
@@ -149,6 +150,21 @@ def _locked(folder: Path) -> filelock.BaseFileLock:
             f"{str(folder)!r} cannot be written: {error.strerror or error}; free space or permissions"
         ) from error
     return lock
+
+
+def _drop_oldest(own: Path) -> None:
+    """Remove what is known of other picks that were cut off, but for the last few, and those that are going on."""
+    others = [path for path in own.parent.iterdir() if path.is_dir() and path != own]
+    for path in sorted(others, key=_changed, reverse=True)[_OTHERS:]:
+        with suppress(filelock.Timeout, OSError), filelock.FileLock(path / "lock", timeout=0):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # gone since it was listed
+        return 0.0
 
 
 def _question(evaluator: Evaluator, trials: Sequence[Trial]) -> str:

@@ -1,6 +1,6 @@
 """Check a picked folder from outside: load every file as its user will, in a process that has seen none of it.
 
-``finish`` starts ``python -m autoprune.verify`` on a folder before it is called done. The reference is a file of images
+``deliver`` starts such a process on a folder before it is called done. The reference is a file of images
 and of what the finished network answered to them; the costs are those on the card. Every check ends in a sentence.
 """
 
@@ -31,6 +31,8 @@ from autoprune.policy import PruningPolicy
 from autoprune.training.models import build_model
 
 _SECONDS = 600
+# without the working folder that -c and -m put first: a copy.py of the user's there would stand for the library's
+_START = "import sys; sys.path[:] = filter(None, sys.path); from autoprune.verify import main; main(sys.argv[1:])"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[Check]:
     """
     asked, told = folder.with_name("reference.safetensors"), folder.with_name("checks.json")
     reference.write(asked)
-    command = [sys.executable, "-m", "autoprune.verify", str(folder), str(asked), str(told)]
+    command = [sys.executable, "-c", _START, str(folder), str(asked), str(told)]
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # where the user's own code is found
     try:
         done = subprocess.run(
@@ -170,7 +172,7 @@ def _export(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:
     images, outputs = reference.images, reference.outputs
     with torch.inference_mode():  # for two numbers of images
         differences = [(answer(images[:count]) - outputs[:count]).abs().max() for count in (1, len(images))]
-    worst, largest = float(max(differences)), float(outputs.abs().max())
+    worst, largest = float(torch.stack(differences).max()), float(outputs.abs().max())  # NaN stays NaN
     detail = f"outputs on {len(images)} images differ from PyTorch's by up to {worst:.3g}"
     return worst <= TOLERANCE * max(1.0, largest), detail
 
@@ -199,7 +201,3 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(int(threads))
     checks = verify(Path(folder), Reference.read(Path(reference)))
     write_text(Path(result), json.dumps([asdict(check) for check in checks]))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

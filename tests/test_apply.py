@@ -174,6 +174,9 @@ def test_a_bare_policy_needs_the_shape_and_no_folder_is_overwritten(code: Path, 
     (tmp_path / "mine" / "thesis.tex").write_text("work")
     done = run(path, "--model", f"{code}:net", "-o", tmp_path / "mine", "--force")
     assert (done.exit_code, "did not write" in done.stderr) == (2, True)
+    whole = json.loads(HALF.to_json())
+    whole["groups"]["conv9"] = [0.0, "l1"]  # nothing goes there, so a network may lack it
+    path.write_text(json.dumps(whole))
     target = tmp_path / "yes"
     asked = (path, "--model", f"{code}:net", "--input", "1x8x8", "--classes", "3", "-o", target)
     assert run(*asked).exit_code == 0

@@ -783,6 +783,7 @@ def test_pick_by_drop_and_by_accuracy(study: Path) -> None:
         (("--budget-mflops", "x"), "40%"),
         (("--top", "0"), "x>=1"),
         (("--top", "2", "--trial", "1"), "leave --top out"),
+        (("--max-drop", "1%", "--trial", "1"), "leave --min-accuracy and --max-drop out"),
     ],
 )
 def test_pick_refuses_what_makes_no_sense(study: Path, arguments: tuple[str, ...], part: str) -> None:

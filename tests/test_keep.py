@@ -59,6 +59,17 @@ def test_a_budget_that_nobody_meets_and_no_budget_at_all() -> None:
     assert worth_keeping(few, OBJECTIVES, Budget()) == {1, 2, 3}
 
 
+def test_nothing_is_removed_where_no_trial_is_stored_as_with_another_storage(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    folder.weights.mkdir()
+    folder.trial_weights(3).write_bytes(b"weights")
+    keeper = TrialWeights(folder, "front", OBJECTIVES, HALF, lambda message: None)
+    keeper.begin([])
+    assert stored_numbers(folder) == [3]
+    keeper.begin([trial(0, 0.5, 50.0)])
+    assert stored_numbers(folder) == []
+
+
 outcomes = st.one_of(
     st.tuples(st.integers(0, 20), st.sampled_from([20.0, 32.0, 33.0, 45.0, 50.0]), st.integers(1, 9)),
     st.just("failed"),

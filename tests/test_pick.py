@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 import torch
 from tiny import write_study
@@ -492,3 +494,15 @@ def test_the_same_pick_twice_at_once_is_refused(alone: StudyView, evaluator: Eva
     ):
         pass
     assert not (alone.folder.picked / ".work").exists(), "nothing was kept, so nothing is left"
+
+
+def test_of_picks_that_nobody_went_on_with_the_last_four_are_kept(alone: StudyView, evaluator: Evaluator) -> None:
+    work = alone.folder.picked / ".work"
+    for age in range(7):
+        (work / f"of-{age}-days").mkdir(parents=True)
+        os.utime(work / f"of-{age}-days", (1e9 - 86400 * age,) * 2)
+    with filelock.FileLock(work / "of-6-days" / "lock"):
+        os.utime(work / "of-6-days", (1, 1))
+        with unfinished(alone.folder.picked, evaluator, alone.trials) as memory:
+            found = {path.name for path in work.iterdir()} - {memory.folder.name}
+    assert found == {f"of-{age}-days" for age in (0, 1, 2, 3, 6)}, "the oldest is going on"

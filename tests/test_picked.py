@@ -21,10 +21,11 @@ from autoprune.errors import ModelError, UnknownNameError, UsageError
 from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget
-from autoprune.picked import RECIPE, WEIGHTS, load_compressed
+from autoprune.picked import RECIPE, WEIGHTS, load_compressed, weights_content
 from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
 from autoprune.study.view import open_view
+from autoprune.training.weights import load_weights
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process")
 
@@ -186,6 +187,20 @@ def test_a_network_for_rows_is_rebuilt_from_its_shape(tmp_path: Path) -> None:
     rows = torch.rand(4, 30, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(autoprune.load(tmp_path)(rows), network(rows))
+
+
+def test_a_weight_that_two_modules_share_is_stored_under_both_names(tmp_path: Path) -> None:
+    def tied(seed: int) -> nn.Sequential:
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+        network[2].weight = network[0].weight
+        return network
+
+    one, other = tied(1), tied(2)
+    (tmp_path / WEIGHTS).write_bytes(weights_content(one))
+    load_weights(other, tmp_path / WEIGHTS)
+    assert other[2].weight is other[0].weight
+    assert torch.equal(other(torch.ones(2, 4)), one(torch.ones(2, 4)))
 
 
 def test_a_folder_that_is_no_picked_network_says_so(tmp_path: Path) -> None:

@@ -302,6 +302,16 @@ def test_a_folder_that_fails_a_check_is_not_called_done(view: StudyView, monkeyp
     assert not (folder.parent / ".work").exists()
 
 
+def test_files_of_the_user_beside_us_do_not_stand_for_the_library_s(
+    copied: Path, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autoprune.verify import verify_in_new_process
+
+    (tmp_path / "copy.py").write_text("raise SystemExit('the user's own')")
+    monkeypatch.chdir(tmp_path)
+    assert not failed(verify_in_new_process(copied, reference))
+
+
 def test_a_check_that_cannot_run_says_why(
     tmp_path: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +450,64 @@ def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="autoprune did not write"):
         check_target(tmp_path, force=True)
     check_target(tmp_path / "new", force=False)
+    (tmp_path / "empty").mkdir()
+    check_target(tmp_path / "empty", force=False)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("study.toml", "resolved.toml", "recipe.json", "study.db"),  # a study has a recipe.json of its own
+        ("model.safetensors", "config.json"),
+        ("model.safetensors",),
+        ("recipe.json", "card.json", "model.safetensors", "notes.txt"),
+    ],
+)
+def test_a_folder_that_holds_anything_else_is_never_replaced(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    for force in (False, True):
+        with pytest.raises(UsageError, match="autoprune did not write there"):
+            check_target(tmp_path, force)
+    file = tmp_path / names[0]
+    with pytest.raises(UsageError, match="a file"):
+        check_target(file, force=True)
+
+
+def test_a_folder_that_came_meanwhile_stays_and_force_replaces_it(
+    view: StudyView, picked: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(view.trials[0], candidate=replace(view.trials[0].candidate, number=8))
+    view, target = replace(view, trials=(other,)), view.folder.picked / "8"
+    mark = target / "recipe.json"
+
+    def meanwhile(folder: Path, reference: Reference) -> list[Check]:
+        shutil.copytree(picked[1], target)
+        mark.write_text("of another pick")
+        return []
+
+    monkeypatch.setattr(autoprune.deliver, "verify_in_new_process", meanwhile)
+    with pytest.raises(UsageError, match=r"8' exists already|8' is half written"):
+        picked_by(view)
+    assert mark.read_text() == "of another pick"
+    monkeypatch.setattr(autoprune.deliver, "verify_in_new_process", lambda *_: [])
+    budget = Budget({"mflops": Limit(0.001)})
+    card, folder = finish_trials(
+        view, view.trials, budget, lambda message: None, compare=False, wanted=NONE, force=True
+    )
+    assert folder == target
+    assert json.loads(mark.read_text())["format"] == 1
+    assert not (target.parent / ".work").exists()
+    assert card["resumed"]
+    found = card["validation"]["values"]["mflops"]
+    assert card["not_met"] == {"mflops": pytest.approx(found / 0.001 - 1)}
+    assert "- budget: mflops ≤ 0.001; NOT MET: mflops is" in card_text(card)
+
+
+@pytest.mark.parametrize("epochs", [-1.0, float("nan"), float("inf")])
+def test_a_fine_tune_of_no_length_is_refused(view: StudyView, epochs: float) -> None:
+    with pytest.raises(UsageError, match="expected 0 or more"):
+        finish_trials(view, view.trials, Budget(), lambda message: None, epochs=epochs)
 
 
 # --- whose weights they are
@@ -451,5 +519,7 @@ def test_the_licence_of_weights_is_said_as_far_as_it_is_known() -> None:
     assert weights_licence("net.py:net", "", data, trained_here=False).startswith("unknown: the weights came with")
     assert "'mine.pt'" in weights_licence("resnet20", "/tmp/mine.pt", data)
     assert "SWAG" in weights_licence("torchvision:vit_b_16", "IMAGENET1K_SWAG_E2E_V1", data)
-    assert "torchvision states none" in weights_licence("torchvision:resnet18", "DEFAULT", data)
+    given = "torchvision:resnet18", "DEFAULT", data
+    assert weights_licence(*given).endswith("(its code is BSD-3-Clause); fine-tuned here on digits (CC BY 4.0)")
+    assert weights_licence(*given, finetuned=False).endswith("(its code is BSD-3-Clause)")
     assert weights_licence("torchvision:resnet18", "NOPE", data).startswith("unknown")

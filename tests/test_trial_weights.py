@@ -252,6 +252,9 @@ def test_a_baseline_whose_weights_are_gone_is_not_compared_with(copied: Path) ->
     view.folder.trial_weights(uniform.number).unlink()
     card, _ = finish_trials(view, [trial], view.budget, lambda message: None, epochs=0)
     assert "are not kept" in card["uniform_missing"]
+    view.folder.trial_weights(uniform.number).write_bytes(b"damaged")
+    card, _ = finish_trials(view, [trial], view.budget, lambda message: None, epochs=0, force=True)
+    assert "is damaged" in card["uniform_missing"]
 
 
 def run(*arguments: str | Path) -> Any:

@@ -89,6 +89,5 @@ def _apply(
 
     check_target(target, force)
     stored = read_policy(policy)
-    return apply_policy(
-        stored, subject_of(spec, stored, shape, classes, has_data, display.say), target, wanted, display.say
-    )
+    subject = subject_of(spec, stored, shape, classes, has_data, display.say)
+    return apply_policy(stored, subject, target, wanted, display.say, force=force)

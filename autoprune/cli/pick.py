@@ -114,6 +114,10 @@ def pick(
     view = open_view(folder, storage)
     if top is not None and number is not None:
         raise UsageError("--top and --trial were both given; --trial finishes that one alone, so leave --top out")
+    if number is not None and (min_accuracy is not None or max_drop is not None):
+        raise UsageError(
+            "--trial finishes that one alone, whatever its accuracy; leave --min-accuracy and --max-drop out"
+        )
     trained = view.spec.pick.epochs if finetune_epochs is None else finetune_epochs
     usual = view.spec.pick.top if trained else 1  # without training there is no contest
     try:

@@ -29,6 +29,7 @@ PHASES = {
     "finetune": "fine-tuning",
     "score": "scoring on validation",
     "latency": "timing",
+    "store": "storing the weights",
     "other": "everything else",
 }
 TILES = ("mflops", "latency_ms", "mparams", "size_mb", "nonzero_mflops", "nonzero_mparams")

@@ -7,7 +7,7 @@ from pathlib import Path
 _TORCHVISION = "torchvision:"
 
 
-def weights_licence(source: str, weights: str, data: str, *, trained_here: bool = True) -> str:
+def weights_licence(source: str, weights: str, data: str, *, trained_here: bool = True, finetuned: bool = True) -> str:
     """Return one sentence on the licence of a network's weights.
 
     Args:
@@ -15,6 +15,7 @@ def weights_licence(source: str, weights: str, data: str, *, trained_here: bool 
         weights: a file, the name of torchvision's weights, or empty for weights trained here.
         data: name and licence of the data they were trained on here.
         trained_here: whether a network without given weights was trained here, rather than built with its weights.
+        finetuned: whether given weights were trained further here.
     """
     if not weights and not trained_here:
         return f"unknown: the weights came with the code of {source!r}; their licence is yours to know"
@@ -28,9 +29,7 @@ def weights_licence(source: str, weights: str, data: str, *, trained_here: bool 
         meta = zoo.get_model_weights(source.removeprefix(_TORCHVISION))[weights].meta
     except (KeyError, ValueError):
         return f"unknown: torchvision knows no weights {weights!r} for {source}"
-    stated = meta.get("license")
-    return (
-        f"{stated}, as torchvision states for {weights}; fine-tuned here on {data}"
-        if stated
-        else f"torchvision states none for {weights} (its code is BSD-3-Clause); fine-tuned here on {data}"
-    )
+    stated, further = meta.get("license"), f"; fine-tuned here on {data}" if finetuned else ""
+    if stated:
+        return f"{stated}, as torchvision states for {weights}{further}"
+    return f"torchvision states none for {weights} (its code is BSD-3-Clause){further}"

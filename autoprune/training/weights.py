@@ -1,4 +1,4 @@
-"""Reading trained weights into a network, without running anything that a file contains.
+"""Reading trained weights into a network, without running anything that a file contains; and what a file is made of.
 
 Reads safetensors, and PyTorch's own files with ``weights_only=True``; a pickled module is refused.
 Combined with ``models``, which builds the network the weights must fit.
@@ -44,6 +44,20 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             "Check that the model source, its number of classes and the file belong together."
         )
     network.load_state_dict(state, strict=False)  # checked above, but for batch counts
+
+
+def own_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return a network's state as safetensors takes it: on the CPU, contiguous, and no two tensors of one memory.
+
+    A weight that two modules share is stored under both names, so that every name of the state is there.
+    """
+    seen, found = set[int](), {}
+    for name, tensor in network.state_dict().items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if place in seen else own
+        seen.add(place)
+    return found
 
 
 def _read(path: Path) -> Any:
