@@ -128,6 +128,25 @@ def test_what_searches_made_is_removed_and_what_the_user_put_there_stays(root: P
     assert "no stored study" in run("studies", "rm", "fake", "--yes", "--root", root).stderr
 
 
+def test_what_is_only_named_like_something_made_stays(root: Path) -> None:
+    mine = ("front.ipynb", "weights/pretrained.safetensors")
+    for name in mine:
+        (root / "fake" / name).write_text("mine")
+    (root / "fake" / "data").symlink_to(root / "nowhere")
+    remove_study(root / "fake")
+    assert [(root / "fake" / name).read_text() for name in mine] == ["mine", "mine"]
+    assert (root / "fake" / "data").is_symlink()
+    assert not (root / "fake" / "weights" / "1.safetensors").exists()
+
+
+def test_a_folder_behind_a_link_goes_with_the_link(root: Path, tmp_path: Path) -> None:
+    shutil.move(root / "fake", tmp_path / "elsewhere")
+    (root / "fake").symlink_to(tmp_path / "elsewhere")
+    remove_study(root / "fake", everything=True)
+    assert not (tmp_path / "elsewhere").exists()
+    assert not (root / "fake").is_symlink()
+
+
 def test_all_of_a_study_goes_with_its_folder_if_that_is_said(root: Path) -> None:
     found = json.loads(run("studies", "rm", "fake", "--yes", "--all", "--json", "--root", root).stdout)
     assert found["removed"][0]["freed_mb"] > 0.05
@@ -351,6 +370,17 @@ def test_a_recipe_in_the_place_stays_and_counts_as_read(archive: Path, tmp_path:
     assert read_request("fake", tmp_path / "b", {}).spec.trials == 78, "a later edit counts"
 
 
+def test_what_lies_in_the_place_of_no_study_stays_without_force(archive: Path, tmp_path: Path) -> None:
+    mine = [tmp_path / "b" / "fake" / name for name in ("picked/1/model.safetensors", "weights/mine.safetensors")]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    import_study(archive, tmp_path / "b")
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+    assert (tmp_path / "b" / "fake" / "weights" / "1.safetensors").exists()
+    assert len(open_view(tmp_path / "b" / "fake").trials) == 4
+
+
 Change = Callable[[dict[str, bytes]], dict[str, bytes]]
 
 
@@ -394,6 +424,7 @@ def spoilt_trials(held: dict[str, bytes]) -> dict[str, bytes]:
         (manifest(format=2, autoprune="9.0"), "update autoprune"),
         (manifest(study="../evil"), "cannot be called"),
         (manifest(files=[]), "lacks|damaged|refused"),
+        (manifest(needs=5), "manifest of .* is damaged"),
         (spoilt_trials, "trial 0 of the archive is damaged"),
         (lambda held: {}, "no archive of a study"),
     ],

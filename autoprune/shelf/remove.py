@@ -36,7 +36,8 @@ class Removed:
 
 def what_stays(folder: Path) -> tuple[str, ...]:
     """Return the files in a study's folder that no search made, relative to it, in order."""
-    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())  # a link may lead nowhere
+    files = [path.relative_to(folder) for path in found]
     return tuple(sorted(str(file) for file in files if not is_made(file) and str(file) != LOCK))
 
 
@@ -63,7 +64,9 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
         try:
             remove_made(path)
             if not kept:
-                shutil.rmtree(path)
+                shutil.rmtree(path.resolve())  # the folder may lie elsewhere, behind a link
+                if path.is_symlink():
+                    path.unlink()
         except OSError as error:
             raise StudyError(
                 f"{str(error.filename or path)!r} cannot be removed: {error.strerror or error}; free its permissions "
