@@ -523,7 +523,10 @@ def test_another_storage_serves_all_of_it(tmp_path: Path) -> None:
         assert sorted(connection.execute("select study_name from studies")) == [("c",), ("fake",)]
     assert "--storage" in run("studies", "cp", "fake", "d", "--root", root).stderr
     assert "give it after" in run("studies", "--storage", url, "rm", "fake", "--yes").stderr
-    assert "stay in their storage" in run("studies", "--root", root, "rm", "fake", "--yes").stdout
+    assert "stay where they are" in run("studies", "--root", root, "rm", "fake", "--yes").stdout
+    wrong = run("studies", "rm", "c", "--yes", "--root", root, "--storage", f"sqlite:///{tmp_path / 'typo.db'}")
+    assert "nor in the --storage given: they stay where they are" in wrong.stdout
+    assert not (tmp_path / "typo.db").exists()
 
 
 # -- names that people give -------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Removed:
         folder: where the study lay.
         freed_bytes: what its files took.
         kept: what stays in the folder, relative to it: the recipe, and whatever no search made.
-        trials_stay: whether the trials were not in the folder, and stay in their storage.
+        trials_stay: whether the trials were neither in the folder nor in the storage that was given, if one was.
     """
 
     folder: Path
@@ -58,8 +58,7 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
     folder = stored_folder(path)
     with removal_lock(folder):
         is_elsewhere = not folder.database.exists() and folder.resolved.exists()
-        if is_elsewhere and storage is not None:
-            delete_study(storage, read_resolved(folder.resolved).name)
+        stay = is_elsewhere and not (storage and delete_study(storage, read_resolved(folder.resolved).name))
         before, kept = size_of(folder).total, () if everything else what_stays(path)
         try:
             remove_made(path)
@@ -74,7 +73,7 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
             ) from error
         if kept:
             folder.lock.unlink(missing_ok=True)
-    return Removed(path, before - size_of(folder).total, kept, is_elsewhere and storage is None)
+    return Removed(path, before - size_of(folder).total, kept, stay)
 
 
 def check_not_searched(folder: StudyFolder) -> None:
