@@ -400,6 +400,15 @@ def beside(name: str) -> Change:
     return lambda held: {**held, name: b"evil"}
 
 
+def spoilt_tensors(held: dict[str, bytes]) -> dict[str, bytes]:
+    import hashlib
+
+    content = b"\x08" + bytes(7) + b"\xff" * 8
+    files = json.loads(held[f"{PREFIX}/manifest.json"])["files"]
+    files["dense.safetensors"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {**manifest(files=files)(held), f"{PREFIX}/dense.safetensors": content}
+
+
 def spoilt_trials(held: dict[str, bytes]) -> dict[str, bytes]:
     import hashlib
 
@@ -437,6 +446,13 @@ def test_an_archive_that_is_not_right_is_refused_without_a_trace(
     with pytest.raises(AutopruneError, match=words):
         import_study(archive, tmp_path / "new")
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_weights_that_are_none_come_as_they_were(archive: Path, tmp_path: Path) -> None:
+    """Whoever needs them says that they are damaged; an import reads no more of them than where paths may stand."""
+    repack(archive, spoilt_tensors(members(archive)))
+    import_study(archive, tmp_path / "new", places={"model.source": "net.py:other"})
+    assert (tmp_path / "new" / "fake" / "dense.safetensors").read_bytes().endswith(b"\xff" * 8)
 
 
 def test_a_link_in_an_archive_is_refused(archives: Path, tmp_path: Path) -> None:

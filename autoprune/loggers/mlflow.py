@@ -20,10 +20,9 @@ from typing import Any
 
 from autoprune.atomic import write_text
 from autoprune.folder import StudyFolder
-from autoprune.loggers.course import kind_of
 from autoprune.loggers.flat import chosen_of, measured_of, seconds_of, standing_of, values_of
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Standing, missing_library
-from autoprune.trial import Failed, OverBudget, Stopped, Trial
+from autoprune.trial import Failed, OverBudget, Stopped, Trial, kind_of
 
 EXPERIMENT = "autoprune"  # unless MLFLOW_EXPERIMENT_NAME says another
 NUMBER = "autoprune.trial"
