@@ -257,9 +257,11 @@ class Budget:
         """
         unknown = [name for name in self.limits if name not in dense.values]
         if unknown:
+            known = ", ".join(name for name, one in METRICS.items() if one.is_cost and name in dense.values)
+            masks = ". What is not zero is counted where there are masks: add weight or 2:4 to space.patterns"
             raise BudgetError(
-                f"the budget limits {', '.join(unknown)}, which this study does not measure: what is not zero is "
-                f"counted where there are masks; add weight or 2:4 to space.patterns, or budget mflops or mparams"
+                f"the budget limits {', '.join(unknown)}, which this study does not measure; budget one of {known}"
+                f"{masks if any(name.startswith('nonzero') for name in unknown) else ''}"
             )
         return Budget(
             {name: Limit(limit.value * dense[name]) if limit.relative else limit for name, limit in self.limits.items()}
