@@ -241,22 +241,31 @@ class Budget:
             BudgetError: if the dense network meets all limits already, so that there is nothing to do, or a limit is
                 on what was not measured.
         """
-        unknown = [name for name in self.limits if name not in dense.values]
-        if unknown:
+        resolved = self.in_units(dense)
+        if self.limits and not resolved.violations(dense):
             raise BudgetError(
-                f"the budget limits {', '.join(unknown)}, which this study does not measure: what is not zero is "
-                f"counted where there are masks; add weight or 2:4 to space.patterns, or budget mflops or mparams"
-            )
-        limits = {
-            name: Limit(limit.value * dense[name]) if limit.relative else limit for name, limit in self.limits.items()
-        }
-        resolved = Budget(limits)
-        if limits and not resolved.violations(dense):
-            raise BudgetError(
-                f"nothing to do: the dense network has {_list_values(limits, dense)}, "
+                f"nothing to do: the dense network has {_list_values(self.limits, dense)}, "
                 f"within the budget of {resolved.describe()}; ask for less"
             )
         return resolved
+
+    def in_units(self, dense: Measurement) -> Budget:
+        """Return the same budget in absolute numbers, also where the dense network meets it.
+
+        Raises:
+            BudgetError: if a limit is on what was not measured.
+        """
+        unknown = [name for name in self.limits if name not in dense.values]
+        if unknown:
+            known = ", ".join(name for name, one in METRICS.items() if one.is_cost and name in dense.values)
+            masks = ". What is not zero is counted where there are masks: add weight or 2:4 to space.patterns"
+            raise BudgetError(
+                f"the budget limits {', '.join(unknown)}, which this study does not measure; budget one of {known}"
+                f"{masks if any(name.startswith('nonzero') for name in unknown) else ''}"
+            )
+        return Budget(
+            {name: Limit(limit.value * dense[name]) if limit.relative else limit for name, limit in self.limits.items()}
+        )
 
     def violations(self, measurement: Measurement) -> dict[str, float]:
         """Return, for every limit that is exceeded, value / limit − 1 (always > 0).

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 from autoprune.metrics import Budget, Measurement
 from autoprune.policy import PruningPolicy
 
+KINDS = ("completed", "stopped", "over_budget", "failed")
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -119,6 +121,19 @@ class Trial:
 def completed_measurement(trial: Trial) -> Measurement | None:
     """Return what a completed trial measured, or ``None`` for any other outcome."""
     return trial.outcome.measurement if isinstance(trial.outcome, Completed) else None
+
+
+def kind_of(outcome: Outcome) -> str:
+    """Return an outcome's kind, one of :data:`KINDS`."""
+    match outcome:
+        case Completed():
+            return "completed"
+        case Stopped():
+            return "stopped"
+        case OverBudget():
+            return "over_budget"
+        case Failed():
+            return "failed"
 
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from autoprune import pareto
 from autoprune.builtins import LOGGERS
 from autoprune.errors import UnknownNameError, UsageError
 from autoprune.loggers.contract import OBJECTIVES, check_logger, example_study, example_trials
-from autoprune.loggers.course import KINDS, Course
+from autoprune.loggers.course import Course
 from autoprune.loggers.fanout import Loggers, make_logger
-from autoprune.trial import Trial
+from autoprune.trial import KINDS, Trial
 
 TRIALS = example_trials()
 

@@ -209,6 +209,29 @@ def test_mlflow_has_every_kind_of_trial_and_what_is_left_open_is_logged_again(fo
     assert [(point.step, point.value) for point in history] == [(number, number + 1) for number in range(6)]
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_a_study_that_is_begun_anew_is_not_mixed_with_the_old_one(folder: Path, name: str) -> None:
+    logged_session(name, folder, 0, 4)
+    logged_session(name, folder, 0, 2)
+    logged_session(name, folder, 2, 3)
+    if name == "mlflow":
+        assert set(runs(folder)[1]) == {0, 1, 2}
+    else:
+        assert set(steps(folder / "tensorboard", "search/trials")) == {0, 1, 2}
+        assert [path.name for path in sorted((folder / "tensorboard" / "trials").iterdir())] == ["00000"]
+
+
+def test_mlflow_leaves_a_run_alone_that_somebody_made_beneath_the_study(folder: Path) -> None:
+    logged_session("mlflow", folder, 0, 1)
+    parent, _ = runs(folder)
+    used = client(f"sqlite:///{folder / 'mlflow.db'}")
+    mine = used.create_run(parent.info.experiment_id, tags={"mlflow.parentRunId": parent.info.run_id}).info.run_id
+    logged_session("mlflow", folder, 1, 2)
+    assert used.get_run(mine).info.lifecycle_stage == "active"
+    used.delete_run(mine)
+    assert set(runs(folder)[1]) == {0, 1}
+
+
 def test_another_place_to_track_has_a_parent_of_its_own_with_everything(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,25 @@ def test_what_searches_made_is_removed_and_what_the_user_put_there_stays(root: P
     assert "no stored study" in run("studies", "rm", "fake", "--yes", "--root", root).stderr
 
 
+def test_what_is_only_named_like_something_made_stays(root: Path) -> None:
+    mine = ("front.ipynb", "weights/pretrained.safetensors")
+    for name in mine:
+        (root / "fake" / name).write_text("mine")
+    (root / "fake" / "data").symlink_to(root / "nowhere")
+    remove_study(root / "fake")
+    assert [(root / "fake" / name).read_text() for name in mine] == ["mine", "mine"]
+    assert (root / "fake" / "data").is_symlink()
+    assert not (root / "fake" / "weights" / "1.safetensors").exists()
+
+
+def test_a_folder_behind_a_link_goes_with_the_link(root: Path, tmp_path: Path) -> None:
+    shutil.move(root / "fake", tmp_path / "elsewhere")
+    (root / "fake").symlink_to(tmp_path / "elsewhere")
+    remove_study(root / "fake", everything=True)
+    assert not (tmp_path / "elsewhere").exists()
+    assert not (root / "fake").is_symlink()
+
+
 def test_all_of_a_study_goes_with_its_folder_if_that_is_said(root: Path) -> None:
     found = json.loads(run("studies", "rm", "fake", "--yes", "--all", "--json", "--root", root).stdout)
     assert found["removed"][0]["freed_mb"] > 0.05
@@ -351,6 +370,17 @@ def test_a_recipe_in_the_place_stays_and_counts_as_read(archive: Path, tmp_path:
     assert read_request("fake", tmp_path / "b", {}).spec.trials == 78, "a later edit counts"
 
 
+def test_what_lies_in_the_place_of_no_study_stays_without_force(archive: Path, tmp_path: Path) -> None:
+    mine = [tmp_path / "b" / "fake" / name for name in ("picked/1/model.safetensors", "weights/mine.safetensors")]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    import_study(archive, tmp_path / "b")
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+    assert (tmp_path / "b" / "fake" / "weights" / "1.safetensors").exists()
+    assert len(open_view(tmp_path / "b" / "fake").trials) == 4
+
+
 Change = Callable[[dict[str, bytes]], dict[str, bytes]]
 
 
@@ -368,6 +398,15 @@ def manifest(**changes: Any) -> Change:
 
 def beside(name: str) -> Change:
     return lambda held: {**held, name: b"evil"}
+
+
+def spoilt_tensors(held: dict[str, bytes]) -> dict[str, bytes]:
+    import hashlib
+
+    content = b"\x08" + bytes(7) + b"\xff" * 8
+    files = json.loads(held[f"{PREFIX}/manifest.json"])["files"]
+    files["dense.safetensors"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {**manifest(files=files)(held), f"{PREFIX}/dense.safetensors": content}
 
 
 def spoilt_trials(held: dict[str, bytes]) -> dict[str, bytes]:
@@ -394,6 +433,7 @@ def spoilt_trials(held: dict[str, bytes]) -> dict[str, bytes]:
         (manifest(format=2, autoprune="9.0"), "update autoprune"),
         (manifest(study="../evil"), "cannot be called"),
         (manifest(files=[]), "lacks|damaged|refused"),
+        (manifest(needs=5), "manifest of .* is damaged"),
         (spoilt_trials, "trial 0 of the archive is damaged"),
         (lambda held: {}, "no archive of a study"),
     ],
@@ -406,6 +446,13 @@ def test_an_archive_that_is_not_right_is_refused_without_a_trace(
     with pytest.raises(AutopruneError, match=words):
         import_study(archive, tmp_path / "new")
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_weights_that_are_none_come_as_they_were(archive: Path, tmp_path: Path) -> None:
+    """Whoever needs them says that they are damaged; an import reads no more of them than where paths may stand."""
+    repack(archive, spoilt_tensors(members(archive)))
+    import_study(archive, tmp_path / "new", places={"model.source": "net.py:other"})
+    assert (tmp_path / "new" / "fake" / "dense.safetensors").read_bytes().endswith(b"\xff" * 8)
 
 
 def test_a_link_in_an_archive_is_refused(archives: Path, tmp_path: Path) -> None:
@@ -492,7 +539,10 @@ def test_another_storage_serves_all_of_it(tmp_path: Path) -> None:
         assert sorted(connection.execute("select study_name from studies")) == [("c",), ("fake",)]
     assert "--storage" in run("studies", "cp", "fake", "d", "--root", root).stderr
     assert "give it after" in run("studies", "--storage", url, "rm", "fake", "--yes").stderr
-    assert "stay in their storage" in run("studies", "--root", root, "rm", "fake", "--yes").stdout
+    assert "stay where they are" in run("studies", "--root", root, "rm", "fake", "--yes").stdout
+    wrong = run("studies", "rm", "c", "--yes", "--root", root, "--storage", f"sqlite:///{tmp_path / 'typo.db'}")
+    assert "nor in the --storage given: they stay where they are" in wrong.stdout
+    assert not (tmp_path / "typo.db").exists()
 
 
 # -- names that people give -------------------------------------------------------------------------------------------

@@ -112,6 +112,22 @@ def test_another_budget_is_answered(tmp_path: Path) -> None:
     assert found["report"]["best"] == 1
 
 
+@pytest.mark.parametrize("command", [("watch", "--once"), ("report",)])
+@pytest.mark.parametrize("limit", ["5", "40%"])
+def test_a_budget_on_what_was_not_measured_is_said(tmp_path: Path, command: tuple[str, ...], limit: str) -> None:
+    folder = store(tmp_path / "s", [good()])
+    result = run(*command, folder.path, "--budget-nonzero-mflops", limit)
+    assert result.exit_code == 2
+    assert "nonzero_mflops, which this study does not measure" in result.stderr
+
+
+def test_live_takes_no_option_that_it_would_not_heed(tmp_path: Path) -> None:
+    folder = store(tmp_path / "s", [good()])
+    result = run("report", folder.path, "--live", "--open")
+    assert result.exit_code == 2
+    assert "leave out --all and --open" in result.stderr
+
+
 def test_last_line_of_a_log_has_nothing_that_a_terminal_would_obey(tmp_path: Path) -> None:
     log = tmp_path / "search.log"
     assert last_line(log) == ""

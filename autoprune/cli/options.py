@@ -230,14 +230,15 @@ def budget_text(limits: Mapping[str, str]) -> str:
 
 
 def asked_budget(options: Mapping[str, Any], dense: Any) -> Budget | None:
-    """Return the absolute budget asked for on the command line, or ``None``; one above dense is allowed here."""
-    from autoprune.metrics import Budget, Limit
+    """Return the absolute budget asked for on the command line, or ``None``; one above dense is allowed here.
+
+    Raises:
+        BudgetError: if a limit is malformed, or on what the study does not measure.
+    """
+    from autoprune.metrics import Budget
 
     limits = budget_values(options)
-    if not limits:
-        return None
-    asked = Budget.parse(limits)
-    return Budget({k: Limit(v.value * dense[k]) if v.relative else v for k, v in asked.limits.items()})
+    return Budget.parse(limits).in_units(dense) if limits else None
 
 
 @dataclass(frozen=True)

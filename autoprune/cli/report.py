@@ -10,6 +10,7 @@ import click
 
 from autoprune.cli.main import emit, json_option
 from autoprune.cli.options import asked_budget, budget_options, root_option, storage_option, study_argument
+from autoprune.errors import UsageError
 
 
 @click.command(
@@ -61,6 +62,8 @@ def report(
     if live:
         from autoprune.cli.watch import follow
 
+        if show_all or open_page:
+            raise UsageError("--live writes nothing and shows the front beyond noise; leave out --all and --open")
         follow(folder, storage, options, once=False, as_json=as_json)
         return
     view = open_view(folder, storage)

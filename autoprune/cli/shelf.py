@@ -63,7 +63,8 @@ def rm_study(
         kept = f"; kept: {', '.join(each.kept)}" if each.kept else ""
         click.echo(f"removed {each.folder}: {each.freed_bytes / 1e6:.1f} MB freed{kept}")
         if each.trials_stay:
-            click.echo("its trials were not in the folder and stay in their storage, for want of --storage")
+            where = "nor in the --storage given" if storage else "and no --storage was given"
+            click.echo(f"its trials were not in the folder, {where}: they stay where they are")
 
 
 def _ask(question: str) -> None:

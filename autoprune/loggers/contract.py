@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from autoprune.loggers.course import KINDS, Course
+from autoprune.loggers.course import Course
 from autoprune.loggers.fanout import make_logger
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger
 from autoprune.metrics import Budget, Measurement
 from autoprune.policy import GroupPolicy, MaskPolicy, PruningPolicy
-from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
+from autoprune.trial import KINDS, Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
 
 BUDGET = Budget.parse({"mflops": 50})
 DENSE = Measurement({"accuracy": 0.95, "loss": 0.2, "mflops": 100.0, "latency_ms": 4.0}, {"accuracy": 0.01})

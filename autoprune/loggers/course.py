@@ -8,22 +8,7 @@ from collections.abc import Sequence
 from autoprune import pareto
 from autoprune.loggers.protocol import Standing
 from autoprune.metrics import Budget, Measurement
-from autoprune.trial import Completed, Failed, Outcome, OverBudget, Stopped, Trial
-
-KINDS = ("completed", "stopped", "over_budget", "failed")
-
-
-def kind_of(outcome: Outcome) -> str:
-    """Return an outcome's kind, one of :data:`KINDS`."""
-    match outcome:
-        case Completed():
-            return "completed"
-        case Stopped():
-            return "stopped"
-        case OverBudget():
-            return "over_budget"
-        case Failed():
-            return "failed"
+from autoprune.trial import KINDS, Completed, Trial, kind_of
 
 
 class Course:

@@ -20,10 +20,9 @@ from typing import Any
 
 from autoprune.atomic import write_text
 from autoprune.folder import StudyFolder
-from autoprune.loggers.course import kind_of
 from autoprune.loggers.flat import chosen_of, measured_of, seconds_of, standing_of, values_of
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Standing, missing_library
-from autoprune.trial import Failed, OverBudget, Stopped, Trial
+from autoprune.trial import Failed, OverBudget, Stopped, Trial, kind_of
 
 EXPERIMENT = "autoprune"  # unless MLFLOW_EXPERIMENT_NAME says another
 NUMBER = "autoprune.trial"
@@ -56,7 +55,10 @@ class MlflowLogger:
         self._steps: set[int] = set()
 
     def began(self, study: LoggedStudy, stored: Sequence[Trial]) -> Collection[int]:
-        """Open the study's parent run, a new one if there is none; return the trials whose nested runs have ended."""
+        """Open the study's parent run; return the trials whose nested runs have ended.
+
+        There is a new one if there was none, or if it has trials that the study does not: it was begun anew since.
+        """
         folder = StudyFolder(study.folder)
         is_set = self._mlflow.is_tracking_uri_set()
         uri = self._mlflow.get_tracking_uri() if is_set else f"sqlite:///{folder.mlflow_database.absolute()}"
@@ -64,14 +66,15 @@ class MlflowLogger:
         known = _read_parents(folder.mlflow_parents)
         key = _without_secrets(uri) if is_set else folder.mlflow_database.name  # a study may be moved
         run = self._find(known.get(key, ""))
-        if run is None:
-            run = self._new_parent(study, None if is_set else folder.mlflow_artifacts)
+        logged = self._logged(run) if run else set()
+        if run is None or not logged <= {trial.number for trial in stored}:
+            run, logged = self._new_parent(study, None if is_set else folder.mlflow_artifacts), set()
             write_text(folder.mlflow_parents, json.dumps({**known, key: run.info.run_id}, indent=1))
         self._parent, self._experiment = run.info.run_id, run.info.experiment_id
         self._client.update_run(self._parent, status="RUNNING")
         self._describe(study)
         self._steps = {point.step for point in self._client.get_metric_history(self._parent, TRIALS)}
-        return self._logged()
+        return logged
 
     def told(self, trial: Trial, standing: Standing) -> None:
         """Log where the search stands to the parent, and the trial as a nested run."""
@@ -123,14 +126,15 @@ class MlflowLogger:
         if (resolved := StudyFolder(study.folder).resolved).exists():
             self._client.log_artifact(self._parent, str(resolved))
 
-    def _logged(self) -> set[int]:
+    def _logged(self, parent: Any) -> set[int]:
         """Return the trials whose nested runs have ended, and delete those that a killed process left open."""
+        within = f"tags.`{PARENT}` = '{parent.info.run_id}'"
         found, token = set[int](), None
         while True:
-            page = self._client.search_runs(
-                [self._experiment], f"tags.`{PARENT}` = '{self._parent}'", max_results=_PAGE, page_token=token
-            )
+            page = self._client.search_runs([parent.info.experiment_id], within, max_results=_PAGE, page_token=token)
             for run in page:
+                if NUMBER not in run.data.tags:
+                    continue  # somebody else's run beneath the study's
                 if run.info.status in _STATUS.values():
                     found.add(int(run.data.tags[NUMBER]))
                 else:

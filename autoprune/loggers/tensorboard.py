@@ -45,6 +45,9 @@ class TensorBoardLogger:
         """Return the numbers of the trials logged by earlier sessions; nothing is written before there is a trial."""
         self._study, self._folder = study, StudyFolder(study.folder).tensorboard
         self._next = _cut_off(self._folder)
+        if self._next > max((trial.number for trial in stored), default=-1) + 1:  # these were another study's trials
+            (self._folder / LOGGED).unlink()
+            self._next = _cut_off(self._folder)
         return range(self._next)
 
     def told(self, trial: Trial, standing: Standing) -> None:
@@ -101,6 +104,8 @@ def _cut_off(folder: Path) -> int:
         following, lengths = int(record["next"]), {str(name): int(size) for name, size in record["lengths"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         following, lengths = 0, {}
+    if not following:
+        shutil.rmtree(folder / "trials", ignore_errors=True)
     for path in _event_files(folder):
         if path.name not in lengths:
             path.unlink()

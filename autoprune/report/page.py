@@ -20,7 +20,7 @@ from autoprune.atomic import write_text
 from autoprune.metrics import FLOP_CONVENTION
 from autoprune.report import page_sections as sections
 from autoprune.report.method import method
-from autoprune.report.page_data import page_document
+from autoprune.report.page_data import SHORT_TITLES, page_document
 from autoprune.report.param_importance import importance
 from autoprune.report.rows import duration
 from autoprune.report.summary import Summary
@@ -110,7 +110,7 @@ def _sections(view: StudyView, summary: Summary) -> dict[str, Any]:
         "endings": sections.endings(view.trials),
         "method": method(view, summary),
         "flop_convention": _sentence(FLOP_CONVENTION),
-        "objectives": ", ".join(sections.LABELS.get(name, name) for name in summary.objectives),
+        "objectives": ", ".join(SHORT_TITLES.get(name, name) for name in summary.objectives),
     }
 
 

@@ -18,12 +18,11 @@ from autoprune.report.picture import AXIS_TITLES, accuracy_range
 from autoprune.report.policies import encode_policies
 from autoprune.report.rows import baselines_for, first_line
 from autoprune.report.summary import Summary
-from autoprune.trial import Completed, Failed, OverBudget, Stopped, Trial
+from autoprune.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, kind_of
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView
 
-KINDS = ("completed", "stopped", "over_budget", "failed")
 SHORT_TITLES = {
     "mflops": "MFLOPs",
     "latency_ms": "Latency",
@@ -84,7 +83,7 @@ def trial_columns(trials: Sequence[Trial]) -> dict[str, Any]:
     errors = [name for name in METRICS if any(name in m.stderr for m in measured)]
     return {
         "number": [trial.number for trial in trials],
-        "kind": column([KINDS.index(_kind(trial)) for trial in trials]),
+        "kind": column([KINDS.index(kind_of(trial.outcome)) for trial in trials]),
         "origin": column([trial.candidate.origin.rpartition(":")[2] for trial in trials]),
         "baseline": column([int(trial.candidate.is_baseline) for trial in trials]),
         "session": column([trial.session for trial in trials]),
@@ -110,18 +109,6 @@ def column(values: Sequence[Any]) -> Any:
 
 def _measurement(trial: Trial) -> Measurement:
     return trial.outcome.measurement if not isinstance(trial.outcome, Failed) else Measurement({})
-
-
-def _kind(trial: Trial) -> str:
-    match trial.outcome:
-        case Completed():
-            return "completed"
-        case Stopped():
-            return "stopped"
-        case OverBudget():
-            return "over_budget"
-        case Failed():
-            return "failed"
 
 
 def _reason(trial: Trial) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoprune.metrics import METRICS
+from autoprune.report.page_data import SHORT_TITLES
 from autoprune.report.param_importance import Importance
 from autoprune.report.rows import Row, duration, first_line, short
 from autoprune.report.sensitivity import Curve, Sensitivity
@@ -33,14 +34,6 @@ PHASES = {
     "other": "everything else",
 }
 TILES = ("mflops", "latency_ms", "mparams", "size_mb", "nonzero_mflops", "nonzero_mparams")
-LABELS = {
-    "mflops": "MFLOPs",
-    "latency_ms": "Latency",
-    "mparams": "Parameters",
-    "size_mb": "Size",
-    "nonzero_mflops": "MFLOPs not zero",
-    "nonzero_mparams": "Parameters not zero",
-}
 UNITS = {"mflops": "", "nonzero_mflops": "", "mparams": " M", "nonzero_mparams": " M"}
 
 
@@ -75,7 +68,7 @@ def tiles(summary: Summary) -> list[dict[str, str]]:
         if name in row.measurement.values:
             found.append(
                 {
-                    "label": LABELS[name],
+                    "label": SHORT_TITLES[name],
                     "value": f"{short(row.measurement[name])}{_unit(name)}",
                     "error": f" ± {row.measurement.error(name):.2g}" if row.measurement.error(name) else "",
                     "ratio": _ratio(row, name, f"{short(dense[name])}{_unit(name)}" if name in dense.values else ""),

@@ -123,9 +123,10 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
 
     Raises:
         StudyError: if the study was interrupted before its dense network was measured, or a file of it is damaged.
+        BudgetError: if the budget limits what the study does not measure.
     """
     dense, trials = view.dense, view.trials
-    wanted = _absolute(view.budget if budget is None else budget, dense)
+    wanted = (view.budget if budget is None else budget).in_units(dense)
     objectives = quality_first(view.spec.objectives)
     rows = choose_rows(trials, wanted, dense, objectives, noise_aware)
     reference = Scored(DENSE, None, dense, view.facts.get("dense_correct", ""))
@@ -163,12 +164,6 @@ def quality_first(objectives: Sequence[str]) -> tuple[str, ...]:
     ('accuracy', 'mflops', 'latency_ms')
     """
     return tuple(sorted(objectives, key=lambda name: METRICS[name].is_cost))
-
-
-def _absolute(budget: Budget, dense: Measurement) -> Budget:
-    """Return the budget in absolute numbers; one that the dense network meets is no fault in a report."""
-    is_relative = any(limit.relative for limit in budget.limits.values())
-    return budget.resolve(dense) if is_relative else budget
 
 
 def _seconds_by_phase(trials: Sequence[Trial]) -> dict[str, float]:

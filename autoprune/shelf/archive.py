@@ -144,7 +144,7 @@ def _read_manifest(file: Path, members: Iterator[tuple[str, int, IO[bytes]]]) ->
         manifest = dict(json.loads(content.read(size)))
         version, files = int(manifest["format"]), dict(manifest["files"])
         sizes = [int(each["bytes"]) + len(str(each["sha256"])) for each in files.values()]
-        str(manifest["study"]), len(sizes)
+        str(manifest["study"]), len(sizes), dict(manifest.get("needs", {})), dict(manifest.get("measured_on", {}))
     except (ValueError, TypeError, KeyError) as error:
         raise StudyError(f"the manifest of {str(file)!r} is damaged: {type(error).__name__}: {error}") from error
     if version > VERSION:

@@ -17,16 +17,17 @@ TRIAL_WEIGHTS = "weights"  # the folder of trials' own weights, which come and g
 CARRIED = (
     *("dense.safetensors", "rewind.safetensors", "sparse.safetensors", "scores.safetensors"),
     *("dense.json", "threshold.json", "sensitivity.json", "latency.json"),
-    f"{TRIAL_WEIGHTS}/*.safetensors",
+    f"{TRIAL_WEIGHTS}/[0-9]*.safetensors",  # by the number of the trial
 )
 DATABASE = ("study.db", "study.db-wal", "study.db-shm", "study.db-journal")
 SPEC = ("resolved.toml", "recipe.json")
 LOCK = "study.lock"
 # made anew from the rest, or for people
 DERIVED = (
-    *("front.*", "report.html", "sensitivity.png", "search.log", "search.log.*", "teacher", "teacher/*"),
-    *("picked", "picked/*", "tensorboard", "tensorboard/*", "mlflow.*", "mlflow-artifacts", "mlflow-artifacts/*"),
-    *(TRIAL_WEIGHTS, f"{TRIAL_WEIGHTS}/*", ".writable", ".*.tmp"),
+    *("front.csv", "front.json", "front.png", "front.svg", "report.html", "sensitivity.png"),
+    *("search.log", "search.log.[0-9]", "teacher", "teacher/*", "picked", "picked/*", "tensorboard", "tensorboard/*"),
+    *("mlflow.json", "mlflow.db", "mlflow.db-*", "mlflow-artifacts", "mlflow-artifacts/*"),
+    *(TRIAL_WEIGHTS, f"{TRIAL_WEIGHTS}/.[0-9]*.tmp", ".writable", ".*.tmp"),
 )
 _MADE = (*CARRIED, *DATABASE, *SPEC, *DERIVED)
 

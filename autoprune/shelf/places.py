@@ -52,11 +52,11 @@ class Wording:
         The file is eight bytes of the header's length, the header as JSON, and the tensors at offsets from its end.
         """
         length = int.from_bytes(content[:8], "little")
-        header = content[8 : 8 + length].decode("utf-8")
+        header = content[8 : 8 + length].decode("utf-8", errors="surrogateescape")  # it may be damaged, and stays so
         changed = self.apply(header)
         if changed == header:
             return content
-        encoded = changed.rstrip().encode("utf-8")
+        encoded = changed.rstrip().encode("utf-8", errors="surrogateescape")
         encoded += b" " * (-len(encoded) % 8)
         return len(encoded).to_bytes(8, "little") + encoded + content[8 + length :]
 

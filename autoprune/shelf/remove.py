@@ -25,7 +25,7 @@ class Removed:
         folder: where the study lay.
         freed_bytes: what its files took.
         kept: what stays in the folder, relative to it: the recipe, and whatever no search made.
-        trials_stay: whether the trials were not in the folder, and stay in their storage.
+        trials_stay: whether the trials were neither in the folder nor in the storage that was given, if one was.
     """
 
     folder: Path
@@ -36,7 +36,8 @@ class Removed:
 
 def what_stays(folder: Path) -> tuple[str, ...]:
     """Return the files in a study's folder that no search made, relative to it, in order."""
-    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())  # a link may lead nowhere
+    files = [path.relative_to(folder) for path in found]
     return tuple(sorted(str(file) for file in files if not is_made(file) and str(file) != LOCK))
 
 
@@ -57,13 +58,14 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
     folder = stored_folder(path)
     with removal_lock(folder):
         is_elsewhere = not folder.database.exists() and folder.resolved.exists()
-        if is_elsewhere and storage is not None:
-            delete_study(storage, read_resolved(folder.resolved).name)
+        stay = is_elsewhere and not (storage and delete_study(storage, read_resolved(folder.resolved).name))
         before, kept = size_of(folder).total, () if everything else what_stays(path)
         try:
             remove_made(path)
             if not kept:
-                shutil.rmtree(path)
+                shutil.rmtree(path.resolve())  # the folder may lie elsewhere, behind a link
+                if path.is_symlink():
+                    path.unlink()
         except OSError as error:
             raise StudyError(
                 f"{str(error.filename or path)!r} cannot be removed: {error.strerror or error}; free its permissions "
@@ -71,7 +73,7 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
             ) from error
         if kept:
             folder.lock.unlink(missing_ok=True)
-    return Removed(path, before - size_of(folder).total, kept, is_elsewhere and storage is None)
+    return Removed(path, before - size_of(folder).total, kept, stay)
 
 
 def check_not_searched(folder: StudyFolder) -> None:

@@ -162,10 +162,13 @@ def _install(unpacked: Path, target: Path, spec: StudySpec, study: PortableStudy
     if not target.exists():
         unpacked.rename(target)
         return
-    remove_made(target)
-    last = StudyFolder(unpacked).resolved.name
-    for path in sorted(unpacked.iterdir(), key=lambda each: each.name == last):
-        path.rename(target / path.name)
+    if holds_study(target):  # which is to be replaced; otherwise what lies there, as picked networks may, stays
+        remove_made(target)
+    last = StudyFolder(unpacked).resolved
+    for path in sorted((each for each in unpacked.rglob("*") if each.is_file()), key=lambda each: each == last):
+        goal = target / path.relative_to(unpacked)
+        goal.parent.mkdir(exist_ok=True)
+        path.rename(goal)
 
 
 def _needs(manifest: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 
 from autoprune.errors import StudyError, UsageError
-from autoprune.study.storage import open_storage, reporting_faults, without_password
+from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, without_password
 
 
 def backup_sqlite(source: Path, target: Path) -> None:
@@ -95,6 +95,9 @@ def delete_study(url: str, name: str) -> bool:
     Raises:
         StudyError: if the storage cannot be read or written.
     """
+    file = sqlite_path(url)
+    if file is not None and not file.exists():
+        return False  # to open it would make it
     storage = open_storage(url)
     with reporting_faults(url):
         try:

@@ -94,13 +94,16 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
         )
     spec = read_resolved(folder.resolved)
     opened = open_storage(url)
-    with reporting_faults(url):
-        try:
-            study_id = opened.get_study_id_from_name(spec.name)
-        except KeyError as error:
-            raise StudyError(f"the storage {without_password(url)!r} holds no study named {spec.name!r}") from error
-        stored = stored_trials(opened, study_id)
-        facts = {key: json.loads(value) for key, value in opened.get_study_user_attrs(study_id).items()}
+    try:
+        with reporting_faults(url):
+            try:
+                study_id = opened.get_study_id_from_name(spec.name)
+            except KeyError as error:
+                raise StudyError(f"the storage {without_password(url)!r} holds no study named {spec.name!r}") from error
+            stored = stored_trials(opened, study_id)
+            facts = {key: json.loads(value) for key, value in opened.get_study_user_attrs(study_id).items()}
+    finally:
+        opened.engine.dispose()  # who looks again and again holds no connection for each look
     running = sum(record.state == TrialState.RUNNING for record in stored)
     return StudyView(folder, spec, _readable(stored, url), running, facts)
 
