@@ -60,11 +60,11 @@ def applied_text(card: Mapping[str, Any]) -> str:
             + ("batch norm was recalibrated, nothing more" if data else "nothing was trained or recalibrated"),
             *(f"- {note}" for note in card["notes"]),
             f"- {card['flop_convention']}; not counted: {', '.join(card['uncounted'])}",
-            f"- data: {data or 'none was given'}",
+            f"- data: {in_words(data) if data else 'none was given'}",
             f"- weights: {card['weights']['weights'] or 'none were given'}; licence: {card['weights']['licence']}",
             f"- seed: {card['seed']}",
-            f"- measured on: {card['runtime']}",
-            f"- versions: {card['versions']}",
+            f"- measured on: {in_words(card['runtime'])}",
+            f"- versions: {in_words(card['versions'])}",
             "",
             "| group | channels | kept | importance |",
             "|---|---|---|---|",
@@ -99,7 +99,7 @@ def _figures(card: Mapping[str, Any]) -> list[str]:
     for name in _COSTS:
         if name in card["validation"]["values"]:
             known = [one["validation"]["values"][name] for one in (card, *others.values())]
-            shown = [f"{METRICS[name].show(value)} {METRICS[name].unit}" for value in known]
+            shown = [_cost(one["validation"], name) for one in (card, *others.values())]
             lines.append(f"| {name} | {' | '.join([*shown, *(f'× {known[0] / value:.3f}' for value in known[1:])])} |")
     return lines
 
@@ -189,14 +189,14 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
         f"- {card['flop_convention']}; not counted: {', '.join(card['uncounted'])}",
         f"- selected on validation; {test}; ± is one standard error, of differences that of the paired answers to the "
         "same images",
-        f"- fine-tune: {card['finetune']}",
+        f"- fine-tune: {in_words(card['finetune'])}",
         *_mask_lines(card),
-        f"- data: {card['data']}",
+        f"- data: {in_words(card['data'])}",
         f"- licence of the weights: {card['weights']['licence']}",
         f"- seed: {card['seed']}",
-        f"- measured on: {card['runtime']}",
-        f"- latency timed by: {card['latency']}",
-        f"- versions: {card['versions']}",
+        f"- measured on: {in_words(card['runtime'])}",
+        f"- latency timed by: {in_words(card['latency'])}",
+        f"- versions: {in_words(card['versions'])}",
     ]
 
 
@@ -212,6 +212,31 @@ def _mask_lines(card: Mapping[str, Any]) -> list[str]:
         f"- left dense by the mask: {left}",
         "- training the network further lets masked weights grow back, unless zeros are held",
     ]
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """Return facts as a line of text.
+
+    >>> in_words({"name": "digits", "sizes": {"train": 2, "val": 1}, "borders": [0.5, 1.0], "distill": True})
+    'name digits, sizes (train 2, val 1), borders 0.5 1, distill yes'
+    """
+    return ", ".join(f"{name.replace('_', ' ')} {_word(value)}" for name, value in facts.items())
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({in_words(value)})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_word, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cost(measurement: Mapping[str, Any], name: str) -> str:
+    """Return a cost with its unit, and with its standard error if it was measured."""
+    value, error = measurement["values"][name], measurement["stderr"].get(name)
+    return f"{METRICS[name].show(value)}{f' ± {error:.2g}' if error else ''} {METRICS[name].unit}"
 
 
 def _accuracy(measurement: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +57,23 @@ class Reference:
     Attributes:
         images: shape ``(N, *input_shape)``.
         outputs: of the finished network, shape ``(N, classes)``.
+        threads: CPU threads that it answered with; with another number the last bits may differ.
     """
 
     images: Tensor
     outputs: Tensor
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def write(self, path: Path) -> None:
         """Store it."""
-        write_bytes(path, save({"images": self.images.contiguous(), "outputs": self.outputs.contiguous()}))
+        tensors = {"images": self.images.contiguous(), "outputs": self.outputs.contiguous()}
+        write_bytes(path, save(tensors | {"threads": torch.tensor(self.threads)}))
 
     @classmethod
     def read(cls, path: Path) -> Reference:
         """Return what :meth:`write` stored."""
         stored = load_file(path)
-        return cls(stored["images"].clone(), stored["outputs"].clone())
+        return cls(stored["images"].clone(), stored["outputs"].clone(), int(stored["threads"]))
 
 
 def verify_in_new_process(folder: Path, reference: Reference) -> list[Check]:
@@ -89,7 +92,7 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[Check]:
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # where the user's own code is found
     try:
         done = subprocess.run(
-            [*command, str(torch.get_num_threads())],
+            command,
             env={**os.environ, "PYTHONPATH": paths},
             capture_output=True,
             text=True,
@@ -105,9 +108,14 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[Check]:
 
 
 def verify(folder: Path, reference: Reference) -> list[Check]:
-    """Return the checks of a folder, made in this process."""
+    """Return the checks of a folder, made in this process with the reference's number of threads."""
     card = json.loads((folder / CARD_JSON).read_text(encoding="utf-8"))
-    return list(_checks(folder, reference, card))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(reference.threads)
+    try:
+        return list(_checks(folder, reference, card))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _checks(folder: Path, reference: Reference, card: dict[str, Any]) -> Iterator[Check]:
@@ -196,8 +204,7 @@ def _latencies(card: dict[str, Any]) -> tuple[bool, str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Check a folder and write what was found: FOLDER REFERENCE RESULT THREADS."""
-    folder, reference, result, threads = arguments
-    torch.set_num_threads(int(threads))
+    """Check a folder and write what was found: FOLDER REFERENCE RESULT."""
+    folder, reference, result = arguments
     checks = verify(Path(folder), Reference.read(Path(reference)))
     write_text(Path(result), json.dumps([asdict(check) for check in checks]))
