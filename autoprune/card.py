@@ -114,7 +114,7 @@ def _files(card: Mapping[str, Any]) -> list[str]:
     ]
     for found in (own, *(one for one in exports.values() if "failure" not in one)):
         runtime, timing = found["runtime"], found["latency"]
-        agrees = _agreement(found["agreement"]) if "agreement" in found else "equal to the last bit"
+        agrees = _agreement(found["agreement"]) if "agreement" in found else "the same answers in a fresh process"
         lines.append(
             f"| {found['file']} | {_size(card['files'][found['file']])} | {agrees} | {runtime} "
             f"{versions.get(runtime, '')} | {timing['pruned_ms']:.3f} ms | × {timing['ratio']:.3f} ± "

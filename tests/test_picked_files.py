@@ -523,3 +523,13 @@ def test_the_licence_of_weights_is_said_as_far_as_it_is_known() -> None:
     assert weights_licence(*given).endswith("(its code is BSD-3-Clause); fine-tuned here on digits (CC BY 4.0)")
     assert weights_licence(*given, finetuned=False).endswith("(its code is BSD-3-Clause)")
     assert weights_licence("torchvision:resnet18", "NOPE", data).startswith("unknown")
+
+
+@pytest.mark.parametrize(("off", "passed"), [(0.0, True), (1e-6, True), (1e-3, False), (float("nan"), False)])
+def test_the_last_bits_may_differ_between_processes_and_no_more(off: float, passed: bool) -> None:
+    from autoprune.verify import _same_outputs
+
+    outputs = torch.tensor([[1.0, -2.0]])
+    found, detail = _same_outputs(torch.nn.Identity(), Reference(outputs + off, outputs))
+    assert found is passed
+    assert ("which is rounding" in detail) is (off == 1e-6)
