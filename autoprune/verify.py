@@ -146,7 +146,7 @@ def _same_outputs(network: nn.Module, reference: Reference) -> tuple[bool, str]:
     detail = f"outputs on {len(reference.images)} images "
     if torch.equal(found, reference.outputs):
         return True, detail + "equal to the last bit"
-    # another process may add up the same products in another order, which MKL leaves open
+    # seen: the same network answering otherwise in the last bit; sums may be taken in another order in another process
     is_rounding = worst <= ROUNDING * float(reference.outputs.abs().max())
     return is_rounding, detail + f"differ by up to {worst:.3g}" + (", which is rounding" if is_rounding else "")
 
