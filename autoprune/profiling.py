@@ -14,7 +14,7 @@ from torch import nn
 
 from autoprune.builtins import MODELS
 from autoprune.cost.by_layer import profile_layers, uncounted_operations
-from autoprune.cost.latency import time_alone
+from autoprune.cost.latency import cpu_threads, time_alone
 from autoprune.cost.macs import measure_network
 from autoprune.errors import AutopruneError, UnknownNameError, UsageError
 from autoprune.export.onnx import missing_packages
@@ -93,12 +93,8 @@ def profile_network(
     times = {
         name: _time(placed, example, latency, name, must=runtimes is not None) for name in _names(runtimes, runtime)
     }
-    former = torch.get_num_threads()
-    torch.set_num_threads(latency.threads)
-    try:
+    with cpu_threads(latency.threads):
         layers = profile_layers(placed, example)
-    finally:
-        torch.set_num_threads(former)
     total = sum(layer.seconds for layer in layers)
     return {
         "model": what.source,

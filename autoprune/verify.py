@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from autoprune.atomic import write_bytes, write_text
 from autoprune.card import CARD_JSON
+from autoprune.cost.latency import cpu_threads
 from autoprune.cost.macs import measure_network
 from autoprune.errors import EvaluationError
 from autoprune.export.plain import rebuild
@@ -111,12 +112,8 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[Check]:
 def verify(folder: Path, reference: Reference) -> list[Check]:
     """Return the checks of a folder, made in this process with the reference's number of threads."""
     card = json.loads((folder / CARD_JSON).read_text(encoding="utf-8"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(reference.threads)
-    try:
+    with cpu_threads(reference.threads):
         return list(_checks(folder, reference, card))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _checks(folder: Path, reference: Reference, card: dict[str, Any]) -> Iterator[Check]:

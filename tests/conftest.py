@@ -7,6 +7,7 @@ make each many times slower. The environment reaches the programs that tests sta
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.fixture
+def process_is_left_as_it_was() -> Iterator[None]:
+    """Put back what a command, or a runtime, may set for its whole process."""
+    import torch
+
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    yield
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from autoprune.cli import main
 from autoprune.policy import MaskPolicy, PruningPolicy
 from autoprune.registry import load_object
 
-pytestmark = pytest.mark.usefixtures("checks_in_this_process")
+pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
 
 WIDE = "\n\ndef wide(num_classes, in_channels):\n    network = Net(num_classes, in_channels)\n" + "".join(
     f"    network.{line}\n"
@@ -31,14 +29,6 @@ WIDE = "\n\ndef wide(num_classes, in_channels):\n    network = Net(num_classes, 
 WIDE += (
     "    return network\n\n\ndef other():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 3))\n"
 )
-
-
-@pytest.fixture(autouse=True)
-def process_is_left_as_it_was() -> Iterator[None]:
-    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
-    yield
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +17,12 @@ import autoprune
 from autoprune.cli import main
 from autoprune.cli.main import COMMANDS
 
-pytestmark = pytest.mark.usefixtures("checks_in_this_process")
+pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
 
 QUICK = (
     *("--objectives", "accuracy,mflops", "--sampler", "random", "--threads", "1", "--device", "cpu"),
     *("--latency-runtime", "torch"),
 )
-
-
-@pytest.fixture(autouse=True)
-def process_is_left_as_it_was() -> Iterator[None]:
-    """Put back what a command may set for its whole process."""
-    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
-    yield
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, handler)
 
 
 def run(*arguments: str | Path) -> Result:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,10 @@ from autoprune.training.loop import Span
 from autoprune.trial import Candidate, Completed, Failed, Trial
 from autoprune.unfinished import unfinished
 
-pytestmark = pytest.mark.usefixtures("checks_in_this_process")
+pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
 
 BUDGET = Budget({"mflops": Limit(0.1)})
 EPOCHS = 4.0  # of three steps: parts of 3, 3 and 6 steps
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def set_up_study(root: Path, values: dict[str, Any]) -> Workbench:

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -48,11 +47,7 @@ NONE = Wanted(is_explicit=True)
 QUICK = LatencySpec(runtime="torch", blocks=3, calls=1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")
 
 
 @pytest.fixture(scope="module")

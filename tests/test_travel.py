@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +15,7 @@ import autoprune
 from autoprune.cli import main
 from autoprune.shelf.remove import what_stays
 
-
-@pytest.fixture(autouse=True)
-def process_is_left_as_it_was() -> Iterator[None]:
-    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
-    yield
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, handler)
+pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")
 
 
 def run(*arguments: str | Path) -> Result:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,11 +56,7 @@ class Quiet:
     def told(self, trial: Trial) -> None: ...
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")
 
 
 def search(folder: Path, trials: int = TRIALS, **disk: str) -> Quiet:

@@ -87,7 +87,7 @@ class Timer:
             raise ValueError(
                 f"blocks is {blocks} and calls {calls}; expected at least {WARM_UP_BLOCKS + 1} blocks of 1 call"
             )
-        with _threads(self.latency.threads), torch.inference_mode():
+        with cpu_threads(self.latency.threads), torch.inference_mode():
             dense = self._dense_call()
             call = dense if pruned is None else self._prepare(pruned)
             with turn_on(self._example.device.type):
@@ -115,7 +115,7 @@ def time_alone(network: nn.Module, example: Tensor, latency: LatencySpec, engine
         ExportError: if the network cannot be exported to the engine.
         ModelError: if it cannot be compiled.
     """
-    with _threads(latency.threads), torch.inference_mode():
+    with cpu_threads(latency.threads), torch.inference_mode():
         call = engine.prepare(network, example, latency.threads)
         with turn_on(example.device.type):
             times = [1e3 * engine.seconds(call, latency.calls) for _ in range(latency.blocks)][WARM_UP_BLOCKS:]
@@ -170,7 +170,8 @@ def measured_latency(comparison: LatencyComparison, reference_ms: float) -> tupl
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use so many CPU threads for a stretch of code, and as many as before at its end."""
     former = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
