@@ -8,6 +8,7 @@ the flat parameters that a sampler proposes, and knows which counts exist.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -318,8 +319,13 @@ class SearchSpace:
             raise ModelError(f"the policy masks by {policy.mask.pattern!r} and this study by {self.mask.pattern!r}")
 
     def nearest(self, name: str, count: float) -> int:
-        """Return the existing count nearest to a real number of channels, or of units of a mask."""
-        return min(self.choices[name], key=lambda choice: (abs(choice - count), -choice))
+        """Return the existing count nearest to a real number of channels, or of units of a mask; of two, the larger."""
+        choices = self.choices[name]
+        place = bisect_left(choices, count)
+        if place in (0, len(choices)):
+            return choices[0] if place == 0 else choices[-1]
+        below, above = choices[place - 1], choices[place]
+        return above if above - count <= count - below else below
 
     def policy(self, kept: Kept, importances: Mapping[str, str], criterion: str = "") -> PruningPolicy:
         """Return the canonical policy that keeps exactly these counts.

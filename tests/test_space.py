@@ -112,6 +112,15 @@ def test_what_is_kept_is_a_choice_and_the_nearest_one(pair: tuple[SearchSpace, P
         assert abs(count - wanted) == min(abs(choice - wanted) for choice in space.choices[name])
 
 
+@given(spaces(), st.data())
+def test_the_nearest_count_is_the_nearest_and_of_two_the_larger(space: SearchSpace, data: st.DataObject) -> None:
+    for name, choices in space.choices.items():
+        exact = st.sampled_from(choices).map(float)
+        between = st.sampled_from(choices).map(lambda one: one + 0.5)
+        count = data.draw(st.floats(-2, choices[-1] + 2) | exact | between)
+        assert space.nearest(name, count) == min(choices, key=lambda choice: (abs(choice - count), -choice))
+
+
 @given(spaces())
 def test_choices_respect_round_to_and_max_sparsity(space: SearchSpace) -> None:
     for one in space.groups:

@@ -21,8 +21,10 @@ from autoprune.metrics import Budget
 from autoprune.policy import PruningPolicy
 from autoprune.study import records
 from autoprune.study.lock import take_lock
+from autoprune.study.reading import Follower
 from autoprune.study.sampler import ProposingSampler, proposal_seed
 from autoprune.study.storage import open_storage, reporting_faults
+from autoprune.study.writing import Place, store_running
 from autoprune.trial import Candidate, Outcome, Trial
 
 
@@ -72,7 +74,9 @@ class Ledger:
                 self._study = optuna.create_study(
                     storage=storage, study_name=name, directions=records.directions(objectives), load_if_exists=True
                 )
-                self._asked: dict[int, optuna.Trial] = {}
+                self._storage, self._study_id = storage, storage.get_study_id_from_name(name)
+                self._follower = Follower(storage, self._study_id)
+                self._asked: dict[int, Place] = {}  # by the candidate's number
                 self._session = 0
                 self.reclaimed = self._reclaim()
         except BaseException:
@@ -93,7 +97,7 @@ class Ledger:
     def trials(self) -> list[Trial]:
         """Return every finished trial, by number."""
         with reporting_faults(self._url):
-            return records.read_trials(self._study.get_trials(deepcopy=False), self._memory)
+            return records.read_trials(self._follower.trials(), self._memory)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -134,7 +138,7 @@ class Ledger:
             return self._ask_next(proposer, seed)
 
     def _ask_next(self, proposer: Proposer, seed: int) -> Candidate:
-        stored = self._study.get_trials(deepcopy=False)
+        stored = self._follower.trials()
         lost = records.lost_candidates(stored, self._memory)
         if lost:
             return self._store(lost[0], proposer.fixed(lost[0].policy))
@@ -148,25 +152,16 @@ class Ledger:
         policy = proposer.policy(record.params)
         candidate = Candidate(number, policy, proposal_seed(seed, number), origin, budget)
         record.set_user_attr(records.CANDIDATE, records.candidate_record(candidate, self._session))
-        self._asked[number] = record
+        self._asked[number] = Place(record._trial_id, record.number)
         return candidate
 
     def _store(self, candidate: Candidate, sampler: ProposingSampler) -> Candidate:
-        """Store a candidate whose parameters are decided, as running, in one transaction; and return it.
-
-        Asked one by one, each parameter would be a transaction of its own.
-        """
+        """Store a candidate whose parameters are decided, as running, and return it."""
         self._study.sampler = sampler
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.RUNNING,
-                params=dict(sampler.decided or {}),
-                distributions=sampler.space,
-                user_attrs={records.CANDIDATE: records.candidate_record(candidate, self._session)},
-            )
+        attributes = {records.CANDIDATE: records.candidate_record(candidate, self._session)}
+        self._asked[candidate.number] = store_running(
+            self._storage, self._study_id, sampler.decided or {}, sampler.space, attributes
         )
-        newest = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[-1]  # nobody else asks
-        self._asked[candidate.number] = optuna.trial.Trial(self._study, newest._trial_id)
         return candidate
 
     def tell(self, candidate: Candidate, outcome: Outcome, seconds: Mapping[str, float]) -> Trial:
@@ -175,18 +170,19 @@ class Ledger:
         Raises:
             StudyError: if it was not asked by this ledger, or cannot be stored.
         """
-        record = self._asked.pop(candidate.number, None)
-        if record is None:
+        place = self._asked.pop(candidate.number, None)
+        if place is None:
             raise StudyError(f"candidate {candidate.number} was not asked in this run; ask before you tell")
         state, values = records.told_as(outcome, self.objectives)
         with reporting_faults(self._url):
-            record.set_user_attr(records.OUTCOME, records.outcome_record(outcome, seconds))
-            self._study.tell(record, values, state=state)
+            told = records.outcome_record(outcome, seconds)
+            self._storage.set_trial_user_attr(place.trial_id, records.OUTCOME, told)
+            self._study.tell(place.number, values, state=state)
         return Trial(candidate, outcome, seconds, self._session)
 
     def _reclaim(self) -> int:
         """End what a dead process left running: finish a tell it had begun, give the rest up to be asked again."""
-        left = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+        left = [trial for trial in self._follower.trials() if trial.state == TrialState.RUNNING]
         for record in left:
             if records.OUTCOME in record.user_attrs:
                 outcome = records.outcome_of(record)

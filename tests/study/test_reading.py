@@ -7,16 +7,20 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 from study_fakes import OBJECTIVES, make_proposals, open_ledger, run
 
 from autoprune.errors import StudyError
 from autoprune.folder import StudyFolder
 from autoprune.spec import StudySpec
 from autoprune.spec_file import write_resolved
-from autoprune.study.reading import stored_trials
+from autoprune.study import reading
+from autoprune.study.reading import Follower, StoredTrial, stored_trials
 from autoprune.study.records import read_trials
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.view import open_view
+from autoprune.trial import Failed
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,34 @@ def test_it_is_what_optuna_reads(stored: Path) -> None:
     assert read_trials(found) == read_trials(expected)
     view = open_view(stored)
     assert (list(view.trials), view.running) == (read_trials(expected), 1)
+
+
+def test_a_follower_reads_what_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proposals = make_proposals()
+    read: list[int] = []
+
+    def counted(storage: RDBStorage, study_id: int, first: int = 0) -> list[StoredTrial]:
+        found = stored_trials(storage, study_id, first)
+        read.append(len(found))
+        return found
+
+    with open_ledger(tmp_path) as ledger:
+        storage = open_storage(sqlite_url(tmp_path / "study.db"))
+        study_id = storage.get_study_id_from_name("fake")
+        follower = Follower(storage, study_id)
+        monkeypatch.setattr(reading, "stored_trials", counted)
+        assert follower.trials() == []
+        first, second, third = (ledger.ask(proposals, 0) for _ in range(3))
+        assert [trial.state for trial in follower.trials()] == [TrialState.RUNNING] * 3
+        read.clear()
+        ledger.tell(second, Failed("E", "of a later one first"), {})
+        assert follower.trials() == stored_trials(storage, study_id)
+        ledger.tell(first, Failed("E", "and then"), {})
+        assert follower.trials() == stored_trials(storage, study_id)
+        ledger.tell(third, Failed("E", "last"), {})
+        for _ in range(2):
+            assert follower.trials() == stored_trials(storage, study_id)
+    assert read == [3, 3, 1, 0]  # what has ended before the first running one is not read again
 
 
 @pytest.mark.parametrize(
