@@ -327,7 +327,9 @@ class LatencySpec(Section):
     )
     batch: int = Field(default=1, ge=1, description="images per forward pass")
     threads: int = Field(default=1, ge=1, description="CPU threads while timing")
-    blocks: int = Field(default=9, ge=3, description="timed blocks, the first 2 to warm up; their spread is the error")
+    blocks: int = Field(
+        default=9, ge=5, description="timed blocks, the first 2 to warm up; the spread of the others is the error"
+    )
     calls: int = Field(default=5, ge=1, description="forward passes per block")
 
 

@@ -130,7 +130,7 @@ def spec_of(options: argparse.Namespace, seed: int, sampler: str = "auto") -> St
             "lr": chosen["lr"],
         },
         "pick": {"epochs": chosen["finish_steps"] / per_epoch, "lr": chosen["finish_lr"]},
-        "latency": {"blocks": 3},
+        "latency": {"blocks": 5},
         "runtime": {name: chosen[name] for name in ("threads", "precision", "layout")},
     }
     return resolve(parse_spec([Layer("benchmark", values)]))

@@ -88,8 +88,8 @@ def test_a_runtime_answers_as_the_network_lets_it_go_and_times_it_against_itself
     still = weakref.ref(network)
     if name != "cuda":
         timed = Engine(name, engine.prepare, partial(wall_seconds, clock=FakeClock()))
-        assert Timer(network, images, LatencySpec(blocks=3, calls=1), timed).compare().ratio == 1
-        assert time_alone(network, images, LatencySpec(blocks=3, calls=2), timed) == (500.0, 0.0)
+        assert Timer(network, images, LatencySpec(blocks=5, calls=1), timed).compare().ratio == 1
+        assert time_alone(network, images, LatencySpec(blocks=5, calls=2), timed) == (500.0, 0.0)
         del timed
     del network, call
     gc.collect()
@@ -234,7 +234,7 @@ def study(root: Path) -> StudyFolder:
 
 
 def small(root: Path, runtime: str, trials: int = 1, **changes: Any) -> Any:
-    latency = {"runtime": runtime, "blocks": 3, "calls": 1}
+    latency = {"runtime": runtime, "blocks": 5, "calls": 1}
     wish = {"latency": latency, "objectives": ("accuracy", "mflops"), "sampler": "random", "trials": trials}
     wish |= {"stopping": {"enabled": False}, "finetune": {"epochs": 0.0, "recalibration_images": 48}}
     return tiny_spec(write_task(root / "code"), **(wish | changes))

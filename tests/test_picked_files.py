@@ -44,7 +44,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "picked.md"
 PLAIN = Path(autoprune.__file__).with_name("export") / "plain.py"
 BOTH = Wanted(("onnx", "pt2"), is_explicit=True)
 NONE = Wanted(is_explicit=True)
-QUICK = LatencySpec(runtime="torch", blocks=3, calls=1)
+QUICK = LatencySpec(runtime="torch", blocks=5, calls=1)
 
 
 pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")
@@ -401,7 +401,7 @@ def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
     values = {
         "model": {"source": bench.spec.model.source, "weights": str(bench.folder.dense_weights)},
         "data": {"source": bench.spec.data.source},
-        "latency": {"blocks": 3, "calls": 1},
+        "latency": {"blocks": 5, "calls": 1},
         "runtime": {"device": "cpu", "precision": "fp32", "threads": 1},
     }
     stored = read_policy(picked[1] / "policy.json")

@@ -89,7 +89,7 @@ export = "none"
 
 [latency]
 runtime = "torch"
-blocks = 3
+blocks = 5
 calls = 1
 
 [runtime]

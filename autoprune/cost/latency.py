@@ -25,6 +25,7 @@ from autoprune.errors import NonFiniteError
 from autoprune.sections import LatencySpec
 
 WARM_UP_BLOCKS = 2
+_LEAST_BLOCKS = WARM_UP_BLOCKS + 3  # of fewer there is no spread to speak of
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Timer:
         Args:
             pruned: the network after pruning, in eval mode, placed like the dense one; ``None`` for the dense one
                 itself.
-            blocks: pairs of blocks, at least 3; the first 2 warm up and are dropped. ``None``: as ``latency`` says.
+            blocks: pairs of blocks, at least 5; the first 2 warm up and are dropped. ``None``: as ``latency`` says.
             calls: forward passes in a block, at least 1; ``None``: likewise.
 
         Raises:
@@ -83,9 +84,9 @@ class Timer:
         """
         blocks = self.latency.blocks if blocks is None else blocks
         calls = self.latency.calls if calls is None else calls
-        if blocks <= WARM_UP_BLOCKS or calls < 1:
+        if blocks < _LEAST_BLOCKS or calls < 1:
             raise ValueError(
-                f"blocks is {blocks} and calls {calls}; expected at least {WARM_UP_BLOCKS + 1} blocks of 1 call"
+                f"blocks is {blocks} and calls {calls}; expected at least {_LEAST_BLOCKS} blocks of 1 call"
             )
         with cpu_threads(self.latency.threads), torch.inference_mode():
             dense = self._dense_call()

@@ -77,21 +77,21 @@ def test_drift_that_both_networks_see_leaves_no_error() -> None:
 
 
 def test_the_first_two_blocks_warm_up() -> None:
-    assert compare(dense=[500, 400, 2], pruned=[3, 900, 1]) == LatencyComparison(0.5, 0.0, 2000.0, 1000.0)
+    assert compare(dense=[500, 400, 2, 2, 2], pruned=[3, 900, 1, 1, 1]) == LatencyComparison(0.5, 0.0, 2000.0, 1000.0)
 
 
 @pytest.mark.parametrize("calls", [1, 4])
 def test_times_are_per_call(calls: int) -> None:
-    found = compare([1, 1, 2], [1, 1, 1], calls=calls)
+    found = compare([1, 1, 2, 2, 2], [1, 1, 1, 1, 1], calls=calls)
     assert (found.dense_ms, found.pruned_ms) == pytest.approx((2000, 1000))
 
 
 @pytest.mark.usefixtures("three_threads")
 def test_networks_run_in_inference_mode_on_the_asked_threads_which_are_put_back() -> None:
     clock = FakeClock()
-    dense, pruned = Takes(clock, [1] * 3), Takes(clock, [1] * 3)
-    timer_of(dense, clock, blocks=3, calls=1, threads=2).compare(pruned)
-    assert dense.seen == pruned.seen == [(2, True)] * 3
+    dense, pruned = Takes(clock, [1] * 5), Takes(clock, [1] * 5)
+    timer_of(dense, clock, blocks=5, calls=1, threads=2).compare(pruned)
+    assert dense.seen == pruned.seen == [(2, True)] * 5
     assert torch.get_num_threads() == 3
     assert not torch.is_inference_mode_enabled()
 
@@ -103,9 +103,9 @@ def test_threads_are_put_back_when_a_network_breaks() -> None:
     assert torch.get_num_threads() == 3
 
 
-@pytest.mark.parametrize(("blocks", "calls"), [(2, 5), (0, 5), (9, 0), (9, -1)])
+@pytest.mark.parametrize(("blocks", "calls"), [(4, 5), (0, 5), (9, 0), (9, -1)])
 def test_too_few_blocks_or_calls_are_refused(blocks: int, calls: int) -> None:
-    with pytest.raises(ValueError, match=f"blocks is {blocks} and calls {calls}; expected at least 3 blocks of 1 call"):
+    with pytest.raises(ValueError, match=f"blocks is {blocks} and calls {calls}; expected at least 5 blocks of 1 call"):
         timer_of(Breaks(), FakeClock()).compare(Breaks(), blocks=blocks, calls=calls)
 
 
@@ -118,7 +118,7 @@ def test_the_dense_network_is_made_ready_once_and_each_other_one_for_itself() ->
 
     dense, pruned, other = (Takes(clock, [1] * 50) for _ in range(3))
     engine = Engine("any", prepare, partial(wall_seconds, clock=clock))
-    timer = Timer(dense, EXAMPLE, LatencySpec(blocks=3, calls=1, threads=2), engine)
+    timer = Timer(dense, EXAMPLE, LatencySpec(blocks=5, calls=1, threads=2), engine)
     assert timer.compare(blocks=5).ratio == 1
     assert [network for network, *_ in prepared] == [dense]
     assert len(dense.seen) == 10
@@ -126,10 +126,10 @@ def test_the_dense_network_is_made_ready_once_and_each_other_one_for_itself() ->
     timer.compare(other, calls=4)
     assert [network for network, *_ in prepared] == [dense, pruned, other]
     assert {tuple(how) for _, *how in prepared} == {(2, 2, True)}
-    assert (len(pruned.seen), len(other.seen)) == (3, 12)
+    assert (len(pruned.seen), len(other.seen)) == (5, 20)
 
 
-@pytest.mark.parametrize(("dense", "pruned"), [([1, 1, 0], [1, 1, 1]), ([1, 1, 1], [1, 1, 0])])
+@pytest.mark.parametrize(("dense", "pruned"), [([1, 1, 1, 1, 0], [1] * 5), ([1] * 5, [1, 1, 1, 0, 1])])
 def test_a_clock_that_stands_still_is_reported(dense: Sequence[float], pruned: Sequence[float]) -> None:
     with pytest.raises(NonFiniteError, match="clock did not advance"):
         compare(dense, pruned)
