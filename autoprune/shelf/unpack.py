@@ -21,7 +21,7 @@ from autoprune.shelf.places import Wording, relocated
 from autoprune.shelf.remove import removal_lock, remove_made
 from autoprune.spec import NAME_PATTERN, StudySpec
 from autoprune.spec_file import read_resolved, write_resolved
-from autoprune.study.copies import backup_sqlite, delete_study, has_study
+from autoprune.study.copies import backup_sqlite, delete_study, has_study, take_name
 from autoprune.study.portable import PortableStudy, check_portable, write_portable
 from autoprune.study.storage import sqlite_url
 
@@ -153,12 +153,14 @@ def _assemble(
 def _install(unpacked: Path, target: Path, spec: StudySpec, study: PortableStudy, storage: str | None) -> None:
     """Move a finished folder into its place; the spec last, since it makes a folder a study."""
     if storage is not None:
-        delete_study(storage, spec.name)
+        growing = f"{spec.name} (being imported)"  # no study can be called so by a user
+        delete_study(storage, growing)  # of an import that was killed
         try:
-            write_portable(study, storage, spec.name, spec.objectives)
+            write_portable(study, storage, growing, spec.objectives)
         except BaseException:
-            delete_study(storage, spec.name)
+            delete_study(storage, growing)
             raise
+        take_name(storage, growing, spec.name)
     if not target.exists():
         unpacked.rename(target)
         return

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import optuna
+from sqlalchemy import text
 
 from autoprune.errors import StudyError, UsageError
 from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, without_password
@@ -105,3 +106,25 @@ def delete_study(url: str, name: str) -> bool:
         except KeyError:
             return False
     return True
+
+
+def take_name(url: str, building: str, name: str) -> None:
+    """Give a study the name of another one, which is deleted if there is one.
+
+    The name changes hands in one transaction: whenever the process is killed, it stands for a whole study.
+
+    Args:
+        url: of the storage that holds both.
+        building: what the study is called until now.
+        name: what it shall be called.
+
+    Raises:
+        StudyError: if the storage cannot be read or written.
+    """
+    storage, former = open_storage(url), f"{building}, replaced"
+    delete_study(url, former)  # of a process that was killed
+    with reporting_faults(url), storage.engine.begin() as connection:
+        for old, new in ((name, former), (building, name)):
+            renamed = text("UPDATE studies SET study_name = :new WHERE study_name = :old")
+            connection.execute(renamed, {"old": old, "new": new})
+    delete_study(url, former)
