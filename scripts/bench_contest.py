@@ -18,6 +18,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from bench_cases import CASES, Prepared, baseline_trials, prepare, settings, spe
 from bench_search import Journal, say
 from rich.console import Console
 from scipy.stats import spearmanr
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from autoprune.build import finetune_recipe
 from autoprune.evaluate import Evaluator, Stopwatch
@@ -35,11 +38,14 @@ from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
 from autoprune.study.view import open_view
 from autoprune.training.climb import glance
+from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.loop import total_steps
-from autoprune.training.score import score
+from autoprune.training.runtime import seeded
+from autoprune.training.score import Score, score
 from autoprune.trial import Trial, completed_measurement
 
 LOOKS = (0.125, 0.25, 0.5, 0.75)  # shares of the longer fine-tune; the search's own loss comes before, the end after
+WINDOW = 1 / 16  # of the longer fine-tune, before each look: the weights are averaged over its steps for a second look
 Record = dict[str, Any]
 Course = Mapping[str, Any]
 
@@ -54,7 +60,7 @@ def main() -> None:
     if not options.table:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             run_seed(options, journal, seed)
-    show([record for record in journal.records if record["kind"] == "course"])
+    show([record for record in journal.records if record["kind"] == "course"], options.top)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -98,14 +104,31 @@ def course(prepared: Prepared, trial: Trial) -> Record:
     steps = total_steps(bench.task.sizes["train"], evaluator.recipe)
     at = {int(share * steps): share for share in LOOKS}
     looks: list[Record] = []
+    mean = AveragedModel(network)
 
     def look(done: int, _total: int) -> None:
+        nonlocal mean
+        if any(last - int(WINDOW * steps) < done <= last for last in at):
+            mean.update_parameters(network)
         if done in at:
-            seen = glance(network, bench.task, bench.runtime, bench.task.sizes["val"])
-            looks.append({"share": at[done], "loss": seen.loss, "accuracy": seen.accuracy})
+            seen, averaged = (_seen(prepared, one) for one in (network, _recalibrated(prepared, mean.module)))
+            looks.append({"share": at[done], "loss": seen.loss, "averaged_loss": averaged.loss})
+            mean = AveragedModel(network)
 
     evaluator.finetune(network, policy, watch, on_step=look)
     return {"looks": looks, **_facts(trial), **_end(prepared, network)}
+
+
+def _seen(prepared: Prepared, network: nn.Module) -> Score:
+    return glance(network, prepared.task, prepared.bench.runtime, prepared.task.sizes["val"])
+
+
+def _recalibrated(prepared: Prepared, network: nn.Module) -> nn.Module:
+    bench = prepared.bench
+    images, seed = bench.spec.finetune.recalibration_images, bench.spec.seed
+    with seeded(seed, bench.runtime.device):  # training must not notice
+        recalibrate_batchnorm(network, bench.task, images, bench.runtime, seed)
+    return network
 
 
 def course_in_parts(prepared: Prepared, trial: Trial) -> Record:
@@ -131,7 +154,7 @@ def _facts(trial: Trial) -> Record:
     return {"trial": trial.number, "origin": trial.candidate.origin, "searched": dict(found.values)}
 
 
-def _end(prepared: Prepared, network: Any) -> Record:
+def _end(prepared: Prepared, network: nn.Module) -> Record:
     bench = prepared.bench
     ends = {split: score(network.eval(), bench.task, split, bench.runtime) for split in ("val", "test")}
     return {f"{split}_{name}": getattr(end, name) for split, end in ends.items() for name in ("loss", "accuracy")}
@@ -140,7 +163,7 @@ def _end(prepared: Prepared, network: Any) -> Record:
 # what follows from the courses
 
 
-def show(records: Sequence[Course]) -> None:
+def show(records: Sequence[Course], top: int) -> None:
     whole = [record for record in records if not record["parts"]]
     seeds = [[r for r in whole if r["seed"] == seed] for seed in sorted({r["seed"] for r in whole})]
     print("\n| seed | trial | origin | after the search, val | at the end, val | test |")
@@ -149,49 +172,51 @@ def show(records: Sequence[Course]) -> None:
         numbers = (record["searched"]["accuracy"], record["val_accuracy"], record["test_accuracy"])
         print(f"| {record['seed']} | {record['trial']} | {record['origin']} | " + _percents(numbers) + " |")
     _show_looks([rows for rows in seeds if len(rows) > 2])
-    _show_rules(seeds)
+    _show_rules(seeds, top)
     _show_parts(records)
 
 
 def _show_looks(seeds: Sequence[Sequence[Course]]) -> None:
     print("\n| loss seen | rank correlation with the end, mean over seeds | each seed |\n|---|---|---|")
-    for share in (0.0, *LOOKS):
+    for share, kind in ((0.0, "loss"), *product(LOOKS, ("loss", "averaged_loss"))):
         found = [
-            spearmanr([_loss(row, share) for row in rows], [_loss(row, 1.0) for row in rows]).statistic
+            spearmanr([_loss(row, share, kind) for row in rows], [_loss(row, 1.0) for row in rows]).statistic
             for rows in seeds
         ]
         name = f"after {100 * share:g} %" if share else "by the search"
+        name += ", weights averaged" if kind == "averaged_loss" else ""
         each = ", ".join(f"{value:.2f}" for value in found)
         print(f"| {name} | {np.mean(found) if found else float('nan'):.2f} | {each} |")
 
 
-def _loss(row: Course, share: float) -> float:
+def _loss(row: Course, share: float, kind: str = "loss") -> float:
     """Return the validation loss after a share of the fine-tune; 0 is the search's own."""
     if share == 0.0:
         return float(row["searched"]["loss"])
     if share == 1.0:
         return float(row["val_loss"])
-    return float(next(look["loss"] for look in row["looks"] if look["share"] == share))
+    return float(next(look[kind] for look in row["looks"] if look["share"] == share))
 
 
-def _show_rules(seeds: Sequence[Sequence[Course]]) -> None:
+def _show_rules(seeds: Sequence[Sequence[Course]], top: int) -> None:
     print("\n| rule | steps, of one fine-tune | val, mean | test, mean | test, each seed |\n|---|---|---|---|---|")
-    for name, cost, rule in rules():
+    for name, cost, rule in rules(top):
         picked = [rule(rows) for rows in seeds if rows]
         test = [row["test_accuracy"] for row in picked]
         val = float(np.mean([row["val_accuracy"] for row in picked]))
         print(f"| {name} | {cost:g} | {_percents((val, float(np.mean(test))))} | {_percents(test, ', ')} |")
 
 
-def rules() -> list[tuple[str, float, Callable[[Sequence[Course]], Course]]]:
+def rules(top: int) -> list[tuple[str, float, Callable[[Sequence[Course]], Course]]]:
     """Return name, cost, and which of a seed's courses, best of the search first, a rule picks."""
     found: list[tuple[str, float, Callable[[Sequence[Course]], Course]]] = [
         ("the search's best", 1.0, lambda rows: rows[0]),
-        ("three, halved at 25 and 50 %", 1.75, _halving),
+        ("three, halved at 25 and 50 %", 1.75, partial(_halving, "loss")),
+        ("three, halved at 25 and 50 % by averaged weights", 1.75, partial(_halving, "averaged_loss")),
         ("three, decided at 50 %", 2.0, lambda rows: min(rows[:3], key=lambda row: _loss(row, 0.5))),
         ("three, decided at 75 %", 2.5, lambda rows: min(rows[:3], key=lambda row: _loss(row, 0.75))),
     ]
-    for count in (2, 3, 5):
+    for count in sorted({2, 3, top}):
         found.append((f"{count} to the end", count, partial(_to_the_end, count)))
     return found
 
@@ -200,10 +225,10 @@ def _to_the_end(count: int, rows: Sequence[Course]) -> Course:
     return min(rows[:count], key=lambda row: _loss(row, 1.0))
 
 
-def _halving(rows: Sequence[Course]) -> Course:
+def _halving(kind: str, rows: Sequence[Course]) -> Course:
     """Return whom successive halving leaves, as the package's pick did at the rungs of three contenders."""
     places = [(row, 0.0) for row in rows[:3]]
-    return halve(places, lambda one, first, last: (one[0], last), lambda one: _loss(*one))[0][0]
+    return halve(places, lambda one, first, last: (one[0], last), lambda one: _loss(*one, kind))[0][0]
 
 
 def _show_parts(records: Sequence[Course]) -> None:
