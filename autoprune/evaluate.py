@@ -26,7 +26,7 @@ from autoprune.pruning.masks import Masks, build_masks
 from autoprune.pruning.prune import Cut, KeptIndices, Pruner, shrink
 from autoprune.rungs import Judge
 from autoprune.sections import ScheduleSpec
-from autoprune.training.climb import Climb, StoppedEarly
+from autoprune.training.climb import Climb, StoppedEarly, settled
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
 from autoprune.training.loop import OnStep, Span, total_steps
 from autoprune.training.models import count_parameters
@@ -140,7 +140,7 @@ class Evaluator:
         violations = candidate.budget.violations_of_known(exact)
         if violations:
             return OverBudget(exact, violations)
-        climb = Climb(exact, judge, self.task, self.runtime, self.rung_images, watch)
+        climb = Climb(exact, judge, self.task, self.runtime, self.rung_images, self.settled, watch)
         try:
             network = self.pruned(candidate.policy, exact, watch)
             climb.look("recalibrated_loss", network)
@@ -208,6 +208,10 @@ class Evaluator:
     def _recalibrate(self, network: nn.Module, watch: Stopwatch) -> None:
         with watch("recalibrate"):
             recalibrate_batchnorm(network, self.task, self.recalibration_images, self.runtime, self.seed)
+
+    def settled(self, network: nn.Module) -> nn.Module:
+        """Return what is scored in place of a network in the midst of its fine-tune: a recalibrated copy."""
+        return settled(network, self.task, self.recalibration_images, self.runtime, self.seed)
 
     def _policy_at(self, stage: int, policy: PruningPolicy) -> PruningPolicy:
         """Return the policy of one of the stages: the last is the policy itself; masks wait for it, blocks do not."""

@@ -78,7 +78,8 @@ METRICS: Mapping[str, Metric] = {
         Metric("train_accuracy", "", "max", 0.0, is_cost=False),
         Metric("loss", "nats", "min", math.inf, is_cost=False, digits=4),
         Metric("recalibrated_loss", "nats", "min", math.inf, is_cost=False, digits=4),
-        Metric("halfway_loss", "nats", "min", math.inf, is_cost=False, digits=4),
+        Metric("midway_loss", "nats", "min", math.inf, is_cost=False, digits=4),
+        Metric("halfway_loss", "nats", "min", math.inf, is_cost=False, digits=4),  # what older studies hold instead
         Metric("mflops", "MFLOPs", "min", math.inf, is_cost=True, closed_form=True, resolution=BUDGET_GAP),
         Metric(
             "mparams", "M parameters", "min", math.inf, is_cost=True, closed_form=True, resolution=BUDGET_GAP, digits=4

@@ -264,7 +264,8 @@ def _advance(evaluator: Evaluator, memory: Memory, entrant: _Entrant, first: flo
         evaluator.finetune(network, policy, watch, share=(first, last))
         network.zero_grad(set_to_none=True)  # the next one needs the memory
         with watch("score"):
-            found = score(network, evaluator.task, "val", evaluator.runtime)
+            scored = network if last == 1 else evaluator.settled(network)
+            found = score(scored, evaluator.task, "val", evaluator.runtime)
     except EvaluationError as error:
         watch.on_phase(f"failed: {error}")
         return replace(entrant, network=None, failure=error)

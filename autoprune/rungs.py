@@ -1,8 +1,9 @@
 """Stop the hopeless: what a candidate's loss at a rung foretells, by finished trials of similar cost.
 
-A candidate climbs rungs: its exact cost, its loss after recalibration, its loss half-way through the fine-tune, and
-last its full score and timing. At the two in the middle a :class:`Judge` looks at trials that came to their end, and
-predicts its final loss from theirs. All it knows is stored, so a search that was killed judges as if it had not been.
+A candidate climbs rungs: its exact cost, its loss after recalibration, its loss half-way through the fine-tune (with
+batch norm recalibrated once more), and last its full score and timing. At the two in the middle a :class:`Judge` looks
+at trials that came to their end, and predicts its final loss from theirs. All it knows is stored, so a search that was
+killed judges as if it had not been.
 
 Source: Domhan, Springenberg and Hutter, "Speeding up automatic hyperparameter optimization of deep neural networks by
 extrapolation of learning curves", IJCAI 2015, section 3.3 (end a run that surely stays below the best); here the curve
@@ -22,10 +23,10 @@ from numpy.typing import NDArray
 from autoprune.metrics import METRICS, Budget, Measurement
 from autoprune.trial import Candidate, Completed, Stopped, Trial, completed_measurement
 
-Rung = Literal["recalibrated_loss", "halfway_loss"]
+Rung = Literal["recalibrated_loss", "midway_loss"]
 RUNGS: Mapping[Rung, str] = {
     "recalibrated_loss": "after recalibration",
-    "halfway_loss": "half-way through the fine-tune",
+    "midway_loss": "half-way through the fine-tune",
 }
 
 SIMILAR_COST = 0.10  # relative difference up to which two trials are peers

@@ -39,7 +39,7 @@ from autoprune.sections import (
 
 NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 # measured to be shown or to stop by; who searched for them would search for overfitting, or for a good start
-_TOLD_ONLY = frozenset({"train_accuracy", "recalibrated_loss", "halfway_loss"})
+_TOLD_ONLY = frozenset({"train_accuracy", "recalibrated_loss", "midway_loss", "halfway_loss"})
 
 
 class StudySpec(Section):

@@ -15,6 +15,7 @@ Every network is a line of the ``--json`` file; a second run with the same file 
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,11 +42,16 @@ from autoprune.training.climb import glance
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.loop import total_steps
 from autoprune.training.runtime import seeded
-from autoprune.training.score import Score, score
+from autoprune.training.score import score
 from autoprune.trial import Trial, completed_measurement
 
 LOOKS = (0.125, 0.25, 0.5, 0.75)  # shares of the longer fine-tune; the search's own loss comes before, the end after
-WINDOW = 1 / 16  # of the longer fine-tune, before each look: the weights are averaged over its steps for a second look
+WINDOW = 1 / 16  # of the longer fine-tune, before each look: what weights are averaged over
+KINDS = {
+    "loss": "",
+    "settled_loss": ", batch norm recalibrated",
+    "averaged_loss": ", weights averaged and batch norm recalibrated",
+}
 Record = dict[str, Any]
 Course = Mapping[str, Any]
 
@@ -111,16 +117,17 @@ def course(prepared: Prepared, trial: Trial) -> Record:
         if any(last - int(WINDOW * steps) < done <= last for last in at):
             mean.update_parameters(network)
         if done in at:
-            seen, averaged = (_seen(prepared, one) for one in (network, _recalibrated(prepared, mean.module)))
-            looks.append({"share": at[done], "loss": seen.loss, "averaged_loss": averaged.loss})
+            settled, averaged = (_recalibrated(prepared, one) for one in (copy.deepcopy(network), mean.module))
+            seen = {"loss": network, "settled_loss": settled, "averaged_loss": averaged}
+            looks.append({"share": at[done], **{kind: _loss_of(prepared, one) for kind, one in seen.items()}})
             mean = AveragedModel(network)
 
     evaluator.finetune(network, policy, watch, on_step=look)
     return {"looks": looks, **_facts(trial), **_end(prepared, network)}
 
 
-def _seen(prepared: Prepared, network: nn.Module) -> Score:
-    return glance(network, prepared.task, prepared.bench.runtime, prepared.task.sizes["val"])
+def _loss_of(prepared: Prepared, network: nn.Module) -> float:
+    return glance(network, prepared.task, prepared.bench.runtime, prepared.task.sizes["val"]).loss
 
 
 def _recalibrated(prepared: Prepared, network: nn.Module) -> nn.Module:
@@ -178,13 +185,13 @@ def show(records: Sequence[Course], top: int) -> None:
 
 def _show_looks(seeds: Sequence[Sequence[Course]]) -> None:
     print("\n| loss seen | rank correlation with the end, mean over seeds | each seed |\n|---|---|---|")
-    for share, kind in ((0.0, "loss"), *product(LOOKS, ("loss", "averaged_loss"))):
+    for share, kind in ((0.0, "loss"), *product(LOOKS, KINDS)):
         found = [
             spearmanr([_loss(row, share, kind) for row in rows], [_loss(row, 1.0) for row in rows]).statistic
             for rows in seeds
         ]
         name = f"after {100 * share:g} %" if share else "by the search"
-        name += ", weights averaged" if kind == "averaged_loss" else ""
+        name += KINDS[kind]
         each = ", ".join(f"{value:.2f}" for value in found)
         print(f"| {name} | {np.mean(found) if found else float('nan'):.2f} | {each} |")
 
@@ -211,8 +218,7 @@ def rules(top: int) -> list[tuple[str, float, Callable[[Sequence[Course]], Cours
     """Return name, cost, and which of a seed's courses, best of the search first, a rule picks."""
     found: list[tuple[str, float, Callable[[Sequence[Course]], Course]]] = [
         ("the search's best", 1.0, lambda rows: rows[0]),
-        ("three, halved at 25 and 50 %", 1.75, partial(_halving, "loss")),
-        ("three, halved at 25 and 50 % by averaged weights", 1.75, partial(_halving, "averaged_loss")),
+        *((f"three, halved at 25 and 50 %{how}", 1.75, partial(_halving, kind)) for kind, how in KINDS.items()),
         ("three, decided at 50 %", 2.0, lambda rows: min(rows[:3], key=lambda row: _loss(row, 0.5))),
         ("three, decided at 75 %", 2.5, lambda rows: min(rows[:3], key=lambda row: _loss(row, 0.75))),
     ]

@@ -79,7 +79,7 @@ def test_a_candidate_is_completed_with_costs_score_and_latency(bench: Workbench,
     ended = evaluator(asked, phases.append)
     assert isinstance(ended.outcome, Completed)
     found = ended.outcome.measurement
-    looked = {"recalibrated_loss", "halfway_loss"}
+    looked = {"recalibrated_loss", "midway_loss"}
     assert {"accuracy", "loss", "train_accuracy", "mflops", "mparams", "size_mb", "latency_ms"} <= set(found.values)
     assert set(found.stderr) == {"accuracy", "loss", "train_accuracy", "latency_ms", *looked}
     assert {"accuracy", "train_accuracy"} <= set(bench.dense.values)

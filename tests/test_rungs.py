@@ -107,7 +107,7 @@ def test_nobody_ahead_of_all_peers_is_stopped(losses: list[tuple[float, float]])
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_at_once(loss: float) -> None:
-    verdict = Judge(asked(), good_peers(1)).verdict("halfway_loss", loss, EXACT)
+    verdict = Judge(asked(), good_peers(1)).verdict("midway_loss", loss, EXACT)
     assert verdict == Stop(f"its validation loss half-way through the fine-tune is {loss}")
 
 
@@ -137,7 +137,7 @@ def test_peers_are_completed_of_similar_cost_and_have_the_rung() -> None:
         ended(6, Completed(EXACT.merged(Measurement({"loss": 0.1})))),
     ]
     assert [m[RUNG] for m in peers_of(trials, RUNG, BUDGET, EXACT)] == [1.0, 1.1]
-    assert peers_of(trials, "halfway_loss", BUDGET, EXACT) == []
+    assert peers_of(trials, "midway_loss", BUDGET, EXACT) == []
 
 
 def test_similar_is_meant_in_the_tightest_limit_that_is_known_exactly() -> None:

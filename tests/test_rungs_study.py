@@ -82,7 +82,7 @@ def test_a_crippled_candidate_is_stopped_recorded_and_told(tmp_path: Path) -> No
     assert isinstance(last.outcome, Stopped)
     assert "after recalibration foretells" in last.outcome.reason
     assert {"mflops", "recalibrated_loss"} <= set(last.outcome.measurement.values)
-    assert {"loss", "halfway_loss"}.isdisjoint(last.outcome.measurement.values)
+    assert {"loss", "midway_loss"}.isdisjoint(last.outcome.measurement.values)
     assert set(last.seconds) == {"ask", "prune", "recalibrate", "rung", "other"}
     assert stored_trials(folder)[-1]["state"] == "PRUNED"
     assert f"trial {CRIPPLED} random: stopped: loss" in lines
@@ -92,7 +92,7 @@ def test_a_crippled_candidate_is_stopped_recorded_and_told(tmp_path: Path) -> No
     assert summary.stopping.seconds_saved > 0
     assert summary.stopping.agreement["recalibrated_loss"] >= 0.5
     assert all(
-        {"recalibrated_loss", "halfway_loss"} <= set(trial.outcome.measurement.values)
+        {"recalibrated_loss", "midway_loss"} <= set(trial.outcome.measurement.values)
         for trial in view.trials
         if isinstance(trial.outcome, Completed)
     )

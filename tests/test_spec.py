@@ -279,7 +279,7 @@ def test_a_fault_says_key_value_place_and_expectation(values: dict[str, Any], fa
             {"objectives": ["accuracy", "train_accuracy", "mflops"]},
             "at least one quality (accuracy, loss) and one cost",
         ),
-        ({"objectives": ["halfway_loss", "mflops"]}, "at least one quality (accuracy, loss) and one cost"),
+        ({"objectives": ["midway_loss", "mflops"]}, "at least one quality (accuracy, loss) and one cost"),
         ({"objectives": []}, "at least one name"),
         ({"objectives": ["accuracy", "mflops", "mflops"]}, "repeated: mflops"),
         ({"objectives": [1, 2]}, "a list of names"),

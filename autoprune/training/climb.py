@@ -6,6 +6,7 @@ goes on is for the judge of :mod:`autoprune.rungs` to say.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from torch import nn
 from autoprune.errors import NonFiniteError
 from autoprune.metrics import Measurement
 from autoprune.rungs import Check, Judge, Rung, Stop
+from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.loop import OnStep, Span
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime, seeded
@@ -41,6 +43,7 @@ class Climb:
         task: whose validation images are looked at.
         runtime: where and how the network runs.
         images: at most this many are looked at, always the same ones; 0: no look is taken.
+        settle: a network in the midst of its training → what is looked at in its place, as by :func:`settled`.
         watch: times a phase by its name.
         spared: why it would have been stopped, if it goes on as a check.
     """
@@ -50,6 +53,7 @@ class Climb:
     task: DataTask
     runtime: Runtime
     images: int
+    settle: Callable[[nn.Module], nn.Module]
     watch: Callable[[str], AbstractContextManager[None]]
     spared: str = ""
 
@@ -62,7 +66,7 @@ class Climb:
         if not self.images:
             return
         with self.watch("rung"):
-            loss = self._loss(rung, network)
+            loss = self._loss(rung, self.settle(network) if rung == "midway_loss" else network)
         verdict = self.judge.verdict(rung, loss, self.measured) if self.judge else None
         if isinstance(verdict, Stop):
             raise StoppedEarly(Stopped(verdict.reason, self.measured))
@@ -77,7 +81,7 @@ class Climb:
 
         def look_half_way(done: int, _total: int) -> None:
             if done == middle:
-                self.look("halfway_loss", network)
+                self.look("midway_loss", network)
 
         return look_half_way
 
@@ -90,6 +94,25 @@ class Climb:
         if math.isfinite(seen.loss) and math.isfinite(seen.loss_stderr):
             self.measured = self.measured.merged(Measurement({rung: seen.loss}, {rung: seen.loss_stderr}))
         return seen.loss
+
+
+def settled(network: nn.Module, task: DataTask, images: int, runtime: Runtime, seed: int) -> nn.Module:
+    """Return a copy of a network in the midst of its training with batch norm's statistics measured anew.
+
+    While the learning rate is high, running statistics lag behind the weights, and the loss tells of little else. The
+    network, its modes and the streams of random numbers are afterwards what they were.
+
+    Args:
+        network: placed on the runtime.
+        task: the data.
+        images: training images for the statistics, as in :func:`recalibrate_batchnorm`.
+        runtime: where and how it runs.
+        seed: of the stream.
+    """
+    copied = copy.deepcopy(network)
+    with seeded(0, runtime.device):
+        recalibrate_batchnorm(copied, task, images, runtime, seed)
+    return copied
 
 
 def glance(network: nn.Module, task: DataTask, runtime: Runtime, images: int) -> Score:
