@@ -82,7 +82,8 @@ def test_every_group_is_cut_to_half_and_a_quarter_and_compared_with_the_dense_ne
     images = found.settings["images"]
     assert found.dense_loss == pytest.approx(probe.loss({}, images))
     assert found.curves["3"].rises[4] == pytest.approx(probe.loss({"3": 4}, images) - found.dense_loss)
-    assert "measuring how sensitive 2 groups and blocks are" in heard.said[0]
+    assert heard.said[0] == "measuring how sensitive 2 groups and blocks are, on 64 validation images each"
+    assert images == 64, "there are no more"
 
 
 def test_it_is_measured_once_and_then_read(folder: StudyFolder) -> None:
