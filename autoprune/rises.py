@@ -108,7 +108,7 @@ def sensitivity_of(
     per_image = (time.perf_counter() - before) / (2 * FEWEST_IMAGES)  # recalibrated and scored
     allowed = wish.share * expected.forward_passes * per_image
     affordable = int(allowed / (2 * len(names) * 2 * per_image))  # two levels each, seen twice
-    images = max(FEWEST_IMAGES, min(wish.images, affordable, probe.task.sizes["val"]))
+    images = min(probe.task.sizes["val"], max(FEWEST_IMAGES, min(wish.images, affordable)))
     say(f"measuring how sensitive {len(names)} groups and blocks are, on {images} validation images each")
     dense = probe.loss({}, images)
     rises: dict[str, dict[int, float]] = {name: {} for name in names}

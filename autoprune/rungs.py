@@ -2,8 +2,9 @@
 
 A candidate climbs rungs: its exact cost, its loss after recalibration, its loss half-way through the fine-tune (with
 batch norm recalibrated once more), and last its full score and timing. At the two in the middle a :class:`Judge` looks
-at trials that came to their end, and predicts its final loss from theirs. All it knows is stored, so a search that was
-killed judges as if it had not been.
+at trials that came to their end, and predicts its final loss from theirs. It is stopped if it can no longer beat the
+best of those that meet all its limits: one made for a lower latency need not beat slower networks of the same MFLOPs.
+All the judge knows is stored, so a search that was killed judges as if it had not been.
 
 Source: Domhan, Springenberg and Hutter, "Speeding up automatic hyperparameter optimization of deep neural networks by
 extrapolation of learning curves", IJCAI 2015, section 3.3 (end a run that surely stays below the best); here the curve
@@ -89,13 +90,15 @@ class Judge:
             if not any(isinstance(trial.outcome, Completed) for trial in self.trials):
                 return GoOn()
             return Stop(f"its validation loss {RUNGS[rung]} is {loss}")
-        peers = peers_of(self.trials, rung, self.candidate.budget, exact)
+        budget = self.candidate.budget
+        peers = peers_of(self.trials, rung, budget, exact)
+        rivals = [m["loss"] for m in peers if are_rivals(m, exact, budget)]
         found = forecast([m[rung] for m in peers], [m["loss"] for m in peers], loss)
-        if found is None or found.at_best <= found.to_beat:
+        if found is None or not rivals or found.at_best <= max(min(rivals), _LEAST_LOSS):
             return GoOn()
         reason = (
             f"loss {loss:.4f} {RUNGS[rung]} foretells {found.expected:.4f} at the end, {found.at_best:.4f} at best; "
-            f"the best of {len(peers)} peers has {found.to_beat:.4f}"
+            f"the best of {len(rivals)} peers within its budget has {min(rivals):.4f}"
         )
         return Check(reason) if self._check_is_owed() else Stop(reason)
 
@@ -108,11 +111,10 @@ class Judge:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Hold losses in nats: what is expected at the end, what is still plausible, and the least among the peers."""
+    """Hold losses in nats: what is expected at the end, and what is still plausible."""
 
     expected: float
     at_best: float
-    to_beat: float
 
 
 def forecast(at_rung: Sequence[float], final: Sequence[float], loss: float) -> Forecast | None:
@@ -129,8 +131,8 @@ def forecast(at_rung: Sequence[float], final: Sequence[float], loss: float) -> F
 
     >>> rung, final = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2], [0.11, 0.12, 0.13, 0.17, 0.18, 0.20, 0.21, 0.25]
     >>> found = forecast(rung, final, 2.0)
-    >>> round(found.expected, 2), round(found.at_best, 2), round(found.to_beat, 2)
-    (0.38, 0.34, 0.11)
+    >>> round(found.expected, 2), round(found.at_best, 2)
+    (0.38, 0.34)
     >>> forecast(rung[:7], final[:7], 2.0) is None
     True
     """
@@ -143,8 +145,7 @@ def forecast(at_rung: Sequence[float], final: Sequence[float], loss: float) -> F
     line = y.mean() + slope * (x - x.mean())
     deviation = math.sqrt(float(np.sum((y - line) ** 2)) / (len(x) - 2))
     expected = float(y.mean()) + slope * (now - float(x.mean()))
-    at_best, to_beat = expected - DEVIATIONS * deviation, float(y.min())
-    return Forecast(_exp(expected), _exp(at_best), _exp(to_beat))
+    return Forecast(_exp(expected), _exp(expected - DEVIATIONS * deviation))
 
 
 def rank_agreement(one: Sequence[float], other: Sequence[float]) -> float:
@@ -175,6 +176,11 @@ def peers_of(trials: Sequence[Trial], rung: Rung, budget: Budget, exact: Measure
     """
     completed = [m for trial in trials if (m := completed_measurement(trial)) is not None]
     return [m for m in completed if {rung, "loss"} <= m.values.keys() and costs_alike(m, exact, budget)]
+
+
+def are_rivals(one: Measurement, other: Measurement, budget: Budget) -> bool:
+    """Return whether one network costs what the other does (:func:`costs_alike`) and meets the other's budget."""
+    return costs_alike(one, other, budget) and not budget.violations_of_known(one)
 
 
 def costs_alike(one: Measurement, other: Measurement, budget: Budget) -> bool:

@@ -10,9 +10,11 @@ tolerance as in Molchanov et al. 2017, "Pruning Convolutional Neural Networks fo
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 
 from autoprune.atomic import write_text
+from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
 from autoprune.pruning.prune import Pruner
 from autoprune.training.finetune import recalibrate_batchnorm
@@ -58,7 +60,11 @@ def tolerated_counts(
     def error(name: str, count: int) -> float:
         network = runtime.place(pruner.prune(pruner.space.policy({name: count}, pruner.space.first_importances)))
         recalibrate_batchnorm(network, task, RECALIBRATION_IMAGES, runtime, seed)
-        return 1 - score(network, task, "train", runtime, limit=images).accuracy
+        try:
+            return 1 - score(network, task, "train", runtime, limit=images).accuracy
+        except NonFiniteError as broken:
+            say(f"{name} cut to {count} breaks the network ({broken}); that is not tolerated")
+            return math.inf
 
     counts = {
         name: fewest(pruner.space.choices[name], lambda count, name=name: error(name, count) - dense <= max_drop)  # type: ignore[misc]

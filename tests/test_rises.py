@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune import threshold
 from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
 from autoprune.pruning.groups import find_groups
@@ -82,7 +83,8 @@ def test_every_group_is_cut_to_half_and_a_quarter_and_compared_with_the_dense_ne
     images = found.settings["images"]
     assert found.dense_loss == pytest.approx(probe.loss({}, images))
     assert found.curves["3"].rises[4] == pytest.approx(probe.loss({"3": 4}, images) - found.dense_loss)
-    assert "measuring how sensitive 2 groups and blocks are" in heard.said[0]
+    assert heard.said[0] == "measuring how sensitive 2 groups and blocks are, on 64 validation images each"
+    assert images == 64, "there are no more"
 
 
 def test_it_is_measured_once_and_then_read(folder: StudyFolder) -> None:
@@ -113,6 +115,22 @@ def test_it_is_skipped_if_it_is_not_wanted(folder: StudyFolder) -> None:
 def test_a_short_search_gets_the_first_round_only(folder: StudyFolder) -> None:
     found, _ = measure(folder, SHORT)
     assert {name: set(curve.rises) for name, curve in found.curves.items()} == {"0": {4}, "3": {8}}
+
+
+def test_a_cut_that_breaks_the_network_is_not_tolerated_and_ends_no_search(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, heard, measured = probe_of(build()), Heard(), threshold.score
+
+    def broken(network: nn.Module, *given: Any, **named: Any) -> Any:
+        if network is not probe.pruner.network and network[3].out_channels < 6:
+            raise NonFiniteError("the outputs are NaN")
+        return measured(network, *given, **named)
+
+    monkeypatch.setattr(threshold, "score", broken)
+    counts = threshold.tolerated_counts(probe.pruner, probe.task, probe.runtime, 0.9, 96, 0, folder, heard)
+    assert counts == {"0": 1, "3": 6}
+    assert "3 cut to 5 breaks the network (the outputs are NaN); that is not tolerated" in heard.said
 
 
 def test_the_dense_network_stays_as_it_was(folder: StudyFolder) -> None:

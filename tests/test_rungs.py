@@ -42,7 +42,8 @@ def good_peers(count: int = 10, noise: float = 0.0) -> list[Trial]:
 def test_the_clearly_bad_is_stopped_with_its_reason() -> None:
     verdict = Judge(asked(), good_peers()).verdict(RUNG, 8.0, EXACT)
     assert verdict == Stop(
-        "loss 8.0000 after recalibration foretells 1.6000 at the end, 1.6000 at best; the best of 10 peers has 0.2000"
+        "loss 8.0000 after recalibration foretells 1.6000 at the end, 1.6000 at best; the best of 10 peers "
+        "within its budget has 0.2000"
     )
 
 
@@ -54,10 +55,8 @@ def test_who_is_as_good_as_the_best_goes_on() -> None:
 def test_two_deviations_are_given_to_its_favour() -> None:
     """The line foretells 0.2 · e^x for 1 · e^x; peers lie ±0.1 around it in logarithms, so s is about 0.11."""
     peers = good_peers(10, noise=0.1)
-    best = min(t.outcome.measurement["loss"] for t in peers)  # type: ignore[union-attr]
     found = forecast([1 + 0.1 * n for n in range(10)], [t.outcome.measurement["loss"] for t in peers], 3.0)  # type: ignore[union-attr]
     assert found is not None
-    assert found.to_beat == pytest.approx(best)
     assert 0.15 < math.log(found.expected / found.at_best) < 0.3
     assert Judge(asked(), peers).verdict(RUNG, 1.15, EXACT) == GoOn()
     assert isinstance(Judge(asked(), peers).verdict(RUNG, 3.0, EXACT), Stop)
@@ -145,6 +144,29 @@ def test_similar_is_meant_in_the_tightest_limit_that_is_known_exactly() -> None:
     other = completed(0, 1.0, 0.1, mflops=90.0)
     assert len(peers_of([other], RUNG, budget, EXACT)) == 1  # both have 0.4 M parameters
     assert peers_of([other], RUNG, Budget(), EXACT) == []  # and 50 is not 90
+
+
+def timed(number: int, at_rung: float, final: float, latency_ms: float, mflops: float = 50.0) -> Trial:
+    values = {"mflops": mflops, "loss": final, RUNG: at_rung, "latency_ms": latency_ms}
+    return ended(number, Completed(Measurement(values)))
+
+
+@pytest.mark.parametrize(
+    ("limits", "latency_ms", "mflops"),
+    [
+        ({"mflops": 50, "latency_ms": 5}, 10.0, 50.0),  # made to be faster than networks of the same MFLOPs
+        ({"latency_ms": 9}, 10.0, 50.0),  # all that is known turned out too slow
+        ({"mflops": 50}, 10.0, 54.0),  # what an earlier, larger budget left
+    ],
+)
+def test_nobody_has_to_beat_what_misses_its_budget(limits: dict[str, float], latency_ms: float, mflops: float) -> None:
+    candidate = asked(budget=Budget.parse(limits))
+    outside = [timed(n, 1 + 0.1 * n, 0.2 + 0.02 * n, latency_ms, mflops) for n in range(10)]
+    assert Judge(candidate, outside).verdict(RUNG, 2.2, EXACT) == GoOn()
+    inside = timed(10, 1.8, 0.36, 4.0)
+    verdict = Judge(candidate, [*outside, inside]).verdict(RUNG, 2.2, EXACT)
+    assert isinstance(verdict, Stop), "what it has to beat"
+    assert verdict.reason.endswith("the best of 1 peers within its budget has 0.3600")
 
 
 # --- checks

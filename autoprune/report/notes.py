@@ -34,6 +34,7 @@ def compose_notes(
         *noise_notes(trials, budget, dense),
         *_generalisation(rows, dense.measurement),
         *_left_out(rows, trials, objectives),
+        *_repeats(trials),
         *_foreign_baselines(trials, budget),
         *_unfinished_baselines(trials, budget),
         *(f"not counted: {what}" for what in dense.measurement.uncounted),
@@ -111,6 +112,20 @@ def _nothing_fits(trials: Sequence[Trial], budget: Budget) -> list[str]:
     except NothingFitsError as error:
         return [str(error)]
     return []
+
+
+def _repeats(trials: Sequence[Trial]) -> list[str]:
+    """Say so if proposals of the search repeat a policy, as they do where a space has no others left."""
+    known, repeats = dict[object, Trial](), 0
+    for trial in trials:
+        groups = trial.candidate.policy.groups.values()  # a key of numbers and names: thousands of policies hash slowly
+        key = tuple(group.sparsity for group in groups), tuple(group.importance for group in groups)
+        first = known.setdefault((*key, trial.candidate.policy.dropped_blocks, trial.candidate.policy.mask), trial)
+        repeats += first is not trial and not trial.candidate.is_baseline
+    if not repeats:
+        return []
+    repeat = "1 trial repeats" if repeats == 1 else f"{repeats} trials repeat"
+    return [f"{repeat} a policy that was evaluated before: the space has few others, and more trials add little"]
 
 
 def _foreign_baselines(trials: Sequence[Trial], budget: Budget) -> list[str]:

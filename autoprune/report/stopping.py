@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoprune import pareto
 from autoprune.metrics import Measurement
 from autoprune.report.rows import duration
-from autoprune.rungs import RUNGS, Rung, costs_alike, peers_of, rank_agreement, was_spared
-from autoprune.trial import Completed, Stopped, Trial, completed_measurement
+from autoprune.report.worth import compare, scored
+from autoprune.rungs import RUNGS, Rung, are_rivals, peers_of, rank_agreement, was_spared
+from autoprune.trial import Completed, Stopped, Trial
 
 _AHEAD = ("finetune", "score", "latency")  # phases that a stopped trial skips, in part or whole
 _FEWEST_RANKS = 3  # trials below which a rank correlation says nothing
@@ -30,8 +29,9 @@ class StoppingFacts:
         share_saved: ``seconds_saved`` over the time that the search would have taken with neither looks nor stops,
             a fraction.
         checks: trials that would have been stopped and ran to their end.
-        wrong: checks that ended more accurate, by more than one standard error of the difference, than every
-            completed trial of similar cost before them.
+        wrong: checks that ended more accurate, by more than one standard error of the difference (image by image where
+            it is stored which were right), than every completed trial before them that has similar cost and meets the
+            check's budget.
         within_noise: checks that were not wrong and came within that error of the best before them.
         agreement: rung → rank correlation of its loss with the final loss, over the completed trials of similar cost to
             the last one; a rung without three such trials is left out.
@@ -103,16 +103,13 @@ def _seconds_saved(trials: Sequence[Trial]) -> float:
 
 
 def _lead(check: Trial, trials: Sequence[Trial]) -> tuple[float, float] | None:
-    """Return a check's accuracy − that of the best completed before it at similar cost, and its standard error."""
-    found = completed_measurement(check)
-    if found is None:
-        return None
-    earlier = [m for trial, m in pareto.measured(trials) if trial.number < check.number]
-    rivals = [m for m in earlier if costs_alike(m, found, check.candidate.budget)]
+    """Return a check's accuracy − that of the best rival completed before it, and its standard error."""
+    (found,), earlier = scored([check]), [trial for trial in trials if trial.number < check.number]
+    rivals = [one for one in scored(earlier) if are_rivals(one.measurement, found.measurement, check.candidate.budget)]
     if not rivals:
         return None
-    best = max(rivals, key=lambda m: m["accuracy"])
-    return found["accuracy"] - best["accuracy"], math.hypot(found.error("accuracy"), best.error("accuracy"))
+    lead = compare(found, max(rivals, key=lambda one: one.measurement["accuracy"]))
+    return lead.difference, lead.stderr
 
 
 def _agreement(trials: Sequence[Trial]) -> dict[Rung, float]:

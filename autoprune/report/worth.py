@@ -204,7 +204,8 @@ def noise_notes(trials: Sequence[Trial], budget: Budget, dense: Scored) -> list[
 
     What cannot be told apart is the half-width of the interval between the best trial and the five that are nearest to
     it in accuracy, in the median. Networks far below it err on other images, so they would say less; the front alone
-    would not do either, as it leaves out those that are equal within noise.
+    would not do either, as it leaves out those that are equal within noise. Where a lead may be
+    nothing but the luck of being the best of so many, that is said.
 
     Args:
         trials: any trials, at least one of them completed.
@@ -225,13 +226,33 @@ def noise_notes(trials: Sequence[Trial], budget: Budget, dense: Scored) -> list[
     choices = sum(budget.admits(measurement) for _, measurement in pareto.measured(trials))
     if choices < 2:
         return [*found, "accuracy is on validation images; `autoprune pick` gives the test accuracy"]
-    error = 100 * told.measurement.error("accuracy")
-    noise = f"the noise, {error:.2f} points" if error else "the noise"
+    luck = luck_of_the_best(choices, least / CONFIDENT)
+    by = f" by up to about {100 * luck:.2f} points" if luck > 0 else ""
+    doubtful = [_name(one) for one in worth(trials, budget, dense) if one.verdict == "better" and one.low <= luck]
+    less = f"; less that, it is not distinguishable from {_listed(doubtful)}" if doubtful else ""
     return [
         *found,
-        f"the best of {choices} trials was chosen on these very images, which flatters it by up to about {noise}; "
+        f"the best of {choices} trials was chosen on these very images, which flatters it{by}{less}; "
         f"`autoprune pick` compares on test",
     ]
+
+
+def luck_of_the_best(choices: int, stderr: float) -> float:
+    """Return by how much the best of several equally good networks comes out above their mean by chance alone.
+
+    A network's own noise is the standard error of a difference over √2; the largest of k normal values lies about
+    Φ⁻¹((k − 3/8) / (k + 1/4)) standard deviations above their mean.
+
+    Args:
+        choices: how many there are, k ≥ 1.
+        stderr: of the difference between two of them.
+
+    Source: Blom 1958, "Statistical Estimates and Transformed Beta-Variables", for the expected largest value.
+
+    >>> round(luck_of_the_best(100, 0.005), 4), luck_of_the_best(1, 0.005)
+    (0.0088, 0.0)
+    """
+    return statistics.NormalDist().inv_cdf((choices - 3 / 8) / (choices + 1 / 4)) * stderr / math.sqrt(2)
 
 
 def chance_notes(dense: Measurement, num_classes: int | None) -> list[str]:

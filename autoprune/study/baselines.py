@@ -15,7 +15,7 @@ as an earlier one (a network without residual streams has no separate ``inner``)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +49,27 @@ def baselines(
         tolerated: group → fewest channels that the measured error allows; ``None`` or empty if not measured.
         sensitivity: measured curves; ``None`` or without any if not measured.
     """
+    return dict(further_baselines({}, projector, scores, tolerated, sensitivity))
+
+
+def further_baselines(
+    known: Mapping[str, PruningPolicy],
+    projector: Projector,
+    scores: Mapping[str, Ranking],
+    tolerated: Kept | None = None,
+    sensitivity: Sensitivity | None = None,
+) -> Iterator[tuple[str, PruningPolicy]]:
+    """Yield what :func:`baselines` returns, less what is known: each is worked out only when it is asked for.
+
+    Args:
+        known: name → policy of baselines that were evaluated; one that is the same as one of them is left out.
+        projector: as for :func:`baselines`, like all that follow.
+        scores: likewise.
+        tolerated: likewise.
+        sensitivity: likewise.
+    """
     if not projector.budget.limits:
-        return {}
+        return
     makers: dict[str, Callable[[], PruningPolicy]] = {
         "uniform": lambda: _uniform(projector, projector.space.first_importances),
         "inner": lambda: _inner(projector, projector.space.first_importances),
@@ -60,15 +79,15 @@ def baselines(
         "depth": lambda: _depth(projector, projector.space.first_importances),
         "threshold": lambda: _threshold(projector, projector.space.first_importances, tolerated or {}),
     }
-    found: dict[str, PruningPolicy] = {}
-    for name, make in makers.items():
+    seen = list(known.values())
+    for name in (name for name in makers if name not in known):
         try:
-            policy = make()
+            policy = makers[name]()
         except BudgetError:
             continue  # cannot reach the budget at all, so it is nothing to compare with
-        if policy not in found.values():
-            found[name] = policy
-    return found
+        if policy not in seen:
+            seen.append(policy)
+            yield name, policy
 
 
 def _uniform(projector: Projector, importances: Mapping[str, str]) -> PruningPolicy:

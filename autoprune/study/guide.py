@@ -34,6 +34,7 @@ _TRADES = 5  # rounds in the knapsack of a proposal
 _BOLD, _TIMID = 1.0, 0.3
 _DOUBT_MIXED = 0.1  # on a criterion's effect in one group, where a proposal mixes criteria
 _LOWEST_SHARE = 0.5  # of the budget, that lower budgets are drawn down to
+_HERE = 10  # attempts on this budget; where all were no use, as in a space of few policies, any lower one is tried
 _WAYS = {"drawn": 0.5, "mutated": 0.15, "crossed": 0.1, "lower": 0.15, "faster": 0.1}
 
 
@@ -73,7 +74,7 @@ class Guide:
 
         Args:
             number: of the candidate.
-            attempt: counts up if the last proposal was no use.
+            attempt: counts up if the last proposal was no use; from the eleventh on, all lower budgets are open.
             trials: what is stored.
             projector: onto the budget of this run; without limits a number of MFLOPs is drawn each time.
             budget: of this run, which the best networks were measured to meet; the projector's limits may be predicted.
@@ -86,8 +87,9 @@ class Guide:
         if (way in ("mutated", "crossed") and len(elites) < 2) or (way == "faster" and timed is None):
             way = "drawn"
         onto = projector
-        if way == "lower" or not projector.limits:
-            way, onto = "lower", replace(projector, budget=self._lower(projector, rng))
+        if way == "lower" or attempt >= _HERE or not projector.limits:
+            share = _LOWEST_SHARE if attempt < _HERE else 0.0
+            way, onto = "lower", replace(projector, budget=self._lower(projector, share, rng))
         elif way == "faster" and timed is not None:
             onto = self._faster(timed(), elites, rng)
         if way in ("mutated", "crossed"):
@@ -110,7 +112,7 @@ class Guide:
             for place, (name, rises) in enumerate(zip(self.space.cut_names, self._rises, strict=True))
         }
         kept = Knapsack(onto, _TRADES).solve(penalties)
-        return self.space.policy(onto.fit(_floats(kept)), self._criteria(belief, rng))
+        return onto.project(self.space.policy(kept, self._criteria(belief, rng)))
 
     def _criteria(self, belief: Belief, rng: Rng) -> dict[str, str]:
         """Return for each group the criterion that the draw makes best, with some chance for any other."""
@@ -151,12 +153,12 @@ class Guide:
             self.space.policy({name: self.space.nearest(name, count) for name, count in wanted.items()}, criteria)
         )
 
-    def _lower(self, projector: Projector, rng: Rng) -> Budget:
+    def _lower(self, projector: Projector, lowest_share: float, rng: Rng) -> Budget:
         """Return a lower budget that can still be reached; without limits some number of MFLOPs."""
         smallest, limits = projector.smallest(), projector.limits
         if not limits:
             return Budget({"mflops": _between(1.05 * smallest["mflops"], projector.measure_full()["mflops"], rng)})
-        share = float(rng.uniform(_LOWEST_SHARE, 1.0))
+        share = float(rng.uniform(lowest_share, 1.0))
         lowest = {name: min(limit.value, 1.05 * smallest[name]) for name, limit in limits.items()}
         return Budget({name: Limit(max(limit.value * share, lowest[name])) for name, limit in limits.items()})
 

@@ -21,7 +21,7 @@ from autoprune.metrics import Budget
 from autoprune.policy import PruningPolicy
 from autoprune.study import records
 from autoprune.study.lock import take_lock
-from autoprune.study.reading import Follower
+from autoprune.study.reading import Follower, StoredTrial
 from autoprune.study.sampler import ProposingSampler, proposal_seed
 from autoprune.study.storage import open_storage, reporting_faults
 from autoprune.study.writing import Place, store_running
@@ -141,7 +141,7 @@ class Ledger:
         stored = self._follower.trials()
         lost = records.lost_candidates(stored, self._memory)
         if lost:
-            return self._store(lost[0], proposer.fixed(lost[0].policy))
+            return self._store(lost[0], proposer.fixed(lost[0].policy), self._left_by_sampler(lost[0], stored))
         number = 1 + max((c.number for r in stored if (c := self._memory.candidate(r)) is not None), default=-1)
         sampler, origin, budget = proposer.next(number, records.read_trials(stored, self._memory))
         if sampler.decided is not None:
@@ -155,12 +155,30 @@ class Ledger:
         self._asked[number] = Place(record._trial_id, record.number)
         return candidate
 
-    def _store(self, candidate: Candidate, sampler: ProposingSampler) -> Candidate:
-        """Store a candidate whose parameters are decided, as running, and return it."""
+    def _left_by_sampler(self, candidate: Candidate, stored: Sequence[StoredTrial]) -> dict[str, Any]:
+        """Return what Optuna's sampler noted on a lost candidate's records, as NSGA-II its generation."""
+        found: dict[str, Any] = {}
+        for record in stored:
+            known = self._memory.candidate(record)
+            if known is not None and known.number == candidate.number:
+                trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, record.number)
+                found |= self._storage.get_trial_system_attrs(trial_id)
+        return found
+
+    def _store(
+        self, candidate: Candidate, sampler: ProposingSampler, noted: Mapping[str, Any] | None = None
+    ) -> Candidate:
+        """Store a candidate whose parameters are decided, as running, and return it.
+
+        Args:
+            candidate: what is asked.
+            sampler: that has decided.
+            noted: by a sampler of Optuna's, for its later proposals.
+        """
         self._study.sampler = sampler
         attributes = {records.CANDIDATE: records.candidate_record(candidate, self._session)}
         self._asked[candidate.number] = store_running(
-            self._storage, self._study_id, sampler.decided or {}, sampler.space, attributes
+            self._storage, self._study_id, sampler.decided or {}, sampler.space, attributes, noted
         )
         return candidate
 

@@ -20,7 +20,7 @@ from autoprune.metrics import Budget, Limit, Measurement
 from autoprune.policy import PruningPolicy
 from autoprune.sensitivity import Sensitivity
 from autoprune.space import SearchSpace
-from autoprune.study.baselines import Ranking, baselines
+from autoprune.study.baselines import Ranking, baselines, further_baselines
 from autoprune.study.guide import Guide
 from autoprune.study.latency import Probes, latency_projector
 from autoprune.study.project import Cost, Projector
@@ -108,9 +108,9 @@ class Proposals:
     def next(self, number: int, trials: Sequence[Trial]) -> Next:
         """Return what proposes candidate ``number``."""
         projector = self.projector(trials)
-        waiting = self._waiting_baselines(projector, trials)
-        if waiting:
-            name, policy = next(iter(waiting.items()))
+        waiting = self._waiting_baseline(projector, trials)
+        if waiting is not None:
+            name, policy = waiting
             return Next(self.fixed(policy), f"baseline:{name}", self.budget)
         if self.chosen_sampler == GUIDED:
             return self._guided(number, trials, projector)
@@ -166,16 +166,22 @@ class Proposals:
         """Return the policy that stored parameters stand for."""
         return self.space.canonical(self.space.decode(params))
 
-    def _waiting_baselines(self, projector: Projector, trials: Sequence[Trial]) -> dict[str, PruningPolicy]:
+    def _waiting_baseline(self, projector: Projector, trials: Sequence[Trial]) -> tuple[str, PruningPolicy] | None:
+        """Return the first baseline of this budget that was not asked yet, or ``None``."""
         if not self.with_baselines:
-            return {}
-        asked = {trial.candidate.origin for trial in trials if trial.candidate.budget == self.budget}
+            return None
+        asked = {trial.candidate.origin: trial for trial in trials if trial.candidate.budget == self.budget}
+        if "latency_ms" in self.budget.limits:  # predicted anew at every ask; what was asked is not worked out again
+            known = {
+                origin.removeprefix("baseline:"): trial.candidate.policy
+                for origin, trial in asked.items()
+                if trial.candidate.is_baseline
+            }
+            return next(further_baselines(known, projector, self.scores, self.tolerated, self.sensitivity), None)
         key = str(projector.budget.to_json())
-        found = self._baselines.get(key)
-        if found is None or projector.predicted:  # what is predicted changes with every trial
-            found = baselines(projector, self.scores, self.tolerated, self.sensitivity)
-            self._baselines[key] = found
-        return {name: policy for name, policy in found.items() if f"baseline:{name}" not in asked}
+        if key not in self._baselines:
+            self._baselines[key] = baselines(projector, self.scores, self.tolerated, self.sensitivity)
+        return next((pair for pair in self._baselines[key].items() if f"baseline:{pair[0]}" not in asked), None)
 
     def projector(self, trials: Sequence[Trial]) -> Projector:
         """Return what brings policies to the budget; a latency limit is met as probes and trials predict."""

@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import StudyModel, TrialModel, TrialParamModel, TrialUserAttributeModel
+from optuna.storages._rdb.models import (
+    StudyModel,
+    TrialModel,
+    TrialParamModel,
+    TrialSystemAttributeModel,
+    TrialUserAttributeModel,
+)
 from optuna.trial import TrialState
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
@@ -33,6 +39,7 @@ def store_running(
     params: Mapping[str, Any],
     distributions: Mapping[str, BaseDistribution],
     user_attrs: Mapping[str, Any],
+    system_attrs: Mapping[str, Any] | None = None,
 ) -> Place:
     """Store a running trial in one transaction; return where.
 
@@ -42,6 +49,7 @@ def store_running(
         params: a value for every distribution.
         distributions: name → where its value comes from; the same for every trial of a study, which is not checked.
         user_attrs: what is stored beside the parameters, as JSON.
+        system_attrs: what a sampler of Optuna's wants to find there, as JSON; ``None`` for nothing.
 
     Raises:
         ValueError: if a value lies outside its distribution.
@@ -69,11 +77,18 @@ def store_running(
             }
             for name, distribution in distributions.items()
         ]
-        attributes = [
-            {"trial_id": place.trial_id, "key": key, "value_json": json.dumps(value)}
-            for key, value in user_attrs.items()
-        ]
-        for table, found in ((TrialParamModel, rows), (TrialUserAttributeModel, attributes)):
+        tables = (
+            (TrialParamModel, rows),
+            (TrialUserAttributeModel, _attribute_rows(place, user_attrs)),
+            (TrialSystemAttributeModel, _attribute_rows(place, system_attrs or {})),
+        )
+        for table, found in tables:
             if found:
                 session.execute(insert(table), found)
     return place
+
+
+def _attribute_rows(place: Place, attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"trial_id": place.trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
+    ]

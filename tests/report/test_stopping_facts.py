@@ -6,9 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from fake_studies import measurement, trial, view_of
+from fake_studies import answered, measurement, trial, view_of
 
-from autoprune.metrics import Measurement
+from autoprune.metrics import Budget, Measurement
 from autoprune.report.stopping import StoppingFacts, stopping_facts, stopping_notes
 from autoprune.report.summary import summarise
 from autoprune.trial import Completed, Stopped, Trial
@@ -54,6 +54,21 @@ def test_a_check_is_compared_with_the_best_before_it(accuracy: float, wrong: int
     after, dearer = trial(3, measurement(0.999, 49.0)), trial(1, measurement(0.999, 70.0))
     for found in (stopping_facts([*trials, after]), stopping_facts([dearer, *trials])):
         assert (found.checks, found.wrong, found.within_noise) == (1, wrong, within_noise)
+
+
+def test_a_check_and_its_rival_are_compared_image_by_image() -> None:
+    """It is right wherever the best before it is and on 6 of 400 images more; unpaired, that would drown in noise."""
+    before, after = ([image >= wrong for image in range(400)] for wrong in (46, 40))
+    spared = replace(answered(after, 49.0), spared="hopeless")
+    facts = stopping_facts([trial(0, answered(before, 49.0)), trial(1, spared)])
+    assert (facts.wrong, facts.within_noise) == (1, 0)
+
+
+def test_a_check_is_not_compared_with_what_misses_its_budget() -> None:
+    fast, slow = Budget.parse({"mflops": 50, "latency_ms": 3}), measurement(0.97, 49.0, latency_ms=9.0)
+    spared = trial(2, Completed(measurement(0.95, 49.0, latency_ms=2.5), spared="hopeless"), budget=fast)
+    before = trial(0, measurement(0.90, 49.0, latency_ms=2.5))
+    assert stopping_facts([before, trial(1, slow), spared]).wrong == 1
 
 
 def test_a_check_without_rivals_is_neither_right_nor_wrong() -> None:

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from fake_studies import DENSE, many_trials, measurement, trial
 
 from autoprune.errors import StudyError
 from autoprune.metrics import FLOP_CONVENTION, Budget, Measurement
+from autoprune.policy import PruningPolicy
 from autoprune.report.rows import first_line
 from autoprune.report.summary import Summary, summarise
 from autoprune.spec import StudySpec
@@ -187,6 +189,19 @@ def test_first_line_of_an_odd_message() -> None:
     assert "\x1b" not in first_line("\x1b[31mred")
     assert first_line("lone \ud800 surrogate") == "lone   surrogate"
     assert len(first_line("x" * 10_000)) <= 300
+
+
+def test_proposals_that_repeat_a_policy_are_counted(make_view: MakeView) -> None:
+    """Trials 1 and 3 repeat what came before; a baseline, which comes again with every budget, does not count."""
+    cut = [0.5, 0.5, 0.25, 0.25, 0.5]
+    origins = ["baseline:uniform", "guided:drawn", "guided:lower", "guided:drawn", "baseline:inner"]
+    trials = [
+        replace(one, candidate=replace(one.candidate, policy=PruningPolicy.uniform(["conv1"], cut[n], "l1")))
+        for n, one in enumerate(trial(n, measurement(0.9, 49.0), origin) for n, origin in enumerate(origins))
+    ]
+    said = "a policy that was evaluated before: the space has few others, and more trials add little"
+    assert f"2 trials repeat {said}" in summarise(make_view(trials)).notes
+    assert "evaluated before" not in "".join(summarise(make_view(trials[::2])).notes)
 
 
 def test_five_thousand_trials(make_view: MakeView) -> None:

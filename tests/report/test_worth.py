@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_studies import DENSE, answered, measurement, trial
 
 from autoprune.hits import Hits
 from autoprune.metrics import Budget, Measurement
 from autoprune.report.summary import Summary, summarise
-from autoprune.report.worth import Comparison, Scored, chance_notes, compare
+from autoprune.report.worth import Comparison, Scored, chance_notes, compare, scored
 from autoprune.study.view import StudyView
 from autoprune.trial import Completed, Trial
 
@@ -144,6 +146,38 @@ def test_choosing_on_these_images_is_said_once_and_with_how_many(make_view: Make
     assert "`autoprune pick` compares on test" in said[0]
     alone = summarise(make_view(three()[:1], facts=facts())).notes
     assert "accuracy is on validation images; `autoprune pick` gives the test accuracy" in alone
+
+
+def equals(count: int, seed: int) -> list[Trial]:
+    """Return trials of networks that are right with the same chance on each of the same images, mostly alike."""
+    rng = np.random.default_rng(seed)
+    ease = rng.normal(1.6, 1.6, IMAGES)
+    answers = [(ease + rng.normal(0, 0.7, IMAGES) > 0).tolist() for _ in range(count)]
+    origins = ["baseline:uniform", *["sampler:tpe"] * (count - 1)]
+    return [trial(n, answered(right, loss=0.1), origins[n]) for n, right in enumerate(answers)]
+
+
+def test_a_lead_that_may_be_the_luck_of_the_best_of_many_is_said_to_be_none(make_view: MakeView) -> None:
+    """The interval alone calls the best of sixty equals better than one of them in a third of all studies."""
+    leads, lucks, believed = [], [], 0
+    for seed in range(12):
+        trials = equals(60, seed)
+        summary = summarise(make_view(trials, facts=facts(None)))
+        (said,) = [note for note in summary.notes if "chosen on these very images" in note]
+        is_better = "uniform" in by_name(summary) and by_name(summary)["uniform"].verdict == "better"
+        assert ("less that, it is not distinguishable from uniform" in said) is is_better
+        believed += is_better
+        accuracies = [one.measurement["accuracy"] for one in scored(trials)]
+        leads.append(max(accuracies) - statistics.mean(accuracies))
+        lucks.append(float(said.split("up to about ")[1].split(" ")[0]) / 100)
+    assert believed > 1
+    assert statistics.mean(lucks) == pytest.approx(statistics.mean(leads), rel=0.25)
+
+
+def test_a_lead_beyond_that_luck_is_left_alone(make_view: MakeView) -> None:
+    notes = "\n".join(summarise(make_view(three(), facts=facts())).notes)
+    assert "better than uniform by 7.50 points" in notes
+    assert "less that" not in notes
 
 
 def test_fifty_images_tell_little_apart_and_the_report_says_how_little(make_view: MakeView) -> None:

@@ -142,6 +142,34 @@ def test_blocks_alone_are_searched_where_no_channel_can_go() -> None:
     assert {"baseline:depth", "guided:drawn", "guided:mutated"} <= {trial.candidate.origin for trial in trials}
 
 
+class BlockAndChannels(BlockCount):
+    """Cost a network its channels, and its one block as much as ten of them."""
+
+    def measure(self, kept: Kept) -> Measurement:
+        return Measurement({"mflops": float(sum((10 if name == "b" else 1) * count for name, count in kept.items()))})
+
+
+def test_a_block_goes_only_where_what_is_left_can_fill_the_budget() -> None:
+    """The block hardly matters, so every draw would drop it; all channels together then use 84 % of the budget."""
+    space = replace(space_of((16, 16), importances=("l1",)), blocks=(Block("b"),))
+    curves = {"g0": Curve(16, {8: 0.5}), "g1": Curve(16, {8: 0.5}), "b": Curve(1, {0: 1e-4})}
+    dense = Measurement({"mflops": 42.0, "accuracy": 0.9})
+    proposals = Proposals(space, BlockAndChannels(), dense, Budget.parse({"mflops": 38}), sampler="guided")
+    for number in range(8):
+        found = replace(proposals, sensitivity=Sensitivity(curves), with_baselines=False).next(number, [])
+        used = proposals.cost.measure(space.kept(proposals.policy(found.sampler.decided or {})))["mflops"]
+        assert FILL_TO <= used / found.budget.limits["mflops"].value <= 1
+
+
+def test_a_space_of_one_group_is_searched_below_its_budget_before_anything_is_repeated() -> None:
+    """At half of the cost 8 of 16 channels stay; half of that, the usual range of lower budgets, ends at 4."""
+    trials = told(make_proposals((16,), sampler="guided", share=0.5), 30)
+    kept = [round(16 * (1 - trial.candidate.policy.groups["g0"].sparsity)) for trial in trials]
+    assert max(kept) == 8
+    assert min(kept) == 2
+    assert len({trial.candidate.policy for trial in trials}) >= 13
+
+
 def test_masks_alone_are_refused_with_the_sampler_that_takes_them() -> None:
     space = SearchSpace((), {}, mask=MaskSpace("weight", ("magnitude",), ("conv",)))
     dense = Measurement({"mflops": 7.0, "accuracy": 0.9})

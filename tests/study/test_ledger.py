@@ -227,6 +227,22 @@ def _die(*_: Any, **__: Any) -> None:
     raise Killed
 
 
+def test_a_candidate_asked_again_stays_in_its_generation(tmp_path: Path) -> None:
+    """NSGA-II breeds from whole generations: a lost one that came back without its own would change all that follow."""
+    proposals = make_proposals(sampler="nsga2")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder, kills in ((whole, ()), (killed, (3, 3))):
+        folder.mkdir()
+        for died_at in kills:
+            with open_ledger(folder) as ledger:
+                list(run(ledger, proposals, died_at))
+                ledger.ask(proposals, 0)
+        with open_ledger(folder) as ledger:
+            list(run(ledger, proposals, 34))  # a generation is 20, and of eight trials five complete
+    with open_ledger(whole) as one, open_ledger(killed) as other:
+        assert [trial.candidate for trial in other.trials] == [trial.candidate for trial in one.trials]
+
+
 # -- killed at every write --------------------------------------------------------------------------------------------
 
 WRITES = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from study_fakes import ChainCost, chain_cost, full_cost, make_proposals, open_ledger, space_of
 
 from autoprune.metrics import Budget, Limit, Measurement
+from autoprune.policy import PruningPolicy
 from autoprune.space import Block, Kept, SearchSpace
+from autoprune.study import baselines
 from autoprune.study.latency import AIM, Array, LatencyModel, Probes, Timed, latency_projector, leave_one_out_error
 from autoprune.study.project import FILL_TO
 from autoprune.study.proposals import Proposals
@@ -198,6 +201,29 @@ def test_no_candidate_is_made_for_a_looser_limit_than_the_one_that_was_asked() -
     asked = limited(0.1).budget.limits["latency_ms"].value
     assert max(trial.candidate.budget.limits["latency_ms"].value for trial in trials) <= asked
     assert {"guided:lower", "guided:faster"} & {trial.candidate.origin for trial in trials}
+
+
+@pytest.mark.parametrize("with_probes", [True, False])
+def test_baselines_that_were_asked_are_not_worked_out_again(with_probes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction changes with every trial, and with it what a baseline would be; finding it takes the most time."""
+    made: list[int] = []
+    make = baselines._uniform
+
+    def counted(*given: Any) -> PruningPolicy:
+        made.append(1)
+        return make(*given)
+
+    monkeypatch.setattr(baselines, "_uniform", counted)
+    proposals = replace(limited(0.6), with_baselines=True)
+    proposals = proposals if with_probes else replace(proposals, probes=None)
+    trials: list[Trial] = []
+    for number in range(6):
+        found = proposals.next(number, trials)
+        trial = trial_of(limited(0.6), number, [], seed=2)
+        trials.append(replace(trial, candidate=replace(trial.candidate, origin=found.origin)))
+    assert [trial.candidate.origin for trial in trials].count("baseline:uniform") == 1
+    assert trials[-1].candidate.origin == "sampler:random"
+    assert len(made) == 1
 
 
 def test_without_probes_a_line_through_mflops_is_used_as_before() -> None:
