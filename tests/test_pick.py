@@ -103,6 +103,12 @@ def loss_of(bench: Workbench, network: nn.Module) -> float:
     return float(torch.cat(losses).double().mean())
 
 
+def settled_loss(bench: Workbench, network: nn.Module) -> float:
+    """Return the loss of a network in the midst of its training: with batch norm recalibrated, as a contest sees it."""
+    recalibrate_batchnorm(network, bench.task, 48, bench.runtime, bench.spec.seed)
+    return loss_of(bench, network)
+
+
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
     state = other.state_dict()
     return all(torch.equal(tensor, state[name]) for name, tensor in one.state_dict().items())
@@ -112,10 +118,10 @@ def test_the_best_of_three_is_picked_and_each_loser_is_left_behind_at_its_rung(
     bench: Workbench, evaluator: Evaluator, trials: list[Trial]
 ) -> None:
     contenders = trials[:3]
-    first = {t.number: loss_of(bench, by_hand(bench, evaluator, t, Span(0, 3))) for t in contenders}
+    first = {t.number: settled_loss(bench, by_hand(bench, evaluator, t, Span(0, 3))) for t in contenders}
     last_behind = max(first, key=lambda number: first[number])
     rest = [t for t in contenders if t.number != last_behind]
-    second = {t.number: loss_of(bench, by_hand(bench, evaluator, t, Span(0, 3), Span(3, 6))) for t in rest}
+    second = {t.number: settled_loss(bench, by_hand(bench, evaluator, t, Span(0, 3), Span(3, 6))) for t in rest}
     best = min(rest, key=lambda t: second[t.number])
 
     finished = run(evaluator, bench, contenders)

@@ -107,7 +107,7 @@ plans = tables(
         runtime=st.sampled_from(["auto", "torch", "compile", "onnxruntime", "cuda"]),
         batch=counts,
         threads=counts,
-        blocks=st.integers(3, 2**40),
+        blocks=st.integers(5, 2**40),
         calls=counts,
     ),
     disk=tables(keep_weights=st.sampled_from(["front", "all", "none"])),
