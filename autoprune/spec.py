@@ -142,6 +142,8 @@ def fingerprint(spec: StudySpec) -> dict[str, object]:
 
 # what a key that came later meant before it came, where that is not its default now
 BEFORE_IT_CAME: Mapping[str, object] = {"latency.runtime": "torch"}
+# (section, key) → whole numbers that a stored spec may hold and a new one may not; they are read as the next one
+ALLOWED_BEFORE: Mapping[tuple[str, str], tuple[int, ...]] = {("latency", "blocks"): (3, 4)}
 
 
 def differences(stored: Mapping[str, object], given: Mapping[str, object]) -> list[str]:

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from autoprune.atomic import write_text
 from autoprune.errors import SpecError, did_you_mean
 from autoprune.metrics import FLOP_CONVENTION
-from autoprune.spec import BEFORE_IT_CAME, StudySpec
+from autoprune.spec import ALLOWED_BEFORE, BEFORE_IT_CAME, StudySpec
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -256,7 +256,8 @@ def write_resolved(spec: StudySpec, path: Path) -> None:
 def read_resolved(path: Path) -> StudySpec:
     """Return the spec that :func:`write_resolved` wrote, this version's or an earlier one's.
 
-    An earlier one's lacks what came later, which is then as it was before it came (``spec.BEFORE_IT_CAME``).
+    An earlier one's lacks what came later, which is then as it was before it came (``spec.BEFORE_IT_CAME``), and what is
+    no longer allowed is raised to the least that is (``spec.ALLOWED_BEFORE``).
 
     Raises:
         SpecError: if the file is missing, damaged, or of a version with other fields.
@@ -265,4 +266,9 @@ def read_resolved(path: Path) -> StudySpec:
     for key, value in BEFORE_IT_CAME.items():
         section, _, name = key.partition(".")
         earlier.setdefault(section, {})[name] = value
-    return parse_spec([Layer("earlier versions", earlier), Layer(str(path), read_study_toml(path))])
+    stored = read_study_toml(path)
+    for (section, name), raised in ALLOWED_BEFORE.items():
+        values = stored.get(section)
+        if isinstance(values, dict) and values.get(name) in raised:
+            values[name] = max(raised) + 1
+    return parse_spec([Layer("earlier versions", earlier), Layer(str(path), stored)])

@@ -545,6 +545,14 @@ def test_a_study_stored_before_a_value_existed_has_its_default(tmp_path: Path) -
     assert read_resolved(old) == timed
 
 
+@pytest.mark.parametrize(("stored", "read"), [(3, 5), (4, 5), (5, 5), (7, 7)])
+def test_a_study_timed_in_fewer_blocks_than_are_allowed_now_can_be_read(tmp_path: Path, stored: int, read: int) -> None:
+    old = tmp_path / "resolved.toml"
+    write_resolved(parsed(latency={"blocks": 7}), old)
+    old.write_text(old.read_text(encoding="utf-8").replace("blocks = 7", f"blocks = {stored}"), encoding="utf-8")
+    assert read_resolved(old).latency.blocks == read
+
+
 # --- studies and recipes
 
 
