@@ -256,8 +256,8 @@ def write_resolved(spec: StudySpec, path: Path) -> None:
 def read_resolved(path: Path) -> StudySpec:
     """Return the spec that :func:`write_resolved` wrote, this version's or an earlier one's.
 
-    An earlier one's lacks what came later, which is then as it was before it came (``spec.BEFORE_IT_CAME``), and what is
-    no longer allowed is raised to the least that is (``spec.ALLOWED_BEFORE``).
+    An earlier one's lacks what came later, which is then as it was before it came (``spec.BEFORE_IT_CAME``). What is no
+    longer allowed in it is raised to the least that is (``spec.ALLOWED_BEFORE``).
 
     Raises:
         SpecError: if the file is missing, damaged, or of a version with other fields.
