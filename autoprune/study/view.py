@@ -12,13 +12,14 @@ from optuna.trial import TrialState
 
 from autoprune.errors import StudyError
 from autoprune.folder import StudyFolder
+from autoprune.hits import Hits
 from autoprune.metrics import Budget, Measurement
 from autoprune.spec import StudySpec
 from autoprune.spec_file import read_resolved
 from autoprune.study.reading import StoredTrial, stored_trials
 from autoprune.study.records import read_trials
 from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, sqlite_url, without_password
-from autoprune.trial import Trial
+from autoprune.trial import Completed, Trial
 
 
 @dataclass(frozen=True)
@@ -105,19 +106,37 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
     finally:
         opened.engine.dispose()  # who looks again and again holds no connection for each look
     running = sum(record.state == TrialState.RUNNING for record in stored)
-    return StudyView(folder, spec, _readable(stored, url), running, facts)
+    return StudyView(folder, spec, _readable(stored, facts.get("dense_correct", ""), url), running, facts)
 
 
-def _readable(stored: Sequence[StoredTrial], url: str) -> tuple[Trial, ...]:
-    """Return the finished trials.
+def _readable(stored: Sequence[StoredTrial], of_dense: str, url: str) -> tuple[Trial, ...]:
+    """Return the finished trials, ``of_dense`` being which images the dense network got right.
 
     Raises:
         StudyError: naming one that is damaged, as one with a number that is not finite.
     """
     try:
-        return tuple(read_trials(stored))
+        trials = tuple(read_trials(stored))
+        _check_hits(trials, of_dense)
+        return trials
     except (ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"a trial in the study's storage {without_password(url)!r} is damaged ({type(error).__name__}: {error}); "
             f"expected what autoprune wrote, all numbers finite: restore the storage from a copy"
         ) from error
+
+
+def _check_hits(trials: Sequence[Trial], of_dense: str) -> None:
+    """Check that what is stored of which images were right can be read, and is of equally many images everywhere.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    count: int | None = None
+    told = ((f"trial {t.number}", t.outcome.correct) for t in trials if isinstance(t.outcome, Completed))
+    for name, text in (("the dense network", of_dense), *told):
+        if text:
+            found = len(Hits(text).unpack())
+            count = found if count is None else count
+            if found != count:
+                raise ValueError(f"{name} was scored on {found} validation images, those before it on {count}")

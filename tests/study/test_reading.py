@@ -13,6 +13,7 @@ from study_fakes import OBJECTIVES, make_proposals, open_ledger, run
 
 from autoprune.errors import StudyError
 from autoprune.folder import StudyFolder
+from autoprune.metrics import Measurement
 from autoprune.spec import StudySpec
 from autoprune.spec_file import write_resolved
 from autoprune.study import reading
@@ -20,7 +21,7 @@ from autoprune.study.reading import Follower, StoredTrial, stored_trials
 from autoprune.study.records import read_trials
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.view import open_view
-from autoprune.trial import Failed
+from autoprune.trial import Completed, Failed
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +104,24 @@ def test_a_number_that_is_not_finite_is_said(stored: Path, tmp_path: Path, table
     with sqlite3.connect(tmp_path / "study.db") as connection:
         assert list(connection.iterdump()) == before
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("dense", "texts", "said"),
+    [
+        ("", ["3:oA==", "400:zz"], r"a trial in .*study\.db.* is damaged .*'400:zz'"),
+        ("", ["3:oA==", "4:oA=="], "trial 1 was scored on 4 validation images, those before it on 3"),
+        ("4:oA==", ["3:oA=="], "trial 0 was scored on 3 validation images, those before it on 4"),
+    ],
+)
+def test_hits_that_cannot_be_compared_are_said(tmp_path: Path, dense: str, texts: list[str], said: str) -> None:
+    write_resolved(StudySpec(name="fake", objectives=OBJECTIVES), StudyFolder(tmp_path).resolved)
+    proposals = make_proposals()
+    with open_ledger(tmp_path) as ledger:
+        ledger.remember("dense_correct", dense)
+        for text in texts:
+            candidate = ledger.ask(proposals, 0)
+            measured = Measurement({"accuracy": 0.5, "loss": 1.0, "mflops": 1.0})
+            ledger.tell(candidate, Completed(measured, text), {})
+    with pytest.raises(StudyError, match=said):
+        open_view(tmp_path)
