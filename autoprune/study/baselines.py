@@ -120,7 +120,7 @@ def _knapsack(projector: Projector, importances: Mapping[str, str], sensitivity:
         raise BudgetError("the sensitivity of the groups was not measured")
     solver = Knapsack(projector)
     kept = solver.solve({name: rises_of(sensitivity, projector.space, name) for name in solver.names})
-    return projector.space.policy(projector.fit({name: float(n) for name, n in kept.items()}), importances)
+    return projector.project(projector.space.policy(kept, importances))  # puts blocks back if the rest cannot fill it
 
 
 def _threshold(projector: Projector, importances: Mapping[str, str], tolerated: Kept) -> PruningPolicy:

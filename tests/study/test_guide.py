@@ -149,16 +149,20 @@ class BlockAndChannels(BlockCount):
         return Measurement({"mflops": float(sum((10 if name == "b" else 1) * count for name, count in kept.items()))})
 
 
-def test_a_block_goes_only_where_what_is_left_can_fill_the_budget() -> None:
+@pytest.mark.parametrize("with_baselines", [False, True])
+def test_a_block_goes_only_where_what_is_left_can_fill_the_budget(with_baselines: bool) -> None:
     """The block hardly matters, so every draw would drop it; all channels together then use 84 % of the budget."""
     space = replace(space_of((16, 16), importances=("l1",)), blocks=(Block("b"),))
     curves = {"g0": Curve(16, {8: 0.5}), "g1": Curve(16, {8: 0.5}), "b": Curve(1, {0: 1e-4})}
     dense = Measurement({"mflops": 42.0, "accuracy": 0.9})
     proposals = Proposals(space, BlockAndChannels(), dense, Budget.parse({"mflops": 38}), sampler="guided")
-    for number in range(8):
-        found = replace(proposals, sensitivity=Sensitivity(curves), with_baselines=False).next(number, [])
-        used = proposals.cost.measure(space.kept(proposals.policy(found.sampler.decided or {})))["mflops"]
-        assert FILL_TO <= used / found.budget.limits["mflops"].value <= 1
+    proposals = replace(proposals, sensitivity=Sensitivity(curves), with_baselines=with_baselines)
+    trials = told(proposals, 8)
+    for trial in trials:
+        if trial.candidate.origin not in ("baseline:depth", "guided:lower"):  # blocks alone; a limit between two steps
+            used = proposals.cost.measure(space.kept(trial.candidate.policy))["mflops"]
+            assert FILL_TO <= used / trial.candidate.budget.limits["mflops"].value <= 1
+    assert ("baseline:knapsack" in {trial.candidate.origin for trial in trials}) == with_baselines
 
 
 def test_a_space_of_one_group_is_searched_below_its_budget_before_anything_is_repeated() -> None:
