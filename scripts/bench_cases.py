@@ -83,6 +83,18 @@ def _arrays(folder: ImageFolder) -> Arrays:
     return Arrays(torch.stack([pil_to_tensor(folder[i][0]) for i in range(len(folder))]), torch.tensor(folder.targets))
 
 
+def case_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with what every benchmark over the cases is told."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", required=True, help="JSON lines, one per finished piece; what is there is skipped")
+    parser.add_argument("--table", action="store_true", help="only print the tables of the file")
+    parser.add_argument("--case", choices=CASES, default="digits")
+    parser.add_argument("--weights", default="", help="of the dense network, a .safetensors file")
+    parser.add_argument("--images", default="", help="folder with train/<class>, val/<class> and perhaps test/<class>")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return the numbers that all records of a file must have been made with."""
     case = CASES[options.case]

@@ -15,7 +15,6 @@ Every network is a line of the ``--json`` file; a second run with the same file 
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_cases import CASES, Prepared, baseline_trials, prepare, settings, spec_of, study_folder
+from bench_cases import Prepared, baseline_trials, case_parser, prepare, settings, spec_of, study_folder
 from bench_search import Journal, say
 from rich.console import Console
 from scipy.stats import spearmanr
@@ -39,9 +38,7 @@ from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
 from autoprune.study.view import open_view
 from autoprune.training.climb import glance
-from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.loop import total_steps
-from autoprune.training.runtime import seeded
 from autoprune.training.score import score
 from autoprune.trial import Trial, completed_measurement
 
@@ -70,20 +67,14 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", required=True, help="JSON lines, one per network; what is there is skipped")
-    parser.add_argument("--table", action="store_true", help="only print the tables of the file")
+    parser = case_parser(__doc__)
     parser.add_argument("--work", default="", help="folder for studies; empty: beside the file")
-    parser.add_argument("--case", choices=CASES, default="digits")
-    parser.add_argument("--weights", default="", help="of the dense network, a .safetensors file")
-    parser.add_argument("--images", default="", help="folder with train/<class>, val/<class> and test/<class>")
     parser.add_argument("--top", type=int, default=5, help="trials of each study that are fine-tuned")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=24, help="of each search")
     parser.add_argument("--steps", type=int, default=None, help="of the search's fine-tune; default: the case's")
     parser.add_argument("--finish-steps", type=int, default=None, help="of the longer one; default: the case's")
-    parser.add_argument("--threads", type=int, default=1)
     fixed = {"budget": None, "batch_size": None, "lr": None, "finish_lr": None, "dense_epochs": None}
     parser.set_defaults(**fixed, max_drop=0.02, precision="auto", layout="contiguous")
     return parser.parse_args()
@@ -117,8 +108,8 @@ def course(prepared: Prepared, trial: Trial) -> Record:
         if any(last - int(WINDOW * steps) < done <= last for last in at):
             mean.update_parameters(network)
         if done in at:
-            settled, averaged = (_recalibrated(prepared, one) for one in (copy.deepcopy(network), mean.module))
-            seen = {"loss": network, "settled_loss": settled, "averaged_loss": averaged}
+            settled = evaluator.settled
+            seen = {"loss": network, "settled_loss": settled(network), "averaged_loss": settled(mean.module)}
             looks.append({"share": at[done], **{kind: _loss_of(prepared, one) for kind, one in seen.items()}})
             mean = AveragedModel(network)
 
@@ -128,14 +119,6 @@ def course(prepared: Prepared, trial: Trial) -> Record:
 
 def _loss_of(prepared: Prepared, network: nn.Module) -> float:
     return glance(network, prepared.task, prepared.bench.runtime, prepared.task.sizes["val"]).loss
-
-
-def _recalibrated(prepared: Prepared, network: nn.Module) -> nn.Module:
-    bench = prepared.bench
-    images, seed = bench.spec.finetune.recalibration_images, bench.spec.seed
-    with seeded(seed, bench.runtime.device):  # training must not notice
-        recalibrate_batchnorm(network, bench.task, images, bench.runtime, seed)
-    return network
 
 
 def course_in_parts(prepared: Prepared, trial: Trial) -> Record:

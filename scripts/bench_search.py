@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from bench_ask import ask_records
-from bench_cases import CASES, Prepared, baseline_trials, completed, prepare, settings
+from bench_cases import Prepared, baseline_trials, case_parser, completed, prepare, settings
 from bench_contenders import OURS, dense_record, finish_record, search_record
 from bench_peers import PEERS
 from bench_tables import show
@@ -46,19 +46,13 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", required=True, help="JSON lines, one per finished piece; what is there is skipped")
-    parser.add_argument("--table", action="store_true", help="only print the tables of the file")
+    parser = case_parser(__doc__)
     parser.add_argument("--work", default="", help="folder for studies; empty: beside the file")
-    parser.add_argument("--case", choices=CASES, default="digits")
-    parser.add_argument("--weights", default="", help="of the dense network, a .safetensors file")
-    parser.add_argument("--images", default="", help="folder with train/<class>, val/<class> and perhaps test/<class>")
     known = f"{', '.join(OURS)}; plain-tpe, -random, -nsga2, -gp; a baseline's name; {', '.join(PEERS)}"
     parser.add_argument("--contenders", type=lambda text: tuple(text.split(",")), default=QUICK, help=known)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0, help="to run seeds side by side, each into its own file")
     parser.add_argument("--trials", type=int, default=30, help="evaluated by each search, baselines included")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--layout", default="contiguous")
     parser.add_argument("--max-drop", type=float, default=0.02, help="of the threshold baseline; 0: without it")

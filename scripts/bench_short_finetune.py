@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_cases import CASES, Prepared, baseline_trials, completed, prepare, settings
+from bench_cases import Prepared, baseline_trials, case_parser, completed, prepare, settings
 from bench_search import Journal, say
 from scipy.stats import spearmanr
 
@@ -47,12 +47,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", required=True, help="JSON lines, one per trained network; what is there is skipped")
-    parser.add_argument("--table", action="store_true", help="only print the table of the file")
-    parser.add_argument("--case", choices=CASES, default="digits")
-    parser.add_argument("--weights", default="", help="of the dense network, a .safetensors file")
-    parser.add_argument("--images", default="", help="folder with train/<class> and val/<class>")
+    parser = case_parser(__doc__)
     parser.add_argument("--policies", type=int, default=12, help="baselines included")
     numbers = (("short-steps", int, [24, 48]), ("short-lrs", float, [0.01, 0.03, 0.1]))
     for name, kind, default in numbers:
@@ -60,7 +55,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--finish-steps", type=int, default=None, help="of the long fine-tune; default: the case's")
     parser.add_argument("--finish-lr", type=float, default=None, help="likewise")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     fixed = {"budget": None, "steps": None, "batch_size": None, "lr": None, "dense_epochs": None}
     parser.set_defaults(**fixed, trials=1, max_drop=0.0, precision="auto", layout="contiguous")
     return parser.parse_args()

@@ -110,8 +110,7 @@ def settled(network: nn.Module, task: DataTask, images: int, runtime: Runtime, s
         seed: of the stream.
     """
     copied = copy.deepcopy(network)
-    with seeded(0, runtime.device):
-        recalibrate_batchnorm(copied, task, images, runtime, seed)
+    recalibrate_batchnorm(copied, task, images, runtime, seed)  # puts the streams back itself
     return copied
 
 
