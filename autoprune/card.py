@@ -10,7 +10,6 @@ from typing import Any
 
 from autoprune.metrics import METRICS
 
-CARD_JSON, CARD = "card.json", "card.md"
 _COSTS = ("mflops", "mparams", "size_mb", "latency_ms", "nonzero_mflops", "nonzero_mparams")
 
 

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from autoprune.atomic import write_text
-from autoprune.card import CARD, CARD_JSON
 from autoprune.errors import EvaluationError, StudyError, UsageError
+from autoprune.export.picked_files import CARD, CARD_JSON, POLICY, RECIPE, WEIGHTS
 from autoprune.exports import Examples, export_network, timed
 from autoprune.formats import FILES, Wanted
-from autoprune.picked import POLICY, RECIPE, WEIGHTS, Architecture, load, missing_files, save_network, weights_content
+from autoprune.picked import Architecture, load, missing_files, save_network, weights_content
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.prune import Cut
 from autoprune.sections import LatencySpec

@@ -17,8 +17,8 @@ from safetensors.torch import save
 from torch import nn
 
 from autoprune.atomic import write_bytes, write_text
-from autoprune.card import CARD, CARD_JSON
 from autoprune.errors import ModelError
+from autoprune.export.picked_files import CARD, CARD_JSON, RECIPE, WEIGHTS
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.heads import SlimAttention
 from autoprune.pruning.mask_kernels import can_accelerate, to_semi_structured
@@ -27,7 +27,6 @@ from autoprune.pruning.prune import BLOCK, Cut, KeptIndices, shrink
 from autoprune.training.models import build_model
 from autoprune.training.weights import load_weights, own_tensors
 
-WEIGHTS, RECIPE, POLICY = "model.safetensors", "recipe.json", "policy.json"
 FORMAT = 1
 # what PyTorch's layers call their sizes, for those who rebuild a network without us
 _SIZES = (

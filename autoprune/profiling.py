@@ -18,9 +18,10 @@ from autoprune.cost.latency import cpu_threads, time_alone
 from autoprune.cost.macs import measure_network
 from autoprune.errors import AutopruneError, UnknownNameError, UsageError
 from autoprune.export.onnx import missing_packages
+from autoprune.export.picked_files import WEIGHTS
 from autoprune.latency_runtimes import ONNX, check_runtime, engine_of
 from autoprune.metrics import FLOP_CONVENTION
-from autoprune.picked import WEIGHTS, Architecture, architecture_of, load
+from autoprune.picked import Architecture, architecture_of, load
 from autoprune.run import versions
 from autoprune.sections import LatencySpec
 from autoprune.training.models import build_model

@@ -20,14 +20,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from autoprune.atomic import write_bytes, write_text
-from autoprune.card import CARD_JSON
 from autoprune.cost.latency import cpu_threads
 from autoprune.cost.macs import measure_network
 from autoprune.errors import EvaluationError
+from autoprune.export.picked_files import CARD_JSON, POLICY, WEIGHTS
 from autoprune.export.plain import rebuild
 from autoprune.exports import FORMATS, TOLERANCE
 from autoprune.formats import FILES
-from autoprune.picked import POLICY, WEIGHTS, load, read_recipe
+from autoprune.picked import load, read_recipe
 from autoprune.policy import PruningPolicy
 from autoprune.training.models import build_model
 

@@ -18,10 +18,11 @@ import autoprune
 from autoprune.build import set_up
 from autoprune.cli.options import read_request
 from autoprune.errors import ModelError, UnknownNameError, UsageError
+from autoprune.export.picked_files import RECIPE, WEIGHTS
 from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget
-from autoprune.picked import RECIPE, WEIGHTS, load_compressed, weights_content
+from autoprune.picked import load_compressed, weights_content
 from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
 from autoprune.study.view import open_view

@@ -139,7 +139,8 @@ def pick(
 
 def conclude(card: Mapping[str, Any], target: Path, as_json: bool) -> None:
     """Print a card, and leave with 1 if an export failed that was asked for by name."""
-    from autoprune.card import CARD, summary_text
+    from autoprune.card import summary_text
+    from autoprune.export.picked_files import CARD
 
     if as_json:
         emit({**card, "folder": str(target)})
