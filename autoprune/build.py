@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from autoprune.cost.engines import Engine
 from autoprune.cost.latency import Timer
 from autoprune.cost.macs import CostModel
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.dense import (
     Say,
     check_same_data,
@@ -40,6 +41,7 @@ from autoprune.pruning.masks import maskable_layers
 from autoprune.pruning.prune import Pruner, shrinks
 from autoprune.pruning.trace import OUTPUT
 from autoprune.rises import Expected, Probe, sensitivity_of
+from autoprune.sections import LatencySpec
 from autoprune.sensitivity import Sensitivity
 from autoprune.space import Block, FrozenGroup, MaskSpace, SearchSpace
 from autoprune.spec import StudySpec
@@ -161,9 +163,14 @@ def resolve(spec: StudySpec) -> StudySpec:
         UsageError: if the device or the latency runtime that was asked for is absent.
     """
     runtime = runtime_of(spec)
-    check_runtime(spec.latency, runtime.device)
+    check_runtime(timing_plan(spec.latency), runtime.device)
     decided = spec.runtime.model_copy(update={"device": runtime.device, "precision": runtime.precision})
     return spec.model_copy(update={"runtime": decided})
+
+
+def timing_plan(wish: LatencySpec) -> TimingPlan:
+    """Return how networks are timed by the spec."""
+    return TimingPlan(**wish.model_dump())
 
 
 def runtime_of(spec: StudySpec) -> Runtime:
@@ -231,7 +238,7 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
     if engine is None:
         pruner = Pruner(network, space, scores)
         spec, engine = with_latency_runtime(spec, pruner, runtime, runtime.place_images(images), folder, say)
-    timer = Timer(network, runtime.place_images(images), spec.latency, engine)
+    timer = Timer(network, runtime.place_images(images), timing_plan(spec.latency), engine)
     dense = dense_measurement(network, cost.measure({}), task, runtime, timer, folder, say)
     _check_measured(spec, dense)
     limits = spec.space.max_drop, spec.space.calibration_images
@@ -337,7 +344,7 @@ def with_latency_runtime(
         engine = engine_of(name)
     else:
         pruned = runtime.place(_half_pruned(pruner, pruner.space.blocks[:1])).eval()
-        name, engine, why = decide_runtime(spec.latency, runtime.device, pruner.network, pruned, example)
+        name, engine, why = decide_runtime(timing_plan(spec.latency), runtime.device, pruner.network, pruned, example)
         say(why)
     return spec.model_copy(update={"latency": spec.latency.model_copy(update={"runtime": name})}), engine
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from autoprune.atomic import write_text
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, StudyError, UsageError
 from autoprune.export.picked_files import CARD, CARD_JSON, POLICY, RECIPE, WEIGHTS
 from autoprune.exports import Examples, export_network, timed
@@ -26,7 +27,6 @@ from autoprune.formats import FILES, Wanted
 from autoprune.picked import Architecture, load, missing_files, save_network, weights_content
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.prune import Cut
-from autoprune.sections import LatencySpec
 from autoprune.verify import Check, Reference, verify_in_new_process
 
 Say = Callable[[str], None]
@@ -48,7 +48,7 @@ class Delivery:
         policy: that the cut follows.
         channels: group → channels in the dense network.
         examples: that the files are checked on.
-        latency: how exported files are timed.
+        timing: how exported files are timed.
         wanted: which formats besides our own.
     """
 
@@ -59,7 +59,7 @@ class Delivery:
     policy: PruningPolicy
     channels: Mapping[str, int]
     examples: Examples
-    latency: LatencySpec
+    timing: TimingPlan
     wanted: Wanted
 
 
@@ -163,9 +163,9 @@ def _write_files(folder: Path, of: Delivery, versions: Mapping[str, str], say: S
     write_text(folder / POLICY, json.dumps(_policy_document(of), indent=1))
     dense = _as_loaded(of.dense)
     loaded = load(folder, network=dense)
-    exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.latency, say)
-    batch = torch.zeros(of.latency.batch, *of.examples.shape)
-    own = {"runtime": "torch", "latency": timed(dense, loaded, batch, of.latency)}  # whatever the study times in
+    exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.timing, say)
+    batch = torch.zeros(of.timing.batch, *of.examples.shape)
+    own = {"runtime": "torch", "latency": timed(dense, loaded, batch, of.timing)}  # whatever the study times in
     dense_bytes = {WEIGHTS: len(weights_content(dense))}
     dense_bytes |= {found["file"]: found["dense_bytes"] for found in exports.values() if "failure" not in found}
     written = [WEIGHTS, RECIPE, POLICY, *(name for name in FILES.values() if (folder / name).exists())]

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from autoprune.atomic import write_bytes
 from autoprune.cost.engines import TORCH_ENGINES
 from autoprune.cost.latency import Timer
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import ExportError
 from autoprune.export.onnx import OnnxSession, onnx_bytes
 from autoprune.export.onnx_check import checked_onnx
 from autoprune.export.pt2 import load_program, program_bytes
 from autoprune.formats import FILES, Wanted
-from autoprune.sections import LatencySpec
 from autoprune.training.protocol import Batch, DataTask
 from autoprune.training.runtime import Runtime
 
@@ -141,7 +141,7 @@ def export_network(
     dense: nn.Module,
     examples: Examples,
     wanted: Wanted,
-    latency: LatencySpec,
+    plan: TimingPlan,
     say: Say,
 ) -> dict[str, dict[str, Any]]:
     """Write a network in every format wanted, as far as that works.
@@ -152,7 +152,7 @@ def export_network(
         dense: the network before pruning, likewise.
         examples: that the files are checked on.
         wanted: which formats.
-        latency: how to time.
+        plan: how to time.
         say: told in a sentence what is going on.
 
     Returns:
@@ -163,7 +163,7 @@ def export_network(
     for name in wanted.formats:
         say(f"exporting to {FILES[name]}, and checking it against PyTorch")
         try:
-            found[name] = _exported(folder / FILES[name], FORMATS[name], network, dense, examples, latency)
+            found[name] = _exported(folder / FILES[name], FORMATS[name], network, dense, examples, plan)
         except Exception as error:  # an exporter may raise anything, and the network is there without it
             (folder / FILES[name]).unlink(missing_ok=True)
             reason = str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
@@ -173,7 +173,7 @@ def export_network(
 
 
 def _exported(
-    path: Path, form: Format, network: nn.Module, dense: nn.Module, examples: Examples, latency: LatencySpec
+    path: Path, form: Format, network: nn.Module, dense: nn.Module, examples: Examples, plan: TimingPlan
 ) -> dict[str, Any]:
     """Write one file and return what is known of it.
 
@@ -185,7 +185,7 @@ def _exported(
     content = form.convert(network, example)
     facts = form.facts(content)
     write_bytes(path, content)
-    answer = form.open(path.read_bytes(), latency.threads)
+    answer = form.open(path.read_bytes(), plan.threads)
     agreement = compare(answer, network, examples)
     if not agreement.is_close:
         raise ExportError(
@@ -193,8 +193,8 @@ def _exported(
             f"{agreement.max_difference:.3g}, the largest being {agreement.largest_output:.3g}; expected rounding only"
         )
     dense_content = form.convert(dense, example)
-    batch = torch.zeros(latency.batch, *examples.shape)
-    timing = timed(form.open(dense_content, latency.threads), answer, batch, latency)
+    batch = torch.zeros(plan.batch, *examples.shape)
+    timing = timed(form.open(dense_content, plan.threads), answer, batch, plan)
     return {
         "file": path.name,
         "runtime": form.runtime,
@@ -230,21 +230,21 @@ def compare(answer: Answer, reference: Answer, examples: Examples) -> Agreement:
     return Agreement(images, examples.kind, worst, max(largest), same / images, *accuracies)
 
 
-def timed(dense: Answer, pruned: Answer, example: Tensor, latency: LatencySpec) -> dict[str, Any]:
+def timed(dense: Answer, pruned: Answer, example: Tensor, plan: TimingPlan) -> dict[str, Any]:
     """Return what alternating blocks of calls say of two networks in one runtime, as plain types for JSON.
 
     Args:
         dense: the network before pruning.
         pruned: the network after pruning.
         example: a batch of inputs, where the networks are.
-        latency: how to time.
+        plan: how to time.
     """
     # they are callables that are ready already, which is all that the eager engine asks of a network
-    timer = Timer(cast(nn.Module, dense), example, latency, TORCH_ENGINES["torch"])
+    timer = Timer(cast(nn.Module, dense), example, plan, TORCH_ENGINES["torch"])
     found = timer.compare(cast(nn.Module, pruned))
     return {
-        "batch": latency.batch,
-        "threads": latency.threads,
+        "batch": plan.batch,
+        "threads": plan.threads,
         "ratio": found.ratio,
         "ratio_stderr": found.ratio_stderr,
         "pruned_ms": found.pruned_ms,

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from autoprune.build import Workbench, finetune_recipe, resolve, set_up
+from autoprune.build import Workbench, finetune_recipe, resolve, set_up, timing_plan
 from autoprune.card import card_text
 from autoprune.deliver import Delivery, check_target, deliver
 from autoprune.dense import sparsity_facts
@@ -27,12 +27,12 @@ from autoprune.pick import Contender, Finished, Incomparable, Judged, Rival, fin
 from autoprune.policy import MaskPolicy
 from autoprune.pruning.mask_kernels import can_accelerate
 from autoprune.pruning.masks import maskable_layers
-from autoprune.run import versions
 from autoprune.study.view import StudyView
 from autoprune.training.licence import weights_licence
 from autoprune.trial import Completed, Trial
 from autoprune.trial_weights import check_kept, load_trial
 from autoprune.unfinished import unfinished
+from autoprune.versions import versions
 
 
 def finish_trials(
@@ -137,7 +137,7 @@ def _delivery(finished: Finished, evaluator: Evaluator, bench: Workbench, wanted
         policy=finished.trial.candidate.policy,
         channels={group.name: group.num_channels for group in bench.space.groups},
         examples=examples_of(bench.task),
-        latency=bench.spec.latency,
+        timing=timing_plan(bench.spec.latency),
         wanted=wanted,
     )
 

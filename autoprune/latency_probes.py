@@ -13,10 +13,10 @@ from typing import Any
 from autoprune.atomic import write_text
 from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.macs import CostModel
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.folder import StudyFolder
 from autoprune.metrics import Budget
 from autoprune.pruning.prune import Pruner
-from autoprune.sections import LatencySpec
 from autoprune.space import SearchSpace
 from autoprune.study.latency import Probes, Timed
 from autoprune.training.runtime import Runtime
@@ -60,7 +60,7 @@ def latency_probes(
     space = pruner.space
     where = {name: value for name, value in runtime.describe().items() if name not in ("precision", "threads")}
     choices = {name: [counts[0], counts[-1]] for name, counts in space.choices.items()}
-    settings = {"latency": timer.latency.model_dump(), "dense_ms": dense_ms, "runtime": where, "space": choices}
+    settings = {"latency": timer.plan.to_json(), "dense_ms": dense_ms, "runtime": where, "space": choices}
     stored = _read(folder, settings)
     if stored is None:
         networks = list(spread(space))
@@ -68,7 +68,7 @@ def latency_probes(
         stored = [Timed(space.full, dense_ms)]
         for kept in networks:
             network = runtime.place(pruner.prune(space.policy(kept, space.first_importances))).eval()
-            found = timer.compare(network, calls=calls(timer.latency, dense_ms))
+            found = timer.compare(network, calls=calls(timer.plan, dense_ms))
             stored.append(Timed(kept, measured_latency(found, dense_ms)[0]))
         write_text(folder.latency_probes, json.dumps({"settings": settings, "probes": _to_json(stored)}, indent=1))
         if len(stored) > 2:
@@ -77,13 +77,13 @@ def latency_probes(
     return Probes(cost, tuple(stored))
 
 
-def calls(latency: LatencySpec, dense_ms: float) -> int:
+def calls(plan: TimingPlan, dense_ms: float) -> int:
     """Return the calls in a block of a probe: as many as in a trial's, or as the time allows.
 
-    >>> calls(LatencySpec(blocks=10, calls=9), 4.0), calls(LatencySpec(blocks=10, calls=9), 15.0)
+    >>> calls(TimingPlan(blocks=10, calls=9), 4.0), calls(TimingPlan(blocks=10, calls=9), 15.0)
     (9, 5)
     """
-    return min(latency.calls, max(FEWEST_CALLS, int(SECONDS_EACH * 1e3 / (2 * latency.blocks * dense_ms))))
+    return min(plan.calls, max(FEWEST_CALLS, int(SECONDS_EACH * 1e3 / (2 * plan.blocks * dense_ms))))
 
 
 def spread(space: SearchSpace) -> Iterator[dict[str, int]]:

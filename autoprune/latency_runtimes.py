@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.cost.engines import TORCH_ENGINES, Call, Engine
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UsageError
 from autoprune.export.derived import OnnxConverter
 from autoprune.export.onnx import missing_packages
-from autoprune.sections import LatencySpec
 
 ONNX = "onnxruntime"
 WORDS = {
@@ -25,23 +25,23 @@ def engine_of(name: str) -> Engine:
     return _onnx_engine() if name == ONNX else TORCH_ENGINES[name]
 
 
-def check_runtime(latency: LatencySpec, device: str) -> None:
+def check_runtime(plan: TimingPlan, device: str) -> None:
     """Refuse a latency runtime that this machine or device does not have, before anything is done.
 
     Args:
-        latency: how to time.
+        plan: how to time.
         device: ``cpu``, ``cuda`` or ``mps``: where networks are trained.
 
     Raises:
         UsageError: naming what is missing.
     """
     missing = missing_packages()
-    if latency.runtime == ONNX and missing:
+    if plan.runtime == ONNX and missing:
         raise UsageError(
             f"latency.runtime is onnxruntime, and this is not installed: {', '.join(missing)}; "
             f"pip install 'autoprune[onnx]', or ask for torch"
         )
-    if latency.runtime == "cuda" and device != "cuda":
+    if plan.runtime == "cuda" and device != "cuda":
         raise UsageError(f"latency.runtime is cuda, and the device is {device}; ask for auto, or another device")
 
 
@@ -62,14 +62,14 @@ def check_takes(engine: Engine, network: nn.Module, example: Tensor) -> None:
 
 
 def decide_runtime(
-    latency: LatencySpec, device: str, dense: nn.Module, pruned: nn.Module, example: Tensor
+    plan: TimingPlan, device: str, dense: nn.Module, pruned: nn.Module, example: Tensor
 ) -> tuple[str, Engine, str]:
     """Return the latency runtime that ``auto`` stands for here, what runs networks by it, and why in a sentence.
 
     ONNX Runtime is taken only if pruned networks need no export of their own, which takes seconds for each.
 
     Args:
-        latency: how to time.
+        plan: how to time.
         device: ``cpu``, ``cuda`` or ``mps``.
         dense: the dense network, in eval mode, placed on the device.
         pruned: one like those that will be timed, likewise.
@@ -84,7 +84,7 @@ def decide_runtime(
     converter = OnnxConverter(example)
     try:
         for network in (dense, pruned):
-            converter.session(network, latency.threads)
+            converter.session(network, plan.threads)
     except AutopruneError as error:
         return "torch", engine_of("torch"), _sentence("torch", str(error))
     if converter.exported > 1:

@@ -6,6 +6,7 @@ Nothing is trained and nothing stored. Time does not depend on the weights, so n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,17 @@ from autoprune.builtins import MODELS
 from autoprune.cost.by_layer import profile_layers, uncounted_operations
 from autoprune.cost.latency import cpu_threads, time_alone
 from autoprune.cost.macs import measure_network
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UnknownNameError, UsageError
 from autoprune.export.onnx import missing_packages
 from autoprune.export.picked_files import WEIGHTS
 from autoprune.latency_runtimes import ONNX, check_runtime, engine_of
 from autoprune.metrics import FLOP_CONVENTION
 from autoprune.picked import Architecture, architecture_of, load
-from autoprune.run import versions
-from autoprune.sections import LatencySpec
 from autoprune.training.models import build_model
 from autoprune.training.runtime import Runtime
 from autoprune.training.shapes import Shape
+from autoprune.versions import versions
 
 
 def open_network(name: str, given: Architecture | None) -> tuple[nn.Module, Architecture]:
@@ -69,7 +70,7 @@ def profile_network(
     network: nn.Module,
     what: Architecture,
     runtime: Runtime,
-    latency: LatencySpec,
+    plan: TimingPlan,
     runtimes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return everything that ``autoprune profile`` shows, as JSON can hold it.
@@ -78,7 +79,7 @@ def profile_network(
         network: in eval mode.
         what: its name, inputs and outputs.
         runtime: device and layout.
-        latency: how to time; its runtime is not looked at.
+        plan: how to time; its runtime is not looked at.
         runtimes: what to time it in; ``None`` for :func:`usual_runtimes`, of which one that does not take the network
             is told and passed over.
 
@@ -87,14 +88,12 @@ def profile_network(
         ExportError, ModelError: if it does not take the network.
     """
     for name in runtimes or ():
-        check_runtime(latency.model_copy(update={"runtime": name}), runtime.device)
+        check_runtime(replace(plan, runtime=name), runtime.device)
     placed = runtime.place(network)
-    example = runtime.place_images(_random(what.input_shape, latency.batch))
+    example = runtime.place_images(_random(what.input_shape, plan.batch))
     counted = measure_network(placed, example)
-    times = {
-        name: _time(placed, example, latency, name, must=runtimes is not None) for name in _names(runtimes, runtime)
-    }
-    with cpu_threads(latency.threads):
+    times = {name: _time(placed, example, plan, name, must=runtimes is not None) for name in _names(runtimes, runtime)}
+    with cpu_threads(plan.threads):
         layers = profile_layers(placed, example)
     total = sum(layer.seconds for layer in layers)
     return {
@@ -104,7 +103,7 @@ def profile_network(
         "flop_convention": FLOP_CONVENTION,
         "whole": dict(counted.values),
         "latency": times,
-        "timing": latency.model_dump(exclude={"runtime"}),
+        "timing": {name: value for name, value in plan.to_json().items() if name != "runtime"},
         "runtime": runtime.describe(),
         "versions": versions(),
         "layers": [
@@ -133,10 +132,10 @@ def _names(runtimes: Sequence[str] | None, runtime: Runtime) -> Sequence[str]:
     return usual_runtimes(runtime.device) if runtimes is None else runtimes
 
 
-def _time(network: nn.Module, example: torch.Tensor, latency: LatencySpec, name: str, *, must: bool) -> dict[str, Any]:
+def _time(network: nn.Module, example: torch.Tensor, plan: TimingPlan, name: str, *, must: bool) -> dict[str, Any]:
     """Return the latency in one runtime, or why there is none if there need not be one."""
     try:
-        milliseconds, error = time_alone(network, example, latency, engine_of(name))
+        milliseconds, error = time_alone(network, example, plan, engine_of(name))
     except AutopruneError as fault:
         if must:
             raise

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 from autoprune.atomic import write_text
 from autoprune.build import Workbench, resolve, set_up
@@ -17,10 +15,10 @@ from autoprune.dense import read_dense_facts, sparsity_facts
 from autoprune.errors import AutopruneError, StudyMismatchError
 from autoprune.folder import StudyFolder
 from autoprune.loggers.fanout import Loggers, Watched
-from autoprune.loggers.protocol import LoggedStudy
+from autoprune.loggers.protocol import Display, LoggedStudy
 from autoprune.metrics import Budget, Measurement
 from autoprune.report.worth import chance_notes
-from autoprune.search import Observer, search
+from autoprune.search import search
 from autoprune.sections import BudgetSpec
 from autoprune.session_log import logged
 from autoprune.spec import StudySpec, differences, fingerprint
@@ -28,24 +26,8 @@ from autoprune.spec_file import read_resolved, write_resolved
 from autoprune.study.ledger import Ledger
 from autoprune.study.proposals import Proposals
 from autoprune.study.view import storage_url
-from autoprune.trial import Trial
 from autoprune.trial_weights import TrialWeights
-
-
-class Display(Observer, Protocol):
-    """Watch a whole run, its preparation included."""
-
-    def say(self, message: str) -> None:
-        """See a sentence on what is going on."""
-        ...  # pragma: no cover
-
-    def warn(self, message: str) -> None:
-        """See a sentence that should stay in sight."""
-        ...  # pragma: no cover
-
-    def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None:
-        """See the search begin, with what is stored already."""
-        ...  # pragma: no cover
+from autoprune.versions import versions
 
 
 @dataclass(frozen=True)
@@ -164,13 +146,6 @@ def _last_budget(facts: Mapping[str, Any]) -> Budget:
     """Return the absolute budget of the last run that is stored."""
     sessions = sorted((key for key in facts if key.startswith("session:")), key=lambda key: int(key.partition(":")[2]))
     return Budget.parse(facts[sessions[-1]]["budget"]) if sessions else Budget()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a stored number depends on."""
-    packages = ["autoprune", "torch", "torchvision", "optuna", "numpy", "scikit-learn"]
-    packages += [name for name in ("onnx", "onnxruntime") if find_spec(name) is not None]
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _facts(bench: Workbench) -> dict[str, Any]:

@@ -5,31 +5,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 from autoprune.errors import EvaluationError
 from autoprune.evaluate import Evaluation
+from autoprune.loggers.protocol import Observer
 from autoprune.rungs import Judge
 from autoprune.study.ledger import Ledger, Proposer
 from autoprune.trial import Candidate, Failed, Trial
 
 FAILURES_IN_A_ROW = 5
-
-
-class Observer(Protocol):
-    """Watch a search; a display implements this."""
-
-    def asked(self, candidate: Candidate) -> None:
-        """See a candidate before it is evaluated."""
-        ...  # pragma: no cover
-
-    def phase(self, name: str) -> None:
-        """See a phase of the evaluation begin."""
-        ...  # pragma: no cover
-
-    def told(self, trial: Trial) -> None:
-        """See a trial after it is stored."""
-        ...  # pragma: no cover
 
 
 Evaluate = Callable[[Candidate, Callable[[str], None], Judge], Evaluation]

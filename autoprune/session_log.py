@@ -16,15 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from autoprune.errors import AutopruneError
+from autoprune.loggers.protocol import Display
 from autoprune.metrics import Budget, Measurement
 from autoprune.progress import how_it_ended, seconds_by_phase
 from autoprune.trial import Candidate, Failed, Trial
-
-if TYPE_CHECKING:
-    from autoprune.run import Display
 
 LARGEST, OLDER = 1_000_000, 2  # bytes of a file, and how many older ones are kept
 LONGEST = 20_000  # characters of one entry

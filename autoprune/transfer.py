@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoprune.build import timing_plan
 from autoprune.builtins import IMPORTANCES
 from autoprune.card import applied_text
 from autoprune.cost.macs import measure_network
@@ -99,7 +100,7 @@ def apply_policy(
         policy=policy,
         channels={name: group.num_channels for name, group in space.by_name.items()},
         examples=subject.examples,
-        latency=subject.spec.latency,
+        timing=timing_plan(subject.spec.latency),
         wanted=wanted,
     )
     target = Path(os.path.abspath(target))  # "." has no name
@@ -214,7 +215,7 @@ def _card(
         for name, one in (("pruned", network), ("dense", subject.network))
     }
     batch = runtime.place_images(torch.zeros(spec.latency.batch, *subject.architecture.input_shape))
-    timing = timed(subject.network, network, batch, spec.latency)
+    timing = timed(subject.network, network, batch, timing_plan(spec.latency))
     dense_ms = timing["dense_ms"]
     costs["dense"] = costs["dense"].merged(Measurement({"latency_ms": dense_ms}, {"latency_ms": 0.0}))
     latency = Measurement({"latency_ms": timing["pruned_ms"]}, {"latency_ms": timing["ratio_stderr"] * dense_ms})

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -22,13 +22,11 @@ from autoprune.atomic import write_bytes
 from autoprune.errors import ModelError, StudyError
 from autoprune.folder import StudyFolder
 from autoprune.keep import worth_keeping
+from autoprune.loggers.protocol import Observer
 from autoprune.metrics import Budget
 from autoprune.picked import Architecture, rebuild, recipe_of, weights_content
 from autoprune.pruning.prune import Pruner
 from autoprune.trial import Candidate, Completed, Trial
-
-if TYPE_CHECKING:  # it brings Optuna
-    from autoprune.search import Observer
 
 Wish = Literal["front", "all", "none"]
 _RECIPE = "recipe"  # key of the recipe among the file's metadata

@@ -182,7 +182,7 @@ def _question(evaluator: Evaluator, trials: Sequence[Trial]) -> str:
         "recipe": asdict(evaluator.recipe),
         "schedule": evaluator.schedule.model_dump(),
         "images": [evaluator.recalibration_images, evaluator.calibration_images],
-        "latency": evaluator.timer.latency.model_dump(),
+        "latency": evaluator.timer.plan.to_json(),
         "runtime": evaluator.runtime.describe(),
         "seed": evaluator.seed,
     }

@@ -32,6 +32,7 @@ from torch import nn
 from autoprune.build import cost_model, resolve, set_up
 from autoprune.cost.engines import TORCH_ENGINES
 from autoprune.cost.latency import Timer
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import BudgetError
 from autoprune.export.onnx import missing_packages
 from autoprune.folder import StudyFolder
@@ -44,7 +45,6 @@ from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.prune import Pruner
 from autoprune.report.summary import summarise
-from autoprune.sections import LatencySpec
 from autoprune.space import SearchSpace
 from autoprune.study.baselines import baselines
 from autoprune.study.latency import LatencyModel, Probes, latency_projector
@@ -204,7 +204,7 @@ class Bench:
 
     def timer(self, batch: int, runtime: str) -> Timer:
         """Return what times networks against the dense one; a block is about ten images."""
-        latency = LatencySpec(
+        latency = TimingPlan(
             batch=batch, threads=THREADS, blocks=self.options.blocks, calls=max(1, 10 // batch * self.options.calls)
         )
         layout = torch.channels_last if runtime == "channels_last" else torch.contiguous_format

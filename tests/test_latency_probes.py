@@ -17,13 +17,13 @@ from torch import nn
 from autoprune.build import cost_model, set_up
 from autoprune.cost.latency import LatencyComparison
 from autoprune.cost.macs import CostModel, measure_network
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes, needs_probes, spread
 from autoprune.metrics import Budget
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.prune import Pruner
-from autoprune.sections import LatencySpec
 from autoprune.space import SearchSpace
 from autoprune.study.latency import Probes
 from autoprune.training.models import resnet20
@@ -45,7 +45,7 @@ class FakeTimer:
     """Stand for the clock: a network takes a fixed time and more for its MACs; remember how it was asked."""
 
     def __init__(self, **latency: Any) -> None:
-        self.latency = LatencySpec(**{"runtime": "torch", **latency})
+        self.plan = TimingPlan(**{"runtime": "torch", **latency})
         self.asked: list[dict[str, Any]] = []
 
     def compare(self, pruned: nn.Module, **options: int) -> LatencyComparison:

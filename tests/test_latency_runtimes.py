@@ -22,6 +22,7 @@ from autoprune import latency_runtimes
 from autoprune.build import resolve, set_up
 from autoprune.cost.engines import TORCH_ENGINES, Engine, eager, event_seconds, wall_seconds
 from autoprune.cost.latency import Timer, time_alone
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.dense import read_dense_facts
 from autoprune.errors import AutopruneError, ExportError, ModelError, UsageError
 from autoprune.export.derived import OnnxConverter
@@ -88,8 +89,8 @@ def test_a_runtime_answers_as_the_network_lets_it_go_and_times_it_against_itself
     still = weakref.ref(network)
     if name != "cuda":
         timed = Engine(name, engine.prepare, partial(wall_seconds, clock=FakeClock()))
-        assert Timer(network, images, LatencySpec(blocks=5, calls=1), timed).compare().ratio == 1
-        assert time_alone(network, images, LatencySpec(blocks=5, calls=2), timed) == (500.0, 0.0)
+        assert Timer(network, images, TimingPlan(blocks=5, calls=1), timed).compare().ratio == 1
+        assert time_alone(network, images, TimingPlan(blocks=5, calls=2), timed) == (500.0, 0.0)
         del timed
     del network, call
     gc.collect()
@@ -163,7 +164,7 @@ def parts() -> tuple[nn.Module, nn.Module, Tensor]:
 
 @pytest.mark.parametrize(("device", "name"), [("cuda", "cuda"), ("mps", "torch")])
 def test_auto_on_another_device(device: str, name: str, parts: tuple[nn.Module, nn.Module, Tensor]) -> None:
-    found, engine, why = decide_runtime(LatencySpec(), device, *parts)
+    found, engine, why = decide_runtime(TimingPlan(), device, *parts)
     assert (found, engine.name) == (name, name)
     assert f"the device is {device}" in why
 
@@ -172,14 +173,14 @@ def test_auto_is_pytorch_where_packages_are_missing(
     parts: tuple[nn.Module, nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latency_runtimes, "missing_packages", lambda: ("onnxruntime",))
-    name, _, why = decide_runtime(LatencySpec(), "cpu", *parts)
+    name, _, why = decide_runtime(TimingPlan(), "cpu", *parts)
     assert name == "torch"
     assert "not installed: onnxruntime" in why
 
 
 @needs_onnx
 def test_auto_is_pytorch_for_a_network_that_cannot_be_exported_and_says_why() -> None:
-    name, _, why = decide_runtime(LatencySpec(), "cpu", Branches().eval(), Branches().eval(), torch.rand(1, 4))
+    name, _, why = decide_runtime(TimingPlan(), "cpu", Branches().eval(), Branches().eval(), torch.rand(1, 4))
     assert name == "torch"
     assert "cannot be converted to ONNX" in why
 
@@ -194,7 +195,7 @@ def test_auto_is_pytorch_where_every_pruned_network_would_be_exported_anew(monke
 
     monkeypatch.setattr(OnnxConverter, "_export", export)
     dense, pruned = nn.Linear(4, 3), nn.Linear(4, 3)
-    name, _, why = decide_runtime(LatencySpec(), "cpu", dense, pruned, torch.rand(1, 4))
+    name, _, why = decide_runtime(TimingPlan(), "cpu", dense, pruned, torch.rand(1, 4))
     assert converted == [dense, pruned]
     assert name == "torch"
     assert "exported anew" in why
@@ -202,12 +203,12 @@ def test_auto_is_pytorch_where_every_pruned_network_would_be_exported_anew(monke
 
 def test_what_is_not_there_is_refused_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"latency.runtime is cuda, and the device is cpu"):
-        check_runtime(LatencySpec(runtime="cuda"), "cpu")
+        check_runtime(TimingPlan(runtime="cuda"), "cpu")
     monkeypatch.setattr(latency_runtimes, "missing_packages", lambda: ("onnxscript",))
     with pytest.raises(UsageError, match=r"not installed: .*onnxscript; pip install 'autoprune\[onnx\]'"):
-        check_runtime(LatencySpec(runtime="onnxruntime"), "cpu")
+        check_runtime(TimingPlan(runtime="onnxruntime"), "cpu")
     for name in ("auto", "torch", "compile"):
-        check_runtime(LatencySpec(runtime=name), "cpu")
+        check_runtime(TimingPlan(runtime=name), "cpu")
 
 
 def test_every_runtime_has_words() -> None:

@@ -23,6 +23,7 @@ import autoprune.formats
 from autoprune.build import Workbench, resolve, set_up
 from autoprune.card import card_text
 from autoprune.cli.options import read_request
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.deliver import check_target
 from autoprune.errors import EvaluationError, ExportError, ModelError, UnknownNameError, UsageError
 from autoprune.export.pt2 import program_bytes
@@ -34,7 +35,6 @@ from autoprune.metrics import Budget, Limit, Measurement
 from autoprune.picked import Architecture, missing_files, save_network
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.prune import KeptIndices, shrink
-from autoprune.sections import LatencySpec
 from autoprune.study.view import StudyView
 from autoprune.training.licence import weights_licence
 from autoprune.trial import Candidate, Completed, Trial
@@ -44,7 +44,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "picked.md"
 PLAIN = Path(autoprune.__file__).with_name("export") / "plain.py"
 BOTH = Wanted(("onnx", "pt2"), is_explicit=True)
 NONE = Wanted(is_explicit=True)
-QUICK = LatencySpec(runtime="torch", blocks=5, calls=1)
+QUICK = TimingPlan(runtime="torch", blocks=5, calls=1)
 
 
 pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")

@@ -66,15 +66,15 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     and no weights are needed. Times by layer are PyTorch's eager mode with a clock at every layer; the latency of the
     whole network is timed without, in each runtime. One FLOP is one multiply–accumulate.
     """
+    from autoprune.cost.timing_plan import TimingPlan
     from autoprune.profiling import open_network, profile_network
-    from autoprune.sections import LatencySpec
     from autoprune.training.runtime import resolve_runtime
 
     runtimes = _names(how["runtimes"])
     network, what = open_network(model, _architecture(model, shape, classes, data))
     runtime = resolve_runtime(how["device"], "fp32", how["layout"], how["threads"])
-    latency = LatencySpec(batch=how["batch"], threads=how["threads"], blocks=11)
-    found = profile_network(network, what, runtime, latency, runtimes)
+    plan = TimingPlan(batch=how["batch"], threads=how["threads"], blocks=11)
+    found = profile_network(network, what, runtime, plan, runtimes)
     if SORTS[how["sort"]]:
         found["layers"].sort(key=lambda layer: -layer[SORTS[how["sort"]]])
     if as_json:

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.cost.engines import Call, Engine
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.cost.turns import turn_on
 from autoprune.errors import NonFiniteError
-from autoprune.sections import LatencySpec
 
 WARM_UP_BLOCKS = 2
 _LEAST_BLOCKS = WARM_UP_BLOCKS + 3  # of fewer there is no spread to speak of
@@ -52,16 +52,16 @@ class Timer:
         dense: the network before pruning, in eval mode, on the device and in the layout to be timed. Its weights must
             not change any more.
         example: one batch of input, shape ``(N, *input_shape)``, on the same device and in the same layout.
-        latency: how to time.
+        plan: how to time.
         engine: what runs the networks.
 
     Attributes:
-        latency: how it times.
+        plan: how it times.
         engine: what runs the networks.
     """
 
-    def __init__(self, dense: nn.Module, example: Tensor, latency: LatencySpec, engine: Engine) -> None:
-        self.latency, self.engine = latency, engine
+    def __init__(self, dense: nn.Module, example: Tensor, plan: TimingPlan, engine: Engine) -> None:
+        self.plan, self.engine = plan, engine
         self._dense, self._example = dense, example
         self._ready: Call | None = None
 
@@ -73,7 +73,7 @@ class Timer:
         Args:
             pruned: the network after pruning, in eval mode, placed like the dense one; ``None`` for the dense one
                 itself.
-            blocks: pairs of blocks, at least 5; the first 2 warm up and are dropped. ``None``: as ``latency`` says.
+            blocks: pairs of blocks, at least 5; the first 2 warm up and are dropped. ``None``: as the plan says.
             calls: forward passes in a block, at least 1; ``None``: likewise.
 
         Raises:
@@ -82,13 +82,13 @@ class Timer:
             ExportError: if the network cannot be exported to the engine.
             ModelError: if it cannot be compiled.
         """
-        blocks = self.latency.blocks if blocks is None else blocks
-        calls = self.latency.calls if calls is None else calls
+        blocks = self.plan.blocks if blocks is None else blocks
+        calls = self.plan.calls if calls is None else calls
         if blocks < _LEAST_BLOCKS or calls < 1:
             raise ValueError(
                 f"blocks is {blocks} and calls {calls}; expected at least {_LEAST_BLOCKS} blocks of 1 call"
             )
-        with cpu_threads(self.latency.threads), torch.inference_mode():
+        with cpu_threads(self.plan.threads), torch.inference_mode():
             dense = self._dense_call()
             call = dense if pruned is None else self._prepare(pruned)
             with turn_on(self._example.device.type):
@@ -101,10 +101,10 @@ class Timer:
         return self._ready
 
     def _prepare(self, network: nn.Module) -> Call:
-        return self.engine.prepare(network, self._example, self.latency.threads)
+        return self.engine.prepare(network, self._example, self.plan.threads)
 
 
-def time_alone(network: nn.Module, example: Tensor, latency: LatencySpec, engine: Engine) -> tuple[float, float]:
+def time_alone(network: nn.Module, example: Tensor, plan: TimingPlan, engine: Engine) -> tuple[float, float]:
     """Return a network's milliseconds per call, median over blocks, and the standard error of that median.
 
     On a shared machine they drift; to say which of two networks is faster, compare them with a :class:`Timer`.
@@ -116,12 +116,12 @@ def time_alone(network: nn.Module, example: Tensor, latency: LatencySpec, engine
         ExportError: if the network cannot be exported to the engine.
         ModelError: if it cannot be compiled.
     """
-    with cpu_threads(latency.threads), torch.inference_mode():
-        call = engine.prepare(network, example, latency.threads)
+    with cpu_threads(plan.threads), torch.inference_mode():
+        call = engine.prepare(network, example, plan.threads)
         with turn_on(example.device.type):
-            times = [1e3 * engine.seconds(call, latency.calls) for _ in range(latency.blocks)][WARM_UP_BLOCKS:]
+            times = [1e3 * engine.seconds(call, plan.calls) for _ in range(plan.blocks)][WARM_UP_BLOCKS:]
     if min(times) <= 0:
-        raise NonFiniteError(f"the clock did not advance during a block of {latency.calls} calls; raise latency.calls")
+        raise NonFiniteError(f"the clock did not advance during a block of {plan.calls} calls; raise latency.calls")
     return statistics.median(times), median_stderr(times)
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from autoprune.builtins import LOGGERS
 from autoprune.errors import AutopruneError, UsageError
 from autoprune.loggers.course import Course
-from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger
+from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger, Observer
 from autoprune.trial import Candidate, Trial
-
-if TYPE_CHECKING:
-    from autoprune.search import Observer
 
 METHODS = ("began", "told", "ended")
 Say = Callable[[str], None]

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from autoprune.errors import UsageError
 from autoprune.metrics import Budget, Measurement
-from autoprune.trial import Trial
+from autoprune.trial import Candidate, Trial
 
 HowEnded = Literal["finished", "interrupted", "failed"]
 
@@ -83,6 +83,38 @@ class Logger(Protocol):
 
     def ended(self, how: HowEnded) -> None:
         """See the session end: to let go of files and connections. Not called if the process is killed."""
+        ...  # pragma: no cover
+
+
+class Observer(Protocol):
+    """Watch a search; a display implements this."""
+
+    def asked(self, candidate: Candidate) -> None:
+        """See a candidate before it is evaluated."""
+        ...  # pragma: no cover
+
+    def phase(self, name: str) -> None:
+        """See a phase of the evaluation begin."""
+        ...  # pragma: no cover
+
+    def told(self, trial: Trial) -> None:
+        """See a trial after it is stored."""
+        ...  # pragma: no cover
+
+
+class Display(Observer, Protocol):
+    """Watch a whole run, its preparation included."""
+
+    def say(self, message: str) -> None:
+        """See a sentence on what is going on."""
+        ...  # pragma: no cover
+
+    def warn(self, message: str) -> None:
+        """See a sentence that should stay in sight."""
+        ...  # pragma: no cover
+
+    def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None:
+        """See the search begin, with what is stored already."""
         ...  # pragma: no cover
 
 

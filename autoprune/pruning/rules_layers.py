@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from autoprune.pruning.layers import loses_whole_groups
-from autoprune.pruning.ruling import Rule, argument, flat, follow_unknown, operation, read_along, spread
-
-if TYPE_CHECKING:
-    from autoprune.pruning.trace import Tracer
+from autoprune.pruning.ruling import ChannelTrace, Rule, argument, flat, follow_unknown, operation, read_along, spread
 
 
-def weighted(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def weighted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """A convolution or linear layer: unite what is read with its inputs; what it makes is its own."""
     x, weight = args[0], args[1]
     owner = tracer.layer(weight)
@@ -42,14 +39,14 @@ def weighted(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> 
     tracer.tell(result, spread(made, result, dim))
 
 
-def _unite_groups(tracer: Tracer, read: Tensor, made: Tensor, groups: int) -> None:
+def _unite_groups(tracer: ChannelTrace, read: Tensor, made: Tensor, groups: int) -> None:
     """A grouped convolution loses whole groups: what a group reads and makes is one."""
     ins, outs = read.view(groups, -1), made.view(groups, -1)
     tracer.channels.unite(ins, ins[:, :1])
     tracer.channels.unite(outs, ins[:, :1])
 
 
-def _bare_linear(tracer: Tracer, x: Tensor, weight: Any, bias: Any, result: Any) -> None:
+def _bare_linear(tracer: ChannelTrace, x: Tensor, weight: Any, bias: Any, result: Any) -> None:
     """A linear map whose weight belongs to no layer that autoprune knows: its two dimensions are its sides."""
     path = tracer.path_of(weight)
     if path is None or weight.dim() != 2:
@@ -66,7 +63,7 @@ def _bare_linear(tracer: Tracer, x: Tensor, weight: Any, bias: Any, result: Any)
 def normalised(dim_of: Callable[[Any], int], weight_at: int) -> Rule:
     """Return the rule of a norm whose channels lie along a dimension: they pass, and belong to the norm too."""
 
-    def rule(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def rule(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         x, labels = args[0], tracer.labels(args[0])
         parameters = [value for value in args[weight_at:] if isinstance(value, Tensor)]
         found = (tracer.layer(value) for value in parameters)
@@ -92,13 +89,13 @@ def normalised(dim_of: Callable[[Any], int], weight_at: int) -> Rule:
     return rule
 
 
-def _unite_norm_groups(tracer: Tracer, atoms: Tensor, norm: nn.GroupNorm) -> None:
+def _unite_norm_groups(tracer: ChannelTrace, atoms: Tensor, norm: nn.GroupNorm) -> None:
     """A group norm loses whole groups, or the same channel of every group: whichever is finer."""
     by_group = atoms.view(norm.num_groups, -1)
     tracer.channels.unite_along(by_group, [1] if loses_whole_groups(norm) else [0])
 
 
-def layer_norm(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def layer_norm(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """A layer norm over one dimension is a norm like others; over several it has a fixed size."""
     if len(args[1]) > 1:
         tracer.channels.freeze(tracer.labels(args[0]), "is normalised over several dimensions of fixed size")
@@ -106,7 +103,7 @@ def layer_norm(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -
     normalised(lambda x: x.dim() - 1, 2)(tracer, func, args, kwargs, result)
 
 
-def embedding(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def embedding(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """An embedding makes channels out of indices."""
     owner = tracer.layer(args[0])
     out = result[0] if isinstance(result, tuple) else result
@@ -117,7 +114,7 @@ def embedding(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) ->
     tracer.tell(out, spread(made, out, out.dim() - 1))
 
 
-def prelu(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def prelu(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """A slope for each channel belongs to it; one slope for all lets them pass."""
     x, slope = args[0], args[1]
     labels, owner = tracer.labels(x), tracer.layer(slope)
@@ -129,7 +126,7 @@ def prelu(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> Non
     tracer.tell(result, labels)
 
 
-def recurrent(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def recurrent(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Hidden unit h of every layer and direction is one channel, because a recurrent layer has one hidden size."""
     params = next(v for v in args if isinstance(v, (list, tuple)) and len(v) >= 2 and _all_owned(tracer, v))
     owner = tracer.layer(params[0])
@@ -152,5 +149,5 @@ def recurrent(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) ->
         tracer.tell(state, spread(units[0], state, state.dim() - 1))
 
 
-def _all_owned(tracer: Tracer, values: Iterable[Any]) -> bool:
+def _all_owned(tracer: ChannelTrace, values: Iterable[Any]) -> bool:
     return all(isinstance(value, Tensor) and tracer.path_of(value) is not None for value in values)

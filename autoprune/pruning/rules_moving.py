@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from autoprune.pruning.ruling import argument, flat, operation, read_along, spread
-
-if TYPE_CHECKING:
-    from autoprune.pruning.trace import Tracer
-
+from autoprune.pruning.ruling import ChannelTrace, argument, flat, operation, read_along, spread
 
 # element by element
 
 
-def pointwise(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def pointwise(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Where elements meet, their channels are united; what is broadcast over another's channels leaves them apart."""
     out = result if isinstance(result, Tensor) else None
     values = list(flat((*args, *kwargs.values())))
@@ -34,14 +30,14 @@ def pointwise(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) ->
     tracer.tell(out, met if met is not None and bool((met != 0).any()) else None)
 
 
-def _lifted(tracer: Tracer, value: Tensor, out: Tensor) -> Tensor:
+def _lifted(tracer: ChannelTrace, value: Tensor, out: Tensor) -> Tensor:
     """Return an argument's atoms in as many dimensions as the result, sizes of 1 kept; zeros if it has none."""
     labels = tracer.labels(value)
     shape = (1,) * (out.dim() - value.dim()) + tuple(value.shape)
     return torch.zeros((), dtype=torch.int64).expand(shape) if labels is None else labels.view(shape)
 
 
-def _meet(tracer: Tracer, first: Tensor, second: Tensor) -> Tensor:
+def _meet(tracer: ChannelTrace, first: Tensor, second: Tensor) -> Tensor:
     channels = tracer.channels
     shape = torch.Size(max(sizes) for sizes in zip(first.shape, second.shape, strict=True))
     over_second = {d for d in channels.varying(first) if second.shape[d] == 1}
@@ -59,13 +55,13 @@ def _meet(tracer: Tracer, first: Tensor, second: Tensor) -> Tensor:
     return torch.maximum(first, second) if bool((first == 0).any()) else first
 
 
-def copied(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def copied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Numbers that are copied into part of another tensor leave no trace there."""
     tracer.channels.freeze(tracer.labels(args[1]), "is copied into a tensor of fixed size")
     tracer.channels.freeze(tracer.labels(args[0]), "is overwritten in part")
 
 
-def glu(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def glu(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """A gated linear unit multiplies one half of the channels by the other: they shrink alike."""
     labels = tracer.labels(args[0])
     if labels is not None:
@@ -77,7 +73,7 @@ def glu(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
 # moving numbers about
 
 
-def moved(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def moved(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Apply the operation to the atoms themselves."""
     values = list(flat(args))
     if not any(tracer.labels(value) is not None for value in values):
@@ -95,7 +91,7 @@ def moved(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> Non
         tracer.tell(one, label)
 
 
-def parted(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def parted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Equal parts of the channels shrink alike: a channel of one part goes with its like in the others."""
     labels = tracer.labels(args[0])
     if labels is None:
@@ -107,12 +103,12 @@ def parted(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> No
             tracer.channels.unite(_known(tracer, part), _known(tracer, result[0]))
 
 
-def _known(tracer: Tracer, tensor: Tensor) -> Tensor:
+def _known(tracer: ChannelTrace, tensor: Tensor) -> Tensor:
     labels = tracer.labels(tensor)
     return torch.zeros((), dtype=torch.int64).expand(tensor.shape) if labels is None else labels
 
 
-def viewed(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def viewed(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """A dimension of channels that is folded into (many, few) keeps ``many``: its ``few`` shrink alike."""
     labels = tracer.labels(args[0])
     if labels is None:
@@ -123,7 +119,7 @@ def viewed(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> No
         tracer.channels.unite_along(_known(tracer, result), parts[:-1])
 
 
-def shuffled(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def shuffled(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """A shuffle between groups keeps the groups: their channels shrink alike."""
     labels = tracer.labels(args[0])
     if labels is not None:
@@ -157,7 +153,7 @@ def _folds_of(before: Sequence[int], after: Sequence[int], dim: int) -> list[int
     return []
 
 
-def padded(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def padded(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Padding in space passes; padding between channels adds a fixed number of them."""
     labels = tracer.labels(args[0])
     if labels is None:
@@ -175,7 +171,7 @@ def padded(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> No
 # over positions
 
 
-def pooled(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def pooled(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Pooling and resizing work on each channel alone."""
     labels = tracer.labels(args[0])
     out = result[0] if isinstance(result, tuple) else result
@@ -189,7 +185,7 @@ def pooled(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> No
     tracer.tell(out, labels.expand(out.shape))
 
 
-def reduced(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def reduced(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """A mean, sum or maximum over positions passes; over channels it mixes them."""
     labels = tracer.labels(args[0])
     out = result[0] if isinstance(result, tuple) else result
@@ -209,7 +205,7 @@ def reduced(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> N
     tracer.tell(out, labels)
 
 
-def along(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def along(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """A softmax or running sum over positions keeps channels apart; over channels it mixes them."""
     labels = tracer.labels(args[0])
     if labels is None:
@@ -221,7 +217,7 @@ def along(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> Non
     tracer.tell(result[0] if isinstance(result, tuple) else result, labels.narrow(dim, 0, 1))
 
 
-def multiplied(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def multiplied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """A product with a bare parameter is a linear map; of two activations it mixes channels beyond following."""
     values = list(flat(args))
     if operation(func) == "matmul" and len(values) == 2 and values[1].dim() == 2 and tracer.path_of(values[1]):

@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from autoprune.pruning.trace import Tracer
+from autoprune.pruning.axes import LayerKind
+from autoprune.pruning.channels import Channels
 
-Rule = Callable[["Tracer", Any, Any, Any, Any], None]
-"""(tracer, operation, its arguments, its keyword arguments, its result) → the tracer is told."""
+
+class ChannelTrace(Protocol):
+    """What a rule may ask of the trace that runs, and tell it.
+
+    Attributes:
+        channels: what is known of all atoms so far.
+        makers: the sides of bare parameters that make channels.
+    """
+
+    channels: Channels
+    makers: set[tuple[str, str]]
+
+    def labels(self, tensor: Any) -> Tensor | None:
+        """Return the atoms of an activation or bare parameter, ``None`` if it has no channels that can be cut."""
+        ...  # pragma: no cover
+
+    def tell(self, tensor: Any, labels: Tensor | None) -> None:
+        """Note the atoms of a result."""
+        ...  # pragma: no cover
+
+    def layer(self, weight: Any) -> tuple[str, nn.Module, LayerKind] | None:
+        """Return the layer that owns a parameter, ``None`` if there is none."""
+        ...  # pragma: no cover
+
+    def running(self) -> tuple[str, nn.Module, LayerKind] | None:
+        """Return the norm without parameters that is running, if one is."""
+        ...  # pragma: no cover
+
+    def path_of(self, tensor: Any) -> str | None:
+        """Return the path of a parameter or buffer."""
+        ...  # pragma: no cover
+
+    def side(self, path: str, side: str, count: int) -> Tensor:
+        """Return the atoms of one side of a layer."""
+        ...  # pragma: no cover
+
+
+Rule = Callable[[ChannelTrace, Any, Any, Any, Any], None]
+"""(trace, operation, its arguments, its keyword arguments, its result) → the trace is told."""
 
 
 def argument(func: Any, args: Any, kwargs: Any, name: str, default: Any = None) -> Any:
@@ -27,7 +64,7 @@ def operation(func: Any) -> str:
     return str(func._schema.name).removeprefix("aten::")
 
 
-def follow_unknown(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+def follow_unknown(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Freeze everything that goes into an operation without a rule."""
     for value in flat((*args, *kwargs.values())):
         tracer.channels.freeze(
@@ -35,7 +72,7 @@ def follow_unknown(tracer: Tracer, func: Any, args: Any, kwargs: Any, result: An
         )
 
 
-def read_along(tracer: Tracer, labels: Tensor | None, dim: int, atoms: Tensor) -> None:
+def read_along(tracer: ChannelTrace, labels: Tensor | None, dim: int, atoms: Tensor) -> None:
     """Unite the atoms of a side with the channels that are read along a dimension, at every other position."""
     if labels is None:
         return

@@ -9,8 +9,8 @@ from typing import Any
 from autoprune import pareto
 from autoprune.errors import NothingFitsError
 from autoprune.metrics import Budget, Measurement
-from autoprune.report.rows import Row, baselines_for, first_line, generalisation_gap
-from autoprune.report.worth import Scored, noise_notes, worth, worth_notes
+from autoprune.report.rows import Row, first_line, generalisation_gap
+from autoprune.report.worth import Scored, baselines_for, noise_notes, worth, worth_notes
 from autoprune.trial import Completed, Failed, OverBudget, Stopped, Trial
 
 

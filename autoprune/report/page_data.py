@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.metrics import METRICS, Measurement
+from autoprune.report.axes import AXIS_TITLES, accuracy_range
 from autoprune.report.history import history
-from autoprune.report.picture import AXIS_TITLES, accuracy_range
 from autoprune.report.policies import encode_policies
-from autoprune.report.rows import baselines_for, first_line
+from autoprune.report.rows import first_line
 from autoprune.report.summary import Summary
+from autoprune.report.worth import baselines_for
 from autoprune.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, kind_of
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ triangle on the lower edge and does not squeeze the rest.
 from __future__ import annotations
 
 import io
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune import pareto
 from autoprune.atomic import write_bytes
-from autoprune.metrics import FLOP_CONVENTION, METRICS
+from autoprune.metrics import METRICS
+from autoprune.report.axes import AXIS_TITLES, accuracy_range
 from autoprune.report.rows import Row, short
 from autoprune.report.summary import Summary
 from autoprune.trial import Trial
@@ -41,15 +41,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "autoprune",
 }
-AXIS_TITLES = {
-    "mflops": f"MFLOPs ({FLOP_CONVENTION})",
-    "mparams": "parameters (M)",
-    "latency_ms": "latency (ms)",
-    "size_mb": "size (MB)",
-}
-SQUEEZE = 3.0  # the y-range may be this many times what the best, the dense and the typical network need
 OTHER_LABEL, BELOW_LABEL = "other trials", "below the picture"
-LEAST_RANGE = 0.02  # of accuracy
 MANY = 1000  # points beyond which the cloud is an image within the SVG
 LEAST_SPAN = 0.03  # of the largest cost shown
 
@@ -257,19 +249,6 @@ def _draw_best(axes: Axes, summary: Summary, cost: str) -> None:
         label=f"{kind}: trial {best.number}",
         zorder=6,
     )
-
-
-def accuracy_range(summary: Summary) -> tuple[float, float]:
-    """Return the ends of the y-axis, fractions: all rows if that does not squeeze the best of them."""
-    everything = [summary.dense, *(row.measurement for row in summary.rows)]
-    high = max(m["accuracy"] + m.error("accuracy") for m in everything)
-    low = min(m["accuracy"] - m.error("accuracy") for m in everything)
-    typical = statistics.median(m["accuracy"] - m.error("accuracy") for m in everything)
-    chosen = [summary.dense, *([summary.best.measurement] if summary.best else [])]
-    core = min(typical, *(m["accuracy"] - m.error("accuracy") for m in chosen), high - LEAST_RANGE / 2)
-    low = min(max(low, high - SQUEEZE * (high - core)), high - LEAST_RANGE)
-    margin = 0.06 * (high - low)
-    return low - margin, high + margin
 
 
 def _cost_range(summary: Summary, trials: Sequence[Trial], cost: str) -> tuple[float, float]:

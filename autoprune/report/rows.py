@@ -8,6 +8,7 @@ from typing import Any
 
 from autoprune import pareto
 from autoprune.metrics import METRICS, Budget, Measurement
+from autoprune.report.worth import baselines_for
 from autoprune.trial import Failed, Trial
 
 LONGEST_MESSAGE = 300
@@ -110,13 +111,6 @@ def choose_rows(
         )
         for trial, measurement in pareto.measured(list(shown.values()))
     )
-
-
-def baselines_for(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
-    """Return the completed baselines made for a budget or, if none was, those that meet it all the same."""
-    found = [(trial, m) for trial, m in pareto.measured(trials) if trial.candidate.is_baseline]
-    made_for_it = [trial for trial, _ in found if trial.candidate.budget == budget]
-    return made_for_it or [trial for trial, m in found if budget.admits(m)]
 
 
 def cost_ratios(measurement: Measurement, dense: Measurement) -> dict[str, float]:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 from autoprune import pareto
 from autoprune.hits import Hits, paired_difference
 from autoprune.metrics import Budget, Measurement
-from autoprune.report.rows import baselines_for
 from autoprune.trial import Completed, Trial
 
 DENSE = "dense"
@@ -29,6 +28,13 @@ PHRASES: Mapping[Verdict, str] = {
     "not distinguishable": "not distinguishable from",
     "worse": "worse than",
 }
+
+
+def baselines_for(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
+    """Return the completed baselines made for a budget or, if none was, those that meet it all the same."""
+    found = [(trial, m) for trial, m in pareto.measured(trials) if trial.candidate.is_baseline]
+    made_for_it = [trial for trial, _ in found if trial.candidate.budget == budget]
+    return made_for_it or [trial for trial, m in found if budget.admits(m)]
 
 
 @dataclass(frozen=True)

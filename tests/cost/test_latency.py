@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from autoprune.cost.engines import Clock, Engine, eager, wall_seconds
 from autoprune.cost.latency import LatencyComparison, Timer, measured_latency, median_stderr
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import NonFiniteError
-from autoprune.sections import LatencySpec
 
 EXAMPLE = torch.zeros(1)
 
@@ -53,7 +53,7 @@ def compare(dense: Sequence[float], pruned: Sequence[float], calls: int = 1, thr
 
 
 def timer_of(dense: nn.Module, clock: Clock, **latency: int) -> Timer:
-    return Timer(dense, EXAMPLE, LatencySpec(**latency), Engine("torch", eager, partial(wall_seconds, clock=clock)))
+    return Timer(dense, EXAMPLE, TimingPlan(**latency), Engine("torch", eager, partial(wall_seconds, clock=clock)))
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_the_dense_network_is_made_ready_once_and_each_other_one_for_itself() ->
 
     dense, pruned, other = (Takes(clock, [1] * 50) for _ in range(3))
     engine = Engine("any", prepare, partial(wall_seconds, clock=clock))
-    timer = Timer(dense, EXAMPLE, LatencySpec(blocks=5, calls=1, threads=2), engine)
+    timer = Timer(dense, EXAMPLE, TimingPlan(blocks=5, calls=1, threads=2), engine)
     assert timer.compare(blocks=5).ratio == 1
     assert [network for network, *_ in prepared] == [dense]
     assert len(dense.seen) == 10

@@ -1,0 +1,29 @@
+"""How a forward pass is timed: plain data, filled where a study is set up."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """How networks are timed.
+
+    Attributes:
+        runtime: what runs them: ``torch``, ``compile``, ``onnxruntime``, ``cuda``, or ``auto`` while it is undecided.
+        batch: examples in a forward pass, at least 1.
+        threads: CPU threads while timing, at least 1.
+        blocks: timed blocks, at least 5; the first 2 warm up.
+        calls: forward passes in a block, at least 1.
+    """
+
+    runtime: str = "auto"
+    batch: int = 1
+    threads: int = 1
+    blocks: int = 9
+    calls: int = 5
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return asdict(self)
