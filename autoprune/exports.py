@@ -24,8 +24,7 @@ from autoprune.export.onnx import OnnxSession, onnx_bytes
 from autoprune.export.onnx_check import checked_onnx
 from autoprune.export.pt2 import load_program, program_bytes
 from autoprune.formats import FILES, Wanted
-from autoprune.training.protocol import Batch, DataTask
-from autoprune.training.runtime import Runtime
+from autoprune.training.protocol import Batch, DataTask, PlainPlacement
 
 Say = Callable[[str], None]
 Answer: TypeAlias = Callable[[Tensor], Tensor]
@@ -80,7 +79,7 @@ def examples_of(task: DataTask) -> Examples:
     return Examples(
         "validation images",
         tuple(task.input_shape),
-        lambda size, limit: task.eval_batches("val", size, Runtime(), limit),
+        lambda size, limit: task.eval_batches("val", size, PlainPlacement(), limit),
         has_labels=True,
     )
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from autoprune.errors import DataError
 from autoprune.training.augment import crop_and_flip, pad_images
-from autoprune.training.protocol import SEARCHED, Batch, check_split, stream_seed, subset
-from autoprune.training.runtime import Runtime
+from autoprune.training.protocol import SEARCHED, Batch, Placement, check_split, stream_seed, subset
 from autoprune.training.shapes import Shape, channels_of, described
 
 
@@ -104,7 +103,7 @@ class ArrayTask:
         self._placed: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
         self._identity = ""
 
-    def train_stream(self, batch_size: int, epoch: int, seed: int, runtime: Runtime) -> Iterator[Batch]:
+    def train_stream(self, batch_size: int, epoch: int, seed: int, runtime: Placement) -> Iterator[Batch]:
         """Yield one epoch of training batches, the same for the same arguments on every device."""
         images, labels = self._on(runtime.device, "train")
         generator = torch.Generator().manual_seed(stream_seed(seed, epoch))
@@ -119,7 +118,9 @@ class ArrayTask:
             )
             yield Batch(self._normalised(crops, runtime), labels[chosen])
 
-    def eval_batches(self, split: str, batch_size: int, runtime: Runtime, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(
+        self, split: str, batch_size: int, runtime: Placement, limit: int | None = None
+    ) -> Iterator[Batch]:
         """Yield the images of a split as they are; ``limit`` takes a fixed random subset.
 
         Raises:
@@ -146,7 +147,7 @@ class ArrayTask:
             self._identity = digest.hexdigest()
         return self._identity
 
-    def _normalised(self, images: Tensor, runtime: Runtime) -> Tensor:
+    def _normalised(self, images: Tensor, runtime: Placement) -> Tensor:
         if images.is_floating_point():
             return images.clone(memory_format=runtime.format_of(images))  # never a view of what is stored
         scale = torch.tensor([1 / (255 * s) for s in self._std], device=images.device).view(1, -1, 1, 1)

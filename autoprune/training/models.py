@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from autoprune.builtins import MODELS
 from autoprune.errors import ModelError, UnknownNameError
-from autoprune.training.runtime import seeded
 from autoprune.training.shapes import Shape, channels_of, image_of
 from autoprune.training.usercode import call_with_accepted
 from autoprune.training.weights import load_weights
@@ -132,7 +131,8 @@ def build_model(
         ModelError: if the network cannot be built, or the weights not be loaded into it.
     """
     offers = {"num_classes": num_classes, **_input_offers(source, in_channels, input_shape)}
-    with seeded(seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         if source.startswith(_TORCHVISION):
             if input_shape is not None:
                 image_of(input_shape, source)

@@ -13,15 +13,42 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from autoprune.errors import DataError, UnknownNameError
-from autoprune.training.runtime import Runtime
 from autoprune.training.shapes import Shape
 
 SPLITS = ("train", "val", "test")
 SEARCHED = ("train", "val")  # what the trials of a study depend on
 _SUBSET_SEED = 20_26
+
+
+class Placement(Protocol):
+    """Where batches go: a device, and the layout of images there."""
+
+    @property
+    def device(self) -> str:
+        """Return ``cpu``, ``cuda`` or ``mps``."""
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Return the layout of images ``(N, C, H, W)``."""
+
+    def format_of(self, images: Tensor) -> torch.memory_format:
+        """Return the layout of a batch, which need not be of images."""
+
+
+@dataclass(frozen=True)
+class PlainPlacement:
+    """The CPU, with every tensor contiguous."""
+
+    device: str = "cpu"
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def format_of(self, images: Tensor) -> torch.memory_format:
+        """Return contiguous, whatever the batch is."""
+        return self.memory_format
 
 
 @dataclass(frozen=True)
@@ -77,10 +104,12 @@ class DataTask(Protocol):
     def description(self) -> str:
         """Return one or two sentences: what the images show, where they are from, how they were split."""
 
-    def train_stream(self, batch_size: int, epoch: int, seed: int, runtime: Runtime) -> Iterator[Batch]:
+    def train_stream(self, batch_size: int, epoch: int, seed: int, runtime: Placement) -> Iterator[Batch]:
         """Yield one epoch of shuffled, augmented training batches: :func:`steps_per_epoch` of them."""
 
-    def eval_batches(self, split: str, batch_size: int, runtime: Runtime, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(
+        self, split: str, batch_size: int, runtime: Placement, limit: int | None = None
+    ) -> Iterator[Batch]:
         """Yield the images of a split as they are, always the same in the same order.
 
         Args:

@@ -7,7 +7,6 @@ places images with it), ``finetune``, ``teacher`` and ``score`` (which run netwo
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from autoprune.cores import available_cores
 from autoprune.errors import ModelError, UnknownNameError, UsageError
 
 Precision = Literal["fp32", "bf16"]
@@ -138,14 +138,6 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", layout: str =
         precision = "bf16" if _has_fast_bf16(device) else "fp32"
     channels_last = device != "mps" if layout == "auto" else layout == "channels_last"
     return Runtime(device, cast(Precision, precision), channels_last, threads)
-
-
-def available_cores() -> int:
-    """Return the cores this process may use; two hardware threads of one core count as one."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threading = Path("/sys/devices/system/cpu/smt/active")
-    shared = threading.exists() and threading.read_text(encoding="ascii").strip() == "1"
-    return max(1, count // 2 if shared else count)
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from autoprune.cores import available_cores
 from autoprune.errors import DataError
 from autoprune.training.listing import Listing
-from autoprune.training.protocol import SEARCHED, SPLITS, Batch, check_split, stream_seed, subset
-from autoprune.training.runtime import Runtime, available_cores, seeded
+from autoprune.training.protocol import SEARCHED, SPLITS, Batch, Placement, check_split, stream_seed, subset
 
 _REPLAY_BYTES = 256_000_000  # a teacher's stored answers to one epoch
 # Mean and standard deviation of ImageNet, which pretrained networks expect.
@@ -48,7 +48,7 @@ class FolderTask:
         self._root, self._listings = root, listings
         self._workers = min(workers, available_cores())
 
-    def train_stream(self, batch_size: int, epoch: int, seed: int, runtime: Runtime) -> Iterator[Batch]:
+    def train_stream(self, batch_size: int, epoch: int, seed: int, runtime: Placement) -> Iterator[Batch]:
         """Yield one epoch of training batches, the same for the same arguments on every machine.
 
         Raises:
@@ -60,7 +60,9 @@ class FolderTask:
         decoded = _Decoded(self._listings["train"], _train_transform(self.input_shape[1]), (seed, epoch))
         yield from self._batches(decoded, batches, runtime)
 
-    def eval_batches(self, split: str, batch_size: int, runtime: Runtime, limit: int | None = None) -> Iterator[Batch]:
+    def eval_batches(
+        self, split: str, batch_size: int, runtime: Placement, limit: int | None = None
+    ) -> Iterator[Batch]:
         """Yield the images of a split, cut to size; ``limit`` takes a fixed random subset.
 
         Raises:
@@ -83,7 +85,7 @@ class FolderTask:
             digest.update(f"{file.relative_to(self._root).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
-    def _batches(self, decoded: _Decoded, batches: list[list[int]], runtime: Runtime) -> Iterator[Batch]:
+    def _batches(self, decoded: _Decoded, batches: list[list[int]], runtime: Placement) -> Iterator[Batch]:
         loader: DataLoader[Any] = DataLoader(
             decoded,
             batch_sampler=batches,
@@ -124,7 +126,8 @@ class _Decoded(Dataset[Any]):
         image = open_image(self.listing.files[index])
         if isinstance(image, Unreadable):
             return image
-        with seeded(stream_seed(*(self.seed or ()), index)):
+        with torch.random.fork_rng(devices=[]):  # torchvision's transforms draw from PyTorch's global generator
+            torch.default_generator.manual_seed(stream_seed(*(self.seed or ()), index))
             return self.transform(image), self.listing.labels[index]
 
 
