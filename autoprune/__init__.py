@@ -10,10 +10,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autoprune.core.metrics import Budget, Measurement
+    from autoprune.core.policy import GroupPolicy, PruningPolicy
     from autoprune.errors import AutopruneError
-    from autoprune.metrics import Budget, Measurement
     from autoprune.picked import load, load_compressed
-    from autoprune.policy import GroupPolicy, PruningPolicy
     from autoprune.run import run_search
     from autoprune.spec import StudySpec
     from autoprune.study.view import StudyView, open_view
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "AutopruneError": "autoprune.errors",
-    "Budget": "autoprune.metrics",
-    "GroupPolicy": "autoprune.policy",
-    "Measurement": "autoprune.metrics",
-    "PruningPolicy": "autoprune.policy",
+    "Budget": "autoprune.core.metrics",
+    "GroupPolicy": "autoprune.core.policy",
+    "Measurement": "autoprune.core.metrics",
+    "PruningPolicy": "autoprune.core.policy",
     "StudySpec": "autoprune.spec",
     "StudyView": "autoprune.study.view",
     "load": "autoprune.picked",

@@ -12,6 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.policy import MASK_PATTERNS
+from autoprune.core.sensitivity import Sensitivity
+from autoprune.core.space import Block, FrozenGroup, MaskSpace, SearchSpace
 from autoprune.cost.engines import Engine
 from autoprune.cost.latency import Timer
 from autoprune.cost.macs import CostModel
@@ -29,10 +33,8 @@ from autoprune.evaluate import Evaluator
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes, needs_probes
 from autoprune.latency_runtimes import check_runtime, check_takes, decide_runtime, engine_of
-from autoprune.metrics import Budget, Measurement
 from autoprune.origins import origins
 from autoprune.picked import Architecture
-from autoprune.policy import MASK_PATTERNS
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.choose import choose_blocks, choose_groups, choose_layers
 from autoprune.pruning.groups import Groups, find_groups
@@ -42,8 +44,6 @@ from autoprune.pruning.prune import Pruner, shrinks
 from autoprune.pruning.trace import OUTPUT
 from autoprune.rises import Expected, Probe, sensitivity_of
 from autoprune.sections import LatencySpec
-from autoprune.sensitivity import Sensitivity
-from autoprune.space import Block, FrozenGroup, MaskSpace, SearchSpace
 from autoprune.spec import StudySpec
 from autoprune.study.latency import Probes
 from autoprune.study.proposals import Proposals

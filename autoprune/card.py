@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autoprune.metrics import METRICS
+from autoprune.core.metrics import METRICS
 
 _COSTS = ("mflops", "mparams", "size_mb", "latency_ms", "nonzero_mflops", "nonzero_mparams")
 

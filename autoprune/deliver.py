@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.atomic import write_text
+from autoprune.core.atomic_write import write_text
+from autoprune.core.export_formats import FILES, Wanted
+from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, StudyError, UsageError
 from autoprune.export.picked_files import CARD, CARD_JSON, POLICY, RECIPE, WEIGHTS
 from autoprune.exports import Examples, export_network, timed
-from autoprune.formats import FILES, Wanted
 from autoprune.picked import Architecture, load, missing_files, save_network, weights_content
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.prune import Cut
 from autoprune.verify import Check, Reference, verify_in_new_process
 

@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from autoprune.atomic import write_bytes, write_text
+from autoprune.core.atomic_write import write_bytes, write_text
+from autoprune.core.metrics import Measurement
 from autoprune.cost.latency import Timer
 from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismatchError
 from autoprune.evaluate import quality_and_hits
 from autoprune.folder import StudyFolder
-from autoprune.metrics import Measurement
 from autoprune.pruning.choose import check_patterns
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
@@ -144,7 +144,7 @@ def sparsity_facts(folder: StudyFolder) -> dict[str, Any] | None:
     Returns:
         ``method``, ``strength`` and ``epochs``; ``quality_before`` and ``quality_after``, measurements as JSON of the
         dense network and of the one that learnt; and what
-        :func:`~autoprune.training.sparsity.describe_sparsity` tells.
+        :func:`describe_sparsity` tells.
 
     Raises:
         StudyError: if the file is damaged.
@@ -238,7 +238,7 @@ def read_dense_facts(folder: StudyFolder) -> dict[str, Any]:
     """Return what was measured of the dense network, and on which data.
 
     ``sparsity`` is as :func:`sparsity_facts`; ``correct`` says which validation images it got right, as the text of
-    :class:`~autoprune.hits.Hits`, and is empty in the files of versions that did not store it; ``latency_runtime`` says
+    :class:`Hits`, and is empty in the files of versions that did not store it; ``latency_runtime`` says
     what ran the network when it was timed, which was ``torch`` before there was a choice.
 
     Raises:

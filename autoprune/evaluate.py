@@ -16,12 +16,13 @@ from functools import partial
 
 from torch import nn
 
+from autoprune.core.metrics import Measurement
+from autoprune.core.paired_scores import Hits
+from autoprune.core.policy import MaskPolicy, PruningPolicy
+from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget
 from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.macs import CostModel
 from autoprune.errors import AutopruneError, EvaluationError
-from autoprune.hits import Hits
-from autoprune.metrics import Measurement
-from autoprune.policy import MaskPolicy, PruningPolicy
 from autoprune.pruning.masks import Masks, build_masks
 from autoprune.pruning.prune import Cut, KeptIndices, Pruner, shrink
 from autoprune.rungs import Judge
@@ -35,7 +36,6 @@ from autoprune.training.runtime import Runtime
 from autoprune.training.schedule import norms_and_head, part_of, relative, share_cut, steps_of
 from autoprune.training.score import Score, score, score_train
 from autoprune.training.teacher import Teacher
-from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget
 
 PHASES = ("prune", "recalibrate", "rung", "finetune", "score", "latency")
 OnPhase = Callable[[str], None]

@@ -15,7 +15,8 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from autoprune.atomic import write_bytes
+from autoprune.core.atomic_write import write_bytes
+from autoprune.core.export_formats import FILES, Wanted
 from autoprune.cost.engines import TORCH_ENGINES
 from autoprune.cost.latency import Timer
 from autoprune.cost.timing_plan import TimingPlan
@@ -23,7 +24,6 @@ from autoprune.errors import ExportError
 from autoprune.export.onnx import OnnxSession, onnx_bytes
 from autoprune.export.onnx_check import checked_onnx
 from autoprune.export.pt2 import load_program, program_bytes
-from autoprune.formats import FILES, Wanted
 from autoprune.training.protocol import Batch, DataTask, PlainPlacement
 
 Say = Callable[[str], None]

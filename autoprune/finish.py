@@ -14,25 +14,25 @@ from torch import nn
 
 from autoprune.build import Workbench, finetune_recipe, resolve, set_up, timing_plan
 from autoprune.card import card_text
+from autoprune.core.export_formats import ONNX_PACKAGES, Wanted, missing_onnx, wanted_formats
+from autoprune.core.metrics import FLOP_CONVENTION, Budget
+from autoprune.core.paired_scores import Hits, paired_difference
+from autoprune.core.policy import MaskPolicy
+from autoprune.core.trial import Completed, Trial
+from autoprune.core.versions import versions
 from autoprune.deliver import Delivery, check_target, deliver
 from autoprune.dense import sparsity_facts
 from autoprune.errors import ModelError, StudyError, UsageError
 from autoprune.evaluate import Evaluator
 from autoprune.exports import examples_of
-from autoprune.formats import ONNX_PACKAGES, Wanted, missing_onnx, wanted_formats
 from autoprune.halving import rungs
-from autoprune.hits import Hits, paired_difference
-from autoprune.metrics import FLOP_CONVENTION, Budget
 from autoprune.pick import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
-from autoprune.policy import MaskPolicy
 from autoprune.pruning.mask_kernels import can_accelerate
 from autoprune.pruning.masks import maskable_layers
 from autoprune.study.view import StudyView
 from autoprune.training.licence import weights_licence
-from autoprune.trial import Completed, Trial
 from autoprune.trial_weights import check_kept, load_trial
 from autoprune.unfinished import unfinished
-from autoprune.versions import versions
 
 
 def finish_trials(

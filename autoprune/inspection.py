@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.builtins import IMPORTANCES
+from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.metrics import FLOP_CONVENTION
+from autoprune.core.space import Block, SearchSpace
 from autoprune.cost.macs import CostModel
 from autoprune.dense import sparsity_facts
 from autoprune.folder import StudyFolder
-from autoprune.metrics import FLOP_CONVENTION
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.choose import choose_blocks, choose_groups
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
 from autoprune.pruning.prune import shrinks
-from autoprune.space import Block, SearchSpace
 from autoprune.spec import StudySpec
 from autoprune.training.models import build_model
 from autoprune.training.protocol import DataTask

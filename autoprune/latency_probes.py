@@ -10,14 +10,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from autoprune.atomic import write_text
+from autoprune.core.atomic_write import write_text
+from autoprune.core.metrics import Budget
+from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.macs import CostModel
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.folder import StudyFolder
-from autoprune.metrics import Budget
 from autoprune.pruning.prune import Pruner
-from autoprune.space import SearchSpace
 from autoprune.study.latency import Probes, Timed
 from autoprune.training.runtime import Runtime
 

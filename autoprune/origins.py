@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.space import PruningGroup
 from autoprune.dense import Say, check_finite, fresh_network, write_network
 from autoprune.errors import ModelError
 from autoprune.evaluate import measured_quality
 from autoprune.folder import StudyFolder
 from autoprune.pruning.criteria.producers import producing
 from autoprune.pruning.groups import Groups
-from autoprune.space import PruningGroup
 from autoprune.spec import StudySpec
 from autoprune.training.finetune import Recipe, recalibrate_batchnorm
 from autoprune.training.protocol import DataTask

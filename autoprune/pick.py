@@ -16,13 +16,13 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.trial import Completed, Trial
 from autoprune.errors import EvaluationError
 from autoprune.evaluate import Evaluator, Stopwatch, quality_measurement
 from autoprune.halving import halve, rungs
-from autoprune.metrics import Budget, Measurement
 from autoprune.pruning.prune import Cut
 from autoprune.training.score import Score, score, score_train
-from autoprune.trial import Completed, Trial
 
 UNIFORM = "baseline:uniform"
 

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from autoprune.atomic import write_bytes, write_text
+from autoprune.core.atomic_write import write_bytes, write_text
+from autoprune.core.policy import PruningPolicy
 from autoprune.errors import ModelError
 from autoprune.export.picked_files import CARD, CARD_JSON, RECIPE, WEIGHTS
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.heads import SlimAttention
 from autoprune.pruning.mask_kernels import can_accelerate, to_semi_structured
 from autoprune.pruning.masks import Masks

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.builtins import MODELS
+from autoprune.core.builtin_names import MODELS
+from autoprune.core.metrics import FLOP_CONVENTION
+from autoprune.core.shapes import Shape
+from autoprune.core.versions import versions
 from autoprune.cost.by_layer import profile_layers, uncounted_operations
 from autoprune.cost.latency import cpu_threads, time_alone
 from autoprune.cost.macs import measure_network
@@ -22,12 +25,9 @@ from autoprune.errors import AutopruneError, UnknownNameError, UsageError
 from autoprune.export.onnx import missing_packages
 from autoprune.export.picked_files import WEIGHTS
 from autoprune.latency_runtimes import ONNX, check_runtime, engine_of
-from autoprune.metrics import FLOP_CONVENTION
 from autoprune.picked import Architecture, architecture_of, load
 from autoprune.training.models import build_model
 from autoprune.training.runtime import Runtime
-from autoprune.training.shapes import Shape
-from autoprune.versions import versions
 
 
 def open_network(name: str, given: Architecture | None) -> tuple[nn.Module, Architecture]:

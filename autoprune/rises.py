@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from autoprune.atomic import write_text
+from autoprune.core.atomic_write import write_text
+from autoprune.core.sensitivity import Curve, Sensitivity
 from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
 from autoprune.pruning.prune import Pruner
 from autoprune.sections import SensitivitySpec
-from autoprune.sensitivity import Curve, Sensitivity
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime

@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from autoprune.atomic import write_text
 from autoprune.build import Workbench, resolve, set_up
+from autoprune.core.atomic_write import write_text
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.versions import versions
 from autoprune.dense import read_dense_facts, sparsity_facts
 from autoprune.errors import AutopruneError, StudyMismatchError
 from autoprune.folder import StudyFolder
 from autoprune.loggers.fanout import Loggers, Watched
 from autoprune.loggers.protocol import Display, LoggedStudy
-from autoprune.metrics import Budget, Measurement
 from autoprune.report.worth import chance_notes
 from autoprune.search import search
 from autoprune.sections import BudgetSpec
@@ -27,7 +28,6 @@ from autoprune.study.ledger import Ledger
 from autoprune.study.proposals import Proposals
 from autoprune.study.view import storage_url
 from autoprune.trial_weights import TrialWeights
-from autoprune.versions import versions
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.metrics import METRICS, Budget, Measurement
-from autoprune.trial import Candidate, Completed, Stopped, Trial, completed_measurement
+from autoprune.core.metrics import METRICS, Budget, Measurement
+from autoprune.core.trial import Candidate, Completed, Stopped, Trial, completed_measurement
 
 Rung = Literal["recalibrated_loss", "midway_loss"]
 RUNGS: Mapping[Rung, str] = {

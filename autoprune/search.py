@@ -6,12 +6,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from autoprune.core.trial import Candidate, Failed, Trial
 from autoprune.errors import EvaluationError
 from autoprune.evaluate import Evaluation
 from autoprune.loggers.protocol import Observer
 from autoprune.rungs import Judge
 from autoprune.study.ledger import Ledger, Proposer
-from autoprune.trial import Candidate, Failed, Trial
 
 FAILURES_IN_A_ROW = 5
 

@@ -1,7 +1,7 @@
 """The sections of a study's spec, one per table of a ``study.toml``; each field checks its own range.
 
-The names of models, data and criteria are checked in form against :mod:`autoprune.builtins` and limits against
-:mod:`autoprune.metrics`, so that nothing heavy is imported. :mod:`autoprune.spec` puts the sections together.
+The names of models, data and criteria are checked in form against ``core.builtin_names`` and limits against
+``core.metrics``, so that nothing heavy is imported. ``spec`` puts the sections together.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from autoprune.builtins import DATA, IMPORTANCES, LOGGERS, MODELS
+from autoprune.core.builtin_names import DATA, IMPORTANCES, LOGGERS, MODELS
+from autoprune.core.export_formats import named_formats
+from autoprune.core.metrics import Limit, metric
+from autoprune.core.policy import MASK_PATTERNS
+from autoprune.core.registry import Registry
 from autoprune.errors import BudgetError, UnknownNameError, did_you_mean
-from autoprune.formats import named_formats
-from autoprune.metrics import Limit, metric
-from autoprune.policy import MASK_PATTERNS
-from autoprune.registry import Registry
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 PATTERNS = ("channel", *MASK_PATTERNS)
@@ -123,7 +123,7 @@ class DataSpec(Section):
 class BudgetSpec(Section):
     """Limit what the network may cost: a number in the metric's unit, or a share of the dense network such as 40%.
 
-    Limits are held as text, as :meth:`autoprune.metrics.Budget.parse` reads it. The text ``none`` lifts a limit that a
+    Limits are held as text, as :meth:`parse` reads it. The text ``none`` lifts a limit that a
     lower layer set.
     """
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.trial import Candidate, Failed, Trial
 from autoprune.errors import AutopruneError
 from autoprune.loggers.protocol import Display
-from autoprune.metrics import Budget, Measurement
 from autoprune.progress import how_it_ended, seconds_by_phase
-from autoprune.trial import Candidate, Failed, Trial
 
 LARGEST, OLDER = 1_000_000, 2  # bytes of a file, and how many older ones are kept
 LONGEST = 20_000  # characters of one entry

@@ -1,8 +1,8 @@
 """What a study is, in types: :class:`StudySpec`, its meaning, and how two of them differ.
 
 The defaults are the main job, ResNet-56 on the digits. The sections, one per table of a ``study.toml``, are in
-:mod:`autoprune.sections`; how files and options are read, and how all their faults are reported at once, is in
-:mod:`autoprune.spec_file`.
+``sections``; how files and options are read, and how all their faults are reported at once, is in
+``spec_file``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from autoprune.core.metrics import METRICS, metric
 from autoprune.errors import UnknownNameError
-from autoprune.metrics import METRICS, metric
 from autoprune.sections import (
     BudgetSpec,
     DataSpec,

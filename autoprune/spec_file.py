@@ -1,4 +1,4 @@
-"""From files and options to a :class:`~autoprune.spec.StudySpec`, and back to a file.
+"""From files and options to a :class:`StudySpec`, and back to a file.
 
 Values come in layers, a recipe below the command line; :func:`parse_spec` merges them and reports
 the faults of all layers at once, each with the place it came from. The spec that a study really
@@ -17,9 +17,9 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from autoprune.atomic import write_text
+from autoprune.core.atomic_write import write_text
+from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.errors import SpecError, did_you_mean
-from autoprune.metrics import FLOP_CONVENTION
 from autoprune.spec import ALLOWED_BEFORE, BEFORE_IT_CAME, StudySpec
 
 if sys.version_info >= (3, 11):

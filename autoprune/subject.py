@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.build import runtime_of, task_of
+from autoprune.core.policy import PruningPolicy
 from autoprune.errors import UsageError
 from autoprune.exports import Examples, examples_of, random_examples
 from autoprune.picked import Architecture
-from autoprune.policy import PruningPolicy
 from autoprune.spec import StudySpec
 from autoprune.training.models import build_model
 from autoprune.training.protocol import DataTask

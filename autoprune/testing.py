@@ -1,7 +1,7 @@
 """Check an importance criterion, or a logger, of your own against the contract that every one keeps.
 
 :func:`check_importance` is one call in one test; it raises an ``AssertionError`` that says what is wrong. So does
-:func:`~autoprune.loggers.contract.check_logger`, whose steps are in ``docs/logging.md``.
+:func:`check_logger`, whose steps are in ``docs/logging.md``.
 The tests of this package hold every criterion that is shipped to it, on several kinds of networks.
 
 Steps for adding a criterion:
@@ -26,11 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.builtins import IMPORTANCES
+from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.space import Member, PruningGroup
 from autoprune.loggers.contract import check_logger
 from autoprune.pruning.importance import Calibration, Criterion, has_mark, score_by
 from autoprune.pruning.layers import axes_of, tensor_of
-from autoprune.space import Member, PruningGroup
 
 __all__ = [
     "ExampleNetwork",

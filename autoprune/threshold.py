@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 
-from autoprune.atomic import write_text
+from autoprune.core.atomic_write import write_text
 from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
 from autoprune.pruning.prune import Pruner

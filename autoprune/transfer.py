@@ -20,23 +20,23 @@ import torch
 from torch import nn
 
 from autoprune.build import timing_plan
-from autoprune.builtins import IMPORTANCES
 from autoprune.card import applied_text
+from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.export_formats import ONNX_PACKAGES, Wanted, missing_onnx
+from autoprune.core.metrics import FLOP_CONVENTION, Measurement
+from autoprune.core.paired_scores import Hits, paired_difference
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.space import Block, MaskSpace, PruningGroup, SearchSpace
 from autoprune.cost.macs import measure_network
 from autoprune.deliver import Delivery, deliver
 from autoprune.errors import EvaluationError, ModelError
 from autoprune.evaluate import quality_measurement
 from autoprune.exports import timed
-from autoprune.formats import ONNX_PACKAGES, Wanted, missing_onnx
-from autoprune.hits import Hits, paired_difference
-from autoprune.metrics import FLOP_CONVENTION, Measurement
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
 from autoprune.pruning.masks import build_masks, maskable_layers
 from autoprune.pruning.prune import Pruner
-from autoprune.space import Block, MaskSpace, PruningGroup, SearchSpace
 from autoprune.subject import StoredPolicy, Subject
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.licence import weights_licence

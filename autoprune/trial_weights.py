@@ -18,15 +18,15 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from autoprune.atomic import write_bytes
+from autoprune.core.atomic_write import write_bytes
+from autoprune.core.metrics import Budget
+from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
 from autoprune.folder import StudyFolder
 from autoprune.keep import worth_keeping
 from autoprune.loggers.protocol import Observer
-from autoprune.metrics import Budget
 from autoprune.picked import Architecture, rebuild, recipe_of, weights_content
 from autoprune.pruning.prune import Pruner
-from autoprune.trial import Candidate, Completed, Trial
 
 Wish = Literal["front", "all", "none"]
 _RECIPE = "recipe"  # key of the recipe among the file's metadata

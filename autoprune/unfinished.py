@@ -3,7 +3,7 @@
 After every rung each contender's network and scores are kept, and at the end what was measured, so that the test split
 is scored once however often the pick is cut off. All of it lies in a folder of its own for each question that can be
 asked: the trials, the recipe, the seed and the machine are part of its name, so that nothing of another pick is taken
-for this one's. It is the :class:`~autoprune.pick.Memory` of ``pick``.
+for this one's. It is the :class:`Memory` of ``pick``.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from autoprune.atomic import write_bytes, write_text
+from autoprune.core.atomic_write import write_bytes, write_text
+from autoprune.core.metrics import Measurement
+from autoprune.core.paired_scores import Hits
+from autoprune.core.trial import Trial
 from autoprune.errors import ModelError, StudyError, StudyLockedError
 from autoprune.evaluate import Evaluator
-from autoprune.hits import Hits
-from autoprune.metrics import Measurement
 from autoprune.pick import Judged, Reached
 from autoprune.pruning.prune import shrink
 from autoprune.training.score import Score
 from autoprune.training.weights import load_weights, own_tensors
-from autoprune.trial import Trial
 
 WORK = ".work"
 _BUILDING = "folder"
@@ -40,7 +40,7 @@ _OTHERS = 4  # picks that were cut off and not gone on with, which are kept besi
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Keep and recall what one pick does; :meth:`~autoprune.pick.Memory` says what each method is for.
+    """Keep and recall what one pick does; :meth:`Memory` says what each method is for.
 
     Attributes:
         folder: where it is kept.

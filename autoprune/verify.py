@@ -19,16 +19,16 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from autoprune.atomic import write_bytes, write_text
+from autoprune.core.atomic_write import write_bytes, write_text
+from autoprune.core.export_formats import FILES
+from autoprune.core.policy import PruningPolicy
 from autoprune.cost.latency import cpu_threads
 from autoprune.cost.macs import measure_network
 from autoprune.errors import EvaluationError
 from autoprune.export.picked_files import CARD_JSON, POLICY, WEIGHTS
 from autoprune.export.plain import rebuild
 from autoprune.exports import FORMATS, TOLERANCE
-from autoprune.formats import FILES
 from autoprune.picked import load, read_recipe
-from autoprune.policy import PruningPolicy
 from autoprune.training.models import build_model
 
 _SECONDS = 600

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.metrics import Budget
+from autoprune.core.metrics import Budget
+from autoprune.core.trial import Trial
 from autoprune.progress import RECENT, duration, how_it_ended
 from autoprune.report.summary import KINDS, Summary, summarise
 from autoprune.shelf.listing import last_activity
 from autoprune.study.lock import is_searched
 from autoprune.study.view import StudyView, open_view
-from autoprune.trial import Trial
 
 _TAIL = 8_000  # bytes of the log that are read for its last line
 

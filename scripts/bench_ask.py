@@ -16,12 +16,13 @@ from typing import Any
 import optuna
 import torch
 
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.space import SearchSpace
+from autoprune.core.trial import Candidate, Completed
 from autoprune.cost.macs import CostModel
-from autoprune.metrics import Budget, Measurement
 from autoprune.pareto import choose
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.prune import shrinks
-from autoprune.space import SearchSpace
 from autoprune.study import records
 from autoprune.study.ledger import Ledger
 from autoprune.study.project import Projector
@@ -29,7 +30,6 @@ from autoprune.study.proposals import Proposals
 from autoprune.study.sampler import distributions
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.training.models import build_model
-from autoprune.trial import Candidate, Completed
 
 NETWORK, IMPORTANCES = "resnet56", ("fisher", "fpgm", "l2")
 BUDGET, SECOND_BUDGET = 50.0, 55.0  # MFLOPs

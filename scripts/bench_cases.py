@@ -20,8 +20,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from autoprune.build import Workbench, resolve, set_up
+from autoprune.core.metrics import Budget
+from autoprune.core.trial import Completed, Trial
 from autoprune.folder import StudyFolder
-from autoprune.metrics import Budget
 from autoprune.spec import StudySpec
 from autoprune.spec_file import Layer, parse_spec
 from autoprune.study.ledger import Ledger
@@ -32,7 +33,6 @@ from autoprune.training.loop import stream, total_steps
 from autoprune.training.protocol import DataTask, steps_per_epoch
 from autoprune.training.tasks import build_task
 from autoprune.training.teacher import Teacher
-from autoprune.trial import Completed, Trial
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the trained weights of the CIFAR cases were made with
 OBJECTIVES = ("accuracy", "mflops")

@@ -29,10 +29,11 @@ from rich.console import Console
 from torch import nn
 
 from autoprune.build import finetune_recipe
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Candidate, Completed, Trial, completed_measurement, outcome_from_json, outcome_to_json
 from autoprune.evaluate import Stopwatch
 from autoprune.pareto import best_few, choose, hypervolume
 from autoprune.pick import Incomparable, finish
-from autoprune.policy import PruningPolicy
 from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
 from autoprune.study.sampler import proposal_seed
@@ -41,7 +42,6 @@ from autoprune.study.view import open_view
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
 from autoprune.training.runtime import evaluating
 from autoprune.training.score import score
-from autoprune.trial import Candidate, Completed, Trial, completed_measurement, outcome_from_json, outcome_to_json
 
 SAMPLERS = ("tpe", "random", "nsga2", "gp")
 PICKING = "ours-pick"

@@ -31,6 +31,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from autoprune.build import finetune_recipe
+from autoprune.core.trial import Trial, completed_measurement
 from autoprune.evaluate import Evaluator, Stopwatch
 from autoprune.halving import halve, rungs
 from autoprune.pareto import best_few
@@ -40,7 +41,6 @@ from autoprune.study.view import open_view
 from autoprune.training.climb import glance
 from autoprune.training.loop import total_steps
 from autoprune.training.score import score
-from autoprune.trial import Trial, completed_measurement
 
 LOOKS = (0.125, 0.25, 0.5, 0.75)  # shares of the longer fine-tune; the search's own loss comes before, the end after
 WINDOW = 1 / 16  # of the longer fine-tune, before each look: what weights are averaged over

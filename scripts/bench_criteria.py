@@ -27,14 +27,14 @@ from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from autoprune.builtins import IMPORTANCES
+from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.metrics import Budget
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.space import SearchSpace
 from autoprune.cost.macs import CostModel
-from autoprune.metrics import Budget
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.prune import Pruner, shrinks
-from autoprune.space import SearchSpace
 from autoprune.study.project import Projector
 from autoprune.training.arrays import Arrays, ArrayTask
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm

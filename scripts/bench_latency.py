@@ -30,6 +30,9 @@ from bench_criteria import folder_task
 from torch import nn
 
 from autoprune.build import cost_model, resolve, set_up
+from autoprune.core.metrics import Budget
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.space import SearchSpace
 from autoprune.cost.engines import TORCH_ENGINES
 from autoprune.cost.latency import Timer
 from autoprune.cost.timing_plan import TimingPlan
@@ -38,14 +41,11 @@ from autoprune.export.onnx import missing_packages
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes
 from autoprune.latency_runtimes import ONNX, engine_of
-from autoprune.metrics import Budget
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.prune import Pruner
 from autoprune.report.summary import summarise
-from autoprune.space import SearchSpace
 from autoprune.study.baselines import baselines
 from autoprune.study.latency import LatencyModel, Probes, latency_projector
 from autoprune.study.project import Projector

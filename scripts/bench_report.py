@@ -28,13 +28,13 @@ import optuna
 from bench_ask import OBJECTIVES, ask_proposals, made_up
 from optuna.distributions import distribution_to_json
 
+from autoprune.core.metrics import Measurement
+from autoprune.core.trial import Completed, Failed, Stopped
 from autoprune.folder import StudyFolder
-from autoprune.metrics import Measurement
 from autoprune.spec import StudySpec
 from autoprune.spec_file import write_resolved
 from autoprune.study import records
 from autoprune.study.storage import open_storage, sqlite_url
-from autoprune.trial import Completed, Failed, Stopped
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 

@@ -29,7 +29,7 @@ from bench_contenders import OURS, dense_record, finish_record, search_record
 from bench_peers import PEERS
 from bench_tables import show
 
-from autoprune.versions import versions
+from autoprune.core.versions import versions
 
 QUICK = ("ours", "uniform", "plain-tpe")
 Record = dict[str, Any]

@@ -25,7 +25,7 @@ from bench_search import Journal, say
 from scipy.stats import spearmanr
 
 from autoprune.build import finetune_recipe
-from autoprune.policy import PruningPolicy
+from autoprune.core.policy import PruningPolicy
 from autoprune.study.project import Projector
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
 from autoprune.training.protocol import steps_per_epoch

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as zoo
 
-from autoprune.metrics import FLOP_CONVENTION
+from autoprune.core.metrics import FLOP_CONVENTION
+from autoprune.core.space import FrozenGroup, PruningGroup, SearchSpace
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.prune import cut_of, shrink, zeroed
-from autoprune.space import FrozenGroup, PruningGroup, SearchSpace
 from autoprune.training.lstm import lstm
 from autoprune.training.mlp import mlp
 from autoprune.training.models import resnet20, resnet56

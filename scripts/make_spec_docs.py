@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from autoprune.metrics import FLOP_CONVENTION
+from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.spec import StudySpec, fingerprint
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "spec.md"

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Stopped
 from autoprune.folder import StudyFolder
-from autoprune.metrics import Budget, Measurement
-from autoprune.policy import PruningPolicy
 from autoprune.spec import StudySpec
 from autoprune.spec_file import write_resolved
 from autoprune.study import records
 from autoprune.study.copies import backup_sqlite
 from autoprune.study.portable import PortableStudy, write_portable
 from autoprune.study.storage import open_storage, sqlite_url
-from autoprune.trial import Candidate, Completed, Failed, Outcome, Stopped
 
 DENSE = Measurement({"accuracy": 0.99, "mflops": 100.0, "latency_ms": 4.0}, {"accuracy": 0.005})
 BUDGET = Budget.parse({"mflops": 50})

@@ -13,8 +13,8 @@ from tiny import write_task
 
 import autoprune
 from autoprune.cli import main
-from autoprune.policy import MaskPolicy, PruningPolicy
-from autoprune.registry import load_object
+from autoprune.core.policy import MaskPolicy, PruningPolicy
+from autoprune.core.registry import load_object
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
 

@@ -18,22 +18,22 @@ from torch import nn
 import autoprune.evaluate
 import autoprune.origins
 from autoprune.build import Workbench, set_up
+from autoprune.core.metrics import Budget
+from autoprune.core.paired_scores import Hits
+from autoprune.core.policy import GroupPolicy, PruningPolicy
+from autoprune.core.trial import Candidate, Completed, Failed, OverBudget
 from autoprune.cost.macs import measure_network
 from autoprune.dense import fresh_network, read_dense_facts, sparsity_facts
 from autoprune.errors import ModelError, StudyError
 from autoprune.evaluate import PHASES, Evaluator, Stopwatch, relative_cut
 from autoprune.folder import StudyFolder
-from autoprune.hits import Hits
-from autoprune.metrics import Budget
 from autoprune.origins import channel_tensors
-from autoprune.policy import GroupPolicy, PruningPolicy
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.prune import Pruner, shrink
 from autoprune.sections import ScheduleSpec
 from autoprune.spec import StudySpec
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
-from autoprune.trial import Candidate, Completed, Failed, OverBudget
 
 
 def tiny_spec(file: Path, **changes: Any) -> StudySpec:

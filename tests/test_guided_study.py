@@ -11,11 +11,11 @@ import torch
 from tiny import write_study
 
 from autoprune.cli.options import read_request
+from autoprune.core.sensitivity import Sensitivity
+from autoprune.core.trial import Completed, Failed, Trial
 from autoprune.folder import StudyFolder
 from autoprune.run import run_search
-from autoprune.sensitivity import Sensitivity
 from autoprune.study.view import open_view
-from autoprune.trial import Completed, Failed, Trial
 
 
 class Silent:
@@ -77,7 +77,7 @@ def test_a_finetune_that_ends_in_nan_is_a_failed_trial_and_the_search_goes_on(
 
 
 def test_a_later_smaller_budget_is_served_by_stored_trials(tmp_path: Path) -> None:
-    from autoprune.metrics import Budget
+    from autoprune.core.metrics import Budget
     from autoprune.pareto import choose
 
     trials = go(write_study(tmp_path / "studies"), 16)

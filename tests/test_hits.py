@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.hits import Hits, paired_difference
+from autoprune.core.paired_scores import Hits, paired_difference
 
 answers = st.lists(st.booleans(), max_size=70)
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)

@@ -15,16 +15,16 @@ from tiny import write_task
 from torch import nn
 
 from autoprune.build import cost_model, set_up
+from autoprune.core.metrics import Budget
+from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import LatencyComparison
 from autoprune.cost.macs import CostModel, measure_network
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes, needs_probes, spread
-from autoprune.metrics import Budget
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.prune import Pruner
-from autoprune.space import SearchSpace
 from autoprune.study.latency import Probes
 from autoprune.training.models import resnet20
 from autoprune.training.runtime import resolve_runtime

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import autoprune.build
 from autoprune import latency_runtimes
 from autoprune.build import resolve, set_up
+from autoprune.core.trial import Completed
 from autoprune.cost.engines import TORCH_ENGINES, Engine, eager, event_seconds, wall_seconds
 from autoprune.cost.latency import Timer, time_alone
 from autoprune.cost.timing_plan import TimingPlan
@@ -34,7 +35,6 @@ from autoprune.sections import LatencySpec
 from autoprune.spec import fingerprint
 from autoprune.spec_file import read_resolved
 from autoprune.testing import ExampleNetwork
-from autoprune.trial import Completed
 
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason=f"not installed: {', '.join(missing_packages())}")
 needs_compiler = pytest.mark.skipif(

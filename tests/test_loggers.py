@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from autoprune import pareto
-from autoprune.builtins import LOGGERS
+from autoprune.core.builtin_names import LOGGERS
+from autoprune.core.trial import KINDS, Trial
 from autoprune.errors import UnknownNameError, UsageError
 from autoprune.loggers.contract import OBJECTIVES, check_logger, example_study, example_trials
 from autoprune.loggers.course import Course
 from autoprune.loggers.fanout import Loggers, make_logger
-from autoprune.trial import KINDS, Trial
 
 TRIALS = example_trials()
 

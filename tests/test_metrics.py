@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoprune.core.metrics import METRICS, Budget, Limit, Measurement, metric
 from autoprune.errors import BudgetError, UnknownNameError
-from autoprune.metrics import METRICS, Budget, Limit, Measurement, metric
 
 DENSE = Measurement({"mflops": 40.0, "mparams": 0.25, "latency_ms": 2.0})
 COSTS = sorted(name for name, known in METRICS.items() if known.is_cost)

@@ -21,17 +21,17 @@ import autoprune
 import autoprune.pick
 from autoprune.build import Workbench, resolve, set_up
 from autoprune.cli.options import read_request
+from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.policy import MaskPolicy, PruningPolicy
+from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import EvaluationError, NonFiniteError, StudyLockedError, UsageError
 from autoprune.evaluate import Evaluator, Stopwatch
 from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
-from autoprune.metrics import Budget, Limit, Measurement
 from autoprune.pick import Finished, Incomparable, Rival, finish, uniform_rival
-from autoprune.policy import MaskPolicy, PruningPolicy
 from autoprune.study.view import StudyView
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
 from autoprune.training.loop import Span
-from autoprune.trial import Candidate, Completed, Failed, Trial
 from autoprune.unfinished import unfinished
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
@@ -312,7 +312,7 @@ def test_the_card_s_differences_are_those_of_the_loaded_network(
         assert card[key]["values"]["accuracy"] == pytest.approx(float(ours.mean()))
         for name, right in theirs.items():
             assert card[name][key]["values"]["accuracy"] == pytest.approx(float(right.mean()))
-            supposed = torch.cat([ours - right, torch.tensor([1.0, -1.0])])  # as autoprune.hits says
+            supposed = torch.cat([ours - right, torch.tensor([1.0, -1.0])])  # as autoprune.core.paired_scores says
             expected = float((ours - right).mean()), float(supposed.std()) / math.sqrt(50)
             found = card["against"][name][key]
             assert (found["accuracy"], found["stderr"]) == pytest.approx(expected, abs=1e-12)

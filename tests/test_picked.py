@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import autoprune
 from autoprune.build import set_up
 from autoprune.cli.options import read_request
+from autoprune.core.metrics import Budget
 from autoprune.errors import ModelError, UnknownNameError, UsageError
 from autoprune.export.picked_files import RECIPE, WEIGHTS
 from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
-from autoprune.metrics import Budget
 from autoprune.picked import load_compressed, weights_content
 from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
@@ -154,7 +154,7 @@ def test_an_architecture_given_by_hand_serves_where_its_code_is_missing(
     (copied / RECIPE).write_text(json.dumps(recipe))
     with pytest.raises(UsageError, match=r"gone\.py"):
         autoprune.load(copied)
-    from autoprune.registry import load_object
+    from autoprune.core.registry import load_object
 
     dense = load_object(source)(num_classes=3, in_channels=1)
     before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
@@ -179,8 +179,8 @@ def test_the_wrong_architecture_is_refused(picked: tuple[Path, dict[str, Any]]) 
 
 def test_a_network_for_rows_is_rebuilt_from_its_shape(tmp_path: Path) -> None:
     """A perceptron is as wide as its rows, which only the recipe's shape knows."""
+    from autoprune.core.policy import PruningPolicy
     from autoprune.picked import Architecture, save_network
-    from autoprune.policy import PruningPolicy
     from autoprune.training.models import build_model
 
     network = build_model("mlp", num_classes=2, input_shape=(30,), seed=3).eval()

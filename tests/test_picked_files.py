@@ -17,12 +17,16 @@ from tiny import write_study
 from torch import nn
 
 import autoprune
+import autoprune.core.export_formats
 import autoprune.deliver
 import autoprune.exports
-import autoprune.formats
 from autoprune.build import Workbench, resolve, set_up
 from autoprune.card import card_text
 from autoprune.cli.options import read_request
+from autoprune.core.export_formats import Wanted, wanted_formats
+from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.deliver import check_target
 from autoprune.errors import EvaluationError, ExportError, ModelError, UnknownNameError, UsageError
@@ -30,14 +34,10 @@ from autoprune.export.pt2 import program_bytes
 from autoprune.exports import FORMATS, compare, examples_of, export_network
 from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
-from autoprune.formats import Wanted, wanted_formats
-from autoprune.metrics import Budget, Limit, Measurement
 from autoprune.picked import Architecture, missing_files, save_network
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.prune import KeptIndices, shrink
 from autoprune.study.view import StudyView
 from autoprune.training.licence import weights_licence
-from autoprune.trial import Candidate, Completed, Trial
 from autoprune.verify import Check, Reference, verify
 
 DOCS = Path(__file__).parents[1] / "docs" / "picked.md"
@@ -171,7 +171,7 @@ def test_the_lines_of_the_docs_are_those_that_every_pick_is_checked_by() -> None
 
 
 def test_the_lines_of_the_docs_rebuild_a_picked_network(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> None:
-    from autoprune.registry import load_object
+    from autoprune.core.registry import load_object
 
     dense = load_object(bench.spec.model.source)(num_classes=3, in_channels=1)
     network = plain_lines().rebuild(str(picked[1]), dense)
@@ -378,7 +378,9 @@ def test_formats_are_those_asked_for_or_what_is_installed(monkeypatch: pytest.Mo
     assert wanted_formats("pt2,onnx").formats == ("pt2", "onnx")
     with pytest.raises(UnknownNameError, match="did you mean 'onnx'"):
         wanted_formats("onn")
-    monkeypatch.setattr(autoprune.formats, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    monkeypatch.setattr(
+        autoprune.core.export_formats, "find_spec", lambda name: None if name == "onnxruntime" else name
+    )
     assert wanted_formats("auto").formats == ()
     assert "pip install 'autoprune[onnx]'" in wanted_formats("auto").note
     with pytest.raises(UsageError, match=r"not everything it needs is installed: onnxruntime; pip install"):

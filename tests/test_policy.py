@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.policy import GroupPolicy, PruningPolicy
+from autoprune.core.policy import GroupPolicy, PruningPolicy
 
 group_policies = st.builds(GroupPolicy, st.floats(0, 1, exclude_max=True), st.text(min_size=1))
 policies = st.builds(PruningPolicy, st.dictionaries(st.text(), group_policies), st.integers(1, 64))

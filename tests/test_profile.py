@@ -13,10 +13,10 @@ from tiny import write_task
 
 from autoprune import profiling
 from autoprune.cli import main
+from autoprune.core.policy import PruningPolicy
 from autoprune.cost.engines import Engine
 from autoprune.errors import ExportError
 from autoprune.picked import Architecture, save_network
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.prune import KeptIndices, shrink
 from autoprune.training.models import build_model
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from autoprune import registry as registry_module
-from autoprune.builtins import DATA, IMPORTANCES, MODELS
+from autoprune.core import registry as registry_module
+from autoprune.core.builtin_names import DATA, IMPORTANCES, MODELS
+from autoprune.core.registry import Registry, load_object
 from autoprune.errors import UnknownNameError, UsageError
-from autoprune.registry import Registry, load_object
 
 THINGS = Registry("thing", "autoprune.test_things", {"join": "os.path:join", "lost": "os.path:no_such_attribute"})
 

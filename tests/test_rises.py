@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from autoprune import threshold
+from autoprune.core.sensitivity import Sensitivity
+from autoprune.core.space import SearchSpace
 from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
 from autoprune.pruning.groups import find_groups
@@ -18,8 +20,6 @@ from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.prune import Pruner
 from autoprune.rises import BROKEN, Expected, Probe, sensitivity_of
 from autoprune.sections import SensitivitySpec
-from autoprune.sensitivity import Sensitivity
-from autoprune.space import SearchSpace
 from autoprune.training.arrays import Arrays, ArrayTask
 from autoprune.training.runtime import resolve_runtime
 

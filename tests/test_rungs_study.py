@@ -14,15 +14,15 @@ from tiny import stored_trials, write_study
 from torch import nn
 
 from autoprune.cli.options import read_request
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Candidate, Completed, Stopped, Trial
 from autoprune.evaluate import Evaluation, Evaluator
 from autoprune.folder import StudyFolder
-from autoprune.policy import PruningPolicy
 from autoprune.progress import PlainDisplay
 from autoprune.pruning.prune import Pruner
 from autoprune.report.summary import summarise
 from autoprune.run import run_search
 from autoprune.study.view import open_view
-from autoprune.trial import Candidate, Completed, Stopped, Trial
 
 CRIPPLED = 12
 

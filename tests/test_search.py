@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from autoprune.core.metrics import Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
 from autoprune.errors import EvaluationError, StudyError
 from autoprune.evaluate import Evaluation
-from autoprune.metrics import Measurement
-from autoprune.policy import PruningPolicy
 from autoprune.rungs import Judge
 from autoprune.search import FAILURES_IN_A_ROW, search
-from autoprune.trial import Candidate, Completed, Failed, Outcome, Trial
 
 GOOD = Completed(Measurement({"accuracy": 0.9, "mflops": 1.0}))
 BAD = Failed("ModelError", "the forward pass fails", "Traceback of number ")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.sensitivity import Curve, Sensitivity
+from autoprune.core.sensitivity import Curve, Sensitivity
 
 RISES = st.dictionaries(st.integers(1, 31), st.floats(-0.5, 20), min_size=1, max_size=5)
 

@@ -16,12 +16,12 @@ from tiny import write_study
 
 from autoprune import session_log
 from autoprune.cli import main
+from autoprune.core.metrics import Budget
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Candidate, Outcome, Trial
 from autoprune.errors import StudyError
-from autoprune.metrics import Budget
-from autoprune.policy import PruningPolicy
 from autoprune.progress import LiveDisplay, PlainDisplay, QuietDisplay, make_display
 from autoprune.session_log import logged
-from autoprune.trial import Candidate, Outcome, Trial
 
 
 @pytest.fixture(autouse=True)

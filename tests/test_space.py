@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
+from autoprune.core.space import Block, Dimension, MaskSpace, Member, PruningGroup, SearchSpace
 from autoprune.errors import ModelError
-from autoprune.policy import GroupPolicy, MaskPolicy, PruningPolicy
-from autoprune.space import Block, Dimension, MaskSpace, Member, PruningGroup, SearchSpace
 
 CRITERIA = ("l1", "taylor", "random")
 

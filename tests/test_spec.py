@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from autoprune import recipes as recipes_module
+from autoprune.core.metrics import METRICS, Budget
 from autoprune.errors import SpecError, StudyError, UnknownNameError, UsageError
-from autoprune.metrics import METRICS, Budget
 from autoprune.recipes import find_study, local_studies, recipes
 from autoprune.sections import (
     BudgetSpec,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.metrics import METRICS, Measurement
-from autoprune.policy import PruningPolicy
-from autoprune.trial import (
+from autoprune.core.metrics import METRICS, Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import (
     Candidate,
     Completed,
     Failed,

@@ -15,22 +15,22 @@ from safetensors.torch import load_file
 from tiny import finished, write_study
 
 import autoprune
-import autoprune.atomic
+import autoprune.core.atomic_write
 import autoprune.trial_weights
 from autoprune.build import set_up
 from autoprune.cli import main
 from autoprune.cli.options import read_request
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.paired_scores import Hits
+from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.disk import size_of
 from autoprune.errors import ModelError, StudyError
 from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
-from autoprune.hits import Hits
 from autoprune.keep import worth_keeping
-from autoprune.metrics import Budget, Measurement
 from autoprune.run import run_search
 from autoprune.study.ledger import Ledger
 from autoprune.study.view import open_view
-from autoprune.trial import Candidate, Completed, Trial
 from autoprune.trial_weights import stored_numbers
 
 TRIALS = 6
@@ -164,7 +164,7 @@ def test_a_kill_at_any_point_leaves_nothing_that_the_next_run_does_not_put_right
     study: Path, whole: Path, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(autoprune.atomic, "_discard", lambda path: None)  # a dead process tidies nothing up
+        patch.setattr(autoprune.core.atomic_write, "_discard", lambda path: None)  # a dead process tidies nothing up
         match point:
             case "before the file":
                 patch.setattr(autoprune.trial_weights, "write_bytes", die)

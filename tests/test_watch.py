@@ -17,10 +17,10 @@ from click.testing import CliRunner, Result
 from stored_fakes import FAILED, STOPPED, good, store
 
 from autoprune.cli import main
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import StudyLockedError
-from autoprune.policy import PruningPolicy
 from autoprune.study.lock import is_searched, take_lock
-from autoprune.trial import Candidate, Trial
 from autoprune.watching import last_line, news, take_snapshot, time_left
 
 

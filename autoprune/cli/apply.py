@@ -13,7 +13,7 @@ from autoprune.cli.options import export_option, layer_of, transfer_options
 from autoprune.cli.pick import conclude
 
 if TYPE_CHECKING:
-    from autoprune.formats import Wanted
+    from autoprune.core.export_formats import Wanted
 
 
 @click.command(
@@ -57,7 +57,7 @@ def apply(
     that was asked for fails. One FLOP is one multiply–accumulate.
     """
     from autoprune.cli.inspect import parse_shape
-    from autoprune.formats import wanted_formats
+    from autoprune.core.export_formats import wanted_formats
     from autoprune.spec_file import Layer, parse_spec
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)

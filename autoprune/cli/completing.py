@@ -35,10 +35,10 @@ def complete_trial(ctx: click.Context, param: click.Parameter, incomplete: str) 
     """Offer the completed trials of the study on the command line, with what they are worth."""
     from click.shell_completion import CompletionItem
 
+    from autoprune.core.trial import completed_measurement
     from autoprune.recipes import find_study
     from autoprune.shelf.listing import best_text
     from autoprune.study.view import open_view
-    from autoprune.trial import completed_measurement
 
     try:
         folder, _ = find_study(_named(ctx), _root(ctx))

@@ -54,7 +54,7 @@ def inspect(
 
 
 def _is_model(name: str) -> bool:
-    from autoprune.builtins import MODELS
+    from autoprune.core.builtin_names import MODELS
 
     return ":" in name or name in MODELS.names()
 

@@ -14,7 +14,7 @@ from autoprune.cli.completing import complete_study
 from autoprune.errors import SpecError, StudyError, UsageError
 
 if TYPE_CHECKING:
-    from autoprune.metrics import Budget
+    from autoprune.core.metrics import Budget
     from autoprune.spec import StudySpec
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -235,7 +235,7 @@ def asked_budget(options: Mapping[str, Any], dense: Any) -> Budget | None:
     Raises:
         BudgetError: if a limit is malformed, or on what the study does not measure.
     """
-    from autoprune.metrics import Budget
+    from autoprune.core.metrics import Budget
 
     limits = budget_values(options)
     return Budget.parse(limits).in_units(dense) if limits else None

@@ -28,10 +28,10 @@ from autoprune.cli.output import open_display, verbosity_options
 from autoprune.errors import NothingFitsError, UsageError
 
 if TYPE_CHECKING:
-    from autoprune.formats import Wanted
-    from autoprune.metrics import Budget
+    from autoprune.core.export_formats import Wanted
+    from autoprune.core.metrics import Budget
+    from autoprune.core.trial import Trial
     from autoprune.study.view import StudyView
-    from autoprune.trial import Trial
 
 _MORE_TRIALS = 20  # that a search with a new budget is suggested to add
 
@@ -155,7 +155,7 @@ def conclude(card: Mapping[str, Any], target: Path, as_json: bool) -> None:
 
 
 def _wanted(export: str | None) -> Wanted | None:
-    from autoprune.formats import wanted_formats
+    from autoprune.core.export_formats import wanted_formats
 
     return None if export is None else wanted_formats(export)
 
@@ -168,9 +168,9 @@ def _choose(
     max_drop: str | None,
     top: int,
 ) -> tuple[Budget, list[Trial]]:
-    from autoprune.metrics import Budget
+    from autoprune.core.metrics import Budget
+    from autoprune.core.trial import Completed
     from autoprune.pareto import best_few
-    from autoprune.trial import Completed
 
     if min_accuracy is not None and max_drop is not None:
         raise UsageError("--min-accuracy and --max-drop were both given; give one of them")

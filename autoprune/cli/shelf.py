@@ -1,4 +1,4 @@
-"""``autoprune studies rm|cp|export|import``: the work itself is in :mod:`autoprune.shelf`."""
+"""``autoprune studies rm|cp|export|import``: the work itself is in ``shelf``."""
 
 from __future__ import annotations
 

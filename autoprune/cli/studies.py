@@ -1,4 +1,4 @@
-"""``autoprune studies``: what is stored; its subcommands are in :mod:`autoprune.cli.shelf`."""
+"""``autoprune studies``: what is stored; its subcommands are in ``cli.shelf``."""
 
 from __future__ import annotations
 

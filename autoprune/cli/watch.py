@@ -66,7 +66,7 @@ def follow(
     """Show a study again and again until it is done, or once."""
     from rich.console import Console
 
-    from autoprune.metrics import Budget
+    from autoprune.core.metrics import Budget
     from autoprune.watching import take_snapshot
 
     limits = budget_values(options)

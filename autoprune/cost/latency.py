@@ -5,7 +5,7 @@ a block of calls to the pruned one sees the same drift, so their ratio is steady
 (spread below one per cent on a busy machine). The milliseconds reported are that ratio times a
 reference time of the dense network that is measured once per study.
 
-Both are run by one :class:`~autoprune.cost.engines.Engine`. Timing happens in the one process that searches or finishes
+Both are run by one :class:`Engine`. Timing happens in the one process that searches or finishes
 a study, which trains nothing meanwhile, and by turns with other processes of autoprune on the device (``turns.py``).
 """
 

@@ -1,7 +1,7 @@
 """Count MACs, parameters and bytes of any policy in microseconds, exactly.
 
 Every tensor of the network is a row. Its number of elements is the product of its sizes, and each size is the dense
-one less what the removed channels take away (:class:`~autoprune.space.Shrink`). A weight does the same number of
+one less what the removed channels take away (:class:`Shrink`). A weight does the same number of
 multiply–accumulates per element whatever is cut: output positions in a convolution, rows in a linear layer, time
 steps in a recurrent one. So the cost of a policy is a few products of small arrays, and must equal, exactly, the
 count on the network really pruned. ``usage.py`` records the uses on the dense network, ``rows.py`` writes the
@@ -21,13 +21,13 @@ from operator import mul
 import numpy as np
 from torch import Tensor, nn
 
+from autoprune.core.metrics import Measurement
+from autoprune.core.space import MASK_UNITS, Block, Kept, Shrink, mask_key, masked_zeros
 from autoprune.cost.layers import layer_costs
 from autoprune.cost.rows import Rows, stored_tensors
 from autoprune.cost.sizes import Ints, Products, Totals
 from autoprune.cost.usage import Usage, count_macs, record_usage
 from autoprune.cost.work import Floats, Work
-from autoprune.metrics import Measurement
-from autoprune.space import MASK_UNITS, Block, Kept, Shrink, mask_key, masked_zeros
 
 UNCOUNTED = "biases, norms and activations"
 
@@ -87,7 +87,7 @@ class CostModel:
         return self._masks.zeros(kept, self._sizes.of(kept)) if self._masks else (0, 0)
 
     def work(self, kept: Kept) -> Floats:
-        """Return what takes time, shape ``(5,)``: the numbers that :data:`~autoprune.cost.work.WORK` names."""
+        """Return what takes time, shape ``(5,)``: the numbers that :data:`WORK` names."""
         return self._work.of(self._sizes.of(kept))
 
     def work_many(self, names: Sequence[str], counts: Ints) -> Floats:

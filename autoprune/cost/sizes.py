@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.space import Kept
+from autoprune.core.space import Kept
 
 Ints: TypeAlias = NDArray[Any]
 Factors: TypeAlias = tuple[int, ...]

@@ -58,7 +58,7 @@ class Work:
         """Return the numbers that :data:`WORK` names, shape ``(5,)``; for many policies, ``(5, n)``.
 
         Args:
-            sizes: all sizes of the policy, as :class:`~autoprune.cost.sizes.Sizes` gives them: ``(num_places,)``, or
+            sizes: all sizes of the policy, as :class:`Sizes` gives them: ``(num_places,)``, or
                 ``(num_places, n)``.
         """
         active = (self._around.of(sizes) > 0).astype(np.float64)

@@ -1,7 +1,7 @@
 """The contract of a logger, as one call: a search of every kind of trial, its end, and another session.
 
 Steps for adding a logger: write a class with ``began``, ``told`` and ``ended`` as
-:class:`~autoprune.loggers.protocol.Logger` has them; hold it to ``autoprune.testing.check_logger``; try it as
+:class:`Logger` has them; hold it to ``autoprune.testing.check_logger``; try it as
 ``--log path/to/file.py:Mine``; make it permanent with an entry point of your package in the group
 ``autoprune.loggers``.
 """
@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
+from autoprune.core.trial import KINDS, Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
 from autoprune.loggers.course import Course
 from autoprune.loggers.fanout import make_logger
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger
-from autoprune.metrics import Budget, Measurement
-from autoprune.policy import GroupPolicy, MaskPolicy, PruningPolicy
-from autoprune.trial import KINDS, Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
 
 BUDGET = Budget.parse({"mflops": 50})
 DENSE = Measurement({"accuracy": 0.95, "loss": 0.2, "mflops": 100.0, "latency_ms": 4.0}, {"accuracy": 0.01})

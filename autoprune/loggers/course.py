@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from autoprune import pareto
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.trial import KINDS, Completed, Trial, kind_of
 from autoprune.loggers.protocol import Standing
-from autoprune.metrics import Budget, Measurement
-from autoprune.trial import KINDS, Completed, Trial, kind_of
 
 
 class Course:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from autoprune.builtins import LOGGERS
+from autoprune.core.builtin_names import LOGGERS
+from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import AutopruneError, UsageError
 from autoprune.loggers.course import Course
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger, Observer
-from autoprune.trial import Candidate, Trial
 
 METHODS = ("began", "told", "ended")
 Say = Callable[[str], None]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from autoprune.core.metrics import METRICS, Measurement
+from autoprune.core.trial import Completed, Failed, Trial
 from autoprune.loggers.protocol import Standing
-from autoprune.metrics import METRICS, Measurement
-from autoprune.trial import Completed, Failed, Trial
 
 Values = dict[str, float]
 

@@ -18,14 +18,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from autoprune.atomic import write_text
+from autoprune.core.atomic_write import write_text
+from autoprune.core.trial import Failed, OverBudget, Stopped, Trial, kind_of
 from autoprune.folder import StudyFolder
 from autoprune.loggers.flat import chosen_of, measured_of, seconds_of, standing_of, values_of
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Standing, missing_library
-from autoprune.trial import Failed, OverBudget, Stopped, Trial, kind_of
 
 EXPERIMENT = "autoprune"  # unless MLFLOW_EXPERIMENT_NAME says another
-NUMBER = "autoprune.trial"
+NUMBER = "autoprune.core.trial"
 PARENT = "mlflow.parentRunId"
 TRIALS = "search/trials"  # a metric of the parent that every trial adds a step to
 _STATUS = {"completed": "FINISHED", "stopped": "KILLED", "over_budget": "KILLED", "failed": "FAILED"}

@@ -1,7 +1,7 @@
 """What a logger is told: a study as it begins, each trial as it ends with where the search then stands, and the end.
 
 A logger is a callable without arguments that returns a :class:`Logger`, given by a name of
-:data:`autoprune.builtins.LOGGERS`, by an entry point of the group ``autoprune.loggers``, or as ``pkg.mod:attr``. It is
+:data:`LOGGERS`, by an entry point of the group ``autoprune.loggers``, or as ``pkg.mod:attr``. It is
 called before anything is trained, so that a missing library is an error then. ``autoprune.testing.check_logger`` holds
 one to this contract.
 """
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import UsageError
-from autoprune.metrics import Budget, Measurement
-from autoprune.trial import Candidate, Trial
 
 HowEnded = Literal["finished", "interrupted", "failed"]
 

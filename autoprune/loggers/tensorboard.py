@@ -14,13 +14,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoprune.atomic import write_text
+from autoprune.core.atomic_write import write_text
+from autoprune.core.metrics import METRICS
+from autoprune.core.trial import Completed, Trial
 from autoprune.folder import StudyFolder
 from autoprune.loggers.flat import chosen_of, measured_of, seconds_of, standing_of, values_of
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Standing, missing_library
-from autoprune.metrics import METRICS
 from autoprune.progress import how_it_ended
-from autoprune.trial import Completed, Trial
 
 LOGGED = "logged.json"
 

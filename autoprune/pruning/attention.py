@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoprune.core.space import Side
 from autoprune.pruning.axes import LayerKind
 from autoprune.pruning.heads import Packing, SlimAttention, attention_kind, class_name
 from autoprune.pruning.window_attention import WINDOW_KINDS
-from autoprune.space import Side
 
 
 class SlimMultiheadAttention(SlimAttention):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from autoprune.space import Side
+from autoprune.core.space import Side
 
 Owner = tuple[str, Side]
 

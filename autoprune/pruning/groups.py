@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from autoprune.core.space import FrozenGroup, Member, PruningGroup, Side
 from autoprune.errors import ModelError
 from autoprune.pruning.layers import kind_of
 from autoprune.pruning.prune import cut_of, shrink, zeroed
 from autoprune.pruning.running import answer_of
 from autoprune.pruning.trace import NOT_THE_USERS, OUTPUT, OutOfTime, Tracer, trace
-from autoprune.space import FrozenGroup, Member, PruningGroup, Side
 
 ROUNDINGS = 100  # of the output; sums in another order differ by about three
 SECONDS = 120.0

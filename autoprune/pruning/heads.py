@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from autoprune.core.space import Side
 from autoprune.errors import ModelError
 from autoprune.pruning.axes import Axis, LayerKind, Sizes, tensor_of
-from autoprune.space import Side
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.builtins import IMPORTANCES
+from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.space import PruningGroup
 from autoprune.errors import AutopruneError, ModelError
-from autoprune.space import PruningGroup
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What each kind of layer looks like to a pruner: which tensors shrink, along which dimension, when a channel goes.
 
-A :class:`~autoprune.pruning.axes.LayerKind` describes one kind in data: its channels per side, and the axes that say
+A :class:`LayerKind` describes one kind in data: its channels per side, and the axes that say
 where they lie in its tensors. Surgery, masked twins, costs and criteria all read it; nothing else knows a layer by its
 class. To add a kind, append one to :data:`KINDS`; ``trace.py`` says how channels flow through its operation.
 """
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from autoprune.core.space import Side
 from autoprune.pruning.attention import ATTENTION_KINDS
 from autoprune.pruning.axes import Axis, LayerKind, Sizes
 from autoprune.pruning.axes import tensor_of as tensor_of
-from autoprune.space import Side
 
 GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
+from autoprune.core.policy import MaskPolicy
+from autoprune.core.space import MASK_UNITS, MaskSpace, masked_zeros
 from autoprune.errors import ModelError, UnknownNameError
-from autoprune.policy import MaskPolicy
 from autoprune.pruning.mask_scores import CRITERIA, Batches
-from autoprune.space import MASK_UNITS, MaskSpace, masked_zeros
 
 
 @dataclass(frozen=True)

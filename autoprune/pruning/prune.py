@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.space import Block, PruningGroup, SearchSpace, Shrink, Side
 from autoprune.errors import ModelError
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.blocks import drop
 from autoprune.pruning.layers import axes_of, kind_of
-from autoprune.space import Block, PruningGroup, SearchSpace, Shrink, Side
 
 Scores = Mapping[str, Mapping[str, Tensor]]
 BLOCK = "block"  # the side of a module that goes whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from autoprune.metrics import FLOP_CONVENTION
+from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.report.summary import Summary
 
 AXIS_TITLES = {

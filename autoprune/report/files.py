@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from autoprune.atomic import write_text
-from autoprune.metrics import METRICS, Measurement
+from autoprune.core.atomic_write import write_text
+from autoprune.core.metrics import METRICS, Measurement
 from autoprune.report.rows import Row, cost_ratios, generalisation_gap, share_of_budget
 from autoprune.report.summary import Summary
 

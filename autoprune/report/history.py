@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune import pareto
-from autoprune.metrics import Measurement
-from autoprune.trial import Completed, Trial
+from autoprune.core.metrics import Measurement
+from autoprune.core.trial import Completed, Trial
 
 POINTS = 200
 
@@ -20,7 +20,7 @@ class History:
     Attributes:
         finished: trials that had finished, ascending.
         seconds: spent in those trials.
-        hypervolume: share of the box that :func:`autoprune.pareto.hypervolume` measures, in [0, 1).
+        hypervolume: share of the box that :func:`hypervolume` measures, in [0, 1).
         baselines: the hypervolume of the completed baselines alone.
     """
 

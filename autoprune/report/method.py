@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from autoprune.metrics import FLOP_CONVENTION
+from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.report.summary import Summary
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """``report.html``: the study as one page that needs nothing else, to look at, to choose on, to print and to send.
 
 What does not change is written here from ``templates/page.html.j2``; the plots, the choice under a budget and the table
-of trials are drawn in the browser by ``templates/*.js`` from one JSON document, :mod:`~autoprune.report.page_data`.
+of trials are drawn in the browser by ``templates/*.js`` from one JSON document, ``report.page_data``.
 Whatever a study's text holds is escaped twice over: by Jinja in HTML, and in the JSON so that it can end no script.
 A policy in the page forbids it any network, and any script but the ones written here, known by their hash.
 """
@@ -16,8 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.atomic import write_text
-from autoprune.metrics import FLOP_CONVENTION
+from autoprune.core.atomic_write import write_text
+from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.report import page_sections as sections
 from autoprune.report.method import method
 from autoprune.report.page_data import SHORT_TITLES, page_document

@@ -1,7 +1,7 @@
 """What the report page computes with, as one JSON document: every trial in columns, and what they are compared with.
 
 Numbers that the choice under a budget depends on are whole, to the last bit: the page must choose as
-:func:`autoprune.pareto.best_within` does. What is only shown is rounded.
+:func:`best_within` does. What is only shown is rounded.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.metrics import METRICS, Measurement
+from autoprune.core.metrics import METRICS, Measurement
+from autoprune.core.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, kind_of
 from autoprune.report.axes import AXIS_TITLES, accuracy_range
 from autoprune.report.history import history
 from autoprune.report.policies import encode_policies
 from autoprune.report.rows import first_line
 from autoprune.report.summary import Summary
 from autoprune.report.worth import baselines_for
-from autoprune.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, kind_of
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView

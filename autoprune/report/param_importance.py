@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune import pareto
-from autoprune.metrics import Budget, Measurement
-from autoprune.policy import PruningPolicy
-from autoprune.trial import Trial
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Trial
 
 FEWEST = 12  # trials below which nothing is said
 BINS = 4

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune import pareto
-from autoprune.atomic import write_bytes
-from autoprune.metrics import METRICS
+from autoprune.core.atomic_write import write_bytes
+from autoprune.core.metrics import METRICS
+from autoprune.core.trial import Trial
 from autoprune.report.axes import AXIS_TITLES, accuracy_range
 from autoprune.report.rows import Row, short
 from autoprune.report.summary import Summary
-from autoprune.trial import Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoprune.policy import PruningPolicy
+from autoprune.core.policy import PruningPolicy
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 UNKNOWN = 1000  # channels that a group is given if the study does not say; what is kept is then per mille

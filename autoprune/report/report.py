@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprune.metrics import Budget
+from autoprune.core.metrics import Budget
 from autoprune.report.files import write_front_csv, write_front_json
 from autoprune.report.page import write_page
 from autoprune.report.picture import write_front_pictures
@@ -35,7 +35,7 @@ def write_report(
         elsewhere: whether the trials lie in a storage that commands have to name again.
 
     Returns:
-        the summary, for :func:`autoprune.report.tables.render`, and the files written, the page first.
+        the summary, for :func:`render`, and the files written, the page first.
 
     Raises:
         StudyError: if the study has no dense network yet, a file of it is damaged, or one cannot be written.

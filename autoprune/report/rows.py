@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune import pareto
-from autoprune.metrics import METRICS, Budget, Measurement
+from autoprune.core.metrics import METRICS, Budget, Measurement
+from autoprune.core.trial import Failed, Trial
 from autoprune.report.worth import baselines_for
-from autoprune.trial import Failed, Trial
 
 LONGEST_MESSAGE = 300
 

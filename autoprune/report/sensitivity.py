@@ -1,6 +1,6 @@
 """How much each group and each block alone matters, as ``sensitivity.json`` holds it, in a few lines and as JSON.
 
-:mod:`~autoprune.report.sensitivity_picture` draws all of it.
+``report.sensitivity_picture`` draws all of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune import sensitivity
+from autoprune.core import sensitivity
 from autoprune.errors import StudyError
 
 HALF = 0.5

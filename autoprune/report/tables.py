@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from autoprune.metrics import FLOP_CONVENTION, METRICS, Measurement
+from autoprune.core.metrics import FLOP_CONVENTION, METRICS, Measurement
 from autoprune.report.rows import Failure, Row, cost_ratios, duration, generalisation_gap, short
 from autoprune.report.sensitivity import sensitivity_lines
 from autoprune.report.summary import Summary

@@ -1,8 +1,8 @@
 """What the search was worth: the best network against the baselines and the dense one, each with its 95 % interval.
 
 All networks are scored on the same validation images. Where it is stored which of them each got right, networks are
-compared image by image (:func:`~autoprune.hits.paired_difference`); otherwise by their accuracies, which is less sharp,
-and the notes say so. :mod:`~autoprune.report.notes` puts the sentences made here in their place.
+compared image by image (:func:`paired_difference`); otherwise by their accuracies, which is less sharp,
+and the notes say so. ``report.notes`` puts the sentences made here in their place.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from autoprune import pareto
-from autoprune.hits import Hits, paired_difference
-from autoprune.metrics import Budget, Measurement
-from autoprune.trial import Completed, Trial
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.paired_scores import Hits, paired_difference
+from autoprune.core.trial import Completed, Trial
 
 DENSE = "dense"
 CONFIDENT = 1.96  # standard errors on each side of a 95 % interval
@@ -45,7 +45,7 @@ class Scored:
         name: ``"uniform"``, ``"inner"`` …, or ``"dense"``.
         number: its trial's number, ``None`` for the dense network.
         measurement: has the accuracy, perhaps with its standard error.
-        correct: which images were right, the text of :class:`~autoprune.hits.Hits`; empty if not stored.
+        correct: which images were right, the text of :class:`Hits`; empty if not stored.
     """
 
     name: str

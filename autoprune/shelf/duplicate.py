@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autoprune.atomic import write_text
+from autoprune.core.atomic_write import write_text
 from autoprune.disk import size_of
 from autoprune.errors import StudyError
 from autoprune.folder import StudyFolder

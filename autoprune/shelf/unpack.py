@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.atomic import write_text
+from autoprune.core.atomic_write import write_text
 from autoprune.errors import SpecError, StudyError, UsageError
 from autoprune.folder import StudyFolder
 from autoprune.recipes import find_study
@@ -52,7 +52,7 @@ def import_study(
     force: bool = False,
     places: Mapping[str, str] | None = None,
 ) -> Imported:
-    """Unpack a study that :func:`autoprune.shelf.export.export_study` wrote; it appears whole or not at all.
+    """Unpack a study that :func:`export_study` wrote; it appears whole or not at all.
 
     Args:
         file: the archive. It is not trusted: nothing in it is run, and nothing is written but what a study holds.

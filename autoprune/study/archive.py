@@ -13,11 +13,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.metrics import METRICS, Budget, Measurement
-from autoprune.policy import PruningPolicy
-from autoprune.space import SearchSpace
+from autoprune.core.metrics import METRICS, Budget, Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.space import SearchSpace
+from autoprune.core.trial import Trial, completed_measurement
 from autoprune.study.surrogate import Evidence
-from autoprune.trial import Trial, completed_measurement
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.sensitivity import Sensitivity
+from autoprune.core.space import Kept, SearchSpace
 from autoprune.errors import BudgetError
-from autoprune.policy import PruningPolicy
-from autoprune.sensitivity import Sensitivity
-from autoprune.space import Kept, SearchSpace
 from autoprune.study.knapsack import Knapsack, rises_of
 from autoprune.study.project import Projector
 

@@ -18,15 +18,15 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.metrics import Budget, Limit
-from autoprune.policy import PruningPolicy
-from autoprune.sensitivity import Sensitivity
-from autoprune.space import SearchSpace
+from autoprune.core.metrics import Budget, Limit
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.sensitivity import Sensitivity
+from autoprune.core.space import SearchSpace
+from autoprune.core.trial import Trial
 from autoprune.study.archive import Archive
 from autoprune.study.knapsack import Knapsack, Penalties, rises_of
 from autoprune.study.project import Projector
 from autoprune.study.surrogate import Belief, draw
-from autoprune.trial import Trial
 
 Rng = np.random.Generator
 ELITES = 5

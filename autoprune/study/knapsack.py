@@ -19,8 +19,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.sensitivity import Sensitivity
-from autoprune.space import SearchSpace
+from autoprune.core.sensitivity import Sensitivity
+from autoprune.core.space import SearchSpace
 from autoprune.study.project import Projector
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -15,10 +15,10 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.metrics import Budget, Limit, Measurement
-from autoprune.space import Kept, SearchSpace
+from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.space import Kept, SearchSpace
+from autoprune.core.trial import Trial, completed_measurement
 from autoprune.study.project import Cost, Projector
-from autoprune.trial import Trial, completed_measurement
 
 Array: TypeAlias = NDArray[np.float64]
 

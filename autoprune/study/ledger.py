@@ -16,16 +16,16 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import TrialState
 
+from autoprune.core.metrics import Budget
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Candidate, Outcome, Trial
 from autoprune.errors import StudyError
-from autoprune.metrics import Budget
-from autoprune.policy import PruningPolicy
 from autoprune.study import records
 from autoprune.study.lock import take_lock
 from autoprune.study.reading import Follower, StoredTrial
 from autoprune.study.sampler import ProposingSampler, proposal_seed
 from autoprune.study.storage import open_storage, reporting_faults
 from autoprune.study.writing import Place, store_running
-from autoprune.trial import Candidate, Outcome, Trial
 
 
 class Proposer(Protocol):

@@ -16,10 +16,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.core.metrics import BUDGET_GAP, METRICS, Budget, Limit, Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.space import MASK_UNITS, Kept, SearchSpace, mask_key
 from autoprune.errors import BudgetError
-from autoprune.metrics import BUDGET_GAP, METRICS, Budget, Limit, Measurement
-from autoprune.policy import PruningPolicy
-from autoprune.space import MASK_UNITS, Kept, SearchSpace, mask_key
 
 FILL_TO = 1 - BUDGET_GAP
 _BISECTIONS = 40
@@ -52,7 +52,7 @@ class Projector:
         space: the channel counts that exist.
         cost: closed-form costs.
         budget: absolute limits; those without a closed form are ignored here, but for the predicted ones.
-        predicted: metrics without a closed form that ``cost`` predicts, as :mod:`~autoprune.study.latency` does.
+        predicted: metrics without a closed form that ``cost`` predicts, as ``study.latency`` does.
     """
 
     space: SearchSpace

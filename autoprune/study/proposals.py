@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import optuna
 
+from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.sensitivity import Sensitivity
+from autoprune.core.space import SearchSpace
+from autoprune.core.trial import Trial, completed_measurement
 from autoprune.errors import UsageError
-from autoprune.metrics import Budget, Limit, Measurement
-from autoprune.policy import PruningPolicy
-from autoprune.sensitivity import Sensitivity
-from autoprune.space import SearchSpace
 from autoprune.study.baselines import Ranking, baselines, further_baselines
 from autoprune.study.guide import Guide
 from autoprune.study.latency import Probes, latency_projector
@@ -32,7 +33,6 @@ from autoprune.study.sampler import (
     proposal_seed,
     sample_all,
 )
-from autoprune.trial import Trial, completed_measurement
 
 RANDOM_DRAWS = 20  # tries at a policy that was not evaluated yet; a tiny space may have none left
 

@@ -1,7 +1,7 @@
 """Read the trials of a stored study without their parameters: two columns instead of sixty rows for each trial.
 
 Optuna builds a trial from one row for every parameter, value and attribute, which takes ten seconds for 5,000 trials
-of a ResNet-56. What autoprune reads stands in two attributes, :mod:`~autoprune.study.records`, and is asked for alone;
+of a ResNet-56. What autoprune reads stands in two attributes, ``study.records``, and is asked for alone;
 ``tests/study/test_reading.py`` holds that both ways see the same.
 """
 

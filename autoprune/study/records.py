@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from autoprune.metrics import METRICS, Budget
-from autoprune.policy import PruningPolicy
-from autoprune.trial import (
+from autoprune.core.metrics import METRICS, Budget
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import (
     Candidate,
     Completed,
     Failed,

@@ -18,8 +18,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprune.core.space import SearchSpace
 from autoprune.errors import UnknownNameError
-from autoprune.space import SearchSpace
 
 Params: TypeAlias = Mapping[str, float | str]
 GUIDED = "guided"

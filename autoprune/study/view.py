@@ -10,16 +10,16 @@ from typing import Any
 
 from optuna.trial import TrialState
 
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.paired_scores import Hits
+from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError
 from autoprune.folder import StudyFolder
-from autoprune.hits import Hits
-from autoprune.metrics import Budget, Measurement
 from autoprune.spec import StudySpec
 from autoprune.spec_file import read_resolved
 from autoprune.study.reading import StoredTrial, stored_trials
 from autoprune.study.records import read_trials
 from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, sqlite_url, without_password
-from autoprune.trial import Completed, Trial
 
 
 @dataclass(frozen=True)

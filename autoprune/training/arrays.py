@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoprune.core.shapes import Shape, channels_of, described
 from autoprune.errors import DataError
 from autoprune.training.augment import crop_and_flip, pad_images
 from autoprune.training.protocol import SEARCHED, Batch, Placement, check_split, stream_seed, subset
-from autoprune.training.shapes import Shape, channels_of, described
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Arrays:
 
 
 class ArrayTask:
-    """Serve images or other examples from memory; a :class:`~autoprune.training.protocol.DataTask`.
+    """Serve images or other examples from memory; a :class:`DataTask`.
 
     uint8 images are cropped at random and perhaps mirrored for training, and normalised per channel. Floats, images
     or not, are handed over as they are: whoever made them floats has prepared them.

@@ -1,7 +1,7 @@
 """Look at a candidate's loss at its rungs, on the way through its training, and end it there if it is hopeless.
 
 A look leaves no trace: a fine-tune that was looked at ends with the same bits as one that was not. Whether a candidate
-goes on is for the judge of :mod:`autoprune.rungs` to say.
+goes on is for the judge of ``rungs`` to say.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from autoprune.core.metrics import Measurement
+from autoprune.core.trial import Stopped
 from autoprune.errors import NonFiniteError
-from autoprune.metrics import Measurement
 from autoprune.rungs import Check, Judge, Rung, Stop
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.loop import OnStep, Span
 from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime, seeded
 from autoprune.training.score import Score, score
-from autoprune.trial import Stopped
 
 
 class StoppedEarly(Exception):

@@ -16,9 +16,9 @@ from itertools import islice
 from torch import nn
 from torch.nn import functional as F
 
+from autoprune.core.shapes import is_image
 from autoprune.training.protocol import Batch, DataTask
 from autoprune.training.runtime import Runtime, seeded
-from autoprune.training.shapes import is_image
 
 ROUNDS = 4  # the first warms up
 

@@ -11,7 +11,7 @@ def weights_licence(source: str, weights: str, data: str, *, trained_here: bool 
     """Return one sentence on the licence of a network's weights.
 
     Args:
-        source: of the network, as :func:`~autoprune.training.models.build_model` takes it.
+        source: of the network, as :func:`build_model` takes it.
         weights: a file, the name of torchvision's weights, or empty for weights trained here.
         data: name and licence of the data they were trained on here.
         trained_here: whether a network without given weights was trained here, rather than built with its weights.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from autoprune.core.shapes import Shape, described, is_image
 from autoprune.errors import ModelError
-from autoprune.training.shapes import Shape, described, is_image
 
 
 class LstmClassifier(nn.Module):

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from autoprune.training.shapes import Shape
+from autoprune.core.shapes import Shape
 
 _HIDDEN = (128, 128, 64)
 

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.builtins import MODELS
+from autoprune.core.builtin_names import MODELS
+from autoprune.core.shapes import Shape, channels_of, image_of
+from autoprune.core.user_code import call_with_accepted
 from autoprune.errors import ModelError, UnknownNameError
-from autoprune.training.shapes import Shape, channels_of, image_of
-from autoprune.training.usercode import call_with_accepted
 from autoprune.training.weights import load_weights
 
 __all__ = ["build_model", "count_parameters", "load_weights", "resnet20", "resnet32", "resnet44", "resnet56"]

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoprune.core.shapes import Shape
 from autoprune.errors import DataError, UnknownNameError
-from autoprune.training.shapes import Shape
 
 SPLITS = ("train", "val", "test")
 SEARCHED = ("train", "val")  # what the trials of a study depend on

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from autoprune.cores import available_cores
+from autoprune.core.cores import available_cores
 from autoprune.errors import ModelError, UnknownNameError, UsageError
 
 Precision = Literal["fp32", "bf16"]

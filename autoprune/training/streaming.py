@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from autoprune.cores import available_cores
+from autoprune.core.cores import available_cores
 from autoprune.errors import DataError
 from autoprune.training.listing import Listing
 from autoprune.training.protocol import SEARCHED, SPLITS, Batch, Placement, check_split, stream_seed, subset
@@ -29,7 +29,7 @@ _STD = (0.229, 0.224, 0.225)
 
 
 class FolderTask:
-    """Decode images from disk while they are needed; a :class:`~autoprune.training.protocol.DataTask`.
+    """Decode images from disk while they are needed; a :class:`DataTask`.
 
     Training takes a random part of each image at a random scale, and mirrors half of them; evaluation
     brings the shorter side to 8/7 of the size and takes the centre.

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoprune.builtins import DATA
+from autoprune.core.builtin_names import DATA
+from autoprune.core.user_code import call_with_accepted
 from autoprune.errors import DataError
 from autoprune.training.arrays import Arrays, ArrayTask
 from autoprune.training.folder import image_folder
 from autoprune.training.protocol import Batch, DataTask
-from autoprune.training.usercode import call_with_accepted
 from autoprune.training.usertask import as_task
 
 __all__ = ["ArrayTask", "Arrays", "Batch", "DataTask", "breast_cancer", "build_task", "cifar10", "digits"]

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from autoprune.atomic import write_bytes
+from autoprune.core.atomic_write import write_bytes
 from autoprune.errors import NonFiniteError
 from autoprune.training.protocol import Batch, DataTask, steps_per_epoch
 from autoprune.training.runtime import Runtime, evaluating

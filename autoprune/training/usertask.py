@@ -28,7 +28,7 @@ def as_task(made: Any, source: str) -> DataTask:
     """Return a task from what a function returned.
 
     A dictionary may also hold the keys ``class_names``, ``padding``, ``flip``, ``mean``, ``std``, ``licence``
-    and ``description`` of :class:`~autoprune.training.arrays.ArrayTask`; by default images are cropped with
+    and ``description`` of :class:`ArrayTask`; by default images are cropped with
     a padding of an eighth of their height, and not mirrored.
 
     Args:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.core.shapes import Shape, image_of
 from autoprune.errors import ModelError
-from autoprune.training.shapes import Shape, image_of
 
 _PATCH, _WIDTH, _DEPTH, _HEADS, _MLP = 4, 64, 6, 4, 128
 # As loud as the patches themselves. With the usual 0.02 attention cannot tell places apart for the first epochs, and

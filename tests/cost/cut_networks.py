@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoprune.space import Shrink
+from autoprune.core.space import Shrink
 
 
 @contextmanager

@@ -9,12 +9,12 @@ import torch
 from cut_networks import CUT_CASES
 from torch import Tensor, nn
 
+from autoprune.core.space import SearchSpace
 from autoprune.cost.macs import CostModel
 from autoprune.cost.work import LANES, WORK
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.prune import Pruner, shrinks
-from autoprune.space import SearchSpace
 from autoprune.training.models import resnet20
 
 

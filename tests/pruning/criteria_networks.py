@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.space import Member, PruningGroup
 from autoprune.pruning.importance import Calibration
-from autoprune.space import Member, PruningGroup
 from autoprune.testing import ExampleNetwork, example_calibration, example_groups
 
 

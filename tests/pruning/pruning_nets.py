@@ -19,8 +19,8 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.models.shufflenetv2 import InvertedResidual
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
+from autoprune.core.space import PruningGroup
 from autoprune.pruning.prune import Cut, cut_of
-from autoprune.space import PruningGroup
 from autoprune.training.models import CifarResNet
 
 OUTPUT = "its channels are the network's output"

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torchvision import models as zoo
 from torchvision.models.convnext import CNBlockConfig
 
+from autoprune.core.space import Member, PruningGroup
 from autoprune.errors import ModelError
 from autoprune.pruning.blocks import Skip, drop, find_blocks
-from autoprune.space import Member, PruningGroup
 from autoprune.training.models import resnet20, resnet56
 
 IMAGE = torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))

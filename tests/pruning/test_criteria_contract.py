@@ -8,7 +8,7 @@ import pytest
 import torch
 from criteria_networks import BUILDERS, build
 
-from autoprune.builtins import IMPORTANCES
+from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.errors import ModelError
 from autoprune.pruning.importance import Calibration, scores_jointly, uses_data, uses_gradients, uses_seed
 from autoprune.testing import ExampleNetwork, check_importance, example_groups, permuted

@@ -10,11 +10,11 @@ from criteria_networks import BUILDERS, Case, Mlp, build, group, out, read
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoprune.core.space import PruningGroup
 from autoprune.pruning.criteria import ablation as ablation_file
 from autoprune.pruning.criteria.producers import producing
 from autoprune.pruning.criteria.replay import Recording
 from autoprune.pruning.importance import Calibration, score_groups
-from autoprune.space import PruningGroup
 
 
 def score(name: str, case: Case) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from autoprune.builtins import IMPORTANCES
+from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.pruning.criteria import ablation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "criteria.md").read_text(encoding="utf-8")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.builtins import IMPORTANCES
+from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.space import Member, PruningGroup
 from autoprune.errors import ModelError
 from autoprune.pruning.criteria.producers import filters, producing
 from autoprune.pruning.importance import Calibration, NotApplicable, score_by, score_groups
-from autoprune.space import Member, PruningGroup
 
 
 def score(name: str, case: Case) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.builtins import IMPORTANCES
+from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.errors import ModelError, UnknownNameError
 from autoprune.pruning.importance import (
     Calibration,

@@ -11,11 +11,11 @@ import torch
 from pruning_nets import Body, Flow, Tokens, outputs, random_cut
 from torch import Tensor, nn
 
+from autoprune.core.space import PruningGroup
 from autoprune.pruning.axes import Axis
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.layers import KINDS, axes_of, kind_of, tensor_of
 from autoprune.pruning.prune import KeptIndices, shrink, zeroed
-from autoprune.space import PruningGroup
 
 
 @dataclass(frozen=True)

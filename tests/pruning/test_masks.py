@@ -14,12 +14,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoprune.core.policy import MASK_PATTERNS, MaskPolicy
+from autoprune.core.space import MaskSpace, masked_zeros
 from autoprune.errors import ModelError, UnknownNameError
-from autoprune.policy import MASK_PATTERNS, MaskPolicy
 from autoprune.pruning.mask_kernels import can_accelerate, to_semi_structured
 from autoprune.pruning.mask_scores import CRITERIA, Batches
 from autoprune.pruning.masks import Masks, build_masks, maskable_layers
-from autoprune.space import MaskSpace, masked_zeros
 
 
 class Small(nn.Module):

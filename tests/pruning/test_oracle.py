@@ -15,16 +15,16 @@ import torch
 from pruning_nets import NETWORKS, OUTPUT, Network, counted, outputs
 from torch import Tensor, nn
 
-from autoprune.builtins import IMPORTANCES
+from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.policy import GroupPolicy, PruningPolicy
+from autoprune.core.space import Block, PruningGroup, SearchSpace
 from autoprune.cost.macs import CostModel
 from autoprune.errors import ModelError
-from autoprune.policy import GroupPolicy, PruningPolicy
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.layers import axes_of, kind_of
 from autoprune.pruning.prune import Cut, KeptIndices, Pruner, lowest, removed_channels, shrink, shrinks, zeroed
-from autoprune.space import Block, PruningGroup, SearchSpace
 from autoprune.training.models import resnet20
 
 CRITERIA = sorted(IMPORTANCES.builtins)

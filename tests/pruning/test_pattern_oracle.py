@@ -10,7 +10,7 @@ import torch
 from pruning_nets import NETWORKS, outputs
 from torch import Tensor, nn
 
-from autoprune.policy import MASK_PATTERNS, MaskPolicy
+from autoprune.core.policy import MASK_PATTERNS, MaskPolicy
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.layers import has_heads
 from autoprune.pruning.mask_scores import CRITERIA

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.paired_scores import Hits
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Candidate, Completed, Outcome, Trial
 from autoprune.folder import StudyFolder
-from autoprune.hits import Hits
-from autoprune.metrics import Budget, Measurement
-from autoprune.policy import PruningPolicy
 from autoprune.spec import StudySpec
 from autoprune.study.view import StudyView
-from autoprune.trial import Candidate, Completed, Outcome, Trial
 
 BUDGET = Budget.parse({"mflops": 50})
 IMAGES = 540

@@ -11,11 +11,11 @@ from typing import Any
 
 from fake_studies import BUDGET, DENSE, many_trials, trial, view_of
 
-from autoprune.metrics import Measurement
-from autoprune.policy import GroupPolicy, MaskPolicy, PruningPolicy
+from autoprune.core.metrics import Measurement
+from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
+from autoprune.core.trial import Failed, OverBudget, Stopped, Trial
 from autoprune.spec import StudySpec
 from autoprune.study.view import StudyView
-from autoprune.trial import Failed, OverBudget, Stopped, Trial
 
 GROUPS = {"conv1": 16, "layer1.0.conv1": 16, "layer2.0.conv1": 64, "layer2.1.conv1": 64}
 # each would run, end a script, or break a line of JavaScript if it were not escaped

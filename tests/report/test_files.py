@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from fake_studies import many_trials, measurement, trial
 
+from autoprune.core.trial import Failed
 from autoprune.errors import StudyError
 from autoprune.report.files import COLUMNS, json_text, write_front_csv, write_front_json
 from autoprune.report.report import write_report
 from autoprune.report.summary import summarise
 from autoprune.study.view import StudyView
-from autoprune.trial import Failed
 
 MakeView = Callable[..., StudyView]
 

@@ -6,8 +6,8 @@ import pytest
 from fake_studies import DENSE, many_trials, measurement, trial
 
 from autoprune import pareto
+from autoprune.core.trial import Failed
 from autoprune.report.history import POINTS, history
-from autoprune.trial import Failed
 
 OBJECTIVES = ("accuracy", "mflops", "latency_ms")
 

@@ -14,8 +14,9 @@ import pytest
 from fake_studies import DENSE, many_trials, measurement, trial
 from page_studies import GROUPS, HOSTILE, mixed_trials, rich_view
 
-from autoprune.metrics import Budget
-from autoprune.policy import PruningPolicy
+from autoprune.core.metrics import Budget
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Completed, Failed
 from autoprune.report import page
 from autoprune.report.page import embedded_json, page_text
 from autoprune.report.page_data import page_document
@@ -23,7 +24,6 @@ from autoprune.report.policies import encode_policies, kept_channels
 from autoprune.report.report import write_report
 from autoprune.report.summary import summarise
 from autoprune.study.view import StudyView
-from autoprune.trial import Completed, Failed
 
 MakeView = Callable[..., StudyView]
 

@@ -14,12 +14,12 @@ from fake_studies import BUDGET
 from page_studies import HOSTILE, mixed_trials, rich_view
 
 from autoprune.cli.pick import _choose, pick
-from autoprune.metrics import Budget
+from autoprune.core.metrics import Budget
+from autoprune.core.trial import Trial
 from autoprune.pareto import best_within, choose
 from autoprune.report.page import write_page
 from autoprune.report.summary import summarise
 from autoprune.study.view import StudyView
-from autoprune.trial import Trial
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in the test extra")
 CHROMIUM = next(

@@ -10,10 +10,10 @@ import pytest
 from fake_studies import BUDGET, measurement, trial
 from scipy.stats import kruskal
 
-from autoprune.metrics import Budget
-from autoprune.policy import GroupPolicy, PruningPolicy
+from autoprune.core.metrics import Budget
+from autoprune.core.policy import GroupPolicy, PruningPolicy
+from autoprune.core.trial import Trial
 from autoprune.report.param_importance import bins, importance, parameters
-from autoprune.trial import Trial
 
 
 def made(count: int, matters: float, mflops: float = 49.0) -> list[Trial]:

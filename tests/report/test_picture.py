@@ -12,12 +12,12 @@ import pytest
 from fake_studies import many_trials, measurement, trial
 from PIL import Image
 
-from autoprune.metrics import Budget
+from autoprune.core.metrics import Budget
+from autoprune.core.trial import Failed, Trial
 from autoprune.report.picture import draw_front, write_front_pictures
 from autoprune.report.summary import summarise
 from autoprune.spec import StudySpec
 from autoprune.study.view import StudyView
-from autoprune.trial import Failed, Trial
 
 MakeView = Callable[..., StudyView]
 
@@ -92,7 +92,7 @@ def test_the_picture_leaves_matplotlib_as_it_was(make_view: MakeView, tmp_path: 
 def test_pyplot_is_never_loaded() -> None:
     code = (
         "import io, sys, pathlib, tempfile\n"
-        "from autoprune.metrics import Budget, Measurement\n"
+        "from autoprune.core.metrics import Budget, Measurement\n"
         "from autoprune.report.picture import write_front_pictures\n"
         "from autoprune.report.summary import Summary\n"
         "dense = Measurement({'accuracy': 0.9, 'mflops': 10.0})\n"

@@ -11,14 +11,14 @@ from dataclasses import replace
 import pytest
 from fake_studies import DENSE, many_trials, measurement, trial
 
+from autoprune.core.metrics import FLOP_CONVENTION, Budget, Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Failed, OverBudget, Stopped
 from autoprune.errors import StudyError
-from autoprune.metrics import FLOP_CONVENTION, Budget, Measurement
-from autoprune.policy import PruningPolicy
 from autoprune.report.rows import first_line
 from autoprune.report.summary import Summary, summarise
 from autoprune.spec import StudySpec
 from autoprune.study.view import StudyView
-from autoprune.trial import Failed, OverBudget, Stopped
 
 MakeView = Callable[..., StudyView]
 

@@ -9,12 +9,12 @@ import pytest
 from fake_studies import DENSE, many_trials, measurement, trial
 from rich.console import Console
 
-from autoprune.metrics import FLOP_CONVENTION, Budget, Measurement
+from autoprune.core.metrics import FLOP_CONVENTION, Budget, Measurement
+from autoprune.core.trial import Failed
 from autoprune.report.rows import Failure
 from autoprune.report.summary import summarise
 from autoprune.report.tables import failure_lines, front_text, render
 from autoprune.study.view import StudyView
-from autoprune.trial import Failed
 
 MakeView = Callable[..., StudyView]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.metrics import Budget, Measurement
-from autoprune.space import Kept, PruningGroup, SearchSpace
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.space import Kept, PruningGroup, SearchSpace
+from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped
 from autoprune.study.ledger import Ledger
 from autoprune.study.proposals import Proposals
 from autoprune.study.storage import sqlite_url
-from autoprune.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped
 
 OBJECTIVES = ("accuracy", "mflops")
 

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from study_fakes import chain_cost, full_cost, measured_many, space_of
 
-from autoprune.metrics import Budget, Limit, Measurement
-from autoprune.space import Block, SearchSpace
+from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.space import Block, SearchSpace
 from autoprune.study.baselines import baselines
 from autoprune.study.project import FILL_TO, Projector
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from study_fakes import chain_cost, make_proposals, measured_many, open_ledger, space_of
 
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.sensitivity import Curve, Sensitivity
+from autoprune.core.space import Block, Kept, MaskSpace, SearchSpace
+from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import UsageError
-from autoprune.metrics import Budget, Measurement
-from autoprune.policy import PruningPolicy
-from autoprune.sensitivity import Curve, Sensitivity
-from autoprune.space import Block, Kept, MaskSpace, SearchSpace
 from autoprune.study.archive import Archive
 from autoprune.study.project import FILL_TO, Projector
 from autoprune.study.proposals import Proposals
-from autoprune.trial import Candidate, Completed, Failed, Trial
 
 WIDTHS = (16, 32, 24, 48, 16)
 TRUE_WEIGHTS = np.array([3.0, 0.3, 1.0, 0.3, 2.0])

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from study_fakes import chain_cost, full_cost, measured_many, space_of
 
-from autoprune.metrics import Budget, Limit, Measurement
-from autoprune.sensitivity import Curve, Sensitivity
-from autoprune.space import Block, Kept, SearchSpace
+from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.sensitivity import Curve, Sensitivity
+from autoprune.core.space import Block, Kept, SearchSpace
 from autoprune.study.knapsack import Knapsack, rises_of
 from autoprune.study.project import Projector
 

@@ -17,16 +17,16 @@ import pytest
 from optuna.storages import RDBStorage
 from study_fakes import OBJECTIVES, fake_outcome, make_proposals, open_ledger, run
 
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.trial import Completed, Failed, Outcome, OverBudget, Stopped, Trial
 from autoprune.errors import StudyError, StudyLockedError
 from autoprune.folder import StudyFolder
-from autoprune.metrics import Budget, Measurement
 from autoprune.spec import StudySpec
 from autoprune.spec_file import write_resolved
 from autoprune.study.ledger import Ledger
 from autoprune.study.proposals import Proposals
 from autoprune.study.storage import sqlite_url
 from autoprune.study.view import open_view
-from autoprune.trial import Completed, Failed, Outcome, OverBudget, Stopped, Trial
 
 EXACT = Measurement({"mflops": 12.5, "mparams": 0.1, "size_mb": 0.4}, {}, ("biases",))
 SCORED = EXACT.merged(Measurement({"accuracy": 0.875, "loss": 0.5}, {"accuracy": 0.01, "loss": 0.02}))

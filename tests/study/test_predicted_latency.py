@@ -12,14 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from study_fakes import ChainCost, chain_cost, full_cost, make_proposals, open_ledger, space_of
 
-from autoprune.metrics import Budget, Limit, Measurement
-from autoprune.policy import PruningPolicy
-from autoprune.space import Block, Kept, SearchSpace
+from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.space import Block, Kept, SearchSpace
+from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.study import baselines
 from autoprune.study.latency import AIM, Array, LatencyModel, Probes, Timed, latency_projector, leave_one_out_error
 from autoprune.study.project import FILL_TO
 from autoprune.study.proposals import Proposals
-from autoprune.trial import Candidate, Completed, Trial
 
 
 @dataclass(frozen=True)

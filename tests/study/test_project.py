@@ -12,15 +12,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from study_fakes import ChainCost, chain_cost, full_cost, smallest_cost, space_of
 
+from autoprune.core.metrics import Budget, Limit
+from autoprune.core.policy import GroupPolicy, PruningPolicy
+from autoprune.core.space import MaskSpace, SearchSpace
 from autoprune.cost.macs import CostModel
 from autoprune.errors import BudgetError
-from autoprune.metrics import Budget, Limit
-from autoprune.policy import GroupPolicy, PruningPolicy
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.masks import maskable_layers
 from autoprune.pruning.prune import shrinks
-from autoprune.space import MaskSpace, SearchSpace
 from autoprune.study.project import FILL_TO, Projector, closed_form_part
 from autoprune.training.models import build_model
 

@@ -11,9 +11,10 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from study_fakes import OBJECTIVES, make_proposals, open_ledger, run
 
+from autoprune.core.metrics import Measurement
+from autoprune.core.trial import Completed, Failed
 from autoprune.errors import StudyError
 from autoprune.folder import StudyFolder
-from autoprune.metrics import Measurement
 from autoprune.spec import StudySpec
 from autoprune.spec_file import write_resolved
 from autoprune.study import reading
@@ -21,7 +22,6 @@ from autoprune.study.reading import Follower, StoredTrial, stored_trials
 from autoprune.study.records import read_trials
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.view import open_view
-from autoprune.trial import Completed, Failed
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
-from autoprune.metrics import Measurement
+from autoprune.core.metrics import Measurement
 from autoprune.rungs import Check, GoOn, Stop, Verdict
 from autoprune.training.arrays import ArrayTask
 from autoprune.training.climb import Climb, StoppedEarly, glance, settled

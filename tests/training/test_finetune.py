@@ -339,7 +339,7 @@ class TestTeacher:
         def full(*_: object) -> None:
             raise OSError("no space left on device")
 
-        monkeypatch.setattr("autoprune.atomic.os.fsync", full)
+        monkeypatch.setattr("autoprune.core.atomic_write.os.fsync", full)
         with pytest.raises(StudyError, match="no space left"):
             Teacher(dense, task, runtime, tmp_path).targets(0, 0, 16)
         assert not list(tmp_path.iterdir())

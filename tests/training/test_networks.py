@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from training_toys import same_state, state_of
 
+from autoprune.core.shapes import Shape, channels_of, described, image_of
 from autoprune.errors import ModelError
 from autoprune.training.arrays import Arrays, ArrayTask
 from autoprune.training.finetune import Recipe, finetune, train_dense
 from autoprune.training.models import build_model, count_parameters
 from autoprune.training.runtime import Runtime
 from autoprune.training.score import score
-from autoprune.training.shapes import Shape, channels_of, described, image_of
 from autoprune.training.teacher import Teacher
 
 READS = [
@@ -53,7 +53,7 @@ def separable_task(shape: Shape, train: int = 60, val: int = 30) -> ArrayTask:
 
 
 class TestEveryNetwork:
-    """Steps for adding a network: name it in ``autoprune.builtins.MODELS``, and what it reads in ``READS``."""
+    """Steps for adding a network: name it in ``core.builtin_names.MODELS``, and what it reads in ``READS``."""
 
     @reads
     @pytest.mark.parametrize("count", [1, 2, 5])

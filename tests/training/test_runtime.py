@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from training_toys import make_toy
 
-from autoprune.cores import available_cores
+from autoprune.core.cores import available_cores
 from autoprune.errors import ModelError, UnknownNameError, UsageError
 from autoprune.training import runtime as module
 from autoprune.training.runtime import Runtime, evaluating, resolve_runtime, seeded

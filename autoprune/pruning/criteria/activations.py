@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.space import PruningGroup
 from autoprune.pruning.criteria.reading import Place, edited, per_channel, places_of
 from autoprune.pruning.importance import Calibration, scores_jointly, uses_data
-from autoprune.space import PruningGroup
 
 
 @scores_jointly

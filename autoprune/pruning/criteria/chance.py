@@ -7,8 +7,8 @@ import zlib
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.space import PruningGroup
 from autoprune.pruning.importance import Calibration, uses_seed
-from autoprune.space import PruningGroup
 
 
 @uses_seed

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from autoprune.core.space import PruningGroup
 from autoprune.pruning.criteria.producers import channel_sums
 from autoprune.pruning.importance import Calibration, uses_gradients
-from autoprune.space import PruningGroup
 
 
 @uses_gradients

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from autoprune.core.space import PruningGroup
 from autoprune.pruning.criteria.producers import filters
 from autoprune.pruning.importance import Calibration, NotApplicable
-from autoprune.space import PruningGroup
 
 
 def l1(group: PruningGroup, network: nn.Module, calibration: Calibration) -> Tensor:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.space import Member, PruningGroup
 from autoprune.pruning.importance import NotApplicable
 from autoprune.pruning.layers import axes_of, tensor_of
-from autoprune.space import Member, PruningGroup
 
 
 @dataclass(frozen=True)

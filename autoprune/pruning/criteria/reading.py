@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from autoprune.core.space import Member, PruningGroup
 from autoprune.pruning.layers import kind_of
-from autoprune.space import Member, PruningGroup
 
 
 @dataclass(frozen=True)

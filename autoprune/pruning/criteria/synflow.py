@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from autoprune.core.space import PruningGroup
 from autoprune.errors import ModelError
 from autoprune.pruning.criteria.producers import channel_sums
 from autoprune.pruning.criteria.reading import channel_dim
 from autoprune.pruning.importance import Calibration, scores_jointly
-from autoprune.space import PruningGroup
 
 
 @scores_jointly

@@ -1,6 +1,6 @@
 """How much the loss rises when each group, or block, is cut alone: plain data, its curves, its JSON.
 
-Measured once per study by :mod:`autoprune.rises`; read by the knapsack, by the sampler and by the report.
+Measured once per study by ``rises``; read by the knapsack, by the sampler and by the report.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
+from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
 from autoprune.errors import ModelError
-from autoprune.policy import GroupPolicy, MaskPolicy, PruningPolicy
 
 Side: TypeAlias = str
 """``out`` (produced or normalised), ``in`` (read), ``heads`` of attention, or ``dim0`` … of a bare parameter."""

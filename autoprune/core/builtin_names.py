@@ -1,13 +1,13 @@
 """The names that autoprune ships: importance criteria, networks, data sets and loggers.
 
-Four :class:`~autoprune.registry.Registry` tables and nothing else. They stand on a low floor, without torch,
+Four :class:`Registry` tables and nothing else. They stand on a low floor, without torch,
 so that a study can be read and its names checked before anything heavy is imported; what a name
 stands for is imported when somebody asks the registry for it.
 """
 
 from __future__ import annotations
 
-from autoprune.registry import Registry
+from autoprune.core.registry import Registry
 
 IMPORTANCES = Registry(
     kind="importance criterion",

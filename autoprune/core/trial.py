@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from autoprune.metrics import Budget, Measurement
-from autoprune.policy import PruningPolicy
+from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.policy import PruningPolicy
 
 KINDS = ("completed", "stopped", "over_budget", "failed")
 
@@ -46,7 +46,7 @@ class Completed:
 
     Attributes:
         measurement: what was measured of it.
-        correct: which validation images it got right, the text of :class:`~autoprune.hits.Hits`; empty in trials of
+        correct: which validation images it got right, the text of :class:`Hits`; empty in trials of
             versions that did not store it.
         spared: why it would have been stopped early, if it ran to its end only to check that rule; empty otherwise.
     """

@@ -1,0 +1,1 @@
+"""The nouns: metrics, policies, spaces, trials, registries. The standard library and NumPy only."""
