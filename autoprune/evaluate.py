@@ -16,6 +16,7 @@ from functools import partial
 
 from torch import nn
 
+from autoprune.analysis.early_stopping import Judge
 from autoprune.core.metrics import Measurement
 from autoprune.core.paired_scores import Hits
 from autoprune.core.policy import MaskPolicy, PruningPolicy
@@ -25,7 +26,6 @@ from autoprune.cost.macs import CostModel
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.pruning.masks import Masks, build_masks
 from autoprune.pruning.prune import Cut, KeptIndices, Pruner, shrink
-from autoprune.rungs import Judge
 from autoprune.sections import ScheduleSpec
 from autoprune.training.climb import Climb, StoppedEarly, settled
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from autoprune.analysis.successive_halving import rungs
 from autoprune.build import Workbench, finetune_recipe, resolve, set_up, timing_plan
 from autoprune.card import card_text
 from autoprune.core.export_formats import ONNX_PACKAGES, Wanted, missing_onnx, wanted_formats
@@ -25,7 +26,6 @@ from autoprune.dense import sparsity_facts
 from autoprune.errors import ModelError, StudyError, UsageError
 from autoprune.evaluate import Evaluator
 from autoprune.exports import examples_of
-from autoprune.halving import rungs
 from autoprune.pick import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
 from autoprune.pruning.mask_kernels import can_accelerate
 from autoprune.pruning.masks import maskable_layers

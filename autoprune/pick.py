@@ -16,11 +16,11 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from autoprune.analysis.successive_halving import halve, rungs
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import EvaluationError
 from autoprune.evaluate import Evaluator, Stopwatch, quality_measurement
-from autoprune.halving import halve, rungs
 from autoprune.pruning.prune import Cut
 from autoprune.training.score import Score, score, score_train
 

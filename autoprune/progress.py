@@ -9,9 +9,9 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from autoprune.analysis.pareto import best_within
 from autoprune.core.metrics import METRICS, Budget, Measurement
 from autoprune.core.trial import Candidate, Completed, Failed, OverBudget, Stopped, Trial
-from autoprune.pareto import best_within
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+from autoprune.analysis.comparison import chance_notes
 from autoprune.build import Workbench, resolve, set_up
 from autoprune.core.atomic_write import write_text
 from autoprune.core.metrics import Budget, Measurement
@@ -18,7 +19,6 @@ from autoprune.errors import AutopruneError, StudyMismatchError
 from autoprune.folder import StudyFolder
 from autoprune.loggers.fanout import Loggers, Watched
 from autoprune.loggers.protocol import Display, LoggedStudy
-from autoprune.report.worth import chance_notes
 from autoprune.search import search
 from autoprune.sections import BudgetSpec
 from autoprune.session_log import logged

@@ -6,11 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from autoprune.analysis.early_stopping import Judge
 from autoprune.core.trial import Candidate, Failed, Trial
 from autoprune.errors import EvaluationError
 from autoprune.evaluate import Evaluation
 from autoprune.loggers.protocol import Observer
-from autoprune.rungs import Judge
 from autoprune.study.ledger import Ledger, Proposer
 
 FAILURES_IN_A_ROW = 5

@@ -123,7 +123,7 @@ class DataSpec(Section):
 class BudgetSpec(Section):
     """Limit what the network may cost: a number in the metric's unit, or a share of the dense network such as 40%.
 
-    Limits are held as text, as :meth:`parse` reads it. The text ``none`` lifts a limit that a
+    Limits are held as text, as ``Budget.parse`` reads it. The text ``none`` lifts a limit that a
     lower layer set.
     """
 

@@ -18,12 +18,12 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from autoprune.analysis.weight_retention import worth_keeping
 from autoprune.core.atomic_write import write_bytes
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
 from autoprune.folder import StudyFolder
-from autoprune.keep import worth_keeping
 from autoprune.loggers.protocol import Observer
 from autoprune.picked import Architecture, rebuild, recipe_of, weights_content
 from autoprune.pruning.prune import Pruner

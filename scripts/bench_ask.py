@@ -16,11 +16,11 @@ from typing import Any
 import optuna
 import torch
 
+from autoprune.analysis.pareto import choose
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Completed
 from autoprune.cost.macs import CostModel
-from autoprune.pareto import choose
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.prune import shrinks
 from autoprune.study import records

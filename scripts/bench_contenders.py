@@ -28,11 +28,11 @@ from optuna.trial import TrialState
 from rich.console import Console
 from torch import nn
 
+from autoprune.analysis.pareto import best_few, choose, hypervolume
 from autoprune.build import finetune_recipe
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial, completed_measurement, outcome_from_json, outcome_to_json
 from autoprune.evaluate import Stopwatch
-from autoprune.pareto import best_few, choose, hypervolume
 from autoprune.pick import Incomparable, finish
 from autoprune.progress import PlainDisplay
 from autoprune.run import run_search

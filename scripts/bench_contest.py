@@ -30,11 +30,11 @@ from scipy.stats import spearmanr
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from autoprune.analysis.pareto import best_few
+from autoprune.analysis.successive_halving import halve, rungs
 from autoprune.build import finetune_recipe
 from autoprune.core.trial import Trial, completed_measurement
 from autoprune.evaluate import Evaluator, Stopwatch
-from autoprune.halving import halve, rungs
-from autoprune.pareto import best_few
 from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
 from autoprune.study.view import open_view

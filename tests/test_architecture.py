@@ -19,11 +19,6 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "autoprune"
 MOVING = {
     "shelf": "study.manage",
-    "pareto": "analysis.pareto",
-    "rungs": "analysis.early_stopping",
-    "halving": "analysis.successive_halving",
-    "keep": "analysis.weight_retention",
-    "report.worth": "analysis.comparison",
     "training.protocol": "tasks.task",
     "training.tasks": "tasks.builtin",
     "training.arrays": "tasks.in_memory",
@@ -417,7 +412,7 @@ def test_a_file_is_short_has_no_assert_and_says_what_it_is(name: str) -> None:
         ("import autoprune", HEAVY),
         ("import autoprune.cli", HEAVY),
         ("from autoprune.cli import main; main(['--help'], standalone_mode=False)", HEAVY),
-        ("import autoprune.spec_file, autoprune.recipes, autoprune.core.space, autoprune.pareto", HEAVY),
+        ("import autoprune.spec_file, autoprune.recipes, autoprune.core.space, autoprune.analysis.pareto", HEAVY),
         ("import autoprune.study.ledger, autoprune.study.proposals", ("torch", "torchvision")),
         ("import autoprune.study.view, autoprune.report.report", ("torch", "torchvision")),
         ("import autoprune.watching, autoprune.dashboard, autoprune.session_log", ("torch", "torchvision")),

@@ -9,7 +9,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.halving import halve, rungs
+from autoprune.analysis.successive_halving import halve, rungs
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoprune.analysis.pareto import front
+from autoprune.analysis.weight_retention import BEST, worth_keeping
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
 from autoprune.folder import StudyFolder
-from autoprune.keep import BEST, worth_keeping
-from autoprune.pareto import front
 from autoprune.trial_weights import TrialWeights, number_of, stored_numbers
 
 OBJECTIVES = ("accuracy", "mflops")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autoprune import pareto
+from autoprune.analysis import pareto
 from autoprune.core.builtin_names import LOGGERS
 from autoprune.core.trial import KINDS, Trial
 from autoprune.errors import UnknownNameError, UsageError

@@ -98,7 +98,7 @@ def kept_weights(folder: Path) -> set[str]:
 
 
 def worth_their_place(folder: Path) -> set[str]:
-    from autoprune.keep import worth_keeping
+    from autoprune.analysis.weight_retention import worth_keeping
     from autoprune.study.view import open_view
 
     view = open_view(folder)

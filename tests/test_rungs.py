@@ -9,10 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoprune.analysis.early_stopping import (
+    CHECK_EVERY,
+    Check,
+    GoOn,
+    Judge,
+    Rung,
+    Stop,
+    forecast,
+    peers_of,
+    rank_agreement,
+)
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Stopped, Trial
-from autoprune.rungs import CHECK_EVERY, Check, GoOn, Judge, Rung, Stop, forecast, peers_of, rank_agreement
 
 RUNG: Rung = "recalibrated_loss"
 EXACT = Measurement({"mflops": 50.0, "mparams": 0.4})

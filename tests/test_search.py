@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from autoprune.analysis.early_stopping import Judge
 from autoprune.core.metrics import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
 from autoprune.errors import EvaluationError, StudyError
 from autoprune.evaluate import Evaluation
-from autoprune.rungs import Judge
 from autoprune.search import FAILURES_IN_A_ROW, search
 
 GOOD = Completed(Measurement({"accuracy": 0.9, "mflops": 1.0}))

@@ -17,6 +17,7 @@ from tiny import finished, write_study
 import autoprune
 import autoprune.core.atomic_write
 import autoprune.trial_weights
+from autoprune.analysis.weight_retention import worth_keeping
 from autoprune.build import set_up
 from autoprune.cli import main
 from autoprune.cli.options import read_request
@@ -27,7 +28,6 @@ from autoprune.disk import size_of
 from autoprune.errors import ModelError, StudyError
 from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
-from autoprune.keep import worth_keeping
 from autoprune.run import run_search
 from autoprune.study.ledger import Ledger
 from autoprune.study.view import open_view

@@ -168,9 +168,9 @@ def _choose(
     max_drop: str | None,
     top: int,
 ) -> tuple[Budget, list[Trial]]:
+    from autoprune.analysis.pareto import best_few
     from autoprune.core.metrics import Budget
     from autoprune.core.trial import Completed
-    from autoprune.pareto import best_few
 
     if min_accuracy is not None and max_drop is not None:
         raise UsageError("--min-accuracy and --max-drop were both given; give one of them")

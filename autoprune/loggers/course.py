@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from autoprune import pareto
+from autoprune.analysis import pareto
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import KINDS, Completed, Trial, kind_of
 from autoprune.loggers.protocol import Standing

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune import pareto
+from autoprune.analysis import pareto
 from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Completed, Trial
 

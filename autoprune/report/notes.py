@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoprune import pareto
+from autoprune.analysis import pareto
+from autoprune.analysis.comparison import Scored, baselines_for, noise_notes, worth, worth_notes
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.errors import NothingFitsError
 from autoprune.report.rows import Row, first_line, generalisation_gap
-from autoprune.report.worth import Scored, baselines_for, noise_notes, worth, worth_notes
 
 
 def compose_notes(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.analysis.comparison import baselines_for
 from autoprune.core.metrics import METRICS, Measurement
 from autoprune.core.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, kind_of
 from autoprune.report.axes import AXIS_TITLES, accuracy_range
@@ -19,7 +20,6 @@ from autoprune.report.history import history
 from autoprune.report.policies import encode_policies
 from autoprune.report.rows import first_line
 from autoprune.report.summary import Summary
-from autoprune.report.worth import baselines_for
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from autoprune.analysis.comparison import Comparison
 from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.report.page_data import SHORT_TITLES
@@ -18,7 +19,6 @@ from autoprune.report.param_importance import Importance
 from autoprune.report.rows import Row, duration, first_line, short
 from autoprune.report.sensitivity import Curve, Sensitivity
 from autoprune.report.summary import Summary
-from autoprune.report.worth import Comparison
 
 LISTED = 20  # reasons, parameters
 STEP = 5  # per cent of sparsity, to which the sensitivity's columns are rounded

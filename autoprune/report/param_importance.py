@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune import pareto
+from autoprune.analysis import pareto
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Trial

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune import pareto
+from autoprune.analysis import pareto
 from autoprune.core.atomic_write import write_bytes
 from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Trial

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune import pareto
+from autoprune.analysis import pareto
+from autoprune.analysis.comparison import baselines_for
 from autoprune.core.metrics import METRICS, Budget, Measurement
 from autoprune.core.trial import Failed, Trial
-from autoprune.report.worth import baselines_for
 
 LONGEST_MESSAGE = 300
 

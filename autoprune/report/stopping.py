@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from autoprune.analysis.comparison import compare, scored
+from autoprune.analysis.early_stopping import RUNGS, Rung, are_rivals, peers_of, rank_agreement, was_spared
 from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Completed, Stopped, Trial
 from autoprune.report.rows import duration
-from autoprune.report.worth import compare, scored
-from autoprune.rungs import RUNGS, Rung, are_rivals, peers_of, rank_agreement, was_spared
 
 _AHEAD = ("finetune", "score", "latency")  # phases that a stopped trial skips, in part or whole
 _FEWEST_RANKS = 3  # trials below which a rank correlation says nothing

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autoprune import pareto
+from autoprune.analysis import pareto
+from autoprune.analysis.comparison import DENSE, Comparison, Scored, chance_notes, worth
 from autoprune.core.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.report.notes import compose_notes, latency_notes, sparsity_notes
 from autoprune.report.rows import Failure, Row, choose_rows, failures
 from autoprune.report.sensitivity import Sensitivity, read_sensitivity
 from autoprune.report.stopping import StoppingFacts, stopping_facts, stopping_notes
-from autoprune.report.worth import DENSE, Comparison, Scored, chance_notes, worth
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView  # never at run time here: a report's layout needs no optuna

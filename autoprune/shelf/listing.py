@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoprune.analysis.pareto import best_within
 from autoprune.core.metrics import METRICS, Measurement
 from autoprune.core.trial import Trial, completed_measurement
 from autoprune.disk import size_of
 from autoprune.errors import AutopruneError
 from autoprune.folder import StudyFolder
-from autoprune.pareto import best_within
 from autoprune.shelf.contents import DATABASE, SPEC
 from autoprune.study.lock import is_searched
 from autoprune.study.view import StudyView, open_view

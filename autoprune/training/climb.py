@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from autoprune.analysis.early_stopping import Check, Judge, Rung, Stop
 from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Stopped
 from autoprune.errors import NonFiniteError
-from autoprune.rungs import Check, Judge, Rung, Stop
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.loop import OnStep, Span
 from autoprune.training.protocol import DataTask

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_studies import DENSE, many_trials, measurement, trial
 
-from autoprune import pareto
+from autoprune.analysis import pareto
 from autoprune.core.trial import Failed
 from autoprune.report.history import POINTS, history
 

@@ -13,10 +13,10 @@ import pytest
 from fake_studies import BUDGET
 from page_studies import HOSTILE, mixed_trials, rich_view
 
+from autoprune.analysis.pareto import best_within, choose
 from autoprune.cli.pick import _choose, pick
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Trial
-from autoprune.pareto import best_within, choose
 from autoprune.report.page import write_page
 from autoprune.report.summary import summarise
 from autoprune.study.view import StudyView

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from fake_studies import DENSE, answered, measurement, trial
 
+from autoprune.analysis.comparison import Comparison, Scored, chance_notes, compare, scored
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.paired_scores import Hits
 from autoprune.core.trial import Completed, Trial
 from autoprune.report.summary import Summary, summarise
-from autoprune.report.worth import Comparison, Scored, chance_notes, compare, scored
 from autoprune.study.view import StudyView
 
 MakeView = Callable[..., StudyView]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from autoprune import pareto
+from autoprune.analysis import pareto
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.paired_scores import Hits, paired_difference
 from autoprune.core.trial import Completed, Trial

@@ -1,0 +1,1 @@
+"""What trials say: fronts, comparisons, early stopping, successive halving."""
