@@ -47,12 +47,12 @@ from autoprune.sections import LatencySpec
 from autoprune.spec import StudySpec
 from autoprune.study.latency import Probes
 from autoprune.study.proposals import Proposals
+from autoprune.tasks.builtin import build_task
+from autoprune.tasks.task import DataTask
 from autoprune.threshold import tolerated_counts
 from autoprune.training.finetune import Recipe
 from autoprune.training.layout import fastest_layout
-from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime, resolve_runtime
-from autoprune.training.tasks import build_task
 from autoprune.training.teacher import Teacher
 
 

@@ -25,9 +25,9 @@ from autoprune.pruning.choose import check_patterns
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.spec import StudySpec
+from autoprune.tasks.task import DataTask
 from autoprune.training.finetune import Recipe, train_dense
 from autoprune.training.models import build_model
-from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime, evaluating
 from autoprune.training.weights import load_weights, own_tensors
 

@@ -24,7 +24,7 @@ from autoprune.errors import ExportError
 from autoprune.export.onnx import OnnxSession, onnx_bytes
 from autoprune.export.onnx_check import checked_onnx
 from autoprune.export.pt2 import load_program, program_bytes
-from autoprune.training.protocol import Batch, DataTask, PlainPlacement
+from autoprune.tasks.task import Batch, DataTask, PlainPlacement
 
 Say = Callable[[str], None]
 Answer: TypeAlias = Callable[[Tensor], Tensor]

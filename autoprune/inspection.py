@@ -23,8 +23,8 @@ from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
 from autoprune.pruning.prune import shrinks
 from autoprune.spec import StudySpec
+from autoprune.tasks.task import DataTask
 from autoprune.training.models import build_model
-from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime
 from autoprune.training.weights import load_weights
 

@@ -22,8 +22,8 @@ from autoprune.folder import StudyFolder
 from autoprune.pruning.criteria.producers import producing
 from autoprune.pruning.groups import Groups
 from autoprune.spec import StudySpec
+from autoprune.tasks.task import DataTask
 from autoprune.training.finetune import Recipe, recalibrate_batchnorm
-from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime
 from autoprune.training.sparsity import ChannelTensors, Penalty, describe_sparsity, learn_sparsity, strengths
 from autoprune.training.weights import load_weights

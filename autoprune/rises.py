@@ -22,8 +22,8 @@ from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
 from autoprune.pruning.prune import Pruner
 from autoprune.sections import SensitivitySpec
+from autoprune.tasks.task import DataTask
 from autoprune.training.finetune import recalibrate_batchnorm
-from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime
 from autoprune.training.score import score
 

@@ -19,8 +19,8 @@ from autoprune.errors import UsageError
 from autoprune.exports import Examples, examples_of, random_examples
 from autoprune.picked import Architecture
 from autoprune.spec import StudySpec
+from autoprune.tasks.task import DataTask
 from autoprune.training.models import build_model
-from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime
 
 Say = Callable[[str], None]

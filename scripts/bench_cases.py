@@ -28,10 +28,10 @@ from autoprune.spec_file import Layer, parse_spec
 from autoprune.study.ledger import Ledger
 from autoprune.study.proposals import Proposals
 from autoprune.study.storage import sqlite_url
-from autoprune.training.arrays import Arrays, ArrayTask
+from autoprune.tasks.builtin import build_task
+from autoprune.tasks.in_memory import Arrays, ArrayTask
+from autoprune.tasks.task import DataTask, steps_per_epoch
 from autoprune.training.loop import stream, total_steps
-from autoprune.training.protocol import DataTask, steps_per_epoch
-from autoprune.training.tasks import build_task
 from autoprune.training.teacher import Teacher
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the trained weights of the CIFAR cases were made with

@@ -36,13 +36,13 @@ from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.prune import Pruner, shrinks
 from autoprune.study.project import Projector
-from autoprune.training.arrays import Arrays, ArrayTask
+from autoprune.tasks.builtin import build_task
+from autoprune.tasks.in_memory import Arrays, ArrayTask
+from autoprune.tasks.task import DataTask, stream_seed
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
 from autoprune.training.models import build_model
-from autoprune.training.protocol import DataTask, stream_seed
 from autoprune.training.runtime import Runtime, resolve_runtime
 from autoprune.training.score import score
-from autoprune.training.tasks import build_task
 from autoprune.training.teacher import Teacher
 
 LEVELS = (0.75, 0.5, 0.25)

@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from autoprune.tasks.builtin import build_task
+from autoprune.tasks.task import DataTask, steps_per_epoch
 from autoprune.training.finetune import Recipe, distillation_loss, finetune
 from autoprune.training.models import build_model
-from autoprune.training.protocol import DataTask, steps_per_epoch
 from autoprune.training.runtime import Runtime, evaluating, resolve_runtime
-from autoprune.training.tasks import build_task
 from autoprune.training.teacher import Teacher
 
 SEED, LR, WEIGHT_DECAY = 0, 0.01, 5e-4

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.cost.macs import measure_network
+from autoprune.tasks.task import DataTask
 from autoprune.training.loop import stream
-from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime
 from autoprune.training.score import score
 

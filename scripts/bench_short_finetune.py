@@ -27,8 +27,8 @@ from scipy.stats import spearmanr
 from autoprune.build import finetune_recipe
 from autoprune.core.policy import PruningPolicy
 from autoprune.study.project import Projector
+from autoprune.tasks.task import steps_per_epoch
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
-from autoprune.training.protocol import steps_per_epoch
 from autoprune.training.score import score
 
 RESAMPLES = 2000

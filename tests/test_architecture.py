@@ -19,14 +19,6 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "autoprune"
 MOVING = {
     "shelf": "study.manage",
-    "training.protocol": "tasks.task",
-    "training.tasks": "tasks.builtin",
-    "training.arrays": "tasks.in_memory",
-    "training.folder": "tasks.image_folder",
-    "training.listing": "tasks.folder_listing",
-    "training.streaming": "tasks.streaming",
-    "training.augment": "tasks.augment",
-    "training.usertask": "tasks.from_user",
     "training.models": "models.cifar_resnet",
     "training.lstm": "models.lstm",
     "training.mlp": "models.mlp",

@@ -20,7 +20,7 @@ from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.prune import Pruner
 from autoprune.rises import BROKEN, Expected, Probe, sensitivity_of
 from autoprune.sections import SensitivitySpec
-from autoprune.training.arrays import Arrays, ArrayTask
+from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.training.runtime import resolve_runtime
 
 LONG = Expected(trials=10_000, trained=1000, scored=100)

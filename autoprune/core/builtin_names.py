@@ -42,7 +42,7 @@ DATA = Registry(
     kind="data set",
     group="autoprune.data",
     builtins={
-        name: f"autoprune.training.tasks:{name.replace('-', '_')}" for name in ("digits", "breast-cancer", "cifar10")
+        name: f"autoprune.tasks.builtin:{name.replace('-', '_')}" for name in ("digits", "breast-cancer", "cifar10")
     },
 )
 """Data sets; ``imagefolder:PATH`` is understood beside these, by whoever builds the data."""

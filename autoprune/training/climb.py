@@ -18,9 +18,9 @@ from autoprune.analysis.early_stopping import Check, Judge, Rung, Stop
 from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Stopped
 from autoprune.errors import NonFiniteError
+from autoprune.tasks.task import DataTask
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.loop import OnStep, Span
-from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime, seeded
 from autoprune.training.score import Score, score
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.errors import UsageError
+from autoprune.tasks.task import DataTask, steps_per_epoch
 from autoprune.training.loop import OnOptimizer, OnStep, Recipe, Span, TrainReport, stream, train
-from autoprune.training.protocol import DataTask, steps_per_epoch
 from autoprune.training.runtime import Runtime, evaluating, seeded
 from autoprune.training.schedule import training_only
 from autoprune.training.teacher import Teacher

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoprune.core.shapes import is_image
-from autoprune.training.protocol import Batch, DataTask
+from autoprune.tasks.task import Batch, DataTask
 from autoprune.training.runtime import Runtime, seeded
 
 ROUNDS = 4  # the first warms up

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import DataError, ModelError, NonFiniteError, UnknownNameError
-from autoprune.training.protocol import Batch, DataTask, steps_per_epoch, stream_seed
+from autoprune.tasks.task import Batch, DataTask, steps_per_epoch, stream_seed
 from autoprune.training.runtime import Runtime, seeded
 from autoprune.training.teacher import Teacher
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.errors import NonFiniteError
-from autoprune.training.protocol import DataTask
+from autoprune.tasks.task import DataTask
 from autoprune.training.runtime import Runtime, evaluating
 
 TRAIN_LIMIT = 2000  # training images that are scored, at most

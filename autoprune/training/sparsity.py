@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
+from autoprune.tasks.task import DataTask
 from autoprune.training.finetune import dense_loss
 from autoprune.training.loop import Recipe, TrainReport, learning_rate, train
-from autoprune.training.protocol import DataTask
 from autoprune.training.runtime import Runtime
 from autoprune.training.schedule import NORMS
 

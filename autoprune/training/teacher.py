@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from autoprune.core.atomic_write import write_bytes
 from autoprune.errors import NonFiniteError
-from autoprune.training.protocol import Batch, DataTask, steps_per_epoch
+from autoprune.tasks.task import Batch, DataTask, steps_per_epoch
 from autoprune.training.runtime import Runtime, evaluating
 
 Targets = Callable[[int, Batch], Tensor]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_toys import Toy, make_task, make_toy
 
-from autoprune.training.arrays import ArrayTask
+from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.runtime import Runtime
 
 

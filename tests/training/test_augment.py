@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoprune.training.augment import augment, crop_and_flip, pad_images
+from autoprune.tasks.augment import augment, crop_and_flip, pad_images
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -12,7 +12,8 @@ from torch import nn
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.errors import DataError, ModelError, NonFiniteError, StudyError, UnknownNameError, UsageError
-from autoprune.training.arrays import ArrayTask
+from autoprune.tasks.in_memory import ArrayTask
+from autoprune.tasks.task import Batch
 from autoprune.training.finetune import (
     Recipe,
     distillation_loss,
@@ -21,7 +22,6 @@ from autoprune.training.finetune import (
     train_dense,
 )
 from autoprune.training.loop import learning_rate, stream, total_steps, train
-from autoprune.training.protocol import Batch
 from autoprune.training.runtime import Runtime
 from autoprune.training.score import score
 from autoprune.training.teacher import Teacher

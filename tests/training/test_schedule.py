@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from training_toys import Toy, make_task, make_toy, state_of
 
-from autoprune.training.arrays import ArrayTask
+from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.finetune import Recipe, finetune
 from autoprune.training.loop import Span, stream
 from autoprune.training.runtime import Runtime

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.errors import DataError, ModelError, NonFiniteError, UnknownNameError
-from autoprune.training.arrays import ArrayTask
+from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.runtime import Runtime
 from autoprune.training.score import accuracy_stderr, score
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.errors import ModelError
-from autoprune.training.arrays import ArrayTask
+from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.finetune import Recipe, train_dense
 from autoprune.training.loop import learning_rate
 from autoprune.training.runtime import Runtime

@@ -15,11 +15,11 @@ from torchvision.datasets import CIFAR10
 from training_toys import make_arrays, make_task
 
 from autoprune.errors import DataError, UnknownNameError, UsageError
-from autoprune.training import tasks
-from autoprune.training.arrays import Arrays, ArrayTask
-from autoprune.training.protocol import Batch, DataTask, steps_per_epoch, subset
+from autoprune.tasks import builtin as tasks
+from autoprune.tasks.builtin import build_task, cifar10, digits
+from autoprune.tasks.in_memory import Arrays, ArrayTask
+from autoprune.tasks.task import Batch, DataTask, steps_per_epoch, subset
 from autoprune.training.runtime import Runtime
-from autoprune.training.tasks import build_task, cifar10, digits
 
 
 def collect(batches: object) -> Batch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoprune.training.arrays import Arrays, ArrayTask
+from autoprune.tasks.in_memory import Arrays, ArrayTask
 
 
 def make_arrays(count: int, seed: int, classes: int = 3, side: int = 8) -> Arrays:

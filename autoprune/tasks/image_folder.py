@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import DataError
-from autoprune.training.arrays import Arrays, ArrayTask
-from autoprune.training.listing import Listing, check_classes, list_split
-from autoprune.training.protocol import SPLITS, DataTask
-from autoprune.training.streaming import FolderTask, Unreadable, open_image
+from autoprune.tasks.folder_listing import Listing, check_classes, list_split
+from autoprune.tasks.in_memory import Arrays, ArrayTask
+from autoprune.tasks.streaming import FolderTask, Unreadable, open_image
+from autoprune.tasks.task import SPLITS, DataTask
 
 _SMALL_SIDE = 64
 _SMALL_BYTES = 1_500_000_000

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoprune.core.cores import available_cores
 from autoprune.errors import DataError
-from autoprune.training.listing import Listing
-from autoprune.training.protocol import SEARCHED, SPLITS, Batch, Placement, check_split, stream_seed, subset
+from autoprune.tasks.folder_listing import Listing
+from autoprune.tasks.task import SEARCHED, SPLITS, Batch, Placement, check_split, stream_seed, subset
 
 _REPLAY_BYTES = 256_000_000  # a teacher's stored answers to one epoch
 # Mean and standard deviation of ImageNet, which pretrained networks expect.

@@ -16,10 +16,10 @@ from torch import Tensor
 from autoprune.core.builtin_names import DATA
 from autoprune.core.user_code import call_with_accepted
 from autoprune.errors import DataError
-from autoprune.training.arrays import Arrays, ArrayTask
-from autoprune.training.folder import image_folder
-from autoprune.training.protocol import Batch, DataTask
-from autoprune.training.usertask import as_task
+from autoprune.tasks.from_user import as_task
+from autoprune.tasks.image_folder import image_folder
+from autoprune.tasks.in_memory import Arrays, ArrayTask
+from autoprune.tasks.task import Batch, DataTask
 
 __all__ = ["ArrayTask", "Arrays", "Batch", "DataTask", "breast_cancer", "build_task", "cifar10", "digits"]
 

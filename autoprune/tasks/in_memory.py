@@ -16,8 +16,8 @@ from torch import Tensor
 
 from autoprune.core.shapes import Shape, channels_of, described
 from autoprune.errors import DataError
-from autoprune.training.augment import crop_and_flip, pad_images
-from autoprune.training.protocol import SEARCHED, Batch, Placement, check_split, stream_seed, subset
+from autoprune.tasks.augment import crop_and_flip, pad_images
+from autoprune.tasks.task import SEARCHED, Batch, Placement, check_split, stream_seed, subset
 
 
 @dataclass(frozen=True)

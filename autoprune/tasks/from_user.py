@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import DataError
-from autoprune.training.arrays import Arrays, ArrayTask
-from autoprune.training.protocol import SPLITS, DataTask
+from autoprune.tasks.in_memory import Arrays, ArrayTask
+from autoprune.tasks.task import SPLITS, DataTask
 
 _OPTIONS = ("class_names", "padding", "flip", "mean", "std", "licence", "description")
 _EXPECTED = (

@@ -1,0 +1,1 @@
+"""The data: built-in data sets, image folders, arrays in memory, and bringing your own."""
