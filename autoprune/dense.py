@@ -21,15 +21,15 @@ from autoprune.cost.latency import Timer
 from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismatchError
 from autoprune.evaluate import quality_and_hits
 from autoprune.folder import StudyFolder
+from autoprune.models.cifar_resnet import build_model
+from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.choose import check_patterns
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.finetune import Recipe, train_dense
-from autoprune.training.models import build_model
 from autoprune.training.runtime import Runtime, evaluating
-from autoprune.training.weights import load_weights, own_tensors
 
 Say = Callable[[str], None]
 CALIBRATION_BATCH = 64

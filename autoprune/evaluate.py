@@ -24,6 +24,7 @@ from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudg
 from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.macs import CostModel
 from autoprune.errors import AutopruneError, EvaluationError
+from autoprune.models.cifar_resnet import count_parameters
 from autoprune.pruning.masks import Masks, build_masks
 from autoprune.pruning.prune import Cut, KeptIndices, Pruner, shrink
 from autoprune.sections import ScheduleSpec
@@ -31,7 +32,6 @@ from autoprune.tasks.task import DataTask
 from autoprune.training.climb import Climb, StoppedEarly, settled
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
 from autoprune.training.loop import OnStep, Span, total_steps
-from autoprune.training.models import count_parameters
 from autoprune.training.runtime import Runtime
 from autoprune.training.schedule import norms_and_head, part_of, relative, share_cut, steps_of
 from autoprune.training.score import Score, score, score_train

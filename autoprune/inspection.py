@@ -17,6 +17,8 @@ from autoprune.core.space import Block, SearchSpace
 from autoprune.cost.macs import CostModel
 from autoprune.dense import sparsity_facts
 from autoprune.folder import StudyFolder
+from autoprune.models.cifar_resnet import build_model
+from autoprune.models.load_weights import load_weights
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.choose import choose_blocks, choose_groups
 from autoprune.pruning.groups import Groups, find_groups
@@ -24,9 +26,7 @@ from autoprune.pruning.importance import Calibration, has_mark, score_groups
 from autoprune.pruning.prune import shrinks
 from autoprune.spec import StudySpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.models import build_model
 from autoprune.training.runtime import Runtime
-from autoprune.training.weights import load_weights
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 IMAGES = 64  # enough to see how a criterion spreads; a study looks at space.calibration_images

@@ -19,6 +19,7 @@ from autoprune.dense import Say, check_finite, fresh_network, write_network
 from autoprune.errors import ModelError
 from autoprune.evaluate import measured_quality
 from autoprune.folder import StudyFolder
+from autoprune.models.load_weights import load_weights
 from autoprune.pruning.criteria.producers import producing
 from autoprune.pruning.groups import Groups
 from autoprune.spec import StudySpec
@@ -26,7 +27,6 @@ from autoprune.tasks.task import DataTask
 from autoprune.training.finetune import Recipe, recalibrate_batchnorm
 from autoprune.training.runtime import Runtime
 from autoprune.training.sparsity import ChannelTensors, Penalty, describe_sparsity, learn_sparsity, strengths
-from autoprune.training.weights import load_weights
 
 
 @dataclass(frozen=True)

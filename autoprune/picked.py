@@ -20,12 +20,12 @@ from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.policy import PruningPolicy
 from autoprune.errors import ModelError
 from autoprune.export.picked_files import CARD, CARD_JSON, RECIPE, WEIGHTS
+from autoprune.models.cifar_resnet import build_model
+from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.heads import SlimAttention
 from autoprune.pruning.mask_kernels import can_accelerate, to_semi_structured
 from autoprune.pruning.masks import Masks
 from autoprune.pruning.prune import BLOCK, Cut, KeptIndices, shrink
-from autoprune.training.models import build_model
-from autoprune.training.weights import load_weights, own_tensors
 
 FORMAT = 1
 # what PyTorch's layers call their sizes, for those who rebuild a network without us

@@ -32,6 +32,7 @@ from autoprune.deliver import Delivery, deliver
 from autoprune.errors import EvaluationError, ModelError
 from autoprune.evaluate import quality_measurement
 from autoprune.exports import timed
+from autoprune.models.weights_licence import weights_licence
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
@@ -39,7 +40,6 @@ from autoprune.pruning.masks import build_masks, maskable_layers
 from autoprune.pruning.prune import Pruner
 from autoprune.subject import StoredPolicy, Subject
 from autoprune.training.finetune import recalibrate_batchnorm
-from autoprune.training.licence import weights_licence
 from autoprune.training.score import Score, score
 
 Say = Callable[[str], None]

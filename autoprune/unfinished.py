@@ -28,10 +28,10 @@ from autoprune.core.paired_scores import Hits
 from autoprune.core.trial import Trial
 from autoprune.errors import ModelError, StudyError, StudyLockedError
 from autoprune.evaluate import Evaluator
+from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pick import Judged, Reached
 from autoprune.pruning.prune import shrink
 from autoprune.training.score import Score
-from autoprune.training.weights import load_weights, own_tensors
 
 WORK = ".work"
 _BUILDING = "folder"

@@ -28,8 +28,8 @@ from autoprune.errors import EvaluationError
 from autoprune.export.picked_files import CARD_JSON, POLICY, WEIGHTS
 from autoprune.export.plain import rebuild
 from autoprune.exports import FORMATS, TOLERANCE
+from autoprune.models.cifar_resnet import build_model
 from autoprune.picked import load, read_recipe
-from autoprune.training.models import build_model
 
 _SECONDS = 600
 ROUNDING = 1e-5  # of the largest output

@@ -21,6 +21,7 @@ from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Completed
 from autoprune.cost.macs import CostModel
+from autoprune.models.cifar_resnet import build_model
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.prune import shrinks
 from autoprune.study import records
@@ -29,7 +30,6 @@ from autoprune.study.project import Projector
 from autoprune.study.proposals import Proposals
 from autoprune.study.sampler import distributions
 from autoprune.study.storage import open_storage, sqlite_url
-from autoprune.training.models import build_model
 
 NETWORK, IMPORTANCES = "resnet56", ("fisher", "fpgm", "l2")
 BUDGET, SECOND_BUDGET = 50.0, 55.0  # MFLOPs

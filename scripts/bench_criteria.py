@@ -32,6 +32,7 @@ from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.cost.macs import CostModel
+from autoprune.models.cifar_resnet import build_model
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.prune import Pruner, shrinks
@@ -40,7 +41,6 @@ from autoprune.tasks.builtin import build_task
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import DataTask, stream_seed
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
-from autoprune.training.models import build_model
 from autoprune.training.runtime import Runtime, resolve_runtime
 from autoprune.training.score import score
 from autoprune.training.teacher import Teacher

@@ -41,6 +41,7 @@ from autoprune.export.onnx import missing_packages
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes
 from autoprune.latency_runtimes import ONNX, engine_of
+from autoprune.models.cifar_resnet import build_model
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
@@ -51,7 +52,6 @@ from autoprune.study.latency import LatencyModel, Probes, latency_projector
 from autoprune.study.project import Projector
 from autoprune.study.view import open_view
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
-from autoprune.training.models import build_model
 from autoprune.training.runtime import resolve_runtime
 from autoprune.training.score import score
 from autoprune.training.teacher import Teacher

@@ -25,13 +25,13 @@ from torchvision import models as zoo
 
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.space import FrozenGroup, PruningGroup, SearchSpace
+from autoprune.models.cifar_resnet import resnet20, resnet56
+from autoprune.models.lstm import lstm
+from autoprune.models.mlp import mlp
+from autoprune.models.vit import vit
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.prune import cut_of, shrink, zeroed
-from autoprune.training.lstm import lstm
-from autoprune.training.mlp import mlp
-from autoprune.training.models import resnet20, resnet56
-from autoprune.training.vit import vit
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "networks.md"
 OUTPUT = "its channels are the network's output"

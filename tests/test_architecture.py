@@ -19,12 +19,6 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "autoprune"
 MOVING = {
     "shelf": "study.manage",
-    "training.models": "models.cifar_resnet",
-    "training.lstm": "models.lstm",
-    "training.mlp": "models.mlp",
-    "training.vit": "models.vit",
-    "training.weights": "models.load_weights",
-    "training.licence": "models.weights_licence",
     "pruning.groups": "pruning.groups",
     "pruning.blocks": "pruning.blocks",
     "pruning.importance": "pruning.importance",

@@ -22,11 +22,11 @@ from autoprune.cost.macs import CostModel, measure_network
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes, needs_probes, spread
+from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.prune import Pruner
 from autoprune.study.latency import Probes
-from autoprune.training.models import resnet20
 from autoprune.training.runtime import resolve_runtime
 
 DENSE_MS = 8.0

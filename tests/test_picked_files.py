@@ -34,10 +34,10 @@ from autoprune.export.pt2 import program_bytes
 from autoprune.exports import FORMATS, compare, examples_of, export_network
 from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
+from autoprune.models.weights_licence import weights_licence
 from autoprune.picked import Architecture, missing_files, save_network
 from autoprune.pruning.prune import KeptIndices, shrink
 from autoprune.study.view import StudyView
-from autoprune.training.licence import weights_licence
 from autoprune.verify import Check, Reference, verify
 
 DOCS = Path(__file__).parents[1] / "docs" / "picked.md"

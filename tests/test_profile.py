@@ -16,9 +16,9 @@ from autoprune.cli import main
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.engines import Engine
 from autoprune.errors import ExportError
+from autoprune.models.cifar_resnet import build_model
 from autoprune.picked import Architecture, save_network
 from autoprune.pruning.prune import KeptIndices, shrink
-from autoprune.training.models import build_model
 
 QUICK = ("--latency-runtime", "torch", "--device", "cpu")
 

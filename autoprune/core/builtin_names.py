@@ -32,7 +32,7 @@ MODELS = Registry(
     kind="model",
     group="autoprune.models",
     builtins={
-        **{f"resnet{depth}": f"autoprune.training.models:resnet{depth}" for depth in (20, 32, 44, 56)},
+        **{f"resnet{depth}": f"autoprune.models.cifar_resnet:resnet{depth}" for depth in (20, 32, 44, 56)},
         **{name: f"autoprune.training.{name}:{name}" for name in ("lstm", "vit", "mlp")},
     },
 )

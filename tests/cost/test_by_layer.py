@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from autoprune.cost.by_layer import layer_seconds, profile_layers, uncounted_operations
 from autoprune.cost.macs import measure_network
+from autoprune.models.cifar_resnet import resnet20
 from autoprune.testing import ExampleNetwork
-from autoprune.training.models import resnet20
 
 
 class FakeClock:

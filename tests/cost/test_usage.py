@@ -14,7 +14,7 @@ from torchvision import models as zoo
 
 from autoprune.cost.macs import CostModel, count_macs, state_bytes
 from autoprune.cost.usage import record_usage
-from autoprune.training.models import resnet20, resnet32, resnet44, resnet56
+from autoprune.models.cifar_resnet import resnet20, resnet32, resnet44, resnet56
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 

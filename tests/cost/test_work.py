@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from autoprune.core.space import SearchSpace
 from autoprune.cost.macs import CostModel
 from autoprune.cost.work import LANES, WORK
+from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.prune import Pruner, shrinks
-from autoprune.training.models import resnet20
 
 
 def counted(network: nn.Module, example: Tensor) -> list[float]:

@@ -20,8 +20,8 @@ from torchvision.models.shufflenetv2 import InvertedResidual
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
 from autoprune.core.space import PruningGroup
+from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.pruning.prune import Cut, cut_of
-from autoprune.training.models import CifarResNet
 
 OUTPUT = "its channels are the network's output"
 

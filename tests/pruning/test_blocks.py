@@ -14,8 +14,8 @@ from torchvision.models.convnext import CNBlockConfig
 
 from autoprune.core.space import Member, PruningGroup
 from autoprune.errors import ModelError
+from autoprune.models.cifar_resnet import resnet20, resnet56
 from autoprune.pruning.blocks import Skip, drop, find_blocks
-from autoprune.training.models import resnet20, resnet56
 
 IMAGE = torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))
 Forward = Callable[["Body", Tensor], Tensor]

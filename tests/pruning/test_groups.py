@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.errors import ModelError
+from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.trace import trace
-from autoprune.training.models import resnet20
 
 
 class FixedReshape(nn.Module):

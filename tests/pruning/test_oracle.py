@@ -20,12 +20,12 @@ from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.space import Block, PruningGroup, SearchSpace
 from autoprune.cost.macs import CostModel
 from autoprune.errors import ModelError
+from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.layers import axes_of, kind_of
 from autoprune.pruning.prune import Cut, KeptIndices, Pruner, lowest, removed_channels, shrink, shrinks, zeroed
-from autoprune.training.models import resnet20
 
 CRITERIA = sorted(IMPORTANCES.builtins)
 # what is frozen besides the output: name of the group → why

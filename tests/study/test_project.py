@@ -17,12 +17,12 @@ from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.space import MaskSpace, SearchSpace
 from autoprune.cost.macs import CostModel
 from autoprune.errors import BudgetError
+from autoprune.models.cifar_resnet import build_model
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.masks import maskable_layers
 from autoprune.pruning.prune import shrinks
 from autoprune.study.project import FILL_TO, Projector, closed_form_part
-from autoprune.training.models import build_model
 
 CLOSED = ("mflops", "mparams", "size_mb")
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from training_toys import make_task, make_toy, same_state, state_of
 
+from autoprune.models.cifar_resnet import build_model
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.training import layout
 from autoprune.training.layout import fastest_layout
-from autoprune.training.models import build_model
 from autoprune.training.runtime import Runtime
 
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_toys import same_state, state_of
 
 from autoprune.errors import ModelError, UnknownNameError, UsageError
-from autoprune.training.models import build_model, count_parameters, load_weights, resnet20, resnet56
+from autoprune.models.cifar_resnet import build_model, count_parameters, load_weights, resnet20, resnet56
 from autoprune.training.runtime import seeded
 
 

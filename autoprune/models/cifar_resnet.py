@@ -22,7 +22,7 @@ from autoprune.core.builtin_names import MODELS
 from autoprune.core.shapes import Shape, channels_of, image_of
 from autoprune.core.user_code import call_with_accepted
 from autoprune.errors import ModelError, UnknownNameError
-from autoprune.training.weights import load_weights
+from autoprune.models.load_weights import load_weights
 
 __all__ = ["build_model", "count_parameters", "load_weights", "resnet20", "resnet32", "resnet44", "resnet56"]
 
