@@ -21,7 +21,7 @@ from autoprune.cost.latency import Timer
 from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismatchError
 from autoprune.evaluate import quality_and_hits
 from autoprune.folder import StudyFolder
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.choose import check_patterns
 from autoprune.pruning.groups import Groups

@@ -24,7 +24,7 @@ from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudg
 from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.macs import CostModel
 from autoprune.errors import AutopruneError, EvaluationError
-from autoprune.models.cifar_resnet import count_parameters
+from autoprune.models.build import count_parameters
 from autoprune.pruning.masks import Masks, build_masks
 from autoprune.pruning.prune import Cut, KeptIndices, Pruner, shrink
 from autoprune.sections import ScheduleSpec

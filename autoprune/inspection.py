@@ -17,7 +17,7 @@ from autoprune.core.space import Block, SearchSpace
 from autoprune.cost.macs import CostModel
 from autoprune.dense import sparsity_facts
 from autoprune.folder import StudyFolder
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.choose import choose_blocks, choose_groups

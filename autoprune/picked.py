@@ -20,7 +20,7 @@ from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.policy import PruningPolicy
 from autoprune.errors import ModelError
 from autoprune.export.picked_files import CARD, CARD_JSON, RECIPE, WEIGHTS
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.heads import SlimAttention
 from autoprune.pruning.mask_kernels import can_accelerate, to_semi_structured

@@ -25,7 +25,7 @@ from autoprune.errors import AutopruneError, UnknownNameError, UsageError
 from autoprune.export.onnx import missing_packages
 from autoprune.export.picked_files import WEIGHTS
 from autoprune.latency_runtimes import ONNX, check_runtime, engine_of
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.picked import Architecture, architecture_of, load
 from autoprune.training.runtime import Runtime
 

@@ -17,7 +17,7 @@ from autoprune.build import runtime_of, task_of
 from autoprune.core.policy import PruningPolicy
 from autoprune.errors import UsageError
 from autoprune.exports import Examples, examples_of, random_examples
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.picked import Architecture
 from autoprune.spec import StudySpec
 from autoprune.tasks.task import DataTask

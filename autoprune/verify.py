@@ -28,7 +28,7 @@ from autoprune.errors import EvaluationError
 from autoprune.export.picked_files import CARD_JSON, POLICY, WEIGHTS
 from autoprune.export.plain import rebuild
 from autoprune.exports import FORMATS, TOLERANCE
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.picked import load, read_recipe
 
 _SECONDS = 600

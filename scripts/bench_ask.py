@@ -21,7 +21,7 @@ from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Completed
 from autoprune.cost.macs import CostModel
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.prune import shrinks
 from autoprune.study import records

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask, steps_per_epoch
 from autoprune.training.finetune import Recipe, distillation_loss, finetune

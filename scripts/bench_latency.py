@@ -41,7 +41,7 @@ from autoprune.export.onnx import missing_packages
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes
 from autoprune.latency_runtimes import ONNX, engine_of
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups

@@ -180,7 +180,7 @@ def test_the_wrong_architecture_is_refused(picked: tuple[Path, dict[str, Any]]) 
 def test_a_network_for_rows_is_rebuilt_from_its_shape(tmp_path: Path) -> None:
     """A perceptron is as wide as its rows, which only the recipe's shape knows."""
     from autoprune.core.policy import PruningPolicy
-    from autoprune.models.cifar_resnet import build_model
+    from autoprune.models.build import build_model
     from autoprune.picked import Architecture, save_network
 
     network = build_model("mlp", num_classes=2, input_shape=(30,), seed=3).eval()

@@ -16,7 +16,7 @@ from autoprune.cli import main
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.engines import Engine
 from autoprune.errors import ExportError
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.picked import Architecture, save_network
 from autoprune.pruning.prune import KeptIndices, shrink
 

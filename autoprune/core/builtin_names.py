@@ -33,7 +33,7 @@ MODELS = Registry(
     group="autoprune.models",
     builtins={
         **{f"resnet{depth}": f"autoprune.models.cifar_resnet:resnet{depth}" for depth in (20, 32, 44, 56)},
-        **{name: f"autoprune.training.{name}:{name}" for name in ("lstm", "vit", "mlp")},
+        **{name: f"autoprune.models.{name}:{name}" for name in ("lstm", "vit", "mlp")},
     },
 )
 """Networks; ``torchvision:NAME`` is understood beside these, by whoever builds the network."""

@@ -17,7 +17,7 @@ from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.space import MaskSpace, SearchSpace
 from autoprune.cost.macs import CostModel
 from autoprune.errors import BudgetError
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.masks import maskable_layers

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from training_toys import make_task, make_toy, same_state, state_of
 
-from autoprune.models.cifar_resnet import build_model
+from autoprune.models.build import build_model
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.training import layout
 from autoprune.training.layout import fastest_layout

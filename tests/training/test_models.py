@@ -9,7 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_toys import same_state, state_of
 
 from autoprune.errors import ModelError, UnknownNameError, UsageError
-from autoprune.models.cifar_resnet import build_model, count_parameters, load_weights, resnet20, resnet56
+from autoprune.models.build import build_model, count_parameters
+from autoprune.models.cifar_resnet import resnet20, resnet56
+from autoprune.models.load_weights import load_weights
 from autoprune.training.runtime import seeded
 
 

@@ -12,7 +12,7 @@ from training_toys import same_state, state_of
 
 from autoprune.core.shapes import Shape, channels_of, described, image_of
 from autoprune.errors import ModelError
-from autoprune.models.cifar_resnet import build_model, count_parameters
+from autoprune.models.build import build_model, count_parameters
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.training.finetune import Recipe, finetune, train_dense
 from autoprune.training.runtime import Runtime

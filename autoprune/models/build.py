@@ -1,0 +1,85 @@
+""":func:`build_model`, the one way from a name to a network: built-in, plug-in, torchvision's or the user's own.
+
+Combined with ``load_weights``, which reads files, and ``torchvision_zoo``, which fits torchvision's classifiers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.core.builtin_names import MODELS
+from autoprune.core.shapes import Shape, channels_of, image_of
+from autoprune.core.user_code import call_with_accepted
+from autoprune.errors import ModelError
+from autoprune.models.load_weights import load_weights
+from autoprune.models.torchvision_zoo import PREFIX, build_torchvision
+
+_log = logging.getLogger(__name__)
+
+
+def build_model(
+    source: str,
+    *,
+    num_classes: int,
+    in_channels: int | None = None,
+    input_shape: Shape | None = None,
+    seed: int,
+    weights: str = "",
+    notify: Callable[[str], None] = _log.warning,
+) -> nn.Module:
+    """Build a network on the CPU, in training mode, and load its weights.
+
+    The same arguments give the same bits: initialisation is seeded, and the global random state put back.
+
+    Args:
+        source: a built-in or plug-in (``resnet56``), ``torchvision:NAME``, or the user's own ``pkg.mod:fn``
+            or ``file.py:fn``, called with whichever of ``num_classes``, ``in_channels`` and ``input_shape`` it
+            accepts.
+        num_classes: outputs the data asks for.
+        in_channels: channels of an image, or features of a row; needed only without ``input_shape``, which knows.
+        input_shape: of one example: ``(C, H, W)``, ``(F,)`` or ``(T, F)``; ``None`` for images of any size.
+        seed: for the initial weights.
+        weights: empty for fresh ones; a file; or for torchvision the name of its weights, ``DEFAULT`` or
+            ``IMAGENET1K_V1``, downloaded once.
+        notify: told in one sentence when a classifier was replaced because it had another number of outputs.
+
+    Raises:
+        UnknownNameError: if nothing answers to the source, or to the name of the torchvision weights.
+        ModelError: if the network cannot be built, or the weights not be loaded into it.
+    """
+    offers = {"num_classes": num_classes, **_input_offers(source, in_channels, input_shape)}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if source.startswith(PREFIX):
+            if input_shape is not None:
+                image_of(input_shape, source)
+            return build_torchvision(source, num_classes, offers["in_channels"], weights, notify)
+        network = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"model {source!r} returned {type(network).__name__}; expected a torch.nn.Module")
+    if weights:
+        load_weights(network, weights)
+    return network.train()
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return the number of parameters, shared ones once; buffers are not counted.
+
+    >>> count_parameters(nn.Linear(3, 2))
+    8
+    """
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _input_offers(source: str, in_channels: int | None, input_shape: Shape | None) -> dict[str, Any]:
+    """Return what a network may be told about its input; the shape, where it is known, decides the channels."""
+    if input_shape is not None:
+        return {"in_channels": channels_of(input_shape), "input_shape": input_shape}
+    if in_channels is None:
+        raise ModelError(f"model {source!r} was asked for without in_channels and input_shape; give one of them")
+    return {"in_channels": in_channels}
