@@ -36,12 +36,12 @@ from autoprune.latency_runtimes import check_runtime, check_takes, decide_runtim
 from autoprune.origins import origins
 from autoprune.picked import Architecture
 from autoprune.pruning.blocks import find_blocks
-from autoprune.pruning.choose import choose_blocks, choose_groups, choose_layers
 from autoprune.pruning.groups import Groups, find_groups
-from autoprune.pruning.layers import has_heads
-from autoprune.pruning.masks import maskable_layers
-from autoprune.pruning.prune import Pruner, shrinks
-from autoprune.pruning.trace import OUTPUT
+from autoprune.pruning.layers.kinds import has_heads
+from autoprune.pruning.masks.masks import maskable_layers
+from autoprune.pruning.selection import choose_blocks, choose_groups, choose_layers
+from autoprune.pruning.surgery import Pruner, shrinks
+from autoprune.pruning.tracing.tracer import OUTPUT
 from autoprune.rises import Expected, Probe, sensitivity_of
 from autoprune.sections import LatencySpec
 from autoprune.spec import StudySpec

@@ -26,7 +26,7 @@ from autoprune.errors import EvaluationError, StudyError, UsageError
 from autoprune.export.picked_files import CARD, CARD_JSON, POLICY, RECIPE, WEIGHTS
 from autoprune.exports import Examples, export_network, timed
 from autoprune.picked import Architecture, load, missing_files, save_network, weights_content
-from autoprune.pruning.prune import Cut
+from autoprune.pruning.surgery import Cut
 from autoprune.verify import Check, Reference, verify_in_new_process
 
 Say = Callable[[str], None]

@@ -25,8 +25,8 @@ from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.macs import CostModel
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.models.build import count_parameters
-from autoprune.pruning.masks import Masks, build_masks
-from autoprune.pruning.prune import Cut, KeptIndices, Pruner, shrink
+from autoprune.pruning.masks.masks import Masks, build_masks
+from autoprune.pruning.surgery import Cut, KeptIndices, Pruner, shrink
 from autoprune.sections import ScheduleSpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.climb import Climb, StoppedEarly, settled

@@ -28,8 +28,8 @@ from autoprune.evaluate import Evaluator
 from autoprune.exports import examples_of
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
-from autoprune.pruning.mask_kernels import can_accelerate
-from autoprune.pruning.masks import maskable_layers
+from autoprune.pruning.masks.masks import maskable_layers
+from autoprune.pruning.masks.sparse_kernels import can_accelerate
 from autoprune.study.view import StudyView
 from autoprune.trial_weights import check_kept, load_trial
 from autoprune.unfinished import unfinished

@@ -20,10 +20,10 @@ from autoprune.folder import StudyFolder
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.blocks import find_blocks
-from autoprune.pruning.choose import choose_blocks, choose_groups
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
-from autoprune.pruning.prune import shrinks
+from autoprune.pruning.selection import choose_blocks, choose_groups
+from autoprune.pruning.surgery import shrinks
 from autoprune.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.runtime import Runtime

@@ -17,7 +17,7 @@ from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.macs import CostModel
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.folder import StudyFolder
-from autoprune.pruning.prune import Pruner
+from autoprune.pruning.surgery import Pruner
 from autoprune.study.latency import Probes, Timed
 from autoprune.training.runtime import Runtime
 

@@ -20,7 +20,7 @@ from autoprune.errors import ModelError
 from autoprune.evaluate import measured_quality
 from autoprune.folder import StudyFolder
 from autoprune.models.load_weights import load_weights
-from autoprune.pruning.criteria.producers import producing
+from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.groups import Groups
 from autoprune.spec import StudySpec
 from autoprune.tasks.task import DataTask

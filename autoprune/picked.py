@@ -22,10 +22,10 @@ from autoprune.errors import ModelError
 from autoprune.export.picked_files import CARD, CARD_JSON, RECIPE, WEIGHTS
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights, own_tensors
-from autoprune.pruning.heads import SlimAttention
-from autoprune.pruning.mask_kernels import can_accelerate, to_semi_structured
-from autoprune.pruning.masks import Masks
-from autoprune.pruning.prune import BLOCK, Cut, KeptIndices, shrink
+from autoprune.pruning.layers.attention_heads import SlimAttention
+from autoprune.pruning.masks.masks import Masks
+from autoprune.pruning.masks.sparse_kernels import can_accelerate, to_semi_structured
+from autoprune.pruning.surgery import BLOCK, Cut, KeptIndices, shrink
 
 FORMAT = 1
 # what PyTorch's layers call their sizes, for those who rebuild a network without us

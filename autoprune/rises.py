@@ -20,7 +20,7 @@ from autoprune.core.atomic_write import write_text
 from autoprune.core.sensitivity import Curve, Sensitivity
 from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
-from autoprune.pruning.prune import Pruner
+from autoprune.pruning.surgery import Pruner
 from autoprune.sections import SensitivitySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.finetune import recalibrate_batchnorm

@@ -7,7 +7,7 @@ The tests of this package hold every criterion that is shipped to it, on several
 Steps for adding a criterion:
 
 1. Write a function ``(group, network, calibration) -> scores``: a tensor of shape ``(num_channels,)``, larger =
-   keep. ``autoprune.pruning.criteria.producers`` finds the numbers that produce a channel, ``….reading``
+   keep. ``autoprune.pruning.criteria.channel_parameters`` finds the numbers that produce a channel, ``….reading``
    the tensors in which it can be seen. Raise ``NotApplicable`` for a group that it makes no sense for.
 2. Mark what it needs (``autoprune.pruning.importance``): ``@uses_gradients`` to find the gradient of the loss in
    ``parameter.grad``, ``@uses_data`` for the calibration batches, ``@uses_seed`` if it draws random numbers.
@@ -30,7 +30,7 @@ from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.space import Member, PruningGroup
 from autoprune.loggers.contract import check_logger
 from autoprune.pruning.importance import Calibration, Criterion, has_mark, score_by
-from autoprune.pruning.layers import axes_of, tensor_of
+from autoprune.pruning.layers.kinds import axes_of, tensor_of
 
 __all__ = [
     "ExampleNetwork",

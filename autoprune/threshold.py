@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from autoprune.core.atomic_write import write_text
 from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
-from autoprune.pruning.prune import Pruner
+from autoprune.pruning.surgery import Pruner
 from autoprune.tasks.task import DataTask
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.runtime import Runtime

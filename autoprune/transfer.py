@@ -36,8 +36,8 @@ from autoprune.models.weights_licence import weights_licence
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
-from autoprune.pruning.masks import build_masks, maskable_layers
-from autoprune.pruning.prune import Pruner
+from autoprune.pruning.masks.masks import build_masks, maskable_layers
+from autoprune.pruning.surgery import Pruner
 from autoprune.subject import StoredPolicy, Subject
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.score import Score, score

@@ -26,7 +26,7 @@ from autoprune.errors import ModelError, StudyError
 from autoprune.folder import StudyFolder
 from autoprune.loggers.protocol import Observer
 from autoprune.picked import Architecture, rebuild, recipe_of, weights_content
-from autoprune.pruning.prune import Pruner
+from autoprune.pruning.surgery import Pruner
 
 Wish = Literal["front", "all", "none"]
 _RECIPE = "recipe"  # key of the recipe among the file's metadata

@@ -30,7 +30,7 @@ from autoprune.errors import ModelError, StudyError, StudyLockedError
 from autoprune.evaluate import Evaluator
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pick import Judged, Reached
-from autoprune.pruning.prune import shrink
+from autoprune.pruning.surgery import shrink
 from autoprune.training.score import Score
 
 WORK = ".work"

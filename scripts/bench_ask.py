@@ -23,7 +23,7 @@ from autoprune.core.trial import Candidate, Completed
 from autoprune.cost.macs import CostModel
 from autoprune.models.build import build_model
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.prune import shrinks
+from autoprune.pruning.surgery import shrinks
 from autoprune.study import records
 from autoprune.study.ledger import Ledger
 from autoprune.study.project import Projector

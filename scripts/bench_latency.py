@@ -45,7 +45,7 @@ from autoprune.models.build import build_model
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
-from autoprune.pruning.prune import Pruner
+from autoprune.pruning.surgery import Pruner
 from autoprune.report.summary import summarise
 from autoprune.study.baselines import baselines
 from autoprune.study.latency import LatencyModel, Probes, latency_projector

@@ -31,7 +31,7 @@ from autoprune.models.mlp import mlp
 from autoprune.models.vit import vit
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.prune import cut_of, shrink, zeroed
+from autoprune.pruning.surgery import cut_of, shrink, zeroed
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "networks.md"
 OUTPUT = "its channels are the network's output"

@@ -30,7 +30,7 @@ from autoprune.folder import StudyFolder
 from autoprune.origins import channel_tensors
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
-from autoprune.pruning.prune import Pruner, shrink
+from autoprune.pruning.surgery import Pruner, shrink
 from autoprune.sections import ScheduleSpec
 from autoprune.spec import StudySpec
 from autoprune.training.finetune import finetune, recalibrate_batchnorm

@@ -25,7 +25,7 @@ from autoprune.latency_probes import latency_probes, needs_probes, spread
 from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.prune import Pruner
+from autoprune.pruning.surgery import Pruner
 from autoprune.study.latency import Probes
 from autoprune.training.runtime import resolve_runtime
 

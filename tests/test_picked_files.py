@@ -36,7 +36,7 @@ from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
 from autoprune.models.weights_licence import weights_licence
 from autoprune.picked import Architecture, missing_files, save_network
-from autoprune.pruning.prune import KeptIndices, shrink
+from autoprune.pruning.surgery import KeptIndices, shrink
 from autoprune.study.view import StudyView
 from autoprune.verify import Check, Reference, verify
 

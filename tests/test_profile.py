@@ -18,7 +18,7 @@ from autoprune.cost.engines import Engine
 from autoprune.errors import ExportError
 from autoprune.models.build import build_model
 from autoprune.picked import Architecture, save_network
-from autoprune.pruning.prune import KeptIndices, shrink
+from autoprune.pruning.surgery import KeptIndices, shrink
 
 QUICK = ("--latency-runtime", "torch", "--device", "cpu")
 

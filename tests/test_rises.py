@@ -17,7 +17,7 @@ from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
-from autoprune.pruning.prune import Pruner
+from autoprune.pruning.surgery import Pruner
 from autoprune.rises import BROKEN, Expected, Probe, sensitivity_of
 from autoprune.sections import SensitivitySpec
 from autoprune.tasks.in_memory import Arrays, ArrayTask

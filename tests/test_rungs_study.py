@@ -19,7 +19,7 @@ from autoprune.core.trial import Candidate, Completed, Stopped, Trial
 from autoprune.evaluate import Evaluation, Evaluator
 from autoprune.folder import StudyFolder
 from autoprune.progress import PlainDisplay
-from autoprune.pruning.prune import Pruner
+from autoprune.pruning.surgery import Pruner
 from autoprune.report.summary import summarise
 from autoprune.run import run_search
 from autoprune.study.view import open_view

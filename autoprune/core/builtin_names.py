@@ -21,7 +21,7 @@ IMPORTANCES = Registry(
             "activations": ("activation", "apoz"),
             "ablation": ("ablation",),
             "synflow": ("synflow",),
-            "chance": ("random",),
+            "random": ("random",),
         }.items()
         for name in names
     },

@@ -24,7 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.core.space import Block, PruningGroup
 from autoprune.errors import ModelError, did_you_mean
-from autoprune.pruning.running import answer_of, plain_attention
+from autoprune.pruning.tracing.safe_forward import answer_of, plain_attention
 
 # Operations by their name in ATen, without the underscore of the in-place twin.
 SAME = {"alias", "clone", "detach", "expand", "slice", "_to_copy", "_unsafe_view", "view"}  # where the shape stays

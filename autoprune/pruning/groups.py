@@ -21,10 +21,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from autoprune.core.space import FrozenGroup, Member, PruningGroup, Side
 from autoprune.errors import ModelError
-from autoprune.pruning.layers import kind_of
-from autoprune.pruning.prune import cut_of, shrink, zeroed
-from autoprune.pruning.running import answer_of
-from autoprune.pruning.trace import NOT_THE_USERS, OUTPUT, OutOfTime, Tracer, trace
+from autoprune.pruning.layers.kinds import kind_of
+from autoprune.pruning.surgery import cut_of, shrink, zeroed
+from autoprune.pruning.tracing.safe_forward import answer_of
+from autoprune.pruning.tracing.tracer import NOT_THE_USERS, OUTPUT, OutOfTime, Tracer, trace
 
 ROUNDINGS = 100  # of the output; sums in another order differ by about three
 SECONDS = 120.0

@@ -15,7 +15,7 @@ from autoprune.cost.work import LANES, WORK
 from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.prune import Pruner, shrinks
+from autoprune.pruning.surgery import Pruner, shrinks
 
 
 def counted(network: nn.Module, example: Tensor) -> list[float]:

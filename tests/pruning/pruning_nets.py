@@ -21,7 +21,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer,
 
 from autoprune.core.space import PruningGroup
 from autoprune.models.cifar_resnet import CifarResNet
-from autoprune.pruning.prune import Cut, cut_of
+from autoprune.pruning.surgery import Cut, cut_of
 
 OUTPUT = "its channels are the network's output"
 

@@ -20,12 +20,12 @@ from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 
 from autoprune.errors import ModelError
-from autoprune.pruning.attention import ATTENTION_KINDS
-from autoprune.pruning.heads import Packing
-from autoprune.pruning.layers import LayerKind, tensor_of
-from autoprune.pruning.prune import KeptIndices, shrink
-from autoprune.pruning.prune import zeroed as zeroed_network
-from autoprune.pruning.window_attention import join_windows, split_windows
+from autoprune.pruning.layers.attention import ATTENTION_KINDS
+from autoprune.pruning.layers.attention_heads import Packing
+from autoprune.pruning.layers.kinds import LayerKind, tensor_of
+from autoprune.pruning.layers.window_attention import join_windows, split_windows
+from autoprune.pruning.surgery import KeptIndices, shrink
+from autoprune.pruning.surgery import zeroed as zeroed_network
 
 NESTED = "ignore:The PyTorch API of nested tensors is in prototype stage"
 

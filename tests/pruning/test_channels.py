@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoprune.pruning.channels import Channels, compact
+from autoprune.pruning.tracing.channel_union import Channels, compact
 
 
 def classes_of(channels: Channels) -> dict[tuple[str, str], list[int]]:

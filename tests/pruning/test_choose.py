@@ -12,8 +12,8 @@ from torch import nn
 from autoprune.errors import UsageError
 from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.pruning.blocks import find_blocks
-from autoprune.pruning.choose import check_patterns, choose_blocks, choose_groups
 from autoprune.pruning.groups import Groups, find_groups
+from autoprune.pruning.selection import check_patterns, choose_blocks, choose_groups
 
 INNER = [f"layer{stage}.0.conv1" for stage in (1, 2, 3)]
 STREAMS = ["conv1", "layer2.0.conv2", "layer3.0.conv2"]

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from autoprune.core.space import PruningGroup
 from autoprune.pruning.criteria import ablation as ablation_file
-from autoprune.pruning.criteria.producers import producing
-from autoprune.pruning.criteria.replay import Recording
+from autoprune.pruning.criteria.channel_parameters import producing
+from autoprune.pruning.criteria.forward_replay import Recording
 from autoprune.pruning.importance import Calibration, score_groups
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from autoprune.errors import ModelError
 from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.groups import Groups, find_groups
-from autoprune.pruning.trace import trace
+from autoprune.pruning.tracing.tracer import trace
 
 
 class FixedReshape(nn.Module):

@@ -12,10 +12,10 @@ from pruning_nets import Body, Flow, Tokens, outputs, random_cut
 from torch import Tensor, nn
 
 from autoprune.core.space import PruningGroup
-from autoprune.pruning.axes import Axis
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.layers import KINDS, axes_of, kind_of, tensor_of
-from autoprune.pruning.prune import KeptIndices, shrink, zeroed
+from autoprune.pruning.layers.axes import Axis
+from autoprune.pruning.layers.kinds import KINDS, axes_of, kind_of, tensor_of
+from autoprune.pruning.surgery import KeptIndices, shrink, zeroed
 
 
 @dataclass(frozen=True)

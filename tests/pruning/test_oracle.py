@@ -24,8 +24,8 @@ from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, score_groups
-from autoprune.pruning.layers import axes_of, kind_of
-from autoprune.pruning.prune import Cut, KeptIndices, Pruner, lowest, removed_channels, shrink, shrinks, zeroed
+from autoprune.pruning.layers.kinds import axes_of, kind_of
+from autoprune.pruning.surgery import Cut, KeptIndices, Pruner, lowest, removed_channels, shrink, shrinks, zeroed
 
 CRITERIA = sorted(IMPORTANCES.builtins)
 # what is frozen besides the output: name of the group → why

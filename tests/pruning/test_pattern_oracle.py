@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from autoprune.core.policy import MASK_PATTERNS, MaskPolicy
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.layers import has_heads
-from autoprune.pruning.mask_scores import CRITERIA
-from autoprune.pruning.masks import Masks, build_masks, maskable_layers
-from autoprune.pruning.prune import Cut, cut_of, shrink, sizes_of, zeroed
-from autoprune.pruning.prune import _positions as positions_of
+from autoprune.pruning.layers.kinds import has_heads
+from autoprune.pruning.masks.masks import Masks, build_masks, maskable_layers
+from autoprune.pruning.masks.weight_scores import CRITERIA
+from autoprune.pruning.surgery import Cut, cut_of, shrink, sizes_of, zeroed
+from autoprune.pruning.surgery import _positions as positions_of
 
 MASKED = ("resnet8", "option-a", "vgg", "depthwise", "resnext", "mlp", "lstm", "encoder", "swin v2", "convnext")
 

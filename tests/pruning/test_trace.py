@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.pruning.groups import Groups, find_groups
-from autoprune.pruning.prune import shrink, zeroed
-from autoprune.pruning.trace import OutOfTime, trace
+from autoprune.pruning.surgery import shrink, zeroed
+from autoprune.pruning.tracing.tracer import OutOfTime, trace
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer,
 from torchvision.models.vgg import VGG, make_layers
 
 from autoprune.pruning.groups import Groups, find_groups
-from autoprune.pruning.prune import cut_of, shrink, zeroed
+from autoprune.pruning.surgery import cut_of, shrink, zeroed
 
 MAX_SPARSITY = 0.9
 

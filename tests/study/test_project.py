@@ -20,8 +20,8 @@ from autoprune.errors import BudgetError
 from autoprune.models.build import build_model
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.masks import maskable_layers
-from autoprune.pruning.prune import shrinks
+from autoprune.pruning.masks.masks import maskable_layers
+from autoprune.pruning.surgery import shrinks
 from autoprune.study.project import FILL_TO, Projector, closed_form_part
 
 CLOSED = ("mflops", "mparams", "size_mb")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.space import PruningGroup
-from autoprune.pruning.criteria.producers import producing
-from autoprune.pruning.criteria.reading import Place, edited, places_of
-from autoprune.pruning.criteria.replay import Recording
+from autoprune.pruning.criteria.channel_hooks import Place, edited, places_of
+from autoprune.pruning.criteria.channel_parameters import producing
+from autoprune.pruning.criteria.forward_replay import Recording
 from autoprune.pruning.importance import Calibration, scores_jointly, uses_data
-from autoprune.pruning.layers import axes_of
+from autoprune.pruning.layers.kinds import axes_of
 
 PASSES, LEAST_IMAGES = 2**14, 16
 """Forward passes of one image that all channels may cost together, and the images that are looked at in any case."""

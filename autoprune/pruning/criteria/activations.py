@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.space import PruningGroup
-from autoprune.pruning.criteria.reading import Place, edited, per_channel, places_of
+from autoprune.pruning.criteria.channel_hooks import Place, edited, per_channel, places_of
 from autoprune.pruning.importance import Calibration, scores_jointly, uses_data
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.space import PruningGroup
-from autoprune.pruning.criteria.reading import Place, edited, per_channel, places_of
+from autoprune.pruning.criteria.channel_hooks import Place, edited, per_channel, places_of
 from autoprune.pruning.importance import Calibration, backward_in_eval, scores_jointly, uses_data
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from autoprune.core.space import PruningGroup
-from autoprune.pruning.criteria.producers import channel_sums
+from autoprune.pruning.criteria.channel_parameters import channel_sums
 from autoprune.pruning.importance import Calibration, uses_gradients
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.core.space import PruningGroup
-from autoprune.pruning.criteria.producers import filters
+from autoprune.pruning.criteria.channel_parameters import filters
 from autoprune.pruning.importance import Calibration, NotApplicable
 
 

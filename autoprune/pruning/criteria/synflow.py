@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from autoprune.core.space import PruningGroup
 from autoprune.errors import ModelError
-from autoprune.pruning.criteria.producers import channel_sums
-from autoprune.pruning.criteria.reading import channel_dim
+from autoprune.pruning.criteria.channel_hooks import channel_dim
+from autoprune.pruning.criteria.channel_parameters import channel_sums
 from autoprune.pruning.importance import Calibration, scores_jointly
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoprune.pruning.ruling import ChannelTrace, argument, flat, operation, read_along, spread
+from autoprune.pruning.tracing.rule_helpers import ChannelTrace, argument, flat, operation, read_along, spread
 
 # element by element
 

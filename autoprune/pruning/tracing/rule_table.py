@@ -7,8 +7,8 @@ to the atoms themselves, so views, concatenations and shuffles need no rule of t
 
 from __future__ import annotations
 
-from autoprune.pruning.rules_layers import embedding, layer_norm, normalised, prelu, recurrent, weighted
-from autoprune.pruning.rules_moving import (
+from autoprune.pruning.tracing.layer_rules import embedding, layer_norm, normalised, prelu, recurrent, weighted
+from autoprune.pruning.tracing.reshape_rules import (
     along,
     copied,
     glu,
@@ -22,7 +22,7 @@ from autoprune.pruning.rules_moving import (
     shuffled,
     viewed,
 )
-from autoprune.pruning.ruling import Rule
+from autoprune.pruning.tracing.rule_helpers import Rule
 
 _FAMILIES: dict[Rule, str] = {
     weighted: "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution",

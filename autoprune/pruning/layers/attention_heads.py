@@ -20,7 +20,7 @@ from torch import nn
 
 from autoprune.core.space import Side
 from autoprune.errors import ModelError
-from autoprune.pruning.axes import Axis, LayerKind, Sizes, tensor_of
+from autoprune.pruning.layers.axes import Axis, LayerKind, Sizes, tensor_of
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from autoprune.pruning.layers import kind_of
+from autoprune.pruning.layers.kinds import kind_of
 
 Call: TypeAlias = tuple[nn.Module, int]
 """A layer, and how many times it was called before."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.pruning.heads import Packing, SlimAttention, attention_kind, class_name
+from autoprune.pruning.layers.attention_heads import Packing, SlimAttention, attention_kind, class_name
 
 _APART = -100.0  # added to the score of two positions that the shift brought together
 _LARGEST_SCALE = math.log(100.0)  # of cosine attention, as a logarithm

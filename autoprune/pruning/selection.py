@@ -14,7 +14,7 @@ from torch import nn
 from autoprune.core.space import Block, FrozenGroup, PruningGroup
 from autoprune.errors import UsageError, did_you_mean
 from autoprune.pruning.groups import Groups
-from autoprune.pruning.layers import kind_of
+from autoprune.pruning.layers.kinds import kind_of
 
 
 def choose_groups(network: nn.Module, groups: Groups, keep: Sequence[str] = (), only: Sequence[str] = ()) -> Groups:

@@ -20,7 +20,7 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import Block, PruningGroup, SearchSpace, Shrink, Side
 from autoprune.errors import ModelError
 from autoprune.pruning.blocks import drop
-from autoprune.pruning.layers import axes_of, kind_of
+from autoprune.pruning.layers.kinds import axes_of, kind_of
 
 Scores = Mapping[str, Mapping[str, Tensor]]
 BLOCK = "block"  # the side of a module that goes whole

@@ -7,8 +7,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autoprune.pruning.layers import loses_whole_groups
-from autoprune.pruning.ruling import ChannelTrace, Rule, argument, flat, follow_unknown, operation, read_along, spread
+from autoprune.pruning.layers.kinds import loses_whole_groups
+from autoprune.pruning.tracing.rule_helpers import (
+    ChannelTrace,
+    Rule,
+    argument,
+    flat,
+    follow_unknown,
+    operation,
+    read_along,
+    spread,
+)
 
 
 def weighted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from autoprune.core.policy import MaskPolicy
 from autoprune.core.space import MASK_UNITS, MaskSpace, masked_zeros
 from autoprune.errors import ModelError, UnknownNameError
-from autoprune.pruning.mask_scores import CRITERIA, Batches
+from autoprune.pruning.masks.weight_scores import CRITERIA, Batches
 
 
 @dataclass(frozen=True)

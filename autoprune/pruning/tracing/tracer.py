@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from autoprune.pruning.axes import LayerKind
-from autoprune.pruning.channels import Channels
-from autoprune.pruning.layers import kind_of
-from autoprune.pruning.rules import RULES
-from autoprune.pruning.ruling import follow_unknown
-from autoprune.pruning.running import plain_attention
+from autoprune.pruning.layers.axes import LayerKind
+from autoprune.pruning.layers.kinds import kind_of
+from autoprune.pruning.tracing.channel_union import Channels
+from autoprune.pruning.tracing.rule_helpers import follow_unknown
+from autoprune.pruning.tracing.rule_table import RULES
+from autoprune.pruning.tracing.safe_forward import plain_attention
 
 OUTPUT = "its channels are the network's output"
-NOT_THE_USERS = (str(Path(__file__).parent) + os.sep, str(Path(torch.__file__).parent) + os.sep, "<")
+NOT_THE_USERS = (str(Path(__file__).parents[1]) + os.sep, str(Path(torch.__file__).parent) + os.sep, "<")
 _LARGEST = 1_000_000  # elements of a bare parameter that are followed one by one
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
-from autoprune.pruning.masks import Maskable, Masks
+from autoprune.pruning.masks.masks import Maskable, Masks
 
 NO_KERNEL = "2:4 masks save no time here: their kernels need a CUDA GPU of compute capability 8.0 or newer, and {}"
 SPARSE_DTYPES, SPARSE_MULTIPLE = (torch.float16, torch.bfloat16), 16  # what cuSPARSELt takes, in torch 2.15

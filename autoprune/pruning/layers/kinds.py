@@ -17,9 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.core.space import Side
-from autoprune.pruning.attention import ATTENTION_KINDS
-from autoprune.pruning.axes import Axis, LayerKind, Sizes
-from autoprune.pruning.axes import tensor_of as tensor_of
+from autoprune.pruning.layers.attention import ATTENTION_KINDS
+from autoprune.pruning.layers.axes import Axis, LayerKind, Sizes
+from autoprune.pruning.layers.axes import tensor_of as tensor_of
 
 GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from autoprune.pruning.axes import LayerKind
-from autoprune.pruning.channels import Channels
+from autoprune.pruning.layers.axes import LayerKind
+from autoprune.pruning.tracing.channel_union import Channels
 
 
 class ChannelTrace(Protocol):

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.core.space import Member, PruningGroup
-from autoprune.pruning.layers import kind_of
+from autoprune.pruning.layers.kinds import kind_of
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Where the channels of each kind of layer lie, attention included."""

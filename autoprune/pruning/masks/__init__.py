@@ -1,0 +1,1 @@
+"""Weights set to zero in place: which, and how they are held there."""

@@ -1,0 +1,1 @@
+"""Which channels are the same: one forward pass, watched operation by operation."""
