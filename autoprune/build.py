@@ -16,9 +16,9 @@ from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.policy import MASK_PATTERNS
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import Block, FrozenGroup, MaskSpace, SearchSpace
-from autoprune.cost.engines import Engine
+from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer
-from autoprune.cost.macs import CostModel
+from autoprune.cost.timing_engines import Engine
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.dense import (
     Say,

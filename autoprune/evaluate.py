@@ -21,8 +21,8 @@ from autoprune.core.metrics import Measurement
 from autoprune.core.paired_scores import Hits
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget
+from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer, measured_latency
-from autoprune.cost.macs import CostModel
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.models.build import count_parameters
 from autoprune.pruning.masks.masks import Masks, build_masks

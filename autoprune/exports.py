@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from autoprune.core.atomic_write import write_bytes
 from autoprune.core.export_formats import FILES, Wanted
-from autoprune.cost.engines import TORCH_ENGINES
 from autoprune.cost.latency import Timer
+from autoprune.cost.timing_engines import TORCH_ENGINES
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import ExportError
 from autoprune.export.onnx import OnnxSession, onnx_bytes

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.space import Block, SearchSpace
-from autoprune.cost.macs import CostModel
+from autoprune.cost.cost_model import CostModel
 from autoprune.dense import sparsity_facts
 from autoprune.folder import StudyFolder
 from autoprune.models.build import build_model

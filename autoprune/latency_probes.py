@@ -13,8 +13,8 @@ from typing import Any
 from autoprune.core.atomic_write import write_text
 from autoprune.core.metrics import Budget
 from autoprune.core.space import SearchSpace
+from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer, measured_latency
-from autoprune.cost.macs import CostModel
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.folder import StudyFolder
 from autoprune.pruning.surgery import Pruner

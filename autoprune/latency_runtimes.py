@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoprune.cost.engines import TORCH_ENGINES, Call, Engine
+from autoprune.cost.timing_engines import TORCH_ENGINES, Call, Engine
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UsageError
 from autoprune.export.derived import OnnxConverter

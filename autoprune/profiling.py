@@ -17,9 +17,9 @@ from autoprune.core.builtin_names import MODELS
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.shapes import Shape
 from autoprune.core.versions import versions
-from autoprune.cost.by_layer import profile_layers, uncounted_operations
+from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads, time_alone
-from autoprune.cost.macs import measure_network
+from autoprune.cost.layer_profile import profile_layers, uncounted_operations
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UnknownNameError, UsageError
 from autoprune.export.onnx import missing_packages

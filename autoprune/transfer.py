@@ -27,7 +27,7 @@ from autoprune.core.metrics import FLOP_CONVENTION, Measurement
 from autoprune.core.paired_scores import Hits, paired_difference
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import Block, MaskSpace, PruningGroup, SearchSpace
-from autoprune.cost.macs import measure_network
+from autoprune.cost.cost_model import measure_network
 from autoprune.deliver import Delivery, deliver
 from autoprune.errors import EvaluationError, ModelError
 from autoprune.evaluate import quality_measurement

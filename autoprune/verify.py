@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.export_formats import FILES
 from autoprune.core.policy import PruningPolicy
+from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads
-from autoprune.cost.macs import measure_network
 from autoprune.errors import EvaluationError
 from autoprune.export.picked_files import CARD_JSON, POLICY, WEIGHTS
 from autoprune.export.plain import rebuild

@@ -20,7 +20,7 @@ from autoprune.analysis.pareto import choose
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Completed
-from autoprune.cost.macs import CostModel
+from autoprune.cost.cost_model import CostModel
 from autoprune.models.build import build_model
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import shrinks

@@ -31,7 +31,7 @@ from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
-from autoprune.cost.macs import CostModel
+from autoprune.cost.cost_model import CostModel
 from autoprune.models.build import build_model
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups

@@ -33,8 +33,8 @@ from autoprune.build import cost_model, resolve, set_up
 from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
-from autoprune.cost.engines import TORCH_ENGINES
 from autoprune.cost.latency import Timer
+from autoprune.cost.timing_engines import TORCH_ENGINES
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import BudgetError
 from autoprune.export.onnx import missing_packages

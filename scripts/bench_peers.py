@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.cost.macs import measure_network
+from autoprune.cost.cost_model import measure_network
 from autoprune.tasks.task import DataTask
 from autoprune.training.loop import stream
 from autoprune.training.runtime import Runtime

@@ -22,7 +22,7 @@ from autoprune.core.metrics import Budget
 from autoprune.core.paired_scores import Hits
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, OverBudget
-from autoprune.cost.macs import measure_network
+from autoprune.cost.cost_model import measure_network
 from autoprune.dense import fresh_network, read_dense_facts, sparsity_facts
 from autoprune.errors import ModelError, StudyError
 from autoprune.evaluate import PHASES, Evaluator, Stopwatch, relative_cut

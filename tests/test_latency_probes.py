@@ -17,8 +17,8 @@ from torch import nn
 from autoprune.build import cost_model, set_up
 from autoprune.core.metrics import Budget
 from autoprune.core.space import SearchSpace
+from autoprune.cost.cost_model import CostModel, measure_network
 from autoprune.cost.latency import LatencyComparison
-from autoprune.cost.macs import CostModel, measure_network
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes, needs_probes, spread

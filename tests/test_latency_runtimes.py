@@ -21,8 +21,8 @@ import autoprune.build
 from autoprune import latency_runtimes
 from autoprune.build import resolve, set_up
 from autoprune.core.trial import Completed
-from autoprune.cost.engines import TORCH_ENGINES, Engine, eager, event_seconds, wall_seconds
 from autoprune.cost.latency import Timer, time_alone
+from autoprune.cost.timing_engines import TORCH_ENGINES, Engine, eager, event_seconds, wall_seconds
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.dense import read_dense_facts
 from autoprune.errors import AutopruneError, ExportError, ModelError, UsageError

@@ -14,7 +14,7 @@ from tiny import write_task
 from autoprune import profiling
 from autoprune.cli import main
 from autoprune.core.policy import PruningPolicy
-from autoprune.cost.engines import Engine
+from autoprune.cost.timing_engines import Engine
 from autoprune.errors import ExportError
 from autoprune.models.build import build_model
 from autoprune.picked import Architecture, save_network

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoprune.cost.engines import Call, Engine
+from autoprune.cost.timing_engines import Call, Engine
+from autoprune.cost.timing_lock import turn_on
 from autoprune.cost.timing_plan import TimingPlan
-from autoprune.cost.turns import turn_on
 from autoprune.errors import NonFiniteError
 
 WARM_UP_BLOCKS = 2

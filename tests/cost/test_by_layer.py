@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoprune.cost.by_layer import layer_seconds, profile_layers, uncounted_operations
-from autoprune.cost.macs import measure_network
+from autoprune.cost.cost_model import measure_network
+from autoprune.cost.layer_profile import layer_seconds, profile_layers, uncounted_operations
 from autoprune.models.cifar_resnet import resnet20
 from autoprune.testing import ExampleNetwork
 

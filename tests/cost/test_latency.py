@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoprune.cost.engines import Clock, Engine, eager, wall_seconds
 from autoprune.cost.latency import LatencyComparison, Timer, measured_latency, median_stderr
+from autoprune.cost.timing_engines import Clock, Engine, eager, wall_seconds
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import NonFiniteError
 

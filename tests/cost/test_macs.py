@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from autoprune.core.space import MASK_UNITS, Block, Shrink, mask_key, masked_zeros
-from autoprune.cost.macs import CostModel, measure_network, state_bytes
-from autoprune.cost.sizes import Sizes, Totals
+from autoprune.cost.cost_model import CostModel, measure_network, state_bytes
+from autoprune.cost.size_products import Sizes, Totals
 from autoprune.models.cifar_resnet import resnet20
 
 IMAGE = torch.zeros(1, 3, 9, 9)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from autoprune.cost.turns import turn_on
+from autoprune.cost.timing_lock import turn_on
 
 
 def test_a_device_is_held_while_it_is_timed_on_and_free_again_afterwards(tmp_path: Path) -> None:

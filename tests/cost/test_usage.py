@@ -12,8 +12,8 @@ from cut_networks import CUT_CASES, really
 from torch import Tensor, nn
 from torchvision import models as zoo
 
-from autoprune.cost.macs import CostModel, count_macs, state_bytes
-from autoprune.cost.usage import record_usage
+from autoprune.cost.cost_model import CostModel, count_macs, state_bytes
+from autoprune.cost.mac_counter import record_usage
 from autoprune.models.cifar_resnet import resnet20, resnet32, resnet44, resnet56
 
 IMAGE = torch.zeros(1, 3, 32, 32)

@@ -10,8 +10,8 @@ from cut_networks import CUT_CASES
 from torch import Tensor, nn
 
 from autoprune.core.space import SearchSpace
-from autoprune.cost.macs import CostModel
-from autoprune.cost.work import LANES, WORK
+from autoprune.cost.cost_model import CostModel
+from autoprune.cost.latency_features import LANES, WORK
 from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups

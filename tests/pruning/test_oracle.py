@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.space import Block, PruningGroup, SearchSpace
-from autoprune.cost.macs import CostModel
+from autoprune.cost.cost_model import CostModel
 from autoprune.errors import ModelError
 from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.blocks import find_blocks

@@ -15,7 +15,7 @@ from study_fakes import ChainCost, chain_cost, full_cost, smallest_cost, space_o
 from autoprune.core.metrics import Budget, Limit
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.space import MaskSpace, SearchSpace
-from autoprune.cost.macs import CostModel
+from autoprune.cost.cost_model import CostModel
 from autoprune.errors import BudgetError
 from autoprune.models.build import build_model
 from autoprune.pruning.blocks import find_blocks

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from autoprune.cost.engines import Clock, wait_for
-from autoprune.cost.layers import layer_costs
-from autoprune.cost.rows import stored_tensors
-from autoprune.cost.usage import one_input, record_usage, without_fused_attention
+from autoprune.cost.layer_table import layer_costs
+from autoprune.cost.mac_counter import one_input, record_usage, without_fused_attention
+from autoprune.cost.tensor_sizes import stored_tensors
+from autoprune.cost.timing_engines import Clock, wait_for
 
 _MOVES = ("clone", "copy_", "_to_copy", "contiguous", "detach", "empty", "lift_fresh")  # they compute nothing
 

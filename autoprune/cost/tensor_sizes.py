@@ -16,8 +16,8 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from autoprune.core.space import Block, Shrink
-from autoprune.cost.sizes import ONE, Factors, Sizes
-from autoprune.cost.usage import Usage
+from autoprune.cost.mac_counter import Usage
+from autoprune.cost.size_products import ONE, Factors, Sizes
 
 PRODUCTS = ":products"  # ends the name of a module's matrix products among the tensors
 NOBODY = ":nobody"  # stands for the module of products that no group shrinks

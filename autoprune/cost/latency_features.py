@@ -17,9 +17,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.cost.rows import Rows
-from autoprune.cost.sizes import ONE, Factors, Ints, Products
-from autoprune.cost.usage import Usage
+from autoprune.cost.mac_counter import Usage
+from autoprune.cost.size_products import ONE, Factors, Ints, Products
+from autoprune.cost.tensor_sizes import Rows
 
 WORK = ("networks", "operations", "mflops", "vector_mflops", "outputs")
 """What :class:`Work` counts: one network, active operations, MFLOPs, MFLOPs of whole vectors, millions of outputs."""

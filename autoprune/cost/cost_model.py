@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from autoprune.core.metrics import Measurement
 from autoprune.core.space import MASK_UNITS, Block, Kept, Shrink, mask_key, masked_zeros
-from autoprune.cost.layers import layer_costs
-from autoprune.cost.rows import Rows, stored_tensors
-from autoprune.cost.sizes import Ints, Products, Totals
-from autoprune.cost.usage import Usage, count_macs, record_usage
-from autoprune.cost.work import Floats, Work
+from autoprune.cost.latency_features import Floats, Work
+from autoprune.cost.layer_table import layer_costs
+from autoprune.cost.mac_counter import Usage, count_macs, record_usage
+from autoprune.cost.size_products import Ints, Products, Totals
+from autoprune.cost.tensor_sizes import Rows, stored_tensors
 
 UNCOUNTED = "biases, norms and activations"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from autoprune.cost.usage import Usage
+from autoprune.cost.mac_counter import Usage
 
 
 @dataclass(frozen=True)
