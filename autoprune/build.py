@@ -50,10 +50,10 @@ from autoprune.study.proposals import Proposals
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask
 from autoprune.threshold import tolerated_counts
+from autoprune.training.device.device import Runtime, resolve_runtime
+from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import Recipe
-from autoprune.training.layout import fastest_layout
-from autoprune.training.runtime import Runtime, resolve_runtime
-from autoprune.training.teacher import Teacher
+from autoprune.training.memory_layout import fastest_layout
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.selection import check_patterns
 from autoprune.spec import StudySpec
 from autoprune.tasks.task import DataTask
+from autoprune.training.device.device import Runtime, evaluating
 from autoprune.training.finetune import Recipe, train_dense
-from autoprune.training.runtime import Runtime, evaluating
 
 Say = Callable[[str], None]
 CALIBRATION_BATCH = 64

@@ -30,12 +30,12 @@ from autoprune.pruning.surgery import Cut, KeptIndices, Pruner, shrink
 from autoprune.sections import ScheduleSpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.climb import Climb, StoppedEarly, settled
+from autoprune.training.device.device import Runtime
+from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
 from autoprune.training.loop import OnStep, Span, total_steps
-from autoprune.training.runtime import Runtime
-from autoprune.training.schedule import norms_and_head, part_of, relative, share_cut, steps_of
-from autoprune.training.score import Score, score, score_train
-from autoprune.training.teacher import Teacher
+from autoprune.training.scoring import Score, score, score_train
+from autoprune.training.stages import norms_and_head, part_of, relative, share_cut, steps_of
 
 PHASES = ("prune", "recalibrate", "rung", "finetune", "score", "latency")
 OnPhase = Callable[[str], None]

@@ -26,7 +26,7 @@ from autoprune.pruning.selection import choose_blocks, choose_groups
 from autoprune.pruning.surgery import shrinks
 from autoprune.spec import StudySpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.runtime import Runtime
+from autoprune.training.device.device import Runtime
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 IMAGES = 64  # enough to see how a criterion spreads; a study looks at space.calibration_images

@@ -19,7 +19,7 @@ from autoprune.cost.timing_plan import TimingPlan
 from autoprune.folder import StudyFolder
 from autoprune.pruning.surgery import Pruner
 from autoprune.study.latency import Probes, Timed
-from autoprune.training.runtime import Runtime
+from autoprune.training.device.device import Runtime
 
 WIDTHS = (0.7, 0.5, 0.25)  # shares of all channels; most counts are odd ones, as in proposals
 DEPTHS = (1 / 3, 2 / 3, 1.0)  # shares of the blocks that can be dropped

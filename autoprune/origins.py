@@ -24,9 +24,9 @@ from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.groups import Groups
 from autoprune.spec import StudySpec
 from autoprune.tasks.task import DataTask
+from autoprune.training.device.device import Runtime
 from autoprune.training.finetune import Recipe, recalibrate_batchnorm
-from autoprune.training.runtime import Runtime
-from autoprune.training.sparsity import ChannelTensors, Penalty, describe_sparsity, learn_sparsity, strengths
+from autoprune.training.regularisation import ChannelTensors, Penalty, describe_sparsity, learn_sparsity, strengths
 
 
 @dataclass(frozen=True)

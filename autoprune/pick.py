@@ -22,7 +22,7 @@ from autoprune.core.trial import Completed, Trial
 from autoprune.errors import EvaluationError
 from autoprune.evaluate import Evaluator, Stopwatch, quality_measurement
 from autoprune.pruning.surgery import Cut
-from autoprune.training.score import Score, score, score_train
+from autoprune.training.scoring import Score, score, score_train
 
 UNIFORM = "baseline:uniform"
 

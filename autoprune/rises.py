@@ -23,9 +23,9 @@ from autoprune.folder import StudyFolder
 from autoprune.pruning.surgery import Pruner
 from autoprune.sections import SensitivitySpec
 from autoprune.tasks.task import DataTask
+from autoprune.training.device.device import Runtime
 from autoprune.training.finetune import recalibrate_batchnorm
-from autoprune.training.runtime import Runtime
-from autoprune.training.score import score
+from autoprune.training.scoring import score
 
 HALF, QUARTER, THREE_QUARTERS, EIGHTH = 0.5, 0.25, 0.75, 0.125
 FEWEST_IMAGES = 128

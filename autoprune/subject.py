@@ -21,7 +21,7 @@ from autoprune.models.build import build_model
 from autoprune.picked import Architecture
 from autoprune.spec import StudySpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.runtime import Runtime
+from autoprune.training.device.device import Runtime
 
 Say = Callable[[str], None]
 _BATCH = 64

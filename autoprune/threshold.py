@@ -18,9 +18,9 @@ from autoprune.errors import NonFiniteError
 from autoprune.folder import StudyFolder
 from autoprune.pruning.surgery import Pruner
 from autoprune.tasks.task import DataTask
+from autoprune.training.device.device import Runtime
 from autoprune.training.finetune import recalibrate_batchnorm
-from autoprune.training.runtime import Runtime
-from autoprune.training.score import score
+from autoprune.training.scoring import score
 
 RECALIBRATION_IMAGES = 128
 Say = Callable[[str], None]

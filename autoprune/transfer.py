@@ -40,7 +40,7 @@ from autoprune.pruning.masks.masks import build_masks, maskable_layers
 from autoprune.pruning.surgery import Pruner
 from autoprune.subject import StoredPolicy, Subject
 from autoprune.training.finetune import recalibrate_batchnorm
-from autoprune.training.score import Score, score
+from autoprune.training.scoring import Score, score
 
 Say = Callable[[str], None]
 _LEAST_MAX_SPARSITY = 0.9

@@ -31,7 +31,7 @@ from autoprune.evaluate import Evaluator
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pick import Judged, Reached
 from autoprune.pruning.surgery import shrink
-from autoprune.training.score import Score
+from autoprune.training.scoring import Score
 
 WORK = ".work"
 _BUILDING = "folder"

@@ -39,9 +39,9 @@ from autoprune.run import run_search
 from autoprune.study.sampler import proposal_seed
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.view import open_view
+from autoprune.training.device.device import evaluating
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
-from autoprune.training.runtime import evaluating
-from autoprune.training.score import score
+from autoprune.training.scoring import score
 
 SAMPLERS = ("tpe", "random", "nsga2", "gp")
 PICKING = "ours-pick"

@@ -40,7 +40,7 @@ from autoprune.run import run_search
 from autoprune.study.view import open_view
 from autoprune.training.climb import glance
 from autoprune.training.loop import total_steps
-from autoprune.training.score import score
+from autoprune.training.scoring import score
 
 LOOKS = (0.125, 0.25, 0.5, 0.75)  # shares of the longer fine-tune; the search's own loss comes before, the end after
 WINDOW = 1 / 16  # of the longer fine-tune, before each look: what weights are averaged over

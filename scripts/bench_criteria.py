@@ -40,10 +40,10 @@ from autoprune.study.project import Projector
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import DataTask, stream_seed
+from autoprune.training.device.device import Runtime, resolve_runtime
+from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
-from autoprune.training.runtime import Runtime, resolve_runtime
-from autoprune.training.score import score
-from autoprune.training.teacher import Teacher
+from autoprune.training.scoring import score
 
 LEVELS = (0.75, 0.5, 0.25)
 RECALIBRATION, SENSITIVITY_IMAGES = 512, 1024

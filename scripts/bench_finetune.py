@@ -35,9 +35,9 @@ from torchvision.transforms import v2
 from autoprune.models.build import build_model
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask, steps_per_epoch
+from autoprune.training.device.device import Runtime, evaluating, resolve_runtime
+from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import Recipe, distillation_loss, finetune
-from autoprune.training.runtime import Runtime, evaluating, resolve_runtime
-from autoprune.training.teacher import Teacher
 
 SEED, LR, WEIGHT_DECAY = 0, 0.01, 5e-4
 OURS, BARE, NAIVE, NAIVE_TEACHER = "ours", "bare", "naive", "naive, live teacher"

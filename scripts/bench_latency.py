@@ -51,10 +51,10 @@ from autoprune.study.baselines import baselines
 from autoprune.study.latency import LatencyModel, Probes, latency_projector
 from autoprune.study.project import Projector
 from autoprune.study.view import open_view
+from autoprune.training.device.device import resolve_runtime
+from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
-from autoprune.training.runtime import resolve_runtime
-from autoprune.training.score import score
-from autoprune.training.teacher import Teacher
+from autoprune.training.scoring import score
 
 RECALIBRATION, CHOOSING = 512, 1024
 THREADS = 1  # while timing

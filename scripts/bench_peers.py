@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from autoprune.cost.cost_model import measure_network
 from autoprune.tasks.task import DataTask
+from autoprune.training.device.device import Runtime
 from autoprune.training.loop import stream
-from autoprune.training.runtime import Runtime
-from autoprune.training.score import score
+from autoprune.training.scoring import score
 
 MAX_SPARSITY = 0.9  # of any group: our own default, so that no ranking empties a layer
 RANKING_STEPS = 200  # of a ranking from nothing removed to everything that may go

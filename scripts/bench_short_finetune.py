@@ -29,7 +29,7 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.study.project import Projector
 from autoprune.tasks.task import steps_per_epoch
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
-from autoprune.training.score import score
+from autoprune.training.scoring import score
 
 RESAMPLES = 2000
 

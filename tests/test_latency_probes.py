@@ -27,7 +27,7 @@ from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import Pruner
 from autoprune.study.latency import Probes
-from autoprune.training.runtime import resolve_runtime
+from autoprune.training.device.device import resolve_runtime
 
 DENSE_MS = 8.0
 

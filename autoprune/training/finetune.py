@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from autoprune.errors import UsageError
 from autoprune.tasks.task import DataTask, steps_per_epoch
+from autoprune.training.device.device import Runtime, evaluating, seeded
+from autoprune.training.distillation import Teacher
 from autoprune.training.loop import OnOptimizer, OnStep, Recipe, Span, TrainReport, stream, train
-from autoprune.training.runtime import Runtime, evaluating, seeded
-from autoprune.training.schedule import training_only
-from autoprune.training.teacher import Teacher
+from autoprune.training.stages import training_only
 
 __all__ = ["Recipe", "TrainReport", "distillation_loss", "finetune", "recalibrate_batchnorm", "train_dense"]
 

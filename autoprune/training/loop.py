@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from autoprune.errors import DataError, ModelError, NonFiniteError, UnknownNameError
 from autoprune.tasks.task import Batch, DataTask, steps_per_epoch, stream_seed
-from autoprune.training.runtime import Runtime, seeded
-from autoprune.training.teacher import Teacher
+from autoprune.training.device.device import Runtime, seeded
+from autoprune.training.distillation import Teacher
 
 OnStep = Callable[[int, int], None]
 """Called after every step with (steps done, steps in total)."""

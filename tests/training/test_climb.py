@@ -17,10 +17,10 @@ from autoprune.analysis.early_stopping import Check, GoOn, Stop, Verdict
 from autoprune.core.metrics import Measurement
 from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.climb import Climb, StoppedEarly, glance, settled
+from autoprune.training.device.device import Runtime
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
 from autoprune.training.loop import Span
-from autoprune.training.runtime import Runtime
-from autoprune.training.score import score
+from autoprune.training.scoring import score
 
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)  # ten steps
 EXACT = Measurement({"mflops": 1.0})

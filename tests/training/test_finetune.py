@@ -14,6 +14,8 @@ from training_toys import Toy, make_task, make_toy, same_state, state_of
 from autoprune.errors import DataError, ModelError, NonFiniteError, StudyError, UnknownNameError, UsageError
 from autoprune.tasks.in_memory import ArrayTask
 from autoprune.tasks.task import Batch
+from autoprune.training.device.device import Runtime
+from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import (
     Recipe,
     distillation_loss,
@@ -22,9 +24,7 @@ from autoprune.training.finetune import (
     train_dense,
 )
 from autoprune.training.loop import learning_rate, stream, total_steps, train
-from autoprune.training.runtime import Runtime
-from autoprune.training.score import score
-from autoprune.training.teacher import Teacher
+from autoprune.training.scoring import score
 
 PLAIN = Recipe(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)
 DISTIL = Recipe(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4, distill=True)
@@ -348,7 +348,7 @@ class TestTeacher:
         self, task: ArrayTask, dense: Toy, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         exact = Teacher(dense, task, runtime).targets(0, 0, 16)
-        monkeypatch.setattr("autoprune.training.teacher._HALF_ABOVE", 1)
+        monkeypatch.setattr("autoprune.training.distillation._HALF_ABOVE", 1)
         rounded = Teacher(dense, task, runtime, tmp_path).targets(0, 0, 16)
         batch = next(iter(task.train_stream(16, 0, 0, runtime)))
         assert rounded(0, batch).dtype == torch.float32

@@ -11,9 +11,9 @@ from training_toys import make_task, make_toy, same_state, state_of
 
 from autoprune.models.build import build_model
 from autoprune.tasks.in_memory import Arrays, ArrayTask
-from autoprune.training import layout
-from autoprune.training.layout import fastest_layout
-from autoprune.training.runtime import Runtime
+from autoprune.training import memory_layout as layout
+from autoprune.training.device.device import Runtime
+from autoprune.training.memory_layout import fastest_layout
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from autoprune.core.shapes import Shape, channels_of, described, image_of
 from autoprune.errors import ModelError
 from autoprune.models.build import build_model, count_parameters
 from autoprune.tasks.in_memory import Arrays, ArrayTask
+from autoprune.training.device.device import Runtime
+from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import Recipe, finetune, train_dense
-from autoprune.training.runtime import Runtime
-from autoprune.training.score import score
-from autoprune.training.teacher import Teacher
+from autoprune.training.scoring import score
 
 READS = [
     ("lstm", (1, 8, 8)),

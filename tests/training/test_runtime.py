@@ -5,8 +5,8 @@ from training_toys import make_toy
 
 from autoprune.core.cores import available_cores
 from autoprune.errors import ModelError, UnknownNameError, UsageError
-from autoprune.training import runtime as module
-from autoprune.training.runtime import Runtime, evaluating, resolve_runtime, seeded
+from autoprune.training.device import device as module
+from autoprune.training.device.device import Runtime, evaluating, resolve_runtime, seeded
 
 
 @pytest.fixture

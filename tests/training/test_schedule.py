@@ -10,11 +10,11 @@ from torch import nn
 from training_toys import Toy, make_task, make_toy, state_of
 
 from autoprune.tasks.in_memory import ArrayTask
+from autoprune.training.device.device import Runtime
+from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import Recipe, finetune
 from autoprune.training.loop import Span, stream
-from autoprune.training.runtime import Runtime
-from autoprune.training.schedule import norms_and_head, relative, share_cut, steps_of, training_only
-from autoprune.training.teacher import Teacher
+from autoprune.training.stages import norms_and_head, relative, share_cut, steps_of, training_only
 
 RECIPE = Recipe(epochs=2.4, batch_size=16, lr=0.05, weight_decay=1e-4)
 

@@ -8,17 +8,17 @@ from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.errors import ModelError
 from autoprune.tasks.in_memory import ArrayTask
+from autoprune.training.device.device import Runtime
 from autoprune.training.finetune import Recipe, train_dense
 from autoprune.training.loop import learning_rate
-from autoprune.training.runtime import Runtime
-from autoprune.training.score import score
-from autoprune.training.sparsity import (
+from autoprune.training.regularisation import (
     Penalty,
     describe_sparsity,
     learn_sparsity,
     norm_scales,
     strengths,
 )
+from autoprune.training.scoring import score
 
 RECIPE = Recipe(epochs=1, batch_size=16, lr=0.05, weight_decay=1e-3)
 EACH = torch.arange(8).view(8, 1)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.tasks.task import DataTask
+from autoprune.training.device.device import Runtime
 from autoprune.training.finetune import dense_loss
 from autoprune.training.loop import Recipe, TrainReport, learning_rate, train
-from autoprune.training.runtime import Runtime
-from autoprune.training.schedule import NORMS
+from autoprune.training.stages import NORMS
 
 Method: TypeAlias = Literal["bn_l1", "group_lasso"]
 

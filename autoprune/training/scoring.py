@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import NonFiniteError
 from autoprune.tasks.task import DataTask
-from autoprune.training.runtime import Runtime, evaluating
+from autoprune.training.device.device import Runtime, evaluating
 
 TRAIN_LIMIT = 2000  # training images that are scored, at most
 

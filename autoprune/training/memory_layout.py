@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from autoprune.core.shapes import is_image
 from autoprune.tasks.task import Batch, DataTask
-from autoprune.training.runtime import Runtime, seeded
+from autoprune.training.device.device import Runtime, seeded
 
 ROUNDS = 4  # the first warms up
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from autoprune.core.atomic_write import write_bytes
 from autoprune.errors import NonFiniteError
 from autoprune.tasks.task import Batch, DataTask, steps_per_epoch
-from autoprune.training.runtime import Runtime, evaluating
+from autoprune.training.device.device import Runtime, evaluating
 
 Targets = Callable[[int, Batch], Tensor]
 """(position of a batch in its epoch, the batch) → the teacher's logits for it, float32, ``(N, num_classes)``."""

@@ -1,0 +1,1 @@
+"""Where and how networks run: device, precision, memory layout, threads, seeds."""
