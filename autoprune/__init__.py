@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from autoprune.core.metrics import Budget, Measurement
     from autoprune.core.policy import GroupPolicy, PruningPolicy
     from autoprune.errors import AutopruneError
-    from autoprune.picked import load, load_compressed
+    from autoprune.export.saved_network import load, load_compressed
     from autoprune.run import run_search
     from autoprune.spec import StudySpec
     from autoprune.study.view import StudyView, open_view
@@ -27,8 +27,8 @@ _PUBLIC = {
     "PruningPolicy": "autoprune.core.policy",
     "StudySpec": "autoprune.spec",
     "StudyView": "autoprune.study.view",
-    "load": "autoprune.picked",
-    "load_compressed": "autoprune.picked",
+    "load": "autoprune.export.saved_network",
+    "load_compressed": "autoprune.export.saved_network",
     "load_trial": "autoprune.trial_weights",
     "open_view": "autoprune.study.view",
     "run_search": "autoprune.run",

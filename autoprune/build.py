@@ -30,11 +30,11 @@ from autoprune.dense import (
 )
 from autoprune.errors import UsageError
 from autoprune.evaluate import Evaluator
+from autoprune.export.saved_network import Architecture
+from autoprune.export.timing_runtimes import check_runtime, check_takes, decide_runtime, engine_of
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes, needs_probes
-from autoprune.latency_runtimes import check_runtime, check_takes, decide_runtime, engine_of
 from autoprune.origins import origins
-from autoprune.picked import Architecture
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.layers.kinds import has_heads

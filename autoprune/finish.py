@@ -21,11 +21,11 @@ from autoprune.core.paired_scores import Hits, paired_difference
 from autoprune.core.policy import MaskPolicy
 from autoprune.core.trial import Completed, Trial
 from autoprune.core.versions import versions
-from autoprune.deliver import Delivery, check_target, deliver
 from autoprune.dense import sparsity_facts
 from autoprune.errors import ModelError, StudyError, UsageError
 from autoprune.evaluate import Evaluator
-from autoprune.exports import examples_of
+from autoprune.export.convert import examples_of
+from autoprune.export.publish import Delivery, check_target, deliver
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
 from autoprune.pruning.masks.masks import maskable_layers

@@ -24,9 +24,9 @@ from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UnknownNameError, UsageError
 from autoprune.export.onnx import missing_packages
 from autoprune.export.picked_files import WEIGHTS
-from autoprune.latency_runtimes import ONNX, check_runtime, engine_of
+from autoprune.export.saved_network import Architecture, architecture_of, load
+from autoprune.export.timing_runtimes import ONNX, check_runtime, engine_of
 from autoprune.models.build import build_model
-from autoprune.picked import Architecture, architecture_of, load
 from autoprune.training.device.device import Runtime
 
 

@@ -28,10 +28,10 @@ from autoprune.core.paired_scores import Hits, paired_difference
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import Block, MaskSpace, PruningGroup, SearchSpace
 from autoprune.cost.cost_model import measure_network
-from autoprune.deliver import Delivery, deliver
 from autoprune.errors import EvaluationError, ModelError
 from autoprune.evaluate import quality_measurement
-from autoprune.exports import timed
+from autoprune.export.convert import timed
+from autoprune.export.publish import Delivery, deliver
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups

@@ -23,9 +23,9 @@ from autoprune.core.atomic_write import write_bytes
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
+from autoprune.export.saved_network import Architecture, rebuild, recipe_of, weights_content
 from autoprune.folder import StudyFolder
 from autoprune.loggers.protocol import Observer
-from autoprune.picked import Architecture, rebuild, recipe_of, weights_content
 from autoprune.pruning.surgery import Pruner
 
 Wish = Literal["front", "all", "none"]

@@ -38,9 +38,9 @@ from autoprune.cost.timing_engines import TORCH_ENGINES
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import BudgetError
 from autoprune.export.onnx import missing_packages
+from autoprune.export.timing_runtimes import ONNX, engine_of
 from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes
-from autoprune.latency_runtimes import ONNX, engine_of
 from autoprune.models.build import build_model
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups

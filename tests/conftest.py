@@ -34,9 +34,9 @@ def process_is_left_as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def checks_in_this_process() -> Iterator[None]:
     """Let a pick check its files here: a fresh process takes seconds, and ``test_picked_files`` starts one."""
-    import autoprune.deliver
-    from autoprune.verify import verify
+    import autoprune.export.publish
+    from autoprune.export.verify import verify
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autoprune.deliver, "verify_in_new_process", verify)
+        patch.setattr(autoprune.export.publish, "verify_in_new_process", verify)
         yield

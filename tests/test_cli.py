@@ -713,7 +713,7 @@ def test_an_export_that_fails_is_an_error_only_if_it_was_asked_for(
 ) -> None:
     from dataclasses import replace
 
-    from autoprune.exports import FORMATS
+    from autoprune.export.convert import FORMATS
 
     def convert(*_: Any) -> bytes:
         raise RuntimeError("no such operator")
@@ -732,14 +732,14 @@ def test_an_export_that_fails_is_an_error_only_if_it_was_asked_for(
 
 
 def test_an_interrupted_pick_says_how_to_go_on(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import autoprune.deliver
+    import autoprune.export.publish
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "argv", ["autoprune", "pick", "a study", "--trial", "1"])
     with monkeypatch.context() as patch:
-        patch.setattr(autoprune.deliver, "verify_in_new_process", interrupt)
+        patch.setattr(autoprune.export.publish, "verify_in_new_process", interrupt)
         stopped = run("pick", study, "--trial", "1", "--no-compare")
     assert stopped.exit_code == 130
     assert "are kept. Go on with:\n  autoprune pick 'a study' --trial 1" in stopped.stderr

@@ -18,7 +18,6 @@ from tiny import write_task
 from torch import Tensor, nn
 
 import autoprune.build
-from autoprune import latency_runtimes
 from autoprune.build import resolve, set_up
 from autoprune.core.trial import Completed
 from autoprune.cost.latency import Timer, time_alone
@@ -26,10 +25,11 @@ from autoprune.cost.timing_engines import TORCH_ENGINES, Engine, eager, event_se
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.dense import read_dense_facts
 from autoprune.errors import AutopruneError, ExportError, ModelError, UsageError
-from autoprune.export.derived import OnnxConverter
+from autoprune.export import timing_runtimes as latency_runtimes
 from autoprune.export.onnx import missing_packages
+from autoprune.export.onnx_derivation import OnnxConverter
+from autoprune.export.timing_runtimes import WORDS, check_runtime, decide_runtime, engine_of
 from autoprune.folder import StudyFolder
-from autoprune.latency_runtimes import WORDS, check_runtime, decide_runtime, engine_of
 from autoprune.run import run_search
 from autoprune.sections import LatencySpec
 from autoprune.spec import fingerprint

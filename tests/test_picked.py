@@ -20,10 +20,10 @@ from autoprune.cli.options import read_request
 from autoprune.core.metrics import Budget
 from autoprune.errors import ModelError, UnknownNameError, UsageError
 from autoprune.export.picked_files import RECIPE, WEIGHTS
+from autoprune.export.saved_network import load_compressed, weights_content
 from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
 from autoprune.models.load_weights import load_weights
-from autoprune.picked import load_compressed, weights_content
 from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
 from autoprune.study.view import open_view
@@ -180,8 +180,8 @@ def test_the_wrong_architecture_is_refused(picked: tuple[Path, dict[str, Any]]) 
 def test_a_network_for_rows_is_rebuilt_from_its_shape(tmp_path: Path) -> None:
     """A perceptron is as wide as its rows, which only the recipe's shape knows."""
     from autoprune.core.policy import PruningPolicy
+    from autoprune.export.saved_network import Architecture, save_network
     from autoprune.models.build import build_model
-    from autoprune.picked import Architecture, save_network
 
     network = build_model("mlp", num_classes=2, input_shape=(30,), seed=3).eval()
     save_network(tmp_path, network, {}, Architecture("mlp", 2, (30,)), PruningPolicy({}), {})

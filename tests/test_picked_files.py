@@ -18,8 +18,8 @@ from torch import nn
 
 import autoprune
 import autoprune.core.export_formats
-import autoprune.deliver
-import autoprune.exports
+import autoprune.export.convert
+import autoprune.export.publish
 from autoprune.build import Workbench, resolve, set_up
 from autoprune.card import card_text
 from autoprune.cli.options import read_request
@@ -28,17 +28,17 @@ from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.cost.timing_plan import TimingPlan
-from autoprune.deliver import check_target
 from autoprune.errors import EvaluationError, ExportError, ModelError, UnknownNameError, UsageError
-from autoprune.export.pt2 import program_bytes
-from autoprune.exports import FORMATS, compare, examples_of, export_network
+from autoprune.export.convert import FORMATS, compare, examples_of, export_network
+from autoprune.export.publish import check_target
+from autoprune.export.saved_network import Architecture, missing_files, save_network
+from autoprune.export.torch_export import program_bytes
+from autoprune.export.verify import Check, Reference, verify
 from autoprune.finish import finish_trials
 from autoprune.folder import StudyFolder
 from autoprune.models.weights_licence import weights_licence
-from autoprune.picked import Architecture, missing_files, save_network
 from autoprune.pruning.surgery import KeptIndices, shrink
 from autoprune.study.view import StudyView
-from autoprune.verify import Check, Reference, verify
 
 DOCS = Path(__file__).parents[1] / "docs" / "picked.md"
 PLAIN = Path(autoprune.__file__).with_name("export") / "plain.py"
@@ -284,13 +284,13 @@ def test_a_folder_that_fails_a_check_is_not_called_done(view: StudyView, monkeyp
     other = replace(view.trials[0], candidate=replace(view.trials[0].candidate, number=6))
     view = replace(view, trials=(other,))
     bad = [Check("plain PyTorch", False, "outputs differ by up to 7"), Check("latency", True, "measured")]
-    monkeypatch.setattr(autoprune.deliver, "verify_in_new_process", lambda *_: bad)
+    monkeypatch.setattr(autoprune.export.publish, "verify_in_new_process", lambda *_: bad)
     with pytest.raises(EvaluationError, match=r"not called done: plain PyTorch: outputs differ by up to 7\. They are"):
         picked_by(view)
     assert not (view.folder.picked / "6").exists()
     (left,) = (view.folder.picked / ".work").glob("*/folder/card.json")
     claimed = json.loads(left.read_text())["validation"]
-    monkeypatch.setattr(autoprune.deliver, "verify_in_new_process", verify)
+    monkeypatch.setattr(autoprune.export.publish, "verify_in_new_process", verify)
     card, folder = picked_by(view)
     assert card["validation"] == claimed, "even the latency: all that had been measured was kept"
     assert folder.name == "6"
@@ -300,7 +300,7 @@ def test_a_folder_that_fails_a_check_is_not_called_done(view: StudyView, monkeyp
 def test_files_of_the_user_beside_us_do_not_stand_for_the_library_s(
     copied: Path, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoprune.verify import verify_in_new_process
+    from autoprune.export.verify import verify_in_new_process
 
     (tmp_path / "copy.py").write_text("raise SystemExit('the user's own')")
     monkeypatch.chdir(tmp_path)
@@ -310,7 +310,7 @@ def test_files_of_the_user_beside_us_do_not_stand_for_the_library_s(
 def test_a_check_that_cannot_run_says_why(
     tmp_path: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoprune.verify import verify_in_new_process
+    from autoprune.export.verify import verify_in_new_process
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", "Traceback\nModuleNotFoundError: no module named net\n")
@@ -399,7 +399,7 @@ def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
     from autoprune.subject import read_policy, subject_of
     from autoprune.transfer import apply_policy
 
-    monkeypatch.setattr(autoprune.deliver, "verify_in_new_process", verify)
+    monkeypatch.setattr(autoprune.export.publish, "verify_in_new_process", verify)
     values = {
         "model": {"source": bench.spec.model.source, "weights": str(bench.folder.dense_weights)},
         "data": {"source": bench.spec.data.source},
@@ -483,11 +483,11 @@ def test_a_folder_that_came_meanwhile_stays_and_force_replaces_it(
         mark.write_text("of another pick")
         return []
 
-    monkeypatch.setattr(autoprune.deliver, "verify_in_new_process", meanwhile)
+    monkeypatch.setattr(autoprune.export.publish, "verify_in_new_process", meanwhile)
     with pytest.raises(UsageError, match=r"8' exists already|8' is half written"):
         picked_by(view)
     assert mark.read_text() == "of another pick"
-    monkeypatch.setattr(autoprune.deliver, "verify_in_new_process", lambda *_: [])
+    monkeypatch.setattr(autoprune.export.publish, "verify_in_new_process", lambda *_: [])
     budget = Budget({"mflops": Limit(0.001)})
     card, folder = finish_trials(
         view, view.trials, budget, lambda message: None, compare=False, wanted=NONE, force=True
@@ -524,7 +524,7 @@ def test_the_licence_of_weights_is_said_as_far_as_it_is_known() -> None:
 
 @pytest.mark.parametrize(("off", "passed"), [(0.0, True), (1e-6, True), (1e-3, False), (float("nan"), False)])
 def test_the_last_bits_may_differ_between_processes_and_no_more(off: float, passed: bool) -> None:
-    from autoprune.verify import _same_outputs
+    from autoprune.export.verify import _same_outputs
 
     outputs = torch.tensor([[1.0, -2.0]])
     found, detail = _same_outputs(torch.nn.Identity(), Reference(outputs + off, outputs))

@@ -16,8 +16,8 @@ from autoprune.cli import main
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_engines import Engine
 from autoprune.errors import ExportError
+from autoprune.export.saved_network import Architecture, save_network
 from autoprune.models.build import build_model
-from autoprune.picked import Architecture, save_network
 from autoprune.pruning.surgery import KeptIndices, shrink
 
 QUICK = ("--latency-runtime", "torch", "--device", "cpu")

@@ -83,7 +83,7 @@ def _apply(
     from autoprune.progress import PlainDisplay
 
     display = PlainDisplay(Console(stderr=True))
-    from autoprune.deliver import check_target
+    from autoprune.export.publish import check_target
     from autoprune.subject import read_policy, subject_of
     from autoprune.transfer import apply_policy
 

@@ -10,7 +10,7 @@ from autoprune.cli.inspect import parse_shape
 from autoprune.cli.main import emit, json_option
 
 if TYPE_CHECKING:
-    from autoprune.picked import Architecture
+    from autoprune.export.saved_network import Architecture
 
 SORTS = {"order": None, "time": "eager_ms", "mflops": "mflops", "mparams": "mparams"}
 
@@ -94,7 +94,7 @@ def _architecture(model: str, text: str | None, classes: int | None, data: str |
 
     from autoprune.build import task_of
     from autoprune.errors import UsageError
-    from autoprune.picked import Architecture
+    from autoprune.export.saved_network import Architecture
     from autoprune.spec_file import Layer, parse_spec
 
     if Path(model).is_dir():
@@ -119,7 +119,7 @@ def _names(text: str | None) -> list[str] | None:
         UnknownNameError: if there is none of that name.
     """
     from autoprune.errors import UnknownNameError
-    from autoprune.latency_runtimes import WORDS
+    from autoprune.export.timing_runtimes import WORDS
 
     names = None if text is None else [name.strip() for name in text.split(",")]
     for name in names or ():

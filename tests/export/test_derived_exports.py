@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ExportError
-from autoprune.export import derived
-from autoprune.export.derived import OnnxConverter
+from autoprune.export import onnx_derivation as derived
 from autoprune.export.onnx import missing_packages
+from autoprune.export.onnx_derivation import OnnxConverter
 
 pytestmark = pytest.mark.skipif(bool(missing_packages()), reason=f"not installed: {', '.join(missing_packages())}")
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))

@@ -25,16 +25,18 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads
 from autoprune.errors import EvaluationError
+from autoprune.export.convert import FORMATS, TOLERANCE
 from autoprune.export.picked_files import CARD_JSON, POLICY, WEIGHTS
-from autoprune.export.plain import rebuild
-from autoprune.exports import FORMATS, TOLERANCE
+from autoprune.export.saved_network import load, read_recipe
+from autoprune.export.standalone import rebuild
 from autoprune.models.build import build_model
-from autoprune.picked import load, read_recipe
 
 _SECONDS = 600
 ROUNDING = 1e-5  # of the largest output
 # without the working folder that -c and -m put first: a copy.py of the user's there would stand for the library's
-_START = "import sys; sys.path[:] = filter(None, sys.path); from autoprune.verify import main; main(sys.argv[1:])"
+_START = (
+    "import sys; sys.path[:] = filter(None, sys.path); from autoprune.export.verify import main; main(sys.argv[1:])"
+)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import ExportError
 from autoprune.export.onnx import OnnxSession, onnx_bytes
 from autoprune.export.onnx_check import checked_onnx
-from autoprune.export.pt2 import load_program, program_bytes
+from autoprune.export.torch_export import load_program, program_bytes
 from autoprune.tasks.task import Batch, DataTask, PlainPlacement
 
 Say = Callable[[str], None]

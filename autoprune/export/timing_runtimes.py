@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from autoprune.cost.timing_engines import TORCH_ENGINES, Call, Engine
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UsageError
-from autoprune.export.derived import OnnxConverter
 from autoprune.export.onnx import missing_packages
+from autoprune.export.onnx_derivation import OnnxConverter
 
 ONNX = "onnxruntime"
 WORDS = {

@@ -23,11 +23,11 @@ from autoprune.core.export_formats import FILES, Wanted
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, StudyError, UsageError
+from autoprune.export.convert import Examples, export_network, timed
 from autoprune.export.picked_files import CARD, CARD_JSON, POLICY, RECIPE, WEIGHTS
-from autoprune.exports import Examples, export_network, timed
-from autoprune.picked import Architecture, load, missing_files, save_network, weights_content
+from autoprune.export.saved_network import Architecture, load, missing_files, save_network, weights_content
+from autoprune.export.verify import Check, Reference, verify_in_new_process
 from autoprune.pruning.surgery import Cut
-from autoprune.verify import Check, Reference, verify_in_new_process
 
 Say = Callable[[str], None]
 CardText = Callable[[Mapping[str, Any]], str]
