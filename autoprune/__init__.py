@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autoprune.errors import AutopruneError
     from autoprune.export.saved_network import load, load_compressed
     from autoprune.run import run_search
-    from autoprune.spec import StudySpec
+    from autoprune.study.spec import StudySpec
     from autoprune.study.view import StudyView, open_view
     from autoprune.trial_weights import load_trial
 
@@ -25,7 +25,7 @@ _PUBLIC = {
     "GroupPolicy": "autoprune.core.policy",
     "Measurement": "autoprune.core.metrics",
     "PruningPolicy": "autoprune.core.policy",
-    "StudySpec": "autoprune.spec",
+    "StudySpec": "autoprune.study.spec",
     "StudyView": "autoprune.study.view",
     "load": "autoprune.export.saved_network",
     "load_compressed": "autoprune.export.saved_network",

@@ -32,7 +32,6 @@ from autoprune.errors import UsageError
 from autoprune.evaluate import Evaluator
 from autoprune.export.saved_network import Architecture
 from autoprune.export.timing_runtimes import check_runtime, check_takes, decide_runtime, engine_of
-from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes, needs_probes
 from autoprune.origins import origins
 from autoprune.pruning.blocks import find_blocks
@@ -43,10 +42,11 @@ from autoprune.pruning.selection import choose_blocks, choose_groups, choose_lay
 from autoprune.pruning.surgery import Pruner, shrinks
 from autoprune.pruning.tracing.tracer import OUTPUT
 from autoprune.rises import Expected, Probe, sensitivity_of
-from autoprune.sections import LatencySpec
-from autoprune.spec import StudySpec
+from autoprune.study.folder import StudyFolder
 from autoprune.study.latency import Probes
 from autoprune.study.proposals import Proposals
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_sections import LatencySpec
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask
 from autoprune.threshold import tolerated_counts

@@ -15,7 +15,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autoprune.errors import StudyError, UsageError
-from autoprune.study.copies import backup_sqlite, copy_study
+from autoprune.study.copy_trials import backup_sqlite, copy_study
 from autoprune.study.storage import sqlite_url
 from autoprune.study.view import StudyView
 

@@ -20,13 +20,13 @@ from autoprune.core.metrics import Measurement
 from autoprune.cost.latency import Timer
 from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismatchError
 from autoprune.evaluate import quality_and_hits
-from autoprune.folder import StudyFolder
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.selection import check_patterns
-from autoprune.spec import StudySpec
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime, evaluating
 from autoprune.training.finetune import Recipe, train_dense

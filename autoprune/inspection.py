@@ -16,7 +16,6 @@ from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.space import Block, SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.dense import sparsity_facts
-from autoprune.folder import StudyFolder
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.blocks import find_blocks
@@ -24,7 +23,8 @@ from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
 from autoprune.pruning.selection import choose_blocks, choose_groups
 from autoprune.pruning.surgery import shrinks
-from autoprune.spec import StudySpec
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime
 

@@ -16,8 +16,8 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.timing_plan import TimingPlan
-from autoprune.folder import StudyFolder
 from autoprune.pruning.surgery import Pruner
+from autoprune.study.folder import StudyFolder
 from autoprune.study.latency import Probes, Timed
 from autoprune.training.device.device import Runtime
 

@@ -18,11 +18,11 @@ from autoprune.core.space import PruningGroup
 from autoprune.dense import Say, check_finite, fresh_network, write_network
 from autoprune.errors import ModelError
 from autoprune.evaluate import measured_quality
-from autoprune.folder import StudyFolder
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.groups import Groups
-from autoprune.spec import StudySpec
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime
 from autoprune.training.finetune import Recipe, recalibrate_batchnorm

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from autoprune.core.atomic_write import write_text
 from autoprune.core.sensitivity import Curve, Sensitivity
 from autoprune.errors import NonFiniteError
-from autoprune.folder import StudyFolder
 from autoprune.pruning.surgery import Pruner
-from autoprune.sections import SensitivitySpec
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec_sections import SensitivitySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime
 from autoprune.training.finetune import recalibrate_batchnorm

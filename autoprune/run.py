@@ -16,16 +16,16 @@ from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.versions import versions
 from autoprune.dense import read_dense_facts, sparsity_facts
 from autoprune.errors import AutopruneError, StudyMismatchError
-from autoprune.folder import StudyFolder
 from autoprune.loggers.fanout import Loggers, Watched
 from autoprune.loggers.protocol import Display, LoggedStudy
 from autoprune.search import search
-from autoprune.sections import BudgetSpec
 from autoprune.session_log import logged
-from autoprune.spec import StudySpec, differences, fingerprint
-from autoprune.spec_file import read_resolved, write_resolved
+from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.proposals import Proposals
+from autoprune.study.spec import StudySpec, differences, fingerprint
+from autoprune.study.spec_sections import BudgetSpec
+from autoprune.study.spec_toml import read_resolved, write_resolved
 from autoprune.study.view import storage_url
 from autoprune.trial_weights import TrialWeights
 

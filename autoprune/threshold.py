@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 
 from autoprune.core.atomic_write import write_text
 from autoprune.errors import NonFiniteError
-from autoprune.folder import StudyFolder
 from autoprune.pruning.surgery import Pruner
+from autoprune.study.folder import StudyFolder
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime
 from autoprune.training.finetune import recalibrate_batchnorm

@@ -24,9 +24,9 @@ from autoprune.core.metrics import Budget
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
 from autoprune.export.saved_network import Architecture, rebuild, recipe_of, weights_content
-from autoprune.folder import StudyFolder
 from autoprune.loggers.protocol import Observer
 from autoprune.pruning.surgery import Pruner
+from autoprune.study.folder import StudyFolder
 
 Wish = Literal["front", "all", "none"]
 _RECIPE = "recipe"  # key of the recipe among the file's metadata

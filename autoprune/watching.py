@@ -16,8 +16,8 @@ from autoprune.core.metrics import Budget
 from autoprune.core.trial import Trial
 from autoprune.progress import RECENT, duration, how_it_ended
 from autoprune.report.summary import KINDS, Summary, summarise
-from autoprune.shelf.listing import last_activity
 from autoprune.study.lock import is_searched
+from autoprune.study.manage.list import last_activity
 from autoprune.study.view import StudyView, open_view
 
 _TAIL = 8_000  # bytes of the log that are read for its last line

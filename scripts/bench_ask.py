@@ -26,9 +26,9 @@ from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import shrinks
 from autoprune.study import records
 from autoprune.study.ledger import Ledger
+from autoprune.study.optuna_sampler import distributions
 from autoprune.study.project import Projector
 from autoprune.study.proposals import Proposals
-from autoprune.study.sampler import distributions
 from autoprune.study.storage import open_storage, sqlite_url
 
 NETWORK, IMPORTANCES = "resnet56", ("fisher", "fpgm", "l2")

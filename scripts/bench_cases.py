@@ -22,11 +22,11 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from autoprune.build import Workbench, resolve, set_up
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Completed, Trial
-from autoprune.folder import StudyFolder
-from autoprune.spec import StudySpec
-from autoprune.spec_file import Layer, parse_spec
+from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.proposals import Proposals
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_toml import Layer, parse_spec
 from autoprune.study.storage import sqlite_url
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.in_memory import Arrays, ArrayTask

@@ -36,7 +36,7 @@ from autoprune.evaluate import Stopwatch
 from autoprune.pick import Incomparable, finish
 from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
-from autoprune.study.sampler import proposal_seed
+from autoprune.study.optuna_sampler import proposal_seed
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.view import open_view
 from autoprune.training.device.device import evaluating

@@ -39,7 +39,6 @@ from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import BudgetError
 from autoprune.export.onnx import missing_packages
 from autoprune.export.timing_runtimes import ONNX, engine_of
-from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes
 from autoprune.models.build import build_model
 from autoprune.pruning.blocks import find_blocks
@@ -48,6 +47,7 @@ from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner
 from autoprune.report.summary import summarise
 from autoprune.study.baselines import baselines
+from autoprune.study.folder import StudyFolder
 from autoprune.study.latency import LatencyModel, Probes, latency_projector
 from autoprune.study.project import Projector
 from autoprune.study.view import open_view

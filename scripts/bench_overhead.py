@@ -20,11 +20,11 @@ from pathlib import Path
 from rich.console import Console
 
 from autoprune.core.trial import Trial
-from autoprune.folder import StudyFolder
 from autoprune.progress import PlainDisplay
-from autoprune.recipes import recipes
 from autoprune.run import run_search
-from autoprune.spec_file import Layer, parse_spec, read_study_toml
+from autoprune.study.find_study import recipes
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec_toml import Layer, parse_spec, read_study_toml
 from autoprune.study.view import open_view
 
 WORK = ("recalibrate", "rung", "finetune", "score", "latency")

@@ -30,10 +30,10 @@ from optuna.distributions import distribution_to_json
 
 from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Completed, Failed, Stopped
-from autoprune.folder import StudyFolder
-from autoprune.spec import StudySpec
-from autoprune.spec_file import write_resolved
 from autoprune.study import records
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_toml import write_resolved
 from autoprune.study.storage import open_storage, sqlite_url
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")

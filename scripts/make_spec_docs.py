@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from autoprune.core.metrics import FLOP_CONVENTION
-from autoprune.spec import StudySpec, fingerprint
+from autoprune.study.spec import StudySpec, fingerprint
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "spec.md"
 HEADER = f"""# Every value of a study

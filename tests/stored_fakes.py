@@ -12,12 +12,12 @@ from typing import Any
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Stopped
-from autoprune.folder import StudyFolder
-from autoprune.spec import StudySpec
-from autoprune.spec_file import write_resolved
 from autoprune.study import records
-from autoprune.study.copies import backup_sqlite
+from autoprune.study.copy_trials import backup_sqlite
+from autoprune.study.folder import StudyFolder
 from autoprune.study.portable import PortableStudy, write_portable
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_toml import write_resolved
 from autoprune.study.storage import open_storage, sqlite_url
 
 DENSE = Measurement({"accuracy": 0.99, "mflops": 100.0, "latency_ms": 4.0}, {"accuracy": 0.005})

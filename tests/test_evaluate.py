@@ -26,13 +26,13 @@ from autoprune.cost.cost_model import measure_network
 from autoprune.dense import fresh_network, read_dense_facts, sparsity_facts
 from autoprune.errors import ModelError, StudyError
 from autoprune.evaluate import PHASES, Evaluator, Stopwatch, relative_cut
-from autoprune.folder import StudyFolder
 from autoprune.origins import channel_tensors
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner, shrink
-from autoprune.sections import ScheduleSpec
-from autoprune.spec import StudySpec
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_sections import ScheduleSpec
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
 
 

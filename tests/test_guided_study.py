@@ -13,8 +13,8 @@ from tiny import write_study
 from autoprune.cli.options import read_request
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.trial import Completed, Failed, Trial
-from autoprune.folder import StudyFolder
 from autoprune.run import run_search
+from autoprune.study.folder import StudyFolder
 from autoprune.study.view import open_view
 
 

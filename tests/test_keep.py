@@ -13,7 +13,7 @@ from autoprune.analysis.weight_retention import BEST, worth_keeping
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
-from autoprune.folder import StudyFolder
+from autoprune.study.folder import StudyFolder
 from autoprune.trial_weights import TrialWeights, number_of, stored_numbers
 
 OBJECTIVES = ("accuracy", "mflops")

@@ -20,12 +20,12 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel, measure_network
 from autoprune.cost.latency import LatencyComparison
 from autoprune.cost.timing_plan import TimingPlan
-from autoprune.folder import StudyFolder
 from autoprune.latency_probes import latency_probes, needs_probes, spread
 from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import Pruner
+from autoprune.study.folder import StudyFolder
 from autoprune.study.latency import Probes
 from autoprune.training.device.device import resolve_runtime
 

@@ -29,11 +29,11 @@ from autoprune.export import timing_runtimes as latency_runtimes
 from autoprune.export.onnx import missing_packages
 from autoprune.export.onnx_derivation import OnnxConverter
 from autoprune.export.timing_runtimes import WORDS, check_runtime, decide_runtime, engine_of
-from autoprune.folder import StudyFolder
 from autoprune.run import run_search
-from autoprune.sections import LatencySpec
-from autoprune.spec import fingerprint
-from autoprune.spec_file import read_resolved
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import fingerprint
+from autoprune.study.spec_sections import LatencySpec
+from autoprune.study.spec_toml import read_resolved
 from autoprune.testing import ExampleNetwork
 
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason=f"not installed: {', '.join(missing_packages())}")

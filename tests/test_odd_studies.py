@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from tiny import stored_trials, write_study
 
 from autoprune.cli import main
-from autoprune.spec_file import read_study_toml
+from autoprune.study.spec_toml import read_study_toml
 
 
 @pytest.fixture(autouse=True)

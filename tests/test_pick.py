@@ -27,8 +27,8 @@ from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import EvaluationError, NonFiniteError, StudyLockedError, UsageError
 from autoprune.evaluate import Evaluator, Stopwatch
 from autoprune.finish import finish_trials
-from autoprune.folder import StudyFolder
 from autoprune.pick import Finished, Incomparable, Rival, finish, uniform_rival
+from autoprune.study.folder import StudyFolder
 from autoprune.study.view import StudyView
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
 from autoprune.training.loop import Span

@@ -22,10 +22,10 @@ from autoprune.errors import ModelError, UnknownNameError, UsageError
 from autoprune.export.picked_files import RECIPE, WEIGHTS
 from autoprune.export.saved_network import load_compressed, weights_content
 from autoprune.finish import finish_trials
-from autoprune.folder import StudyFolder
 from autoprune.models.load_weights import load_weights
 from autoprune.progress import PlainDisplay
 from autoprune.run import run_search
+from autoprune.study.folder import StudyFolder
 from autoprune.study.view import open_view
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process")

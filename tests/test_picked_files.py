@@ -35,9 +35,9 @@ from autoprune.export.saved_network import Architecture, missing_files, save_net
 from autoprune.export.torch_export import program_bytes
 from autoprune.export.verify import Check, Reference, verify
 from autoprune.finish import finish_trials
-from autoprune.folder import StudyFolder
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pruning.surgery import KeptIndices, shrink
+from autoprune.study.folder import StudyFolder
 from autoprune.study.view import StudyView
 
 DOCS = Path(__file__).parents[1] / "docs" / "picked.md"
@@ -395,7 +395,7 @@ def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
     bench: Workbench, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Importance by l1 depends on the weights alone, so the two ways have to meet."""
-    from autoprune.spec_file import Layer, parse_spec
+    from autoprune.study.spec_toml import Layer, parse_spec
     from autoprune.subject import read_policy, subject_of
     from autoprune.transfer import apply_policy
 

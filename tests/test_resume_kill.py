@@ -82,9 +82,9 @@ def run_undisturbed(folder: Path) -> list[tuple[int, str]]:
     from rich.console import Console
 
     from autoprune.cli.options import read_request
-    from autoprune.folder import StudyFolder
     from autoprune.progress import PlainDisplay
     from autoprune.run import run_search
+    from autoprune.study.folder import StudyFolder
 
     before = torch.get_num_threads()
     request = read_request(str(folder), folder.parent, {})

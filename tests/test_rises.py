@@ -14,12 +14,12 @@ from autoprune import threshold
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.errors import NonFiniteError
-from autoprune.folder import StudyFolder
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner
 from autoprune.rises import BROKEN, Expected, Probe, sensitivity_of
-from autoprune.sections import SensitivitySpec
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec_sections import SensitivitySpec
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.training.device.device import resolve_runtime
 

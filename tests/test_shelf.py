@@ -21,12 +21,12 @@ from stored_fakes import FAILED, RUNNING, STOPPED, good, store
 
 from autoprune.cli import main
 from autoprune.errors import AutopruneError, StudyError, StudyLockedError, UsageError
-from autoprune.shelf.archive import PREFIX
-from autoprune.shelf.duplicate import duplicate_study
-from autoprune.shelf.export import export_study
-from autoprune.shelf.listing import list_studies
-from autoprune.shelf.remove import remove_study
-from autoprune.shelf.unpack import import_study
+from autoprune.study.manage.archive_file import PREFIX
+from autoprune.study.manage.copy import duplicate_study
+from autoprune.study.manage.export import export_study
+from autoprune.study.manage.import_archive import import_study
+from autoprune.study.manage.list import list_studies
+from autoprune.study.manage.remove import remove_study
 from autoprune.study.storage import sqlite_url
 from autoprune.study.view import open_view
 
@@ -292,7 +292,7 @@ def test_the_same_study_gives_the_same_bytes_and_so_does_what_is_imported(archiv
 
 
 def test_an_archive_holds_no_absolute_path_and_no_pickle(root: Path, tmp_path: Path) -> None:
-    from autoprune.sections import DataSpec, ModelSpec
+    from autoprune.study.spec_sections import DataSpec, ModelSpec
 
     model = ModelSpec(source="/home/me/ü/net.py:build", weights="/home/me/w.safetensors")
     data = DataSpec(source="imagefolder:/data/birds", root="/home/me/data")
@@ -335,7 +335,7 @@ def test_an_imported_study_is_the_same_under_another_name(archive: Path, root: P
 
 
 def test_a_trial_that_was_running_or_lost_is_asked_again_elsewhere(archive: Path, tmp_path: Path) -> None:
-    from autoprune.folder import StudyFolder
+    from autoprune.study.folder import StudyFolder
     from autoprune.study.ledger import Ledger
 
     target = StudyFolder(import_study(archive, tmp_path / "b").folder)
@@ -490,7 +490,9 @@ def test_an_import_that_fails_or_was_killed_leaves_nothing(
     left.mkdir(parents=True)
     (left / "half").write_text("")
     with monkeypatch.context() as patch:
-        patch.setattr("autoprune.shelf.unpack.write_resolved", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "autoprune.study.manage.import_archive.write_resolved", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             import_study(archive, tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []

@@ -10,9 +10,9 @@ import optuna
 import pytest
 from stored_fakes import good, store
 
-from autoprune.shelf.export import export_study
-from autoprune.shelf.unpack import import_study
-from autoprune.study import copies
+from autoprune.study import copy_trials as copies
+from autoprune.study.manage.export import export_study
+from autoprune.study.manage.import_archive import import_study
 from autoprune.study.view import open_view
 
 

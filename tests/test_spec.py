@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from autoprune import recipes as recipes_module
 from autoprune.core.metrics import METRICS, Budget
 from autoprune.errors import SpecError, StudyError, UnknownNameError, UsageError
-from autoprune.recipes import find_study, local_studies, recipes
-from autoprune.sections import (
+from autoprune.study import find_study as recipes_module
+from autoprune.study.find_study import find_study, local_studies, recipes
+from autoprune.study.spec import StudySpec, differences, fingerprint
+from autoprune.study.spec_sections import (
     BudgetSpec,
     DataSpec,
     FinetuneSpec,
@@ -30,8 +31,7 @@ from autoprune.sections import (
     RuntimeSpec,
     SpaceSpec,
 )
-from autoprune.spec import StudySpec, differences, fingerprint
-from autoprune.spec_file import Layer, merge_layers, parse_spec, read_resolved, read_study_toml, write_resolved
+from autoprune.study.spec_toml import Layer, merge_layers, parse_spec, read_resolved, read_study_toml, write_resolved
 
 FILE, OPTIONS = "studies/x/study.toml", "command line"
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -671,8 +671,6 @@ def test_a_named_file_that_is_missing_is_not_a_new_study(here: Path) -> None:
 
 
 def test_reading_a_spec_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, autoprune.recipes; print([m for m in ('torch', 'optuna', 'numpy', 'sklearn') if m in sys.modules])"
-    )
+    code = "import sys, autoprune.study.find_study; print([m for m in ('torch', 'optuna', 'numpy', 'sklearn') if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -13,7 +13,7 @@ from tiny import stored_trials, write_study
 
 import autoprune
 from autoprune.cli import main
-from autoprune.shelf.remove import what_stays
+from autoprune.study.manage.remove import what_stays
 
 pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")
 

@@ -24,11 +24,11 @@ from autoprune.cli.options import read_request
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.paired_scores import Hits
 from autoprune.core.trial import Candidate, Completed, Trial
-from autoprune.disk import size_of
 from autoprune.errors import ModelError, StudyError
 from autoprune.finish import finish_trials
-from autoprune.folder import StudyFolder
 from autoprune.run import run_search
+from autoprune.study.disk_usage import size_of
+from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.view import open_view
 from autoprune.trial_weights import stored_numbers

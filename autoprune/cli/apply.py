@@ -58,7 +58,7 @@ def apply(
     """
     from autoprune.cli.inspect import parse_shape
     from autoprune.core.export_formats import wanted_formats
-    from autoprune.spec_file import Layer, parse_spec
+    from autoprune.study.spec_toml import Layer, parse_spec
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     wanted = wanted_formats(export or "auto")

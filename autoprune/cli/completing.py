@@ -16,7 +16,7 @@ def complete_study(ctx: click.Context, param: click.Parameter, incomplete: str) 
     """Offer the studies under --root, recipes not begun, and folders."""
     from click.shell_completion import CompletionItem
 
-    from autoprune.recipes import recipes
+    from autoprune.study.find_study import recipes
 
     stored = _stored(ctx)
     names = {**dict.fromkeys(recipes(), "recipe"), **dict.fromkeys(stored, "study")}
@@ -36,8 +36,8 @@ def complete_trial(ctx: click.Context, param: click.Parameter, incomplete: str) 
     from click.shell_completion import CompletionItem
 
     from autoprune.core.trial import completed_measurement
-    from autoprune.recipes import find_study
-    from autoprune.shelf.listing import best_text
+    from autoprune.study.find_study import find_study
+    from autoprune.study.manage.list import best_text
     from autoprune.study.view import open_view
 
     try:

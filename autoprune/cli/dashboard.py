@@ -37,7 +37,7 @@ def dashboard(study: str | None, port: int, opens: bool, root: Path, storage: st
     over the budget. `autoprune report` is the authority.
     """
     from autoprune.dashboard import CAVEAT, check_installed, copied, served
-    from autoprune.recipes import find_study
+    from autoprune.study.find_study import find_study
 
     check_installed()
     from autoprune.study.view import open_view

@@ -62,8 +62,8 @@ def _is_model(name: str) -> bool:
 def _inspect(request: Request, text: str | None, classes: int | None, model_given: bool) -> dict[str, Any]:
     """Look at a network on inputs of a shape: as given, or else the data's."""
     from autoprune.build import task_of
-    from autoprune.folder import StudyFolder
     from autoprune.inspection import inspect_network
+    from autoprune.study.folder import StudyFolder
 
     spec = request.spec
     if text is None and model_given and spec.model.source.startswith("torchvision:"):

@@ -15,7 +15,7 @@ from autoprune.errors import SpecError, StudyError, UsageError
 
 if TYPE_CHECKING:
     from autoprune.core.metrics import Budget
-    from autoprune.spec import StudySpec
+    from autoprune.study.spec import StudySpec
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 BUDGETS = {
@@ -266,9 +266,9 @@ def read_request(study: str | None, root: Path, values: Mapping[str, Any]) -> Re
         UnknownNameError: if there is no such study, and neither ``--model`` nor ``--data`` begins a new one.
         SpecError: listing every fault.
     """
-    from autoprune.folder import StudyFolder
-    from autoprune.recipes import find_study
-    from autoprune.spec_file import Layer, parse_spec, read_study_toml
+    from autoprune.study.find_study import find_study
+    from autoprune.study.folder import StudyFolder
+    from autoprune.study.spec_toml import Layer, parse_spec, read_study_toml
 
     begins = bool(values.get("model") or values.get("data"))
     path, written = find_study(study, root, allow_new=begins)

@@ -107,7 +107,7 @@ def pick(
     process. Interrupted, the same command goes on. Without a budget, the study's last one counts. Exit code 3
     if nothing fits, 1 if an export that was asked for fails. One FLOP is one multiply–accumulate.
     """
-    from autoprune.recipes import find_study
+    from autoprune.study.find_study import find_study
     from autoprune.study.view import open_view
 
     folder, _ = find_study(study, root)

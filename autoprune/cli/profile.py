@@ -95,7 +95,7 @@ def _architecture(model: str, text: str | None, classes: int | None, data: str |
     from autoprune.build import task_of
     from autoprune.errors import UsageError
     from autoprune.export.saved_network import Architecture
-    from autoprune.spec_file import Layer, parse_spec
+    from autoprune.study.spec_toml import Layer, parse_spec
 
     if Path(model).is_dir():
         if text or classes or data:

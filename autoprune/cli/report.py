@@ -53,9 +53,9 @@ def report(
     """
     from rich.console import Console
 
-    from autoprune.recipes import find_study
     from autoprune.report.report import write_report
     from autoprune.report.tables import render
+    from autoprune.study.find_study import find_study
     from autoprune.study.view import open_view
 
     folder, _ = find_study(study, root)

@@ -26,7 +26,7 @@ from autoprune.cli.output import open_display, verbosity_options
 if TYPE_CHECKING:
     from autoprune.cli.options import Request
     from autoprune.run import Run
-    from autoprune.spec import StudySpec
+    from autoprune.study.spec import StudySpec
 
 
 @click.command(
@@ -69,7 +69,7 @@ def search(
 
 
 def _run(request: Request, storage: str | None) -> Run:
-    from autoprune.folder import StudyFolder
+    from autoprune.study.folder import StudyFolder
 
     with open_display() as display:
         display.say("loading PyTorch")
@@ -82,10 +82,10 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
     """Print the front, where the study is, and what to type next."""
     from rich.console import Console
 
-    from autoprune.disk import size_of
-    from autoprune.folder import StudyFolder
     from autoprune.report.summary import summarise
     from autoprune.report.tables import render
+    from autoprune.study.disk_usage import size_of
+    from autoprune.study.folder import StudyFolder
     from autoprune.study.view import open_view
 
     summary, size = summarise(open_view(folder, storage), run.budget), size_of(StudyFolder(folder))

@@ -15,7 +15,7 @@ from autoprune.cli.options import root_option, storage_option
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from autoprune.shelf.remove import Removed
+    from autoprune.study.manage.remove import Removed
 
 
 @click.command(
@@ -41,10 +41,10 @@ def rm_study(
     A study.toml stays, and so does whatever no search made, unless --all is given. A study that is being searched is
     refused, and then none is removed.
     """
-    from autoprune.disk import size_of
-    from autoprune.recipes import find_study
-    from autoprune.shelf.contents import stored_folder
-    from autoprune.shelf.remove import check_not_searched, remove_study
+    from autoprune.study.disk_usage import size_of
+    from autoprune.study.find_study import find_study
+    from autoprune.study.manage.file_inventory import stored_folder
+    from autoprune.study.manage.remove import check_not_searched, remove_study
 
     folders = [stored_folder(find_study(name, root)[0]) for name in dict.fromkeys(names)]
     for folder in folders:
@@ -107,8 +107,8 @@ def cp_study(source: str, target: str, root: Path, storage: str | None, as_json:
     Trials, spec, recipe, weights and scores are copied, so that TO can be searched on, reported and picked from.
     What is made anew from them is not, nor are picked networks.
     """
-    from autoprune.recipes import find_study
-    from autoprune.shelf.duplicate import duplicate_study
+    from autoprune.study.find_study import find_study
+    from autoprune.study.manage.copy import duplicate_study
 
     path, _ = find_study(source, root)
     goal, values = find_study(target, root, allow_new=True)
@@ -139,8 +139,8 @@ def export_study(name: str, file: Path, force: bool, root: Path, storage: str | 
     It holds trials, spec, weights and scores. It holds no code and no data of yours, no picked networks (copy their
     folders), no pickle and no absolute path. The same study gives the same bytes.
     """
-    from autoprune.recipes import find_study
-    from autoprune.shelf.export import export_study as pack
+    from autoprune.study.find_study import find_study
+    from autoprune.study.manage.export import export_study as pack
 
     done = pack(find_study(name, root)[0], file, storage, force=force)
     if as_json:
@@ -192,7 +192,7 @@ def import_study(
     The file is checked and nothing in it is run. The study appears whole or not at all. Data must be the same as where
     the study was made; latencies are those of the machine that measured them.
     """
-    from autoprune.shelf.unpack import import_study as unpack
+    from autoprune.study.manage.import_archive import import_study as unpack
 
     given = {"model.source": model, "model.weights": weights, "data.source": data, "data.root": data_root}
     places = {key: value for key, value in given.items() if value is not None}

@@ -15,7 +15,7 @@ from autoprune.cli.options import root_option, storage_option
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from autoprune.shelf.listing import Listed
+    from autoprune.study.manage.list import Listed
 
 SUBCOMMANDS = {
     "cp": "Copy a study under another name.",
@@ -73,8 +73,8 @@ def studies(ctx: click.Context, root: Path, storage: str | None, as_json: bool) 
         given = {"root": root, "as_json": as_json}
         ctx.default_map = {name: {**(ctx.default_map or {}), **given} for name in SUBCOMMANDS}
         return
-    from autoprune.recipes import recipes
-    from autoprune.shelf.listing import list_studies
+    from autoprune.study.find_study import recipes
+    from autoprune.study.manage.list import list_studies
 
     found = list_studies(root, storage)
     unused = sorted(set(recipes()) - {each.name for each in found})

@@ -54,7 +54,7 @@ def watch(
     Ctrl-C. Where the output is no terminal, lines are printed as something changes. --json prints one moment. One FLOP
     is one multiply–accumulate.
     """
-    from autoprune.recipes import find_study
+    from autoprune.study.find_study import find_study
 
     folder, _ = find_study(study, root)
     follow(folder, storage, options, every=every, once=once, as_json=as_json)

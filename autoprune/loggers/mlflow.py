@@ -20,9 +20,9 @@ from typing import Any
 
 from autoprune.core.atomic_write import write_text
 from autoprune.core.trial import Failed, OverBudget, Stopped, Trial, kind_of
-from autoprune.folder import StudyFolder
 from autoprune.loggers.flat import chosen_of, measured_of, seconds_of, standing_of, values_of
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Standing, missing_library
+from autoprune.study.folder import StudyFolder
 
 EXPERIMENT = "autoprune"  # unless MLFLOW_EXPERIMENT_NAME says another
 NUMBER = "autoprune.core.trial"

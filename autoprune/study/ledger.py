@@ -22,10 +22,10 @@ from autoprune.core.trial import Candidate, Outcome, Trial
 from autoprune.errors import StudyError
 from autoprune.study import records
 from autoprune.study.lock import take_lock
-from autoprune.study.reading import Follower, StoredTrial
-from autoprune.study.sampler import ProposingSampler, proposal_seed
+from autoprune.study.optuna_sampler import ProposingSampler, proposal_seed
+from autoprune.study.read_trials import Follower, StoredTrial
 from autoprune.study.storage import open_storage, reporting_faults
-from autoprune.study.writing import Place, store_running
+from autoprune.study.write_trials import Place, store_running
 
 
 class Proposer(Protocol):

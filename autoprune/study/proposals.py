@@ -24,8 +24,7 @@ from autoprune.errors import UsageError
 from autoprune.study.baselines import Ranking, baselines, further_baselines
 from autoprune.study.guide import Guide
 from autoprune.study.latency import Probes, latency_projector
-from autoprune.study.project import Cost, Projector
-from autoprune.study.sampler import (
+from autoprune.study.optuna_sampler import (
     GUIDED,
     ProposingSampler,
     distributions,
@@ -33,6 +32,7 @@ from autoprune.study.sampler import (
     proposal_seed,
     sample_all,
 )
+from autoprune.study.project import Cost, Projector
 
 RANDOM_DRAWS = 20  # tries at a policy that was not evaluated yet; a tiny space may have none left
 

@@ -14,11 +14,11 @@ from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.paired_scores import Hits
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError
-from autoprune.folder import StudyFolder
-from autoprune.spec import StudySpec
-from autoprune.spec_file import read_resolved
-from autoprune.study.reading import StoredTrial, stored_trials
+from autoprune.study.folder import StudyFolder
+from autoprune.study.read_trials import StoredTrial, stored_trials
 from autoprune.study.records import read_trials
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_toml import read_resolved
 from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, sqlite_url, without_password
 
 

@@ -12,8 +12,8 @@ from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.paired_scores import Hits
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Outcome, Trial
-from autoprune.folder import StudyFolder
-from autoprune.spec import StudySpec
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec
 from autoprune.study.view import StudyView
 
 BUDGET = Budget.parse({"mflops": 50})

@@ -14,7 +14,7 @@ from fake_studies import BUDGET, DENSE, many_trials, trial, view_of
 from autoprune.core.metrics import Measurement
 from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
 from autoprune.core.trial import Failed, OverBudget, Stopped, Trial
-from autoprune.spec import StudySpec
+from autoprune.study.spec import StudySpec
 from autoprune.study.view import StudyView
 
 GROUPS = {"conv1": 16, "layer1.0.conv1": 16, "layer2.0.conv1": 64, "layer2.1.conv1": 64}

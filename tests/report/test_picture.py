@@ -16,7 +16,7 @@ from autoprune.core.metrics import Budget
 from autoprune.core.trial import Failed, Trial
 from autoprune.report.picture import draw_front, write_front_pictures
 from autoprune.report.summary import summarise
-from autoprune.spec import StudySpec
+from autoprune.study.spec import StudySpec
 from autoprune.study.view import StudyView
 
 MakeView = Callable[..., StudyView]

@@ -17,7 +17,7 @@ from autoprune.core.trial import Failed, OverBudget, Stopped
 from autoprune.errors import StudyError
 from autoprune.report.rows import first_line
 from autoprune.report.summary import Summary, summarise
-from autoprune.spec import StudySpec
+from autoprune.study.spec import StudySpec
 from autoprune.study.view import StudyView
 
 MakeView = Callable[..., StudyView]

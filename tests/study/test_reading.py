@@ -14,12 +14,12 @@ from study_fakes import OBJECTIVES, make_proposals, open_ledger, run
 from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Completed, Failed
 from autoprune.errors import StudyError
-from autoprune.folder import StudyFolder
-from autoprune.spec import StudySpec
-from autoprune.spec_file import write_resolved
-from autoprune.study import reading
-from autoprune.study.reading import Follower, StoredTrial, stored_trials
+from autoprune.study import read_trials as reading
+from autoprune.study.folder import StudyFolder
+from autoprune.study.read_trials import Follower, StoredTrial, stored_trials
 from autoprune.study.records import read_trials
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_toml import write_resolved
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.view import open_view
 

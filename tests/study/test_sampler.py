@@ -16,8 +16,8 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import UnknownNameError
 from autoprune.study import records
+from autoprune.study.optuna_sampler import SAMPLERS, distributions, make_sampler, proposal_seed
 from autoprune.study.proposals import Proposals
-from autoprune.study.sampler import SAMPLERS, distributions, make_sampler, proposal_seed
 
 WIDTHS = (8, 12, 16, 24, 32, 48)
 Params = dict[str, float | str]

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from autoprune.study.storage import open_storage, sqlite_url
-from autoprune.study.writing import store_running
+from autoprune.study.write_trials import store_running
 
 SPACE: dict[str, BaseDistribution] = {
     "layer1.0.conv1.sparsity": FloatDistribution(0.0, 0.9),

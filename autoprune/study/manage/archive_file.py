@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from autoprune.errors import StudyError, UsageError
-from autoprune.shelf.contents import CARRIED
+from autoprune.study.manage.file_inventory import CARRIED
 
 VERSION = 1
 PREFIX = "autoprune-study"

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprune.disk import size_of
 from autoprune.errors import StudyError, StudyLockedError
-from autoprune.folder import StudyFolder
-from autoprune.shelf.contents import DATABASE, LOCK, SPEC, is_made, stored_folder
-from autoprune.spec_file import read_resolved
-from autoprune.study.copies import delete_study
+from autoprune.study.copy_trials import delete_study
+from autoprune.study.disk_usage import size_of
+from autoprune.study.folder import StudyFolder
 from autoprune.study.lock import is_searched, take_lock
+from autoprune.study.manage.file_inventory import DATABASE, LOCK, SPEC, is_made, stored_folder
+from autoprune.study.spec_toml import read_resolved
 
 
 @dataclass(frozen=True)

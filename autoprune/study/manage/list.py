@@ -10,11 +10,11 @@ from typing import Any
 from autoprune.analysis.pareto import best_within
 from autoprune.core.metrics import METRICS, Measurement
 from autoprune.core.trial import Trial, completed_measurement
-from autoprune.disk import size_of
 from autoprune.errors import AutopruneError
-from autoprune.folder import StudyFolder
-from autoprune.shelf.contents import DATABASE, SPEC
+from autoprune.study.disk_usage import size_of
+from autoprune.study.folder import StudyFolder
 from autoprune.study.lock import is_searched
+from autoprune.study.manage.file_inventory import DATABASE, SPEC
 from autoprune.study.view import StudyView, open_view
 
 

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from autoprune.core.atomic_write import write_text
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.errors import SpecError, did_you_mean
-from autoprune.spec import ALLOWED_BEFORE, BEFORE_IT_CAME, StudySpec
+from autoprune.study.spec import ALLOWED_BEFORE, BEFORE_IT_CAME, StudySpec
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprune.folder import StudyFolder
+from autoprune.study.folder import StudyFolder
 
 WEIGHTS, DENSE, TEACHER, TRIALS, PICKED, OTHER = (
     *("weights of trials", "dense network", "teacher's answers", "trials", "picked networks", "other"),

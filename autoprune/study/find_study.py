@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import UnknownNameError, UsageError
-from autoprune.spec import NAME_PATTERN
-from autoprune.spec_file import read_study_toml
+from autoprune.study.spec import NAME_PATTERN
+from autoprune.study.spec_toml import read_study_toml
 
 STUDY_FILE = "study.toml"
 DEFAULT_STUDY = "digits-resnet56"

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import StudyError, UsageError
-from autoprune.shelf.archive import ENDINGS, FACTS, RESOLVED, TRIALS, write_archive
-from autoprune.shelf.contents import TRIAL_WEIGHTS, carried_files, stored_folder
-from autoprune.shelf.places import Wording, outside_values, portable_wording, without_paths
-from autoprune.spec import StudySpec
-from autoprune.spec_file import read_resolved, write_resolved
+from autoprune.study.manage.archive_file import ENDINGS, FACTS, RESOLVED, TRIALS, write_archive
+from autoprune.study.manage.file_inventory import TRIAL_WEIGHTS, carried_files, stored_folder
+from autoprune.study.manage.portable_paths import Wording, outside_values, portable_wording, without_paths
 from autoprune.study.portable import PortableStudy, read_portable
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_toml import read_resolved, write_resolved
 from autoprune.study.storage import sqlite_url
 
 

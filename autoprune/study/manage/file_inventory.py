@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from autoprune.errors import StudyError, UsageError
-from autoprune.folder import StudyFolder
-from autoprune.recipes import STUDY_FILE
+from autoprune.study.find_study import STUDY_FILE
+from autoprune.study.folder import StudyFolder
 
 TRIAL_WEIGHTS = "weights"  # the folder of trials' own weights, which come and go as the front moves
 # what the trials rest on, and what makes a study go on elsewhere without measuring again

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from autoprune.spec import StudySpec
+from autoprune.study.spec import StudySpec
 
 OUTSIDE = ("model.source", "model.weights", "data.source", "data.root")  # what an import may point elsewhere
 _ABSOLUTE = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?/(?:[^\s/\"'<>:]+/)+(?=[^\s/\"'<>:])")
@@ -76,7 +76,7 @@ def _escaped(text: str) -> str:
 def portable_wording(spec: StudySpec) -> Wording:
     """Return how the absolute paths of a spec are written elsewhere: by as few of their last parts as tell them apart.
 
-    >>> from autoprune.sections import ModelSpec
+    >>> from autoprune.study.spec_sections import ModelSpec
     >>> portable_wording(StudySpec(model=ModelSpec(source="/home/me/net.py:build"))).pairs
     {'/home/me/net.py': 'net.py'}
     """

@@ -12,17 +12,17 @@ from typing import Any
 
 from autoprune.core.atomic_write import write_text
 from autoprune.errors import SpecError, StudyError, UsageError
-from autoprune.folder import StudyFolder
-from autoprune.recipes import find_study
-from autoprune.shelf.archive import FACTS, RESOLVED, TRIALS, unpack_archive
-from autoprune.shelf.contents import holds_study
-from autoprune.shelf.duplicate import building, recipe_at
-from autoprune.shelf.places import Wording, relocated
-from autoprune.shelf.remove import removal_lock, remove_made
-from autoprune.spec import NAME_PATTERN, StudySpec
-from autoprune.spec_file import read_resolved, write_resolved
-from autoprune.study.copies import backup_sqlite, delete_study, has_study, take_name
+from autoprune.study.copy_trials import backup_sqlite, delete_study, has_study, take_name
+from autoprune.study.find_study import find_study
+from autoprune.study.folder import StudyFolder
+from autoprune.study.manage.archive_file import FACTS, RESOLVED, TRIALS, unpack_archive
+from autoprune.study.manage.copy import building, recipe_at
+from autoprune.study.manage.file_inventory import holds_study
+from autoprune.study.manage.portable_paths import Wording, relocated
+from autoprune.study.manage.remove import removal_lock, remove_made
 from autoprune.study.portable import PortableStudy, check_portable, write_portable
+from autoprune.study.spec import NAME_PATTERN, StudySpec
+from autoprune.study.spec_toml import read_resolved, write_resolved
 from autoprune.study.storage import sqlite_url
 
 

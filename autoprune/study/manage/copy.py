@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.core.atomic_write import write_text
-from autoprune.disk import size_of
 from autoprune.errors import StudyError
-from autoprune.folder import StudyFolder
-from autoprune.recipes import STUDY_FILE, find_study
-from autoprune.shelf.contents import TRIAL_WEIGHTS, carried_files, check_free, stored_folder
-from autoprune.spec_file import read_resolved, read_study_toml, write_resolved
-from autoprune.study.copies import backup_sqlite, copy_study, delete_study, rename_in_sqlite
+from autoprune.study.copy_trials import backup_sqlite, copy_study, delete_study, rename_in_sqlite
+from autoprune.study.disk_usage import size_of
+from autoprune.study.find_study import STUDY_FILE, find_study
+from autoprune.study.folder import StudyFolder
+from autoprune.study.manage.file_inventory import TRIAL_WEIGHTS, carried_files, check_free, stored_folder
+from autoprune.study.spec_toml import read_resolved, read_study_toml, write_resolved
 
 
 def duplicate_study(path: Path, target: Path, name: str, storage: str | None = None) -> int:

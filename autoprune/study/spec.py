@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from autoprune.core.metrics import METRICS, metric
 from autoprune.errors import UnknownNameError
-from autoprune.sections import (
+from autoprune.study.spec_sections import (
     BudgetSpec,
     DataSpec,
     DenseSpec,

@@ -1,1 +1,0 @@
-"""The shelf: stored studies as things to list, remove, copy, pack and unpack; nothing here trains or needs PyTorch."""

@@ -1,0 +1,1 @@
+"""Listing, copying, packing, unpacking and removing studies."""
