@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from autoprune.core.policy import GroupPolicy, PruningPolicy
     from autoprune.errors import AutopruneError
     from autoprune.export.saved_network import load, load_compressed
-    from autoprune.run import run_search
+    from autoprune.search.session import run_search
+    from autoprune.search.trial_weights import load_trial
     from autoprune.study.spec import StudySpec
     from autoprune.study.view import StudyView, open_view
-    from autoprune.trial_weights import load_trial
 
 _PUBLIC = {
     "AutopruneError": "autoprune.errors",
@@ -29,9 +29,9 @@ _PUBLIC = {
     "StudyView": "autoprune.study.view",
     "load": "autoprune.export.saved_network",
     "load_compressed": "autoprune.export.saved_network",
-    "load_trial": "autoprune.trial_weights",
+    "load_trial": "autoprune.search.trial_weights",
     "open_view": "autoprune.study.view",
-    "run_search": "autoprune.run",
+    "run_search": "autoprune.search.session",
 }
 
 __all__ = [

@@ -20,8 +20,8 @@ from autoprune.analysis.successive_halving import halve, rungs
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import EvaluationError
-from autoprune.evaluate import Evaluator, Stopwatch, quality_measurement
 from autoprune.pruning.surgery import Cut
+from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch, quality_measurement
 from autoprune.training.scoring import Score, score, score_train
 
 UNIFORM = "baseline:uniform"

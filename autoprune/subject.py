@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autoprune.build import runtime_of, task_of
 from autoprune.core.policy import PruningPolicy
 from autoprune.errors import UsageError
 from autoprune.export.convert import Examples, examples_of, random_examples
 from autoprune.export.saved_network import Architecture
 from autoprune.models.build import build_model
+from autoprune.search.setup.context import runtime_of, task_of
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.build import timing_plan
 from autoprune.card import applied_text
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.export_formats import ONNX_PACKAGES, Wanted, missing_onnx
@@ -29,7 +28,6 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import Block, MaskSpace, PruningGroup, SearchSpace
 from autoprune.cost.cost_model import measure_network
 from autoprune.errors import EvaluationError, ModelError
-from autoprune.evaluate import quality_measurement
 from autoprune.export.convert import timed
 from autoprune.export.publish import Delivery, deliver
 from autoprune.models.weights_licence import weights_licence
@@ -38,6 +36,8 @@ from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
 from autoprune.pruning.masks.masks import build_masks, maskable_layers
 from autoprune.pruning.surgery import Pruner
+from autoprune.search.evaluation.evaluator import quality_measurement
+from autoprune.search.setup.context import timing_plan
 from autoprune.subject import StoredPolicy, Subject
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.scoring import Score, score

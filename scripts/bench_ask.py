@@ -24,11 +24,11 @@ from autoprune.cost.cost_model import CostModel
 from autoprune.models.build import build_model
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import shrinks
+from autoprune.search.proposals.budget_projection import Projector
+from autoprune.search.proposals.proposer import Proposals
 from autoprune.study import records
 from autoprune.study.ledger import Ledger
 from autoprune.study.optuna_sampler import distributions
-from autoprune.study.project import Projector
-from autoprune.study.proposals import Proposals
 from autoprune.study.storage import open_storage, sqlite_url
 
 NETWORK, IMPORTANCES = "resnet56", ("fisher", "fpgm", "l2")

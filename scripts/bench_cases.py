@@ -19,12 +19,12 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from autoprune.build import Workbench, resolve, set_up
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Completed, Trial
+from autoprune.search.proposals.proposer import Proposals
+from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
-from autoprune.study.proposals import Proposals
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import Layer, parse_spec
 from autoprune.study.storage import sqlite_url

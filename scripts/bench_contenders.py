@@ -29,13 +29,13 @@ from rich.console import Console
 from torch import nn
 
 from autoprune.analysis.pareto import best_few, choose, hypervolume
-from autoprune.build import finetune_recipe
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial, completed_measurement, outcome_from_json, outcome_to_json
-from autoprune.evaluate import Stopwatch
 from autoprune.pick import Incomparable, finish
 from autoprune.progress import PlainDisplay
-from autoprune.run import run_search
+from autoprune.search.evaluation.evaluator import Stopwatch
+from autoprune.search.session import run_search
+from autoprune.search.setup.context import finetune_recipe
 from autoprune.study.optuna_sampler import proposal_seed
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.view import open_view

@@ -32,13 +32,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from autoprune.analysis.pareto import best_few
 from autoprune.analysis.successive_halving import halve, rungs
-from autoprune.build import finetune_recipe
 from autoprune.core.trial import Trial, completed_measurement
-from autoprune.evaluate import Evaluator, Stopwatch
 from autoprune.progress import PlainDisplay
-from autoprune.run import run_search
+from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch
+from autoprune.search.evaluation.monitor import glance
+from autoprune.search.session import run_search
+from autoprune.search.setup.context import finetune_recipe
 from autoprune.study.view import open_view
-from autoprune.training.climb import glance
 from autoprune.training.loop import total_steps
 from autoprune.training.scoring import score
 

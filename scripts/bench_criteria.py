@@ -36,7 +36,7 @@ from autoprune.models.build import build_model
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner, shrinks
-from autoprune.study.project import Projector
+from autoprune.search.proposals.budget_projection import Projector
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import DataTask, stream_seed

@@ -29,7 +29,6 @@ import torch
 from bench_criteria import folder_task
 from torch import nn
 
-from autoprune.build import cost_model, resolve, set_up
 from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
@@ -39,17 +38,18 @@ from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import BudgetError
 from autoprune.export.onnx import missing_packages
 from autoprune.export.timing_runtimes import ONNX, engine_of
-from autoprune.latency_probes import latency_probes
 from autoprune.models.build import build_model
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner
 from autoprune.report.summary import summarise
-from autoprune.study.baselines import baselines
+from autoprune.search.proposals.baselines import baselines
+from autoprune.search.proposals.budget_projection import Projector
+from autoprune.search.proposals.latency_model import LatencyModel, Probes, latency_projector
+from autoprune.search.setup.context import cost_model, resolve, set_up
+from autoprune.search.setup.latency_probes import latency_probes
 from autoprune.study.folder import StudyFolder
-from autoprune.study.latency import LatencyModel, Probes, latency_projector
-from autoprune.study.project import Projector
 from autoprune.study.view import open_view
 from autoprune.training.device.device import resolve_runtime
 from autoprune.training.distillation import Teacher

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from autoprune.core.trial import Trial
 from autoprune.progress import PlainDisplay
-from autoprune.run import run_search
+from autoprune.search.session import run_search
 from autoprune.study.find_study import recipes
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec_toml import Layer, parse_spec, read_study_toml

@@ -24,9 +24,9 @@ from bench_cases import Prepared, baseline_trials, case_parser, completed, prepa
 from bench_search import Journal, say
 from scipy.stats import spearmanr
 
-from autoprune.build import finetune_recipe
 from autoprune.core.policy import PruningPolicy
-from autoprune.study.project import Projector
+from autoprune.search.proposals.budget_projection import Projector
+from autoprune.search.setup.context import finetune_recipe
 from autoprune.tasks.task import steps_per_epoch
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
 from autoprune.training.scoring import score

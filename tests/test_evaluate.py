@@ -15,21 +15,21 @@ import torch
 from tiny import write_task
 from torch import nn
 
-import autoprune.evaluate
-import autoprune.origins
-from autoprune.build import Workbench, set_up
+import autoprune.search.evaluation.evaluator
+import autoprune.search.setup.starting_weights
 from autoprune.core.metrics import Budget
 from autoprune.core.paired_scores import Hits
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, OverBudget
 from autoprune.cost.cost_model import measure_network
-from autoprune.dense import fresh_network, read_dense_facts, sparsity_facts
 from autoprune.errors import ModelError, StudyError
-from autoprune.evaluate import PHASES, Evaluator, Stopwatch, relative_cut
-from autoprune.origins import channel_tensors
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner, shrink
+from autoprune.search.evaluation.evaluator import PHASES, Evaluator, Stopwatch, relative_cut
+from autoprune.search.setup.context import Workbench, set_up
+from autoprune.search.setup.dense_network import fresh_network, read_dense_facts, sparsity_facts
+from autoprune.search.setup.starting_weights import channel_tensors
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_sections import ScheduleSpec
@@ -164,7 +164,7 @@ def test_a_candidate_over_its_budget_costs_nothing(
         raise AssertionError("something was built or trained")
 
     monkeypatch.setattr(Pruner, "prune", forbidden)
-    monkeypatch.setattr(autoprune.evaluate, "finetune", forbidden)
+    monkeypatch.setattr(autoprune.search.evaluation.evaluator, "finetune", forbidden)
     phases: list[str] = []
     cost = bench.cost.measure(bench.space.kept(candidate(bench).policy))
     ended = evaluator(candidate(bench, mflops=cost["mflops"] / 2, mparams=1.0), phases.append)
@@ -298,7 +298,7 @@ def test_stages_end_at_the_policy_with_nested_cuts_and_as_many_steps(
         steps.append(report.steps)
         return report
 
-    monkeypatch.setattr(autoprune.evaluate, "finetune", witness)
+    monkeypatch.setattr(autoprune.search.evaluation.evaluator, "finetune", witness)
     policy = candidate(bench, 0.6).policy
     evaluator = with_schedule(evaluator, stages=stages)
     network = grown(evaluator, policy)
@@ -395,10 +395,12 @@ def test_candidates_begin_from_scratch_with_scores_of_the_initial_network(tmp_pa
 def test_a_source_that_needs_weights_to_be_itself_cannot_begin_from_scratch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(autoprune.origins, "fresh_network", lambda *_: nn.Linear(2, 2))
+    monkeypatch.setattr(autoprune.search.setup.starting_weights, "fresh_network", lambda *_: nn.Linear(2, 2))
     spec = tiny_spec(write_task(tmp_path), schedule={"start": "scratch"})
     with pytest.raises(ModelError, match="another network without weights"):
-        autoprune.origins.origins(spec, nn.Linear(3, 3), Groups((), ()), None, None, StudyFolder(tmp_path), print)  # type: ignore[arg-type]
+        autoprune.search.setup.starting_weights.origins(
+            spec, nn.Linear(3, 3), Groups((), ()), None, None, StudyFolder(tmp_path), print
+        )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["bn_l1", "group_lasso"])

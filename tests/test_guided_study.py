@@ -13,7 +13,7 @@ from tiny import write_study
 from autoprune.cli.options import read_request
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.trial import Completed, Failed, Trial
-from autoprune.run import run_search
+from autoprune.search.session import run_search
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import open_view
 
@@ -56,7 +56,7 @@ def test_a_study_begun_without_sensitivity_takes_it_in(tmp_path: Path) -> None:
 def test_a_finetune_that_ends_in_nan_is_a_failed_trial_and_the_search_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoprune.evaluate import Evaluator
+    from autoprune.search.evaluation.evaluator import Evaluator
 
     prune, count = Evaluator.finetune, 0
 

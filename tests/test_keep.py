@@ -13,8 +13,8 @@ from autoprune.analysis.weight_retention import BEST, worth_keeping
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
+from autoprune.search.trial_weights import TrialWeights, number_of, stored_numbers
 from autoprune.study.folder import StudyFolder
-from autoprune.trial_weights import TrialWeights, number_of, stored_numbers
 
 OBJECTIVES = ("accuracy", "mflops")
 HALF, THIRD = Budget({"mflops": Limit(50.0)}), Budget({"mflops": Limit(33.0)})

@@ -14,19 +14,19 @@ from test_evaluate import tiny_spec
 from tiny import write_task
 from torch import nn
 
-from autoprune.build import cost_model, set_up
 from autoprune.core.metrics import Budget
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel, measure_network
 from autoprune.cost.latency import LatencyComparison
 from autoprune.cost.timing_plan import TimingPlan
-from autoprune.latency_probes import latency_probes, needs_probes, spread
 from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import Pruner
+from autoprune.search.proposals.latency_model import Probes
+from autoprune.search.setup.context import cost_model, set_up
+from autoprune.search.setup.latency_probes import latency_probes, needs_probes, spread
 from autoprune.study.folder import StudyFolder
-from autoprune.study.latency import Probes
 from autoprune.training.device.device import resolve_runtime
 
 DENSE_MS = 8.0

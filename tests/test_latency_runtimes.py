@@ -17,19 +17,19 @@ from test_evaluate import candidate, tiny_spec
 from tiny import write_task
 from torch import Tensor, nn
 
-import autoprune.build
-from autoprune.build import resolve, set_up
+import autoprune.search.setup.context
 from autoprune.core.trial import Completed
 from autoprune.cost.latency import Timer, time_alone
 from autoprune.cost.timing_engines import TORCH_ENGINES, Engine, eager, event_seconds, wall_seconds
 from autoprune.cost.timing_plan import TimingPlan
-from autoprune.dense import read_dense_facts
 from autoprune.errors import AutopruneError, ExportError, ModelError, UsageError
 from autoprune.export import timing_runtimes as latency_runtimes
 from autoprune.export.onnx import missing_packages
 from autoprune.export.onnx_derivation import OnnxConverter
 from autoprune.export.timing_runtimes import WORDS, check_runtime, decide_runtime, engine_of
-from autoprune.run import run_search
+from autoprune.search.session import run_search
+from autoprune.search.setup.context import resolve, set_up
+from autoprune.search.setup.dense_network import read_dense_facts
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import fingerprint
 from autoprune.study.spec_sections import LatencySpec
@@ -249,7 +249,9 @@ def test_a_study_left_to_auto_remembers_what_it_was_timed_in(tmp_path: Path, mon
     assert read_resolved(study(tmp_path).resolved).latency.runtime == "onnxruntime"
     assert read_dense_facts(study(tmp_path))["latency_runtime"] == "onnxruntime"
     asked = list[str]()
-    monkeypatch.setattr(autoprune.build, "engine_of", lambda name: asked.append(name) or TORCH_ENGINES["torch"])
+    monkeypatch.setattr(
+        autoprune.search.setup.context, "engine_of", lambda name: asked.append(name) or TORCH_ENGINES["torch"]
+    )
     assert run_search(small(tmp_path, "auto", trials=2), study(tmp_path), watch).added == 1  # type: ignore[arg-type]
     assert asked == ["onnxruntime"]
     with pytest.raises(UsageError, match=r"latency.runtime: stored 'onnxruntime', given 'torch'"):

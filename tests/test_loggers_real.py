@@ -17,7 +17,7 @@ from autoprune.core.trial import Completed, Trial
 from autoprune.loggers.contract import check_logger, example_study, example_trials
 from autoprune.loggers.fanout import Loggers, make_logger
 from autoprune.loggers.protocol import Standing
-from autoprune.run import Run, run_search
+from autoprune.search.session import Run, run_search
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import open_view
 

@@ -19,15 +19,15 @@ from torch import nn
 
 import autoprune
 import autoprune.pick
-from autoprune.build import Workbench, resolve, set_up
 from autoprune.cli.options import read_request
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import EvaluationError, NonFiniteError, StudyLockedError, UsageError
-from autoprune.evaluate import Evaluator, Stopwatch
 from autoprune.finish import finish_trials
 from autoprune.pick import Finished, Incomparable, Rival, finish, uniform_rival
+from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch
+from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import StudyView
 from autoprune.training.finetune import finetune, recalibrate_batchnorm

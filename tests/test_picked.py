@@ -15,7 +15,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import autoprune
-from autoprune.build import set_up
 from autoprune.cli.options import read_request
 from autoprune.core.metrics import Budget
 from autoprune.errors import ModelError, UnknownNameError, UsageError
@@ -24,7 +23,8 @@ from autoprune.export.saved_network import load_compressed, weights_content
 from autoprune.finish import finish_trials
 from autoprune.models.load_weights import load_weights
 from autoprune.progress import PlainDisplay
-from autoprune.run import run_search
+from autoprune.search.session import run_search
+from autoprune.search.setup.context import set_up
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import open_view
 

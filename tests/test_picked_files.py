@@ -20,7 +20,6 @@ import autoprune
 import autoprune.core.export_formats
 import autoprune.export.convert
 import autoprune.export.publish
-from autoprune.build import Workbench, resolve, set_up
 from autoprune.card import card_text
 from autoprune.cli.options import read_request
 from autoprune.core.export_formats import Wanted, wanted_formats
@@ -37,6 +36,7 @@ from autoprune.export.verify import Check, Reference, verify
 from autoprune.finish import finish_trials
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pruning.surgery import KeptIndices, shrink
+from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import StudyView
 

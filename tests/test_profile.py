@@ -11,7 +11,6 @@ import torch
 from click.testing import CliRunner, Result
 from tiny import write_task
 
-from autoprune import profiling
 from autoprune.cli import main
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_engines import Engine
@@ -19,6 +18,7 @@ from autoprune.errors import ExportError
 from autoprune.export.saved_network import Architecture, save_network
 from autoprune.models.build import build_model
 from autoprune.pruning.surgery import KeptIndices, shrink
+from autoprune.search.setup import profile_network as profiling
 
 QUICK = ("--latency-runtime", "torch", "--device", "cpu")
 

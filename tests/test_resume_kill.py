@@ -83,7 +83,7 @@ def run_undisturbed(folder: Path) -> list[tuple[int, str]]:
 
     from autoprune.cli.options import read_request
     from autoprune.progress import PlainDisplay
-    from autoprune.run import run_search
+    from autoprune.search.session import run_search
     from autoprune.study.folder import StudyFolder
 
     before = torch.get_num_threads()

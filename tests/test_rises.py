@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune import threshold
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.errors import NonFiniteError
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner
-from autoprune.rises import BROKEN, Expected, Probe, sensitivity_of
+from autoprune.search.setup import measure_tolerance as threshold
+from autoprune.search.setup.measure_sensitivity import BROKEN, Expected, Probe, sensitivity_of
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec_sections import SensitivitySpec
 from autoprune.tasks.in_memory import Arrays, ArrayTask

@@ -16,11 +16,11 @@ from torch import nn
 from autoprune.cli.options import read_request
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Stopped, Trial
-from autoprune.evaluate import Evaluation, Evaluator
 from autoprune.progress import PlainDisplay
 from autoprune.pruning.surgery import Pruner
 from autoprune.report.summary import summarise
-from autoprune.run import run_search
+from autoprune.search.evaluation.evaluator import Evaluation, Evaluator
+from autoprune.search.session import run_search
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import open_view
 

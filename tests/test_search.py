@@ -12,8 +12,8 @@ from autoprune.core.metrics import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
 from autoprune.errors import EvaluationError, StudyError
-from autoprune.evaluate import Evaluation
-from autoprune.search import FAILURES_IN_A_ROW, search
+from autoprune.search.evaluation.evaluator import Evaluation
+from autoprune.search.loop import FAILURES_IN_A_ROW, search
 
 GOOD = Completed(Measurement({"accuracy": 0.9, "mflops": 1.0}))
 BAD = Failed("ModelError", "the forward pass fails", "Traceback of number ")

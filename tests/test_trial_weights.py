@@ -16,9 +16,8 @@ from tiny import finished, write_study
 
 import autoprune
 import autoprune.core.atomic_write
-import autoprune.trial_weights
+import autoprune.search.trial_weights
 from autoprune.analysis.weight_retention import worth_keeping
-from autoprune.build import set_up
 from autoprune.cli import main
 from autoprune.cli.options import read_request
 from autoprune.core.metrics import Budget, Measurement
@@ -26,12 +25,13 @@ from autoprune.core.paired_scores import Hits
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
 from autoprune.finish import finish_trials
-from autoprune.run import run_search
+from autoprune.search.session import run_search
+from autoprune.search.setup.context import set_up
+from autoprune.search.trial_weights import stored_numbers
 from autoprune.study.disk_usage import size_of
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.view import open_view
-from autoprune.trial_weights import stored_numbers
 
 TRIALS = 6
 
@@ -167,7 +167,7 @@ def test_a_kill_at_any_point_leaves_nothing_that_the_next_run_does_not_put_right
         patch.setattr(autoprune.core.atomic_write, "_discard", lambda path: None)  # a dead process tidies nothing up
         match point:
             case "before the file":
-                patch.setattr(autoprune.trial_weights, "write_bytes", die)
+                patch.setattr(autoprune.search.trial_weights, "write_bytes", die)
             case "half-written":
                 replace_file = Path.replace
 
@@ -178,7 +178,7 @@ def test_a_kill_at_any_point_leaves_nothing_that_the_next_run_does_not_put_right
             case "written, not told":
                 patch.setattr(Ledger, "tell", die)
             case _:
-                patch.setattr(autoprune.trial_weights.TrialWeights, "collect", die)
+                patch.setattr(autoprune.search.trial_weights.TrialWeights, "collect", die)
         with pytest.raises(Killed):
             search(study)
     files = [path.name for path in (study / "weights").iterdir()]
@@ -200,7 +200,7 @@ def test_a_full_disk_is_said_once_and_does_not_end_the_search(study: Path, monke
     def full(path: Path, data: bytes) -> None:
         raise StudyError(f"cannot write {str(path)!r}: No space left on device; free space")
 
-    monkeypatch.setattr(autoprune.trial_weights, "write_bytes", full)
+    monkeypatch.setattr(autoprune.search.trial_weights, "write_bytes", full)
     (said,) = search(study).warnings
     assert "No space left on device" in said
     assert "goes on" in said

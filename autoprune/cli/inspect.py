@@ -61,8 +61,8 @@ def _is_model(name: str) -> bool:
 
 def _inspect(request: Request, text: str | None, classes: int | None, model_given: bool) -> dict[str, Any]:
     """Look at a network on inputs of a shape: as given, or else the data's."""
-    from autoprune.build import task_of
-    from autoprune.inspection import inspect_network
+    from autoprune.search.setup.context import task_of
+    from autoprune.search.setup.inspect_network import inspect_network
     from autoprune.study.folder import StudyFolder
 
     spec = request.spec

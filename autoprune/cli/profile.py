@@ -67,7 +67,7 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     whole network is timed without, in each runtime. One FLOP is one multiply–accumulate.
     """
     from autoprune.cost.timing_plan import TimingPlan
-    from autoprune.profiling import open_network, profile_network
+    from autoprune.search.setup.profile_network import open_network, profile_network
     from autoprune.training.device.device import resolve_runtime
 
     runtimes = _names(how["runtimes"])
@@ -92,9 +92,9 @@ def _architecture(model: str, text: str | None, classes: int | None, data: str |
     """
     from pathlib import Path
 
-    from autoprune.build import task_of
     from autoprune.errors import UsageError
     from autoprune.export.saved_network import Architecture
+    from autoprune.search.setup.context import task_of
     from autoprune.study.spec_toml import Layer, parse_spec
 
     if Path(model).is_dir():

@@ -25,7 +25,7 @@ from autoprune.cli.output import open_display, verbosity_options
 
 if TYPE_CHECKING:
     from autoprune.cli.options import Request
-    from autoprune.run import Run
+    from autoprune.search.session import Run
     from autoprune.study.spec import StudySpec
 
 
@@ -73,7 +73,7 @@ def _run(request: Request, storage: str | None) -> Run:
 
     with open_display() as display:
         display.say("loading PyTorch")
-        from autoprune.run import run_search
+        from autoprune.search.session import run_search
 
         return run_search(request.spec, StudyFolder(request.folder), display, storage, request.recipe)
 

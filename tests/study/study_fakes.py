@@ -12,8 +12,8 @@ import numpy as np
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.space import Kept, PruningGroup, SearchSpace
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped
+from autoprune.search.proposals.proposer import Proposals
 from autoprune.study.ledger import Ledger
-from autoprune.study.proposals import Proposals
 from autoprune.study.storage import sqlite_url
 
 OBJECTIVES = ("accuracy", "mflops")

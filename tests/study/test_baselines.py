@@ -13,8 +13,8 @@ from study_fakes import chain_cost, full_cost, measured_many, space_of
 
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.space import Block, SearchSpace
-from autoprune.study.baselines import baselines
-from autoprune.study.project import FILL_TO, Projector
+from autoprune.search.proposals.baselines import baselines
+from autoprune.search.proposals.budget_projection import FILL_TO, Projector
 
 Scores = dict[str, dict[str, NDArray[np.float64]]]
 

@@ -16,9 +16,9 @@ from autoprune.core.sensitivity import Curve, Sensitivity
 from autoprune.core.space import Block, Kept, MaskSpace, SearchSpace
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import UsageError
-from autoprune.study.archive import Archive
-from autoprune.study.project import FILL_TO, Projector
-from autoprune.study.proposals import Proposals
+from autoprune.search.proposals.budget_projection import FILL_TO, Projector
+from autoprune.search.proposals.elites import Archive
+from autoprune.search.proposals.proposer import Proposals
 
 WIDTHS = (16, 32, 24, 48, 16)
 TRUE_WEIGHTS = np.array([3.0, 0.3, 1.0, 0.3, 2.0])

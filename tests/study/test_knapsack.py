@@ -16,8 +16,8 @@ from study_fakes import chain_cost, full_cost, measured_many, space_of
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.sensitivity import Curve, Sensitivity
 from autoprune.core.space import Block, Kept, SearchSpace
-from autoprune.study.knapsack import Knapsack, rises_of
-from autoprune.study.project import Projector
+from autoprune.search.proposals.budget_projection import Projector
+from autoprune.search.proposals.knapsack import Knapsack, rises_of
 
 Penalties = dict[str, NDArray[np.float64]]
 

@@ -20,9 +20,9 @@ from study_fakes import OBJECTIVES, fake_outcome, make_proposals, open_ledger, r
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Completed, Failed, Outcome, OverBudget, Stopped, Trial
 from autoprune.errors import StudyError, StudyLockedError
+from autoprune.search.proposals.proposer import Proposals
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
-from autoprune.study.proposals import Proposals
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
 from autoprune.study.storage import sqlite_url

@@ -16,10 +16,18 @@ from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import Block, Kept, SearchSpace
 from autoprune.core.trial import Candidate, Completed, Trial
-from autoprune.study import baselines
-from autoprune.study.latency import AIM, Array, LatencyModel, Probes, Timed, latency_projector, leave_one_out_error
-from autoprune.study.project import FILL_TO
-from autoprune.study.proposals import Proposals
+from autoprune.search.proposals import baselines
+from autoprune.search.proposals.budget_projection import FILL_TO
+from autoprune.search.proposals.latency_model import (
+    AIM,
+    Array,
+    LatencyModel,
+    Probes,
+    Timed,
+    latency_projector,
+    leave_one_out_error,
+)
+from autoprune.search.proposals.proposer import Proposals
 
 
 @dataclass(frozen=True)

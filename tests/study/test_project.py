@@ -22,7 +22,7 @@ from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.masks.masks import maskable_layers
 from autoprune.pruning.surgery import shrinks
-from autoprune.study.project import FILL_TO, Projector, closed_form_part
+from autoprune.search.proposals.budget_projection import FILL_TO, Projector, closed_form_part
 
 CLOSED = ("mflops", "mparams", "size_mb")
 

@@ -15,9 +15,9 @@ from study_fakes import OBJECTIVES, fake_outcome, make_proposals
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import UnknownNameError
+from autoprune.search.proposals.proposer import Proposals
 from autoprune.study import records
 from autoprune.study.optuna_sampler import SAMPLERS, distributions, make_sampler, proposal_seed
-from autoprune.study.proposals import Proposals
 
 WIDTHS = (8, 12, 16, 24, 32, 48)
 Params = dict[str, float | str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autoprune.study.surrogate import EXPONENTS, Evidence, draw
+from autoprune.search.proposals.loss_model import EXPONENTS, Evidence, draw
 
 
 def evidence_of(

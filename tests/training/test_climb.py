@@ -15,8 +15,8 @@ from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.analysis.early_stopping import Check, GoOn, Stop, Verdict
 from autoprune.core.metrics import Measurement
+from autoprune.search.evaluation.monitor import Climb, StoppedEarly, glance, settled
 from autoprune.tasks.in_memory import ArrayTask
-from autoprune.training.climb import Climb, StoppedEarly, glance, settled
 from autoprune.training.device.device import Runtime
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
 from autoprune.training.loop import Span

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.space import Kept, SearchSpace
 from autoprune.core.trial import Trial, completed_measurement
-from autoprune.study.project import Cost, Projector
+from autoprune.search.proposals.budget_projection import Cost, Projector
 
 Array: TypeAlias = NDArray[np.float64]
 

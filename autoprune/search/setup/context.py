@@ -20,20 +20,9 @@ from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer
 from autoprune.cost.timing_engines import Engine
 from autoprune.cost.timing_plan import TimingPlan
-from autoprune.dense import (
-    Say,
-    check_same_data,
-    dense_measurement,
-    dense_network,
-    importance_scores,
-    read_dense_facts,
-)
 from autoprune.errors import UsageError
-from autoprune.evaluate import Evaluator
 from autoprune.export.saved_network import Architecture
 from autoprune.export.timing_runtimes import check_runtime, check_takes, decide_runtime, engine_of
-from autoprune.latency_probes import latency_probes, needs_probes
-from autoprune.origins import origins
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.layers.kinds import has_heads
@@ -41,15 +30,26 @@ from autoprune.pruning.masks.masks import maskable_layers
 from autoprune.pruning.selection import choose_blocks, choose_groups, choose_layers
 from autoprune.pruning.surgery import Pruner, shrinks
 from autoprune.pruning.tracing.tracer import OUTPUT
-from autoprune.rises import Expected, Probe, sensitivity_of
+from autoprune.search.evaluation.evaluator import Evaluator
+from autoprune.search.proposals.latency_model import Probes
+from autoprune.search.proposals.proposer import Proposals
+from autoprune.search.setup.dense_network import (
+    Say,
+    check_same_data,
+    dense_measurement,
+    dense_network,
+    importance_scores,
+    read_dense_facts,
+)
+from autoprune.search.setup.latency_probes import latency_probes, needs_probes
+from autoprune.search.setup.measure_sensitivity import Expected, Probe, sensitivity_of
+from autoprune.search.setup.measure_tolerance import tolerated_counts
+from autoprune.search.setup.starting_weights import origins
 from autoprune.study.folder import StudyFolder
-from autoprune.study.latency import Probes
-from autoprune.study.proposals import Proposals
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_sections import LatencySpec
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask
-from autoprune.threshold import tolerated_counts
 from autoprune.training.device.device import Runtime, resolve_runtime
 from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import Recipe

@@ -27,9 +27,9 @@ from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.models.build import count_parameters
 from autoprune.pruning.masks.masks import Masks, build_masks
 from autoprune.pruning.surgery import Cut, KeptIndices, Pruner, shrink
+from autoprune.search.evaluation.monitor import Climb, StoppedEarly, settled
 from autoprune.study.spec_sections import ScheduleSpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.climb import Climb, StoppedEarly, settled
 from autoprune.training.device.device import Runtime
 from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm

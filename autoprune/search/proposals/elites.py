@@ -17,7 +17,7 @@ from autoprune.core.metrics import METRICS, Budget, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Trial, completed_measurement
-from autoprune.study.surrogate import Evidence
+from autoprune.search.proposals.loss_model import Evidence
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]

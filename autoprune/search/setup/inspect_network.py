@@ -15,7 +15,6 @@ from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.space import Block, SearchSpace
 from autoprune.cost.cost_model import CostModel
-from autoprune.dense import sparsity_facts
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.blocks import find_blocks
@@ -23,6 +22,7 @@ from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
 from autoprune.pruning.selection import choose_blocks, choose_groups
 from autoprune.pruning.surgery import shrinks
+from autoprune.search.setup.dense_network import sparsity_facts
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
-from autoprune.study.project import Projector
+from autoprune.search.proposals.budget_projection import Projector
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]

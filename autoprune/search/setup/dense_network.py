@@ -19,12 +19,12 @@ from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.metrics import Measurement
 from autoprune.cost.latency import Timer
 from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismatchError
-from autoprune.evaluate import quality_and_hits
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.selection import check_patterns
+from autoprune.search.evaluation.evaluator import quality_and_hits
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask

@@ -17,8 +17,8 @@ from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.pruning.surgery import Pruner
+from autoprune.search.proposals.latency_model import Probes, Timed
 from autoprune.study.folder import StudyFolder
-from autoprune.study.latency import Probes, Timed
 from autoprune.training.device.device import Runtime
 
 WIDTHS = (0.7, 0.5, 0.25)  # shares of all channels; most counts are odd ones, as in proposals

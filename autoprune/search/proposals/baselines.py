@@ -24,8 +24,8 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import Kept, SearchSpace
 from autoprune.errors import BudgetError
-from autoprune.study.knapsack import Knapsack, rises_of
-from autoprune.study.project import Projector
+from autoprune.search.proposals.budget_projection import Projector
+from autoprune.search.proposals.knapsack import Knapsack, rises_of
 
 Ranking = Mapping[str, NDArray[np.float64]]
 RankedBy = tuple[str, Ranking]

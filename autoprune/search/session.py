@@ -10,24 +10,24 @@ from importlib.metadata import version
 from typing import Any
 
 from autoprune.analysis.comparison import chance_notes
-from autoprune.build import Workbench, resolve, set_up
 from autoprune.core.atomic_write import write_text
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.versions import versions
-from autoprune.dense import read_dense_facts, sparsity_facts
 from autoprune.errors import AutopruneError, StudyMismatchError
 from autoprune.loggers.fanout import Loggers, Watched
 from autoprune.loggers.protocol import Display, LoggedStudy
-from autoprune.search import search
+from autoprune.search.loop import search
+from autoprune.search.proposals.proposer import Proposals
+from autoprune.search.setup.context import Workbench, resolve, set_up
+from autoprune.search.setup.dense_network import read_dense_facts, sparsity_facts
+from autoprune.search.trial_weights import TrialWeights
 from autoprune.session_log import logged
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
-from autoprune.study.proposals import Proposals
 from autoprune.study.spec import StudySpec, differences, fingerprint
 from autoprune.study.spec_sections import BudgetSpec
 from autoprune.study.spec_toml import read_resolved, write_resolved
 from autoprune.study.view import storage_url
-from autoprune.trial_weights import TrialWeights
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.space import PruningGroup
-from autoprune.dense import Say, check_finite, fresh_network, write_network
 from autoprune.errors import ModelError
-from autoprune.evaluate import measured_quality
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.groups import Groups
+from autoprune.search.evaluation.evaluator import measured_quality
+from autoprune.search.setup.dense_network import Say, check_finite, fresh_network, write_network
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask

@@ -23,10 +23,10 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Trial
-from autoprune.study.archive import Archive
-from autoprune.study.knapsack import Knapsack, Penalties, rises_of
-from autoprune.study.project import Projector
-from autoprune.study.surrogate import Belief, draw
+from autoprune.search.proposals.budget_projection import Projector
+from autoprune.search.proposals.elites import Archive
+from autoprune.search.proposals.knapsack import Knapsack, Penalties, rises_of
+from autoprune.search.proposals.loss_model import Belief, draw
 
 Rng = np.random.Generator
 ELITES = 5

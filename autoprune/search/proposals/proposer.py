@@ -21,9 +21,10 @@ from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Trial, completed_measurement
 from autoprune.errors import UsageError
-from autoprune.study.baselines import Ranking, baselines, further_baselines
-from autoprune.study.guide import Guide
-from autoprune.study.latency import Probes, latency_projector
+from autoprune.search.proposals.baselines import Ranking, baselines, further_baselines
+from autoprune.search.proposals.budget_projection import Cost, Projector
+from autoprune.search.proposals.guided_sampler import Guide
+from autoprune.search.proposals.latency_model import Probes, latency_projector
 from autoprune.study.optuna_sampler import (
     GUIDED,
     ProposingSampler,
@@ -32,7 +33,6 @@ from autoprune.study.optuna_sampler import (
     proposal_seed,
     sample_all,
 )
-from autoprune.study.project import Cost, Projector
 
 RANDOM_DRAWS = 20  # tries at a policy that was not evaluated yet; a tiny space may have none left
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from autoprune.analysis.early_stopping import Judge
 from autoprune.core.trial import Candidate, Failed, Trial
 from autoprune.errors import EvaluationError
-from autoprune.evaluate import Evaluation
 from autoprune.loggers.protocol import Observer
+from autoprune.search.evaluation.evaluator import Evaluation
 from autoprune.study.ledger import Ledger, Proposer
 
 FAILURES_IN_A_ROW = 5

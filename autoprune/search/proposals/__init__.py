@@ -1,0 +1,1 @@
+"""Which policies are tried next, each of them on the budget."""

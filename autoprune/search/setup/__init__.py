@@ -1,0 +1,1 @@
+"""What a study computes once before its first trial."""
