@@ -18,21 +18,21 @@ from tiny import write_study
 from torch import nn
 
 import autoprune
-import autoprune.pick
+import autoprune.pick.contest
 from autoprune.cli.options import read_request
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import EvaluationError, NonFiniteError, StudyLockedError, UsageError
-from autoprune.finish import finish_trials
-from autoprune.pick import Finished, Incomparable, Rival, finish, uniform_rival
+from autoprune.pick.contest import Finished, Incomparable, Rival, finish, uniform_rival
+from autoprune.pick.finish import finish_trials
+from autoprune.pick.resume import unfinished
 from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch
 from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import StudyView
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
 from autoprune.training.loop import Span
-from autoprune.unfinished import unfinished
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
 
@@ -153,13 +153,13 @@ def test_test_is_scored_once_for_each_network_and_only_after_the_last_decision(
     bench: Workbench, evaluator: Evaluator, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    score = autoprune.pick.score
+    score = autoprune.pick.contest.score
 
     def watched(network: nn.Module, task: Any, split: str, *rest: Any) -> Any:
         events.append(split)
         return score(network, task, split, *rest)
 
-    monkeypatch.setattr(autoprune.pick, "score", watched)
+    monkeypatch.setattr(autoprune.pick.contest, "score", watched)
     run(evaluator, bench, trials[:3], lambda winner: trials[3], lambda of, phase: events.append(f"{phase} {of.number}"))
     assert events.count("test") == 3  # the winner, uniform and dense
     contest = events[: events.index("test")]
@@ -376,7 +376,7 @@ def test_a_layer_of_one_channel_loads_back_in_either_layout(tmp_path: Path, layo
 def test_a_network_that_answers_alike_is_not_said_to_be_surely_equal(
     view: StudyView, carded: tuple[dict[str, Any], Path]
 ) -> None:
-    from autoprune.card import card_text
+    from autoprune.pick.card import card_text
 
     same = {
         **carded[0],
@@ -398,7 +398,7 @@ class Cut(Exception):
 
 def cut_after(monkeypatch: pytest.MonkeyPatch, scores: int, split: str) -> list[str]:
     """Let the power fail when a split is scored once more than so often; return every split that is scored."""
-    score, seen = autoprune.pick.score, list[str]()
+    score, seen = autoprune.pick.contest.score, list[str]()
 
     def watched(network: nn.Module, task: Any, wanted: str, *rest: Any) -> Any:
         if wanted == split and seen.count(split) == scores:
@@ -406,7 +406,7 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, scores: int, split: str) -> list[
         seen.append(wanted)
         return score(network, task, wanted, *rest)
 
-    monkeypatch.setattr(autoprune.pick, "score", watched)
+    monkeypatch.setattr(autoprune.pick.contest, "score", watched)
     return seen
 
 

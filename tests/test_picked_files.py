@@ -20,7 +20,6 @@ import autoprune
 import autoprune.core.export_formats
 import autoprune.export.convert
 import autoprune.export.publish
-from autoprune.card import card_text
 from autoprune.cli.options import read_request
 from autoprune.core.export_formats import Wanted, wanted_formats
 from autoprune.core.metrics import Budget, Limit, Measurement
@@ -33,8 +32,9 @@ from autoprune.export.publish import check_target
 from autoprune.export.saved_network import Architecture, missing_files, save_network
 from autoprune.export.torch_export import program_bytes
 from autoprune.export.verify import Check, Reference, verify
-from autoprune.finish import finish_trials
 from autoprune.models.weights_licence import weights_licence
+from autoprune.pick.card import card_text
+from autoprune.pick.finish import finish_trials
 from autoprune.pruning.surgery import KeptIndices, shrink
 from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.study.folder import StudyFolder
@@ -395,9 +395,9 @@ def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
     bench: Workbench, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Importance by l1 depends on the weights alone, so the two ways have to meet."""
+    from autoprune.pick.apply_policy import apply_policy
+    from autoprune.pick.apply_target import read_policy, subject_of
     from autoprune.study.spec_toml import Layer, parse_spec
-    from autoprune.subject import read_policy, subject_of
-    from autoprune.transfer import apply_policy
 
     monkeypatch.setattr(autoprune.export.publish, "verify_in_new_process", verify)
     values = {

@@ -24,7 +24,7 @@ from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.paired_scores import Hits
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
-from autoprune.finish import finish_trials
+from autoprune.pick.finish import finish_trials
 from autoprune.search.session import run_search
 from autoprune.search.setup.context import set_up
 from autoprune.search.trial_weights import stored_numbers

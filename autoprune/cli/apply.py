@@ -84,8 +84,8 @@ def _apply(
 
     display = PlainDisplay(Console(stderr=True))
     from autoprune.export.publish import check_target
-    from autoprune.subject import read_policy, subject_of
-    from autoprune.transfer import apply_policy
+    from autoprune.pick.apply_policy import apply_policy
+    from autoprune.pick.apply_target import read_policy, subject_of
 
     check_target(target, force)
     stored = read_policy(policy)

@@ -139,8 +139,8 @@ def pick(
 
 def conclude(card: Mapping[str, Any], target: Path, as_json: bool) -> None:
     """Print a card, and leave with 1 if an export failed that was asked for by name."""
-    from autoprune.card import summary_text
     from autoprune.export.picked_files import CARD
+    from autoprune.pick.card import summary_text
 
     if as_json:
         emit({**card, "folder": str(target)})
@@ -216,6 +216,6 @@ def _finish(
     wanted: Wanted | None,
 ) -> tuple[dict[str, Any], Path]:
     display = open_display(live=False)
-    from autoprune.finish import finish_trials
+    from autoprune.pick.finish import finish_trials
 
     return finish_trials(view, trials, budget, display.say, epochs=epochs, compare=compare, force=force, wanted=wanted)

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.card import applied_text
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.export_formats import ONNX_PACKAGES, Wanted, missing_onnx
 from autoprune.core.metrics import FLOP_CONVENTION, Measurement
@@ -31,6 +30,8 @@ from autoprune.errors import EvaluationError, ModelError
 from autoprune.export.convert import timed
 from autoprune.export.publish import Delivery, deliver
 from autoprune.models.weights_licence import weights_licence
+from autoprune.pick.apply_target import StoredPolicy, Subject
+from autoprune.pick.card import applied_text
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
@@ -38,7 +39,6 @@ from autoprune.pruning.masks.masks import build_masks, maskable_layers
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.evaluation.evaluator import quality_measurement
 from autoprune.search.setup.context import timing_plan
-from autoprune.subject import StoredPolicy, Subject
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.scoring import Score, score
 

@@ -28,7 +28,7 @@ from autoprune.core.paired_scores import Hits
 from autoprune.core.trial import Trial
 from autoprune.errors import ModelError, StudyError, StudyLockedError
 from autoprune.models.load_weights import load_weights, own_tensors
-from autoprune.pick import Judged, Reached
+from autoprune.pick.contest import Judged, Reached
 from autoprune.pruning.surgery import shrink
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.training.scoring import Score

@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from autoprune.analysis.successive_halving import rungs
-from autoprune.card import card_text
 from autoprune.core.export_formats import ONNX_PACKAGES, Wanted, missing_onnx, wanted_formats
 from autoprune.core.metrics import FLOP_CONVENTION, Budget
 from autoprune.core.paired_scores import Hits, paired_difference
@@ -24,7 +23,9 @@ from autoprune.errors import ModelError, StudyError, UsageError
 from autoprune.export.convert import examples_of
 from autoprune.export.publish import Delivery, check_target, deliver
 from autoprune.models.weights_licence import weights_licence
-from autoprune.pick import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
+from autoprune.pick.card import card_text
+from autoprune.pick.contest import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
+from autoprune.pick.resume import unfinished
 from autoprune.pruning.masks.masks import maskable_layers
 from autoprune.pruning.masks.sparse_kernels import can_accelerate
 from autoprune.search.evaluation.evaluator import Evaluator
@@ -32,7 +33,6 @@ from autoprune.search.setup.context import Workbench, finetune_recipe, resolve, 
 from autoprune.search.setup.dense_network import sparsity_facts
 from autoprune.search.trial_weights import check_kept, load_trial
 from autoprune.study.view import StudyView
-from autoprune.unfinished import unfinished
 
 
 def finish_trials(

@@ -1,0 +1,1 @@
+"""From the best trials within a budget to one finished network in a folder."""
