@@ -43,7 +43,7 @@ from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner
-from autoprune.report.summary import summarise
+from autoprune.report.content.summary import summarise
 from autoprune.search.proposals.baselines import baselines
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.latency_model import LatencyModel, Probes, latency_projector

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from stored_fakes import FAILED, good, store
 
 from autoprune.cli import main
-from autoprune.dashboard import HOST, copied, served
 from autoprune.errors import StudyError
+from autoprune.report.optuna_dashboard import HOST, copied, served
 from autoprune.study.view import open_view
 
 
@@ -86,7 +86,7 @@ def test_an_interrupt_and_a_polite_kill_end_it_cleanly(
         held.extend((tmp_path / "temporary").rglob("study.db"))
         signal.raise_signal(by)
 
-    monkeypatch.setattr("autoprune.dashboard._Server.serve_forever", serve)
+    monkeypatch.setattr("autoprune.report.optuna_dashboard._Server.serve_forever", serve)
     try:
         result = CliRunner().invoke(main, ["dashboard", str(folder.path), "--port", "0"])
     finally:

@@ -18,7 +18,7 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Stopped, Trial
 from autoprune.progress import PlainDisplay
 from autoprune.pruning.surgery import Pruner
-from autoprune.report.summary import summarise
+from autoprune.report.content.summary import summarise
 from autoprune.search.evaluation.evaluator import Evaluation, Evaluator
 from autoprune.search.session import run_search
 from autoprune.study.folder import StudyFolder

@@ -20,8 +20,8 @@ from autoprune.cli import main
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import StudyLockedError
+from autoprune.report.live import last_line, news, take_snapshot, time_left
 from autoprune.study.lock import is_searched, take_lock
-from autoprune.watching import last_line, news, take_snapshot, time_left
 
 
 def run(*arguments: str | Path, **env: str) -> Result:

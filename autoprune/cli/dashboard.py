@@ -36,7 +36,7 @@ def dashboard(study: str | None, port: int, opens: bool, root: Path, storage: st
     meanwhile, and is removed at the end. The dashboard does not know about budgets or noise: what it calls best may be
     over the budget. `autoprune report` is the authority.
     """
-    from autoprune.dashboard import CAVEAT, check_installed, copied, served
+    from autoprune.report.optuna_dashboard import CAVEAT, check_installed, copied, served
     from autoprune.study.find_study import find_study
 
     check_installed()

@@ -133,7 +133,7 @@ def _print(found: dict[str, Any]) -> None:
     console.print(layers)
     _print_scores(console, found)
     if found["sparsity"]:
-        from autoprune.report.notes import sparsity_notes
+        from autoprune.report.content.notes import sparsity_notes
 
         console.print(*sparsity_notes(found["sparsity"]), markup=False, highlight=False)
     for note in found["uncounted"]:

@@ -53,8 +53,8 @@ def report(
     """
     from rich.console import Console
 
-    from autoprune.report.report import write_report
-    from autoprune.report.tables import render
+    from autoprune.report.content.terminal import render
+    from autoprune.report.write_report import write_report
     from autoprune.study.find_study import find_study
     from autoprune.study.view import open_view
 

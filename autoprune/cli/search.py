@@ -82,8 +82,8 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
     """Print the front, where the study is, and what to type next."""
     from rich.console import Console
 
-    from autoprune.report.summary import summarise
-    from autoprune.report.tables import render
+    from autoprune.report.content.summary import summarise
+    from autoprune.report.content.terminal import render
     from autoprune.study.disk_usage import size_of
     from autoprune.study.folder import StudyFolder
     from autoprune.study.view import open_view

@@ -16,7 +16,7 @@ from autoprune.cli.options import budget_options, budget_values, root_option, st
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from autoprune.watching import Snapshot
+    from autoprune.report.live import Snapshot
 
 RESTING = 5  # a look may take a fifth of the time between two: reading thousands of trials must not slow the search
 
@@ -67,7 +67,7 @@ def follow(
     from rich.console import Console
 
     from autoprune.core.metrics import Budget
-    from autoprune.watching import take_snapshot
+    from autoprune.report.live import take_snapshot
 
     limits = budget_values(options)
     budget = Budget.parse(limits) if limits else None
@@ -110,7 +110,7 @@ def _live(looks: Iterator[Snapshot], console: Console) -> None:
 
 
 def _lines(looks: Iterator[Snapshot]) -> None:
-    from autoprune.watching import news
+    from autoprune.report.live import news
 
     before = None
     for shot in looks:
@@ -126,8 +126,8 @@ def picture(shot: Snapshot, console: Console) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from autoprune.report.tables import front_table, headline
-    from autoprune.watching import best_line
+    from autoprune.report.content.terminal import front_table, headline
+    from autoprune.report.live import best_line
 
     title = headline(shot.summary)[0] if shot.summary else shot.view.spec.name
     bar = Table.grid(padding=(0, 1))

@@ -12,9 +12,9 @@ from fake_studies import many_trials, measurement, trial
 
 from autoprune.core.trial import Failed
 from autoprune.errors import StudyError
-from autoprune.report.files import COLUMNS, json_text, write_front_csv, write_front_json
-from autoprune.report.report import write_report
-from autoprune.report.summary import summarise
+from autoprune.report.content.summary import summarise
+from autoprune.report.csv_json import COLUMNS, json_text, write_front_csv, write_front_json
+from autoprune.report.write_report import write_report
 from autoprune.study.view import StudyView
 
 MakeView = Callable[..., StudyView]

@@ -7,7 +7,7 @@ from fake_studies import DENSE, many_trials, measurement, trial
 
 from autoprune.analysis import pareto
 from autoprune.core.trial import Failed
-from autoprune.report.history import POINTS, history
+from autoprune.report.content.hypervolume_history import POINTS, history
 
 OBJECTIVES = ("accuracy", "mflops", "latency_ms")
 

@@ -17,12 +17,12 @@ from page_studies import GROUPS, HOSTILE, mixed_trials, rich_view
 from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Completed, Failed
-from autoprune.report import page
-from autoprune.report.page import embedded_json, page_text
-from autoprune.report.page_data import page_document
-from autoprune.report.policies import encode_policies, kept_channels
-from autoprune.report.report import write_report
-from autoprune.report.summary import summarise
+from autoprune.report.content.summary import summarise
+from autoprune.report.page.data import page_document
+from autoprune.report.page.html import embedded_json, page_text
+from autoprune.report.page.html import html as page
+from autoprune.report.page.policy_encoding import encode_policies, kept_channels
+from autoprune.report.write_report import write_report
 from autoprune.study.view import StudyView
 
 MakeView = Callable[..., StudyView]

@@ -17,8 +17,8 @@ from autoprune.analysis.pareto import best_within, choose
 from autoprune.cli.pick import _choose, pick
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Trial
-from autoprune.report.page import write_page
-from autoprune.report.summary import summarise
+from autoprune.report.content.summary import summarise
+from autoprune.report.page.html import write_page
 from autoprune.study.view import StudyView
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in the test extra")

@@ -13,7 +13,7 @@ from scipy.stats import kruskal
 from autoprune.core.metrics import Budget
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.trial import Trial
-from autoprune.report.param_importance import bins, importance, parameters
+from autoprune.report.content.parameter_importance import bins, importance, parameters
 
 
 def made(count: int, matters: float, mflops: float = 49.0) -> list[Trial]:

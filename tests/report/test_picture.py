@@ -14,8 +14,8 @@ from PIL import Image
 
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Failed, Trial
-from autoprune.report.picture import draw_front, write_front_pictures
-from autoprune.report.summary import summarise
+from autoprune.report.content.summary import summarise
+from autoprune.report.plots.front import draw_front, write_front_pictures
 from autoprune.study.spec import StudySpec
 from autoprune.study.view import StudyView
 
@@ -93,8 +93,8 @@ def test_pyplot_is_never_loaded() -> None:
     code = (
         "import io, sys, pathlib, tempfile\n"
         "from autoprune.core.metrics import Budget, Measurement\n"
-        "from autoprune.report.picture import write_front_pictures\n"
-        "from autoprune.report.summary import Summary\n"
+        "from autoprune.report.plots.front import write_front_pictures\n"
+        "from autoprune.report.content.summary import Summary\n"
         "dense = Measurement({'accuracy': 0.9, 'mflops': 10.0})\n"
         "counts = dict.fromkeys(('completed', 'over_budget', 'stopped', 'failed'), 0)\n"
         "s = Summary('x', ('accuracy', 'mflops'), True, Budget(), dense, (), 0.0, counts, 0, (), {}, 0, ())\n"

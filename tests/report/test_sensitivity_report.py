@@ -13,11 +13,11 @@ from fake_studies import many_trials
 from PIL import Image
 
 from autoprune.errors import StudyError
-from autoprune.report.report import write_report
-from autoprune.report.sensitivity import Curve, Sensitivity, read_sensitivity, sensitivity_lines
-from autoprune.report.sensitivity_picture import cells, draw_sensitivity, write_sensitivity_png
-from autoprune.report.summary import summarise
-from autoprune.report.tables import front_text
+from autoprune.report.content.sensitivity_text import Curve, Sensitivity, read_sensitivity, sensitivity_lines
+from autoprune.report.content.summary import summarise
+from autoprune.report.content.terminal import front_text
+from autoprune.report.plots.sensitivity import cells, draw_sensitivity, write_sensitivity_png
+from autoprune.report.write_report import write_report
 from autoprune.study.view import StudyView
 
 MakeView = Callable[..., StudyView]

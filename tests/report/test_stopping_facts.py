@@ -10,8 +10,8 @@ from fake_studies import answered, measurement, trial, view_of
 
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Completed, Stopped, Trial
-from autoprune.report.stopping import StoppingFacts, stopping_facts, stopping_notes
-from autoprune.report.summary import summarise
+from autoprune.report.content.stopping_worth import StoppingFacts, stopping_facts, stopping_notes
+from autoprune.report.content.summary import summarise
 
 COST = Measurement({"mflops": 49.0})
 

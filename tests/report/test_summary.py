@@ -15,8 +15,8 @@ from autoprune.core.metrics import FLOP_CONVENTION, Budget, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Failed, OverBudget, Stopped
 from autoprune.errors import StudyError
-from autoprune.report.rows import first_line
-from autoprune.report.summary import Summary, summarise
+from autoprune.report.content.rows import first_line
+from autoprune.report.content.summary import Summary, summarise
 from autoprune.study.spec import StudySpec
 from autoprune.study.view import StudyView
 
@@ -212,7 +212,7 @@ def test_five_thousand_trials(make_view: MakeView) -> None:
 
 def test_the_room_loads_neither_torch_nor_optuna() -> None:
     code = (
-        "import sys, autoprune.report.report, autoprune.report.tables\n"
+        "import sys, autoprune.report.write_report, autoprune.report.content.terminal\n"
         "print([name for name in ('torch', 'optuna', 'matplotlib', 'rich') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from autoprune.core.metrics import FLOP_CONVENTION, Budget, Measurement
 from autoprune.core.trial import Failed
-from autoprune.report.rows import Failure
-from autoprune.report.summary import summarise
-from autoprune.report.tables import failure_lines, front_text, render
+from autoprune.report.content.rows import Failure
+from autoprune.report.content.summary import summarise
+from autoprune.report.content.terminal import failure_lines, front_text, render
 from autoprune.study.view import StudyView
 
 MakeView = Callable[..., StudyView]

@@ -16,7 +16,7 @@ from autoprune.analysis.comparison import Comparison, Scored, chance_notes, comp
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.paired_scores import Hits
 from autoprune.core.trial import Completed, Trial
-from autoprune.report.summary import Summary, summarise
+from autoprune.report.content.summary import Summary, summarise
 from autoprune.study.view import StudyView
 
 MakeView = Callable[..., StudyView]

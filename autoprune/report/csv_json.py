@@ -10,8 +10,8 @@ from typing import Any
 
 from autoprune.core.atomic_write import write_text
 from autoprune.core.metrics import METRICS, Measurement
-from autoprune.report.rows import Row, cost_ratios, generalisation_gap, share_of_budget
-from autoprune.report.summary import Summary
+from autoprune.report.content.rows import Row, cost_ratios, generalisation_gap, share_of_budget
+from autoprune.report.content.summary import Summary
 
 MEASURED = (
     *("accuracy", "accuracy_stderr", "loss", "mflops", "mparams", "latency_ms", "latency_ms_stderr", "size_mb"),

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.core.metrics import Budget
-from autoprune.report.files import write_front_csv, write_front_json
-from autoprune.report.page import write_page
-from autoprune.report.picture import write_front_pictures
-from autoprune.report.sensitivity_picture import write_sensitivity_png
-from autoprune.report.summary import Summary, summarise
+from autoprune.report.content.summary import Summary, summarise
+from autoprune.report.csv_json import write_front_csv, write_front_json
+from autoprune.report.page.html import write_page
+from autoprune.report.plots.front import write_front_pictures
+from autoprune.report.plots.sensitivity import write_sensitivity_png
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView

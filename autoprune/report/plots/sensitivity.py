@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.report.picture import write_pictures
-from autoprune.report.sensitivity import Curve, Sensitivity
+from autoprune.report.content.sensitivity_text import Curve, Sensitivity
+from autoprune.report.plots.front import write_pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

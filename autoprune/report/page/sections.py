@@ -14,11 +14,11 @@ from typing import Any
 from autoprune.analysis.comparison import Comparison
 from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
-from autoprune.report.page_data import SHORT_TITLES
-from autoprune.report.param_importance import Importance
-from autoprune.report.rows import Row, duration, first_line, short
-from autoprune.report.sensitivity import Curve, Sensitivity
-from autoprune.report.summary import Summary
+from autoprune.report.content.parameter_importance import Importance
+from autoprune.report.content.rows import Row, duration, first_line, short
+from autoprune.report.content.sensitivity_text import Curve, Sensitivity
+from autoprune.report.content.summary import Summary
+from autoprune.report.page.data import SHORT_TITLES
 
 LISTED = 20  # reasons, parameters
 STEP = 5  # per cent of sparsity, to which the sensitivity's columns are rounded

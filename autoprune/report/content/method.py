@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autoprune.core.metrics import FLOP_CONVENTION
-from autoprune.report.summary import Summary
+from autoprune.report.content.summary import Summary
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from autoprune.analysis.comparison import baselines_for
 from autoprune.core.metrics import METRICS, Measurement
 from autoprune.core.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, kind_of
-from autoprune.report.axes import AXIS_TITLES, accuracy_range
-from autoprune.report.history import history
-from autoprune.report.policies import encode_policies
-from autoprune.report.rows import first_line
-from autoprune.report.summary import Summary
+from autoprune.report.content.axes import AXIS_TITLES, accuracy_range
+from autoprune.report.content.hypervolume_history import history
+from autoprune.report.content.rows import first_line
+from autoprune.report.content.summary import Summary
+from autoprune.report.page.policy_encoding import encode_policies
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView

@@ -11,7 +11,7 @@ from autoprune.analysis.comparison import Scored, baselines_for, noise_notes, wo
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.errors import NothingFitsError
-from autoprune.report.rows import Row, first_line, generalisation_gap
+from autoprune.report.content.rows import Row, first_line, generalisation_gap
 
 
 def compose_notes(

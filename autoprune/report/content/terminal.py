@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from autoprune.core.metrics import FLOP_CONVENTION, METRICS, Measurement
-from autoprune.report.rows import Failure, Row, cost_ratios, duration, generalisation_gap, short
-from autoprune.report.sensitivity import sensitivity_lines
-from autoprune.report.summary import Summary
+from autoprune.report.content.rows import Failure, Row, cost_ratios, duration, generalisation_gap, short
+from autoprune.report.content.sensitivity_text import sensitivity_lines
+from autoprune.report.content.summary import Summary
 
 if TYPE_CHECKING:
     from rich.console import Console

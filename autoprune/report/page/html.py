@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.core.atomic_write import write_text
 from autoprune.core.metrics import FLOP_CONVENTION
-from autoprune.report import page_sections as sections
-from autoprune.report.method import method
-from autoprune.report.page_data import SHORT_TITLES, page_document
-from autoprune.report.param_importance import importance
-from autoprune.report.rows import duration
-from autoprune.report.summary import Summary
-from autoprune.report.tables import counts_line
+from autoprune.report.content.method import method
+from autoprune.report.content.parameter_importance import importance
+from autoprune.report.content.rows import duration
+from autoprune.report.content.summary import Summary
+from autoprune.report.content.terminal import counts_line
+from autoprune.report.page.data import SHORT_TITLES, page_document
+from autoprune.report.page.html import sections as sections
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView

@@ -16,9 +16,9 @@ from autoprune.analysis import pareto
 from autoprune.core.atomic_write import write_bytes
 from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Trial
-from autoprune.report.axes import AXIS_TITLES, accuracy_range
-from autoprune.report.rows import Row, short
-from autoprune.report.summary import Summary
+from autoprune.report.content.axes import AXIS_TITLES, accuracy_range
+from autoprune.report.content.rows import Row, short
+from autoprune.report.content.summary import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

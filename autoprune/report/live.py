@@ -15,7 +15,7 @@ from typing import Any
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Trial
 from autoprune.progress import RECENT, duration, how_it_ended
-from autoprune.report.summary import KINDS, Summary, summarise
+from autoprune.report.content.summary import KINDS, Summary, summarise
 from autoprune.study.lock import is_searched
 from autoprune.study.manage.list import last_activity
 from autoprune.study.view import StudyView, open_view
@@ -195,7 +195,7 @@ def news(before: Snapshot | None, after: Snapshot) -> list[str]:
 
 def best_line(shot: Snapshot) -> str:
     """Return the best network within the budget on one line."""
-    from autoprune.report.tables import describe
+    from autoprune.report.content.terminal import describe
 
     if shot.summary is None:
         return f"preparing: {shot.doing}" if shot.doing else "preparing: the dense network is not measured yet"

@@ -11,10 +11,10 @@ from autoprune.analysis import pareto
 from autoprune.analysis.comparison import DENSE, Comparison, Scored, chance_notes, worth
 from autoprune.core.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
-from autoprune.report.notes import compose_notes, latency_notes, sparsity_notes
-from autoprune.report.rows import Failure, Row, choose_rows, failures
-from autoprune.report.sensitivity import Sensitivity, read_sensitivity
-from autoprune.report.stopping import StoppingFacts, stopping_facts, stopping_notes
+from autoprune.report.content.notes import compose_notes, latency_notes, sparsity_notes
+from autoprune.report.content.rows import Failure, Row, choose_rows, failures
+from autoprune.report.content.sensitivity_text import Sensitivity, read_sensitivity
+from autoprune.report.content.stopping_worth import StoppingFacts, stopping_facts, stopping_notes
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView  # never at run time here: a report's layout needs no optuna

@@ -11,7 +11,7 @@ from autoprune.analysis.comparison import compare, scored
 from autoprune.analysis.early_stopping import RUNGS, Rung, are_rivals, peers_of, rank_agreement, was_spared
 from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Completed, Stopped, Trial
-from autoprune.report.rows import duration
+from autoprune.report.content.rows import duration
 
 _AHEAD = ("finetune", "score", "latency")  # phases that a stopped trial skips, in part or whole
 _FEWEST_RANKS = 3  # trials below which a rank correlation says nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from autoprune.core.metrics import FLOP_CONVENTION
-from autoprune.report.summary import Summary
+from autoprune.report.content.summary import Summary
 
 AXIS_TITLES = {
     "mflops": f"MFLOPs ({FLOP_CONVENTION})",

@@ -1,0 +1,1 @@
+"""What a report says, as data and sentences, however it is shown."""
