@@ -31,8 +31,8 @@ from torch import nn
 from autoprune.analysis.pareto import best_few, choose, hypervolume
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial, completed_measurement, outcome_from_json, outcome_to_json
+from autoprune.loggers.console import PlainDisplay
 from autoprune.pick.contest import Incomparable, finish
-from autoprune.progress import PlainDisplay
 from autoprune.search.evaluation.evaluator import Stopwatch
 from autoprune.search.session import run_search
 from autoprune.search.setup.context import finetune_recipe

@@ -33,7 +33,7 @@ from torch.optim.swa_utils import AveragedModel
 from autoprune.analysis.pareto import best_few
 from autoprune.analysis.successive_halving import halve, rungs
 from autoprune.core.trial import Trial, completed_measurement
-from autoprune.progress import PlainDisplay
+from autoprune.loggers.console import PlainDisplay
 from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch
 from autoprune.search.evaluation.monitor import glance
 from autoprune.search.session import run_search

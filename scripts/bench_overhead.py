@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from autoprune.core.trial import Trial
-from autoprune.progress import PlainDisplay
+from autoprune.loggers.console import PlainDisplay
 from autoprune.search.session import run_search
 from autoprune.study.find_study import recipes
 from autoprune.study.folder import StudyFolder

@@ -15,8 +15,8 @@ from autoprune.core.builtin_names import LOGGERS
 from autoprune.core.trial import KINDS, Trial
 from autoprune.errors import UnknownNameError, UsageError
 from autoprune.loggers.contract import OBJECTIVES, check_logger, example_study, example_trials
-from autoprune.loggers.course import Course
-from autoprune.loggers.fanout import Loggers, make_logger
+from autoprune.loggers.dispatch import Loggers, make_logger
+from autoprune.loggers.standing import Course
 
 TRIALS = example_trials()
 

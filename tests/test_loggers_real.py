@@ -15,7 +15,7 @@ from tiny import write_study
 from autoprune.cli.options import read_request
 from autoprune.core.trial import Completed, Trial
 from autoprune.loggers.contract import check_logger, example_study, example_trials
-from autoprune.loggers.fanout import Loggers, make_logger
+from autoprune.loggers.dispatch import Loggers, make_logger
 from autoprune.loggers.protocol import Standing
 from autoprune.search.session import Run, run_search
 from autoprune.study.folder import StudyFolder

@@ -20,9 +20,9 @@ from autoprune.core.metrics import Budget
 from autoprune.errors import ModelError, UnknownNameError, UsageError
 from autoprune.export.picked_files import RECIPE, WEIGHTS
 from autoprune.export.saved_network import load_compressed, weights_content
+from autoprune.loggers.console import PlainDisplay
 from autoprune.models.load_weights import load_weights
 from autoprune.pick.finish import finish_trials
-from autoprune.progress import PlainDisplay
 from autoprune.search.session import run_search
 from autoprune.search.setup.context import set_up
 from autoprune.study.folder import StudyFolder

@@ -10,7 +10,7 @@ from rich.console import Console
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
-from autoprune.progress import LiveDisplay, PlainDisplay, make_display
+from autoprune.loggers.console import LiveDisplay, PlainDisplay, make_display
 
 DENSE = Measurement({"accuracy": 0.99, "mflops": 100.0, "latency_ms": 4.0})
 GOOD = Measurement({"accuracy": 0.97, "loss": 0.1, "mflops": 49.5, "latency_ms": 2.0}, {"accuracy": 0.01})

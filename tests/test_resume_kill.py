@@ -82,7 +82,7 @@ def run_undisturbed(folder: Path) -> list[tuple[int, str]]:
     from rich.console import Console
 
     from autoprune.cli.options import read_request
-    from autoprune.progress import PlainDisplay
+    from autoprune.loggers.console import PlainDisplay
     from autoprune.search.session import run_search
     from autoprune.study.folder import StudyFolder
 

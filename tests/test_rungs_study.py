@@ -16,7 +16,7 @@ from torch import nn
 from autoprune.cli.options import read_request
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Stopped, Trial
-from autoprune.progress import PlainDisplay
+from autoprune.loggers.console import PlainDisplay
 from autoprune.pruning.surgery import Pruner
 from autoprune.report.content.summary import summarise
 from autoprune.search.evaluation.evaluator import Evaluation, Evaluator

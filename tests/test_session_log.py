@@ -14,14 +14,14 @@ from rich.console import Console
 from stored_fakes import DENSE, FAILED, good
 from tiny import write_study
 
-from autoprune import session_log
 from autoprune.cli import main
 from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Outcome, Trial
 from autoprune.errors import StudyError
-from autoprune.progress import LiveDisplay, PlainDisplay, QuietDisplay, make_display
-from autoprune.session_log import logged
+from autoprune.loggers import log_file as session_log
+from autoprune.loggers.console import LiveDisplay, PlainDisplay, QuietDisplay, make_display
+from autoprune.loggers.log_file import logged
 
 
 @pytest.fixture(autouse=True)

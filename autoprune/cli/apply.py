@@ -80,7 +80,7 @@ def _apply(
 ) -> dict[str, Any]:
     from rich.console import Console
 
-    from autoprune.progress import PlainDisplay
+    from autoprune.loggers.console import PlainDisplay
 
     display = PlainDisplay(Console(stderr=True))
     from autoprune.export.publish import check_target

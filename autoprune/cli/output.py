@@ -10,7 +10,7 @@ import click
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from autoprune.progress import AnyDisplay, Verbosity
+    from autoprune.loggers.console import AnyDisplay, Verbosity
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -49,6 +49,6 @@ def open_display(*, live: bool = True) -> AnyDisplay:
     """
     from rich.console import Console
 
-    from autoprune.progress import make_display
+    from autoprune.loggers.console import make_display
 
     return make_display(Console(stderr=True), verbosity(), live=live)

@@ -192,7 +192,7 @@ def _choose(
 
 def _ending(trial: Trial | None) -> str:
     """Say why a trial cannot be finished."""
-    from autoprune.progress import how_it_ended
+    from autoprune.loggers.console import how_it_ended
 
     if trial is None:
         return "it was not asked for yet, or is running, or was cut off and will be asked again"

@@ -14,9 +14,9 @@ from pathlib import Path
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
 from autoprune.core.trial import KINDS, Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
-from autoprune.loggers.course import Course
-from autoprune.loggers.fanout import make_logger
+from autoprune.loggers.dispatch import make_logger
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger
+from autoprune.loggers.standing import Course
 
 BUDGET = Budget.parse({"mflops": 50})
 DENSE = Measurement({"accuracy": 0.95, "loss": 0.2, "mflops": 100.0, "latency_ms": 4.0}, {"accuracy": 0.01})

@@ -20,7 +20,7 @@ from typing import Any
 
 from autoprune.core.atomic_write import write_text
 from autoprune.core.trial import Failed, OverBudget, Stopped, Trial, kind_of
-from autoprune.loggers.flat import chosen_of, measured_of, seconds_of, standing_of, values_of
+from autoprune.loggers.flatten import chosen_of, measured_of, seconds_of, standing_of, values_of
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Standing, missing_library
 from autoprune.study.folder import StudyFolder
 

@@ -17,9 +17,9 @@ from typing import Any
 from autoprune.core.atomic_write import write_text
 from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Completed, Trial
-from autoprune.loggers.flat import chosen_of, measured_of, seconds_of, standing_of, values_of
+from autoprune.loggers.console import how_it_ended
+from autoprune.loggers.flatten import chosen_of, measured_of, seconds_of, standing_of, values_of
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Standing, missing_library
-from autoprune.progress import how_it_ended
 from autoprune.study.folder import StudyFolder
 
 LOGGED = "logged.json"

@@ -14,7 +14,7 @@ from typing import Any
 
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Trial
-from autoprune.progress import RECENT, duration, how_it_ended
+from autoprune.loggers.console import RECENT, duration, how_it_ended
 from autoprune.report.content.summary import KINDS, Summary, summarise
 from autoprune.study.lock import is_searched
 from autoprune.study.manage.list import last_activity

@@ -14,14 +14,14 @@ from autoprune.core.atomic_write import write_text
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.versions import versions
 from autoprune.errors import AutopruneError, StudyMismatchError
-from autoprune.loggers.fanout import Loggers, Watched
+from autoprune.loggers.dispatch import Loggers, Watched
+from autoprune.loggers.log_file import logged
 from autoprune.loggers.protocol import Display, LoggedStudy
 from autoprune.search.loop import search
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.search.setup.dense_network import read_dense_facts, sparsity_facts
 from autoprune.search.trial_weights import TrialWeights
-from autoprune.session_log import logged
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.spec import StudySpec, differences, fingerprint

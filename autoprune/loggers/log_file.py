@@ -20,8 +20,8 @@ from pathlib import Path
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Candidate, Failed, Trial
 from autoprune.errors import AutopruneError
+from autoprune.loggers.console import how_it_ended, seconds_by_phase
 from autoprune.loggers.protocol import Display
-from autoprune.progress import how_it_ended, seconds_by_phase
 
 LARGEST, OLDER = 1_000_000, 2  # bytes of a file, and how many older ones are kept
 LONGEST = 20_000  # characters of one entry

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from autoprune.core.builtin_names import LOGGERS
 from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import AutopruneError, UsageError
-from autoprune.loggers.course import Course
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger, Observer
+from autoprune.loggers.standing import Course
 
 METHODS = ("began", "told", "ended")
 Say = Callable[[str], None]
