@@ -671,6 +671,7 @@ def test_a_named_file_that_is_missing_is_not_a_new_study(here: Path) -> None:
 
 
 def test_reading_a_spec_imports_nothing_heavy() -> None:
-    code = "import sys, autoprune.study.find_study; print([m for m in ('torch', 'optuna', 'numpy', 'sklearn') if m in sys.modules])"
+    heavy = ("torch", "optuna", "numpy", "sklearn")
+    code = f"import sys, autoprune.study.find_study; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

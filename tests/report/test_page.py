@@ -18,9 +18,9 @@ from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Completed, Failed
 from autoprune.report.content.summary import summarise
+from autoprune.report.page import html as page
 from autoprune.report.page.data import page_document
 from autoprune.report.page.html import embedded_json, page_text
-from autoprune.report.page.html import html as page
 from autoprune.report.page.policy_encoding import encode_policies, kept_channels
 from autoprune.report.write_report import write_report
 from autoprune.study.view import StudyView

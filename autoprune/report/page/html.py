@@ -23,8 +23,8 @@ from autoprune.report.content.parameter_importance import importance
 from autoprune.report.content.rows import duration
 from autoprune.report.content.summary import Summary
 from autoprune.report.content.terminal import counts_line
+from autoprune.report.page import sections
 from autoprune.report.page.data import SHORT_TITLES, page_document
-from autoprune.report.page.html import sections as sections
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView
@@ -124,5 +124,5 @@ def _script() -> str:
 
 
 def _template(name: str) -> str:
-    text = files("autoprune.report").joinpath("templates", name).read_text(encoding="utf-8")
+    text = files("autoprune.report.page").joinpath("templates", name).read_text(encoding="utf-8")
     return text.replace("\r\n", "\n")  # a browser does so before it hashes a script
