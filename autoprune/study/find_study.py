@@ -56,7 +56,7 @@ def recipes() -> dict[str, Path]:
 
     In a wheel they lie beside this module; in a checkout they are the committed studies.
     """
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     packaged = here / "recipes"
     return local_studies(packaged if packaged.is_dir() else here.parent / "studies")
 

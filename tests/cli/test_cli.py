@@ -561,10 +561,10 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("moment", "begun"),
     [
-        ("dense.train_dense", False),
-        ("build.find_groups", False),
-        ("dense.quality_and_hits", False),
-        ("build.find_groups", True),
+        ("search.setup.dense_network.train_dense", False),
+        ("search.setup.context.find_groups", False),
+        ("search.setup.dense_network.quality_and_hits", False),
+        ("search.setup.context.find_groups", True),
     ],
 )
 def test_options_survive_a_kill_while_the_study_is_prepared(

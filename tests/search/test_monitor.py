@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from training_fixtures import global_random_state_untouched, one_thread, runtime, task, toy
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.analysis.early_stopping import Check, GoOn, Stop, Verdict
@@ -22,6 +23,7 @@ from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
 from autoprune.training.loop import Span
 from autoprune.training.scoring import score
 
+__all__ = ["global_random_state_untouched", "one_thread", "runtime", "task", "toy"]
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)  # ten steps
 EXACT = Measurement({"mflops": 1.0})
 

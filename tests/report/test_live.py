@@ -184,7 +184,7 @@ def test_ctrl_c_ends_a_watcher_of_a_terminal_without_an_error(tmp_path: Path) ->
     main_end, terminal = pty.openpty()
     command = [sys.executable, "-m", "autoprune", "watch", str(folder.path), "--every", "0.2"]
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30", "NO_COLOR": "1"}
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, env=env, cwd=root)
     os.close(terminal)
     seen = b""

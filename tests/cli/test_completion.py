@@ -125,6 +125,6 @@ def test_every_option_and_command_is_explained(names: tuple[str, ...]) -> None:
 
 
 def test_the_list_of_commands_holds_every_module_of_commands() -> None:
-    folder = Path(__file__).parents[1] / "autoprune" / "cli"
+    folder = Path(__file__).parents[2] / "autoprune" / "cli"
     others = {"__init__", "main", "options", "output", "completing", "shelf"}
     assert {path.stem for path in folder.glob("*.py")} - others == set(COMMANDS)

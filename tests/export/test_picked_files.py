@@ -40,8 +40,8 @@ from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import StudyView
 
-DOCS = Path(__file__).parents[1] / "docs" / "picked.md"
-PLAIN = Path(autoprune.__file__).with_name("export") / "plain.py"
+DOCS = Path(__file__).parents[2] / "docs" / "picked.md"
+PLAIN = Path(autoprune.__file__).with_name("export") / "standalone.py"
 BOTH = Wanted(("onnx", "pt2"), is_explicit=True)
 NONE = Wanted(is_explicit=True)
 QUICK = TimingPlan(runtime="torch", blocks=5, calls=1)
@@ -152,7 +152,9 @@ def test_the_card_tells_sizes_latencies_and_checks(bench: Workbench, picked: tup
 
 
 def block_of_docs() -> str:
-    found = re.search(r"<!-- file: autoprune/export/plain\.py -->\n```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    found = re.search(
+        r"<!-- file: autoprune/export/standalone\.py -->\n```python\n(.*?)```", DOCS.read_text(), re.DOTALL
+    )
     assert found
     return found[1]
 

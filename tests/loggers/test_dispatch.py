@@ -122,7 +122,7 @@ def test_a_missing_library_is_an_error_with_the_pip_command(
 
 
 def test_every_shipped_logger_has_an_extra_of_its_name() -> None:
-    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     assert [name for name in LOGGERS.builtins if f"\n{name} = [" not in text] == []
 
 
@@ -149,7 +149,7 @@ def test_an_unknown_name_names_the_nearest() -> None:
 
 
 def test_the_example_of_the_docs_keeps_the_contract(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "logging.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "logging.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- file: my_logger.py -->\n```python\n(.*?)```", page, re.DOTALL)
     assert found
     (tmp_path / "my_logger.py").write_text(found[1], encoding="utf-8")

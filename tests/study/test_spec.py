@@ -565,7 +565,7 @@ def test_every_shipped_recipe_is_a_valid_study_of_its_folders_name(name: str, tm
 
 
 def test_the_recipes_packed_into_the_wheel_are_the_ones_in_the_repository() -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     packed = read_study_toml(root / "pyproject.toml")["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert {f"studies/{name}/study.toml": f"autoprune/recipes/{name}/study.toml" for name in SHIPPED} == packed
     assert set(SHIPPED) <= set(local_studies(root / "studies"))
@@ -587,7 +587,8 @@ def test_recipes_lie_beside_the_package_when_it_is_installed(tmp_path: Path, mon
     recipe = tmp_path / "autoprune" / "recipes" / "packed" / "study.toml"
     recipe.parent.mkdir(parents=True)
     recipe.write_text("trials = 3\n")
-    monkeypatch.setattr(recipes_module, "__file__", str(tmp_path / "autoprune" / "recipes.py"))
+    module = tmp_path / "autoprune" / "study" / "find_study.py"
+    monkeypatch.setattr(recipes_module, "__file__", str(module))
     assert recipes() == {"packed": recipe}
     assert find_study("packed", tmp_path / "mine") == (tmp_path / "mine" / "packed", {"name": "packed", "trials": 3})
 

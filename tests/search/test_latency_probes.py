@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_evaluate import tiny_spec
 from tiny import write_task
+from tiny_bench import tiny_spec
 from torch import nn
 
 from autoprune.core.metrics import Budget

@@ -165,7 +165,7 @@ def test_an_operation_lets_channels_go_or_says_why_not(name: str) -> None:
     assert reasons["head"] == OUTPUT
     for group, words in case.frozen.items():
         assert words in reasons[group]
-        assert re.search(r"\(test_trace\.py:\d+, in \S+: .+\)$|zeroing|coupled", reasons[group], re.S)
+        assert re.search(r"\(test_tracer\.py:\d+, in \S+: .+\)$|zeroing|coupled", reasons[group], re.S)
 
 
 @pytest.mark.parametrize("name", FREELY)

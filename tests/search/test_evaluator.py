@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 from tiny import write_task
+from tiny_bench import candidate, tiny_spec
 from torch import nn
 
 import autoprune.search.evaluation.evaluator
 import autoprune.search.setup.starting_weights
-from autoprune.core.metrics import Budget
 from autoprune.core.paired_scores import Hits
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, OverBudget
@@ -31,26 +31,8 @@ from autoprune.search.setup.context import Workbench, set_up
 from autoprune.search.setup.dense_network import fresh_network, read_dense_facts, sparsity_facts
 from autoprune.search.setup.starting_weights import channel_tensors
 from autoprune.study.folder import StudyFolder
-from autoprune.study.spec import StudySpec
 from autoprune.study.spec_sections import ScheduleSpec
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
-
-
-def tiny_spec(file: Path, **changes: Any) -> StudySpec:
-    return StudySpec.model_validate(
-        {
-            "name": "tiny",
-            "model": {"source": f"{file}:net"},
-            "data": {"source": f"{file}:data"},
-            "space": {"importances": ("l1", "taylor"), "calibration_images": 48},
-            "dense": {"epochs": 3, "batch_size": 32},
-            "finetune": {"epochs": 1.0, "batch_size": 32, "recalibration_images": 48},
-            "latency": {"runtime": "torch", "blocks": 5, "calls": 1},
-            "runtime": {"device": "cpu", "precision": "fp32", "layout": "contiguous", "threads": 1},
-            **changes,
-        }
-    )
-
 
 pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")
 
@@ -66,11 +48,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 @pytest.fixture
 def evaluator(bench: Workbench) -> Evaluator:
     return bench.evaluator()
-
-
-def candidate(bench: Workbench, sparsity: float = 0.5, criterion: str = "l1", **budget: float) -> Candidate:
-    policy = PruningPolicy.uniform(bench.space.by_name, sparsity, criterion)
-    return Candidate(3, bench.space.canonical(policy), 17, "sampler:test", Budget.parse(budget))
 
 
 def test_a_candidate_is_completed_with_costs_score_and_latency(bench: Workbench, evaluator: Evaluator) -> None:

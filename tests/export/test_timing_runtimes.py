@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_evaluate import candidate, tiny_spec
 from tiny import write_task
+from tiny_bench import candidate, tiny_spec
 from torch import Tensor, nn
 
 import autoprune.search.setup.context
