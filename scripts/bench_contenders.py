@@ -40,7 +40,7 @@ from autoprune.study.optuna_sampler import proposal_seed
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.view import open_view
 from autoprune.training.device.device import evaluating
-from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
+from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
 from autoprune.training.scoring import score
 
 SAMPLERS = ("tpe", "random", "nsga2", "gp")
@@ -297,7 +297,7 @@ def dense_record(prepared: Prepared) -> Record:
     return _scored(prepared.bench.network, prepared) | {"mflops": prepared.bench.dense["mflops"]}
 
 
-def _train(network: nn.Module, prepared: Prepared, recipe: Recipe, watch: Stopwatch) -> None:
+def _train(network: nn.Module, prepared: Prepared, recipe: FinetuneSettings, watch: Stopwatch) -> None:
     bench = prepared.bench
     with watch("recalibrate"):
         images = bench.spec.finetune.recalibration_images

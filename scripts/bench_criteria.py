@@ -42,7 +42,7 @@ from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import DataTask, stream_seed
 from autoprune.training.device.device import Runtime, resolve_runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
+from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
 from autoprune.training.scoring import score
 
 LEVELS = (0.75, 0.5, 0.25)
@@ -131,10 +131,10 @@ class Bench:
         self.dense = score(network, task, "val", runtime)
         self.recipe = self._recipe()
 
-    def _recipe(self) -> Recipe:
+    def _recipe(self) -> FinetuneSettings:
         options = self.options
         per_epoch = self.task.sizes["train"] / options.batch_size
-        return Recipe(options.steps / per_epoch, options.batch_size, options.lr, 5e-4, distill=True)
+        return FinetuneSettings(options.steps / per_epoch, options.batch_size, options.lr, 5e-4, distill=True)
 
     def run(self, seed: int, seconds: Mapping[str, list[float]]) -> Iterator[Row]:
         """Yield every candidate of one seed; note how long each criterion took to score the network."""

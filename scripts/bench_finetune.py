@@ -37,7 +37,7 @@ from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask, steps_per_epoch
 from autoprune.training.device.device import Runtime, evaluating, resolve_runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import Recipe, distillation_loss, finetune
+from autoprune.training.finetune import FinetuneSettings, distillation_loss, finetune
 
 SEED, LR, WEIGHT_DECAY = 0, 0.01, 5e-4
 OURS, BARE, NAIVE, NAIVE_TEACHER = "ours", "bare", "naive", "naive, live teacher"
@@ -94,7 +94,7 @@ def make_ways(
 def ours(dense: nn.Module, task: DataTask, runtime: Runtime, teacher: Teacher, steps: int, batch_size: int) -> float:
     network = runtime.place(copy.deepcopy(dense))
     epochs = steps / steps_per_epoch(task.sizes["train"], batch_size)
-    recipe = Recipe(epochs, batch_size, LR, WEIGHT_DECAY, distill=True)
+    recipe = FinetuneSettings(epochs, batch_size, LR, WEIGHT_DECAY, distill=True)
     return finetune(network, task, recipe, runtime, SEED, teacher).seconds
 
 

@@ -46,14 +46,14 @@ from autoprune.pruning.surgery import Pruner
 from autoprune.report.content.summary import summarise
 from autoprune.search.proposals.baselines import baselines
 from autoprune.search.proposals.budget_projection import Projector
-from autoprune.search.proposals.latency_model import LatencyModel, Probes, latency_projector
+from autoprune.search.proposals.latency_model import LatencyModel, LatencyProbes, latency_projector
 from autoprune.search.setup.context import cost_model, resolve, set_up
 from autoprune.search.setup.latency_probes import latency_probes
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import open_view
 from autoprune.training.device.device import resolve_runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
+from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
 from autoprune.training.scoring import score
 
 RECALIBRATION, CHOOSING = 512, 1024
@@ -149,14 +149,14 @@ class Bench:
         show(rows, errors, [probes[b] for b in self.options.batches])
         return {"options": vars(self.options), "rows": [asdict(row) for row in rows], "leave_one_out": errors}
 
-    def probes(self, batch: int) -> Probes:
+    def probes(self, batch: int) -> LatencyProbes:
         """Time the probes of a study, at this batch; the reference is a dense time of now."""
         timer = self.timer(batch, "torch")
         with tempfile.TemporaryDirectory() as folder:
             where = timer, self.runtime, timer.compare(blocks=5).dense_ms, StudyFolder(Path(folder))
             return latency_probes(self.pruner, self.cost, *where, print)
 
-    def policies(self, probes: Probes) -> Iterator[tuple[str, PruningPolicy]]:
+    def policies(self, probes: LatencyProbes) -> Iterator[tuple[str, PruningPolicy]]:
         """Yield every policy that is compared; the probes steer the chosen ones."""
         for step in (1, 8, 16):
             space = replace(self.space, round_to=step)
@@ -171,7 +171,7 @@ class Bench:
         for place, policy in enumerate(self.chosen(probes), 1):
             yield f"chosen {place}", policy
 
-    def chosen(self, probes: Probes) -> list[PruningPolicy]:
+    def chosen(self, probes: LatencyProbes) -> list[PruningPolicy]:
         """Return random policies on both limits: those of least training loss, or of most MFLOPs without weights."""
         limit = probes.timed[0].latency_ms / self.options.speedup
         limits = {"mflops": self.budget.limits["mflops"].value, "latency_ms": limit}
@@ -243,7 +243,7 @@ class Bench:
         """Fine-tune the uniform and the chosen networks alike, and score them."""
         self.runtime.apply_threads()
         epochs = self.options.steps * self.options.batch_size / self.task.sizes["train"]
-        recipe = Recipe(epochs, self.options.batch_size, self.options.lr, 5e-4, distill=True)
+        recipe = FinetuneSettings(epochs, self.options.batch_size, self.options.lr, 5e-4, distill=True)
         teacher = Teacher(self.dense, self.task, self.runtime)
         before = score(self.dense, self.task, "val", self.runtime)
         print(f"dense {100 * before.accuracy:.2f} ± {100 * before.accuracy_stderr:.2f} % on {before.count}", flush=True)
@@ -268,7 +268,7 @@ def runtimes(wanted: list[str]) -> list[str]:
     return [name for name in wanted if name != ONNX or not missing]
 
 
-def show(rows: list[Row], errors: dict[int, float], probes: list[Probes]) -> None:
+def show(rows: list[Row], errors: dict[int, float], probes: list[LatencyProbes]) -> None:
     keys = list(rows[0].speedup)
     print(f"\n| policy | MFLOPs | blocks dropped | {' | '.join(keys)} | validation accuracy |")
     print("|---" * (4 + len(keys)) + "|")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from autoprune.analysis import pareto
 from autoprune.core.metrics import Budget, Measurement
-from autoprune.core.paired_scores import Hits, paired_difference
+from autoprune.core.paired_scores import PairedScores, paired_difference
 from autoprune.core.trial import Completed, Trial
 
 DENSE = "dense"
@@ -45,7 +45,7 @@ class Scored:
         name: ``"uniform"``, ``"inner"`` …, or ``"dense"``.
         number: its trial's number, ``None`` for the dense network.
         measurement: has the accuracy, perhaps with its standard error.
-        correct: which images were right, the text of :class:`Hits`; empty if not stored.
+        correct: which images were right, the text of :class:`PairedScores`; empty if not stored.
     """
 
     name: str
@@ -109,7 +109,7 @@ def compare(one: Scored, other: Scored) -> Comparison:
     Unpaired, the standard error is √(se₁² + se₂²); the true one is mostly smaller, as both saw the same images.
     """
     if one.correct and other.correct:
-        gain, error = paired_difference(Hits(one.correct), Hits(other.correct))
+        gain, error = paired_difference(PairedScores(one.correct), PairedScores(other.correct))
         return Comparison(other.name, other.number, gain, error, paired=True)
     gain = one.measurement["accuracy"] - other.measurement["accuracy"]
     error = math.hypot(one.measurement.error("accuracy"), other.measurement.error("accuracy"))
@@ -227,7 +227,7 @@ def noise_notes(trials: Sequence[Trial], budget: Budget, dense: Scored) -> list[
     least = CONFIDENT * statistics.median(compare(told, one).stderr for one in near)
     found = []
     if least > 0:
-        images = f"with {Hits(told.correct).count} validation images " if told.correct else ""
+        images = f"with {PairedScores(told.correct).count} validation images " if told.correct else ""
         found.append(f"{images}differences below {100 * least:.2f} points cannot be told apart")
     choices = sum(budget.admits(measurement) for _, measurement in pareto.measured(trials))
     if choices < 2:

@@ -1,10 +1,10 @@
 """Stop the hopeless: what a candidate's loss at a rung foretells, by finished trials of similar cost.
 
 A candidate climbs rungs: its exact cost, its loss after recalibration, its loss half-way through the fine-tune (with
-batch norm recalibrated once more), and last its full score and timing. At the two in the middle a :class:`Judge` looks
-at trials that came to their end, and predicts its final loss from theirs. It is stopped if it can no longer beat the
-best of those that meet all its limits: one made for a lower latency need not beat slower networks of the same MFLOPs.
-All the judge knows is stored, so a search that was killed judges as if it had not been.
+batch norm recalibrated once more), and last its full score and timing. At the two in the middle a :class:`EarlyStopper`
+looks at trials that came to their end, and predicts its final loss from theirs. It is stopped if it can no longer beat
+the best of those that meet all its limits: one made for a lower latency need not beat slower networks of the same
+MFLOPs. All the judge knows is stored, so a search that was killed judges as if it had not been.
 
 Source: Domhan, Springenberg and Hutter, "Speeding up automatic hyperparameter optimization of deep neural networks by
 extrapolation of learning curves", IJCAI 2015, section 3.3 (end a run that surely stays below the best); here the curve
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from autoprune.core.metrics import METRICS, Budget, Measurement
 from autoprune.core.trial import Candidate, Completed, Stopped, Trial, completed_measurement
 
-Rung = Literal["recalibrated_loss", "midway_loss"]
-RUNGS: Mapping[Rung, str] = {
+Look = Literal["recalibrated_loss", "midway_loss"]
+RUNGS: Mapping[Look, str] = {
     "recalibrated_loss": "after recalibration",
     "midway_loss": "half-way through the fine-tune",
 }
@@ -54,17 +54,17 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Check:
+class RunToCheck:
     """Say why a candidate would be stopped, and that it runs to its end all the same, to check the rule."""
 
     reason: str
 
 
-Verdict: TypeAlias = GoOn | Stop | Check
+Decision: TypeAlias = GoOn | Stop | RunToCheck
 
 
 @dataclass(frozen=True)
-class Judge:
+class EarlyStopper:
     """Decide at each rung whether one candidate goes on.
 
     Attributes:
@@ -75,7 +75,7 @@ class Judge:
     candidate: Candidate
     trials: Sequence[Trial]
 
-    def verdict(self, rung: Rung, loss: float, exact: Measurement) -> Verdict:
+    def verdict(self, rung: Look, loss: float, exact: Measurement) -> Decision:
         """Return whether the candidate goes on.
 
         Args:
@@ -100,7 +100,7 @@ class Judge:
             f"loss {loss:.4f} {RUNGS[rung]} foretells {found.expected:.4f} at the end, {found.at_best:.4f} at best; "
             f"the best of {len(rivals)} peers within its budget has {min(rivals):.4f}"
         )
-        return Check(reason) if self._check_is_owed() else Stop(reason)
+        return RunToCheck(reason) if self._check_is_owed() else Stop(reason)
 
     def _check_is_owed(self) -> bool:
         """Return whether this one, counted with those before it, makes up a full round without a check."""
@@ -163,7 +163,7 @@ def rank_agreement(one: Sequence[float], other: Sequence[float]) -> float:
     return round(float(np.sum(a * b)) / spread, 12) if spread > 0 else 0.0
 
 
-def peers_of(trials: Sequence[Trial], rung: Rung, budget: Budget, exact: Measurement) -> list[Measurement]:
+def peers_of(trials: Sequence[Trial], rung: Look, budget: Budget, exact: Measurement) -> list[Measurement]:
     """Return what the completed trials of similar cost measured that have a loss at this rung.
 
     Cost is the metric of the budget's tightest closed-form limit, MFLOPs without one; similar is within 10 %.

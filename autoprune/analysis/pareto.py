@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.core.arrays import Floats
 from autoprune.core.metrics import METRICS, Budget, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Trial, completed_measurement
 from autoprune.errors import NothingFitsError, UsageError
 
-Floats = NDArray[np.float64]
 _ROWS_AT_ONCE = 256  # of a comparison of everyone with everyone: bounds its memory
 
 

@@ -85,9 +85,9 @@ def _apply(
     display = PlainDisplay(Console(stderr=True))
     from autoprune.export.publish import check_target
     from autoprune.pick.apply_policy import apply_policy
-    from autoprune.pick.apply_target import read_policy, subject_of
+    from autoprune.pick.apply_target import read_policy, target_network
 
     check_target(target, force)
     stored = read_policy(policy)
-    subject = subject_of(spec, stored, shape, classes, has_data, display.say)
+    subject = target_network(spec, stored, shape, classes, has_data, display.say)
     return apply_policy(stored, subject, target, wanted, display.say, force=force)

@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Hits:
+class PairedScores:
     """Hold for each image of a split, in the split's order, whether a network got it right.
 
     Attributes:
         text: the number of images, a colon, and one bit for each image in base64: what is stored.
 
-    >>> Hits.pack([True, False, True])
-    Hits(text='3:oA==')
-    >>> Hits("3:oA==").unpack().tolist()
+    >>> PairedScores.pack([True, False, True])
+    PairedScores(text='3:oA==')
+    >>> PairedScores("3:oA==").unpack().tolist()
     [True, False, True]
     """
 
     text: str
 
     @classmethod
-    def pack(cls, right: Sequence[bool] | NDArray[np.bool_]) -> Hits:
+    def pack(cls, right: Sequence[bool] | NDArray[np.bool_]) -> PairedScores:
         """Pack booleans of shape ``(count,)``."""
         bits = np.asarray(right, dtype=bool)
         return cls(f"{len(bits)}:{base64.b64encode(np.packbits(bits).tobytes()).decode('ascii')}")
@@ -64,7 +64,7 @@ class Hits:
         return np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=self.count).astype(bool)
 
 
-def paired_difference(one: Hits, other: Hits) -> tuple[float, float]:
+def paired_difference(one: PairedScores, other: PairedScores) -> tuple[float, float]:
     """Return accuracy of ``one`` − accuracy of ``other`` on the same images, and the standard error of that.
 
     With d in {−1, 0, 1} for each image, the difference is mean(d). Its standard error is std(d) / √n over d and two
@@ -79,7 +79,7 @@ def paired_difference(one: Hits, other: Hits) -> tuple[float, float]:
     Raises:
         ValueError: if there is no image, or they are not equally many.
 
-    >>> gain, error = paired_difference(Hits.pack([True] * 90 + [False] * 10), Hits.pack([True] * 86 + [False] * 14))
+    >>> gain, error = paired_difference(PairedScores.pack([True] * 90 + [False] * 10), PairedScores.pack([True] * 86 + [False] * 14))
     >>> round(gain, 3), round(error, 3)
     (0.04, 0.024)
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from autoprune.core.arrays import Floats
+
 VERSION = 1
 _LEAST = 1e-4  # a rise of the loss below this is none; keeps logarithms finite and larger cuts dearer
 _LEAST_EXPONENT, _LARGEST_EXPONENT = 2.0, 8.0

@@ -21,9 +21,10 @@ from operator import mul
 import numpy as np
 from torch import Tensor, nn
 
+from autoprune.core.arrays import Floats
 from autoprune.core.metrics import Measurement
 from autoprune.core.space import MASK_UNITS, Block, Kept, Shrink, mask_key, masked_zeros
-from autoprune.cost.latency_features import Floats, Work
+from autoprune.cost.latency_features import Work
 from autoprune.cost.layer_table import layer_costs
 from autoprune.cost.mac_counter import Usage, count_macs, record_usage
 from autoprune.cost.size_products import Ints, Products, Totals

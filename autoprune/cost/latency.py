@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoprune.cost.timing_engines import Call, Engine
+from autoprune.cost.timing_engines import Engine, ForwardCall
 from autoprune.cost.timing_lock import turn_on
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import NonFiniteError
@@ -63,7 +63,7 @@ class Timer:
     def __init__(self, dense: nn.Module, example: Tensor, plan: TimingPlan, engine: Engine) -> None:
         self.plan, self.engine = plan, engine
         self._dense, self._example = dense, example
-        self._ready: Call | None = None
+        self._ready: ForwardCall | None = None
 
     def compare(
         self, pruned: nn.Module | None = None, *, blocks: int | None = None, calls: int | None = None
@@ -95,12 +95,12 @@ class Timer:
                 pairs = [(self.engine.seconds(dense, calls), self.engine.seconds(call, calls)) for _ in range(blocks)]
         return _comparison(pairs[WARM_UP_BLOCKS:], calls)
 
-    def _dense_call(self) -> Call:
+    def _dense_call(self) -> ForwardCall:
         if self._ready is None:
             self._ready = self._prepare(self._dense)
         return self._ready
 
-    def _prepare(self, network: nn.Module) -> Call:
+    def _prepare(self, network: nn.Module) -> ForwardCall:
         return self.engine.prepare(network, self._example, self.plan.threads)
 
 

@@ -12,21 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from autoprune.core.arrays import Floats, Ints
 from autoprune.cost.mac_counter import Usage
-from autoprune.cost.size_products import ONE, Factors, Ints, Products
+from autoprune.cost.size_products import ONE, Factors, Products
 from autoprune.cost.tensor_sizes import Rows
 
 WORK = ("networks", "operations", "mflops", "vector_mflops", "outputs")
 """What :class:`Work` counts: one network, active operations, MFLOPs, MFLOPs of whole vectors, millions of outputs."""
 
 LANES = 16  # float32 numbers in the widest vector of today's CPUs; the block of channels that oneDNN computes at once
-
-Floats: TypeAlias = NDArray[np.float64]
 
 
 class Work:

@@ -56,7 +56,7 @@ def stored_tensors(network: nn.Module) -> dict[str, Stored]:
 
 
 @dataclass(frozen=True)
-class Row:
+class SizeRow:
     """Say how many elements one tensor has: the product of some varying sizes and a constant.
 
     Attributes:
@@ -96,7 +96,7 @@ class Rows:
         self._blocks = {self.sizes.place(1, {block.name: 1}): block for block in blocks}
         self._heads = self._places_of_products()
 
-    def row(self, path: str) -> Row:
+    def row(self, path: str) -> SizeRow:
         """Return one tensor by any of its paths."""
         stored = self._stored[self._first[path]]
         takes = [self._takes.get((stored.paths[0], dim), {}) for dim in range(len(stored.shape))]
@@ -105,7 +105,7 @@ class Rows:
         dense = prod(size for size, _ in varying)
         height = self.sizes.place(stored.shape[0], takes[0]) if stored.shape else ONE
         rest = prod(size for size, taken in zip(stored.shape, takes, strict=True) if not taken)
-        return Row(stored.paths[0], (*cells, *self.around(*stored.paths)), rest, dense, height)
+        return SizeRow(stored.paths[0], (*cells, *self.around(*stored.paths)), rest, dense, height)
 
     def tensors(self) -> Iterator[Term]:
         """Yield what every tensor adds to parameters and bytes."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 
-Call: TypeAlias = Callable[[], Tensor]
+ForwardCall: TypeAlias = Callable[[], Tensor]
 """Run one forward pass of a network that is ready, and return its answer."""
 
 Clock: TypeAlias = Callable[[], float]
@@ -29,7 +29,7 @@ Clock: TypeAlias = Callable[[], float]
 _numbers = itertools.count()
 
 
-def wall_seconds(call: Call, times: int, clock: Clock = time.perf_counter) -> float:
+def wall_seconds(call: ForwardCall, times: int, clock: Clock = time.perf_counter) -> float:
     """Return seconds per call by the clock on the wall, an accelerator's work waited for.
 
     Args:
@@ -44,7 +44,7 @@ def wall_seconds(call: Call, times: int, clock: Clock = time.perf_counter) -> fl
     return (clock() - start) / times
 
 
-def event_seconds(call: Call, times: int) -> float:
+def event_seconds(call: ForwardCall, times: int) -> float:
     """Return seconds per call by the GPU's own clock, from the first kernel's start to the last one's end.
 
     Args: as for :func:`wall_seconds`.
@@ -72,16 +72,16 @@ class Engine:
     """
 
     name: str
-    prepare: Callable[[nn.Module, Tensor, int], Call]
-    seconds: Callable[[Call, int], float] = wall_seconds
+    prepare: Callable[[nn.Module, Tensor, int], ForwardCall]
+    seconds: Callable[[ForwardCall, int], float] = wall_seconds
 
 
-def eager(network: nn.Module, example: Tensor, threads: int) -> Call:
+def eager(network: nn.Module, example: Tensor, threads: int) -> ForwardCall:
     """Return the network as it is."""
     return partial(network, example)
 
 
-def compiled(network: nn.Module, example: Tensor, threads: int) -> Call:
+def compiled(network: nn.Module, example: Tensor, threads: int) -> ForwardCall:
     """Return the network compiled by ``torch.compile`` for this very batch, in one piece.
 
     Raises:

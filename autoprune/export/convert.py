@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from autoprune.core.atomic_write import write_bytes
 from autoprune.core.export_formats import FILES, Wanted
+from autoprune.core.notify import Notify
 from autoprune.cost.latency import Timer
 from autoprune.cost.timing_engines import TORCH_ENGINES
 from autoprune.cost.timing_plan import TimingPlan
@@ -26,7 +27,6 @@ from autoprune.export.onnx_check import checked_onnx
 from autoprune.export.torch_export import load_program, program_bytes
 from autoprune.tasks.task import Batch, DataTask, PlainPlacement
 
-Say = Callable[[str], None]
 Answer: TypeAlias = Callable[[Tensor], Tensor]
 """(examples of shape ``(N, *input_shape)``) → logits ``(N, classes)``."""
 
@@ -141,7 +141,7 @@ def export_network(
     examples: Examples,
     wanted: Wanted,
     plan: TimingPlan,
-    say: Say,
+    notify: Notify,
 ) -> dict[str, dict[str, Any]]:
     """Write a network in every format wanted, as far as that works.
 
@@ -152,7 +152,7 @@ def export_network(
         examples: that the files are checked on.
         wanted: which formats.
         plan: how to time.
-        say: told in a sentence what is going on.
+        notify: told in a sentence what is going on.
 
     Returns:
         format → ``file`` and what was found: ``agreement``, ``latency`` and facts; or ``failure``, in words, for one
@@ -160,14 +160,14 @@ def export_network(
     """
     found: dict[str, dict[str, Any]] = {}
     for name in wanted.formats:
-        say(f"exporting to {FILES[name]}, and checking it against PyTorch")
+        notify(f"exporting to {FILES[name]}, and checking it against PyTorch")
         try:
             found[name] = _exported(folder / FILES[name], FORMATS[name], network, dense, examples, plan)
         except Exception as error:  # an exporter may raise anything, and the network is there without it
             (folder / FILES[name]).unlink(missing_ok=True)
             reason = str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
             found[name] = {"file": FILES[name], "failure": " ".join(reason.split())}
-            say(f"{FILES[name]} was not written: {found[name]['failure']}")
+            notify(f"{FILES[name]} was not written: {found[name]['failure']}")
     return found
 
 

@@ -20,16 +20,16 @@ from torch import nn
 
 from autoprune.core.atomic_write import write_text
 from autoprune.core.export_formats import FILES, Wanted
+from autoprune.core.notify import Notify
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, StudyError, UsageError
 from autoprune.export.convert import Examples, export_network, timed
 from autoprune.export.picked_files import CARD, CARD_JSON, POLICY, RECIPE, WEIGHTS
 from autoprune.export.saved_network import Architecture, load, missing_files, save_network, weights_content
-from autoprune.export.verify import Check, Reference, verify_in_new_process
-from autoprune.pruning.surgery import Cut
+from autoprune.export.verify import FileCheck, Reference, verify_in_new_process
+from autoprune.pruning.surgery import CutPlan
 
-Say = Callable[[str], None]
 CardText = Callable[[Mapping[str, Any]], str]
 POLICY_FORMAT = 1
 CHECKED_IMAGES = 16
@@ -37,7 +37,7 @@ _OURS = {WEIGHTS, RECIPE, POLICY, CARD, CARD_JSON, *FILES.values()}
 
 
 @dataclass(frozen=True)
-class Delivery:
+class NetworkBundle:
     """Hold what a folder is made from.
 
     Attributes:
@@ -54,7 +54,7 @@ class Delivery:
 
     network: nn.Module
     dense: nn.Module
-    cut: Cut
+    cut: CutPlan
     architecture: Architecture
     policy: PruningPolicy
     channels: Mapping[str, int]
@@ -96,13 +96,13 @@ def check_target(target: Path, force: bool, exists: str = "give another folder, 
         raise UsageError(f"{str(target)!r} exists already; {exists}")
 
 
-def deliver(
+def publish(
     target: Path,
     building: Path,
     card: Mapping[str, Any],
-    of: Delivery,
+    of: NetworkBundle,
     text_of: CardText,
-    say: Say,
+    notify: Notify,
     *,
     force: bool = False,
 ) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def deliver(
         card: what was measured of the network; costs under ``validation``, those of the dense one under ``dense``.
         of: what the files are made from.
         text_of: card → Markdown.
-        say: told in a sentence what is going on.
+        notify: told in a sentence what is going on.
         force: whether a folder that is there by then is replaced.
 
     Raises:
@@ -125,9 +125,9 @@ def deliver(
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        card = {**card, **_write_files(building, of, card["versions"], say)}
+        card = {**card, **_write_files(building, of, card["versions"], notify)}
         write_text(building / CARD_JSON, json.dumps(card, indent=1))
-        say("loading every file in a fresh process, and checking it")
+        notify("loading every file in a fresh process, and checking it")
         checks = verify_in_new_process(building, _reference(of))
         _check_passed(checks, building)
         card = {**card, "checks": [asdict(check) for check in checks]}
@@ -157,13 +157,13 @@ def _put_in_place(building: Path, target: Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
 
 
-def _write_files(folder: Path, of: Delivery, versions: Mapping[str, str], say: Say) -> dict[str, Any]:
+def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], notify: Notify) -> dict[str, Any]:
     """Write everything but the card, and return what the card says of it."""
     save_network(folder, of.network, of.cut, of.architecture, of.policy, versions)
     write_text(folder / POLICY, json.dumps(_policy_document(of), indent=1))
     dense = _as_loaded(of.dense)
     loaded = load(folder, network=dense)
-    exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.timing, say)
+    exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.timing, notify)
     batch = torch.zeros(of.timing.batch, *of.examples.shape)
     own = {"runtime": "torch", "latency": timed(dense, loaded, batch, of.timing)}  # whatever the study times in
     dense_bytes = {WEIGHTS: len(weights_content(dense))}
@@ -176,7 +176,7 @@ def _write_files(folder: Path, of: Delivery, versions: Mapping[str, str], say: S
     return {"files": files, "exports": exports, "exports_wanted": of.wanted.to_json(), "checks": []}
 
 
-def _policy_document(of: Delivery) -> dict[str, Any]:
+def _policy_document(of: NetworkBundle) -> dict[str, Any]:
     """Return what ``policy.json`` holds: the policy, and what it was made for."""
     return {
         "format": POLICY_FORMAT,
@@ -201,14 +201,14 @@ def _as_loaded(network: nn.Module) -> nn.Module:
     return twin
 
 
-def _reference(of: Delivery) -> Reference:
+def _reference(of: NetworkBundle) -> Reference:
     """Return what the finished network answers to some examples."""
     images = next(of.examples.take(CHECKED_IMAGES, CHECKED_IMAGES)).images
     with torch.no_grad():
         return Reference(images, _as_loaded(of.network)(images))
 
 
-def _check_passed(checks: Sequence[Check], folder: Path) -> None:
+def _check_passed(checks: Sequence[FileCheck], folder: Path) -> None:
     failed = [f"{check.name}: {check.detail}" for check in checks if check.passed is False]
     if failed:
         raise EvaluationError(

@@ -25,7 +25,7 @@ from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.layers.attention_heads import SlimAttention
 from autoprune.pruning.masks.masks import Masks
 from autoprune.pruning.masks.sparse_kernels import can_accelerate, to_semi_structured
-from autoprune.pruning.surgery import BLOCK, Cut, KeptIndices, shrink
+from autoprune.pruning.surgery import BLOCK, CutPlan, KeptChannels, shrink
 
 FORMAT = 1
 # what PyTorch's layers call their sizes, for those who rebuild a network without us
@@ -53,7 +53,7 @@ class Architecture:
 def save_network(
     folder: Path,
     network: nn.Module,
-    cut: Cut,
+    cut: CutPlan,
     architecture: Architecture,
     policy: PruningPolicy,
     versions: Mapping[str, str],
@@ -76,7 +76,7 @@ def save_network(
 
 
 def recipe_of(
-    network: nn.Module, cut: Cut, architecture: Architecture, policy: PruningPolicy, versions: Mapping[str, str]
+    network: nn.Module, cut: CutPlan, architecture: Architecture, policy: PruningPolicy, versions: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what :func:`rebuild` needs to know besides the weights, as plain types."""
     return {
@@ -100,7 +100,7 @@ def weights_content(network: nn.Module, facts: Mapping[str, str] | None = None) 
     return save(own_tensors(network), metadata={"format": "pt", **(facts or {})})
 
 
-def _sizes_of(network: nn.Module, cut: Cut) -> dict[str, dict[str, Any]]:
+def _sizes_of(network: nn.Module, cut: CutPlan) -> dict[str, dict[str, Any]]:
     """Return what every module that was cut says of its own size, as the attributes of PyTorch's layers."""
     modules = dict(network.named_modules(remove_duplicate=False))
     cut_paths = [path for path, kept in sorted(cut.items()) if path in modules and BLOCK not in kept.sides]
@@ -152,7 +152,7 @@ def missing_files(folder: Path) -> list[str]:
     return [*needed, *(name for name, size in sizes.items() if there.get(name) != size and name not in needed)]
 
 
-def _understood(recipe: Mapping[str, Any], path: Path) -> tuple[Architecture, dict[str, KeptIndices]]:
+def _understood(recipe: Mapping[str, Any], path: Path) -> tuple[Architecture, dict[str, KeptChannels]]:
     """Return what a recipe says.
 
     Raises:
@@ -164,7 +164,7 @@ def _understood(recipe: Mapping[str, Any], path: Path) -> tuple[Architecture, di
         if not shape or min(shape) < 1:
             raise ValueError(f"its input shape is {list(shape)}")
         architecture = Architecture(wanted["source"], wanted["num_classes"], shape)
-        cut = {module: KeptIndices.from_json(kept) for module, kept in recipe["kept"].items()}
+        cut = {module: KeptChannels.from_json(kept) for module, kept in recipe["kept"].items()}
         if any(side != tuple(sorted(set(side))) for kept in cut.values() for side in kept.sides.values()):
             raise ValueError("kept channels are not ascending")
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoprune.cost.timing_engines import TORCH_ENGINES, Call, Engine
+from autoprune.cost.timing_engines import TORCH_ENGINES, Engine, ForwardCall
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UsageError
 from autoprune.export.onnx import missing_packages
@@ -101,7 +101,7 @@ def _onnx_engine(converter: OnnxConverter | None = None) -> Engine:
     """Return ONNX Runtime for networks that come from one, exported at most once, and inputs of one shape."""
     converters = [converter] if converter is not None else []
 
-    def prepare(network: nn.Module, example: Tensor, threads: int) -> Call:
+    def prepare(network: nn.Module, example: Tensor, threads: int) -> ForwardCall:
         if not converters:
             converters.append(OnnxConverter(example))
         session, batch = converters[0].session(network, threads), example.detach().cpu().contiguous()

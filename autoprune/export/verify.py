@@ -40,7 +40,7 @@ _START = (
 
 
 @dataclass(frozen=True)
-class Check:
+class FileCheck:
     """Tell how one check ended.
 
     Attributes:
@@ -80,7 +80,7 @@ class Reference:
         return cls(stored["images"].clone(), stored["outputs"].clone(), int(stored["threads"]))
 
 
-def verify_in_new_process(folder: Path, reference: Reference) -> list[Check]:
+def verify_in_new_process(folder: Path, reference: Reference) -> list[FileCheck]:
     """Return the checks of a folder, made by a process that starts from nothing but its files.
 
     Args:
@@ -108,17 +108,17 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[Check]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise EvaluationError(f"the self-check of {str(folder)!r} ended with exit code {done.returncode}: {last}")
-    return [Check(**found) for found in json.loads(told.read_text(encoding="utf-8"))]
+    return [FileCheck(**found) for found in json.loads(told.read_text(encoding="utf-8"))]
 
 
-def verify(folder: Path, reference: Reference) -> list[Check]:
+def verify(folder: Path, reference: Reference) -> list[FileCheck]:
     """Return the checks of a folder, made in this process with the reference's number of threads."""
     card = json.loads((folder / CARD_JSON).read_text(encoding="utf-8"))
     with cpu_threads(reference.threads):
         return list(_checks(folder, reference, card))
 
 
-def _checks(folder: Path, reference: Reference, card: dict[str, Any]) -> Iterator[Check]:
+def _checks(folder: Path, reference: Reference, card: dict[str, Any]) -> Iterator[FileCheck]:
     yield _guarded("autoprune.load", lambda: _same_outputs(load(folder), reference))
     yield _guarded("plain PyTorch", lambda: _plain(folder, reference))
     yield _guarded("costs counted anew", lambda: _costs(folder, reference, card))
@@ -130,12 +130,12 @@ def _checks(folder: Path, reference: Reference, card: dict[str, Any]) -> Iterato
     yield _guarded("latency", lambda: _latencies(card))
 
 
-def _guarded(name: str, check: Callable[[], tuple[bool | None, str]]) -> Check:
+def _guarded(name: str, check: Callable[[], tuple[bool | None, str]]) -> FileCheck:
     """Run a check; one that raises has failed."""
     try:
-        return Check(name, *check())
+        return FileCheck(name, *check())
     except Exception as error:  # whatever a file or the user's own network does to us here it would do to others
-        return Check(name, False, f"{type(error).__name__}: {error}")
+        return FileCheck(name, False, f"{type(error).__name__}: {error}")
 
 
 def _same_outputs(network: nn.Module, reference: Reference) -> tuple[bool, str]:
@@ -188,15 +188,15 @@ def _export(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:
     return worst <= TOLERANCE * max(1.0, largest), detail
 
 
-def _smaller(card: dict[str, Any]) -> Check:
+def _smaller(card: dict[str, Any]) -> FileCheck:
     """Compare files with those of the dense network; a network that lost nothing, as by a mask, is as large as it."""
     pruned, dense = (one["validation"]["values"]["mparams"] for one in (card, card["dense"]))
     known = {name: file for name, file in card["files"].items() if "dense_bytes" in file}
     sizes = {name: (file["bytes"], file["dense_bytes"]) for name, file in known.items()}
     detail = ", ".join(f"{name} {after:,} of {before:,} bytes" for name, (after, before) in sizes.items())
     if pruned >= dense:
-        return Check("smaller files", None, f"the network has as many parameters as the dense one; {detail}")
-    return Check("smaller files", all(after < before for after, before in sizes.values()), detail)
+        return FileCheck("smaller files", None, f"the network has as many parameters as the dense one; {detail}")
+    return FileCheck("smaller files", all(after < before for after, before in sizes.values()), detail)
 
 
 def _latencies(card: dict[str, Any]) -> tuple[bool, str]:

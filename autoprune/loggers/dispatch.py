@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from autoprune.core.builtin_names import LOGGERS
+from autoprune.core.notify import Notify, silent
 from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import AutopruneError, UsageError
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger, Observer
 from autoprune.loggers.standing import Course
 
 METHODS = ("began", "told", "ended")
-Say = Callable[[str], None]
 
 
 def make_logger(name: str) -> Logger:
@@ -47,22 +47,22 @@ class Loggers:
     Args:
         loggers: name → logger.
         warn: told in a sentence when a logger raised, once for each.
-        say: told in a sentence what is going on.
+        notify: told in a sentence what is going on.
     """
 
-    def __init__(self, loggers: Mapping[str, Logger], warn: Say, say: Say = lambda message: None) -> None:
-        self._live, self._warn, self._say = dict(loggers), warn, say
+    def __init__(self, loggers: Mapping[str, Logger], warn: Notify, notify: Notify = silent) -> None:
+        self._live, self._warn, self._say = dict(loggers), warn, notify
         self._course: Course | None = None
         self._held: dict[str, frozenset[int]] = {}
 
     @classmethod
-    def named(cls, names: Sequence[str], warn: Say, say: Say = lambda message: None) -> Loggers:
+    def named(cls, names: Sequence[str], warn: Notify, notify: Notify = silent) -> Loggers:
         """Return new loggers by name.
 
         Raises:
             UsageError: as :func:`make_logger`.
         """
-        return cls({name: make_logger(name) for name in names}, warn, say)
+        return cls({name: make_logger(name) for name in names}, warn, notify)
 
     @contextmanager
     def session(self, study: LoggedStudy, stored: Sequence[Trial]) -> Iterator[None]:

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,15 +22,16 @@ from torch import nn
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.export_formats import ONNX_PACKAGES, Wanted, missing_onnx
 from autoprune.core.metrics import FLOP_CONVENTION, Measurement
-from autoprune.core.paired_scores import Hits, paired_difference
+from autoprune.core.notify import Notify
+from autoprune.core.paired_scores import PairedScores, paired_difference
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import Block, MaskSpace, PruningGroup, SearchSpace
 from autoprune.cost.cost_model import measure_network
 from autoprune.errors import EvaluationError, ModelError
 from autoprune.export.convert import timed
-from autoprune.export.publish import Delivery, deliver
+from autoprune.export.publish import NetworkBundle, publish
 from autoprune.models.weights_licence import weights_licence
-from autoprune.pick.apply_target import StoredPolicy, Subject
+from autoprune.pick.apply_target import StoredPolicy, TargetNetwork
 from autoprune.pick.card import applied_text
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
@@ -42,12 +43,11 @@ from autoprune.search.setup.context import timing_plan
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.scoring import Score, score
 
-Say = Callable[[str], None]
 _LEAST_MAX_SPARSITY = 0.9
 
 
 def apply_policy(
-    stored: StoredPolicy, subject: Subject, target: Path, wanted: Wanted, say: Say, *, force: bool = False
+    stored: StoredPolicy, subject: TargetNetwork, target: Path, wanted: Wanted, notify: Notify, *, force: bool = False
 ) -> dict[str, Any]:
     """Prune a network by a stored policy and write it into a folder; return its card.
 
@@ -56,7 +56,7 @@ def apply_policy(
         subject: the network.
         target: the folder.
         wanted: formats that the network is exported to.
-        say: told in a sentence what is going on.
+        notify: told in a sentence what is going on.
         force: whether a folder that autoprune wrote is replaced.
 
     Raises:
@@ -66,19 +66,19 @@ def apply_policy(
         StudyError: if the folder cannot be written.
         EvaluationError: if a file does not pass its checks.
     """
-    say("finding groups of coupled channels, and proving each by a trial cut")
+    notify("finding groups of coupled channels, and proving each by a trial cut")
     found = find_groups(subject.network, subject.example)
     blocks = find_blocks(subject.network, subject.example, found.cuttable)
     groups = {group.name: group for group in found.cuttable}
     frozen = {group.name: group.reason for group in found.frozen}
     notes = _check_fits(stored, groups, frozen, {block.name for block in blocks}, subject.network)
     for note in notes:
-        say(note)
+        notify(note)
     here = {name: group for name, group in stored.policy.groups.items() if name in groups}  # others stay whole anyway
     stored = replace(stored, policy=replace(stored.policy, groups=here))
     _check_data(stored.policy, subject)
     space = _space(stored.policy, groups, blocks)
-    say(f"scoring channels by {', '.join(_criteria(stored.policy)) or 'nothing: no channel goes'}")
+    notify(f"scoring channels by {', '.join(_criteria(stored.policy)) or 'nothing: no channel goes'}")
     scores = score_groups(
         subject.network,
         space.groups,
@@ -90,9 +90,9 @@ def apply_policy(
     importances = {name: stored.policy.groups[name].importance for name in space.by_name}
     policy = replace(space.policy(kept, importances), mask=stored.policy.mask)
     cut = pruner.cut(replace(policy, mask=None))
-    network = _finished(pruner.prune(replace(policy, mask=None)), policy, subject, say)
+    network = _finished(pruner.prune(replace(policy, mask=None)), policy, subject, notify)
     card = _card(stored, policy, kept, space, network, subject, notes)
-    delivery = Delivery(
+    delivery = NetworkBundle(
         network=network,
         dense=subject.network,
         cut=cut,
@@ -106,7 +106,7 @@ def apply_policy(
     target = Path(os.path.abspath(target))  # "." has no name
     work = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        card = deliver(target, work / "folder", card, delivery, applied_text, say, force=force)
+        card = publish(target, work / "folder", card, delivery, applied_text, notify, force=force)
     except EvaluationError:
         raise  # it names the files, which are left to be looked at
     except BaseException:
@@ -155,7 +155,7 @@ def _check_fits(
     return [f"{what}: {', '.join(names)}" for what, names in others if names]
 
 
-def _check_data(policy: PruningPolicy, subject: Subject) -> None:
+def _check_data(policy: PruningPolicy, subject: TargetNetwork) -> None:
     """Raise if a criterion looks at data and there is none."""
     hungry = [
         name
@@ -186,13 +186,13 @@ def _space(policy: PruningPolicy, groups: Mapping[str, PruningGroup], blocks: tu
     )
 
 
-def _finished(network: nn.Module, policy: PruningPolicy, subject: Subject, say: Say) -> nn.Module:
+def _finished(network: nn.Module, policy: PruningPolicy, subject: TargetNetwork, notify: Notify) -> nn.Module:
     """Return a cut network with its masks on, and batch norm recalibrated if there is data."""
     network = subject.runtime.place(network)
     if policy.mask is not None:
         build_masks(network, policy.mask, subject.batches()).apply(network)
     if subject.task is not None:
-        say("recalibrating batch norm")
+        notify("recalibrating batch norm")
         images = subject.spec.finetune.recalibration_images
         recalibrate_batchnorm(network, subject.task, images, subject.runtime, subject.spec.seed)
     return network.eval()
@@ -204,7 +204,7 @@ def _card(
     kept: Mapping[str, int],
     space: SearchSpace,
     network: nn.Module,
-    subject: Subject,
+    subject: TargetNetwork,
     notes: list[str],
 ) -> dict[str, Any]:
     """Return what was measured, as plain types for JSON."""
@@ -254,7 +254,7 @@ def _card(
 
 def _differences(scores: Mapping[str, Score]) -> dict[str, dict[str, float]]:
     """Return by how much the pruned network is more accurate on validation than the dense one, paired."""
-    packed = [Hits.pack(one.correct.tolist()) for one in scores.values() if one.correct is not None]
+    packed = [PairedScores.pack(one.correct.tolist()) for one in scores.values() if one.correct is not None]
     if len(packed) < 2:
         return {}
     gain, error = paired_difference(packed[0], packed[1])

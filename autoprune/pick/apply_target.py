@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.notify import Notify
 from autoprune.core.policy import PruningPolicy
 from autoprune.errors import UsageError
 from autoprune.export.convert import Examples, examples_of, random_examples
@@ -23,7 +24,6 @@ from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime
 
-Say = Callable[[str], None]
 _BATCH = 64
 
 
@@ -75,7 +75,7 @@ def read_policy(path: Path) -> StoredPolicy:
 
 
 @dataclass(frozen=True)
-class Subject:
+class TargetNetwork:
     """Hold the network that a policy is applied to.
 
     Attributes:
@@ -108,9 +108,9 @@ class Subject:
         return [(batch.images, batch.labels) for batch in stream]
 
 
-def subject_of(
-    spec: StudySpec, stored: StoredPolicy, shape: tuple[int, ...], classes: int, has_data: bool, say: Say
-) -> Subject:
+def target_network(
+    spec: StudySpec, stored: StoredPolicy, shape: tuple[int, ...], classes: int, has_data: bool, notify: Notify
+) -> TargetNetwork:
     """Build the network that a policy is to be applied to.
 
     Args:
@@ -119,7 +119,7 @@ def subject_of(
         shape: of one input; empty for the data's, or else the policy's.
         classes: outputs; 0 likewise.
         has_data: whether the spec's data was asked for.
-        say: told in a sentence what is going on.
+        notify: told in a sentence what is going on.
 
     Raises:
         UsageError: if shape or classes are told nowhere.
@@ -138,7 +138,7 @@ def subject_of(
         input_shape=shape,
         seed=spec.seed,
         weights=spec.model.weights,
-        notify=say,
+        notify=notify,
     )
     runtime = runtime_of(spec)
     runtime.apply_threads()
@@ -146,4 +146,4 @@ def subject_of(
     if task is not None:
         example = next(iter(task.eval_batches("val", 2, runtime))).images.cpu()
     architecture = Architecture(spec.model.source, classes, shape)
-    return Subject(spec, runtime.place(network).eval(), task, runtime, architecture, example)
+    return TargetNetwork(spec, runtime.place(network).eval(), task, runtime, architecture, example)

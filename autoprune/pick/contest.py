@@ -1,8 +1,8 @@
 """Finish trials: rebuild them, fine-tune them longer, keep the best on validation, and score it once on test.
 
 Several contenders are halved (``halving``). All of them, and the uniform baseline they are compared with, take the same
-steps of one recipe, with a new optimizer at the same places: what differs is the policy. A :class:`Memory` lets a pick
-that was interrupted go on where it was, to the same bits. ``finish`` writes down what comes of it.
+steps of one recipe, with a new optimizer at the same places: what differs is the policy. A :class:`PickMemory` lets a
+pick that was interrupted go on where it was, to the same bits. ``finish`` writes down what comes of it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from autoprune.analysis.successive_halving import halve, rungs
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import EvaluationError
-from autoprune.pruning.surgery import Cut
+from autoprune.pruning.surgery import CutPlan
 from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch, quality_measurement
 from autoprune.training.scoring import Score, score, score_train
 
 UNIFORM = "baseline:uniform"
 
-OnPhase = Callable[[Trial, str], None]
+OnTrialPhase = Callable[[Trial, str], None]
 """Told of which trial, and in words what is going on."""
 
 
@@ -93,7 +93,7 @@ class Finished:
 
     trial: Trial
     network: nn.Module
-    cut: Cut
+    cut: CutPlan
     pruned: Judged
     dense: Judged
     uniform: Rival | Incomparable
@@ -110,7 +110,7 @@ class Reached:
     scores: tuple[tuple[float, Score], ...]
 
 
-class Memory(Protocol):
+class PickMemory(Protocol):
     """Keep what a pick has done, so that one that is cut off can go on from there."""
 
     def reached(self, trial: Trial) -> Reached | None:
@@ -149,8 +149,8 @@ def finish(
     trials: Sequence[Trial],
     dense: Measurement,
     rival_of: Callable[[Trial], Trial | Incomparable],
-    on_phase: OnPhase,
-    memory: Memory | None = None,
+    on_phase: OnTrialPhase,
+    memory: PickMemory | None = None,
     begin: Callable[[Trial], nn.Module] | None = None,
 ) -> Finished:
     """Fine-tune trials by the evaluator's recipe, halve them by validation loss, and score the last one once on test.
@@ -251,7 +251,7 @@ class _Entrant:
     failure: EvaluationError | None = None
 
 
-def _advance(evaluator: Evaluator, memory: Memory, entrant: _Entrant, first: float, last: float) -> _Entrant:
+def _advance(evaluator: Evaluator, memory: PickMemory, entrant: _Entrant, first: float, last: float) -> _Entrant:
     """Return the entrant after a further part of the fine-tune, scored on validation."""
     if entrant.failure is not None:
         return entrant
@@ -264,7 +264,7 @@ def _advance(evaluator: Evaluator, memory: Memory, entrant: _Entrant, first: flo
         evaluator.finetune(network, policy, watch, share=(first, last))
         network.zero_grad(set_to_none=True)  # the next one needs the memory
         with watch("score"):
-            scored = network if last == 1 else evaluator.settled(network)
+            scored = network if last == 1 else evaluator.recalibrated_copy(network)
             found = score(scored, evaluator.task, "val", evaluator.runtime)
     except EvaluationError as error:
         watch.on_phase(f"failed: {error}")
@@ -293,7 +293,7 @@ def _network_of(entrant: _Entrant) -> nn.Module:
 
 
 def _finished_rival(
-    evaluator: Evaluator, memory: Memory, rival: Trial, entrant: _Entrant, borders: Sequence[float]
+    evaluator: Evaluator, memory: PickMemory, rival: Trial, entrant: _Entrant, borders: Sequence[float]
 ) -> Rival | Incomparable:
     """Return the rival after the whole fine-tune; if it was a contender, it goes on from where it was left behind."""
     for first, last in list(pairwise((0.0, *borders)))[len(entrant.scores) :]:
@@ -304,7 +304,7 @@ def _finished_rival(
     return Rival(rival, _once(memory, f"trial-{rival.number}", lambda: _judged(evaluator, entrant, network)))
 
 
-def _once(memory: Memory, name: str, measure: Callable[[], Judged]) -> Judged:
+def _once(memory: PickMemory, name: str, measure: Callable[[], Judged]) -> Judged:
     """Return what an earlier pick measured, so that test is not scored again; or measure now, and keep it."""
     found = memory.judged(name)
     if found is None:

@@ -15,13 +15,13 @@ from torch import nn
 from autoprune.analysis.successive_halving import rungs
 from autoprune.core.export_formats import ONNX_PACKAGES, Wanted, missing_onnx, wanted_formats
 from autoprune.core.metrics import FLOP_CONVENTION, Budget
-from autoprune.core.paired_scores import Hits, paired_difference
+from autoprune.core.paired_scores import PairedScores, paired_difference
 from autoprune.core.policy import MaskPolicy
 from autoprune.core.trial import Completed, Trial
 from autoprune.core.versions import versions
 from autoprune.errors import ModelError, StudyError, UsageError
 from autoprune.export.convert import examples_of
-from autoprune.export.publish import Delivery, check_target, deliver
+from autoprune.export.publish import NetworkBundle, check_target, publish
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.card import card_text
 from autoprune.pick.contest import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
@@ -39,7 +39,7 @@ def finish_trials(
     view: StudyView,
     trials: Sequence[Trial],
     budget: Budget,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     *,
     epochs: float | None = None,
     compare: bool | None = None,
@@ -54,7 +54,7 @@ def finish_trials(
         view: the study.
         trials: completed trials of it, the most promising first, at least one.
         budget: absolute limits they were picked for, written on the card.
-        say: told in a sentence what is going on.
+        notify: told in a sentence what is going on.
         epochs: length of the fine-tune; ``None`` for the study's ``pick.epochs``. With 0 the networks are those
             that the search measured, whose weights have to be kept.
         compare: whether the uniform baseline is finished too; ``None`` for the study's ``pick.compare``.
@@ -80,7 +80,7 @@ def finish_trials(
     wanted = wanted_formats(view.spec.pick.export) if wanted is None else wanted  # before an hour of training
     view.folder.create()
     spec = resolve(view.spec)
-    bench = set_up(spec, view.folder, say)
+    bench = set_up(spec, view.folder, notify)
     recipe = finetune_recipe(spec, epochs=spec.pick.epochs if epochs is None else epochs, lr=spec.pick.lr)
     evaluator = replace(bench.evaluator(), recipe=recipe)
     is_compared = spec.pick.compare if compare is None else compare
@@ -97,24 +97,24 @@ def finish_trials(
     def as_measured(trial: Trial) -> nn.Module:
         return bench.runtime.place(load_trial(view.folder.path, trial.number, bench.network))
 
-    say(_plan(trials, recipe.epochs))
+    notify(_plan(trials, recipe.epochs))
     with unfinished(view.folder.picked, evaluator, trials) as memory:
         is_resumed = memory.has_begun
         if is_resumed:
-            say("going on with a pick that was cut off: the parts that it finished are not repeated")
+            notify("going on with a pick that was cut off: the parts that it finished are not repeated")
         finished = finish(
             evaluator,
             trials,
             bench.dense,
             rival_of,
-            lambda trial, phase: say(f"trial {trial.number}: {phase}"),
+            lambda trial, phase: notify(f"trial {trial.number}: {phase}"),
             memory,
             as_measured if as_searched else None,
         )
         target = view.folder.picked / str(finished.trial.number)
         card = {**_card(finished, budget), "resumed": is_resumed} | _facts(finished, evaluator, bench)
         delivery = _delivery(finished, evaluator, bench, wanted)
-        card = deliver(target, memory.building, card, delivery, card_text, say, force=force)
+        card = publish(target, memory.building, card, delivery, card_text, notify, force=force)
         memory.forget()
     return card, target
 
@@ -128,8 +128,8 @@ def _check_not_picked(target: Path, force: bool) -> None:
     )
 
 
-def _delivery(finished: Finished, evaluator: Evaluator, bench: Workbench, wanted: Wanted) -> Delivery:
-    return Delivery(
+def _delivery(finished: Finished, evaluator: Evaluator, bench: Workbench, wanted: Wanted) -> NetworkBundle:
+    return NetworkBundle(
         network=finished.network,
         dense=evaluator.pruner.network,
         cut=finished.cut,
@@ -184,7 +184,9 @@ def _scores(judged: Judged) -> dict[str, Any]:
 
 def _differences(one: Judged, other: Judged) -> dict[str, dict[str, float]]:
     """Return, for each split, by how much one network is more accurate than the other, paired image by image."""
-    packed = {split: [Hits.pack(each.correct[split].tolist()) for each in (one, other)] for split in one.correct}
+    packed = {
+        split: [PairedScores.pack(each.correct[split].tolist()) for each in (one, other)] for split in one.correct
+    }
     found = {split: paired_difference(*pair) for split, pair in packed.items()}
     return {split: {"accuracy": gain, "stderr": error} for split, (gain, error) in found.items()}
 

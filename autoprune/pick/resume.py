@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.metrics import Measurement
-from autoprune.core.paired_scores import Hits
+from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Trial
 from autoprune.errors import ModelError, StudyError, StudyLockedError
 from autoprune.models.load_weights import load_weights, own_tensors
@@ -86,7 +86,7 @@ class Unfinished:
             return Judged(
                 Measurement.from_json(told["validation"]),
                 Measurement.from_json(told["test"]) if told["test"] else None,
-                {split: torch.from_numpy(Hits(text).unpack()) for split, text in told["correct"].items()},
+                {split: torch.from_numpy(PairedScores(text).unpack()) for split, text in told["correct"].items()},
             )
         except (OSError, KeyError, TypeError, ValueError):
             return None
@@ -96,7 +96,7 @@ class Unfinished:
         told = {
             "validation": judged.validation.to_json(),
             "test": judged.test.to_json() if judged.test else None,
-            "correct": {split: Hits.pack(right.tolist()).text for split, right in judged.correct.items()},
+            "correct": {split: PairedScores.pack(right.tolist()).text for split, right in judged.correct.items()},
         }
         write_text(self.folder / f"{name}.json", json.dumps(told))
 
@@ -190,11 +190,11 @@ def _question(evaluator: Evaluator, trials: Sequence[Trial]) -> str:
 
 
 def _score_to(score: Score) -> dict[str, Any]:
-    correct = None if score.correct is None else Hits.pack(score.correct.tolist()).text
+    correct = None if score.correct is None else PairedScores.pack(score.correct.tolist()).text
     numbers = {name: getattr(score, name) for name in ("accuracy", "accuracy_stderr", "loss", "loss_stderr", "count")}
     return {**numbers, "correct": correct}
 
 
 def _score_from(data: dict[str, Any]) -> Score:
-    correct = None if data["correct"] is None else torch.from_numpy(Hits(data["correct"]).unpack())
+    correct = None if data["correct"] is None else torch.from_numpy(PairedScores(data["correct"]).unpack())
     return Score(**{**data, "correct": correct})

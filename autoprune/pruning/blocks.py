@@ -33,7 +33,7 @@ ACTIVATIONS = {"relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "threshold
 ROUNDING = 1e-5  # float32 sums in another order differ by about 1e-6 of the output
 
 
-class Skip(nn.Module):
+class DroppedBlock(nn.Module):
     """Stand where a block was: return the first argument unchanged."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -66,7 +66,7 @@ def find_blocks(network: nn.Module, example: Tensor, groups: Sequence[PruningGro
 
 
 def drop(network: nn.Module, names: Iterable[str]) -> None:
-    """Put a :class:`Skip` in place of each named module, in place; nothing changes if a name is unknown.
+    """Put a :class:`DroppedBlock` in place of each named module, in place; nothing changes if a name is unknown.
 
     Raises:
         ModelError: if the network has no such module.
@@ -79,7 +79,7 @@ def drop(network: nn.Module, names: Iterable[str]) -> None:
                 f"the network has no block {name!r}{did_you_mean(name, known)}; the policy was made for another network"
             )
     for name in sorted(names, key=lambda name: -name.count(".")):  # inner ones first, while they can be reached
-        _put(network, name, Skip())
+        _put(network, name, DroppedBlock())
 
 
 def _put(network: nn.Module, name: str, module: nn.Module) -> None:
@@ -313,7 +313,7 @@ def _changed(
 
 def _skip(network: nn.Module, name: str) -> Callable[[], None]:
     block = network.get_submodule(name)
-    _put(network, name, Skip())
+    _put(network, name, DroppedBlock())
     return lambda: _put(network, name, block)
 
 

@@ -27,7 +27,7 @@ BLOCK = "block"  # the side of a module that goes whole
 
 
 @dataclass(frozen=True)
-class KeptIndices:
+class KeptChannels:
     """Say which channels of one module stay.
 
     Attributes:
@@ -42,12 +42,12 @@ class KeptIndices:
         return {side: list(indices) for side, indices in self.sides.items()}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> KeptIndices:
+    def from_json(cls, data: Mapping[str, Any]) -> KeptChannels:
         """Return what :meth:`to_json` wrote."""
         return cls({str(side): tuple(int(i) for i in indices) for side, indices in data.items()})
 
 
-Cut = Mapping[str, KeptIndices]
+CutPlan = Mapping[str, KeptChannels]
 """Module path, or path of a bare parameter → what stays of it; whatever is not named stays whole."""
 
 
@@ -94,7 +94,7 @@ def cut_of(
     groups: Iterable[PruningGroup],
     removed: Mapping[str, Iterable[int]],
     dropped: Iterable[str] = (),
-) -> dict[str, KeptIndices]:
+) -> dict[str, KeptChannels]:
     """Return what stays of every module once these channels of these groups, and these blocks, are gone.
 
     Args:
@@ -111,10 +111,10 @@ def cut_of(
             if not any(block.holds(member.module) for block in blocks):
                 indices = gone.setdefault(member.module, {}).setdefault(member.side, set())
                 indices.update(index for channel in channels for index in member.of(channel))
-    cut = {block.name: KeptIndices({BLOCK: ()}) for block in blocks}
+    cut = {block.name: KeptChannels({BLOCK: ()}) for block in blocks}
     for path, sides in gone.items():
         sizes = sizes_of(network, path)
-        cut[path] = KeptIndices(
+        cut[path] = KeptChannels(
             {side: tuple(i for i in range(sizes[side]) if i not in lost) for side, lost in sorted(sides.items())}
         )
     return cut
@@ -167,7 +167,7 @@ def _positions(
         yield f"{path}.{axis.tensor}".removeprefix("."), axis.dim, axis.positions(channels)
 
 
-def shrink(network: nn.Module, cut: Cut) -> nn.Module:
+def shrink(network: nn.Module, cut: CutPlan) -> nn.Module:
     """Return a smaller copy of a network that has only what is kept; the original is not touched.
 
     Raises:
@@ -195,7 +195,7 @@ def _shrink_one(network: nn.Module, path: str, sides: Mapping[Side, tuple[int, .
         kind.resize(_at(network, path), sides)
 
 
-def zeroed(network: nn.Module, cut: Cut) -> nn.Module:
+def zeroed(network: nn.Module, cut: CutPlan) -> nn.Module:
     """Return a copy of the same size with the weights of every channel that ``cut`` would remove set to zero.
 
     Norms whose statistics run over channels are replaced by twins that leave the removed ones out; dropped blocks
@@ -216,7 +216,7 @@ def zeroed(network: nn.Module, cut: Cut) -> nn.Module:
     return masked
 
 
-def _dropped(cut: Cut) -> list[str]:
+def _dropped(cut: CutPlan) -> list[str]:
     return [path for path, kept in cut.items() if BLOCK in kept.sides]
 
 
@@ -255,7 +255,7 @@ def _put(network: nn.Module, path: str, module: nn.Module) -> None:
     setattr(network.get_submodule(holder), leaf, module)
 
 
-def _check_indices(network: nn.Module, path: str, kept: KeptIndices) -> None:
+def _check_indices(network: nn.Module, path: str, kept: KeptChannels) -> None:
     if BLOCK in kept.sides:
         return
     sizes = sizes_of(network, path)
@@ -310,7 +310,7 @@ class Pruner:
     space: SearchSpace
     scores: Scores
 
-    def cut(self, policy: PruningPolicy) -> dict[str, KeptIndices]:
+    def cut(self, policy: PruningPolicy) -> dict[str, KeptChannels]:
         """Return what stays of every module that a policy cuts.
 
         Raises:

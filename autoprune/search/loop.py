@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from autoprune.analysis.early_stopping import Judge
+from autoprune.analysis.early_stopping import EarlyStopper
 from autoprune.core.trial import Candidate, Failed, Trial
 from autoprune.errors import EvaluationError
 from autoprune.loggers.protocol import Observer
@@ -16,7 +16,7 @@ from autoprune.study.ledger import Ledger, Proposer
 FAILURES_IN_A_ROW = 5
 
 
-Evaluate = Callable[[Candidate, Callable[[str], None], Judge], Evaluation]
+Evaluate = Callable[[Candidate, Callable[[str], None], EarlyStopper], Evaluation]
 
 
 def search(ledger: Ledger, proposer: Proposer, evaluate: Evaluate, trials: int, seed: int, observer: Observer) -> int:
@@ -36,7 +36,7 @@ def search(ledger: Ledger, proposer: Proposer, evaluate: Evaluate, trials: int, 
         candidate = ledger.ask(proposer, seed)
         observer.asked(candidate)
         asked_at = time.perf_counter()
-        evaluation = evaluate(candidate, observer.phase, Judge(candidate, tuple(done)))
+        evaluation = evaluate(candidate, observer.phase, EarlyStopper(candidate, tuple(done)))
         seconds = {"ask": asked_at - idle_since, **evaluation.seconds}
         idle_since = time.perf_counter()
         trial = ledger.tell(candidate, evaluation.outcome, seconds)

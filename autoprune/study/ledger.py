@@ -25,7 +25,7 @@ from autoprune.study.lock import take_lock
 from autoprune.study.optuna_sampler import ProposingSampler, proposal_seed
 from autoprune.study.read_trials import Follower, StoredTrial
 from autoprune.study.storage import open_storage, reporting_faults
-from autoprune.study.write_trials import Place, store_running
+from autoprune.study.write_trials import TrialPlace, store_running
 
 
 class Proposer(Protocol):
@@ -66,7 +66,7 @@ class Ledger:
     def __init__(self, url: str, name: str, objectives: Sequence[str], lock: Path) -> None:
         self.objectives = tuple(objectives)
         self._url = url
-        self._memory = records.Memory()
+        self._memory = records.RecordCache()
         self._lock = take_lock(lock)
         try:
             storage = open_storage(url)
@@ -76,7 +76,7 @@ class Ledger:
                 )
                 self._storage, self._study_id = storage, storage.get_study_id_from_name(name)
                 self._follower = Follower(storage, self._study_id)
-                self._asked: dict[int, Place] = {}  # by the candidate's number
+                self._asked: dict[int, TrialPlace] = {}  # by the candidate's number
                 self._session = 0
                 self.reclaimed = self._reclaim()
         except BaseException:
@@ -152,7 +152,7 @@ class Ledger:
         policy = proposer.policy(record.params)
         candidate = Candidate(number, policy, proposal_seed(seed, number), origin, budget)
         record.set_user_attr(records.CANDIDATE, records.candidate_record(candidate, self._session))
-        self._asked[number] = Place(record._trial_id, record.number)
+        self._asked[number] = TrialPlace(record._trial_id, record.number)
         return candidate
 
     def _left_by_sampler(self, candidate: Candidate, stored: Sequence[StoredTrial]) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def read_trial(record: Record) -> Trial | None:
     return Trial(candidate, outcome_from_json(data["outcome"]), data["seconds"], session)
 
 
-class Memory:
+class RecordCache:
     """Remember what finished records say, which never changes, so that thousands are not parsed again at each ask."""
 
     def __init__(self) -> None:
@@ -125,14 +125,14 @@ def outcome_of(record: Record) -> Outcome:
     return outcome_from_json(json.loads(record.user_attrs[OUTCOME])["outcome"])
 
 
-def read_trials(records: Sequence[Record], memory: Memory | None = None) -> list[Trial]:
+def read_trials(records: Sequence[Record], memory: RecordCache | None = None) -> list[Trial]:
     """Return every finished trial by number."""
     read = memory.trial if memory else read_trial
     found = [trial for record in records if (trial := read(record)) is not None]
     return sorted(found, key=lambda trial: trial.number)
 
 
-def lost_candidates(records: Sequence[Record], memory: Memory | None = None) -> list[Candidate]:
+def lost_candidates(records: Sequence[Record], memory: RecordCache | None = None) -> list[Candidate]:
     """Return the candidates that were asked, never finished and are not running, by number."""
     read = memory.candidate if memory else read_candidate
     lost: dict[int, Candidate] = {}

@@ -69,7 +69,7 @@ def check_unique(names: tuple[str, ...], may_be_empty: bool = False) -> None:
 
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
-Optimizer = Literal["sgd", "adamw"]
+OptimizerName = Literal["sgd", "adamw"]
 
 
 class ModelSpec(Section):
@@ -229,7 +229,7 @@ class DenseSpec(Section):
     batch_size: int = Field(default=64, ge=1, description="images per step")
     lr: float = Field(default=0.05, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
-    optimizer: Optimizer = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
+    optimizer: OptimizerName = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
 
 
 class SparsitySpec(Section):
@@ -266,7 +266,7 @@ class FinetuneSpec(Section):
     batch_size: int = Field(default=32, ge=1, description="images per step")
     lr: float = Field(default=0.03, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
-    optimizer: Optimizer = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
+    optimizer: OptimizerName = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
     distill: bool = Field(default=True, description="whether the dense network is the teacher")
     temperature: float = Field(default=4.0, gt=0, description="softness of the teacher's answers")
     distill_weight: float = Field(

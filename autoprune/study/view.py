@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from autoprune.core.metrics import Budget, Measurement
-from autoprune.core.paired_scores import Hits
+from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
@@ -136,7 +136,7 @@ def _check_hits(trials: Sequence[Trial], of_dense: str) -> None:
     told = ((f"trial {t.number}", t.outcome.correct) for t in trials if isinstance(t.outcome, Completed))
     for name, text in (("the dense network", of_dense), *told):
         if text:
-            found = len(Hits(text).unpack())
+            found = len(PairedScores(text).unpack())
             count = found if count is None else count
             if found != count:
                 raise ValueError(f"{name} was scored on {found} validation images, those before it on {count}")

@@ -26,7 +26,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 
-class Place(NamedTuple):
+class TrialPlace(NamedTuple):
     """Say where a trial is stored: its id in the storage, and Optuna's number of it in its study."""
 
     trial_id: int
@@ -40,7 +40,7 @@ def store_running(
     distributions: Mapping[str, BaseDistribution],
     user_attrs: Mapping[str, Any],
     system_attrs: Mapping[str, Any] | None = None,
-) -> Place:
+) -> TrialPlace:
     """Store a running trial in one transaction; return where.
 
     Args:
@@ -67,7 +67,7 @@ def store_running(
         trial.datetime_start = datetime.datetime.now()  # local; the model turns it into UTC
         session.add(trial)
         session.flush()
-        place = Place(int(trial.trial_id), number)
+        place = TrialPlace(int(trial.trial_id), number)
         rows = [
             {
                 "trial_id": place.trial_id,
@@ -88,7 +88,7 @@ def store_running(
     return place
 
 
-def _attribute_rows(place: Place, attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _attribute_rows(place: TrialPlace, attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"trial_id": place.trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
     ]

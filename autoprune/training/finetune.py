@@ -17,10 +17,10 @@ from autoprune.errors import UsageError
 from autoprune.tasks.task import DataTask, steps_per_epoch
 from autoprune.training.device.device import Runtime, evaluating, seeded
 from autoprune.training.distillation import Teacher
-from autoprune.training.loop import OnOptimizer, OnStep, Recipe, Span, TrainReport, stream, train
+from autoprune.training.loop import FinetuneSettings, OnOptimizer, OnStep, Span, TrainReport, stream, train
 from autoprune.training.stages import training_only
 
-__all__ = ["Recipe", "TrainReport", "distillation_loss", "finetune", "recalibrate_batchnorm", "train_dense"]
+__all__ = ["FinetuneSettings", "TrainReport", "distillation_loss", "finetune", "recalibrate_batchnorm", "train_dense"]
 
 _LABEL_SMOOTHING = 0.1  # of the dense network only; a teacher's soft answers do the same for a student
 
@@ -65,7 +65,7 @@ def recalibrate_batchnorm(
 def finetune(
     network: nn.Module,
     task: DataTask,
-    recipe: Recipe,
+    recipe: FinetuneSettings,
     runtime: Runtime,
     seed: int,
     teacher: Teacher | None = None,
@@ -117,7 +117,7 @@ def finetune(
 def train_dense(
     network: nn.Module,
     task: DataTask,
-    recipe: Recipe,
+    recipe: FinetuneSettings,
     runtime: Runtime,
     seed: int,
     on_epoch: Callable[[int, int], None] | None = None,

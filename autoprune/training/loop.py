@@ -38,7 +38,7 @@ _CHECK_EVERY = 20  # steps between two looks at the loss, because looking waits 
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FinetuneSettings:
     """Say how a network is trained.
 
     Attributes:
@@ -88,7 +88,7 @@ class TrainReport:
 def train(
     network: nn.Module,
     task: DataTask,
-    recipe: Recipe,
+    recipe: FinetuneSettings,
     runtime: Runtime,
     seed: int,
     loss_of: LossOf,
@@ -187,14 +187,14 @@ def learning_rate(step: int, total: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
 
 
-def total_steps(num_images: int, recipe: Recipe) -> int:
+def total_steps(num_images: int, recipe: FinetuneSettings) -> int:
     """Return how many steps a recipe takes: epochs × batches of an epoch, rounded, at least one unless epochs is 0."""
     if recipe.epochs <= 0:
         return 0
     return max(1, round(recipe.epochs * steps_per_epoch(num_images, recipe.batch_size)))
 
 
-def _optimizer(network: nn.Module, recipe: Recipe, runtime: Runtime) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, recipe: FinetuneSettings, runtime: Runtime) -> torch.optim.Optimizer:
     """Return the recipe's optimizer; biases and norms, which have one dimension, are not decayed.
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101 (AdamW).

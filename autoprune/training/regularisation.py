@@ -19,7 +19,7 @@ from autoprune.errors import ModelError
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime
 from autoprune.training.finetune import dense_loss
-from autoprune.training.loop import Recipe, TrainReport, learning_rate, train
+from autoprune.training.loop import FinetuneSettings, TrainReport, learning_rate, train
 from autoprune.training.stages import NORMS
 
 Method: TypeAlias = Literal["bn_l1", "group_lasso"]
@@ -48,7 +48,7 @@ class Penalty:
 def learn_sparsity(
     network: nn.Module,
     task: DataTask,
-    recipe: Recipe,
+    recipe: FinetuneSettings,
     runtime: Runtime,
     seed: int,
     penalty: Penalty,

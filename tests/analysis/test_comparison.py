@@ -14,7 +14,7 @@ from fake_studies import DENSE, answered, measurement, trial
 
 from autoprune.analysis.comparison import Comparison, Scored, chance_notes, compare, scored
 from autoprune.core.metrics import Budget, Measurement
-from autoprune.core.paired_scores import Hits
+from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Completed, Trial
 from autoprune.report.content.summary import Summary, summarise
 from autoprune.study.view import StudyView
@@ -38,7 +38,7 @@ DENSE_HITS = right(range(2))
 def facts(hits: Sequence[bool] | None = DENSE_HITS, **data: Any) -> dict[str, Any]:
     """Return what a study with these hits of the dense network has stored."""
     stored = {"dense": DENSE.to_json(), "session:0": {"budget": {"mflops": "50"}}, "data": data}
-    return stored if hits is None else {**stored, "dense_correct": Hits.pack(hits).text}
+    return stored if hits is None else {**stored, "dense_correct": PairedScores.pack(hits).text}
 
 
 def three() -> list[Trial]:

@@ -17,7 +17,7 @@ from autoprune.cost.timing_engines import Engine
 from autoprune.errors import ExportError
 from autoprune.export.saved_network import Architecture, save_network
 from autoprune.models.build import build_model
-from autoprune.pruning.surgery import KeptIndices, shrink
+from autoprune.pruning.surgery import KeptChannels, shrink
 from autoprune.search.setup import profile_network as profiling
 
 QUICK = ("--latency-runtime", "torch", "--device", "cpu")
@@ -71,9 +71,9 @@ def picked(tmp_path: Path) -> Path:
     dense = build_model(what.source, num_classes=3, input_shape=what.input_shape, seed=0)
     kept = tuple(range(8))
     cut = {
-        "conv2": KeptIndices.from_json({"out": kept}),
-        "bn2": KeptIndices.from_json({"out": kept}),
-        "conv3": KeptIndices.from_json({"in": kept}),
+        "conv2": KeptChannels.from_json({"out": kept}),
+        "bn2": KeptChannels.from_json({"out": kept}),
+        "conv3": KeptChannels.from_json({"in": kept}),
     }
     folder = tmp_path / "picked" / "7"
     folder.mkdir(parents=True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.core.paired_scores import Hits, paired_difference
+from autoprune.core.paired_scores import PairedScores, paired_difference
 
 answers = st.lists(st.booleans(), max_size=70)
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
@@ -23,8 +23,8 @@ def by_hand(both: Sequence[tuple[bool, bool]]) -> tuple[float, float]:
     return statistics.mean(differences), statistics.stdev(supposed) / math.sqrt(len(supposed))
 
 
-def packed(both: Sequence[tuple[bool, bool]]) -> tuple[Hits, Hits]:
-    return Hits.pack([one for one, _ in both]), Hits.pack([other for _, other in both])
+def packed(both: Sequence[tuple[bool, bool]]) -> tuple[PairedScores, PairedScores]:
+    return PairedScores.pack([one for one, _ in both]), PairedScores.pack([other for _, other in both])
 
 
 def mcnemar(one_alone: int, other_alone: int) -> float:
@@ -35,15 +35,15 @@ def mcnemar(one_alone: int, other_alone: int) -> float:
 
 @given(answers)
 def test_what_is_packed_is_unpacked(right: list[bool]) -> None:
-    hits = Hits.pack(right)
+    hits = PairedScores.pack(right)
     assert hits.unpack().tolist() == right
     assert hits.count == len(right)
-    assert Hits(hits.text) == hits
+    assert PairedScores(hits.text) == hits
     assert hits.text.isascii()
 
 
 def test_ten_thousand_images_are_less_than_two_kilobytes() -> None:
-    assert len(Hits.pack([True, False] * 5000).text) < 2000
+    assert len(PairedScores.pack([True, False] * 5000).text) < 2000
 
 
 @given(pairs)
@@ -80,7 +80,7 @@ def test_few_images_are_not_called_significant_where_the_exact_test_does_not(one
 @pytest.mark.parametrize(("one", "other"), [([True], [True, False]), ([], [])])
 def test_other_images_cannot_be_compared(one: list[bool], other: list[bool]) -> None:
     with pytest.raises(ValueError, match="only hits on the same images"):
-        paired_difference(Hits.pack(one), Hits.pack(other))
+        paired_difference(PairedScores.pack(one), PairedScores.pack(other))
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_other_images_cannot_be_compared(one: list[bool], other: list[bool]) -> 
 )
 def test_damaged_text_is_refused(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Hits(text).unpack()
+        PairedScores(text).unpack()

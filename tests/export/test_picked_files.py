@@ -31,11 +31,11 @@ from autoprune.export.convert import FORMATS, compare, examples_of, export_netwo
 from autoprune.export.publish import check_target
 from autoprune.export.saved_network import Architecture, missing_files, save_network
 from autoprune.export.torch_export import program_bytes
-from autoprune.export.verify import Check, Reference, verify
+from autoprune.export.verify import FileCheck, Reference, verify
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.card import card_text
 from autoprune.pick.finish import finish_trials
-from autoprune.pruning.surgery import KeptIndices, shrink
+from autoprune.pruning.surgery import KeptChannels, shrink
 from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import StudyView
@@ -210,14 +210,14 @@ def test_the_lines_of_the_docs_know_every_kind_of_layer(tmp_path: Path) -> None:
     dense = Mixed().eval()
     half, units = (0, 1, 4, 5), (0, 2, 3)
     cut = {
-        "conv": KeptIndices({"out": half}),
-        "norm": KeptIndices({"out": half}),
-        "deep": KeptIndices({"in": half, "out": half}),
-        "slope": KeptIndices({"out": half}),
-        "block": KeptIndices({"block": ()}),
-        "rows": KeptIndices({"in": half, "out": units}),
-        "scale": KeptIndices({"out": units}),
-        "fc": KeptIndices({"in": units}),
+        "conv": KeptChannels({"out": half}),
+        "norm": KeptChannels({"out": half}),
+        "deep": KeptChannels({"in": half, "out": half}),
+        "slope": KeptChannels({"out": half}),
+        "block": KeptChannels({"block": ()}),
+        "rows": KeptChannels({"in": half, "out": units}),
+        "scale": KeptChannels({"out": units}),
+        "fc": KeptChannels({"in": units}),
     }
     small = shrink(dense, cut).eval()
     save_network(tmp_path, small, cut, Architecture("mixed.py:net", 3, (1, 8, 8)), PruningPolicy(), {})
@@ -230,7 +230,7 @@ def test_the_lines_of_the_docs_know_every_kind_of_layer(tmp_path: Path) -> None:
 
 def test_cut_attention_is_named_by_the_lines_of_the_docs(tmp_path: Path) -> None:
     dense = nn.MultiheadAttention(8, 4, batch_first=True)
-    cut = {"0": KeptIndices({"heads": (0, 2)})}
+    cut = {"0": KeptChannels({"heads": (0, 2)})}
     network = nn.Sequential(dense)
     save_network(tmp_path, shrink(network, cut), cut, Architecture("a:b", 2, (3, 8)), PruningPolicy(), {})
     with pytest.raises(NotImplementedError, match=r"autoprune\.load: 0"):
@@ -240,7 +240,7 @@ def test_cut_attention_is_named_by_the_lines_of_the_docs(tmp_path: Path) -> None
 # --- what the checks find
 
 
-def failed(checks: list[Check]) -> set[str]:
+def failed(checks: list[FileCheck]) -> set[str]:
     return {check.name for check in checks if check.passed is False}
 
 
@@ -285,7 +285,7 @@ def test_a_file_as_large_as_the_dense_one_is_found(copied: Path, reference: Refe
 def test_a_folder_that_fails_a_check_is_not_called_done(view: StudyView, monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(view.trials[0], candidate=replace(view.trials[0].candidate, number=6))
     view = replace(view, trials=(other,))
-    bad = [Check("plain PyTorch", False, "outputs differ by up to 7"), Check("latency", True, "measured")]
+    bad = [FileCheck("plain PyTorch", False, "outputs differ by up to 7"), FileCheck("latency", True, "measured")]
     monkeypatch.setattr(autoprune.export.publish, "verify_in_new_process", lambda *_: bad)
     with pytest.raises(EvaluationError, match=r"not called done: plain PyTorch: outputs differ by up to 7\. They are"):
         picked_by(view)
@@ -398,7 +398,7 @@ def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
 ) -> None:
     """Importance by l1 depends on the weights alone, so the two ways have to meet."""
     from autoprune.pick.apply_policy import apply_policy
-    from autoprune.pick.apply_target import read_policy, subject_of
+    from autoprune.pick.apply_target import read_policy, target_network
     from autoprune.study.spec_toml import Layer, parse_spec
 
     monkeypatch.setattr(autoprune.export.publish, "verify_in_new_process", verify)
@@ -409,7 +409,7 @@ def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
         "runtime": {"device": "cpu", "precision": "fp32", "threads": 1},
     }
     stored = read_policy(picked[1] / "policy.json")
-    subject = subject_of(parse_spec([Layer("test", values)]), stored, (), 0, True, lambda message: None)
+    subject = target_network(parse_spec([Layer("test", values)]), stored, (), 0, True, lambda message: None)
     card = apply_policy(stored, subject, tmp_path / "applied", NONE, lambda message: None)
     recipes = [json.loads((folder / "recipe.json").read_text()) for folder in (picked[1], tmp_path / "applied")]
     assert recipes[0]["kept"] == recipes[1]["kept"]
@@ -480,7 +480,7 @@ def test_a_folder_that_came_meanwhile_stays_and_force_replaces_it(
     view, target = replace(view, trials=(other,)), view.folder.picked / "8"
     mark = target / "recipe.json"
 
-    def meanwhile(folder: Path, reference: Reference) -> list[Check]:
+    def meanwhile(folder: Path, reference: Reference) -> list[FileCheck]:
         shutil.copytree(picked[1], target)
         mark.write_text("of another pick")
         return []

@@ -16,7 +16,7 @@ from autoprune.models.build import build_model, count_parameters
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.training.device.device import Runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import Recipe, finetune, train_dense
+from autoprune.training.finetune import FinetuneSettings, finetune, train_dense
 from autoprune.training.scoring import score
 
 READS = [
@@ -82,12 +82,14 @@ class TestEveryNetwork:
     @pytest.mark.parametrize(
         ("name", "shape", "recipe"),
         [
-            ("lstm", (7, 5), Recipe(10, 16, 0.5, 0.0)),
-            ("mlp", (30,), Recipe(8, 16, 0.05, 0.0)),
-            ("vit", (1, 8, 8), Recipe(5, 16, 2e-3, 0.01, optimizer="adamw")),
+            ("lstm", (7, 5), FinetuneSettings(10, 16, 0.5, 0.0)),
+            ("mlp", (30,), FinetuneSettings(8, 16, 0.05, 0.0)),
+            ("vit", (1, 8, 8), FinetuneSettings(5, 16, 2e-3, 0.01, optimizer="adamw")),
         ],
     )
-    def test_learns_and_repeats_in_any_precision(self, name: str, shape: Shape, recipe: Recipe, precision: str) -> None:
+    def test_learns_and_repeats_in_any_precision(
+        self, name: str, shape: Shape, recipe: FinetuneSettings, precision: str
+    ) -> None:
         runtime, task = Runtime(precision=precision, channels_last=True), separable_task(shape)  # type: ignore[arg-type]
         networks = [build(name, shape) for _ in range(2)]
         for network in networks:
@@ -98,7 +100,7 @@ class TestEveryNetwork:
     @pytest.mark.parametrize(("name", "shape"), [("lstm", (7, 5)), ("mlp", (30,)), ("vit", (1, 8, 8))])
     def test_can_be_taught_by_a_teacher(self, name: str, shape: Shape, runtime: Runtime) -> None:
         task, teacher = separable_task(shape), build(name, shape, seed=5)
-        recipe = Recipe(1, 16, 1e-3, 0.0, distill=True)
+        recipe = FinetuneSettings(1, 16, 1e-3, 0.0, distill=True)
         report = finetune(build(name, shape), task, recipe, runtime, 0, Teacher(teacher, task, runtime))
         assert report.steps == 4
 

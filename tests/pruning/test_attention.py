@@ -24,7 +24,7 @@ from autoprune.pruning.layers.attention import ATTENTION_KINDS
 from autoprune.pruning.layers.attention_heads import Packing
 from autoprune.pruning.layers.kinds import LayerKind, tensor_of
 from autoprune.pruning.layers.window_attention import join_windows, split_windows
-from autoprune.pruning.surgery import KeptIndices, shrink
+from autoprune.pruning.surgery import KeptChannels, shrink
 from autoprune.pruning.surgery import zeroed as zeroed_network
 
 NESTED = "ignore:The PyTorch API of nested tensors is in prototype stage"
@@ -132,7 +132,7 @@ def put(module: nn.Module, name: str, value: Tensor) -> None:
 
 def cut(module: nn.Module, kept: Sides) -> nn.Module:
     """Return what surgery makes of a module."""
-    return shrink(nn.ModuleDict({"it": module}), {"it": KeptIndices(kept)})["it"]
+    return shrink(nn.ModuleDict({"it": module}), {"it": KeptChannels(kept)})["it"]
 
 
 def zeroed(module: nn.Module, kept: Sides) -> nn.Module:
@@ -207,7 +207,7 @@ def test_a_cut_is_a_zeroing(case: Case, kept: Sides) -> None:
     assert actual.isfinite().all()
     if "in" in kept or "heads" in kept:
         assert (actual - dense).abs().max() > 1e-2
-    masked = zeroed_network(nn.ModuleDict({"it": module}), {"it": KeptIndices(kept)})["it"]
+    masked = zeroed_network(nn.ModuleDict({"it": module}), {"it": KeptChannels(kept)})["it"]
     torch.testing.assert_close(case.call(masked, x)[..., chosen["out"]], expected, rtol=0, atol=0)
     assert kind_of(small).sizes(small) == {side: len(channels) for side, channels in chosen.items()}
 
@@ -557,7 +557,7 @@ def test_a_network_with_fewer_heads_is_the_zeroed_network(name: str) -> None:
         nn.init.normal_(parameter, std=0.3)
     paths = [path for path, module in dense.named_modules() if any(kind.matches(module) for kind in ATTENTION_KINDS)]
     assert len(paths) == count
-    small, twin = shrink(dense, {path: KeptIndices(HEADS) for path in paths}), copy.deepcopy(dense)
+    small, twin = shrink(dense, {path: KeptChannels(HEADS) for path in paths}), copy.deepcopy(dense)
     for path in paths:
         replace(twin, path, zeroed(dense.get_submodule(path), HEADS))
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)[

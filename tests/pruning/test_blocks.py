@@ -15,7 +15,7 @@ from torchvision.models.convnext import CNBlockConfig
 from autoprune.core.space import Member, PruningGroup
 from autoprune.errors import ModelError
 from autoprune.models.cifar_resnet import resnet20, resnet56
-from autoprune.pruning.blocks import Skip, drop, find_blocks
+from autoprune.pruning.blocks import DroppedBlock, drop, find_blocks
 
 IMAGE = torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))
 Forward = Callable[["Body", Tensor], Tensor]
@@ -264,7 +264,7 @@ def test_further_arguments_and_transformer_layers() -> None:
 def test_blocks_that_cannot_go_together_are_thinned_out() -> None:
     class Either(Pair):
         def forward(self, x: Tensor) -> Tensor:
-            if isinstance(self.one, Skip) and isinstance(self.two, Skip):
+            if isinstance(self.one, DroppedBlock) and isinstance(self.two, DroppedBlock):
                 raise RuntimeError("one of us has to stay")
             return super().forward(x)
 
@@ -364,12 +364,12 @@ def test_a_block_names_the_groups_that_live_inside_it_alone() -> None:
 def test_a_dropped_block_passes_its_input_on_and_its_weights_are_gone() -> None:
     network = resnet20()
     drop(network, ["layer1.1", "layer3.2"])
-    assert isinstance(network.layer1[1], Skip)
+    assert isinstance(network.layer1[1], DroppedBlock)
     assert not any(name.startswith(("layer1.1.", "layer3.2.")) for name in network.state_dict())
     x = torch.randn(2, 3)
-    assert Skip()(x, None, mask=x) is x
+    assert DroppedBlock()(x, None, mask=x) is x
     drop(network, ["layer1.1", "layer1"])  # one inside the other
-    assert isinstance(network.layer1, Skip)
+    assert isinstance(network.layer1, DroppedBlock)
 
 
 def test_an_unknown_block_is_named_and_nothing_changes() -> None:
@@ -377,4 +377,4 @@ def test_an_unknown_block_is_named_and_nothing_changes() -> None:
     for name, message in (("layer1.9", r"no block 'layer1\.9'; did you mean 'layer1\."), ("", "no block ''")):
         with pytest.raises(ModelError, match=message):
             drop(network, ["layer1.0", name])
-        assert not isinstance(network.layer1[0], Skip)
+        assert not isinstance(network.layer1[0], DroppedBlock)

@@ -15,7 +15,7 @@ from autoprune.core.space import PruningGroup
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.layers.axes import Axis
 from autoprune.pruning.layers.kinds import KINDS, axes_of, kind_of, tensor_of
-from autoprune.pruning.surgery import KeptIndices, shrink, zeroed
+from autoprune.pruning.surgery import KeptChannels, shrink, zeroed
 
 
 @dataclass(frozen=True)
@@ -222,4 +222,4 @@ def test_every_kind_has_a_name_of_its_own_and_relu_is_none() -> None:
 def test_a_grouped_convolution_that_would_lose_part_of_a_group_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(4, 8, 1, groups=2))
     with pytest.raises(ValueError, match="loses whole groups, on both sides alike"):
-        shrink(network, {"0": KeptIndices({"in": (0, 1), "out": (0, 1, 2, 3, 4)})})
+        shrink(network, {"0": KeptChannels({"in": (0, 1), "out": (0, 1, 2, 3, 4)})})

@@ -25,7 +25,7 @@ from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.layers.kinds import axes_of, kind_of
-from autoprune.pruning.surgery import Cut, KeptIndices, Pruner, lowest, removed_channels, shrink, shrinks, zeroed
+from autoprune.pruning.surgery import CutPlan, KeptChannels, Pruner, lowest, removed_channels, shrink, shrinks, zeroed
 
 CRITERIA = sorted(IMPORTANCES.builtins)
 # what is frozen besides the output: name of the group → why
@@ -72,7 +72,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param, kind, pruner, groups, blocks, inputs, former)
 
 
-def without_producers(network: nn.Module, cut: Cut) -> nn.Module:
+def without_producers(network: nn.Module, cut: CutPlan) -> nn.Module:
     """Zero the removed channels where they are produced, and leave those who read them as they are."""
     twin = copy.deepcopy(network)
     for path, kept in cut.items():
@@ -155,14 +155,14 @@ def test_a_criterion_without_scores_is_named_with_those_there_are() -> None:
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ({"layer9": KeptIndices({"out": (0,)})}, "has no module or parameter 'layer9'"),
-        ({"conv1": KeptIndices({"out": (0, 16)})}, "'conv1' has 16 out channels and cannot keep 2 of them up to 16"),
-        ({"conv1": KeptIndices({"in": ()})}, "'conv1' has 3 in channels and cannot keep 0 of them"),
-        ({"conv1": KeptIndices({"heads": (0,)})}, "'conv1' has 0 heads channels and cannot keep 1 of them up to 0"),
-        ({"layer1": KeptIndices({"out": (0,)})}, "'layer1' is a Sequential, which has no channels that can be cut"),
+        ({"layer9": KeptChannels({"out": (0,)})}, "has no module or parameter 'layer9'"),
+        ({"conv1": KeptChannels({"out": (0, 16)})}, "'conv1' has 16 out channels and cannot keep 2 of them up to 16"),
+        ({"conv1": KeptChannels({"in": ()})}, "'conv1' has 3 in channels and cannot keep 0 of them"),
+        ({"conv1": KeptChannels({"heads": (0,)})}, "'conv1' has 0 heads channels and cannot keep 1 of them up to 0"),
+        ({"layer1": KeptChannels({"out": (0,)})}, "'layer1' is a Sequential, which has no channels that can be cut"),
     ],
 )
-def test_a_cut_made_for_another_network_is_refused(cut: Cut, message: str) -> None:
+def test_a_cut_made_for_another_network_is_refused(cut: CutPlan, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         shrink(resnet20(), cut)
 
@@ -190,7 +190,7 @@ def test_every_channel_is_in_at_most_one_group_and_has_as_many_places_as_the_oth
 def test_a_cut_survives_json_and_rebuilds_the_same_network(case: Case) -> None:
     policy = case.policy("l1", tuple(block.name for block in case.blocks[:1]))
     cut = case.pruner.cut(policy)
-    again = {path: KeptIndices.from_json(kept.to_json()) for path, kept in cut.items()}
+    again = {path: KeptChannels.from_json(kept.to_json()) for path, kept in cut.items()}
     assert again == cut
     rebuilt = shrink(case.pruner.network, again)
     assert torch.equal(outputs(rebuilt, case.inputs), outputs(case.pruner.prune(policy), case.inputs))

@@ -15,13 +15,13 @@ from autoprune.pruning.groups import find_groups
 from autoprune.pruning.layers.kinds import has_heads
 from autoprune.pruning.masks.masks import Masks, build_masks, maskable_layers
 from autoprune.pruning.masks.weight_scores import CRITERIA
-from autoprune.pruning.surgery import Cut, cut_of, shrink, sizes_of, zeroed
+from autoprune.pruning.surgery import CutPlan, cut_of, shrink, sizes_of, zeroed
 from autoprune.pruning.surgery import _positions as positions_of
 
 MASKED = ("resnet8", "option-a", "vgg", "depthwise", "resnext", "mlp", "lstm", "encoder", "swin v2", "convnext")
 
 
-def kept_positions(network: nn.Module, cut: Cut) -> dict[tuple[str, int], list[int]]:
+def kept_positions(network: nn.Module, cut: CutPlan) -> dict[tuple[str, int], list[int]]:
     """Return (tensor, dimension) → positions of the dense tensor that stay, for every dimension that was cut."""
     gone: dict[tuple[str, int], set[int]] = {}
     for path, kept in cut.items():

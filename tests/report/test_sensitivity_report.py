@@ -13,7 +13,7 @@ from fake_studies import many_trials
 from PIL import Image
 
 from autoprune.errors import StudyError
-from autoprune.report.content.sensitivity_text import Curve, Sensitivity, read_sensitivity, sensitivity_lines
+from autoprune.report.content.sensitivity_text import ShownCurve, ShownSensitivity, read_sensitivity, sensitivity_lines
 from autoprune.report.content.summary import summarise
 from autoprune.report.content.terminal import front_text
 from autoprune.report.plots.sensitivity import cells, draw_sensitivity, write_sensitivity_png
@@ -40,7 +40,7 @@ def written(folder: Path, content: Any) -> Path:
     return path
 
 
-def read(folder: Path, content: Any) -> Sensitivity:
+def read(folder: Path, content: Any) -> ShownSensitivity:
     found = read_sensitivity(written(folder, content))
     assert found is not None
     return found
@@ -66,22 +66,26 @@ def test_five_at_each_end_and_none_twice(tmp_path: Path) -> None:
 
 
 def test_half_is_between_what_was_measured_and_never_beyond() -> None:
-    assert Curve("a", 10, {2: 1.0, 8: 0.4}).rise_at(0.5) == pytest.approx(0.7)
-    assert Curve("a", 10, {5: 0.3}).rise_at(0.5) == 0.3
-    assert Curve("a", 10, {4: 0.6}).rise_at(0.5) == pytest.approx(0.5)
-    assert Curve("a", 10, {6: 0.3}).rise_at(0.5) is None
-    shallow = Sensitivity(0.1, (Curve("a", 10, {6: 0.3}), Curve("b", 1, {0: 0.3})))
+    assert ShownCurve("a", 10, {2: 1.0, 8: 0.4}).rise_at(0.5) == pytest.approx(0.7)
+    assert ShownCurve("a", 10, {5: 0.3}).rise_at(0.5) == 0.3
+    assert ShownCurve("a", 10, {4: 0.6}).rise_at(0.5) == pytest.approx(0.5)
+    assert ShownCurve("a", 10, {6: 0.3}).rise_at(0.5) is None
+    shallow = ShownSensitivity(0.1, (ShownCurve("a", 10, {6: 0.3}), ShownCurve("b", 1, {0: 0.3})))
     assert shallow.ranked() == []
     assert sensitivity_lines(shallow) == []
 
 
 def test_cells_do_not_overlap_and_stay_in_the_picture() -> None:
-    for curve in (Curve("a", 16, {1: 9.0, 4: 1.0, 12: 0.1, 15: 0.0}), Curve("a", 16, {15: 0.1}), Curve("b", 1, {0: 1})):
+    for curve in (
+        ShownCurve("a", 16, {1: 9.0, 4: 1.0, 12: 0.1, 15: 0.0}),
+        ShownCurve("a", 16, {15: 0.1}),
+        ShownCurve("b", 1, {0: 1}),
+    ):
         found = cells(curve)
         assert len(found) == len(curve.rises)
         assert all(0 <= left < right <= 1 for left, right, _ in found)
         assert all(one[1] == other[0] for one, other in pairwise(found))
-    assert [rise for _, _, rise in cells(Curve("a", 16, {4: 0.8, 8: 0.2}))] == [0.2, 0.8]
+    assert [rise for _, _, rise in cells(ShownCurve("a", 16, {4: 0.8, 8: 0.2}))] == [0.2, 0.8]
 
 
 @pytest.mark.parametrize(("groups", "blocks"), [(5, 0), (1, 0), (36, 9), (0, 3), (0, 0), (150, 0)])
@@ -99,10 +103,10 @@ def test_any_network_has_a_picture(tmp_path: Path, groups: int, blocks: int) -> 
 
 
 def test_a_loss_that_falls_has_the_lightest_colour(tmp_path: Path) -> None:
-    found = Sensitivity(0.3, (Curve("a", 4, {1: 1.0, 2: 1e-9, 3: -0.2}),))
+    found = ShownSensitivity(0.3, (ShownCurve("a", 4, {1: 1.0, 2: 1e-9, 3: -0.2}),))
     colours = [patch.get_facecolor() for patch in draw_sensitivity(found, "x").axes[0].patches]
     assert colours[0] == colours[1] != colours[2]
-    harmless = Sensitivity(0.3, (Curve("a", 4, {1: 0.0, 2: -0.1}),))
+    harmless = ShownSensitivity(0.3, (ShownCurve("a", 4, {1: 0.0, 2: -0.1}),))
     write_sensitivity_png(harmless, "x", tmp_path / "harmless.png", dpi=40)
 
 

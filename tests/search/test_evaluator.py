@@ -18,7 +18,7 @@ from torch import nn
 
 import autoprune.search.evaluation.evaluator
 import autoprune.search.setup.starting_weights
-from autoprune.core.paired_scores import Hits
+from autoprune.core.paired_scores import PairedScores
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, OverBudget
 from autoprune.cost.cost_model import measure_network
@@ -62,8 +62,8 @@ def test_a_candidate_is_completed_with_costs_score_and_latency(bench: Workbench,
     assert {"accuracy", "train_accuracy"} <= set(bench.dense.values)
     assert found["accuracy"] > 0.5  # three classes: chance is a third
     assert found["latency_ms"] > 0
-    assert Hits(ended.outcome.correct).unpack().mean() == pytest.approx(found["accuracy"])
-    assert Hits(ended.outcome.correct).count == bench.task.sizes["val"]
+    assert PairedScores(ended.outcome.correct).unpack().mean() == pytest.approx(found["accuracy"])
+    assert PairedScores(ended.outcome.correct).count == bench.task.sizes["val"]
     pruned = measure_network(bench.pruner.prune(asked.policy), bench.example)
     assert {name: found[name] for name in pruned.values} == pruned.values
     assert found["mflops"] < bench.dense["mflops"]
@@ -375,7 +375,7 @@ def test_a_source_that_needs_weights_to_be_itself_cannot_begin_from_scratch(
     monkeypatch.setattr(autoprune.search.setup.starting_weights, "fresh_network", lambda *_: nn.Linear(2, 2))
     spec = tiny_spec(write_task(tmp_path), schedule={"start": "scratch"})
     with pytest.raises(ModelError, match="another network without weights"):
-        autoprune.search.setup.starting_weights.origins(
+        autoprune.search.setup.starting_weights.starting_networks(
             spec, nn.Linear(3, 3), Groups((), ()), None, None, StudyFolder(tmp_path), print
         )  # type: ignore[arg-type]
 
@@ -406,7 +406,7 @@ def test_sparsity_is_learnt_once_and_told(tmp_path: Path, method: str) -> None:
 
 def test_the_dense_networks_hits_are_stored_and_files_without_them_are_read(bench: Workbench, tmp_path: Path) -> None:
     facts = read_dense_facts(bench.folder)
-    assert Hits(facts["correct"]).unpack().mean() == pytest.approx(bench.dense["accuracy"])
+    assert PairedScores(facts["correct"]).unpack().mean() == pytest.approx(bench.dense["accuracy"])
     old = json.loads(bench.folder.dense_facts.read_text(encoding="utf-8"))
     del old["correct"]
     folder = StudyFolder(tmp_path)

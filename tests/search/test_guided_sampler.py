@@ -17,7 +17,7 @@ from autoprune.core.space import Block, Kept, MaskSpace, SearchSpace
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import UsageError
 from autoprune.search.proposals.budget_projection import FILL_TO, Projector
-from autoprune.search.proposals.elites import Archive
+from autoprune.search.proposals.elites import Elites
 from autoprune.search.proposals.proposer import Proposals
 
 WIDTHS = (16, 32, 24, 48, 16)
@@ -188,7 +188,7 @@ def test_a_criterion_of_a_group_that_stays_whole_makes_no_other_network() -> Non
         proposals.space.policy(kept, {**dict.fromkeys(kept, "l1"), "g0": whole, "g1": cut})
         for whole, cut in (("l1", "l1"), ("l2", "l1"), ("l1", "l2"))
     )
-    archive = Archive(proposals.space, list(kept), [np.zeros(len(c)) for c in proposals.space.choices.values()])
+    archive = Elites(proposals.space, list(kept), [np.zeros(len(c)) for c in proposals.space.choices.values()])
     archive.read([Trial(Candidate(0, one, 0, "guided:drawn"), Failed("E", ""), {}, 0)])
     assert archive.holds(other)
     assert not archive.holds(third)

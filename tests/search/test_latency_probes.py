@@ -23,7 +23,7 @@ from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import Pruner
-from autoprune.search.proposals.latency_model import Probes
+from autoprune.search.proposals.latency_model import LatencyProbes
 from autoprune.search.setup.context import cost_model, set_up
 from autoprune.search.setup.latency_probes import latency_probes, needs_probes, spread
 from autoprune.study.folder import StudyFolder
@@ -56,11 +56,11 @@ class FakeTimer:
         return LatencyComparison(ratio, 0.01, 2 * DENSE_MS, ratio * 2 * DENSE_MS)  # the machine is half as fast now
 
 
-def timed(folder: Path, timer: FakeTimer, said: list[str] | None = None) -> Probes:
+def timed(folder: Path, timer: FakeTimer, said: list[str] | None = None) -> LatencyProbes:
     pruner, cost = parts()
     runtime = resolve_runtime("cpu", "fp32", "contiguous", 1)
-    say = (said if said is not None else []).append
-    return latency_probes(pruner, cost, timer, runtime, DENSE_MS, StudyFolder(folder), say)  # type: ignore[arg-type]
+    notify = (said if said is not None else []).append
+    return latency_probes(pruner, cost, timer, runtime, DENSE_MS, StudyFolder(folder), notify)  # type: ignore[arg-type]
 
 
 def test_probes_are_spread_over_widths_and_depth() -> None:

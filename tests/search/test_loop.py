@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from autoprune.analysis.early_stopping import Judge
+from autoprune.analysis.early_stopping import EarlyStopper
 from autoprune.core.metrics import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
@@ -53,8 +53,8 @@ class Watcher:
         self.log.append(f"told {trial.number} {type(trial.outcome).__name__}")
 
 
-def always(outcome: Outcome) -> Callable[[Candidate, Callable[[str], None], Judge], Evaluation]:
-    def evaluate(candidate: Candidate, on_phase: Callable[[str], None], judge: Judge) -> Evaluation:
+def always(outcome: Outcome) -> Callable[[Candidate, Callable[[str], None], EarlyStopper], Evaluation]:
+    def evaluate(candidate: Candidate, on_phase: Callable[[str], None], judge: EarlyStopper) -> Evaluation:
         on_phase("prune")
         on_phase("score")
         return Evaluation(outcome, {"prune": 0.25, "score": 0.5})
@@ -94,7 +94,7 @@ def test_everything_happens_in_order() -> None:
 def test_each_candidate_is_judged_by_the_trials_before_it_in_whatever_run() -> None:
     seen: list[tuple[int, list[int]]] = []
 
-    def evaluate(candidate: Candidate, on_phase: Callable[[str], None], judge: Judge) -> Evaluation:
+    def evaluate(candidate: Candidate, on_phase: Callable[[str], None], judge: EarlyStopper) -> Evaluation:
         assert judge.candidate is candidate
         seen.append((candidate.number, [trial.number for trial in judge.trials]))
         return Evaluation(GOOD, {})
@@ -146,7 +146,7 @@ def test_failing_to_the_end_of_a_short_search_is_told_too() -> None:
 def test_an_interrupt_leaves_the_candidate_asked_and_untold() -> None:
     ledger = FakeLedger()
 
-    def interrupted(candidate: Candidate, on_phase: Callable[[str], None], judge: Judge) -> Evaluation:
+    def interrupted(candidate: Candidate, on_phase: Callable[[str], None], judge: EarlyStopper) -> Evaluation:
         if candidate.number == 2:
             raise KeyboardInterrupt
         return Evaluation(GOOD, {})

@@ -17,7 +17,7 @@ from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup import measure_tolerance as threshold
-from autoprune.search.setup.measure_sensitivity import BROKEN, Expected, Probe, sensitivity_of
+from autoprune.search.setup.measure_sensitivity import BROKEN, Expected, SensitivityProbe, sensitivity_of
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec_sections import SensitivitySpec
 from autoprune.tasks.in_memory import Arrays, ArrayTask
@@ -51,7 +51,7 @@ def build() -> nn.Module:
     ).eval()
 
 
-def probe_of(network: nn.Module) -> Probe:
+def probe_of(network: nn.Module) -> SensitivityProbe:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (160, 1, 8, 8), generator=generator).to(torch.uint8)
     labels = torch.arange(160) % 3
@@ -59,7 +59,7 @@ def probe_of(network: nn.Module) -> Probe:
     groups = find_groups(network, torch.rand(2, 1, 8, 8)).cuttable
     space = SearchSpace(groups, {group.name: ("l2",) for group in groups})
     scores = score_groups(network, groups, ["l2"], Calibration([], 0, (1, 8, 8)))
-    return Probe(Pruner(network, space, scores), task, resolve_runtime("cpu", "fp32", "contiguous", 1), 0)
+    return SensitivityProbe(Pruner(network, space, scores), task, resolve_runtime("cpu", "fp32", "contiguous", 1), 0)
 
 
 @pytest.fixture
@@ -143,14 +143,14 @@ def test_the_dense_network_stays_as_it_was(folder: StudyFolder) -> None:
 def test_a_cut_that_breaks_the_network_counts_as_a_great_rise_and_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe, heard, loss = probe_of(build()), Heard(), Probe.loss
+    probe, heard, loss = probe_of(build()), Heard(), SensitivityProbe.loss
 
-    def broken(self: Probe, kept: dict[str, int], images: int) -> float:
+    def broken(self: SensitivityProbe, kept: dict[str, int], images: int) -> float:
         if "3" in kept:
             raise NonFiniteError("the outputs are NaN")
         return loss(self, kept, images)
 
-    monkeypatch.setattr(Probe, "loss", broken)
+    monkeypatch.setattr(SensitivityProbe, "loss", broken)
     found = sensitivity_of(probe, SensitivitySpec(), LONG, StudyFolder(tmp_path), heard)
     assert set(found.curves["3"].rises.values()) == {BROKEN}
     assert max(found.curves["0"].rises.values()) < BROKEN

@@ -14,36 +14,36 @@ import torch
 from training_fixtures import global_random_state_untouched, one_thread, runtime, task, toy
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
-from autoprune.analysis.early_stopping import Check, GoOn, Stop, Verdict
+from autoprune.analysis.early_stopping import Decision, GoOn, RunToCheck, Stop
 from autoprune.core.metrics import Measurement
-from autoprune.search.evaluation.monitor import Climb, StoppedEarly, glance, settled
+from autoprune.search.evaluation.monitor import Monitor, StoppedEarly, glance, recalibrated_copy
 from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.device.device import Runtime
-from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
+from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
 from autoprune.training.loop import Span
 from autoprune.training.scoring import score
 
 __all__ = ["global_random_state_untouched", "one_thread", "runtime", "task", "toy"]
-RECIPE = Recipe(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)  # ten steps
+RECIPE = FinetuneSettings(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)  # ten steps
 EXACT = Measurement({"mflops": 1.0})
 
 
 class Says:
     """Give the same verdict to all, and remember who asked."""
 
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: Decision) -> None:
         self.answer = verdict
         self.asked: list[tuple[str, float]] = []
 
-    def verdict(self, rung: str, loss: float, exact: Measurement) -> Verdict:
+    def verdict(self, rung: str, loss: float, exact: Measurement) -> Decision:
         assert exact["mflops"] == 1.0
         self.asked.append((rung, loss))
         return self.answer
 
 
-def climb_of(task: ArrayTask, runtime: Runtime, judge: Any = None, images: int = 20) -> Climb:
-    settle = partial(settled, task=task, images=32, runtime=runtime, seed=0)
-    return Climb(EXACT, judge, task, runtime, images, settle, lambda phase: nullcontext())
+def climb_of(task: ArrayTask, runtime: Runtime, judge: Any = None, images: int = 20) -> Monitor:
+    settle = partial(recalibrated_copy, task=task, images=32, runtime=runtime, seed=0)
+    return Monitor(EXACT, judge, task, runtime, images, settle, lambda phase: nullcontext())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -124,10 +124,10 @@ def test_a_stop_ends_the_fine_tune_with_what_was_measured(task: ArrayTask, toy: 
 
 
 def test_a_check_goes_on_and_keeps_its_first_reason(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
-    judge = Says(Check("first"))
+    judge = Says(RunToCheck("first"))
     climb = climb_of(task, runtime, judge)
     climb.look("recalibrated_loss", toy)
-    judge.answer = Check("second")
+    judge.answer = RunToCheck("second")
     climb.look("midway_loss", toy)
     judge.answer = GoOn()
     climb.look("midway_loss", toy)

@@ -22,7 +22,7 @@ from autoprune.search.proposals.latency_model import (
     AIM,
     Array,
     LatencyModel,
-    Probes,
+    LatencyProbes,
     Timed,
     latency_projector,
     leave_one_out_error,
@@ -61,10 +61,10 @@ def law(work: Array) -> float:
     return float(0.2 + 0.05 * work[1] + 0.04 * work[2] + 0.01 * (work[1] * work[2]) ** 0.5)
 
 
-def probes_of(space: SearchSpace, cost: ChainWork) -> Probes:
+def probes_of(space: SearchSpace, cost: ChainWork) -> LatencyProbes:
     networks = [scaled(space, 1.0), *(scaled(space, share, k) for share, k in ((0.7, 0), (0.4, 0), (0.2, 0)))]
     networks += [scaled(space, 1.0, k) for k in range(1, len(space.blocks) + 1)]
-    return Probes(cost, tuple(Timed(kept, law(cost.work(kept))) for kept in networks))
+    return LatencyProbes(cost, tuple(Timed(kept, law(cost.work(kept))) for kept in networks))
 
 
 # the model

@@ -21,7 +21,7 @@ from autoprune.analysis.weight_retention import worth_keeping
 from autoprune.cli import main
 from autoprune.cli.options import read_request
 from autoprune.core.metrics import Budget, Measurement
-from autoprune.core.paired_scores import Hits
+from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
 from autoprune.pick.finish import finish_trials
@@ -121,7 +121,7 @@ def test_a_loaded_network_answers_as_it_did_when_it_was_measured(whole: Path) ->
                 losses += torch.nn.functional.cross_entropy(answers, batch.labels, reduction="none").tolist()
         found = trial.outcome.measurement  # type: ignore[union-attr]
         assert sum(right) / len(right) == found["accuracy"]
-        assert right == Hits(trial.outcome.correct).unpack().tolist()  # type: ignore[union-attr]
+        assert right == PairedScores(trial.outcome.correct).unpack().tolist()  # type: ignore[union-attr]
         assert sum(losses) / len(losses) == pytest.approx(found["loss"], rel=1e-5)
         assert sum(parameter.numel() for parameter in network.parameters()) == round(1e6 * found["mparams"])
 

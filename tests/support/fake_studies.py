@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.core.metrics import Budget, Measurement
-from autoprune.core.paired_scores import Hits
+from autoprune.core.paired_scores import PairedScores
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Outcome, Trial
 from autoprune.study.folder import StudyFolder
@@ -44,7 +44,7 @@ def answered(right: Sequence[bool], mflops: float = 49.0, loss: float = 0.1) -> 
     accuracy = accuracy_of(right)
     scored = measurement(accuracy, mflops, loss=loss)
     stderr = math.sqrt(accuracy * (1 - accuracy) / len(right))
-    return Completed(scored.merged(Measurement({}, {"accuracy": stderr})), Hits.pack(right).text)
+    return Completed(scored.merged(Measurement({}, {"accuracy": stderr})), PairedScores.pack(right).text)
 
 
 def accuracy_of(right: Sequence[bool]) -> float:

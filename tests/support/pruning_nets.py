@@ -21,7 +21,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer,
 
 from autoprune.core.space import PruningGroup
 from autoprune.models.cifar_resnet import CifarResNet
-from autoprune.pruning.surgery import Cut, cut_of
+from autoprune.pruning.surgery import CutPlan, cut_of
 
 OUTPUT = "its channels are the network's output"
 
@@ -255,7 +255,7 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape))
 
 
-def random_cut(network: nn.Module, groups: Iterable[PruningGroup], seed: int = 0) -> Cut:
+def random_cut(network: nn.Module, groups: Iterable[PruningGroup], seed: int = 0) -> CutPlan:
     """Return a cut that takes a random share of random channels out of every group."""
     draw = random.Random(seed)
     removed = {

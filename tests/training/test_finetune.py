@@ -17,7 +17,7 @@ from autoprune.tasks.task import Batch
 from autoprune.training.device.device import Runtime
 from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import (
-    Recipe,
+    FinetuneSettings,
     distillation_loss,
     finetune,
     recalibrate_batchnorm,
@@ -26,8 +26,8 @@ from autoprune.training.finetune import (
 from autoprune.training.loop import learning_rate, stream, total_steps, train
 from autoprune.training.scoring import score
 
-PLAIN = Recipe(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)
-DISTIL = Recipe(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4, distill=True)
+PLAIN = FinetuneSettings(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)
+DISTIL = FinetuneSettings(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4, distill=True)
 
 
 class LiveTask(ArrayTask):
@@ -44,18 +44,18 @@ def make_live_task() -> LiveTask:
 
 class TestTraining:
     def test_learns(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
-        train_dense(toy, task, Recipe(15, 16, 0.1, 1e-4), runtime, seed=0)
+        train_dense(toy, task, FinetuneSettings(15, 16, 0.1, 1e-4), runtime, seed=0)
         assert score(toy, task, "val", runtime).accuracy > 0.9
 
     def test_learns_with_adamw_too(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
-        train_dense(toy, task, Recipe(15, 16, 0.01, 1e-2, optimizer="adamw"), runtime, seed=0)
+        train_dense(toy, task, FinetuneSettings(15, 16, 0.01, 1e-2, optimizer="adamw"), runtime, seed=0)
         assert score(toy, task, "val", runtime).accuracy > 0.9
 
     def test_adamw_decays_weights_by_itself_and_leaves_biases(
         self, task: ArrayTask, toy: Toy, runtime: Runtime
     ) -> None:
         """Without a gradient AdamW still takes lr · decay of a weight a step; the rates of one epoch are known."""
-        before, recipe = state_of(toy), Recipe(1, 16, 0.1, 0.5, optimizer="adamw")
+        before, recipe = state_of(toy), FinetuneSettings(1, 16, 0.1, 0.5, optimizer="adamw")
         steps = total_steps(task.sizes["train"], recipe)
 
         def nothing(logits: torch.Tensor, labels: torch.Tensor, answers: object) -> torch.Tensor:
@@ -68,7 +68,7 @@ class TestTraining:
 
     def test_an_unknown_optimizer_is_named(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         with pytest.raises(UnknownNameError, match="no optimizer named 'adam'; did you mean 'adamw'"):
-            finetune(toy, task, Recipe(1, 16, 0.1, 0.0, optimizer="adam"), runtime, 0)  # type: ignore[arg-type]
+            finetune(toy, task, FinetuneSettings(1, 16, 0.1, 0.0, optimizer="adam"), runtime, 0)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_same_seed_same_bits(self, task: ArrayTask, precision: str) -> None:
@@ -93,7 +93,9 @@ class TestTraining:
         self, task: ArrayTask, toy: Toy, runtime: Runtime, epochs: float, steps: int
     ) -> None:
         seen: list[tuple[int, int]] = []
-        report = finetune(toy, task, Recipe(epochs, 16, 0.05, 0.0), runtime, 0, on_step=lambda *now: seen.append(now))
+        report = finetune(
+            toy, task, FinetuneSettings(epochs, 16, 0.05, 0.0), runtime, 0, on_step=lambda *now: seen.append(now)
+        )
         assert report.steps == steps
         assert seen == [(step, steps) for step in range(1, steps + 1)]
 
@@ -105,13 +107,13 @@ class TestTraining:
 
     def test_zero_epochs_change_nothing(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         before = state_of(toy)
-        report = finetune(toy, task, Recipe(0, 16, 0.05, 0.0), runtime, 0)
+        report = finetune(toy, task, FinetuneSettings(0, 16, 0.05, 0.0), runtime, 0)
         assert same_state(state_of(toy), before)
         assert math.isnan(report.final_loss)
 
     def test_equals_the_loop_by_hand(self, task: ArrayTask, runtime: Runtime) -> None:
         ours, theirs = make_toy(), make_toy()
-        finetune(ours, task, Recipe(1, 16, 0.05, 1e-2), runtime, 0)
+        finetune(ours, task, FinetuneSettings(1, 16, 0.05, 1e-2), runtime, 0)
         decayed = [p for p in theirs.parameters() if p.dim() > 1]
         plain = [p for p in theirs.parameters() if p.dim() <= 1]
         optimizer = torch.optim.SGD(
@@ -139,7 +141,7 @@ class TestTraining:
         networks = []
         for decay in (0.0, 10.0):
             networks.append(make_toy())
-            finetune(networks[-1], task, Recipe(0.2, 16, 1e-3, decay), runtime, 0)
+            finetune(networks[-1], task, FinetuneSettings(0.2, 16, 1e-3, decay), runtime, 0)
         free, decayed = networks
         assert torch.equal(free.bn.weight, decayed.bn.weight)
         assert torch.equal(free.fc.bias, decayed.fc.bias)
@@ -162,7 +164,7 @@ class TestTraining:
 
     def test_on_epoch(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         seen: list[tuple[int, int]] = []
-        train_dense(toy, task, Recipe(3, 16, 0.05, 0.0), runtime, 0, lambda *now: seen.append(now))
+        train_dense(toy, task, FinetuneSettings(3, 16, 0.05, 0.0), runtime, 0, lambda *now: seen.append(now))
         assert seen == [(1, 3), (2, 3), (3, 3)]
 
     @pytest.mark.parametrize(("after", "epochs"), [(1, 1), (7, 10), (33, 10)])
@@ -179,7 +181,7 @@ class TestTraining:
         with torch.random.fork_rng():
             network = Exploding()
         with pytest.raises(NonFiniteError, match=rf"the loss is nan at step {after} of {5 * epochs}; train with"):
-            finetune(network, task, Recipe(epochs, 16, 0.01, 0.0), runtime, 0)
+            finetune(network, task, FinetuneSettings(epochs, 16, 0.01, 0.0), runtime, 0)
 
     def test_too_many_outputs(self, task: ArrayTask, runtime: Runtime) -> None:
         with pytest.raises(ModelError, match="as many outputs"):
@@ -209,7 +211,7 @@ def test_learning_rate_rises_then_falls_and_never_leaves_its_range(total: int, p
 
 @given(images=st.integers(2, 5000), batch=st.integers(2, 300), epochs=st.floats(0.001, 5))
 def test_at_least_one_step(images: int, batch: int, epochs: float) -> None:
-    assert total_steps(images, Recipe(epochs, batch, 0.1, 0.0)) >= 1
+    assert total_steps(images, FinetuneSettings(epochs, batch, 0.1, 0.0)) >= 1
 
 
 class TestDistillation:
@@ -236,7 +238,7 @@ class TestDistillation:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return x.mean((2, 3)).roll(1, dims=1) * 20
 
-        recipe = Recipe(15, 16, 0.1, 0.0, distill=True, distill_weight=1.0)
+        recipe = FinetuneSettings(15, 16, 0.1, 0.0, distill=True, distill_weight=1.0)
         student = make_toy()
         finetune(student, task, recipe, runtime, 0, Teacher(Wrong(), task, runtime))
         student.eval()
@@ -419,7 +421,7 @@ class TestRecalibration:
         assert same_state(state_of(network), before)
 
     def test_makes_a_disturbed_network_well_again(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
-        train_dense(toy, task, Recipe(15, 16, 0.1, 1e-4), runtime, seed=0)
+        train_dense(toy, task, FinetuneSettings(15, 16, 0.1, 1e-4), runtime, seed=0)
         with torch.no_grad():
             toy.conv.bias += 10 * torch.arange(8) - 40  # batch norm undoes this, once it has measured it
         ill = score(toy, task, "val", runtime).loss

@@ -9,7 +9,7 @@ from training_toys import Toy, make_task, make_toy, same_state, state_of
 from autoprune.errors import ModelError
 from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.device.device import Runtime
-from autoprune.training.finetune import Recipe, train_dense
+from autoprune.training.finetune import FinetuneSettings, train_dense
 from autoprune.training.loop import learning_rate
 from autoprune.training.regularisation import (
     Penalty,
@@ -20,7 +20,7 @@ from autoprune.training.regularisation import (
 )
 from autoprune.training.scoring import score
 
-RECIPE = Recipe(epochs=1, batch_size=16, lr=0.05, weight_decay=1e-3)
+RECIPE = FinetuneSettings(epochs=1, batch_size=16, lr=0.05, weight_decay=1e-3)
 EACH = torch.arange(8).view(8, 1)
 CHANNELS = {"conv": [("conv.weight", 0, EACH), ("conv.bias", 0, EACH), ("bn.weight", 0, EACH), ("bn.bias", 0, EACH)]}
 
@@ -79,9 +79,9 @@ def test_repeats_to_the_last_bit(task: ArrayTask, runtime: Runtime, method: str)
 
 def test_needless_channels_go_to_exactly_zero_and_the_network_still_works(task: ArrayTask, runtime: Runtime) -> None:
     network = make_toy()
-    train_dense(network, task, Recipe(15, 16, 0.1, 1e-4), runtime, 0)
+    train_dense(network, task, FinetuneSettings(15, 16, 0.1, 1e-4), runtime, 0)
     before = strengths(network, "group_lasso", CHANNELS)
-    learn_sparsity(network, task, Recipe(20, 16, 0.1, 0.0), runtime, 0, Penalty("group_lasso", 0.5), CHANNELS)
+    learn_sparsity(network, task, FinetuneSettings(20, 16, 0.1, 0.0), runtime, 0, Penalty("group_lasso", 0.5), CHANNELS)
     after = strengths(network, "group_lasso", CHANNELS)
     gone = after == 0
     assert 0 < int(gone.sum()) < 8
@@ -97,7 +97,7 @@ def test_a_stronger_penalty_leaves_smaller_scales(task: ArrayTask, runtime: Runt
     sums = []
     for strength in (1e-9, 0.05, 0.5):
         network = make_toy()
-        learn_sparsity(network, task, Recipe(3, 16, 0.05, 0.0), runtime, 0, Penalty("bn_l1", strength), {})
+        learn_sparsity(network, task, FinetuneSettings(3, 16, 0.05, 0.0), runtime, 0, Penalty("bn_l1", strength), {})
         sums.append(float(strengths(network, "bn_l1", {}).sum()))
     assert sums == sorted(sums, reverse=True)
 
@@ -113,9 +113,9 @@ def test_norms_run_over_all_that_produces_a_channel() -> None:
 
 def test_channels_of_other_groups_are_left_alone(task: ArrayTask, runtime: Runtime) -> None:
     free, drawn = make_toy(), make_toy()
-    train_dense(free, task, Recipe(0.2, 16, 0.05, 0.0), runtime, 0)
+    train_dense(free, task, FinetuneSettings(0.2, 16, 0.05, 0.0), runtime, 0)
     some = {"conv": [("conv.weight", 0, EACH[:2]), ("bn.weight", 0, EACH[:2])]}
-    learn_sparsity(drawn, task, Recipe(0.2, 16, 0.05, 0.0), runtime, 0, Penalty("group_lasso", 1.0), some)
+    learn_sparsity(drawn, task, FinetuneSettings(0.2, 16, 0.05, 0.0), runtime, 0, Penalty("group_lasso", 1.0), some)
     assert torch.equal(free.conv.weight[2:], drawn.conv.weight[2:])
     assert (drawn.conv.weight[:2].abs().sum((1, 2, 3)) < free.conv.weight[:2].abs().sum((1, 2, 3))).all()
 

@@ -12,11 +12,11 @@ from training_toys import Toy, make_task, make_toy, state_of
 from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.device.device import Runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import Recipe, finetune
+from autoprune.training.finetune import FinetuneSettings, finetune
 from autoprune.training.loop import Span, stream
 from autoprune.training.stages import norms_and_head, relative, share_cut, steps_of, training_only
 
-RECIPE = Recipe(epochs=2.4, batch_size=16, lr=0.05, weight_decay=1e-4)
+RECIPE = FinetuneSettings(epochs=2.4, batch_size=16, lr=0.05, weight_decay=1e-4)
 
 
 @given(stages=st.integers(1, 40))
@@ -99,7 +99,7 @@ class TestSpans:
         for span in (Span(0, 1), Span(5, 6), Span(0, 1)):
             network = make_toy(dropout=0.5)
             network.dropout.register_forward_hook(lambda _, x, y: noise.append((y == 0) & (x[0] != 0)))
-            finetune(network, task, Recipe(2, 16, 0.05, 0.0), runtime, 0, span=span)
+            finetune(network, task, FinetuneSettings(2, 16, 0.05, 0.0), runtime, 0, span=span)
         assert torch.equal(noise[0], noise[2])
         assert not torch.equal(noise[0], noise[1])
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.space import PruningGroup
-from autoprune.pruning.criteria.channel_hooks import Place, edited, places_of
+from autoprune.pruning.criteria.channel_hooks import ChannelPlace, edited, places_of
 from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.criteria.forward_replay import Recording
 from autoprune.pruning.importance import Calibration, scores_jointly, uses_data
@@ -71,7 +71,7 @@ def _rises(groups: Sequence[PruningGroup], network: nn.Module, loss: Loss) -> di
     places = {group.name: places_of(group, network) for group in groups}
     recording, seen = Recording(network), set()
 
-    def look(place: Place, values: Tensor) -> Tensor:
+    def look(place: ChannelPlace, values: Tensor) -> Tensor:
         seen.add(place)
         return values
 
@@ -97,14 +97,14 @@ def _is_read_inside(group: PruningGroup, network: nn.Module) -> bool:
 
 
 def _losses_by_mask(
-    group: PruningGroup, network: nn.Module, loss: Loss, places: Sequence[Place], recording: Recording
+    group: PruningGroup, network: nn.Module, loss: Loss, places: Sequence[ChannelPlace], recording: Recording
 ) -> list[Tensor]:
     """Return the loss with each channel in turn multiplied by zero in these places."""
     readers = [network.get_submodule(place.member.module) for place in places]
     losses = []
     for channel in range(group.num_channels):
 
-        def mask(place: Place, values: Tensor, channel: int = channel) -> Tensor:
+        def mask(place: ChannelPlace, values: Tensor, channel: int = channel) -> Tensor:
             index = torch.tensor(place.member.of(channel), device=values.device)
             return values.index_fill(place.dim, index, 0)
 

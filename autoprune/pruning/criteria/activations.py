@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.space import PruningGroup
-from autoprune.pruning.criteria.channel_hooks import Place, edited, per_channel, places_of
+from autoprune.pruning.criteria.channel_hooks import ChannelPlace, edited, per_channel, places_of
 from autoprune.pruning.importance import Calibration, scores_jointly, uses_data
 
 
@@ -44,10 +44,10 @@ def _means(
     groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibration, measure: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
     """Average ``measure`` over all images and positions, then over a group's readers: group → ``(num_channels,)``."""
-    sums: dict[Place, Tensor] = {}
-    counts: dict[Place, int] = {}
+    sums: dict[ChannelPlace, Tensor] = {}
+    counts: dict[ChannelPlace, int] = {}
 
-    def look(place: Place, values: Tensor) -> Tensor:
+    def look(place: ChannelPlace, values: Tensor) -> Tensor:
         others = [dim for dim in range(values.dim()) if dim != place.dim % values.dim()]
         count = values.numel() // place.size
         means = per_channel(place, measure(values).mean(others).cpu().double()) / place.member.width

@@ -21,7 +21,7 @@ from autoprune.pruning.layers.kinds import kind_of
 
 
 @dataclass(frozen=True)
-class Place:
+class ChannelPlace:
     """Name one tensor of the forward pass in which a group's channels lie.
 
     Attributes:
@@ -39,20 +39,20 @@ class Place:
     is_input: bool
 
 
-Edit: TypeAlias = Callable[[Place, Tensor], Tensor]
+Edit: TypeAlias = Callable[[ChannelPlace, Tensor], Tensor]
 
 
-def places_of(group: PruningGroup, network: nn.Module) -> tuple[Place, ...]:
+def places_of(group: PruningGroup, network: nn.Module) -> tuple[ChannelPlace, ...]:
     """Return where the group's channels are read; where they are produced if nothing reads them; else nothing."""
     readers = tuple(_place(group, member, network) for member in group.members if member.side == "in")
     return readers or tuple(_place(group, member, network) for member in group.members if member.side == "out")
 
 
-def _place(group: PruningGroup, member: Member, network: nn.Module) -> Place:
+def _place(group: PruningGroup, member: Member, network: nn.Module) -> ChannelPlace:
     module = network.get_submodule(member.module)
     kind = kind_of(module)
     size = kind.sizes(module).get(member.side, 0) if kind else 0
-    return Place(group.name, member, channel_dim(module), size, member.side == "in")
+    return ChannelPlace(group.name, member, channel_dim(module), size, member.side == "in")
 
 
 def channel_dim(module: nn.Module) -> int:
@@ -63,7 +63,7 @@ def channel_dim(module: nn.Module) -> int:
 
 
 @contextmanager
-def edited(network: nn.Module, places: Iterable[Place], edit: Edit) -> Iterator[None]:
+def edited(network: nn.Module, places: Iterable[ChannelPlace], edit: Edit) -> Iterator[None]:
     """Pass what lies in these places through ``edit`` whenever the network runs.
 
     Args:
@@ -82,7 +82,7 @@ def edited(network: nn.Module, places: Iterable[Place], edit: Edit) -> Iterator[
         yield
 
 
-def _input_hook(place: Place, edit: Edit) -> Any:
+def _input_hook(place: ChannelPlace, edit: Edit) -> Any:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         keys = _data_keys(module)
 
@@ -94,7 +94,7 @@ def _input_hook(place: Place, edit: Edit) -> Any:
     return hook
 
 
-def _output_hook(place: Place, edit: Edit) -> Any:
+def _output_hook(place: ChannelPlace, edit: Edit) -> Any:
     return lambda module, args, output: edit(place, output) if _holds(place, output) else output
 
 
@@ -105,12 +105,12 @@ def _data_keys(module: nn.Module) -> tuple[str | int, ...]:
     return 0, 1, 2, "input", "x", "query", "key", "value", "hidden_states"
 
 
-def _holds(place: Place, value: Any) -> bool:
+def _holds(place: ChannelPlace, value: Any) -> bool:
     is_data = isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1
     return is_data and value.shape[place.dim] == place.size
 
 
-def per_channel(place: Place, values: Tensor) -> Tensor:
+def per_channel(place: ChannelPlace, values: Tensor) -> Tensor:
     """Add up a module's values for the channels of the group: ``(…, module channels)`` → ``(…, num_channels)``."""
     chosen = values[..., list(place.member.indices)]
     return chosen.reshape(*values.shape[:-1], -1, place.member.width).sum(-1)

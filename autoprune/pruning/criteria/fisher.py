@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.space import PruningGroup
-from autoprune.pruning.criteria.channel_hooks import Place, edited, per_channel, places_of
+from autoprune.pruning.criteria.channel_hooks import ChannelPlace, edited, per_channel, places_of
 from autoprune.pruning.importance import Calibration, backward_in_eval, scores_jointly, uses_data
 
 
@@ -39,9 +39,9 @@ def _changes(
     groups: Sequence[PruningGroup], network: nn.Module, inputs: Tensor, labels: Tensor, calibration: Calibration
 ) -> dict[str, Tensor]:
     """Return group → each example's first-order change of its loss by each channel, ``(N, num_channels)``."""
-    seen: list[tuple[Place, Tensor]] = []
+    seen: list[tuple[ChannelPlace, Tensor]] = []
 
-    def watch(place: Place, values: Tensor) -> Tensor:
+    def watch(place: ChannelPlace, values: Tensor) -> Tensor:
         # a copy, so that its gradient is that of this reader alone; the first ones have nothing trainable before them
         mine = values.clone() if values.requires_grad else values.clone().requires_grad_()
         seen.append((place, mine))
@@ -66,7 +66,7 @@ def _changes(
     return {name: found for name, found in changes.items() if name not in mixed}
 
 
-def _by_example(place: Place, values: Tensor, network: nn.Module, examples: int) -> Tensor | None:
+def _by_example(place: ChannelPlace, values: Tensor, network: nn.Module, examples: int) -> Tensor | None:
     """Sum over all positions of each example: ``(N, module channels)``, ``None`` if examples cannot be told apart."""
     module = network.get_submodule(place.member.module)
     values = values.movedim(place.dim, -1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.pruning.layers.kinds import kind_of
 
-Call: TypeAlias = tuple[nn.Module, int]
+LayerCall: TypeAlias = tuple[nn.Module, int]
 """A layer, and how many times it was called before."""
 
 
@@ -28,14 +28,14 @@ class Recording:
 
     def __init__(self, network: nn.Module) -> None:
         self._layers = [module for module in network.modules() if kind_of(module) is not None]
-        self._order: dict[Call, int] = {}
-        self._outputs: dict[Call, Tensor] = {}
+        self._order: dict[LayerCall, int] = {}
+        self._outputs: dict[LayerCall, Tensor] = {}
 
     @contextmanager
     def record(self) -> Iterator[None]:
         """Record one call of the network."""
 
-        def answer(call: Call, forward: Callable[[], Any]) -> Any:
+        def answer(call: LayerCall, forward: Callable[[], Any]) -> Any:
             self._order[call] = len(self._order)
             output = forward()
             if isinstance(output, Tensor):
@@ -50,7 +50,7 @@ class Recording:
         """Answer from the recording in one call of the network, up to the first of the layers that see a change."""
         until = min(self._order.get((module, 0), 0) for module in changed)
 
-        def answer(call: Call, forward: Callable[[], Any]) -> Any:
+        def answer(call: LayerCall, forward: Callable[[], Any]) -> Any:
             known = self._order.get(call, until) < until and call in self._outputs
             return self._outputs[call].clone() if known else forward()
 
@@ -58,7 +58,7 @@ class Recording:
             yield
 
     @contextmanager
-    def _answering(self, answer: Callable[[Call, Callable[[], Any]], Any]) -> Iterator[None]:
+    def _answering(self, answer: Callable[[LayerCall, Callable[[], Any]], Any]) -> Iterator[None]:
         calls: Counter[nn.Module] = Counter()
         own = [vars(module).get("forward") for module in self._layers]
 

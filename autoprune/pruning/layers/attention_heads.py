@@ -20,7 +20,7 @@ from torch import nn
 
 from autoprune.core.space import Side
 from autoprune.errors import ModelError
-from autoprune.pruning.layers.axes import Axis, LayerKind, Sizes, tensor_of
+from autoprune.pruning.layers.axes import Axis, LayerKind, SideSizes, tensor_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Packing:
         heads: int = getattr(module, self.heads)
         return self._shape(module, self.weight)[0] // (3 * heads)
 
-    def sizes(self, module: nn.Module) -> Sizes:
+    def sizes(self, module: nn.Module) -> SideSizes:
         """Return the heads, and the embedding channels read and produced."""
         return {
             "heads": getattr(module, self.heads),

@@ -54,7 +54,7 @@ class Axis:
         return tuple(position for channel in channels for position in self.of(channel))
 
 
-Sizes = Mapping[Side, int]
+SideSizes = Mapping[Side, int]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class LayerKind:
 
     name: str
     matches: Callable[[nn.Module], bool]
-    sizes: Callable[[Any], Sizes]
+    sizes: Callable[[Any], SideSizes]
     axes: Callable[[Any], tuple[Axis, ...]]
     resize: Callable[[Any, Mapping[Side, tuple[int, ...]]], None] | None = None
     slim: Callable[[Any], nn.Module] | None = None

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.core.space import Side
 from autoprune.pruning.layers.attention import ATTENTION_KINDS
-from autoprune.pruning.layers.axes import Axis, LayerKind, Sizes
+from autoprune.pruning.layers.axes import Axis, LayerKind, SideSizes
 from autoprune.pruning.layers.axes import tensor_of as tensor_of
 
 GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
@@ -45,7 +45,7 @@ def axes_of(module: nn.Module, side: Side | None = None) -> tuple[Axis, ...]:
 # convolutions and linear layers
 
 
-def _conv_sizes(module: _ConvNd) -> Sizes:
+def _conv_sizes(module: _ConvNd) -> SideSizes:
     return {"out": module.out_channels, "in": module.in_channels}
 
 
@@ -72,7 +72,7 @@ def _resize_conv(module: _ConvNd, kept: Mapping[Side, tuple[int, ...]]) -> None:
             raise ValueError("a grouped convolution loses whole groups, on both sides alike")
 
 
-def _linear_sizes(module: nn.Linear) -> Sizes:
+def _linear_sizes(module: nn.Linear) -> SideSizes:
     return {"out": module.out_features, "in": module.in_features}
 
 
@@ -91,7 +91,7 @@ def _norm_axes(module: nn.Module) -> tuple[Axis, ...]:
     return tuple(Axis(name, 0, "out") for name in ("weight", "bias", "running_mean", "running_var"))
 
 
-def _batchnorm_sizes(module: Any) -> Sizes:
+def _batchnorm_sizes(module: Any) -> SideSizes:
     return {"out": module.num_features}
 
 
@@ -99,7 +99,7 @@ def _resize_batchnorm(module: Any, kept: Mapping[Side, tuple[int, ...]]) -> None
     module.num_features = len(kept["out"])
 
 
-def _layernorm_sizes(module: nn.LayerNorm | nn.RMSNorm) -> Sizes:
+def _layernorm_sizes(module: nn.LayerNorm | nn.RMSNorm) -> SideSizes:
     return {"out": module.normalized_shape[-1]}
 
 
@@ -107,7 +107,7 @@ def _resize_layernorm(module: nn.LayerNorm | nn.RMSNorm, kept: Mapping[Side, tup
     module.normalized_shape = (len(kept["out"]),)
 
 
-def _groupnorm_sizes(module: nn.GroupNorm) -> Sizes:
+def _groupnorm_sizes(module: nn.GroupNorm) -> SideSizes:
     return {"out": module.num_channels}
 
 
@@ -184,7 +184,7 @@ def recurrent_directions(module: nn.RNNBase) -> int:
     return 2 if module.bidirectional else 1
 
 
-def _recurrent_sizes(module: nn.RNNBase) -> Sizes:
+def _recurrent_sizes(module: nn.RNNBase) -> SideSizes:
     units = module.hidden_size * module.num_layers * recurrent_directions(module)
     return {"out": units, "in": module.input_size}
 
@@ -223,7 +223,7 @@ def _is_recurrent(module: nn.Module) -> bool:
 # embeddings
 
 
-def _embedding_sizes(module: Any) -> Sizes:
+def _embedding_sizes(module: Any) -> SideSizes:
     return {"out": module.embedding_dim}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.analysis import pareto
+from autoprune.core.arrays import Floats
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Trial
@@ -24,11 +25,9 @@ SHUFFLES = 100
 CRITERION = ": criterion"
 _SIMILAR = 0.10  # of the budget, that trials may stay below it: what a network costs would explain all else
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class Importance:
+class ParameterImportance:
     """Hold how much each parameter tells.
 
     Attributes:
@@ -49,7 +48,7 @@ class Importance:
         return {"shares": dict(self.shares), "chance": self.chance, "trials": self.trials, "scope": self.scope}
 
 
-def importance(trials: Sequence[Trial], budget: Budget) -> Importance:
+def importance(trials: Sequence[Trial], budget: Budget) -> ParameterImportance:
     """Return how much each group's sparsity and criterion, each block and the mask tell of the validation loss.
 
     For each parameter the trials are put into at most four bins of equal size, or one for each value it has if these
@@ -68,7 +67,7 @@ def importance(trials: Sequence[Trial], budget: Budget) -> Importance:
     found, scope = _alike(pareto.measured(trials), budget)
     columns = parameters([trial.candidate.policy for trial, _ in found])
     if len(found) < FEWEST or not columns:
-        return Importance({}, 0.0, len(found), scope)
+        return ParameterImportance({}, 0.0, len(found), scope)
     ranks = _ranks(np.array([m.values.get("loss", -m["accuracy"]) for _, m in found]))
     stream = np.random.default_rng(0)
     outcomes = np.stack([ranks, *(stream.permutation(ranks) for _ in range(SHUFFLES))], axis=1)
@@ -76,7 +75,7 @@ def importance(trials: Sequence[Trial], budget: Budget) -> Importance:
     order = np.argsort(-shares[:, 0], kind="stable")
     names = list(columns)
     told = {names[index]: float(max(0.0, shares[index, 0])) for index in order}
-    return Importance(told, float(np.quantile(shares[:, 1:].max(axis=0), 0.95)), len(found), scope)
+    return ParameterImportance(told, float(np.quantile(shares[:, 1:].max(axis=0), 0.95)), len(found), scope)
 
 
 def parameters(policies: Sequence[PruningPolicy]) -> dict[str, Floats]:

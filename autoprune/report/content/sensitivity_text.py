@@ -19,7 +19,7 @@ LISTED = 5  # groups named at each end of the ranking
 
 
 @dataclass(frozen=True)
-class Curve:
+class ShownCurve:
     """Hold how the loss rises when one group or block alone is cut.
 
     Attributes:
@@ -43,7 +43,7 @@ class Curve:
 
         ``None`` below the fewest channels that were measured.
 
-        >>> Curve("conv1", 16, {4: 0.8, 12: 0.2}).rise_at(0.5), Curve("conv1", 16, {12: 0.2}).rise_at(0.5)
+        >>> ShownCurve("conv1", 16, {4: 0.8, 12: 0.2}).rise_at(0.5), ShownCurve("conv1", 16, {12: 0.2}).rise_at(0.5)
         (0.5, None)
         """
         points = [*self.rises.items(), (self.full, 0.0)]
@@ -59,28 +59,28 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class ShownSensitivity:
     """Hold every curve, in the order of the network, and the dense network's loss, in nats."""
 
     dense_loss: float
-    curves: tuple[Curve, ...]
+    curves: tuple[ShownCurve, ...]
 
     @property
-    def groups(self) -> tuple[Curve, ...]:
+    def groups(self) -> tuple[ShownCurve, ...]:
         """Return the curves of channels."""
         return tuple(curve for curve in self.curves if not curve.is_block)
 
     @property
-    def blocks(self) -> tuple[Curve, ...]:
+    def blocks(self) -> tuple[ShownCurve, ...]:
         """Return the curves of blocks."""
         return tuple(curve for curve in self.curves if curve.is_block)
 
-    def ranked(self) -> list[tuple[Curve, float]]:
+    def ranked(self) -> list[tuple[ShownCurve, float]]:
         """Return the groups that were cut to half or less with the rise at half their channels, the largest first."""
         found = [(curve, rise) for curve in self.groups if (rise := curve.rise_at(HALF)) is not None]
         return sorted(found, key=lambda pair: -pair[1])
 
-    def extremes(self) -> tuple[list[tuple[Curve, float]], list[tuple[Curve, float]]]:
+    def extremes(self) -> tuple[list[tuple[ShownCurve, float]], list[tuple[ShownCurve, float]]]:
         """Return up to five groups that matter most and up to five others that matter least, each end first."""
         ranked = self.ranked()
         most = ranked[:LISTED]
@@ -93,7 +93,7 @@ class Sensitivity:
         return {"dense_loss": self.dense_loss, "kept_share": HALF, "most": most, "least": least, "blocks": blocks}
 
 
-def read_sensitivity(path: Path) -> Sensitivity | None:
+def read_sensitivity(path: Path) -> ShownSensitivity | None:
     """Return what was measured, or ``None`` if there is no such file.
 
     Raises:
@@ -108,20 +108,20 @@ def read_sensitivity(path: Path) -> Sensitivity | None:
             f"{str(path)!r} cannot be read ({type(error).__name__}: {error}); restore it from a copy, or delete it to "
             f"do without"
         ) from error
-    curves = (Curve(name, curve.full, curve.rises) for name, curve in stored.curves.items())
-    return Sensitivity(stored.dense_loss, tuple(curve for curve in curves if curve.rises))
+    curves = (ShownCurve(name, curve.full, curve.rises) for name, curve in stored.curves.items())
+    return ShownSensitivity(stored.dense_loss, tuple(curve for curve in curves if curve.rises))
 
 
-def sensitivity_lines(found: Sensitivity | None) -> list[str]:
+def sensitivity_lines(found: ShownSensitivity | None) -> list[str]:
     """Return which groups matter most and least, a line each; none if no group was cut to half."""
     most, least = found.extremes() if found else ([], [])
     lines = [f"the loss rises most when one group alone is cut to half: {_listed(most)} nats"] if most else []
     return [*lines, f"and least: {_listed(least)} nats"] if least else lines
 
 
-def _entry(curve: Curve, rise: float) -> dict[str, Any]:
+def _entry(curve: ShownCurve, rise: float) -> dict[str, Any]:
     return {"name": curve.name, "channels": curve.full, "rise": rise}
 
 
-def _listed(pairs: Sequence[tuple[Curve, float]]) -> str:
+def _listed(pairs: Sequence[tuple[ShownCurve, float]]) -> str:
     return ", ".join(f"{curve.name} {rise:+.3g}" for curve, rise in pairs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoprune.analysis.comparison import compare, scored
-from autoprune.analysis.early_stopping import RUNGS, Rung, are_rivals, peers_of, rank_agreement, was_spared
+from autoprune.analysis.early_stopping import RUNGS, Look, are_rivals, peers_of, rank_agreement, was_spared
 from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Completed, Stopped, Trial
 from autoprune.report.content.rows import duration
@@ -44,7 +44,7 @@ class StoppingFacts:
     checks: int = 0
     wrong: int = 0
     within_noise: int = 0
-    agreement: Mapping[Rung, float] = field(default_factory=dict)
+    agreement: Mapping[Look, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain types for JSON."""
@@ -112,12 +112,12 @@ def _lead(check: Trial, trials: Sequence[Trial]) -> tuple[float, float] | None:
     return lead.difference, lead.stderr
 
 
-def _agreement(trials: Sequence[Trial]) -> dict[Rung, float]:
+def _agreement(trials: Sequence[Trial]) -> dict[Look, float]:
     ended = [trial for trial in trials if isinstance(trial.outcome, Completed | Stopped)]
     if not ended:
         return {}
     last = ended[-1]
-    found: dict[Rung, float] = {}
+    found: dict[Look, float] = {}
     for rung in RUNGS:
         peers = peers_of(trials, rung, last.candidate.budget, _measured(last))
         if len(peers) >= _FEWEST_RANKS:

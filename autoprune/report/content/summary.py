@@ -13,7 +13,7 @@ from autoprune.core.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.report.content.notes import compose_notes, latency_notes, sparsity_notes
 from autoprune.report.content.rows import Failure, Row, choose_rows, failures
-from autoprune.report.content.sensitivity_text import Sensitivity, read_sensitivity
+from autoprune.report.content.sensitivity_text import ShownSensitivity, read_sensitivity
 from autoprune.report.content.stopping_worth import StoppingFacts, stopping_facts, stopping_notes
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Summary:
     sessions: int
     notes: tuple[str, ...]
     worth: tuple[Comparison, ...] = ()
-    sensitivity: Sensitivity | None = None
+    sensitivity: ShownSensitivity | None = None
     stopping: StoppingFacts = field(default_factory=StoppingFacts)
 
     @property

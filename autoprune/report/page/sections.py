@@ -14,9 +14,9 @@ from typing import Any
 from autoprune.analysis.comparison import Comparison
 from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
-from autoprune.report.content.parameter_importance import Importance
+from autoprune.report.content.parameter_importance import ParameterImportance
 from autoprune.report.content.rows import Row, duration, first_line, short
-from autoprune.report.content.sensitivity_text import Curve, Sensitivity
+from autoprune.report.content.sensitivity_text import ShownCurve, ShownSensitivity
 from autoprune.report.content.summary import Summary
 from autoprune.report.page.data import SHORT_TITLES
 
@@ -149,7 +149,7 @@ def endings(trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def sensitivity_table(found: Sensitivity | None) -> dict[str, Any] | None:
+def sensitivity_table(found: ShownSensitivity | None) -> dict[str, Any] | None:
     """Return groups × sparsity: the rise of the loss, and its shade from 0 (none) to 5 on a logarithmic scale.
 
     Sparsities are rounded to 5 %; where two of a group fall together the larger rise is shown. ``None`` if nothing was
@@ -170,7 +170,7 @@ def sensitivity_table(found: Sensitivity | None) -> dict[str, Any] | None:
     }
 
 
-def _by_level(curve: Curve) -> dict[int, float]:
+def _by_level(curve: ShownCurve) -> dict[int, float]:
     found: dict[int, float] = {}
     for kept, rise in curve.rises.items():
         level = STEP * round(100 * (1 - kept / curve.full) / STEP)
@@ -186,7 +186,7 @@ def _cell(rise: float | None, highest: float) -> dict[str, Any]:
     return {"text": f"{rise:+.2g}".replace("-", "−"), "shade": shade}
 
 
-def importance_rows(found: Importance) -> list[dict[str, Any]]:
+def importance_rows(found: ParameterImportance) -> list[dict[str, Any]]:
     """Return the parameters that tell most: name, share in per cent, and whether that is more than chance gives."""
     return [
         {"name": name, "share": round(100 * share, 1), "beyond_chance": share > found.chance}

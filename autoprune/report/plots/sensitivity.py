@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.report.content.sensitivity_text import Curve, Sensitivity
+from autoprune.report.content.sensitivity_text import ShownCurve, ShownSensitivity
 from autoprune.report.plots.front import write_pictures
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ ROW, TALLEST = 0.21, 24.0  # inches
 LONE = 0.25  # share of the channels that the cell of a group measured once stands for
 
 
-def write_sensitivity_png(found: Sensitivity, study: str, path: Path, dpi: int = 150) -> None:
+def write_sensitivity_png(found: ShownSensitivity, study: str, path: Path, dpi: int = 150) -> None:
     """Draw every curve as a PNG.
 
     Raises:
@@ -33,7 +33,7 @@ def write_sensitivity_png(found: Sensitivity, study: str, path: Path, dpi: int =
     write_pictures(lambda: draw_sensitivity(found, study), [path], dpi)
 
 
-def draw_sensitivity(found: Sensitivity, study: str) -> Figure:
+def draw_sensitivity(found: ShownSensitivity, study: str) -> Figure:
     """Return the figure: a panel of groups by sparsity, and one of blocks if there are any, in one colour scale."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
@@ -55,10 +55,10 @@ def draw_sensitivity(found: Sensitivity, study: str) -> Figure:
     return figure
 
 
-def cells(curve: Curve) -> list[tuple[float, float, float]]:
+def cells(curve: ShownCurve) -> list[tuple[float, float, float]]:
     """Return left end, right end and rise of each cell, by sparsity: the share of channels cut, in [0, 1].
 
-    >>> cells(Curve("conv1", 16, {4: 0.8, 8: 0.2}))
+    >>> cells(ShownCurve("conv1", 16, {4: 0.8, 8: 0.2}))
     [(0.375, 0.625, 0.2), (0.625, 0.875, 0.8)]
     """
     if curve.is_block:
@@ -72,7 +72,7 @@ def cells(curve: Curve) -> list[tuple[float, float, float]]:
     return [(left, right, rise) for (left, right), (_, rise) in zip(pairwise(ends), points, strict=True)]
 
 
-def _scale(curves: Sequence[Curve]) -> Any:
+def _scale(curves: Sequence[ShownCurve]) -> Any:
     """Return the colours' scale, logarithmic: from a thousandth of the largest rise, or the smallest, to the largest.
 
     A loss that falls has the lightest colour. If none rises, the scale is of no matter.
@@ -85,7 +85,7 @@ def _scale(curves: Sequence[Curve]) -> Any:
     return LogNorm(low if low < high else high / 10, high, clip=True)
 
 
-def _draw_rows(axes: Axes, curves: Sequence[Curve], colours: Any, font: float) -> None:
+def _draw_rows(axes: Axes, curves: Sequence[ShownCurve], colours: Any, font: float) -> None:
     """Draw curves from top to bottom, names at the left."""
     for row, curve in enumerate(curves):
         found = cells(curve)

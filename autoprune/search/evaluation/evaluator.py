@@ -16,9 +16,9 @@ from functools import partial
 
 from torch import nn
 
-from autoprune.analysis.early_stopping import Judge
+from autoprune.analysis.early_stopping import EarlyStopper
 from autoprune.core.metrics import Measurement
-from autoprune.core.paired_scores import Hits
+from autoprune.core.paired_scores import PairedScores
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget
 from autoprune.cost.cost_model import CostModel
@@ -26,13 +26,13 @@ from autoprune.cost.latency import Timer, measured_latency
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.models.build import count_parameters
 from autoprune.pruning.masks.masks import Masks, build_masks
-from autoprune.pruning.surgery import Cut, KeptIndices, Pruner, shrink
-from autoprune.search.evaluation.monitor import Climb, StoppedEarly, settled
+from autoprune.pruning.surgery import CutPlan, KeptChannels, Pruner, shrink
+from autoprune.search.evaluation.monitor import Monitor, StoppedEarly, recalibrated_copy
 from autoprune.study.spec_sections import ScheduleSpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import Recipe, finetune, recalibrate_batchnorm
+from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
 from autoprune.training.loop import OnStep, Span, total_steps
 from autoprune.training.scoring import Score, score, score_train
 from autoprune.training.stages import norms_and_head, part_of, relative, share_cut, steps_of
@@ -102,7 +102,7 @@ class Evaluator:
     cost: CostModel
     task: DataTask
     teacher: Teacher | None
-    recipe: Recipe
+    recipe: FinetuneSettings
     recalibration_images: int
     runtime: Runtime
     timer: Timer
@@ -115,7 +115,7 @@ class Evaluator:
     on_network: OnNetwork | None = None
 
     def __call__(
-        self, candidate: Candidate, on_phase: OnPhase = lambda phase: None, judge: Judge | None = None
+        self, candidate: Candidate, on_phase: OnPhase = lambda phase: None, judge: EarlyStopper | None = None
     ) -> Evaluation:
         """Return the outcome of a candidate; never raises, except for an interrupt.
 
@@ -135,12 +135,12 @@ class Evaluator:
         other = time.perf_counter() - started - sum(watch.seconds.values())
         return Evaluation(outcome, {**watch.seconds, "other": other})
 
-    def _evaluate(self, candidate: Candidate, watch: Stopwatch, judge: Judge | None) -> Outcome:
+    def _evaluate(self, candidate: Candidate, watch: Stopwatch, judge: EarlyStopper | None) -> Outcome:
         exact = self.exact(candidate.policy)
         violations = candidate.budget.violations_of_known(exact)
         if violations:
             return OverBudget(exact, violations)
-        climb = Climb(exact, judge, self.task, self.runtime, self.rung_images, self.settled, watch)
+        climb = Monitor(exact, judge, self.task, self.runtime, self.rung_images, self.recalibrated_copy, watch)
         try:
             network = self.pruned(candidate.policy, exact, watch)
             climb.look("recalibrated_loss", network)
@@ -209,9 +209,9 @@ class Evaluator:
         with watch("recalibrate"):
             recalibrate_batchnorm(network, self.task, self.recalibration_images, self.runtime, self.seed)
 
-    def settled(self, network: nn.Module) -> nn.Module:
+    def recalibrated_copy(self, network: nn.Module) -> nn.Module:
         """Return what is scored in place of a network in the midst of its fine-tune: a recalibrated copy."""
-        return settled(network, self.task, self.recalibration_images, self.runtime, self.seed)
+        return recalibrated_copy(network, self.task, self.recalibration_images, self.runtime, self.seed)
 
     def _policy_at(self, stage: int, policy: PruningPolicy) -> PruningPolicy:
         """Return the policy of one of the stages: the last is the policy itself; masks wait for it, blocks do not."""
@@ -292,7 +292,7 @@ class Evaluator:
         return Measurement({"latency_ms": latency_ms}, {"latency_ms": stderr_ms})
 
 
-def relative_cut(cut: Cut, within: Cut) -> dict[str, KeptIndices]:
+def relative_cut(cut: CutPlan, within: CutPlan) -> dict[str, KeptChannels]:
     """Return the cut that leads from a network cut by ``within`` to one cut by ``cut``, which keeps a part of it.
 
     Args:
@@ -308,7 +308,7 @@ def relative_cut(cut: Cut, within: Cut) -> dict[str, KeptIndices]:
             if indices != before.get(side)
         }
         if sides:
-            found[path] = KeptIndices.from_json(sides)
+            found[path] = KeptChannels.from_json(sides)
     return found
 
 
@@ -318,10 +318,10 @@ def measured_quality(network: nn.Module, task: DataTask, runtime: Runtime) -> Me
 
 
 def quality_and_hits(network: nn.Module, task: DataTask, runtime: Runtime) -> tuple[Measurement, str]:
-    """Return :func:`measured_quality`, and which validation images were right as the text of :class:`Hits`."""
+    """Return :func:`measured_quality`, and which validation images were right as the text of :class:`PairedScores`."""
     found, seen = score(network, task, "val", runtime), score_train(network, task, runtime)
     learnt = Measurement({"train_accuracy": seen.accuracy}, {"train_accuracy": seen.accuracy_stderr})
-    correct = "" if found.correct is None else Hits.pack(found.correct.numpy()).text
+    correct = "" if found.correct is None else PairedScores.pack(found.correct.numpy()).text
     return quality_measurement(found).merged(learnt), correct
 
 

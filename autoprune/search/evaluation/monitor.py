@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from autoprune.analysis.early_stopping import Check, Judge, Rung, Stop
+from autoprune.analysis.early_stopping import EarlyStopper, Look, RunToCheck, Stop
 from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Stopped
 from autoprune.errors import NonFiniteError
@@ -34,7 +34,7 @@ class StoppedEarly(Exception):
 
 
 @dataclass
-class Climb:
+class Monitor:
     """Follow one candidate up its rungs.
 
     Attributes:
@@ -43,13 +43,14 @@ class Climb:
         task: whose validation images are looked at.
         runtime: where and how the network runs.
         images: at most this many are looked at, always the same ones; 0: no look is taken.
-        settle: a network in the midst of its training → what is looked at in its place, as by :func:`settled`.
+        settle: a network in the midst of its training → what is looked at in its place, as by
+            :func:`recalibrated_copy`.
         watch: times a phase by its name.
         spared: why it would have been stopped, if it goes on as a check.
     """
 
     measured: Measurement
-    judge: Judge | None
+    judge: EarlyStopper | None
     task: DataTask
     runtime: Runtime
     images: int
@@ -57,7 +58,7 @@ class Climb:
     watch: Callable[[str], AbstractContextManager[None]]
     spared: str = ""
 
-    def look(self, rung: Rung, network: nn.Module) -> None:
+    def look(self, rung: Look, network: nn.Module) -> None:
         """Measure the loss of a network at a rung.
 
         Raises:
@@ -70,7 +71,7 @@ class Climb:
         verdict = self.judge.verdict(rung, loss, self.measured) if self.judge else None
         if isinstance(verdict, Stop):
             raise StoppedEarly(Stopped(verdict.reason, self.measured))
-        if isinstance(verdict, Check):
+        if isinstance(verdict, RunToCheck):
             self.spared = self.spared or verdict.reason
 
     def half_way(self, network: nn.Module, span: Span) -> OnStep | None:
@@ -85,7 +86,7 @@ class Climb:
 
         return look_half_way
 
-    def _loss(self, rung: Rung, network: nn.Module) -> float:
+    def _loss(self, rung: Look, network: nn.Module) -> float:
         """Return the loss at a rung, in nats, and remember it if it is finite."""
         try:
             seen = glance(network, self.task, self.runtime, self.images)
@@ -96,7 +97,7 @@ class Climb:
         return seen.loss
 
 
-def settled(network: nn.Module, task: DataTask, images: int, runtime: Runtime, seed: int) -> nn.Module:
+def recalibrated_copy(network: nn.Module, task: DataTask, images: int, runtime: Runtime, seed: int) -> nn.Module:
     """Return a copy of a network in the midst of its training with batch norm's statistics measured anew.
 
     While the learning rate is high, running statistics lag behind the weights, and the loss tells of little else. The

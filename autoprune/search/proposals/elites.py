@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from autoprune.core.arrays import Floats, Ints
 from autoprune.core.metrics import METRICS, Budget, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Trial, completed_measurement
 from autoprune.search.proposals.loss_model import Evidence
 
-Floats: TypeAlias = NDArray[np.float64]
-Ints: TypeAlias = NDArray[np.int64]
-
 MOST_TRIALS = 300  # that are learnt from: the latest; more would only cost time
 FULL_USE = 0.95  # of a budget; what uses less was made for a lower one
 
 
-class Archive:
+class Elites:
     """Hold trials as arrays.
 
     Args:

@@ -24,7 +24,7 @@ from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Trial
 from autoprune.search.proposals.budget_projection import Projector
-from autoprune.search.proposals.elites import Archive
+from autoprune.search.proposals.elites import Elites
 from autoprune.search.proposals.knapsack import Knapsack, Penalties, rises_of
 from autoprune.search.proposals.loss_model import Belief, draw
 
@@ -48,7 +48,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Guide:
+class GuidedSampler:
     """Propose policies over one space.
 
     Attributes:
@@ -177,8 +177,8 @@ class Guide:
         return [rises_of(self.sensitivity, self.space, name) for name in self.space.cut_names]
 
     @cached_property
-    def _archive(self) -> Archive:
-        return Archive(self.space, self.space.cut_names, self._rises)
+    def _archive(self) -> Elites:
+        return Elites(self.space, self.space.cut_names, self._rises)
 
 
 def _between(low: float, high: float, rng: Rng) -> Limit:

@@ -17,14 +17,12 @@ from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from autoprune.core.arrays import Floats, Ints
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.search.proposals.budget_projection import Projector
 
-Floats: TypeAlias = NDArray[np.float64]
-Ints: TypeAlias = NDArray[np.int64]
 Penalties: TypeAlias = Mapping[str, Floats]
 """Group or block → the penalty of each of its counts, in the order of ``SearchSpace.choices``; the last is 0."""
 

@@ -2,8 +2,8 @@
 
 A network's time is taken as a sum: so much per operation, per multiply–accumulate and per output, of those that are
 still there. Unlike a line through MFLOPs, this knows that a block dropped saves more than the same MFLOPs taken out of
-widths. What each is worth is learnt from the networks timed when the study began (:class:`Probes`) and from its trials,
-anew for every proposal. The verdict on a limit is still the measurement.
+widths. What each is worth is learnt from the networks timed when the study began (:class:`LatencyProbes`) and from its
+trials, anew for every proposal. The verdict on a limit is still the measurement.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Probes:
+class LatencyProbes:
     """Hold the networks that were timed before the search.
 
     Attributes:
@@ -164,7 +164,7 @@ class PredictedCost:
         return {**self.cost.measure_many(names, counts), "latency_ms": predicted}
 
 
-def latency_projector(space: SearchSpace, budget: Budget, probes: Probes, trials: Sequence[Trial]) -> Projector:
+def latency_projector(space: SearchSpace, budget: Budget, probes: LatencyProbes, trials: Sequence[Trial]) -> Projector:
     """Return what brings policies to a budget with a latency limit, by the latency that is predicted now.
 
     Where even the smallest network is predicted above the limit, its own latency is the limit: the model may be wrong.
@@ -183,7 +183,7 @@ def latency_projector(space: SearchSpace, budget: Budget, probes: Probes, trials
     return Projector(space, cost, Budget(limits), predicted=projector.predicted)
 
 
-def _corrected_model(space: SearchSpace, limit: float, probes: Probes, trials: Sequence[Trial]) -> LatencyModel:
+def _corrected_model(space: SearchSpace, limit: float, probes: LatencyProbes, trials: Sequence[Trial]) -> LatencyModel:
     """Return the model of probes and trials, scaled so that it is right near the limit."""
     measured = [(trial, m) for trial in trials if (m := completed_measurement(trial)) and "latency_ms" in m.values]
     timed = [Timed(space.kept(trial.candidate.policy), m["latency_ms"]) for trial, m in measured[-LATEST_TRIALS:]]

@@ -15,13 +15,10 @@ evidence); Thompson 1933; Russo et al. 2018, "A Tutorial on Thompson Sampling", 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[np.float64]
-Ints: TypeAlias = NDArray[np.int64]
+from autoprune.core.arrays import Floats, Ints
 
 EXPONENTS = (1.0, 0.8, 0.6)
 _DOUBT = 0.4  # standard deviation of a weight before any trial

@@ -23,8 +23,8 @@ from autoprune.core.trial import Trial, completed_measurement
 from autoprune.errors import UsageError
 from autoprune.search.proposals.baselines import Ranking, baselines, further_baselines
 from autoprune.search.proposals.budget_projection import Cost, Projector
-from autoprune.search.proposals.guided_sampler import Guide
-from autoprune.search.proposals.latency_model import Probes, latency_projector
+from autoprune.search.proposals.guided_sampler import GuidedSampler
+from autoprune.search.proposals.latency_model import LatencyProbes, latency_projector
 from autoprune.study.optuna_sampler import (
     GUIDED,
     ProposingSampler,
@@ -73,7 +73,7 @@ class Proposals:
     with_baselines: bool = True
     tolerated: Mapping[str, int] = field(default_factory=dict)
     sensitivity: Sensitivity = field(default_factory=Sensitivity)
-    probes: Probes | None = None
+    probes: LatencyProbes | None = None
 
     @property
     def chosen_sampler(self) -> str:
@@ -83,8 +83,8 @@ class Proposals:
         return "tpe" if self.space.mask else GUIDED
 
     @cached_property
-    def _guide(self) -> Guide:
-        return Guide(self.space, self.sensitivity, self.seed)
+    def _guide(self) -> GuidedSampler:
+        return GuidedSampler(self.space, self.sensitivity, self.seed)
 
     @cached_property
     def _baselines(self) -> dict[str, dict[str, PruningPolicy]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.notify import Notify, silent
 from autoprune.core.policy import MASK_PATTERNS
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import Block, FrozenGroup, MaskSpace, SearchSpace
@@ -31,10 +32,9 @@ from autoprune.pruning.selection import choose_blocks, choose_groups, choose_lay
 from autoprune.pruning.surgery import Pruner, shrinks
 from autoprune.pruning.tracing.tracer import OUTPUT
 from autoprune.search.evaluation.evaluator import Evaluator
-from autoprune.search.proposals.latency_model import Probes
+from autoprune.search.proposals.latency_model import LatencyProbes
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.setup.dense_network import (
-    Say,
     check_same_data,
     dense_measurement,
     dense_network,
@@ -42,9 +42,9 @@ from autoprune.search.setup.dense_network import (
     read_dense_facts,
 )
 from autoprune.search.setup.latency_probes import latency_probes, needs_probes
-from autoprune.search.setup.measure_sensitivity import Expected, Probe, sensitivity_of
+from autoprune.search.setup.measure_sensitivity import Expected, SensitivityProbe, sensitivity_of
 from autoprune.search.setup.measure_tolerance import tolerated_counts
-from autoprune.search.setup.starting_weights import origins
+from autoprune.search.setup.starting_weights import starting_networks
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_sections import LatencySpec
@@ -52,7 +52,7 @@ from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime, resolve_runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import Recipe
+from autoprune.training.finetune import FinetuneSettings
 from autoprune.training.memory_layout import fastest_layout
 
 
@@ -102,10 +102,10 @@ class Workbench:
         """Return how the dense network is built, as a file of weights says it."""
         return Architecture(self.spec.model.source, self.task.num_classes, self.task.input_shape)
 
-    def proposals(self, budget: Budget, say: Say = lambda message: None) -> Proposals:
+    def proposals(self, budget: Budget, notify: Notify = silent) -> Proposals:
         """Return what decides which candidates are asked for an absolute budget.
 
-        What only proposals need is measured here, once per study, so that a pick never pays for it; ``say`` is told.
+        What only proposals need is measured here, once per study, so that a pick never pays for it; ``notify`` is told.
         """
         scores = {
             name: {group: s.numpy().astype("float64") for group, s in by_group.items()}
@@ -120,17 +120,17 @@ class Workbench:
             self.spec.sampler,
             self.spec.seed,
             tolerated=self.tolerated,
-            sensitivity=self._sensitivity(say),
-            probes=self._probes(say) if needs_probes(budget, self.spec.objectives) else None,
+            sensitivity=self._sensitivity(notify),
+            probes=self._probes(notify) if needs_probes(budget, self.spec.objectives) else None,
         )
 
-    def _sensitivity(self, say: Say) -> Sensitivity:
-        probe = Probe(Pruner(self.start, self.space, self.scores), self.task, self.runtime, self.spec.seed)
-        return sensitivity_of(probe, self.spec.sensitivity, expected_work(self.spec, self.task), self.folder, say)
+    def _sensitivity(self, notify: Notify) -> Sensitivity:
+        probe = SensitivityProbe(Pruner(self.start, self.space, self.scores), self.task, self.runtime, self.spec.seed)
+        return sensitivity_of(probe, self.spec.sensitivity, expected_work(self.spec, self.task), self.folder, notify)
 
-    def _probes(self, say: Say) -> Probes:
+    def _probes(self, notify: Notify) -> LatencyProbes:
         dense_ms = self.dense["latency_ms"]
-        return latency_probes(self.pruner, self.cost, self.timer, self.runtime, dense_ms, self.folder, say)
+        return latency_probes(self.pruner, self.cost, self.timer, self.runtime, dense_ms, self.folder, notify)
 
     def evaluator(self) -> Evaluator:
         """Return what evaluates candidates by the spec's recipe."""
@@ -179,10 +179,10 @@ def runtime_of(spec: StudySpec) -> Runtime:
     return resolve_runtime(wish.device, wish.precision, wish.layout, wish.threads)
 
 
-def finetune_recipe(spec: StudySpec, epochs: float | None = None, lr: float | None = None) -> Recipe:
+def finetune_recipe(spec: StudySpec, epochs: float | None = None, lr: float | None = None) -> FinetuneSettings:
     """Return the fine-tune of the spec, with another length or learning rate if given."""
     wish = spec.finetune
-    return Recipe(
+    return FinetuneSettings(
         epochs=wish.epochs if epochs is None else epochs,
         batch_size=wish.batch_size,
         lr=wish.lr if lr is None else lr,
@@ -200,20 +200,20 @@ def task_of(spec: StudySpec) -> DataTask:
     return build_task(data.source, root=data.root, image_size=data.image_size, workers=data.workers)
 
 
-def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
+def set_up(spec: StudySpec, folder: StudyFolder, notify: Notify) -> Workbench:
     """Build everything a study works with, doing once what is needed only once.
 
     Args:
         spec: resolved for this machine.
         folder: where the study is stored; it must be writable.
-        say: told in a sentence what is going on.
+        notify: told in a sentence what is going on.
 
     Raises:
         AutopruneError: if the network, the data or the folder cannot be used.
     """
     runtime = runtime_of(spec)
     runtime.apply_threads()
-    say(f"data: {spec.data.source}")
+    notify(f"data: {spec.data.source}")
     task = task_of(spec)
     check_same_data(task, folder)
     images = torch.zeros(spec.latency.batch, *task.input_shape)
@@ -224,25 +224,25 @@ def set_up(spec: StudySpec, folder: StudyFolder, say: Say) -> Workbench:
         if engine is not None:
             check_takes(engine, network, runtime.place_images(images))
 
-    network = runtime.place(dense_network(spec, task, runtime, folder, say, check)).eval()
+    network = runtime.place(dense_network(spec, task, runtime, folder, notify, check)).eval()
     example = next(iter(task.eval_batches("val", 1, runtime))).images.cpu()
-    say("finding groups of coupled channels, and proving each by a trial cut")
+    notify("finding groups of coupled channels, and proving each by a trial cut")
     groups, blocks = found_in(network, torch.cat([example, example.flip(-1)]), spec)
-    behind = origins(spec, network, groups, task, runtime, folder, say)
-    scores = importance_scores(spec, behind.scored, groups, task, runtime, folder, say)
+    behind = starting_networks(spec, network, groups, task, runtime, folder, notify)
+    scores = importance_scores(spec, behind.scored, groups, task, runtime, folder, notify)
     space, frozen = search_space(spec, groups, blocks, mask_space(spec, network, groups.frozen), scores)
     cost = cost_model(network, space, example)
-    spec, runtime = with_layout(spec, Pruner(network, space, scores), task, runtime, folder, say)
+    spec, runtime = with_layout(spec, Pruner(network, space, scores), task, runtime, folder, notify)
     runtime.place(network)
     start = runtime.place(behind.start)
     if engine is None:
         pruner = Pruner(network, space, scores)
-        spec, engine = with_latency_runtime(spec, pruner, runtime, runtime.place_images(images), folder, say)
+        spec, engine = with_latency_runtime(spec, pruner, runtime, runtime.place_images(images), folder, notify)
     timer = Timer(network, runtime.place_images(images), timing_plan(spec.latency), engine)
-    dense = dense_measurement(network, cost.measure({}), task, runtime, timer, folder, say)
+    dense = dense_measurement(network, cost.measure({}), task, runtime, timer, folder, notify)
     _check_measured(spec, dense)
     limits = spec.space.max_drop, spec.space.calibration_images
-    tolerated = tolerated_counts(Pruner(start, space, scores), task, runtime, *limits, spec.seed, folder, say)
+    tolerated = tolerated_counts(Pruner(start, space, scores), task, runtime, *limits, spec.seed, folder, notify)
     return Workbench(
         spec, folder, task, runtime, network, start, space, frozen, scores, cost, timer, dense, tolerated, example
     )
@@ -305,14 +305,14 @@ def cost_model(network: nn.Module, space: SearchSpace, example: Tensor) -> CostM
 
 
 def with_layout(
-    spec: StudySpec, pruner: Pruner, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say
+    spec: StudySpec, pruner: Pruner, task: DataTask, runtime: Runtime, folder: StudyFolder, notify: Notify
 ) -> tuple[StudySpec, Runtime]:
     """Return spec and runtime with the memory layout decided: as given, or the faster one for a half-pruned network."""
     if spec.runtime.layout == "auto" and folder.dense_facts.exists():  # the dense network was timed in it already
         layout = read_dense_facts(folder)["runtime"]["layout"]
         runtime = replace(runtime, channels_last=layout == "channels_last")
     elif spec.runtime.layout == "auto":
-        say("choosing the faster memory layout")
+        notify("choosing the faster memory layout")
         runtime = fastest_layout(_half_pruned(pruner), task, spec.finetune.batch_size, runtime, spec.seed)
     layout = "channels_last" if runtime.channels_last else "contiguous"
     return spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"layout": layout})}), runtime
@@ -327,7 +327,7 @@ def _half_pruned(pruner: Pruner, without: Iterable[Block] = ()) -> nn.Module:
 
 
 def with_latency_runtime(
-    spec: StudySpec, pruner: Pruner, runtime: Runtime, example: Tensor, folder: StudyFolder, say: Say
+    spec: StudySpec, pruner: Pruner, runtime: Runtime, example: Tensor, folder: StudyFolder, notify: Notify
 ) -> tuple[StudySpec, Engine]:
     """Return the spec with the latency runtime that ``auto`` finds, and what runs networks by it.
 
@@ -337,7 +337,7 @@ def with_latency_runtime(
         runtime: where networks are trained.
         example: one batch as it is timed, placed there.
         folder: of the study; what its dense network was timed in already stays.
-        say: told what was chosen, and why.
+        notify: told what was chosen, and why.
     """
     if folder.dense_facts.exists():
         name = read_dense_facts(folder)["latency_runtime"]
@@ -345,7 +345,7 @@ def with_latency_runtime(
     else:
         pruned = runtime.place(_half_pruned(pruner, pruner.space.blocks[:1])).eval()
         name, engine, why = decide_runtime(timing_plan(spec.latency), runtime.device, pruner.network, pruned, example)
-        say(why)
+        notify(why)
     return spec.model_copy(update={"latency": spec.latency.model_copy(update={"runtime": name})}), engine
 
 

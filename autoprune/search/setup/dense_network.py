@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.metrics import Measurement
+from autoprune.core.notify import Notify
 from autoprune.cost.latency import Timer
 from autoprune.errors import AutopruneError, ModelError, StudyError, StudyMismatchError
 from autoprune.models.build import build_model
@@ -29,9 +30,8 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime, evaluating
-from autoprune.training.finetune import Recipe, train_dense
+from autoprune.training.finetune import FinetuneSettings, train_dense
 
-Say = Callable[[str], None]
 CALIBRATION_BATCH = 64
 REFERENCE_BLOCKS = 15
 
@@ -41,7 +41,7 @@ def dense_network(
     task: DataTask,
     runtime: Runtime,
     folder: StudyFolder,
-    say: Say,
+    notify: Notify,
     check: Callable[[nn.Module], None] = lambda network: None,
 ) -> nn.Module:
     """Return the dense network: stored in the study, or built, loaded or trained now and then stored.
@@ -55,19 +55,19 @@ def dense_network(
         load_weights(network, folder.dense_weights)
         return network
     for note in notes:
-        say(note)
+        notify(note)
     check_patterns(network, (*spec.space.keep, *spec.space.only))  # before an hour of training, not after
     _check_runs(network, task, runtime)
     with evaluating(network):
         check(network)
     if spec.dense.epochs and (not spec.model.weights or notes):
-        _train(network, spec, task, runtime, folder, say)
+        _train(network, spec, task, runtime, folder, notify)
     check_finite(network)
     write_network(network, folder.dense_weights)
     return network
 
 
-def fresh_network(spec: StudySpec, task: DataTask, weights: str, notify: Say) -> nn.Module:
+def fresh_network(spec: StudySpec, task: DataTask, weights: str, notify: Notify) -> nn.Module:
     """Return the network as its source builds it by the study's seed, with weights or without."""
     return build_model(
         spec.model.source,
@@ -108,18 +108,18 @@ def _check_runs(network: nn.Module, task: DataTask, runtime: Runtime) -> None:
 
 
 def _train(
-    network: nn.Module, spec: StudySpec, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say
+    network: nn.Module, spec: StudySpec, task: DataTask, runtime: Runtime, folder: StudyFolder, notify: Notify
 ) -> None:
     """Train the dense network, and store its weights on the way if candidates are to go back to them."""
     wish = spec.dense
-    say(f"training the dense network for {wish.epochs} epochs on {task.sizes['train']} images, once per study")
+    notify(f"training the dense network for {wish.epochs} epochs on {task.sizes['train']} images, once per study")
 
     def on_epoch(epoch: int, epochs: int) -> None:
-        say(f"training the dense network: epoch {epoch} of {epochs}")
+        notify(f"training the dense network: epoch {epoch} of {epochs}")
         if spec.schedule.start == "rewind" and epoch == spec.schedule.rewind_epoch:
             write_network(network, folder.rewind_weights)
 
-    recipe = Recipe(wish.epochs, wish.batch_size, wish.lr, wish.weight_decay, optimizer=wish.optimizer)
+    recipe = FinetuneSettings(wish.epochs, wish.batch_size, wish.lr, wish.weight_decay, optimizer=wish.optimizer)
     train_dense(network, task, recipe, runtime, spec.seed, on_epoch)
     network.zero_grad(set_to_none=True)  # the last gradients would take as much memory as the weights, all session long
 
@@ -161,7 +161,13 @@ def sparsity_facts(folder: StudyFolder) -> dict[str, Any] | None:
 
 
 def importance_scores(
-    spec: StudySpec, network: nn.Module, groups: Groups, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say
+    spec: StudySpec,
+    network: nn.Module,
+    groups: Groups,
+    task: DataTask,
+    runtime: Runtime,
+    folder: StudyFolder,
+    notify: Notify,
 ) -> dict[str, dict[str, Tensor]]:
     """Return criterion → group → scores: stored in the study, or computed once and then stored."""
     wanted = {(name, group.name): group.num_channels for name in spec.space.importances for group in groups.cuttable}
@@ -174,7 +180,7 @@ def importance_scores(
         and set(spec.space.importances) == set(stored)
     ):
         return {name: stored[name] for name in spec.space.importances}
-    say(f"scoring channels by {', '.join(spec.space.importances)}")
+    notify(f"scoring channels by {', '.join(spec.space.importances)}")
     stream = task.eval_batches("train", CALIBRATION_BATCH, runtime, limit=spec.space.calibration_images)
     calibration = Calibration([(batch.images, batch.labels) for batch in stream], spec.seed, task.input_shape)
     scores = score_groups(network, groups.cuttable, spec.space.importances, calibration)
@@ -203,12 +209,12 @@ def dense_measurement(
     runtime: Runtime,
     timer: Timer,
     folder: StudyFolder,
-    say: Say,
+    notify: Notify,
 ) -> Measurement:
     """Return the dense network's costs, validation score and reference latency, measured once per study."""
     if folder.dense_facts.exists():
         return Measurement.from_json(read_dense_facts(folder)["measurement"])
-    say("scoring and timing the dense network")
+    notify("scoring and timing the dense network")
     quality, correct = quality_and_hits(network, task, runtime)
     timing = timer.compare(blocks=REFERENCE_BLOCKS)
     latency = Measurement({"latency_ms": timing.dense_ms}, {"latency_ms": timing.ratio_stderr * timing.dense_ms})

@@ -7,17 +7,18 @@ both, spread over the space. Nothing is trained, since time does not depend on t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from autoprune.core.atomic_write import write_text
 from autoprune.core.metrics import Budget
+from autoprune.core.notify import Notify
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer, measured_latency
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.pruning.surgery import Pruner
-from autoprune.search.proposals.latency_model import Probes, Timed
+from autoprune.search.proposals.latency_model import LatencyProbes, Timed
 from autoprune.study.folder import StudyFolder
 from autoprune.training.device.device import Runtime
 
@@ -25,8 +26,6 @@ WIDTHS = (0.7, 0.5, 0.25)  # shares of all channels; most counts are odd ones, a
 DEPTHS = (1 / 3, 2 / 3, 1.0)  # shares of the blocks that can be dropped
 SECONDS_EACH = 1.5  # a block holds fewer calls where the dense network is so slow that a probe would take longer
 FEWEST_CALLS = 3  # but not fewer than this: the first call after another network's finds cold caches
-
-Say = Callable[[str], None]
 
 
 def needs_probes(budget: Budget, objectives: Sequence[str]) -> bool:
@@ -41,8 +40,8 @@ def latency_probes(
     runtime: Runtime,
     dense_ms: float,
     folder: StudyFolder,
-    say: Say,
-) -> Probes:
+    notify: Notify,
+) -> LatencyProbes:
     """Return timed networks of the space, the dense one first: read from the study, or timed now and stored.
 
     Args:
@@ -52,7 +51,7 @@ def latency_probes(
         runtime: where networks are trained.
         dense_ms: the study's reference latency of the dense network.
         folder: where the times are stored.
-        say: told in a sentence what is going on.
+        notify: told in a sentence what is going on.
 
     Raises:
         NonFiniteError: if the clock did not advance.
@@ -64,7 +63,7 @@ def latency_probes(
     stored = _read(folder, settings)
     if stored is None:
         networks = list(spread(space))
-        say(f"timing {len(networks)} pruned copies, untrained, to learn what latency depends on")
+        notify(f"timing {len(networks)} pruned copies, untrained, to learn what latency depends on")
         stored = [Timed(space.full, dense_ms)]
         for kept in networks:
             network = runtime.place(pruner.prune(space.policy(kept, space.first_importances))).eval()
@@ -72,9 +71,9 @@ def latency_probes(
             stored.append(Timed(kept, measured_latency(found, dense_ms)[0]))
         write_text(folder.latency_probes, json.dumps({"settings": settings, "probes": _to_json(stored)}, indent=1))
         if len(stored) > 2:
-            error = Probes(cost, tuple(stored)).error
-            say(f"latency is predicted within {100 * error:.0f} % (each of them from the others)")
-    return Probes(cost, tuple(stored))
+            error = LatencyProbes(cost, tuple(stored)).error
+            notify(f"latency is predicted within {100 * error:.0f} % (each of them from the others)")
+    return LatencyProbes(cost, tuple(stored))
 
 
 def calls(plan: TimingPlan, dense_ms: float) -> int:

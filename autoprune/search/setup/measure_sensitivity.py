@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from autoprune.core.atomic_write import write_text
+from autoprune.core.notify import Notify
 from autoprune.core.sensitivity import Curve, Sensitivity
 from autoprune.errors import NonFiniteError
 from autoprune.pruning.surgery import Pruner
@@ -33,7 +34,6 @@ RECALIBRATION_IMAGES = 256
 BACKWARD = 3  # a training step costs about as much as this many forward passes
 BROKEN = 100.0  # nats; what stands for the rise of a network whose answers are NaN or infinite
 _FLAT = 0.02  # a rise that is this share of the dense loss, or less, is none
-Say = Callable[[str], None]
 Level = tuple[str, int]
 """Group or block, and the count that is kept."""
 
@@ -59,7 +59,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Probe:
+class SensitivityProbe:
     """Cut, recalibrate and score copies of one network, all on the same images.
 
     Attributes:
@@ -83,7 +83,7 @@ class Probe:
 
 
 def sensitivity_of(
-    probe: Probe, wish: SensitivitySpec, expected: Expected, folder: StudyFolder, say: Say
+    probe: SensitivityProbe, wish: SensitivitySpec, expected: Expected, folder: StudyFolder, notify: Notify
 ) -> Sensitivity:
     """Return the study's curves: stored, or measured now and then stored; none if they are not wanted.
 
@@ -92,7 +92,7 @@ def sensitivity_of(
         wish: whether, on how many images, and in which share of the search's time.
         expected: what the search is going to be.
         folder: where the curves are stored.
-        say: told in a sentence what is going on.
+        notify: told in a sentence what is going on.
     """
     space = probe.pruner.space
     names = space.cut_names
@@ -109,29 +109,31 @@ def sensitivity_of(
     allowed = wish.share * expected.forward_passes * per_image
     affordable = int(allowed / (2 * len(names) * 2 * per_image))  # two levels each, seen twice
     images = min(probe.task.sizes["val"], max(FEWEST_IMAGES, min(wish.images, affordable)))
-    say(f"measuring how sensitive {len(names)} groups and blocks are, on {images} validation images each")
+    notify(f"measuring how sensitive {len(names)} groups and blocks are, on {images} validation images each")
     dense = probe.loss({}, images)
     rises: dict[str, dict[int, float]] = {name: {} for name in names}
     for is_first, (name, count) in _levels(probe, rises, dense):
         if not is_first and time.perf_counter() - started > allowed:
             break
-        rises[name][count] = _rise(probe, (name, count), images, dense, say)
+        rises[name][count] = _rise(probe, (name, count), images, dense, notify)
     curves = {name: Curve(space.full[name], rise) for name, rise in rises.items()}
     found = Sensitivity(curves, dense, time.perf_counter() - started, {"images": images, "seed": probe.seed})
     write_text(folder.sensitivity, found.to_json())
     return found
 
 
-def _rise(probe: Probe, level: Level, images: int, dense: float, say: Say) -> float:
+def _rise(probe: SensitivityProbe, level: Level, images: int, dense: float, notify: Notify) -> float:
     name, count = level
     try:
         return probe.loss({name: count}, images) - dense
     except NonFiniteError as error:
-        say(f"{name} cut to {count} breaks the network ({error}); it counts as a rise of {BROKEN:g}")
+        notify(f"{name} cut to {count} breaks the network ({error}); it counts as a rise of {BROKEN:g}")
         return BROKEN
 
 
-def _levels(probe: Probe, rises: Mapping[str, Mapping[int, float]], dense: float) -> Iterator[tuple[bool, Level]]:
+def _levels(
+    probe: SensitivityProbe, rises: Mapping[str, Mapping[int, float]], dense: float
+) -> Iterator[tuple[bool, Level]]:
     """Yield what to measure next, the most telling first, and whether it belongs to the round that is never left out.
 
     What was found so far decides what is worth knowing still.

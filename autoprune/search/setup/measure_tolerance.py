@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from autoprune.core.atomic_write import write_text
+from autoprune.core.notify import Notify
 from autoprune.errors import NonFiniteError
 from autoprune.pruning.surgery import Pruner
 from autoprune.study.folder import StudyFolder
@@ -23,7 +24,6 @@ from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.scoring import score
 
 RECALIBRATION_IMAGES = 128
-Say = Callable[[str], None]
 
 
 def tolerated_counts(
@@ -34,7 +34,7 @@ def tolerated_counts(
     images: int,
     seed: int,
     folder: StudyFolder,
-    say: Say,
+    notify: Notify,
 ) -> dict[str, int]:
     """Return group → the fewest channels at which cutting it alone adds no more than ``max_drop`` to the error.
 
@@ -46,7 +46,7 @@ def tolerated_counts(
         images: training images that the error is measured on.
         seed: of the stream that batch norm is recalibrated on.
         folder: where the counts are stored.
-        say: told in a sentence what is going on.
+        notify: told in a sentence what is going on.
     """
     if not max_drop:
         return {}
@@ -54,7 +54,7 @@ def tolerated_counts(
     stored = _read(folder, settings)
     if stored is not None:
         return stored
-    say(f"cutting each of {len(pruner.space.groups)} groups until the error rises by {100 * max_drop:g} points")
+    notify(f"cutting each of {len(pruner.space.groups)} groups until the error rises by {100 * max_drop:g} points")
     dense = 1 - score(pruner.network, task, "train", runtime, limit=images).accuracy
 
     def error(name: str, count: int) -> float:
@@ -63,7 +63,7 @@ def tolerated_counts(
         try:
             return 1 - score(network, task, "train", runtime, limit=images).accuracy
         except NonFiniteError as broken:
-            say(f"{name} cut to {count} breaks the network ({broken}); that is not tolerated")
+            notify(f"{name} cut to {count} breaks the network ({broken}); that is not tolerated")
             return math.inf
 
     counts = {

@@ -14,23 +14,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.notify import Notify
 from autoprune.core.space import PruningGroup
 from autoprune.errors import ModelError
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.groups import Groups
 from autoprune.search.evaluation.evaluator import measured_quality
-from autoprune.search.setup.dense_network import Say, check_finite, fresh_network, write_network
+from autoprune.search.setup.dense_network import check_finite, fresh_network, write_network
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime
-from autoprune.training.finetune import Recipe, recalibrate_batchnorm
+from autoprune.training.finetune import FinetuneSettings, recalibrate_batchnorm
 from autoprune.training.regularisation import ChannelTensors, Penalty, describe_sparsity, learn_sparsity, strengths
 
 
 @dataclass(frozen=True)
-class Origins:
+class StartingNetworks:
     """Hold the networks that stand behind a candidate, all of the dense one's shape, in eval mode on the runtime.
 
     Attributes:
@@ -42,9 +43,15 @@ class Origins:
     start: nn.Module
 
 
-def origins(
-    spec: StudySpec, network: nn.Module, groups: Groups, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say
-) -> Origins:
+def starting_networks(
+    spec: StudySpec,
+    network: nn.Module,
+    groups: Groups,
+    task: DataTask,
+    runtime: Runtime,
+    folder: StudyFolder,
+    notify: Notify,
+) -> StartingNetworks:
     """Return whose channels are scored and whose weights candidates begin with; made once per study, then read.
 
     The trained network is both, after it learnt sparsity if it shall; candidates that rewind begin with what it was
@@ -55,13 +62,13 @@ def origins(
     """
     if spec.schedule.start == "scratch":
         initial = _initial_network(spec, network, task, runtime)
-        return Origins(initial, initial)
+        return StartingNetworks(initial, initial)
     trained = network
     if spec.sparsity.method != "none":
-        trained = runtime.place(_sparse_network(spec, network, groups, task, runtime, folder, say)).eval()
+        trained = runtime.place(_sparse_network(spec, network, groups, task, runtime, folder, notify)).eval()
     if spec.schedule.start == "rewind":
-        return Origins(trained, runtime.place(_rewound_network(network, folder)).eval())
-    return Origins(trained, trained)
+        return StartingNetworks(trained, runtime.place(_rewound_network(network, folder)).eval())
+    return StartingNetworks(trained, trained)
 
 
 def _initial_network(spec: StudySpec, network: nn.Module, task: DataTask, runtime: Runtime) -> nn.Module:
@@ -97,7 +104,13 @@ def _rewound_network(network: nn.Module, folder: StudyFolder) -> nn.Module:
 
 
 def _sparse_network(
-    spec: StudySpec, network: nn.Module, groups: Groups, task: DataTask, runtime: Runtime, folder: StudyFolder, say: Say
+    spec: StudySpec,
+    network: nn.Module,
+    groups: Groups,
+    task: DataTask,
+    runtime: Runtime,
+    folder: StudyFolder,
+    notify: Notify,
 ) -> nn.Module:
     """Return a copy of the dense network that learnt sparsity: stored in the study, or trained now and then stored."""
     wish, sparse = spec.sparsity, copy.deepcopy(network)
@@ -106,10 +119,10 @@ def _sparse_network(
         return sparse
     if wish.method == "none":
         return sparse
-    say(f"learning sparsity by {wish.method} for {wish.epochs:g} epochs, once per study")
+    notify(f"learning sparsity by {wish.method} for {wish.epochs:g} epochs, once per study")
     tensors = channel_tensors(network, groups.cuttable)
     weak = strengths(network, wish.method, tensors)
-    recipe = Recipe(wish.epochs, spec.dense.batch_size, wish.lr, spec.dense.weight_decay)
+    recipe = FinetuneSettings(wish.epochs, spec.dense.batch_size, wish.lr, spec.dense.weight_decay)
     learn_sparsity(sparse, task, recipe, runtime, spec.seed, Penalty(wish.method, wish.strength), tensors)
     sparse.zero_grad(set_to_none=True)
     check_finite(sparse)
