@@ -79,7 +79,8 @@ def paired_difference(one: PairedScores, other: PairedScores) -> tuple[float, fl
     Raises:
         ValueError: if there is no image, or they are not equally many.
 
-    >>> gain, error = paired_difference(PairedScores.pack([True] * 90 + [False] * 10), PairedScores.pack([True] * 86 + [False] * 14))
+    >>> one, other = PairedScores.pack([True] * 90 + [False] * 10), PairedScores.pack([True] * 86 + [False] * 14)
+    >>> gain, error = paired_difference(one, other)
     >>> round(gain, 3), round(error, 3)
     (0.04, 0.024)
 
