@@ -155,7 +155,7 @@ def _plain(contender: str, prepared: Prepared, wanted: int, say: Say) -> tuple[l
             {n: bench.space.nearest(n, bench.space.full[n] * (1 - ratio)) for n, ratio in ratios.items()},
             {g.name: _criterion(bench.space.importances[g.name]) for g in bench.space.groups},
         )
-        over = bench.cost.measure(bench.space.kept(policy))["mflops"] / prepared.limit - 1
+        over = bench.cost.measure(bench.space.counts(policy))["mflops"] / prepared.limit - 1
         record.set_constraint("mflops", over)
         asked += 1
         spent += time.perf_counter() - started

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
@@ -35,7 +36,7 @@ CANDIDATE, OUTCOME = "candidate", "outcome"
 
 
 class Record(Protocol):
-    """Be what is read here of a stored trial: Optuna's own ``FrozenTrial``, or less of it."""
+    """What is read here of a stored trial: Optuna's own ``FrozenTrial``, or less of it."""
 
     @property
     def number(self) -> int:
@@ -51,6 +52,22 @@ class Record(Protocol):
     def user_attrs(self) -> Mapping[str, Any]:
         """Return the attributes, ours among them."""
         ...  # pragma: no cover
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """What autoprune reads of a stored trial: Optuna's number and state, and our attributes."""
+
+    number: int
+    state: TrialState
+    user_attrs: Mapping[str, Any]
+
+
+class TrialPlace(NamedTuple):
+    """Where a trial is stored: its id in the storage, and Optuna's number of it in its study."""
+
+    trial_id: int
+    number: int
 
 
 def candidate_record(candidate: Candidate, session: int) -> str:
@@ -97,7 +114,7 @@ def read_trial(record: Record) -> Trial | None:
 
 
 class RecordCache:
-    """Remember what finished records say, which never changes, so that thousands are not parsed again at each ask."""
+    """What finished records say, which never changes, so that thousands are not parsed again at each ask."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Candidate | None, Trial | None]] = {}

@@ -143,7 +143,7 @@ def test_a_candidate_over_its_budget_costs_nothing(
     monkeypatch.setattr(Pruner, "prune", forbidden)
     monkeypatch.setattr(autoprune.search.evaluation.evaluator, "finetune", forbidden)
     phases: list[str] = []
-    cost = bench.cost.measure(bench.space.kept(candidate(bench).policy))
+    cost = bench.cost.measure(bench.space.counts(candidate(bench).policy))
     ended = evaluator(candidate(bench, mflops=cost["mflops"] / 2, mparams=1.0), phases.append)
     assert isinstance(ended.outcome, OverBudget)
     assert ended.outcome.violations == {"mflops": pytest.approx(1.0)}
@@ -247,7 +247,7 @@ def watched() -> Stopwatch:
 
 def grown(evaluator: Evaluator, policy: PruningPolicy) -> nn.Module:
     """Return a candidate's network after its last fine-tune."""
-    exact = evaluator.cost.measure(evaluator.pruner.space.kept(policy))
+    exact = evaluator.cost.measure(evaluator.pruner.space.counts(policy))
     network = evaluator.pruned(policy, exact, watched())
     evaluator.finetune(network, policy, watched())
     return network

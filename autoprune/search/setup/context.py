@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.notify import Notify, silent
 from autoprune.core.policy import MASK_PATTERNS
@@ -239,7 +240,7 @@ def set_up(spec: StudySpec, folder: StudyFolder, notify: Notify) -> Workbench:
         pruner = Pruner(network, space, scores)
         spec, engine = with_latency_runtime(spec, pruner, runtime, runtime.place_images(images), folder, notify)
     timer = Timer(network, runtime.place_images(images), timing_plan(spec.latency), engine)
-    dense = dense_measurement(network, cost.measure({}), task, runtime, timer, folder, notify)
+    dense = dense_measurement(network, cost.measure(ChannelCounts()), task, runtime, timer, folder, notify)
     _check_measured(spec, dense)
     limits = spec.space.max_drop, spec.space.calibration_images
     tolerated = tolerated_counts(Pruner(start, space, scores), task, runtime, *limits, spec.seed, folder, notify)
@@ -322,8 +323,8 @@ def _half_pruned(pruner: Pruner, without: Iterable[Block] = ()) -> nn.Module:
     """Return a network like those of a search, without some blocks."""
     groups = pruner.space.by_name
     half = {name: pruner.space.nearest(name, group.num_channels * 0.6) for name, group in groups.items()}
-    kept = {**half, **{block.name: 0 for block in without}}
-    return pruner.prune(pruner.space.policy(kept, pruner.space.first_importances))
+    counts = ChannelCounts(half, frozenset(block.name for block in without))
+    return pruner.prune(pruner.space.policy(counts))
 
 
 def with_latency_runtime(

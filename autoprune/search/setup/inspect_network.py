@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.builtin_names import IMPORTANCES
-from autoprune.core.metrics import FLOP_CONVENTION
+from autoprune.core.counts import ChannelCounts
+from autoprune.core.metrics import FLOP_CONVENTION, Measurement
 from autoprune.core.space import Block, SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.models.build import build_model
@@ -50,7 +51,7 @@ def inspect_network(
     blocks = choose_blocks(network, find_blocks(network, example, found.cuttable), spec.space.keep, spec.space.only)
     channels = {group.name: group.num_channels for group in found.cuttable}
     cost = CostModel(network, shrinks(network, found.cuttable), channels, example, blocks=blocks)
-    dense = cost.measure({})
+    dense = cost.measure(ChannelCounts())
     return {
         "model": spec.model.source,
         "trained": trained,
@@ -73,7 +74,8 @@ def inspect_network(
             {
                 "name": block.name,
                 "groups": list(block.groups),
-                "mflops": dense["mflops"] - cost.measure({block.name: 0})["mflops"],
+                "mflops": dense["mflops"]
+                - cost.measure(ChannelCounts(dropped_blocks=frozenset({block.name})))["mflops"],
             }
             for block in blocks
         ],
@@ -110,13 +112,18 @@ def _network(spec: StudySpec, shape: tuple[int, ...], classes: int, folder: Stud
     return network.eval(), stored or bool(spec.model.weights)
 
 
+def _without(cost: CostModel, block: Block) -> Measurement:
+    """Return the costs of the dense network less one block."""
+    return cost.measure(ChannelCounts(dropped_blocks=frozenset({block.name})))
+
+
 def _smallest(spec: StudySpec, cost: CostModel, found: Groups, blocks: Sequence[Block]) -> dict[str, float]:
     """Return the costs of the smallest network of channels alone, as a share of the dense one."""
     if not found.cuttable:
         return {"mflops": 1.0, "mparams": 1.0, "size_mb": 1.0}
     names = {group.name: ("l1",) for group in found.cuttable}
     space = SearchSpace(found.cuttable, names, spec.space.max_sparsity, spec.space.round_to)
-    smallest, dense = cost.measure({name: counts[0] for name, counts in space.choices.items()}), cost.measure({})
+    smallest, dense = cost.measure(space.smallest), cost.measure(ChannelCounts())
     return {name: smallest[name] / value for name, value in dense.values.items()}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from autoprune.core.atomic_write import write_text
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget
 from autoprune.core.notify import Notify
 from autoprune.core.space import SearchSpace
@@ -58,18 +59,21 @@ def latency_probes(
     """
     space = pruner.space
     where = {name: value for name, value in runtime.describe().items() if name not in ("precision", "threads")}
-    choices = {name: [counts[0], counts[-1]] for name, counts in space.choices.items()}
+    masks = {f"{layer}:weights": units for layer, units in space.mask_choices.items()}
+    choices = {name: [counts[0], counts[-1]] for name, counts in {**space.cut_choices, **masks}.items()}
     settings = {"latency": timer.plan.to_json(), "dense_ms": dense_ms, "runtime": where, "space": choices}
-    stored = _read(folder, settings)
+    stored = _read(folder, settings, space)
     if stored is None:
         networks = list(spread(space))
         notify(f"timing {len(networks)} pruned copies, untrained, to learn what latency depends on")
         stored = [Timed(space.full, dense_ms)]
         for kept in networks:
-            network = runtime.place(pruner.prune(space.policy(kept, space.first_importances))).eval()
+            network = runtime.place(pruner.prune(space.policy(kept))).eval()
             found = timer.compare(network, calls=calls(timer.plan, dense_ms))
             stored.append(Timed(kept, measured_latency(found, dense_ms)[0]))
-        write_text(folder.latency_probes, json.dumps({"settings": settings, "probes": _to_json(stored)}, indent=1))
+        write_text(
+            folder.latency_probes, json.dumps({"settings": settings, "probes": _to_json(stored, space)}, indent=1)
+        )
         if len(stored) > 2:
             error = LatencyProbes(cost, tuple(stored)).error
             notify(f"latency is predicted within {100 * error:.0f} % (each of them from the others)")
@@ -85,13 +89,13 @@ def calls(plan: TimingPlan, dense_ms: float) -> int:
     return min(plan.calls, max(FEWEST_CALLS, int(SECONDS_EACH * 1e3 / (2 * plan.blocks * dense_ms))))
 
 
-def spread(space: SearchSpace) -> Iterator[dict[str, int]]:
+def spread(space: SearchSpace) -> Iterator[ChannelCounts]:
     """Yield the counts of pruned networks: all widths scaled alike, the narrowest, blocks dropped, and the smallest.
 
     Args:
         space: masks are left out, since they save no time.
     """
-    narrowest = {name: space.choices[name][0] for name in space.by_name}
+    narrowest = {name: choices[0] for name, choices in space.channel_choices.items()}
     scaled = [
         {name: space.nearest(name, share * group.num_channels) for name, group in space.by_name.items()}
         for share in WIDTHS
@@ -101,7 +105,7 @@ def spread(space: SearchSpace) -> Iterator[dict[str, int]]:
     both = [{**scaled[1], **shorter[0]}, {**narrowest, **shorter[-1]}] if names else []
     seen = [space.full]
     for given in (*scaled, narrowest, *shorter, *both):
-        kept = space.settled({**space.full, **given})
+        kept = space.normalized(space.of_cut_numbers(given))
         if kept not in seen:
             seen.append(kept)
             yield kept
@@ -112,11 +116,11 @@ def _evenly(names: list[str], count: int) -> list[str]:
     return [names[int((place + 0.5) * len(names) / count)] for place in range(count)]
 
 
-def _to_json(timed: list[Timed]) -> list[dict[str, Any]]:
-    return [{"latency_ms": one.latency_ms, "kept": dict(one.kept)} for one in timed]
+def _to_json(timed: list[Timed], space: SearchSpace) -> list[dict[str, Any]]:
+    return [{"latency_ms": one.latency_ms, "kept": space.cut_numbers(one.kept)} for one in timed]
 
 
-def _read(folder: StudyFolder, settings: Mapping[str, object]) -> list[Timed] | None:
+def _read(folder: StudyFolder, settings: Mapping[str, object], space: SearchSpace) -> list[Timed] | None:
     try:
         stored = json.loads(folder.latency_probes.read_text(encoding="utf-8"))
         before = stored["settings"]
@@ -124,7 +128,7 @@ def _read(folder: StudyFolder, settings: Mapping[str, object]) -> list[Timed] | 
         if {**before, "latency": latency} != settings:
             return None
         return [
-            Timed({str(k): int(v) for k, v in one["kept"].items()}, float(one["latency_ms"]))
+            Timed(space.of_cut_numbers({str(k): int(v) for k, v in one["kept"].items()}), float(one["latency_ms"]))
             for one in stored["probes"]
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or cut short: time again

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from autoprune.core.atomic_write import write_text
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.notify import Notify
 from autoprune.errors import NonFiniteError
 from autoprune.pruning.surgery import Pruner
@@ -58,7 +59,7 @@ def tolerated_counts(
     dense = 1 - score(pruner.network, task, "train", runtime, limit=images).accuracy
 
     def error(name: str, count: int) -> float:
-        network = runtime.place(pruner.prune(pruner.space.policy({name: count}, pruner.space.first_importances)))
+        network = runtime.place(pruner.prune(pruner.space.policy(ChannelCounts({name: count}))))
         recalibrate_batchnorm(network, task, RECALIBRATION_IMAGES, runtime, seed)
         try:
             return 1 - score(network, task, "train", runtime, limit=images).accuracy
@@ -67,8 +68,8 @@ def tolerated_counts(
             return math.inf
 
     counts = {
-        name: fewest(pruner.space.choices[name], lambda count, name=name: error(name, count) - dense <= max_drop)  # type: ignore[misc]
-        for name in pruner.space.by_name
+        name: fewest(choices, lambda count, name=name: error(name, count) - dense <= max_drop)  # type: ignore[misc]
+        for name, choices in pruner.space.channel_choices.items()
     }
     write_text(folder.threshold, json.dumps({"settings": settings, "counts": counts}, indent=1))
     return counts
