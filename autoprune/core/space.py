@@ -26,7 +26,7 @@ _HALF = MASK_UNITS // 2
 
 @dataclass(frozen=True)
 class Member:
-    """Say where the channels of a group live in one module.
+    """Where the channels of a group lie in one module.
 
     Attributes:
         module: module path, or the path of a parameter that belongs to no layer.
@@ -49,7 +49,7 @@ class Member:
 
 @dataclass(frozen=True)
 class PruningGroup:
-    """Hold channels that must go together, as after a residual add or a concatenation.
+    """Channels that must go together, as after a residual add or a concatenation.
 
     Attributes:
         name: module path of the first layer that produces them; stable across processes.
@@ -70,7 +70,7 @@ class PruningGroup:
 
 @dataclass(frozen=True)
 class Block:
-    """Name a module that can be dropped whole, because it only adds to what passes through it.
+    """A module that can be dropped whole, because it only adds to what passes through it.
 
     Attributes:
         name: module path.
@@ -87,7 +87,7 @@ class Block:
 
 @dataclass(frozen=True)
 class MaskSpace:
-    """Say which masks may be proposed.
+    """The masks that may be proposed.
 
     Attributes:
         pattern: ``"weight"`` or ``"2:4"``.
@@ -112,7 +112,7 @@ class MaskSpace:
 
 @dataclass(frozen=True)
 class FrozenGroup:
-    """Name a group that cannot be cut, with the reason in words a user understands."""
+    """A group that cannot be cut, with the reason in words a user understands."""
 
     name: str
     num_channels: int
@@ -121,7 +121,7 @@ class FrozenGroup:
 
 @dataclass(frozen=True)
 class Shrink:
-    """Say what one channel of a group takes away from one tensor of the network.
+    """What one channel of a group takes away from one tensor of the network.
 
     Attributes:
         tensor: path of a parameter or buffer, or ``MODULE:products`` for the matrix products of attention.
@@ -136,7 +136,7 @@ class Shrink:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Hold every policy that the search may propose.
+    """Every policy that the search may propose.
 
     Attributes:
         groups: what can be cut, in network order.

@@ -111,7 +111,8 @@ class Totals:
 
     >>> sizes = Sizes({"a": 4})
     >>> place = sizes.place(4, {"a": 1})
-    >>> Totals([((place, place), [Fraction(3)]), ((), [Fraction(5)])], sizes.of(ChannelCounts())).of(sizes.of(ChannelCounts({"a": 2})))
+    >>> dense, half = (sizes.of(ChannelCounts({"a": count})) for count in (4, 2))
+    >>> Totals([((place, place), [Fraction(3)]), ((), [Fraction(5)])], dense).of(half)
     (17,)
     """
 

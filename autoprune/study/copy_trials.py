@@ -116,7 +116,7 @@ def take_name(url: str, building: str, name: str) -> None:
     Args:
         url: of the storage that holds both.
         building: what the study is called until now.
-        name: what it shall be called.
+        name: its new name.
 
     Raises:
         StudyError: if the storage cannot be read or written.

@@ -1,8 +1,8 @@
 """How a trial is written into Optuna's storage, and read back.
 
 Optuna's own record of a trial (parameters, values, state) is what its samplers and dashboards read. What
-Optuna has no room for stands beside it as two JSON attributes: ``candidate``, written when it is asked, and
-``outcome``, written just before it is told.
+Optuna has no room for stands beside it as two JSON attributes: ``candidate``, written when the ledger asks for it, and
+``outcome``, written just before the trial ends.
 
     Completed → COMPLETE    Stopped → PRUNED    OverBudget, Failed → FAIL with an outcome
     asked by a process that died → FAIL without an outcome: lost, and asked again
@@ -71,7 +71,7 @@ class TrialPlace(NamedTuple):
 
 
 def candidate_record(candidate: Candidate, session: int) -> str:
-    """Return the JSON written when a candidate is asked."""
+    """Return the JSON that is written for a candidate when it begins."""
     return json.dumps(
         {
             "number": candidate.number,
@@ -85,7 +85,7 @@ def candidate_record(candidate: Candidate, session: int) -> str:
 
 
 def outcome_record(outcome: Outcome, seconds: Mapping[str, float]) -> str:
-    """Return the JSON written just before a candidate is told."""
+    """Return the JSON that is written just before a trial ends."""
     return json.dumps({"outcome": outcome_to_json(outcome), "seconds": {k: round(v, 6) for k, v in seconds.items()}})
 
 

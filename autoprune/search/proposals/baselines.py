@@ -61,14 +61,14 @@ def further_baselines(
     tolerated: Mapping[str, int] | None = None,
     sensitivity: Sensitivity | None = None,
 ) -> Iterator[tuple[str, PruningPolicy]]:
-    """Yield what :func:`baselines` returns, less what is known: each is worked out only when it is asked for.
+    """Yield what :func:`baselines` returns, less what is known: each is computed only when it is needed.
 
     Args:
         known: name → policy of baselines that were evaluated; one that is the same as one of them is left out.
-        projector: as for :func:`baselines`, like all that follow.
-        scores: likewise.
-        tolerated: likewise.
-        sensitivity: likewise.
+        projector: as for :func:`baselines`.
+        scores: as for :func:`baselines`.
+        tolerated: as for :func:`baselines`.
+        sensitivity: as for :func:`baselines`.
     """
     if not projector.budget.limits:
         return

@@ -29,7 +29,7 @@ _EXCHANGED = 4  # steps that one count may fall so that another can rise
 
 
 class Cost(Protocol):
-    """Know the closed-form costs of channel counts."""
+    """Closed-form costs of channel counts."""
 
     def measure(self, counts: ChannelCounts) -> Measurement:
         """Return ``mflops``, ``mparams`` and ``size_mb``."""
@@ -48,7 +48,7 @@ def closed_form_part(budget: Budget, predicted: frozenset[str] = frozenset()) ->
 
 @dataclass(frozen=True)
 class Projector:
-    """Project policies onto a budget.
+    """What brings policies onto a budget.
 
     Attributes:
         space: the channel counts that exist.

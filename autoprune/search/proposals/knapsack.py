@@ -34,7 +34,7 @@ _REFINED = 5  # bisections of the last step
 
 
 class Knapsack:
-    """Solve for penalties over one space and budget.
+    """A solver for penalties over one space and budget.
 
     Args:
         projector: the space, the budget, and exact costs.

@@ -31,7 +31,7 @@ CORRECTED_BY, SIMILAR = 5, 0.2  # the latest trials predicted within 20 % of the
 
 
 class WorkCost(Cost, Protocol):
-    """Know closed-form costs, and what takes time."""
+    """Closed-form costs, and what takes time."""
 
     def work(self, kept: ChannelCounts) -> Floats:
         """Return how much there is to do, shape ``(num_numbers,)``, none negative."""
@@ -44,7 +44,7 @@ class WorkCost(Cost, Protocol):
 
 @dataclass(frozen=True)
 class Timed:
-    """Hold one network that was timed.
+    """A network that was timed.
 
     Attributes:
         kept: what it keeps; what is missing is whole.
@@ -57,7 +57,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class LatencyProbes:
-    """Hold the networks that were timed before the search.
+    """The networks that were timed before the search.
 
     Attributes:
         cost: closed-form costs and work over the space.
@@ -82,7 +82,7 @@ class LatencyProbes:
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Predict milliseconds as a weighted sum; more work never takes less time.
+    """Milliseconds as a weighted sum of work; more work never takes less time.
 
     Attributes:
         coefficients: shape ``(num_numbers,)``, ms per unit of work, none negative.
@@ -142,7 +142,7 @@ def leave_one_out_error(work: Floats, latency_ms: Floats) -> float:
 
 @dataclass(frozen=True)
 class PredictedCost:
-    """Add a predicted ``latency_ms`` to closed-form costs.
+    """Closed-form costs with a predicted ``latency_ms``.
 
     Attributes:
         cost: closed-form costs and work.

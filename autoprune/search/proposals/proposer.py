@@ -32,7 +32,7 @@ RANDOM_DRAWS = 20  # tries at a policy that was not evaluated yet; a tiny space 
 
 @dataclass(frozen=True)
 class Proposals:
-    """Decide what a study asks.
+    """What decides which candidates a study evaluates next.
 
     Attributes:
         space: what may be proposed.
