@@ -18,6 +18,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from autoprune.core.metrics import Budget
+from autoprune.core.policy import PruningPolicy
 from autoprune.core.proposal import Proposal
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Outcome, Trial
@@ -149,21 +150,23 @@ class Ledger:
         lost = records.lost_candidates(stored, self._cache)
         if lost:
             noted = self._noted_by_sampler(lost[0], stored)
-            params = params_of(space, space.canonical(lost[0].policy))
-            place = self._rows.add(params, distributions(space), self._attributes(lost[0]), noted)
-            return self._asked_at(place, lost[0])
+            new = self._new_trial(space, lost[0], space.canonical(lost[0].policy), noted)
+            return self._asked_at(self._rows.add(new), lost[0])
         number = 1 + max((c.number for r in stored if (c := self._cache.candidate(r)) is not None), default=-1)
         draw = OptunaDraw(self._study, self._storage, self._study_id, distributions(space))
         found = proposer.propose(number, records.read_trials(stored, self._cache), draw)
         candidate = Candidate(number, found.policy, proposal_seed(seed, number), found.origin, found.budget)
-        what = params_of(space, found.policy), distributions(space), self._attributes(candidate)
+        new = self._new_trial(space, candidate, found.policy, {})
         if draw.place is None:
-            return self._asked_at(self._rows.add(*what, {}), candidate)
-        self._rows.complete(draw.place, *what)
+            return self._asked_at(self._rows.add(new), candidate)
+        self._rows.complete(draw.place, new)
         return self._asked_at(draw.place, candidate)
 
-    def _attributes(self, candidate: Candidate) -> dict[str, str]:
-        return {records.CANDIDATE: records.candidate_record(candidate, self._session)}
+    def _new_trial(
+        self, space: SearchSpace, candidate: Candidate, canonical: PruningPolicy, noted: Mapping[str, Any]
+    ) -> records.NewTrial:
+        attributes = {records.CANDIDATE: records.candidate_record(candidate, self._session)}
+        return records.NewTrial(params_of(space, canonical), distributions(space), attributes, noted)
 
     def _asked_at(self, place: records.TrialPlace, candidate: Candidate) -> Candidate:
         self._asked[candidate.number] = place

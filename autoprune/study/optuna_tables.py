@@ -14,13 +14,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.orm import Session
 
-from autoprune.study.records import CANDIDATE, OUTCOME, StoredTrial, TrialPlace
+from autoprune.study.records import CANDIDATE, OUTCOME, NewTrial, StoredTrial, TrialPlace
 
 KNOWN_SCHEMA = ("v3.2.0.a",)  # versions of Optuna's tables that this file was written for
 
@@ -69,29 +69,21 @@ def read_rows(storage: RDBStorage, study_id: int, first: int) -> list[StoredTria
     return list(found.values())
 
 
-def insert_running(
-    storage: RDBStorage,
-    study_id: int,
-    params: Mapping[str, float],
-    distributions: Mapping[str, BaseDistribution],
-    user_attrs: Mapping[str, Any],
-    system_attrs: Mapping[str, Any],
-) -> TrialPlace:
+def insert_running(storage: RDBStorage, study_id: int, new: NewTrial) -> TrialPlace:
     """Store a running trial in one transaction; return where.
 
     Args:
         storage: holds the study.
         study_id: of the study in that storage.
-        params: Optuna's internal value for every distribution.
-        distributions: name → where its value comes from; the same for every trial of a study, which is not checked.
-        user_attrs: what is stored beside the parameters, as JSON.
-        system_attrs: what a sampler of Optuna's wants to find there, as JSON.
+        new: what is stored.
 
     Raises:
+        ValueError: if a parameter lies outside its distribution.
         SQLAlchemyError: if the database cannot be written; then nothing is stored.
     """
     from optuna.storages._rdb.models import StudyModel, TrialModel, TrialSystemAttributeModel
 
+    values = new.internal_values()
     with Session(storage.engine) as session, session.begin():
         session.execute(select(StudyModel.study_id).where(StudyModel.study_id == study_id).with_for_update())
         stored = select(func.count()).select_from(TrialModel).where(TrialModel.study_id == study_id)
@@ -101,47 +93,37 @@ def insert_running(
         session.add(trial)
         session.flush()
         place = TrialPlace(int(trial.trial_id), number)
-        _insert_details(session, place, params, distributions, user_attrs)
-        if system_attrs:
-            session.execute(insert(TrialSystemAttributeModel), _attribute_rows(place, system_attrs))
+        _insert_details(session, place, new, values)
+        if new.system_attrs:
+            session.execute(insert(TrialSystemAttributeModel), _attribute_rows(place, new.system_attrs))
     return place
 
 
-def insert_details(
-    storage: RDBStorage,
-    place: TrialPlace,
-    params: Mapping[str, float],
-    distributions: Mapping[str, BaseDistribution],
-    user_attrs: Mapping[str, Any],
-) -> None:
+def insert_details(storage: RDBStorage, place: TrialPlace, new: NewTrial) -> None:
     """Store the parameters and attributes of a trial that runs without any, in one transaction.
 
     Raises:
+        ValueError: if a parameter lies outside its distribution.
         SQLAlchemyError: if the database cannot be written; then nothing is stored.
     """
+    values = new.internal_values()
     with Session(storage.engine) as session, session.begin():
-        _insert_details(session, place, params, distributions, user_attrs)
+        _insert_details(session, place, new, values)
 
 
-def _insert_details(
-    session: Session,
-    place: TrialPlace,
-    params: Mapping[str, float],
-    distributions: Mapping[str, BaseDistribution],
-    user_attrs: Mapping[str, Any],
-) -> None:
+def _insert_details(session: Session, place: TrialPlace, new: NewTrial, values: Mapping[str, float]) -> None:
     from optuna.storages._rdb.models import TrialParamModel, TrialUserAttributeModel
 
     rows = [
         {
             "trial_id": place.trial_id,
             "param_name": name,
-            "param_value": params[name],
+            "param_value": values[name],
             "distribution_json": distribution_to_json(distribution),
         }
-        for name, distribution in distributions.items()
+        for name, distribution in new.distributions.items()
     ]
-    for table, found in ((TrialParamModel, rows), (TrialUserAttributeModel, _attribute_rows(place, user_attrs))):
+    for table, found in ((TrialParamModel, rows), (TrialUserAttributeModel, _attribute_rows(place, new.user_attrs))):
         if found:
             session.execute(insert(table), found)
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -68,6 +69,36 @@ class TrialPlace(NamedTuple):
 
     trial_id: int
     number: int
+
+
+@dataclass(frozen=True)
+class NewTrial:
+    """What is stored of a trial when it begins.
+
+    Attributes:
+        params: a value for every distribution.
+        distributions: name → where its value comes from; the same for every trial of a study, which is not checked.
+        user_attrs: what is stored beside the parameters, as JSON.
+        system_attrs: what a sampler of Optuna's wants to find there, as JSON.
+    """
+
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    user_attrs: Mapping[str, Any]
+    system_attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def internal_values(self) -> dict[str, float]:
+        """Return every parameter as Optuna stores it.
+
+        Raises:
+            ValueError: if one lies outside its distribution.
+        """
+        inner = {name: space.to_internal_repr(self.params[name]) for name, space in self.distributions.items()}
+        outside = [name for name, value in inner.items() if not self.distributions[name]._contains(value)]
+        if outside:
+            name = outside[0]
+            raise ValueError(f"{name!r} is {self.params[name]!r}, outside of {self.distributions[name]}")
+        return inner
 
 
 def candidate_record(candidate: Candidate, session: int) -> str:

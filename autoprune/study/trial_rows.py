@@ -6,43 +6,33 @@ directly where they are known (``optuna_tables``) and through Optuna's public AP
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Protocol
 
-from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from autoprune.study import optuna_tables
-from autoprune.study.records import StoredTrial, TrialPlace
+from autoprune.study.records import NewTrial, StoredTrial, TrialPlace
 
 
 class TrialRows(Protocol):
     """The trials of one study in a storage."""
 
     def read(self, first: int) -> list[StoredTrial]:
-        """Return every trial from Optuna's number ``first`` on, as it is at one moment."""
+        """Return every trial from Optuna's number ``first`` on, as it is at one moment; running and lost ones too."""
         ...  # pragma: no cover
 
-    def add(
-        self,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        user_attrs: Mapping[str, Any],
-        system_attrs: Mapping[str, Any],
-    ) -> TrialPlace:
-        """Store a running trial; return where. ``params`` has a value for every distribution."""
+    def add(self, new: NewTrial) -> TrialPlace:
+        """Store a running trial; return where.
+
+        Raises:
+            ValueError: if a parameter lies outside its distribution.
+        """
         ...  # pragma: no cover
 
-    def complete(
-        self,
-        place: TrialPlace,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        user_attrs: Mapping[str, Any],
-    ) -> None:
-        """Store the parameters and attributes of a trial that runs without any."""
+    def complete(self, place: TrialPlace, new: NewTrial) -> None:
+        """Store the parameters and attributes of a trial that runs without any; raises as :meth:`add`."""
         ...  # pragma: no cover
 
 
@@ -53,37 +43,16 @@ class TableRows:
         self._storage, self._study_id = storage, study_id
 
     def read(self, first: int) -> list[StoredTrial]:
-        """Return every trial from Optuna's number ``first`` on, as it is at one moment."""
+        """Return every trial from a number on; raises SQLAlchemyError if the database cannot be read."""
         return optuna_tables.read_rows(self._storage, self._study_id, first)
 
-    def add(
-        self,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        user_attrs: Mapping[str, Any],
-        system_attrs: Mapping[str, Any],
-    ) -> TrialPlace:
-        """Store a running trial; return where.
+    def add(self, new: NewTrial) -> TrialPlace:
+        """Store a running trial in one transaction; return where."""
+        return optuna_tables.insert_running(self._storage, self._study_id, new)
 
-        Raises:
-            ValueError: if a value lies outside its distribution.
-            SQLAlchemyError: if the database cannot be written; then nothing is stored.
-        """
-        inner = internal_values(params, distributions)
-        return optuna_tables.insert_running(
-            self._storage, self._study_id, inner, distributions, user_attrs, system_attrs
-        )
-
-    def complete(
-        self,
-        place: TrialPlace,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        user_attrs: Mapping[str, Any],
-    ) -> None:
-        """Store the parameters and attributes of a trial that runs without any; raises as :meth:`add`."""
-        inner = internal_values(params, distributions)
-        optuna_tables.insert_details(self._storage, place, inner, distributions, user_attrs)
+    def complete(self, place: TrialPlace, new: NewTrial) -> None:
+        """Store the rest of a trial in one transaction."""
+        optuna_tables.insert_details(self._storage, place, new)
 
 
 class ApiRows:
@@ -93,58 +62,29 @@ class ApiRows:
         self._storage, self._study_id = storage, study_id
 
     def read(self, first: int) -> list[StoredTrial]:
-        """Return every trial from Optuna's number ``first`` on, as it is at one moment."""
+        """Return every trial from a number on."""
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         return [StoredTrial(trial.number, trial.state, trial.user_attrs) for trial in trials if trial.number >= first]
 
-    def add(
-        self,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        user_attrs: Mapping[str, Any],
-        system_attrs: Mapping[str, Any],
-    ) -> TrialPlace:
-        """Store a running trial; return where.
-
-        Raises:
-            ValueError: if a value lies outside its distribution.
-        """
-        internal_values(params, distributions)
+    def add(self, new: NewTrial) -> TrialPlace:
+        """Store a running trial from a template; return where."""
+        new.internal_values()
         template = create_trial(
             state=TrialState.RUNNING,
-            params=dict(params),
-            distributions=dict(distributions),
-            user_attrs=dict(user_attrs),
-            system_attrs=dict(system_attrs),
+            params=dict(new.params),
+            distributions=dict(new.distributions),
+            user_attrs=dict(new.user_attrs),
+            system_attrs=dict(new.system_attrs),
         )
         trial_id = self._storage.create_new_trial(self._study_id, template_trial=template)
         return TrialPlace(trial_id, self._storage.get_trial_number_from_id(trial_id))
 
-    def complete(
-        self,
-        place: TrialPlace,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        user_attrs: Mapping[str, Any],
-    ) -> None:
-        """Store the parameters and attributes of a trial that runs without any; the attributes come last."""
-        for name, value in internal_values(params, distributions).items():
-            self._storage.set_trial_param(place.trial_id, name, value, distributions[name])
-        for key, value in user_attrs.items():
+    def complete(self, place: TrialPlace, new: NewTrial) -> None:
+        """Store the rest of a trial one by one; the attributes, which make it ours, come last."""
+        for name, value in new.internal_values().items():
+            self._storage.set_trial_param(place.trial_id, name, value, new.distributions[name])
+        for key, value in new.user_attrs.items():
             self._storage.set_trial_user_attr(place.trial_id, key, value)
-
-
-def internal_values(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> dict[str, float]:
-    """Return every value as Optuna stores it.
-
-    Raises:
-        ValueError: if one lies outside its distribution.
-    """
-    inner = {name: distribution.to_internal_repr(params[name]) for name, distribution in distributions.items()}
-    outside = [name for name, value in inner.items() if not distributions[name]._contains(value)]
-    if outside:
-        raise ValueError(f"{outside[0]!r} is {params[outside[0]]!r}, outside of {distributions[outside[0]]}")
-    return inner
 
 
 def open_rows(storage: RDBStorage, study_id: int) -> TrialRows:

@@ -20,7 +20,7 @@ from autoprune.search.proposals.proposer import Proposals
 from autoprune.study import records
 from autoprune.study.optuna_sampler import SAMPLERS, OptunaDraw, distributions, make_sampler, proposal_seed
 from autoprune.study.policy_params import dimensions, params_of, policy_of
-from autoprune.study.trial_rows import internal_values
+from autoprune.study.records import NewTrial
 
 WIDTHS = (8, 12, 16, 24, 32, 48)
 Params = dict[str, float | str]
@@ -46,7 +46,8 @@ def drawn(proposals: Proposals, study: optuna.Study, number: int, trials: Sequen
     draw = OptunaDraw(study, study._storage, study_id, distributions(space))
     found = proposals.propose(number, trials, draw)
     assert draw.place is not None
-    for name, value in internal_values(params_of(space, found.policy), distributions(space)).items():
+    new = NewTrial(params_of(space, found.policy), distributions(space), {})
+    for name, value in new.internal_values().items():
         study._storage.set_trial_param(draw.place.trial_id, name, value, distributions(space)[name])
     return found
 

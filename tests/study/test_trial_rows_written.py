@@ -16,7 +16,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from autoprune.study.records import TrialPlace
+from autoprune.study.records import NewTrial, TrialPlace
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.trial_rows import ApiRows, TableRows
 
@@ -46,7 +46,7 @@ def store_running(
     space: dict[str, BaseDistribution],
     attrs: dict[str, str],
 ) -> TrialPlace:
-    return TableRows(storage, study_id).add(params, space, attrs, {})
+    return TableRows(storage, study_id).add(NewTrial(params, space, attrs))
 
 
 def _rows(file: Path) -> dict[str, list[Any]]:
@@ -147,7 +147,7 @@ def test_a_trial_that_was_opened_is_completed(tmp_path: Path, kind: type[TableRo
     storage, study_id = _study(tmp_path, "opened")
     place = TrialPlace(storage.create_new_trial(study_id), 0)
     params = {"layer1.0.conv1.sparsity": 0.5, "layer1.0.conv1.importance": "fpgm"}
-    kind(storage, study_id).complete(place, params, SPACE, {"candidate": "{}"})
+    kind(storage, study_id).complete(place, NewTrial(params, SPACE, {"candidate": "{}"}))
     found = storage.get_trial(place.trial_id)
     assert (found.state, found.params, found.distributions) == (TrialState.RUNNING, params, SPACE)
     assert found.user_attrs == {"candidate": "{}"}
@@ -158,7 +158,7 @@ def test_both_ways_write_the_same(tmp_path: Path, noted: dict[str, int]) -> None
     params = {"layer1.0.conv1.sparsity": 0.25, "layer1.0.conv1.importance": "l2"}
     for name, kind in (("tables", TableRows), ("api", ApiRows)):
         rows = kind(*_study(tmp_path, name))
-        assert [rows.add(params, SPACE, {"candidate": "{}"}, noted).number for _ in range(2)] == [0, 1]
+        assert [rows.add(NewTrial(params, SPACE, {"candidate": "{}"}, noted)).number for _ in range(2)] == [0, 1]
     assert _rows(tmp_path / "tables.db") == _rows(tmp_path / "api.db")
 
 
@@ -167,5 +167,5 @@ def test_neither_way_takes_a_value_outside_its_range(tmp_path: Path, kind: type[
     storage, study_id = _study(tmp_path, "outside")
     params = {"layer1.0.conv1.sparsity": 0.95, "layer1.0.conv1.importance": "l2"}
     with pytest.raises(ValueError, match="outside of"):
-        kind(storage, study_id).add(params, SPACE, {}, {})
+        kind(storage, study_id).add(NewTrial(params, SPACE, {}))
     assert not storage.get_all_trials(study_id)

@@ -244,7 +244,7 @@ def read_dense_facts(folder: StudyFolder) -> dict[str, Any]:
     """Return what was measured of the dense network, and on which data.
 
     ``sparsity`` is as :func:`sparsity_facts`; ``correct`` says which validation images it got right, as the text of
-    :class:`Hits`, and is empty in the files of versions that did not store it; ``latency_runtime`` says
+    :class:`PairedScores`, and is empty in the files of versions that did not store it; ``latency_runtime`` says
     what ran the network when it was timed, which was ``torch`` before there was a choice.
 
     Raises:
