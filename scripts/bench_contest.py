@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from bench_cases import Prepared, baseline_trials, case_parser, prepare, settings, spec_of, study_folder
-from bench_search import Journal, notify
+from bench_search import Journal, say
 from rich.console import Console
 from scipy.stats import spearmanr
 from torch import nn
@@ -83,8 +83,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def run_seed(options: argparse.Namespace, journal: Journal, seed: int) -> None:
     work = Path(options.work or f"{options.json}.work") / options.case
-    prepared = prepare(options, work, seed, notify)
-    baseline_trials(prepared, lambda trial: notify(f"{trial.candidate.origin}: {trial.total_seconds:.1f} s"))
+    prepared = prepare(options, work, seed, say)
+    baseline_trials(prepared, lambda trial: say(f"{trial.candidate.origin}: {trial.total_seconds:.1f} s"))
     folder = study_folder(prepared, "ours")
     run_search(spec_of(options, seed), folder, PlainDisplay(Console(stderr=True)))
     for rank, trial in enumerate(best_few(open_view(folder.path).trials, prepared.budget, options.top)):

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from bench_cases import Prepared, baseline_trials, case_parser, completed, prepare, settings
-from bench_search import Journal, notify
+from bench_search import Journal, say
 from scipy.stats import spearmanr
 
 from autoprune.core.policy import PruningPolicy
@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, journal: Journal) -> None:
-    prepared = prepare(options, Path(f"{options.json}.work") / options.case, options.seed, notify)
+    prepared = prepare(options, Path(f"{options.json}.work") / options.case, options.seed, say)
     chosen = settings(options)
     recipes = [(steps, lr) for steps in options.short_steps for lr in options.short_lrs]
     for name, policy in policies(prepared, options.policies):
