@@ -76,7 +76,7 @@ class SessionFacts:
     Attributes:
         budget: its absolute limits.
         sampler: who proposed policies.
-        trials: how many the study was asked to reach.
+        trials: how many the study was to reach.
         runtime: where and how networks were trained, as :meth:`Runtime.describe` returns it.
         latency: how networks were timed, by setting; empty in sessions of versions that did not store it.
         versions: package → version.

@@ -30,7 +30,7 @@ class StudyView:
         folder: where it lies.
         spec: what its trials were made by.
         trials: finished trials, by number.
-        running: how many trials are asked and not told (of a live search, or of one that died).
+        running: how many candidates have no outcome yet (of a live search, or of one that died).
         facts: what is stored about the study as a whole.
     """
 
@@ -141,8 +141,8 @@ def _check_hits(trials: Sequence[Trial], of_dense: str) -> None:
         ValueError: naming the first that is not.
     """
     count: int | None = None
-    told = ((f"trial {t.number}", t.outcome.correct) for t in trials if isinstance(t.outcome, Completed))
-    for name, text in (("the dense network", of_dense), *told):
+    completed = ((f"trial {t.number}", t.outcome.correct) for t in trials if isinstance(t.outcome, Completed))
+    for name, text in (("the dense network", of_dense), *completed):
         if text:
             found = len(PairedScores(text).unpack())
             count = found if count is None else count

@@ -33,7 +33,7 @@ _CALIBRATION_BATCH = 64
 
 @dataclass(frozen=True)
 class NetworkMaker:
-    """What makes pruned networks of one dense network, and trains them.
+    """The workshop that cuts pruned networks out of one dense network, and trains them.
 
     Attributes:
         pruner: knows the dense network, what of it can go, and in which order.
@@ -196,7 +196,7 @@ def relative_cut(cut: CutPlan, within: CutPlan) -> dict[str, KeptChannels]:
 
     Args:
         cut: module path → what stays of the dense network's channels.
-        within: likewise, what stayed before; sides that lose nothing more are left out of the result.
+        within: the same of what stayed before; sides that lose nothing more are left out of the result.
     """
     found = {}
     for path, kept in cut.items():

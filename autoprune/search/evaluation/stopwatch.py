@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-LOOK = "rung"  # under this name the seconds of looks are stored since the first version that took any
+LOOK = "rung"  # the phase of a look; its seconds are stored under this name, which dates from the first version
 PHASES = ("prune", "recalibrate", LOOK, "finetune", "score", "latency")
 OnPhase = Callable[[str], None]
 """Called with the name of a phase when it begins or goes on."""

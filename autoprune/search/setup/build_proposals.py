@@ -1,4 +1,4 @@
-"""What decides which candidates a prepared study asks; what only this needs is measured here, once per study."""
+"""What proposes the candidates of a prepared study; what only this needs is measured here, once per study."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from autoprune.search.setup.prepared_study import PreparedStudy
 
 
 def build_proposals(study: PreparedStudy, budget: Budget) -> Proposals:
-    """Return what decides which candidates are asked for an absolute budget.
+    """Return what proposes candidates for an absolute budget.
 
     Args:
-        study: whose folder keeps what is measured, so that a pick never pays for it.
+        study: in whose folder the measurements are stored. A pick proposes nothing, so it never pays for them.
         budget: absolute limits.
     """
     spec, context, pruner = study.spec, study.context, study.pruner

@@ -17,7 +17,7 @@ from autoprune.search.setup.from_spec import timing_plan
 from autoprune.study.dense_facts import read_dense_facts
 
 
-def asked_engine(context: StudyContext) -> Engine | None:
+def named_engine(context: StudyContext) -> Engine | None:
     """Return the engine that the spec names; ``None`` if it leaves the choice to ``auto``."""
     name = context.spec.latency.runtime
     return None if name == "auto" else engine_of(name)
@@ -36,7 +36,7 @@ def check_engine_takes(context: StudyContext, engine: Engine | None) -> Callable
     return check
 
 
-def with_latency_engine(context: StudyContext, pruner: Pruner, asked: Engine | None) -> tuple[StudyContext, Engine]:
+def with_latency_engine(context: StudyContext, pruner: Pruner, named: Engine | None) -> tuple[StudyContext, Engine]:
     """Return the context with the latency runtime decided, and what runs networks by it.
 
     What the dense network was timed in already stays.
@@ -44,10 +44,10 @@ def with_latency_engine(context: StudyContext, pruner: Pruner, asked: Engine | N
     Args:
         context: with the device and the layout decided.
         pruner: knows the dense network, in eval mode and placed.
-        asked: the engine that the spec names, which is then taken.
+        named: the engine that the spec names, which is then taken.
     """
-    if asked is not None:
-        return context, asked
+    if named is not None:
+        return context, named
     spec = context.spec
     if context.folder.dense_facts.exists():
         name = read_dense_facts(context.folder).latency_runtime

@@ -78,7 +78,7 @@ def _check_runs(network: nn.Module, task: DataTask, runtime: Runtime) -> None:
     """Raise if a network does not answer the data's images, before time is spent on it.
 
     Raises:
-        ModelError: with what the network's own code said.
+        ModelError: with the error of the network's own code.
     """
     images = next(iter(task.eval_batches("val", 2, runtime))).images
     try:

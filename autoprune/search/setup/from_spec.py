@@ -19,7 +19,7 @@ def resolve(spec: StudySpec) -> StudySpec:
     timed in.
 
     Raises:
-        UsageError: if the device or the latency runtime that was asked for is absent.
+        UsageError: if this machine lacks the device or the latency runtime that the spec names.
     """
     runtime = runtime_of(spec)
     check_runtime(timing_plan(spec.latency), runtime.device)

@@ -42,7 +42,7 @@ class CriterionSpread:
 
     Attributes:
         quantiles: group → its scores at :data:`QUANTILES`; empty if the criterion applies to no group.
-        reason: why the criterion was not asked, empty if it was.
+        reason: why it gave no scores here; empty if it did.
     """
 
     quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -185,15 +185,15 @@ def _smallest(spec: StudySpec, cost: CostModel, found: Groups) -> dict[str, floa
 def _spreads(
     spec: StudySpec, network: nn.Module, found: Groups, example: Tensor, task: DataTask | None
 ) -> dict[str, CriterionSpread]:
-    """Return criterion → how its scores spread over each group, or why it was not asked."""
+    """Return criterion → how its scores spread over each group, or why it gives no scores here."""
     batches = _batches(task, network)
     needs = {name: _needs(name) for name in spec.space.importances}
-    asked = [name for name, need in needs.items() if need is None or batches]
+    usable = [name for name, need in needs.items() if need is None or batches]
     calibration = Calibration(batches, spec.seed, tuple(example.shape[1:]))
-    scores = score_groups(network, found.cuttable, asked, calibration) if found.cuttable else {}
+    scores = score_groups(network, found.cuttable, usable, calibration) if found.cuttable else {}
     return {
         name: CriterionSpread(_quantiles(scores.get(name, {})))
-        if name in asked
+        if name in usable
         else CriterionSpread(reason=f"needs {needs[name]}, and no data of this shape is given")
         for name in spec.space.importances
     }

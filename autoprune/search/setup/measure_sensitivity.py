@@ -1,4 +1,4 @@
-"""Measure, once per study, how much the loss rises when each group, or each block, is cut alone.
+"""How much the loss rises when each group, or each block, is cut alone, measured once per study.
 
 Every group is cut to half first and every block dropped; then groups are cut to a quarter, and after that only where
 it tells something: to three quarters where half already hurts, to an eighth where a quarter does not. Each network is

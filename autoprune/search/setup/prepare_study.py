@@ -11,7 +11,7 @@ from autoprune.core.notify import Notify
 from autoprune.errors import UsageError
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.build_costs import cost_model, timer_of
-from autoprune.search.setup.choose_latency_engine import asked_engine, check_engine_takes, with_latency_engine
+from autoprune.search.setup.choose_latency_engine import check_engine_takes, named_engine, with_latency_engine
 from autoprune.search.setup.choose_layout import with_layout
 from autoprune.search.setup.context import open_context
 from autoprune.search.setup.dense_network import dense_network
@@ -35,17 +35,17 @@ def prepare_study(spec: StudySpec, folder: StudyFolder, notify: Notify) -> Prepa
     Raises:
         AutopruneError: if the network, the data or the folder cannot be used.
     """
-    asked = open_context(spec, folder, notify)
-    engine = asked_engine(asked)
-    network = asked.device.place(dense_network(asked, check_engine_takes(asked, engine))).eval()
-    example = asked.example()
-    prunable = find_prunable(asked, network, example)
-    origins = starting_networks(asked, network, prunable.groups)
-    scores = importance_scores(asked, origins.scored, prunable.groups)
+    opened = open_context(spec, folder, notify)
+    engine = named_engine(opened)
+    network = opened.device.place(dense_network(opened, check_engine_takes(opened, engine))).eval()
+    example = opened.example()
+    prunable = find_prunable(opened, network, example)
+    origins = starting_networks(opened, network, prunable.groups)
+    scores = importance_scores(opened, origins.scored, prunable.groups)
     space, frozen = search_space(spec, prunable, scores)
     pruner = Pruner(network, space, scores)
     cost = cost_model(network, space, example)
-    laid_out = with_layout(asked, pruner)
+    laid_out = with_layout(opened, pruner)
     laid_out.device.place(network)
     start = laid_out.device.place(origins.start)
     decided, timing_engine = with_latency_engine(laid_out, pruner, engine)

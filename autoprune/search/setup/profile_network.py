@@ -73,7 +73,7 @@ class Latency:
 
     Attributes:
         ms: milliseconds per call, median over blocks; ``None`` if it could not be timed.
-        stderr_ms: standard error of that median; ``None`` likewise.
+        stderr_ms: standard error of that median; ``None`` if it could not be timed.
         failed: why it could not be timed, empty if it was.
     """
 
@@ -151,7 +151,7 @@ def profile_network(
             network is passed over, with the reason.
 
     Raises:
-        UsageError: if a latency runtime that was asked for is not there.
+        UsageError: if this machine lacks a latency runtime that is named.
         ExportError, ModelError: if it does not take the network.
     """
     for name in names or ():
