@@ -39,8 +39,8 @@ from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
 from autoprune.pruning.masks.masks import build_masks, maskable_layers
 from autoprune.pruning.surgery import Pruner
-from autoprune.search.evaluation.evaluator import quality_measurement
-from autoprune.search.setup.context import timing_plan
+from autoprune.search.evaluation.measure_quality import quality_measurement
+from autoprune.search.setup.from_spec import timing_plan
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.scoring import Score, score
 

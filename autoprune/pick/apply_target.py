@@ -19,7 +19,7 @@ from autoprune.errors import UsageError
 from autoprune.export.convert import Examples, examples_of, random_examples
 from autoprune.export.saved_network import Architecture
 from autoprune.models.build import build_model
-from autoprune.search.setup.context import runtime_of, task_of
+from autoprune.search.setup.from_spec import runtime_of, task_of
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime

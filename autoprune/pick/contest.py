@@ -21,7 +21,10 @@ from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import EvaluationError
 from autoprune.pruning.surgery import CutPlan
-from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch, quality_measurement
+from autoprune.search.evaluation.make_network import NetworkMaker
+from autoprune.search.evaluation.measure_latency import LatencyMeter
+from autoprune.search.evaluation.measure_quality import quality_measurement
+from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.training.scoring import Score, score, score_train
 
 UNIFORM = "baseline:uniform"
@@ -145,7 +148,8 @@ class NoMemory:
 
 
 def finish(
-    evaluator: Evaluator,
+    maker: NetworkMaker,
+    meter: LatencyMeter,
     trials: Sequence[Trial],
     dense: Measurement,
     rival_of: Callable[[Trial], Trial | Incomparable],
@@ -153,20 +157,21 @@ def finish(
     memory: PickMemory | None = None,
     begin: Callable[[Trial], nn.Module] | None = None,
 ) -> Finished:
-    """Fine-tune trials by the evaluator's recipe, halve them by validation loss, and score the last one once on test.
+    """Fine-tune trials by the maker's settings, halve them by validation loss, and score the last one once on test.
 
     A contender whose loss becomes NaN or infinite is left behind, the last one too: the one left behind before it then
     goes on to the end. So is the rival, which is then not compared with.
 
     Args:
-        evaluator: rebuilds and trains; its recipe is the longer fine-tune.
+        maker: rebuilds and trains; its settings are the longer fine-tune.
+        meter: times what is finished.
         trials: at least one, the most promising first; one alone is fine-tuned in one piece.
         dense: costs of the dense network.
         rival_of: the winner → the baseline to finish likewise, or why there is none.
         on_phase: told what is going on.
         memory: knows what an interrupted pick of the same trials, recipe and seed has done, and is told what this one
             does; ``None``: all is done now.
-        begin: a trial → its network on the evaluator's runtime, to be trained on; ``None``: each is rebuilt.
+        begin: a trial → its network on the maker's runtime, to be trained on; ``None``: each is rebuilt.
 
     Raises:
         AutopruneError: if no contender can be rebuilt, trained or scored.
@@ -181,10 +186,10 @@ def finish(
         return _Entrant(trial, watch, begin(trial) if begin else None)
 
     borders = tuple(rung.share for rung in rungs(len(trials)))
-    advance = partial(_advance, evaluator, memory)
+    advance = partial(_advance, maker, memory)
     ranked = halve([enter(trial) for trial in trials], advance, _last_loss, _say_rescued)
     winner, network = ranked[0], _network_of(ranked[0])
-    pruned = _once(memory, f"trial-{winner.trial.number}", lambda: _judged(evaluator, winner, network))
+    pruned = _once(memory, f"trial-{winner.trial.number}", lambda: _judged(maker, meter, winner, network))
     rival = rival_of(winner.trial)
     uniform: Rival | Incomparable
     if isinstance(rival, Incomparable):
@@ -192,13 +197,13 @@ def finish(
     else:
         policy = rival.candidate.policy
         entrant = next((one for one in ranked if one.trial.candidate.policy == policy), None) or enter(rival)
-        uniform = _finished_rival(evaluator, memory, rival, entrant, borders)
+        uniform = _finished_rival(maker, meter, memory, rival, entrant, borders)
     return Finished(
         trial=winner.trial,
         network=network,
-        cut=evaluator.pruner.cut(winner.trial.candidate.policy),
+        cut=maker.pruner.cut(winner.trial.candidate.policy),
         pruned=pruned,
-        dense=_once(memory, "dense", lambda: _judged_dense(evaluator, dense, winner.watch)),
+        dense=_once(memory, "dense", lambda: _judged_dense(maker, dense, winner.watch)),
         uniform=uniform,
         contenders=tuple(_told(entrant) for entrant in ranked),
         borders=borders,
@@ -251,7 +256,7 @@ class _Entrant:
     failure: EvaluationError | None = None
 
 
-def _advance(evaluator: Evaluator, memory: PickMemory, entrant: _Entrant, first: float, last: float) -> _Entrant:
+def _advance(maker: NetworkMaker, memory: PickMemory, entrant: _Entrant, first: float, last: float) -> _Entrant:
     """Return the entrant after a further part of the fine-tune, scored on validation."""
     if entrant.failure is not None:
         return entrant
@@ -260,12 +265,12 @@ def _advance(evaluator: Evaluator, memory: PickMemory, entrant: _Entrant, first:
     policy, watch, network = entrant.trial.candidate.policy, entrant.watch, entrant.network
     try:
         if network is None:
-            network = evaluator.pruned(policy, evaluator.exact(policy), watch)
-        evaluator.finetune(network, policy, watch, share=(first, last))
+            network = maker.pruned(policy, watch)
+        maker.finetune(network, policy, watch, share=(first, last))
         network.zero_grad(set_to_none=True)  # the next one needs the memory
         with watch("score"):
-            scored = network if last == 1 else evaluator.recalibrated_copy(network)
-            found = score(scored, evaluator.task, "val", evaluator.runtime)
+            scored = network if last == 1 else maker.recalibrated_copy(network)
+            found = score(scored, maker.task, "val", maker.runtime)
     except EvaluationError as error:
         watch.on_phase(f"failed: {error}")
         return replace(entrant, network=None, failure=error)
@@ -293,15 +298,20 @@ def _network_of(entrant: _Entrant) -> nn.Module:
 
 
 def _finished_rival(
-    evaluator: Evaluator, memory: PickMemory, rival: Trial, entrant: _Entrant, borders: Sequence[float]
+    maker: NetworkMaker,
+    meter: LatencyMeter,
+    memory: PickMemory,
+    rival: Trial,
+    entrant: _Entrant,
+    borders: Sequence[float],
 ) -> Rival | Incomparable:
     """Return the rival after the whole fine-tune; if it was a contender, it goes on from where it was left behind."""
     for first, last in list(pairwise((0.0, *borders)))[len(entrant.scores) :]:
-        entrant = _advance(evaluator, memory, entrant, first, last)
+        entrant = _advance(maker, memory, entrant, first, last)
     if entrant.failure is not None:
         return Incomparable(f"the uniform baseline, trial {rival.number}, could not be finished: {entrant.failure}")
     network = _network_of(entrant)
-    return Rival(rival, _once(memory, f"trial-{rival.number}", lambda: _judged(evaluator, entrant, network)))
+    return Rival(rival, _once(memory, f"trial-{rival.number}", lambda: _judged(maker, meter, entrant, network)))
 
 
 def _once(memory: PickMemory, name: str, measure: Callable[[], Judged]) -> Judged:
@@ -313,36 +323,36 @@ def _once(memory: PickMemory, name: str, measure: Callable[[], Judged]) -> Judge
     return found
 
 
-def _judged(evaluator: Evaluator, entrant: _Entrant, network: nn.Module) -> Judged:
+def _judged(maker: NetworkMaker, meter: LatencyMeter, entrant: _Entrant, network: nn.Module) -> Judged:
     """Measure a network that has come to the end of its training."""
     watch, found = entrant.watch, entrant.scores[-1][1]
     with watch("score"):
-        seen = score_train(network, evaluator.task, evaluator.runtime)
+        seen = score_train(network, maker.task, maker.runtime)
     with watch("latency"):
-        timing = evaluator.time(network)
+        timing = meter.time(network)
     quality = quality_measurement(found).merged(
         Measurement({"train_accuracy": seen.accuracy}, {"train_accuracy": seen.accuracy_stderr})
     )
-    costs = evaluator.exact(entrant.trial.candidate.policy)
-    return _with_test(evaluator, network, costs.merged(quality).merged(timing), found, watch)
+    costs = maker.exact(entrant.trial.candidate.policy)
+    return _with_test(maker, network, costs.merged(quality).merged(timing), found, watch)
 
 
-def _judged_dense(evaluator: Evaluator, dense: Measurement, watch: Stopwatch) -> Judged:
+def _judged_dense(maker: NetworkMaker, dense: Measurement, watch: Stopwatch) -> Judged:
     """Score the dense network again: image by image it can be paired with."""
-    network = evaluator.pruner.network
+    network = maker.pruner.network
     with watch("score"):
-        found = score(network, evaluator.task, "val", evaluator.runtime)
-    return _with_test(evaluator, network, dense.merged(quality_measurement(found)), found, watch)
+        found = score(network, maker.task, "val", maker.runtime)
+    return _with_test(maker, network, dense.merged(quality_measurement(found)), found, watch)
 
 
 def _with_test(
-    evaluator: Evaluator, network: nn.Module, validation: Measurement, found: Score, watch: Stopwatch
+    maker: NetworkMaker, network: nn.Module, validation: Measurement, found: Score, watch: Stopwatch
 ) -> Judged:
     """Score a network on test, the only place that does, and only after the last decision."""
     scores = {"validation": found}
-    if evaluator.task.sizes["test"]:
+    if maker.task.sizes["test"]:
         with watch("test"):
-            scores["test"] = score(network, evaluator.task, "test", evaluator.runtime)
+            scores["test"] = score(network, maker.task, "test", maker.runtime)
     test = quality_measurement(scores["test"]) if "test" in scores else None
     correct = {split: one.correct for split, one in scores.items() if one.correct is not None}
     return Judged(validation, test, correct)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,14 @@ from autoprune.pick.contest import Contender, Finished, Incomparable, Judged, Ri
 from autoprune.pick.resume import unfinished
 from autoprune.pruning.masks.masks import maskable_layers
 from autoprune.pruning.masks.sparse_kernels import can_accelerate
-from autoprune.search.evaluation.evaluator import Evaluator
-from autoprune.search.setup.context import Workbench, finetune_recipe, resolve, set_up, timing_plan
-from autoprune.search.setup.dense_network import sparsity_facts
+from autoprune.search.setup.build_evaluator import build_maker, build_meter
+from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_plan
+from autoprune.search.setup.prepare_study import prepare_study
+from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.search.setup.regularised_network import regularisation_facts
 from autoprune.search.trial_weights import check_kept, load_trial
 from autoprune.study.view import StudyView
+from autoprune.training.finetune import FinetuneSettings
 
 
 def finish_trials(
@@ -80,9 +82,9 @@ def finish_trials(
     wanted = wanted_formats(view.spec.pick.export) if wanted is None else wanted  # before an hour of training
     view.folder.create()
     spec = resolve(view.spec)
-    bench = set_up(spec, view.folder, notify)
-    recipe = finetune_recipe(spec, epochs=spec.pick.epochs if epochs is None else epochs, lr=spec.pick.lr)
-    evaluator = replace(bench.evaluator(), recipe=recipe)
+    study = prepare_study(spec, view.folder, notify)
+    settings = finetune_settings(spec, epochs=spec.pick.epochs if epochs is None else epochs, lr=spec.pick.lr)
+    maker, meter = build_maker(study, settings), build_meter(study)
     is_compared = spec.pick.compare if compare is None else compare
 
     def rival_of(winner: Trial) -> Trial | Incomparable:
@@ -95,25 +97,26 @@ def finish_trials(
         return rival
 
     def as_measured(trial: Trial) -> nn.Module:
-        return bench.runtime.place(load_trial(view.folder.path, trial.number, bench.network))
+        return study.device.place(load_trial(view.folder.path, trial.number, study.network))
 
-    notify(_plan(trials, recipe.epochs))
-    with unfinished(view.folder.picked, evaluator, trials) as memory:
+    notify(_plan(trials, settings.epochs))
+    with unfinished(view.folder.picked, maker, meter.timer.plan, trials) as memory:
         is_resumed = memory.has_begun
         if is_resumed:
             notify("going on with a pick that was cut off: the parts that it finished are not repeated")
         finished = finish(
-            evaluator,
+            maker,
+            meter,
             trials,
-            bench.dense,
+            study.dense,
             rival_of,
             lambda trial, phase: notify(f"trial {trial.number}: {phase}"),
             memory,
             as_measured if as_searched else None,
         )
         target = view.folder.picked / str(finished.trial.number)
-        card = {**_card(finished, budget), "resumed": is_resumed} | _facts(finished, evaluator, bench)
-        delivery = _delivery(finished, evaluator, bench, wanted)
+        card = {**_card(finished, budget), "resumed": is_resumed} | _facts(finished, settings, study)
+        delivery = _delivery(finished, study, wanted)
         card = publish(target, memory.building, card, delivery, card_text, notify, force=force)
         memory.forget()
     return card, target
@@ -128,16 +131,16 @@ def _check_not_picked(target: Path, force: bool) -> None:
     )
 
 
-def _delivery(finished: Finished, evaluator: Evaluator, bench: Workbench, wanted: Wanted) -> NetworkBundle:
+def _delivery(finished: Finished, study: PreparedStudy, wanted: Wanted) -> NetworkBundle:
     return NetworkBundle(
         network=finished.network,
-        dense=evaluator.pruner.network,
+        dense=study.network,
         cut=finished.cut,
-        architecture=bench.architecture,
+        architecture=study.architecture,
         policy=finished.trial.candidate.policy,
-        channels={group.name: group.num_channels for group in bench.space.groups},
-        examples=examples_of(bench.task),
-        timing=timing_plan(bench.spec.latency),
+        channels={group.name: group.num_channels for group in study.space.groups},
+        examples=examples_of(study.task),
+        timing=timing_plan(study.spec.latency),
         wanted=wanted,
     )
 
@@ -202,37 +205,37 @@ def _contender(contender: Contender, is_picked: bool) -> dict[str, Any]:
     }
 
 
-def _facts(finished: Finished, evaluator: Evaluator, bench: Workbench) -> dict[str, Any]:
+def _facts(finished: Finished, settings: FinetuneSettings, study: PreparedStudy) -> dict[str, Any]:
     """Return what a reader of the card needs to do it again."""
-    spec, recipe = bench.spec, evaluator.recipe
+    spec, learnt = study.spec, regularisation_facts(study.folder)
     return {
         "seed": spec.seed,
-        "data": {"name": bench.task.name, "sizes": dict(bench.task.sizes), "licence": bench.task.licence},
+        "data": {"name": study.task.name, "sizes": dict(study.task.sizes), "licence": study.task.licence},
         "finetune": {
-            "epochs": recipe.epochs,
-            "batch_size": recipe.batch_size,
-            "lr": recipe.lr,
-            "weight_decay": recipe.weight_decay,
-            "optimizer": recipe.optimizer,
-            "distill": recipe.distill,
+            "epochs": settings.epochs,
+            "batch_size": settings.batch_size,
+            "lr": settings.lr,
+            "weight_decay": settings.weight_decay,
+            "optimizer": settings.optimizer,
+            "distill": settings.distill,
             "borders": list(finished.borders),
             "stages": spec.schedule.stages,
             "trainable": spec.schedule.trainable,
-            "start": "trial" if recipe.epochs == 0 else spec.schedule.start,
+            "start": "trial" if settings.epochs == 0 else spec.schedule.start,
         },
-        "sparsity": sparsity_facts(bench.folder),
-        "mask": mask_facts(finished.network, finished.trial.candidate.policy.mask, bench.runtime.device),
+        "sparsity": learnt.to_json() if learnt else None,
+        "mask": mask_facts(finished.network, finished.trial.candidate.policy.mask, study.device.device),
         "latency": spec.latency.model_dump(),
-        "runtime": bench.runtime.describe(),
-        "weights": _weights_facts(bench),
+        "runtime": study.device.describe(),
+        "weights": _weights_facts(study),
         "versions": {**versions(), **_export_versions()},
     }
 
 
-def _weights_facts(bench: Workbench) -> dict[str, str]:
+def _weights_facts(study: PreparedStudy) -> dict[str, str]:
     """Return where the dense network's weights come from, and under which licence they stand."""
-    spec = bench.spec
-    data = f"{bench.task.name} ({bench.task.licence or 'licence unknown'})"
+    spec = study.spec
+    data = f"{study.task.name} ({study.task.licence or 'licence unknown'})"
     licence = weights_licence(spec.model.source, spec.model.weights, data, trained_here=bool(spec.dense.epochs))
     return {"model": spec.model.source, "weights": spec.model.weights, "licence": licence}
 

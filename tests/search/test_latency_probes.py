@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import write_task
-from tiny_bench import tiny_spec
+from tiny_study import tiny_spec
 from torch import nn
 
 from autoprune.core.counts import ChannelCounts
@@ -25,9 +25,13 @@ from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.proposals.latency_model import LatencyProbes
-from autoprune.search.setup.context import cost_model, set_up
+from autoprune.search.setup.build_costs import cost_model
+from autoprune.search.setup.build_proposals import build_proposals
+from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.latency_probes import latency_probes, needs_probes, spread
+from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec
 from autoprune.training.device.device import resolve_runtime
 
 DENSE_MS = 8.0
@@ -61,7 +65,8 @@ def timed(folder: Path, timer: FakeTimer, said: list[str] | None = None) -> Late
     pruner, cost = parts()
     runtime = resolve_runtime("cpu", "fp32", "contiguous", 1)
     notify = (said if said is not None else []).append
-    return latency_probes(pruner, cost, timer, runtime, DENSE_MS, StudyFolder(folder), notify)  # type: ignore[arg-type]
+    context = StudyContext(StudySpec(), None, runtime, StudyFolder(folder), notify)  # type: ignore[arg-type]
+    return latency_probes(context, pruner, cost, timer, DENSE_MS)  # type: ignore[arg-type]
 
 
 def test_probes_are_spread_over_widths_and_depth() -> None:
@@ -134,9 +139,11 @@ def test_only_a_search_that_looks_at_latency_needs_probes(tmp_path: Path) -> Non
     assert not needs_probes(Budget.parse({"mflops": 3}), ("accuracy", "mflops"))
     study = StudyFolder(tmp_path / "study")
     study.create()
-    bench = set_up(tiny_spec(write_task(tmp_path), objectives=("accuracy", "mflops")), study, lambda message: None)
-    assert bench.proposals(Budget.parse({"mflops": 0.1})).probes is None
+    prepared = prepare_study(
+        tiny_spec(write_task(tmp_path), objectives=("accuracy", "mflops")), study, lambda message: None
+    )
+    assert build_proposals(prepared, Budget.parse({"mflops": 0.1})).probes is None
     assert not study.latency_probes.exists()
-    share = Budget.parse({"latency_ms": "70%"}).resolve(bench.dense)
-    assert bench.proposals(share).probes == bench.proposals(share).probes is not None
+    share = Budget.parse({"latency_ms": "70%"}).resolve(prepared.dense)
+    assert build_proposals(prepared, share).probes == build_proposals(prepared, share).probes is not None
     assert study.latency_probes.exists()

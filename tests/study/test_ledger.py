@@ -521,7 +521,7 @@ def test_a_view_reads_beside_an_open_ledger(tmp_path: Path) -> None:
             ledger.tell(candidate, OUTCOMES[1], {})
     view = open_view(tmp_path)
     assert (len(view.trials), view.running) == (4, 0)
-    assert [s["budget"] for s in view.sessions] == [proposals.budget.to_json()]
+    assert [session.budget for session in view.sessions] == [proposals.budget]
 
 
 def test_a_view_does_not_take_the_lock_nor_reclaim(tmp_path: Path) -> None:
