@@ -22,8 +22,8 @@ from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Completed
 from autoprune.cost.cost_model import CostModel
 from autoprune.models.build import build_model
+from autoprune.pruning.channel_positions import tensor_shrinks
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.surgery import shrinks
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.study import records
@@ -45,7 +45,7 @@ def ask_proposals(sampler: str) -> Proposals:
     groups = find_groups(network, example).cuttable
     space = SearchSpace(groups, {group.name: IMPORTANCES for group in groups})
     channels = {group.name: group.num_channels for group in groups}
-    cost = CostModel(network, shrinks(network, groups), channels, example)
+    cost = CostModel(network, tensor_shrinks(network, groups), channels, example)
     dense = cost.measure({}).merged(Measurement({"accuracy": 0.9, "loss": 0.3, "latency_ms": 10.0}))
     budget = Budget.parse({"mflops": BUDGET}).resolve(dense)
     return Proposals(space, cost, dense, budget, sampler=sampler, with_baselines=False)

@@ -32,7 +32,8 @@ from autoprune.tasks.builtin import build_task
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import DataTask, steps_per_epoch
 from autoprune.training.distillation import Teacher
-from autoprune.training.loop import stream, total_steps
+from autoprune.training.loop import stream
+from autoprune.training.settings import total_steps
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the trained weights of the CIFAR cases were made with
 OBJECTIVES = ("accuracy", "mflops")

@@ -39,9 +39,12 @@ from autoprune.search.setup.context import finetune_recipe
 from autoprune.study.optuna_sampler import proposal_seed
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.view import open_view
-from autoprune.training.device.device import evaluating
-from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
+from autoprune.training.device.evaluation_mode import evaluating
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
+from autoprune.training.settings import FinetuneSettings
 
 SAMPLERS = ("tpe", "random", "nsga2", "gp")
 PICKING = "ours-pick"
@@ -303,7 +306,7 @@ def _train(network: nn.Module, prepared: Prepared, recipe: FinetuneSettings, wat
         images = bench.spec.finetune.recalibration_images
         recalibrate_batchnorm(network, bench.task, images, bench.runtime, bench.spec.seed)
     with watch("finetune"):
-        finetune(network, bench.task, recipe, bench.runtime, bench.spec.seed, prepared.teacher())
+        finetune(network, TrainingRun(bench.task, recipe, bench.runtime, bench.spec.seed), prepared.teacher())
     network.eval()
 
 

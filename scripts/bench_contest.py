@@ -39,8 +39,8 @@ from autoprune.search.evaluation.monitor import glance
 from autoprune.search.session import run_search
 from autoprune.search.setup.context import finetune_recipe
 from autoprune.study.view import open_view
-from autoprune.training.loop import total_steps
 from autoprune.training.scoring import score
+from autoprune.training.settings import total_steps
 
 LOOKS = (0.125, 0.25, 0.5, 0.75)  # shares of the longer fine-tune; the search's own loss comes before, the end after
 WINDOW = 1 / 16  # of the longer fine-tune, before each look: what weights are averaged over

@@ -33,17 +33,22 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.models.build import build_model
+from autoprune.pruning.channel_positions import tensor_shrinks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
-from autoprune.pruning.surgery import Pruner, shrinks
+from autoprune.pruning.surgery import Pruner
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import DataTask, stream_seed
-from autoprune.training.device.device import Runtime, resolve_runtime
+from autoprune.training.device.resolve_runtime import resolve_runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
+from autoprune.training.settings import FinetuneSettings
 
 LEVELS = (0.75, 0.5, 0.25)
 RECALIBRATION, SENSITIVITY_IMAGES = 512, 1024
@@ -125,7 +130,7 @@ class Bench:
         example = torch.rand(2, *task.input_shape, generator=torch.Generator().manual_seed(0))
         self.groups = find_groups(network, example).cuttable
         channels = {group.name: group.num_channels for group in self.groups}
-        self.cost = CostModel(network, shrinks(network, self.groups), channels, example)
+        self.cost = CostModel(network, tensor_shrinks(network, self.groups), channels, example)
         self.budget = Budget.parse({"mflops": options.budget_mflops}).resolve(self.cost.measure({}))
         self.teacher = Teacher(network, task, runtime)
         self.dense = score(network, task, "val", runtime)
@@ -195,7 +200,7 @@ class Bench:
         network = self.runtime.place(Pruner(self.network, space, {name: chosen}).prune(policy))
         recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, seed)
         before = score(network, self.task, "val", self.runtime).accuracy
-        finetune(network, self.task, self.recipe, self.runtime, seed, self.teacher)
+        finetune(network, TrainingRun(self.task, self.recipe, self.runtime, seed), self.teacher)
         after = score(network, self.task, "val", self.runtime)
         return Row(seed, label, name, before, after.accuracy, after.loss, self.cost.measure(kept)["mflops"])
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from autoprune.pruning.find_blocks import find_blocks
 from bench_criteria import folder_task
 from torch import nn
 
@@ -39,7 +40,6 @@ from autoprune.errors import BudgetError
 from autoprune.export.onnx import missing_packages
 from autoprune.export.timing_runtimes import ONNX, engine_of
 from autoprune.models.build import build_model
-from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner
@@ -51,10 +51,13 @@ from autoprune.search.setup.context import cost_model, resolve, set_up
 from autoprune.search.setup.latency_probes import latency_probes
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import open_view
-from autoprune.training.device.device import resolve_runtime
+from autoprune.training.device.resolve_runtime import resolve_runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
+from autoprune.training.settings import FinetuneSettings
 
 RECALIBRATION, CHOOSING = 512, 1024
 THREADS = 1  # while timing
@@ -251,7 +254,7 @@ class Bench:
             if row.name == "uniform" or row.name.startswith(("chosen", "blocks")):
                 network = self.runtime.place(networks[row.name])
                 recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, self.options.seed)
-                finetune(network, self.task, recipe, self.runtime, self.options.seed, teacher)
+                finetune(network, TrainingRun(self.task, recipe, self.runtime, self.options.seed), teacher)
                 found = score(network, self.task, "val", self.runtime)
                 row.accuracy, row.stderr = found.accuracy, found.accuracy_stderr
                 print(f"{row.name} {100 * row.accuracy:.2f} ± {100 * row.stderr:.2f} %", flush=True)

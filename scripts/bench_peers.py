@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from autoprune.cost.cost_model import measure_network
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.loop import stream
 from autoprune.training.scoring import score
 

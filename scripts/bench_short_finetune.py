@@ -28,7 +28,9 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.setup.context import finetune_recipe
 from autoprune.tasks.task import steps_per_epoch
-from autoprune.training.finetune import finetune, recalibrate_batchnorm
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
 
 RESAMPLES = 2000
@@ -89,7 +91,11 @@ def trained(prepared: Prepared, policy: PruningPolicy, steps: int, lr: float) ->
     network = bench.runtime.place(bench.pruner.prune(policy))
     epochs = steps / steps_per_epoch(bench.task.sizes["train"], spec.finetune.batch_size)
     recalibrate_batchnorm(network, bench.task, spec.finetune.recalibration_images, bench.runtime, spec.seed)
-    finetune(network, bench.task, finetune_recipe(spec, epochs, lr), bench.runtime, spec.seed, prepared.teacher())
+    finetune(
+        network,
+        TrainingRun(bench.task, finetune_recipe(spec, epochs, lr), bench.runtime, spec.seed),
+        prepared.teacher(),
+    )
     found = score(network, bench.task, "val", bench.runtime)
     return {"accuracy": found.accuracy, "loss": found.loss}
 

@@ -20,7 +20,7 @@ from autoprune.analysis.successive_halving import halve, rungs
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import EvaluationError
-from autoprune.pruning.surgery import CutPlan
+from autoprune.pruning.cut_plan import CutPlan
 from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch, quality_measurement
 from autoprune.training.scoring import Score, score, score_train
 

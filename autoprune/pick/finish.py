@@ -26,8 +26,8 @@ from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.card import card_text
 from autoprune.pick.contest import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
 from autoprune.pick.resume import unfinished
-from autoprune.pruning.masks.masks import maskable_layers
-from autoprune.pruning.masks.sparse_kernels import can_accelerate
+from autoprune.pruning.masks.maskable_layers import maskable_layers
+from autoprune.pruning.masks.two_of_four_kernels import can_accelerate
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.setup.context import Workbench, finetune_recipe, resolve, set_up, timing_plan
 from autoprune.search.setup.dense_network import sparsity_facts

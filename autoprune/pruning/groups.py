@@ -21,8 +21,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from autoprune.core.space import FrozenGroup, Member, PruningGroup, Side
 from autoprune.errors import ModelError
+from autoprune.pruning.cut_plan import plan_cut
 from autoprune.pruning.layers.kinds import kind_of
-from autoprune.pruning.surgery import cut_of, shrink, zeroed
+from autoprune.pruning.surgery import shrink, zeroed
 from autoprune.pruning.tracing.safe_forward import answer_of
 from autoprune.pruning.tracing.tracer import NOT_THE_USERS, OUTPUT, OutOfTime, Tracer, trace
 
@@ -245,7 +246,7 @@ class _Proof:
         groups = tuple(groups)
         removed = {group.name: _random_channels(group) for group in groups}
         try:
-            cut = cut_of(self.network, groups, removed)
+            cut = plan_cut(self.network, groups, removed)
             small = shrink(self.network, cut)
             with torch.no_grad():
                 found = small(self.example)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from autoprune.pruning.cut_plan import KeptChannels
 from click.testing import CliRunner, Result
 from tiny import write_task
 
@@ -17,7 +18,7 @@ from autoprune.cost.timing_engines import Engine
 from autoprune.errors import ExportError
 from autoprune.export.saved_network import Architecture, save_network
 from autoprune.models.build import build_model
-from autoprune.pruning.surgery import KeptChannels, shrink
+from autoprune.pruning.surgery import shrink
 from autoprune.search.setup import profile_network as profiling
 
 QUICK = ("--latency-runtime", "torch", "--device", "cpu")

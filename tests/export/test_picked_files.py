@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from autoprune.pruning.cut_plan import KeptChannels
 from tiny import write_study
 from torch import nn
 
@@ -35,7 +36,7 @@ from autoprune.export.verify import FileCheck, Reference, verify
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.card import card_text
 from autoprune.pick.finish import finish_trials
-from autoprune.pruning.surgery import KeptChannels, shrink
+from autoprune.pruning.surgery import shrink
 from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import StudyView

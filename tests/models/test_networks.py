@@ -14,10 +14,13 @@ from autoprune.core.shapes import Shape, channels_of, described, image_of
 from autoprune.errors import ModelError
 from autoprune.models.build import build_model, count_parameters
 from autoprune.tasks.in_memory import Arrays, ArrayTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings, finetune, train_dense
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
 from autoprune.training.scoring import score
+from autoprune.training.settings import FinetuneSettings
+from autoprune.training.train_dense import train_dense
 
 READS = [
     ("lstm", (1, 8, 8)),
@@ -80,7 +83,7 @@ class TestEveryNetwork:
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     @pytest.mark.parametrize(
-        ("name", "shape", "recipe"),
+        ("name", "shape", "settings"),
         [
             ("lstm", (7, 5), FinetuneSettings(10, 16, 0.5, 0.0)),
             ("mlp", (30,), FinetuneSettings(8, 16, 0.05, 0.0)),
@@ -88,20 +91,20 @@ class TestEveryNetwork:
         ],
     )
     def test_learns_and_repeats_in_any_precision(
-        self, name: str, shape: Shape, recipe: FinetuneSettings, precision: str
+        self, name: str, shape: Shape, settings: FinetuneSettings, precision: str
     ) -> None:
         runtime, task = Runtime(precision=precision, channels_last=True), separable_task(shape)  # type: ignore[arg-type]
         networks = [build(name, shape) for _ in range(2)]
         for network in networks:
-            train_dense(network, task, recipe, runtime, seed=0)
+            train_dense(network, TrainingRun(task, settings, runtime, 0))
         assert score(networks[0], task, "val", runtime).accuracy > 0.9
         assert same_state(state_of(networks[0]), state_of(networks[1]))
 
     @pytest.mark.parametrize(("name", "shape"), [("lstm", (7, 5)), ("mlp", (30,)), ("vit", (1, 8, 8))])
     def test_can_be_taught_by_a_teacher(self, name: str, shape: Shape, runtime: Runtime) -> None:
         task, teacher = separable_task(shape), build(name, shape, seed=5)
-        recipe = FinetuneSettings(1, 16, 1e-3, 0.0, distill=True)
-        report = finetune(build(name, shape), task, recipe, runtime, 0, Teacher(teacher, task, runtime))
+        settings = FinetuneSettings(1, 16, 1e-3, 0.0, distill=True)
+        report = finetune(build(name, shape), TrainingRun(task, settings, runtime, 0), Teacher(teacher, task, runtime))
         assert report.steps == 4
 
 

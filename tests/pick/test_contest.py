@@ -31,8 +31,9 @@ from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch
 from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import StudyView
-from autoprune.training.finetune import finetune, recalibrate_batchnorm
-from autoprune.training.loop import Span
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import Span, TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
 
@@ -89,7 +90,12 @@ def by_hand(bench: Workbench, evaluator: Evaluator, asked: Trial, *spans: Span) 
     network = bench.runtime.place(bench.pruner.prune(asked.candidate.policy))
     recalibrate_batchnorm(network, bench.task, 48, bench.runtime, bench.spec.seed)
     for span in spans:
-        finetune(network, bench.task, evaluator.recipe, bench.runtime, bench.spec.seed, evaluator.teacher, span=span)
+        finetune(
+            network,
+            TrainingRun(bench.task, evaluator.recipe, bench.runtime, bench.spec.seed),
+            evaluator.teacher,
+            span=span,
+        )
     return network.eval()
 
 
@@ -144,7 +150,7 @@ def test_one_contender_is_a_plain_fine_tune_to_the_last_bit(
 ) -> None:
     finished = run(evaluator, bench, trials[2:3])
     plain = by_hand(bench, evaluator, trials[2])
-    finetune(plain, bench.task, evaluator.recipe, bench.runtime, bench.spec.seed, evaluator.teacher)
+    finetune(plain, TrainingRun(bench.task, evaluator.recipe, bench.runtime, bench.spec.seed), evaluator.teacher)
     assert same_weights(finished.network, plain)
     assert finished.borders == (1.0,)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from autoprune.pruning.cut_plan import KeptChannels
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models as zoo
@@ -24,7 +25,7 @@ from autoprune.pruning.layers.attention import ATTENTION_KINDS
 from autoprune.pruning.layers.attention_heads import Packing
 from autoprune.pruning.layers.kinds import LayerKind, tensor_of
 from autoprune.pruning.layers.window_attention import join_windows, split_windows
-from autoprune.pruning.surgery import KeptChannels, shrink
+from autoprune.pruning.surgery import shrink
 from autoprune.pruning.surgery import zeroed as zeroed_network
 
 NESTED = "ignore:The PyTorch API of nested tensors is in prototype stage"

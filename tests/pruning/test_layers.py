@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from autoprune.pruning.cut_plan import KeptChannels
 from pruning_nets import Body, Flow, Tokens, outputs, random_cut
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from autoprune.core.space import PruningGroup
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.layers.axes import Axis
 from autoprune.pruning.layers.kinds import KINDS, axes_of, kind_of, tensor_of
-from autoprune.pruning.surgery import KeptChannels, shrink, zeroed
+from autoprune.pruning.surgery import shrink, zeroed
 
 
 @dataclass(frozen=True)

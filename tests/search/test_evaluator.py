@@ -32,7 +32,9 @@ from autoprune.search.setup.dense_network import fresh_network, read_dense_facts
 from autoprune.search.setup.starting_weights import channel_tensors
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec_sections import ScheduleSpec
-from autoprune.training.finetune import finetune, recalibrate_batchnorm
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 
 pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")
 
@@ -257,7 +259,7 @@ def test_one_stage_is_one_shot_to_the_last_bit(bench: Workbench, evaluator: Eval
     policy = candidate(bench).policy
     by_hand = bench.runtime.place(bench.pruner.prune(policy))
     recalibrate_batchnorm(by_hand, bench.task, 48, bench.runtime, bench.spec.seed)
-    finetune(by_hand, bench.task, evaluator.recipe, bench.runtime, bench.spec.seed, evaluator.teacher)
+    finetune(by_hand, TrainingRun(bench.task, evaluator.recipe, bench.runtime, bench.spec.seed), evaluator.teacher)
     ours = grown(with_schedule(evaluator, stages=1), policy).state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in by_hand.state_dict().items())
 

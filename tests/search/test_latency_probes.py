@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from autoprune.pruning.find_blocks import find_blocks
 from tiny import write_task
 from tiny_bench import tiny_spec
 from torch import nn
@@ -20,14 +21,13 @@ from autoprune.cost.cost_model import CostModel, measure_network
 from autoprune.cost.latency import LatencyComparison
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.models.cifar_resnet import resnet20
-from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.proposals.latency_model import LatencyProbes
 from autoprune.search.setup.context import cost_model, set_up
 from autoprune.search.setup.latency_probes import latency_probes, needs_probes, spread
 from autoprune.study.folder import StudyFolder
-from autoprune.training.device.device import resolve_runtime
+from autoprune.training.device.resolve_runtime import resolve_runtime
 
 DENSE_MS = 8.0
 

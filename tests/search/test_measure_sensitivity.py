@@ -21,7 +21,7 @@ from autoprune.search.setup.measure_sensitivity import BROKEN, Expected, Sensiti
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec_sections import SensitivitySpec
 from autoprune.tasks.in_memory import Arrays, ArrayTask
-from autoprune.training.device.device import resolve_runtime
+from autoprune.training.device.resolve_runtime import resolve_runtime
 
 LONG = Expected(trials=10_000, trained=1000, scored=100)
 SHORT = Expected(trials=1, trained=0, scored=1)

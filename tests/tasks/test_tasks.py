@@ -19,7 +19,7 @@ from autoprune.tasks import builtin as tasks
 from autoprune.tasks.builtin import build_task, cifar10, digits
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import Batch, DataTask, steps_per_epoch, subset
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 
 
 def collect(batches: object) -> Batch:

@@ -14,17 +14,15 @@ from training_toys import Toy, make_task, make_toy, same_state, state_of
 from autoprune.errors import DataError, ModelError, NonFiniteError, StudyError, UnknownNameError, UsageError
 from autoprune.tasks.in_memory import ArrayTask
 from autoprune.tasks.task import Batch
-from autoprune.training.device.device import Runtime
-from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import (
-    FinetuneSettings,
-    distillation_loss,
-    finetune,
-    recalibrate_batchnorm,
-    train_dense,
-)
-from autoprune.training.loop import learning_rate, stream, total_steps, train
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.distillation import Teacher, distillation_loss
+from autoprune.training.finetune import finetune
+from autoprune.training.learning_rate import learning_rate
+from autoprune.training.loop import TrainingRun, stream, train
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
+from autoprune.training.settings import FinetuneSettings, total_steps
+from autoprune.training.train_dense import train_dense
 
 PLAIN = FinetuneSettings(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)
 DISTIL = FinetuneSettings(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4, distill=True)
@@ -44,31 +42,31 @@ def make_live_task() -> LiveTask:
 
 class TestTraining:
     def test_learns(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
-        train_dense(toy, task, FinetuneSettings(15, 16, 0.1, 1e-4), runtime, seed=0)
+        train_dense(toy, TrainingRun(task, FinetuneSettings(15, 16, 0.1, 1e-4), runtime, 0))
         assert score(toy, task, "val", runtime).accuracy > 0.9
 
     def test_learns_with_adamw_too(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
-        train_dense(toy, task, FinetuneSettings(15, 16, 0.01, 1e-2, optimizer="adamw"), runtime, seed=0)
+        train_dense(toy, TrainingRun(task, FinetuneSettings(15, 16, 0.01, 1e-2, optimizer="adamw"), runtime, 0))
         assert score(toy, task, "val", runtime).accuracy > 0.9
 
     def test_adamw_decays_weights_by_itself_and_leaves_biases(
         self, task: ArrayTask, toy: Toy, runtime: Runtime
     ) -> None:
         """Without a gradient AdamW still takes lr · decay of a weight a step; the rates of one epoch are known."""
-        before, recipe = state_of(toy), FinetuneSettings(1, 16, 0.1, 0.5, optimizer="adamw")
-        steps = total_steps(task.sizes["train"], recipe)
+        before, settings = state_of(toy), FinetuneSettings(1, 16, 0.1, 0.5, optimizer="adamw")
+        steps = total_steps(task.sizes["train"], settings)
 
         def nothing(logits: torch.Tensor, labels: torch.Tensor, answers: object) -> torch.Tensor:
             return 0.0 * logits.sum()
 
-        train(toy, task, recipe, runtime, 0, nothing, None, None)
+        train(toy, TrainingRun(task, settings, runtime, 0), nothing)
         shrunk = math.prod(1 - 0.5 * learning_rate(step, steps, 0.1) for step in range(steps))
         assert torch.allclose(toy.fc.weight, shrunk * before["fc.weight"], rtol=1e-5)
         assert torch.equal(toy.fc.bias, before["fc.bias"])
 
     def test_an_unknown_optimizer_is_named(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         with pytest.raises(UnknownNameError, match="no optimizer named 'adam'; did you mean 'adamw'"):
-            finetune(toy, task, FinetuneSettings(1, 16, 0.1, 0.0, optimizer="adam"), runtime, 0)  # type: ignore[arg-type]
+            finetune(toy, TrainingRun(task, FinetuneSettings(1, 16, 0.1, 0.0, optimizer="adam"), runtime, 0))  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_same_seed_same_bits(self, task: ArrayTask, precision: str) -> None:
@@ -76,7 +74,7 @@ class TestTraining:
 
         def trained(seed: int) -> dict[str, torch.Tensor]:
             network = make_toy(dropout=0.3)
-            finetune(network, task, PLAIN, runtime, seed)
+            finetune(network, TrainingRun(task, PLAIN, runtime, seed))
             return state_of(network)
 
         assert same_state(trained(0), trained(0))
@@ -85,35 +83,37 @@ class TestTraining:
     def test_a_fresh_task_gives_the_same_bits(self, runtime: Runtime) -> None:
         networks = [make_toy(), make_toy()]
         for network in networks:
-            finetune(network, make_task(), PLAIN, runtime, 3)
+            finetune(network, TrainingRun(make_task(), PLAIN, runtime, 3))
         assert same_state(state_of(networks[0]), state_of(networks[1]))
 
     @pytest.mark.parametrize(("epochs", "steps"), [(0, 0), (0.01, 1), (0.5, 2), (1, 5), (1.3, 6), (3, 15)])
-    def test_steps_are_those_of_the_recipe(
+    def test_steps_are_those_of_the_settings(
         self, task: ArrayTask, toy: Toy, runtime: Runtime, epochs: float, steps: int
     ) -> None:
         seen: list[tuple[int, int]] = []
         report = finetune(
-            toy, task, FinetuneSettings(epochs, 16, 0.05, 0.0), runtime, 0, on_step=lambda *now: seen.append(now)
+            toy,
+            TrainingRun(task, FinetuneSettings(epochs, 16, 0.05, 0.0), runtime, 0),
+            on_step=lambda *now: seen.append(now),
         )
         assert report.steps == steps
         assert seen == [(step, steps) for step in range(1, steps + 1)]
 
     def test_report(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
-        report = finetune(toy, task, PLAIN, runtime, 0)
+        report = finetune(toy, TrainingRun(task, PLAIN, runtime, 0))
         assert report.images == 140
         assert report.seconds > 0
         assert math.isfinite(report.final_loss)
 
     def test_zero_epochs_change_nothing(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         before = state_of(toy)
-        report = finetune(toy, task, FinetuneSettings(0, 16, 0.05, 0.0), runtime, 0)
+        report = finetune(toy, TrainingRun(task, FinetuneSettings(0, 16, 0.05, 0.0), runtime, 0))
         assert same_state(state_of(toy), before)
         assert math.isnan(report.final_loss)
 
     def test_equals_the_loop_by_hand(self, task: ArrayTask, runtime: Runtime) -> None:
         ours, theirs = make_toy(), make_toy()
-        finetune(ours, task, FinetuneSettings(1, 16, 0.05, 1e-2), runtime, 0)
+        finetune(ours, TrainingRun(task, FinetuneSettings(1, 16, 0.05, 1e-2), runtime, 0))
         decayed = [p for p in theirs.parameters() if p.dim() > 1]
         plain = [p for p in theirs.parameters() if p.dim() <= 1]
         optimizer = torch.optim.SGD(
@@ -133,7 +133,7 @@ class TestTraining:
         networks = []
         for channels_last in (True, False):
             networks.append(make_toy())
-            finetune(networks[-1], task, PLAIN, Runtime(channels_last=channels_last), 0)
+            finetune(networks[-1], TrainingRun(task, PLAIN, Runtime(channels_last=channels_last), 0))
         for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
             assert torch.allclose(one, other, atol=1e-5)
 
@@ -141,7 +141,7 @@ class TestTraining:
         networks = []
         for decay in (0.0, 10.0):
             networks.append(make_toy())
-            finetune(networks[-1], task, FinetuneSettings(0.2, 16, 1e-3, decay), runtime, 0)
+            finetune(networks[-1], TrainingRun(task, FinetuneSettings(0.2, 16, 1e-3, decay), runtime, 0))
         free, decayed = networks
         assert torch.equal(free.bn.weight, decayed.bn.weight)
         assert torch.equal(free.fc.bias, decayed.fc.bias)
@@ -150,21 +150,23 @@ class TestTraining:
     def test_frozen_parameters_stay(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         toy.conv.requires_grad_(False)
         before = toy.conv.weight.clone()
-        finetune(toy, task, PLAIN, runtime, 0)
+        finetune(toy, TrainingRun(task, PLAIN, runtime, 0))
         assert torch.equal(toy.conv.weight, before)
 
     def test_a_network_that_is_all_frozen(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         with pytest.raises(ModelError, match="no parameter of the network can be trained"):
-            finetune(toy.requires_grad_(False), task, PLAIN, runtime, 0)
+            finetune(toy.requires_grad_(False), TrainingRun(task, PLAIN, runtime, 0))
 
     def test_a_network_without_biases(self, task: ArrayTask, runtime: Runtime) -> None:
         with torch.random.fork_rng():
             network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3, bias=False))
-        assert finetune(network, task, PLAIN, runtime, 0).steps == 10
+        assert finetune(network, TrainingRun(task, PLAIN, runtime, 0)).steps == 10
 
     def test_on_epoch(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         seen: list[tuple[int, int]] = []
-        train_dense(toy, task, FinetuneSettings(3, 16, 0.05, 0.0), runtime, 0, lambda *now: seen.append(now))
+        train_dense(
+            toy, TrainingRun(task, FinetuneSettings(3, 16, 0.05, 0.0), runtime, 0), lambda *now: seen.append(now)
+        )
         assert seen == [(1, 3), (2, 3), (3, 3)]
 
     @pytest.mark.parametrize(("after", "epochs"), [(1, 1), (7, 10), (33, 10)])
@@ -181,11 +183,11 @@ class TestTraining:
         with torch.random.fork_rng():
             network = Exploding()
         with pytest.raises(NonFiniteError, match=rf"the loss is nan at step {after} of {5 * epochs}; train with"):
-            finetune(network, task, FinetuneSettings(epochs, 16, 0.01, 0.0), runtime, 0)
+            finetune(network, TrainingRun(task, FinetuneSettings(epochs, 16, 0.01, 0.0), runtime, 0))
 
     def test_too_many_outputs(self, task: ArrayTask, runtime: Runtime) -> None:
         with pytest.raises(ModelError, match="as many outputs"):
-            finetune(make_toy(num_classes=5), task, PLAIN, runtime, 0)
+            finetune(make_toy(num_classes=5), TrainingRun(task, PLAIN, runtime, 0))
 
     def test_a_task_that_gives_nothing(self, runtime: Runtime) -> None:
         class Empty(ArrayTask):
@@ -238,9 +240,9 @@ class TestDistillation:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return x.mean((2, 3)).roll(1, dims=1) * 20
 
-        recipe = FinetuneSettings(15, 16, 0.1, 0.0, distill=True, distill_weight=1.0)
+        settings = FinetuneSettings(15, 16, 0.1, 0.0, distill=True, distill_weight=1.0)
         student = make_toy()
-        finetune(student, task, recipe, runtime, 0, Teacher(Wrong(), task, runtime))
+        finetune(student, TrainingRun(task, settings, runtime, 0), Teacher(Wrong(), task, runtime))
         student.eval()
         batch = next(iter(task.eval_batches("val", 100, runtime)))
         answers = student(batch.images).argmax(1)
@@ -248,10 +250,10 @@ class TestDistillation:
 
     def test_without_a_teacher(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         with pytest.raises(UsageError, match="no teacher was given; give one"):
-            finetune(toy, task, DISTIL, runtime, 0)
+            finetune(toy, TrainingRun(task, DISTIL, runtime, 0))
 
-    def test_a_recipe_that_does_not_distil_asks_no_teacher(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
-        finetune(toy, task, PLAIN, runtime, 0, teacher=object())  # type: ignore[arg-type]
+    def test_settings_that_do_not_distil_need_no_teacher(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
+        finetune(toy, TrainingRun(task, PLAIN, runtime, 0), teacher=object())  # type: ignore[arg-type]
 
 
 class TestTeacher:
@@ -274,7 +276,7 @@ class TestTeacher:
         states = []
         for task in (make_task(), make_live_task()):
             student = make_toy()
-            finetune(student, task, DISTIL, runtime, 0, Teacher(dense, task, runtime, tmp_path))
+            finetune(student, TrainingRun(task, DISTIL, runtime, 0), Teacher(dense, task, runtime, tmp_path))
             states.append(state_of(student))
         assert same_state(*states)
 
@@ -286,7 +288,7 @@ class TestTeacher:
         for _ in range(2):
             teacher = Teacher(dense, task, runtime, tmp_path)
             for _ in range(2):
-                finetune(make_toy(), task, DISTIL, runtime, 0, teacher)
+                finetune(make_toy(), TrainingRun(task, DISTIL, runtime, 0), teacher)
         assert len(calls) == 10  # two epochs of five batches
 
     def test_half_an_epoch_costs_half_and_is_extended_later(
@@ -361,7 +363,7 @@ class TestTeacher:
         task = make_live_task() if live else make_task()
         dense.train()
         before = state_of(dense)
-        finetune(make_toy(), task, DISTIL, runtime, 0, Teacher(dense, task, runtime, tmp_path))
+        finetune(make_toy(), TrainingRun(task, DISTIL, runtime, 0), Teacher(dense, task, runtime, tmp_path))
         assert same_state(state_of(dense), before)
         assert all(module.training for module in dense.modules())
         assert all(parameter.grad is None for parameter in dense.parameters())
@@ -421,7 +423,7 @@ class TestRecalibration:
         assert same_state(state_of(network), before)
 
     def test_makes_a_disturbed_network_well_again(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
-        train_dense(toy, task, FinetuneSettings(15, 16, 0.1, 1e-4), runtime, seed=0)
+        train_dense(toy, TrainingRun(task, FinetuneSettings(15, 16, 0.1, 1e-4), runtime, 0))
         with torch.no_grad():
             toy.conv.bias += 10 * torch.arange(8) - 40  # batch norm undoes this, once it has measured it
         ill = score(toy, task, "val", runtime).loss

@@ -10,7 +10,7 @@ from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.errors import DataError, ModelError, NonFiniteError, UnknownNameError
 from autoprune.tasks.in_memory import ArrayTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.scoring import accuracy_stderr, score
 
 

@@ -25,17 +25,22 @@ from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer, measured_latency
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.models.build import count_parameters
-from autoprune.pruning.masks.masks import Masks, build_masks
-from autoprune.pruning.surgery import CutPlan, KeptChannels, Pruner, shrink
+from autoprune.pruning.cut_plan import CutPlan, KeptChannels
+from autoprune.pruning.masks.build_masks import build_masks
+from autoprune.pruning.masks.weight_masks import Masks
+from autoprune.pruning.surgery import Pruner, shrink
 from autoprune.search.evaluation.monitor import Monitor, StoppedEarly, recalibrated_copy
 from autoprune.study.spec_sections import ScheduleSpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
-from autoprune.training.loop import OnStep, Span, total_steps
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import OnStep, Span, TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import Score, score, score_train
-from autoprune.training.stages import norms_and_head, part_of, relative, share_cut, steps_of
+from autoprune.training.settings import FinetuneSettings, total_steps
+from autoprune.training.stages import part_of, relative, share_cut, steps_of
+from autoprune.training.trainable import norms_and_head
 
 PHASES = ("prune", "recalibrate", "rung", "finetune", "score", "latency")
 OnPhase = Callable[[str], None]
@@ -256,10 +261,7 @@ class Evaluator:
         with watch("finetune"):
             finetune(
                 network,
-                self.task,
-                self.recipe,
-                self.runtime,
-                self.seed,
+                TrainingRun(self.task, self.recipe, self.runtime, self.seed),
                 self.teacher,
                 on_step,
                 span=part_of(self.span(stage), *share),

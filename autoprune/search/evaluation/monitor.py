@@ -19,9 +19,10 @@ from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Stopped
 from autoprune.errors import NonFiniteError
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime, seeded
-from autoprune.training.finetune import recalibrate_batchnorm
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.device.seeding import seeded
 from autoprune.training.loop import OnStep, Span
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import Score, score
 
 

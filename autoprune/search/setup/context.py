@@ -24,12 +24,13 @@ from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import UsageError
 from autoprune.export.saved_network import Architecture
 from autoprune.export.timing_runtimes import check_runtime, check_takes, decide_runtime, engine_of
-from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.channel_positions import tensor_shrinks
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.layers.kinds import has_heads
-from autoprune.pruning.masks.masks import maskable_layers
+from autoprune.pruning.masks.maskable_layers import maskable_layers
 from autoprune.pruning.selection import choose_blocks, choose_groups, choose_layers
-from autoprune.pruning.surgery import Pruner, shrinks
+from autoprune.pruning.surgery import Pruner
 from autoprune.pruning.tracing.tracer import OUTPUT
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.proposals.latency_model import LatencyProbes
@@ -50,10 +51,11 @@ from autoprune.study.spec import StudySpec
 from autoprune.study.spec_sections import LatencySpec
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime, resolve_runtime
+from autoprune.training.device.resolve_runtime import resolve_runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings
 from autoprune.training.memory_layout import fastest_layout
+from autoprune.training.settings import FinetuneSettings
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,7 @@ def cost_model(network: nn.Module, space: SearchSpace, example: Tensor) -> CostM
     """Return the closed-form costs over a space."""
     return CostModel(
         network,
-        shrinks(network, space.groups),
+        tensor_shrinks(network, space.groups),
         {group.name: group.num_channels for group in space.groups},
         example,
         blocks=space.blocks,

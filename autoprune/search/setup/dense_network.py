@@ -29,8 +29,11 @@ from autoprune.search.evaluation.evaluator import quality_and_hits
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime, evaluating
-from autoprune.training.finetune import FinetuneSettings, train_dense
+from autoprune.training.device.evaluation_mode import evaluating
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.loop import TrainingRun
+from autoprune.training.settings import FinetuneSettings
+from autoprune.training.train_dense import train_dense
 
 CALIBRATION_BATCH = 64
 REFERENCE_BLOCKS = 15
@@ -120,7 +123,7 @@ def _train(
             write_network(network, folder.rewind_weights)
 
     recipe = FinetuneSettings(wish.epochs, wish.batch_size, wish.lr, wish.weight_decay, optimizer=wish.optimizer)
-    train_dense(network, task, recipe, runtime, spec.seed, on_epoch)
+    train_dense(network, TrainingRun(task, recipe, runtime, spec.seed), on_epoch)
     network.zero_grad(set_to_none=True)  # the last gradients would take as much memory as the weights, all session long
 
 
@@ -144,7 +147,7 @@ def sparsity_facts(folder: StudyFolder) -> dict[str, Any] | None:
     Returns:
         ``method``, ``strength`` and ``epochs``; ``quality_before`` and ``quality_after``, measurements as JSON of the
         dense network and of the one that learnt; and what
-        :func:`describe_sparsity` tells.
+        :func:`describe_regularisation` tells.
 
     Raises:
         StudyError: if the file is damaged.

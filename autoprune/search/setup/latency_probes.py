@@ -20,7 +20,7 @@ from autoprune.cost.timing_plan import TimingPlan
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.proposals.latency_model import LatencyProbes, Timed
 from autoprune.study.folder import StudyFolder
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 
 WIDTHS = (0.7, 0.5, 0.25)  # shares of all channels; most counts are odd ones, as in proposals
 DEPTHS = (1 / 3, 2 / 3, 1.0)  # shares of the blocks that can be dropped

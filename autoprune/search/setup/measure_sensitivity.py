@@ -24,8 +24,8 @@ from autoprune.pruning.surgery import Pruner
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec_sections import SensitivitySpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
-from autoprune.training.finetune import recalibrate_batchnorm
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
 
 HALF, QUARTER, THREE_QUARTERS, EIGHTH = 0.5, 0.25, 0.75, 0.125

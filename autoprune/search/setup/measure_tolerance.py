@@ -19,8 +19,8 @@ from autoprune.errors import NonFiniteError
 from autoprune.pruning.surgery import Pruner
 from autoprune.study.folder import StudyFolder
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
-from autoprune.training.finetune import recalibrate_batchnorm
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
 
 RECALIBRATION_IMAGES = 128

@@ -25,9 +25,17 @@ from autoprune.search.setup.dense_network import check_finite, fresh_network, wr
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
-from autoprune.training.finetune import FinetuneSettings, recalibrate_batchnorm
-from autoprune.training.regularisation import ChannelTensors, Penalty, describe_sparsity, learn_sparsity, strengths
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
+from autoprune.training.regularisation import (
+    ChannelTensors,
+    Penalty,
+    channel_strengths,
+    describe_regularisation,
+    train_regularised,
+)
+from autoprune.training.settings import FinetuneSettings
 
 
 @dataclass(frozen=True)
@@ -121,9 +129,11 @@ def _sparse_network(
         return sparse
     notify(f"learning sparsity by {wish.method} for {wish.epochs:g} epochs, once per study")
     tensors = channel_tensors(network, groups.cuttable)
-    weak = strengths(network, wish.method, tensors)
+    weak = channel_strengths(network, wish.method, tensors)
     recipe = FinetuneSettings(wish.epochs, spec.dense.batch_size, wish.lr, spec.dense.weight_decay)
-    learn_sparsity(sparse, task, recipe, runtime, spec.seed, Penalty(wish.method, wish.strength), tensors)
+    train_regularised(
+        sparse, TrainingRun(task, recipe, runtime, spec.seed), Penalty(wish.method, wish.strength), tensors
+    )
     sparse.zero_grad(set_to_none=True)
     check_finite(sparse)
     # proximal steps change weights behind the back of batch norm's running statistics
@@ -132,7 +142,7 @@ def _sparse_network(
         **{"method": wish.method, "strength": wish.strength, "epochs": wish.epochs},
         "quality_before": measured_quality(network, task, runtime).to_json(),
         "quality_after": measured_quality(sparse, task, runtime).to_json(),
-        **describe_sparsity(weak, strengths(sparse, wish.method, tensors)),
+        **describe_regularisation(weak, channel_strengths(sparse, wish.method, tensors)),
     }
     write_network(sparse, folder.sparse_weights, {"sparsity": json.dumps(facts)})
     return sparse
