@@ -149,7 +149,7 @@ class TestRefusals:
             ("lstm", (30,), "lstm reads sequences or images, and the data has rows of 30 features; use 'mlp'"),
             ("vit", (30,), r"vit reads images \(CxHxW\), and the data has rows of 30 features"),
             ("vit", (7, 5), "the data has sequences of 7 rows of 5 features"),
-            ("vit", (1, 30, 32), "patches of 4×4 pixels, and these are 30×32; bring them to a multiple of 4"),
+            ("vit", (1, 30, 32), "patches of 4×4 pixels, and these are 30×32; scale them to a multiple of 4"),
             ("resnet20", (30,), "resnet20 reads images .* such as 'mlp' for rows and 'lstm' for sequences"),
             ("resnet56", (7, 5), "resnet56 reads images"),
             ("torchvision:resnet18", (30,), "torchvision:resnet18 reads images"),
