@@ -35,7 +35,7 @@ NETWORK, IMPORTANCES = "resnet56", ("fisher", "fpgm", "l2")
 BUDGET, SECOND_BUDGET = 50.0, 55.0  # MFLOPs
 OBJECTIVES = ("accuracy", "mflops", "latency_ms")
 DISTINCT = 200  # made-up policies; the rest repeats them, because projecting thousands would take the time
-REPEATS, PATIENCE = 5, 60.0  # asks of which the median is told; seconds of one ask beyond which no more are made
+REPEATS, PATIENCE = 5, 60.0  # asks, of which the median is printed; seconds of one ask beyond which no more are made
 
 
 def ask_proposals(sampler: str) -> Proposals:
@@ -81,7 +81,7 @@ def made_up(proposals: Proposals, count: int) -> list[optuna.trial.FrozenTrial]:
     return found
 
 
-def ask_records(samplers: Sequence[str], sizes: Sequence[int], say: Callable[[str], None]) -> list[dict[str, Any]]:
+def ask_records(samplers: Sequence[str], sizes: Sequence[int], notify: Callable[[str], None]) -> list[dict[str, Any]]:
     """Return sampler × stored trials → seconds of the asks; and per size, seconds to read the study and to choose."""
     found: list[dict[str, Any]] = []
     impatient: set[str] = set()
@@ -94,7 +94,7 @@ def ask_records(samplers: Sequence[str], sizes: Sequence[int], say: Callable[[st
                 storage=storage, study_name="ask", directions=records.directions(OBJECTIVES), load_if_exists=True
             )
             study.add_trials(made_up(proposals, size))
-            say(f"{size} trials stored")
+            notify(f"{size} trials stored")
             with Ledger(sqlite_url(file), "ask", OBJECTIVES, file.with_suffix(".lock")) as ledger:
                 found.append({"kind": "choose", "stored": size, **_second_budget(ledger)})
                 for name in samplers:
@@ -102,12 +102,14 @@ def ask_records(samplers: Sequence[str], sizes: Sequence[int], say: Callable[[st
                     if not seconds or max(seconds) > PATIENCE:
                         impatient.add(name)
                     found.append({"kind": "ask", "sampler": name, "stored": size, "seconds": seconds})
-                    say(f"{name} at {size}: " + (f"{statistics.median(seconds):.3f} s" if seconds else "not measured"))
+                    notify(
+                        f"{name} at {size}: " + (f"{statistics.median(seconds):.3f} s" if seconds else "not measured")
+                    )
     return found
 
 
 def _asks(ledger: Ledger, proposals: Proposals) -> list[float]:
-    """Return the seconds of each ask; every candidate is told, as a search would."""
+    """Return the seconds of each ask; the outcome of every candidate is reported back, as in a search."""
     seconds: list[float] = []
     while len(seconds) < REPEATS and max(seconds, default=0.0) <= PATIENCE:
         started = time.perf_counter()

@@ -41,7 +41,7 @@ OBJECTIVES = ("accuracy", "mflops")
 
 @dataclass(frozen=True)
 class Case:
-    """Hold a network, its budget, and how long and how fast candidates are trained unless options say otherwise."""
+    """A network, its budget, and how long and how fast candidates are trained unless options change it."""
 
     network: str
     budget: str
@@ -62,7 +62,7 @@ CASES = {
 
 @functools.cache
 def folder_images(root: str) -> ArrayTask:
-    """Read a whole folder of small images into memory; test images, if there are any, only once they are asked for."""
+    """Read a whole folder of small images into memory; test images, if there are any, only once they are needed."""
     folder = Path(root)
     has_test = (folder / "test").is_dir()
     train = ImageFolder(str(folder / "train"))
@@ -85,7 +85,7 @@ def _arrays(folder: ImageFolder) -> Arrays:
 
 
 def case_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with what every benchmark over the cases is told."""
+    """Return a parser with the options of every benchmark over the cases."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", required=True, help="JSON lines, one per finished piece; what is there is skipped")
     parser.add_argument("--table", action="store_true", help="only print the tables of the file")
@@ -151,7 +151,7 @@ def spec_of(options: argparse.Namespace, seed: int, sampler: str = "auto") -> St
 
 @dataclass(frozen=True)
 class Prepared:
-    """Hold what the contenders of one seed share.
+    """What the contenders of one seed share.
 
     Attributes:
         bench: everything a study works with.
@@ -175,7 +175,7 @@ class Prepared:
 
     @property
     def proposals(self) -> Proposals:
-        """Return what decides which candidates are asked."""
+        """Return what decides which candidates are proposed."""
         return self.bench.proposals(self.budget)
 
     def teacher(self) -> Teacher:
@@ -183,7 +183,7 @@ class Prepared:
         return Teacher(self.bench.network, self.task, self.bench.runtime, self.bench.folder.teacher)
 
 
-def prepare(options: argparse.Namespace, work: Path, seed: int, say: Callable[[str], None]) -> Prepared:
+def prepare(options: argparse.Namespace, work: Path, seed: int, notify: Callable[[str], None]) -> Prepared:
     """Return what the contenders of one seed share, made now or by an earlier run.
 
     All seeds have one dense network: the weights given, or those trained for the first seed.
@@ -195,14 +195,14 @@ def prepare(options: argparse.Namespace, work: Path, seed: int, say: Callable[[s
         shutil.copy(first.dense_weights, folder.dense_weights)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
-    bench = set_up(spec_of(options, seed), folder, say)
+    bench = set_up(spec_of(options, seed), folder, notify)
     seconds["set_up"] = time.perf_counter() - started
     budget = Budget.parse({"mflops": settings(options)["budget"]}).resolve(bench.dense)
     prepared = Prepared(bench, budget, seconds)
     started = time.perf_counter()
-    recipe, seed_of_stream = bench.evaluator().recipe, bench.spec.seed
-    steps = total_steps(bench.task.sizes["train"], recipe)
-    for _ in stream(bench.task, steps, recipe.batch_size, bench.runtime, seed_of_stream, prepared.teacher()):
+    training, seed_of_stream = bench.evaluator().recipe, bench.spec.seed
+    steps = total_steps(bench.task.sizes["train"], training)
+    for _ in stream(bench.task, steps, training.batch_size, bench.runtime, seed_of_stream, prepared.teacher()):
         pass  # the teacher's answers are stored now, so that no contender pays for them
     seconds["teacher"] = time.perf_counter() - started
     return prepared

@@ -3,7 +3,7 @@
     python scripts/bench_contest.py --case digits --seeds 2 --trials 12 --json contest.jsonl
     python scripts/bench_contest.py --case resnet20 --weights resnet20.safetensors --images cifar10 --json contest.jsonl
 
-Every seed's study is searched (``bench_search.py``'s ``ours``, gone on with if it is there), and the best few trials
+Every seed's study is searched (``bench_search.py``'s ``ours``, continued if it is there), and the best few trials
 within the budget take the whole longer fine-tune, each in one piece, with looks at validation on the way that leave no
 trace. From these courses every rule of choosing among them follows without training again: told are, per look, the
 rank correlation of the losses with those at the end, and per rule the steps it costs and what it would have picked. The

@@ -56,7 +56,7 @@ RECALIBRATION, SENSITIVITY_IMAGES = 512, 1024
 
 @dataclass(frozen=True)
 class Row:
-    """Hold one candidate."""
+    """One candidate."""
 
     seed: int
     policy: str
@@ -123,7 +123,7 @@ def folder_task(root: Path) -> DataTask:
 
 
 class Bench:
-    """Hold what all candidates share."""
+    """What all candidates share."""
 
     def __init__(self, options: argparse.Namespace, task: DataTask, runtime: Runtime, network: nn.Module) -> None:
         self.options, self.task, self.runtime, self.network = options, task, runtime, network
@@ -134,9 +134,9 @@ class Bench:
         self.budget = Budget.parse({"mflops": options.budget_mflops}).resolve(self.cost.measure({}))
         self.teacher = Teacher(network, task, runtime)
         self.dense = score(network, task, "val", runtime)
-        self.recipe = self._recipe()
+        self.settings = self._settings()
 
-    def _recipe(self) -> FinetuneSettings:
+    def _settings(self) -> FinetuneSettings:
         options = self.options
         per_epoch = self.task.sizes["train"] / options.batch_size
         return FinetuneSettings(options.steps / per_epoch, options.batch_size, options.lr, 5e-4, distill=True)
@@ -200,7 +200,7 @@ class Bench:
         network = self.runtime.place(Pruner(self.network, space, {name: chosen}).prune(policy))
         recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, seed)
         before = score(network, self.task, "val", self.runtime).accuracy
-        finetune(network, TrainingRun(self.task, self.recipe, self.runtime, seed), self.teacher)
+        finetune(network, TrainingRun(self.task, self.settings, self.runtime, seed), self.teacher)
         after = score(network, self.task, "val", self.runtime)
         return Row(seed, label, name, before, after.accuracy, after.loss, self.cost.measure(kept)["mflops"])
 

@@ -98,8 +98,8 @@ def make_ways(
 def ours(dense: nn.Module, task: DataTask, runtime: Runtime, teacher: Teacher, steps: int, batch_size: int) -> float:
     network = runtime.place(copy.deepcopy(dense))
     epochs = steps / steps_per_epoch(task.sizes["train"], batch_size)
-    recipe = FinetuneSettings(epochs, batch_size, LR, WEIGHT_DECAY, distill=True)
-    return finetune(network, TrainingRun(task, recipe, runtime, SEED), teacher).seconds
+    settings = FinetuneSettings(epochs, batch_size, LR, WEIGHT_DECAY, distill=True)
+    return finetune(network, TrainingRun(task, settings, runtime, SEED), teacher).seconds
 
 
 def bare(dense: nn.Module, task: DataTask, runtime: Runtime, teacher: Teacher, steps: int, batch_size: int) -> float:
@@ -124,7 +124,7 @@ def bare(dense: nn.Module, task: DataTask, runtime: Runtime, teacher: Teacher, s
 
 
 class PerImage(Dataset[Any]):
-    """Give the training images as most data sets do: as PIL images, transformed one at a time."""
+    """The training images in the form of most data sets: PIL images, transformed one at a time."""
 
     def __init__(self, task: DataTask) -> None:
         batches = list(task.eval_batches("train", 1024, Runtime()))

@@ -1,13 +1,13 @@
-"""How much faster pruned networks really are: widths, rounded widths, blocks dropped, and both chosen for latency.
+"""How much faster pruned networks really are: widths, rounded widths, dropped blocks, and both chosen for latency.
 
     python scripts/bench_latency.py --share 0.42 --speedup 2 --json latency.json
 
-Every policy is brought to the same share of the dense MFLOPs. ``uniform`` scales all widths alike, ``round 8`` and
+Every policy has the same share of the dense MFLOPs. ``uniform`` scales all widths alike, ``round 8`` and
 ``round 16`` keep multiples, ``blocks`` drops residual blocks alone, and ``chosen`` are random policies over widths and
-blocks projected onto the MFLOPs and onto the latency that the model predicts for the asked speed-up, as a search does.
+blocks projected onto the MFLOPs and onto the latency that the model predicts for the given speed-up, as in a search.
 Each is timed in alternation with the dense network, at one thread; the eager networks are timed again at the end, and
-the largest disagreement is told. With --weights and --images, chosen ones are those of least training loss after batch
-norm was recalibrated, and uniform and chosen are fine-tuned for the same steps and scored on validation.
+the largest disagreement is printed. With --weights and --images, chosen ones are those of least training loss after
+batch norm was recalibrated, and uniform and chosen are fine-tuned for the same steps and scored on validation.
 
 The runtimes are those of autoprune, and PyTorch in channels last; --runtimes chooses. ONNX Runtime is timed if onnx,
 onnxscript and onnxruntime are installed. With --study, the front of a stored study is
@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from autoprune.pruning.find_blocks import find_blocks
 from bench_criteria import folder_task
 from torch import nn
 
@@ -40,6 +39,7 @@ from autoprune.errors import BudgetError
 from autoprune.export.onnx import missing_packages
 from autoprune.export.timing_runtimes import ONNX, engine_of
 from autoprune.models.build import build_model
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner
@@ -65,7 +65,7 @@ THREADS = 1  # while timing
 
 @dataclass
 class Row:
-    """Hold one policy: what it has, and per batch and runtime (``"torch, batch 1"``) how many times faster it is."""
+    """One policy: what it costs, and per batch and runtime (``"torch, batch 1"``) how many times faster it is."""
 
     name: str
     mflops: float
@@ -116,7 +116,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Bench:
-    """Hold the dense network, the space over it, and the data if there is any."""
+    """The dense network, the space over it, and the data if there is any."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -192,7 +192,7 @@ class Bench:
         return sorted(found, key=lambda policy: found[policy])[: self.options.chosen]
 
     def worth(self, policy: PruningPolicy) -> float:
-        """Return what is least for the best of the draws."""
+        """Return a number that is lowest for the best of the draws."""
         if not (self.task and self.options.weights):
             return -self.cost.measure(self.space.kept(policy))["mflops"]
         network = self.pruner.prune(policy)
@@ -200,13 +200,13 @@ class Bench:
         return score(network, self.task, "train", self.runtime, limit=CHOOSING).loss
 
     def row(self, name: str, policy: PruningPolicy) -> Row:
-        """Begin the row of a policy."""
+        """Return the row of a policy, still without times."""
         kept = self.space.kept(policy)
         self.kept = {**getattr(self, "kept", {}), name: kept}
         return Row(name, self.cost.measure(kept)["mflops"], len(policy.dropped_blocks))
 
     def timer(self, batch: int, runtime: str) -> Timer:
-        """Return what times networks against the dense one; a block is about ten images."""
+        """Return a timer of networks against the dense one; a block is about ten images."""
         latency = TimingPlan(
             batch=batch, threads=THREADS, blocks=self.options.blocks, calls=max(1, 10 // batch * self.options.calls)
         )
@@ -246,7 +246,7 @@ class Bench:
         """Fine-tune the uniform and the chosen networks alike, and score them."""
         self.runtime.apply_threads()
         epochs = self.options.steps * self.options.batch_size / self.task.sizes["train"]
-        recipe = FinetuneSettings(epochs, self.options.batch_size, self.options.lr, 5e-4, distill=True)
+        settings = FinetuneSettings(epochs, self.options.batch_size, self.options.lr, 5e-4, distill=True)
         teacher = Teacher(self.dense, self.task, self.runtime)
         before = score(self.dense, self.task, "val", self.runtime)
         print(f"dense {100 * before.accuracy:.2f} ± {100 * before.accuracy_stderr:.2f} % on {before.count}", flush=True)
@@ -254,7 +254,7 @@ class Bench:
             if row.name == "uniform" or row.name.startswith(("chosen", "blocks")):
                 network = self.runtime.place(networks[row.name])
                 recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, self.options.seed)
-                finetune(network, TrainingRun(self.task, recipe, self.runtime, self.options.seed), teacher)
+                finetune(network, TrainingRun(self.task, settings, self.runtime, self.options.seed), teacher)
                 found = score(network, self.task, "val", self.runtime)
                 row.accuracy, row.stderr = found.accuracy, found.accuracy_stderr
                 print(f"{row.name} {100 * row.accuracy:.2f} ± {100 * row.stderr:.2f} %", flush=True)

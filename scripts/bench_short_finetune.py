@@ -4,9 +4,9 @@
     python scripts/bench_short_finetune.py --case resnet20 --weights resnet20.safetensors --images cifar10 --json s.json
 
 The policies are the baselines of a study and random ones projected onto the budget. Each is fine-tuned from its pruned
-state by every recipe and by the long one, on the same images, and scored on validation. Told are, per recipe, the rank
-correlation of its loss with the long one's, with a 90 % interval over resampled policies, and the regret: how much
-accuracy is lost after the long fine-tune by going on with the policy that the short one likes best.
+state by every short fine-tune and by the long one, on the same images, and scored on validation. For each short one
+it prints the rank correlation of its loss with the long one's, with a 90 % interval over resampled policies, and the
+regret: the accuracy lost after the long fine-tune by continuing with the policy that the short one ranks first.
 
 Every network is a line of the ``--json`` file; a second run with the same file does what is missing.
 """
@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     for name, kind, default in numbers:
         parser.add_argument(f"--{name}", type=lambda t, k=kind: [k(n) for n in t.split(",")], default=default)
     parser.add_argument("--finish-steps", type=int, default=None, help="of the long fine-tune; default: the case's")
-    parser.add_argument("--finish-lr", type=float, default=None, help="likewise")
+    parser.add_argument("--finish-lr", type=float, default=None, help="of the long one; default: the case's")
     parser.add_argument("--seed", type=int, default=0)
     fixed = {"budget": None, "steps": None, "batch_size": None, "lr": None, "dense_epochs": None}
     parser.set_defaults(**fixed, trials=1, max_drop=0.0, precision="auto", layout="contiguous")
@@ -65,9 +65,9 @@ def parse_arguments() -> argparse.Namespace:
 def run(options: argparse.Namespace, journal: Journal) -> None:
     prepared = prepare(options, Path(f"{options.json}.work") / options.case, options.seed, notify)
     chosen = settings(options)
-    recipes = [(steps, lr) for steps in options.short_steps for lr in options.short_lrs]
+    short = [(steps, lr) for steps in options.short_steps for lr in options.short_lrs]
     for name, policy in policies(prepared, options.policies):
-        for steps, lr in [(chosen["finish_steps"], chosen["finish_lr"]), *recipes]:
+        for steps, lr in [(chosen["finish_steps"], chosen["finish_lr"]), *short]:
             key = {"policy": name, "steps": steps, "lr": lr}
             journal.once(lambda p=policy, s=steps, r=lr: trained(prepared, p, s, r), kind="trained", **key)
 

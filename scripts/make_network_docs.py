@@ -19,8 +19,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from autoprune.pruning.cut_plan import plan_cut
-from autoprune.pruning.find_blocks import find_blocks
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as zoo
@@ -31,6 +29,8 @@ from autoprune.models.cifar_resnet import resnet20, resnet56
 from autoprune.models.lstm import lstm
 from autoprune.models.mlp import mlp
 from autoprune.models.vit import vit
+from autoprune.pruning.cut_plan import plan_cut
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import shrink, zeroed
 

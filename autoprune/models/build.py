@@ -32,9 +32,7 @@ def build_model(
     weights: str = "",
     notify: Callable[[str], None] = _log.warning,
 ) -> nn.Module:
-    """Build a network on the CPU, in training mode, and load its weights.
-
-    The same arguments give the same bits: initialisation is seeded, and the global random state restored.
+    """Build a network on the CPU, in training mode, load its weights, and leave the global random state as it was.
 
     Args:
         source: a built-in or plug-in (``resnet56``), ``torchvision:NAME``, or the user's own ``pkg.mod:fn`` or
@@ -42,7 +40,7 @@ def build_model(
         num_classes: outputs that the data needs.
         in_channels: channels of an image, or features of a row; needed only without ``input_shape``.
         input_shape: of one example: ``(C, H, W)``, ``(F,)`` or ``(T, F)``; ``None`` for images of any size.
-        seed: for the initial weights.
+        seed: for the initial weights; the same arguments give the same bits.
         weights: empty for fresh ones, a file, or the name of torchvision's (``DEFAULT``), downloaded once.
         notify: called with one sentence if a classifier is replaced because it has another number of outputs.
 

@@ -36,7 +36,7 @@ def sizes_of(network: nn.Module, path: str) -> Mapping[Side, int]:
     """Return how many channels a layer has on each side, or a bare parameter along each dimension.
 
     Raises:
-        ModelError: if there is nothing of that path, or it is of a kind that cannot be cut.
+        ModelError: if the path leads to nothing, or to a module that cannot be cut.
     """
     found = part_at(network, path)
     if isinstance(found, Tensor):

@@ -20,11 +20,11 @@ BLOCK = "block"  # the side of a module that is dropped whole
 
 @dataclass(frozen=True)
 class KeptChannels:
-    """Say which channels of one module stay.
+    """Which channels of one module stay.
 
     Attributes:
         sides: side → indices that stay, ascending; a side that is not named stays whole. The side ``block``, with
-            no indices, says that the module is dropped.
+            no indices, means that the module is dropped.
     """
 
     sides: Mapping[Side, tuple[int, ...]] = field(default_factory=dict)
@@ -49,13 +49,13 @@ def plan_cut(
     removed: Mapping[str, Iterable[int]],
     dropped: Iterable[str] = (),
 ) -> dict[str, KeptChannels]:
-    """Return what stays of every module once these channels of these groups, and these blocks, are gone.
+    """Return the plan by which these channels of these groups go, and these blocks.
 
     Args:
         network: the dense network; only its shapes are read.
         groups: the groups that ``removed`` may name.
         removed: group name → channels to remove.
-        dropped: paths of blocks that go whole; what lies inside them is not named.
+        dropped: paths of blocks that go whole; the plan names nothing inside them.
     """
     blocks = [Block(name) for name in dropped]
     gone: dict[str, dict[Side, set[int]]] = {}

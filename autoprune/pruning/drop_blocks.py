@@ -11,7 +11,7 @@ from autoprune.errors import ModelError, did_you_mean
 
 
 class DroppedBlock(nn.Module):
-    """Stand where a block was: return the first argument unchanged."""
+    """A stand-in for a dropped block, which returns its first argument unchanged."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return ``x`` itself; whatever else the block was called with is ignored."""
@@ -19,7 +19,7 @@ class DroppedBlock(nn.Module):
 
 
 def drop_blocks(network: nn.Module, names: Iterable[str]) -> None:
-    """Put a :class:`DroppedBlock` in place of each named module, in place; nothing changes if a name is unknown.
+    """Replace each named module by a :class:`DroppedBlock`, in place; nothing changes if a name is unknown.
 
     Raises:
         ModelError: if the network has no such module.

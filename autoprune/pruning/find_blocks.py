@@ -31,7 +31,7 @@ def find_blocks(network: nn.Module, example: Tensor, groups: Sequence[PruningGro
     Args:
         network: the dense network, on any device.
         example: one batch of input, shape ``(N, *input_shape)``; one image is enough.
-        groups: what can be cut; a block names those that live inside it alone.
+        groups: what can be cut; a block names those that lie inside it entirely.
 
     Raises:
         ModelError: if the network does not run on the example, or does not return one tensor.
@@ -60,7 +60,7 @@ def _shared_paths(network: nn.Module) -> list[list[str]]:
 
 
 def _is_self_contained(block: Block, seen: Mapping[str, SeenModule], shared: Iterable[Sequence[str]]) -> bool:
-    """Return whether a module is a part of the network, called once, and nothing in it is used from elsewhere."""
+    """Return whether a module is called once, is not the whole network, and holds nothing that is used elsewhere."""
     return (
         block.name != ""
         and seen[block.name].calls == 1
@@ -100,7 +100,7 @@ def _can_go(network: nn.Module, example: Tensor, names: Sequence[str], shape: to
             expected = network(example)
         with _changed(network, names, _skip):
             output = network(example)
-    except Exception:  # whatever the user's own network raises without a block, the block is needed
+    except Exception:  # the user's own network may raise anything; it needs the block
         return False
     if output.shape != shape or not torch.isfinite(output).all():
         return False
@@ -112,7 +112,7 @@ def _can_go(network: nn.Module, example: Tensor, names: Sequence[str], shape: to
 def _changed(
     network: nn.Module, names: Iterable[str], change: Callable[[nn.Module, str], Callable[[], None]]
 ) -> Iterator[None]:
-    """Change the named modules, and undo it."""
+    """Change the named modules for a stretch of code, then undo the changes."""
     with ExitStack() as undo:
         for name in names:
             undo.callback(change(network, name))
@@ -129,10 +129,10 @@ def _let_pass(network: nn.Module, name: str) -> Callable[[], None]:
     """Make a module return what it was given, as it was before the module wrote into it."""
     block, given = network.get_submodule(name), list[Tensor]()
 
-    def keep(_: nn.Module, args: tuple[Any, ...]) -> None:
+    def store(_: nn.Module, args: tuple[Any, ...]) -> None:
         given.append(args[0].clone())
 
-    hooks = block.register_forward_pre_hook(keep), block.register_forward_hook(lambda *_: given.pop())
+    hooks = block.register_forward_pre_hook(store), block.register_forward_hook(lambda *_: given.pop())
 
     def undo() -> None:
         for hook in hooks:

@@ -64,7 +64,7 @@ def removed_channels(space: SearchSpace, policy: PruningPolicy, scores: Importan
 
 
 def shrink(network: nn.Module, cut: CutPlan) -> nn.Module:
-    """Return a smaller copy of a network that has only what is kept; the original is not touched.
+    """Return a smaller copy of a network that has only the kept channels; the original is not touched.
 
     Raises:
         ModelError: if a module is missing, or its shape does not have the indices.
@@ -169,7 +169,7 @@ def _format_of(tensor: Tensor) -> torch.memory_format:
 
 @dataclass(frozen=True)
 class Pruner:
-    """Prune copies of one dense network by policy.
+    """The way from a policy to the pruned copy of one dense network.
 
     Attributes:
         network: the dense network; never modified.
@@ -182,7 +182,7 @@ class Pruner:
     scores: ImportanceScores
 
     def cut(self, policy: PruningPolicy) -> dict[str, KeptChannels]:
-        """Return what stays of every module that a policy cuts.
+        """Return the plan of a policy: what stays of every module that it cuts.
 
         Raises:
             ModelError: if the policy names an unknown group, or a criterion without scores for it.

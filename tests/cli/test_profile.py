@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from autoprune.pruning.cut_plan import KeptChannels
 from click.testing import CliRunner, Result
 from tiny import write_task
 
@@ -18,6 +17,7 @@ from autoprune.cost.timing_engines import Engine
 from autoprune.errors import ExportError
 from autoprune.export.saved_network import Architecture, save_network
 from autoprune.models.build import build_model
+from autoprune.pruning.cut_plan import KeptChannels
 from autoprune.pruning.surgery import shrink
 from autoprune.search.setup import profile_network as profiling
 

@@ -78,7 +78,7 @@ def test_one_layer_costs_what_the_hand_computes(
 
 
 class NotBatched(nn.Module):
-    """Run a recurrent layer on a single sequence."""
+    """A recurrent layer that runs on a single sequence."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

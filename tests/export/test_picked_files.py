@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from autoprune.pruning.cut_plan import KeptChannels
 from tiny import write_study
 from torch import nn
 
@@ -36,6 +35,7 @@ from autoprune.export.verify import FileCheck, Reference, verify
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.card import card_text
 from autoprune.pick.finish import finish_trials
+from autoprune.pruning.cut_plan import KeptChannels
 from autoprune.pruning.surgery import shrink
 from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.study.folder import StudyFolder

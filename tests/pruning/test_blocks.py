@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from autoprune.pruning.drop_blocks import DroppedBlock, drop_blocks
-from autoprune.pruning.find_blocks import find_blocks
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models as zoo
@@ -17,6 +15,8 @@ from torchvision.models.convnext import CNBlockConfig
 from autoprune.core.space import Member, PruningGroup
 from autoprune.errors import ModelError
 from autoprune.models.cifar_resnet import resnet20, resnet56
+from autoprune.pruning.drop_blocks import DroppedBlock, drop_blocks
+from autoprune.pruning.find_blocks import find_blocks
 
 IMAGE = torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))
 Forward = Callable[["Body", Tensor], Tensor]

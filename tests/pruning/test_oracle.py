@@ -39,7 +39,7 @@ FROZEN: Mapping[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """Hold a network with its groups, blocks and scores, and a copy of its state from before they were found."""
+    """A network with its groups, blocks and scores, and a copy of its state from before they were found."""
 
     name: str
     network: Network

@@ -11,7 +11,7 @@ from pruning_nets import NETWORKS, outputs
 from torch import Tensor, nn
 
 from autoprune.core.policy import MASK_PATTERNS, MaskPolicy
-from autoprune.pruning.channel_positions import sizes_of
+from autoprune.pruning.channel_positions import positions_of, sizes_of
 from autoprune.pruning.cut_plan import CutPlan, plan_cut
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.layers.kinds import has_heads
@@ -19,7 +19,6 @@ from autoprune.pruning.masks.build_masks import build_masks
 from autoprune.pruning.masks.maskable_layers import maskable_layers
 from autoprune.pruning.masks.weight_masks import Masks
 from autoprune.pruning.masks.weight_scores import CRITERIA
-from autoprune.pruning.surgery import _positions as positions_of
 from autoprune.pruning.surgery import shrink, zeroed
 
 MASKED = ("resnet8", "option-a", "vgg", "depthwise", "resnext", "mlp", "lstm", "encoder", "swin v2", "convnext")

@@ -12,7 +12,6 @@ from functools import partial
 
 import pytest
 import torch
-from autoprune.pruning.cut_plan import plan_cut
 from pruning_nets import Network, counted, outputs, random_cut
 from torch import Tensor, nn
 from torchvision import models as zoo
@@ -24,6 +23,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 from torchvision.models.vgg import VGG, make_layers
 
+from autoprune.pruning.cut_plan import plan_cut
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.surgery import shrink, zeroed
 
@@ -114,7 +114,7 @@ def with_statistics_of(images: Tensor, network: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """Hold a network in float64 with its groups."""
+    """A network in float64 with its groups."""
 
     name: str
     network: nn.Module

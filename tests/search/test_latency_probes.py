@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from autoprune.pruning.find_blocks import find_blocks
 from tiny import write_task
 from tiny_bench import tiny_spec
 from torch import nn
@@ -21,6 +20,7 @@ from autoprune.cost.cost_model import CostModel, measure_network
 from autoprune.cost.latency import LatencyComparison
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.models.cifar_resnet import resnet20
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.proposals.latency_model import LatencyProbes

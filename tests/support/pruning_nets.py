@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from autoprune.pruning.cut_plan import CutPlan, plan_cut
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,6 +21,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer,
 
 from autoprune.core.space import PruningGroup
 from autoprune.models.cifar_resnet import CifarResNet
+from autoprune.pruning.cut_plan import CutPlan, plan_cut
 
 OUTPUT = "its channels are the network's output"
 

@@ -1,4 +1,4 @@
-"""Sparsity learning: the penalties by hand, channels that go to zero, and what is told of them."""
+"""Regularisation: the penalties by hand, channels that go to zero, and how they are described."""
 
 import pytest
 import torch

@@ -15,14 +15,14 @@ from autoprune.training.scoring import accuracy_stderr, score
 
 
 class Brightest(nn.Module):
-    """Be right on every image of the toy task."""
+    """A network that is right on every image of the toy task."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3)) * 50
 
 
 class Broken(nn.Module):
-    """Answer NaN, or infinity, to one image in each batch."""
+    """A network that returns NaN, or infinity, for one image in each batch."""
 
     def __init__(self, value: float) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from autoprune.pruning.layers.kinds import axes_of, tensor_of
 
 @dataclass(frozen=True)
 class Slices:
-    """Say which slices of one parameter produce which channels of a group.
+    """The slices of one parameter that produce channels of a group.
 
     Attributes:
         parameter: the parameter, of any shape.

@@ -28,7 +28,7 @@ ACTIVATIONS = {"relu", "hardtanh", "clamp", "clamp_min", "clamp_max", "threshold
 
 @dataclass(eq=False)
 class _Call:
-    """Follow one call of a module while it runs.
+    """One call of a module, while it runs.
 
     Attributes:
         entered: a copy of what came in, because the call may overwrite it; ``None`` once it has ended.
@@ -43,9 +43,9 @@ _Carried = dict[_Call, bool]  # which inputs a tensor carries, and whether anyth
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keep, for every living tensor, the module inputs it carries.
+    """For every living tensor, the module inputs that it carries.
 
-    What a tensor carries is forgotten as soon as its memory is written to, through whichever view.
+    A tensor carries nothing more once its memory is written to, through whichever view.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return call
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one operation, and note what its result carries."""
+        """Run one operation, and record what its result carries."""
         kwargs = kwargs or {}
         taken = {call for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) for call in self.of(leaf)}
         operands = [(_looks(arg), self.of(arg)) if isinstance(arg, Tensor) else (None, {}) for arg in args[:2]]
@@ -100,7 +100,7 @@ def _looks(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Return the tensors that an operation writes to, as its schema says."""
+    """Yield the tensors that an operation writes to, according to its schema."""
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             given = args[place] if place < len(args) else kwargs.get(argument.name)
@@ -123,7 +123,7 @@ def _carry(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], operands: 
 
 
 def _leaves(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], call: _Call) -> bool:
-    """Return whether an activation leaves the input of a call exactly as it is, as ReLU does after another ReLU."""
+    """Return whether an activation leaves the input of a call unchanged, as ReLU does after another ReLU."""
     if call.entered is None:
         return False
     return torch.equal(func(call.entered.clone(), *args[1:], **kwargs), call.entered)
@@ -131,7 +131,7 @@ def _leaves(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], call: _Ca
 
 @dataclass
 class SeenModule:
-    """Hold what one forward pass showed of a module.
+    """What one forward pass showed about a module.
 
     Attributes:
         calls: how often it was called.
@@ -145,7 +145,7 @@ class SeenModule:
 
 
 def watch_modules(network: nn.Module, example: Tensor) -> dict[str, SeenModule]:
-    """Return module path → what was seen of it; modules that are never called are missing."""
+    """Return module path → what one forward pass showed about it; modules that are never called are missing."""
     seen: dict[str, SeenModule] = {}
     stack: list[tuple[str, _Call | None]] = []
     recorder = _Recorder()
