@@ -30,7 +30,8 @@ from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.space import Member, PruningGroup
 from autoprune.loggers.contract import check_logger
 from autoprune.pruning.importance import Calibration, Criterion, has_mark, score_by
-from autoprune.pruning.layers.kinds import axes_of, tensor_of
+from autoprune.pruning.layers.axes import tensor_of
+from autoprune.pruning.layers.kinds import axes_of
 
 __all__ = [
     "ExampleNetwork",

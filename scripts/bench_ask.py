@@ -17,25 +17,27 @@ import optuna
 import torch
 
 from autoprune.analysis.pareto import choose
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Completed
 from autoprune.cost.cost_model import CostModel
 from autoprune.models.build import build_model
+from autoprune.pruning.channel_positions import tensor_shrinks
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.surgery import shrinks
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.study import records
 from autoprune.study.ledger import Ledger
 from autoprune.study.optuna_sampler import distributions
+from autoprune.study.policy_params import dimensions, params_of, policy_of
 from autoprune.study.storage import open_storage, sqlite_url
 
 NETWORK, IMPORTANCES = "resnet56", ("fisher", "fpgm", "l2")
 BUDGET, SECOND_BUDGET = 50.0, 55.0  # MFLOPs
 OBJECTIVES = ("accuracy", "mflops", "latency_ms")
 DISTINCT = 200  # made-up policies; the rest repeats them, because projecting thousands would take the time
-REPEATS, PATIENCE = 5, 60.0  # asks of which the median is told; seconds of one ask beyond which no more are made
+REPEATS, PATIENCE = 5, 60.0  # asks, of which the median is printed; seconds of one ask beyond which no more are made
 
 
 def ask_proposals(sampler: str) -> Proposals:
@@ -45,8 +47,8 @@ def ask_proposals(sampler: str) -> Proposals:
     groups = find_groups(network, example).cuttable
     space = SearchSpace(groups, {group.name: IMPORTANCES for group in groups})
     channels = {group.name: group.num_channels for group in groups}
-    cost = CostModel(network, shrinks(network, groups), channels, example)
-    dense = cost.measure({}).merged(Measurement({"accuracy": 0.9, "loss": 0.3, "latency_ms": 10.0}))
+    cost = CostModel(network, tensor_shrinks(network, groups), channels, example)
+    dense = cost.measure(ChannelCounts()).merged(Measurement({"accuracy": 0.9, "loss": 0.3, "latency_ms": 10.0}))
     budget = Budget.parse({"mflops": BUDGET}).resolve(dense)
     return Proposals(space, cost, dense, budget, sampler=sampler, with_baselines=False)
 
@@ -57,8 +59,8 @@ def made_up(proposals: Proposals, count: int) -> list[optuna.trial.FrozenTrial]:
     projector = Projector(space, proposals.cost, proposals.budget)
     policies = []
     for _ in range(min(count, DISTINCT)):
-        params = {d.name: draw.choice(d.choices) if d.choices else draw.uniform(0, d.high) for d in space.dimensions}
-        policies.append(projector.project(space.decode(params)))
+        params = {d.name: draw.choice(d.choices) if d.choices else draw.uniform(0, d.high) for d in dimensions(space)}
+        policies.append(projector.project(policy_of(space, params)))
     found = []
     for number in range(count):
         policy = policies[number % len(policies)]
@@ -73,7 +75,7 @@ def made_up(proposals: Proposals, count: int) -> list[optuna.trial.FrozenTrial]:
         found.append(
             optuna.trial.create_trial(
                 values=[measured[name] for name in OBJECTIVES],
-                params=space.encode(policy),
+                params=params_of(space, policy),
                 distributions=distributions(space),
                 user_attrs=attributes,
             )
@@ -81,7 +83,7 @@ def made_up(proposals: Proposals, count: int) -> list[optuna.trial.FrozenTrial]:
     return found
 
 
-def ask_records(samplers: Sequence[str], sizes: Sequence[int], say: Callable[[str], None]) -> list[dict[str, Any]]:
+def ask_records(samplers: Sequence[str], sizes: Sequence[int], notify: Callable[[str], None]) -> list[dict[str, Any]]:
     """Return sampler × stored trials → seconds of the asks; and per size, seconds to read the study and to choose."""
     found: list[dict[str, Any]] = []
     impatient: set[str] = set()
@@ -94,7 +96,7 @@ def ask_records(samplers: Sequence[str], sizes: Sequence[int], say: Callable[[st
                 storage=storage, study_name="ask", directions=records.directions(OBJECTIVES), load_if_exists=True
             )
             study.add_trials(made_up(proposals, size))
-            say(f"{size} trials stored")
+            notify(f"{size} trials stored")
             with Ledger(sqlite_url(file), "ask", OBJECTIVES, file.with_suffix(".lock")) as ledger:
                 found.append({"kind": "choose", "stored": size, **_second_budget(ledger)})
                 for name in samplers:
@@ -102,12 +104,14 @@ def ask_records(samplers: Sequence[str], sizes: Sequence[int], say: Callable[[st
                     if not seconds or max(seconds) > PATIENCE:
                         impatient.add(name)
                     found.append({"kind": "ask", "sampler": name, "stored": size, "seconds": seconds})
-                    say(f"{name} at {size}: " + (f"{statistics.median(seconds):.3f} s" if seconds else "not measured"))
+                    notify(
+                        f"{name} at {size}: " + (f"{statistics.median(seconds):.3f} s" if seconds else "not measured")
+                    )
     return found
 
 
 def _asks(ledger: Ledger, proposals: Proposals) -> list[float]:
-    """Return the seconds of each ask; every candidate is told, as a search would."""
+    """Return the seconds of each ask; the outcome of every candidate is reported back, as in a search."""
     seconds: list[float] = []
     while len(seconds) < REPEATS and max(seconds, default=0.0) <= PATIENCE:
         started = time.perf_counter()

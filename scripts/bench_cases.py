@@ -36,7 +36,8 @@ from autoprune.tasks.builtin import build_task
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import DataTask, steps_per_epoch
 from autoprune.training.distillation import Teacher
-from autoprune.training.loop import stream, total_steps
+from autoprune.training.loop import stream
+from autoprune.training.settings import total_steps
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the trained weights of the CIFAR cases were made with
 OBJECTIVES = ("accuracy", "mflops")
@@ -44,7 +45,7 @@ OBJECTIVES = ("accuracy", "mflops")
 
 @dataclass(frozen=True)
 class Case:
-    """Hold a network, its budget, and how long and how fast candidates are trained unless options say otherwise."""
+    """A network, its budget, and how long and how fast candidates are trained unless options change it."""
 
     network: str
     budget: str
@@ -65,7 +66,7 @@ CASES = {
 
 @functools.cache
 def folder_images(root: str) -> ArrayTask:
-    """Read a whole folder of small images into memory; test images, if there are any, only once they are asked for."""
+    """Read a whole folder of small images into memory; test images, if there are any, only once they are needed."""
     folder = Path(root)
     has_test = (folder / "test").is_dir()
     train = ImageFolder(str(folder / "train"))
@@ -88,7 +89,7 @@ def _arrays(folder: ImageFolder) -> Arrays:
 
 
 def case_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with what every benchmark over the cases is told."""
+    """Return a parser with the options of every benchmark over the cases."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", required=True, help="JSON lines, one per finished piece; what is there is skipped")
     parser.add_argument("--table", action="store_true", help="only print the tables of the file")
@@ -154,7 +155,7 @@ def spec_of(options: argparse.Namespace, seed: int, sampler: str = "auto") -> St
 
 @dataclass(frozen=True)
 class Prepared:
-    """Hold what the contenders of one seed share.
+    """What the contenders of one seed share.
 
     Attributes:
         study: everything a study works with.
@@ -186,7 +187,7 @@ class Prepared:
         return Teacher(self.study.network, self.task, self.study.device, self.study.folder.teacher)
 
 
-def prepare(options: argparse.Namespace, work: Path, seed: int, say: Callable[[str], None]) -> Prepared:
+def prepare(options: argparse.Namespace, work: Path, seed: int, notify: Callable[[str], None]) -> Prepared:
     """Return what the contenders of one seed share, made now or by an earlier run.
 
     All seeds have one dense network: the weights given, or those trained for the first seed.
@@ -198,7 +199,7 @@ def prepare(options: argparse.Namespace, work: Path, seed: int, say: Callable[[s
         shutil.copy(first.dense_weights, folder.dense_weights)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
-    study = prepare_study(spec_of(options, seed), folder, say)
+    study = prepare_study(spec_of(options, seed), folder, notify)
     seconds["set_up"] = time.perf_counter() - started
     budget = Budget.parse({"mflops": settings(options)["budget"]}).resolve(study.dense)
     prepared = Prepared(study, budget, seconds)
@@ -216,7 +217,7 @@ def baseline_trials(prepared: Prepared, on_trial: Callable[[Trial], None]) -> li
     study = prepared.study
     proposals, evaluate = prepared.proposals, build_evaluator(study)
     with Ledger(sqlite_url(study.folder.database), study.spec.name, study.spec.objectives, study.folder.lock) as ledger:
-        while proposals.next(len(ledger.trials), ledger.trials)[1].startswith("baseline:"):
+        while proposals.baseline_waits(ledger.trials):
             started = time.perf_counter()
             candidate = ledger.ask(proposals, study.spec.seed)
             asked = time.perf_counter() - started

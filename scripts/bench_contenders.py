@@ -1,10 +1,9 @@
-"""The contenders of ``bench_search.py``: each is asked for networks within one budget, and its best is finished.
+"""The contenders of ``bench_search.py``: each searches for networks within one budget, and its best is finished.
 
 - ``ours`` is a study as the package runs it; ``ours-random`` and the like are studies of other samplers. ``ours-pick``
   is the study of ``ours``, finished as ``autoprune pick`` does it: the best three by validation begin the longer
   fine-tune and are halved, which costs 1.75 times one finish.
-- ``plain-tpe`` and the like are Optuna as its manual has it: one float per group, a constraint on the cost, samplers
-  by their defaults, one criterion (l2), no projection. What is over the budget is told as such and not trained.
+- ``plain-tpe`` and the like are Optuna as in its manual (``bench_plain_optuna.py``).
 - Any other name is a single policy, one of the study's baselines.
 - Peers come from ``bench_peers``.
 """
@@ -13,60 +12,55 @@ from __future__ import annotations
 
 import copy
 import json
-import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import optuna
 import torch
 from bench_cases import OBJECTIVES, Prepared, completed, spec_of, study_folder
 from bench_peers import PEERS, Dense, mflops_of
-from optuna.trial import TrialState
+from bench_plain_optuna import PLAIN, SAMPLERS, plain_search
 from rich.console import Console
 from torch import nn
 
 from autoprune.analysis.pareto import best_few, choose, hypervolume
-from autoprune.core.counts import ChannelCounts
 from autoprune.core.policy import PruningPolicy
-from autoprune.core.trial import Candidate, Completed, Trial, completed_measurement, outcome_from_json, outcome_to_json
+from autoprune.core.trial import Completed, Trial, completed_measurement
 from autoprune.loggers.console import PlainDisplay
 from autoprune.pick.contest import Incomparable, finish
-from autoprune.search.evaluation.stopwatch import Stopwatch
+from autoprune.search.evaluation.evaluator import Stopwatch
 from autoprune.search.session import run_search
-from autoprune.search.setup.build_evaluator import build_evaluator, build_maker, build_meter
+from autoprune.search.setup.build_evaluator import build_maker, build_meter
 from autoprune.search.setup.from_spec import finetune_settings
-from autoprune.study.optuna_sampler import proposal_seed
-from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.view import open_view
-from autoprune.training.device.device import evaluating
-from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
+from autoprune.training.device.evaluation_mode import evaluating
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
+from autoprune.training.settings import FinetuneSettings
 
-SAMPLERS = ("tpe", "random", "nsga2", "gp")
 PICKING = "ours-pick"
 OURS = {"ours": "auto", PICKING: "auto", **{f"ours-{name}": name for name in SAMPLERS}}
 TOP = 3  # that begin the finish of ``ours-pick``
-PLAIN = {f"plain-{name}": name for name in SAMPLERS}
-CRITERION = "l2"  # of the plain contenders
-ASKED_AT_MOST = 20  # times as many as are evaluated
 Record = dict[str, Any]
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
-def search_record(contender: str, prepared: Prepared, baselines: Sequence[Trial], options: Any, say: Say) -> Record:
-    """Return what a contender's search found: its trials, its best by validation, and what it asked for.
+def search_record(
+    contender: str, prepared: Prepared, baselines: Sequence[Trial], options: Any, notify: Notify
+) -> Record:
+    """Return what a contender's search found: its trials, its best by validation, and how many it proposed.
 
     Raises:
-        SystemExit: if nobody answers to the name.
+        SystemExit: if the name is unknown.
     """
     singles = {t.candidate.origin.removeprefix("baseline:"): t for t in completed(list(baselines))}
     if contender in OURS:
         return _of_trials(_ours(contender, prepared, options), prepared)
     if contender in PLAIN:
-        trials, asked = _plain(contender, prepared, options.trials, say)
+        trials, asked = plain_search(contender, prepared, options.trials, notify)
         return _of_trials(trials, prepared) | {"asked": asked}
     if contender in PEERS:
         return _peer(contender, prepared)
@@ -117,99 +111,18 @@ def _of_trials(trials: Sequence[Trial], prepared: Prepared) -> Record:
     }
 
 
-# Optuna as most people would write it
-
-
-def _plain_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match name:
-            case "tpe":
-                return optuna.samplers.TPESampler(seed=seed)
-            case "gp":
-                return optuna.samplers.GPSampler(seed=seed)
-            case "nsga2":
-                return optuna.samplers.NSGAIISampler(seed=seed)
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _plain(contender: str, prepared: Prepared, wanted: int, say: Say) -> tuple[list[Trial], int]:
-    """Return the evaluated trials and how many were asked; goes on where an earlier run was cut off."""
-    ready, evaluate = prepared.study, build_evaluator(prepared.study)
-    file = ready.folder.path.parent / f"{contender}.db"
-    study = optuna.create_study(
-        storage=open_storage(sqlite_url(file)), study_name=contender, direction="maximize", load_if_exists=True
-    )
-    for lost in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(lost.number, state=TrialState.FAIL)
-    stored = study.get_trials(deepcopy=False)
-    asked = sum(trial.state == TrialState.COMPLETE for trial in stored)
-    trials = [_read(json.loads(trial.user_attrs["trial"]), prepared) for trial in stored if "trial" in trial.user_attrs]
-    study.sampler = _plain_sampler(PLAIN[contender], proposal_seed(ready.spec.seed, len(stored)))
-    spent = 0.0  # asking since the last evaluation
-    while len(trials) < wanted and asked < ASKED_AT_MOST * wanted:
-        started = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            record = study.ask()
-            ratios = {g.name: record.suggest_float(g.name, 0.0, ready.space.max_sparsity) for g in ready.space.groups}
-        policy = ready.space.policy(
-            ChannelCounts(
-                {n: ready.space.nearest(n, ready.space.full.channels[n] * (1 - ratio)) for n, ratio in ratios.items()}
-            ),
-            {g.name: _criterion(ready.space.importances[g.name]) for g in ready.space.groups},
-        )
-        over = ready.cost.measure(ready.space.counts(policy))["mflops"] / prepared.limit - 1
-        record.set_constraint("mflops", over)
-        asked += 1
-        spent += time.perf_counter() - started
-        if over > 0:
-            study.tell(record, 0.0)
-            continue
-        candidate = Candidate(len(trials), policy, proposal_seed(ready.spec.seed, asked), contender, prepared.budget)
-        evaluation = evaluate(candidate)
-        trial = Trial(candidate, evaluation.outcome, {"ask": spent, **evaluation.seconds}, 0)
-        found = completed_measurement(trial)
-        record.set_user_attr("trial", json.dumps(_written(trial)))
-        study.tell(record, found["accuracy"] if found else 0.0)
-        trials, spent = [*trials, trial], 0.0
-        say(f"{contender}: {len(trials)} of {wanted} evaluated, {asked} asked, {found['accuracy'] if found else 0:.4f}")
-    return trials, asked
-
-
-def _criterion(offered: Sequence[str]) -> str:
-    return CRITERION if CRITERION in offered else offered[0]
-
-
-def _written(trial: Trial) -> Record:
-    return {
-        "number": trial.number,
-        "seed": trial.candidate.seed,
-        "origin": trial.candidate.origin,
-        "policy": json.loads(trial.candidate.policy.to_json()),
-        "outcome": outcome_to_json(trial.outcome),
-        "seconds": dict(trial.seconds),
-    }
-
-
-def _read(stored: Mapping[str, Any], prepared: Prepared) -> Trial:
-    policy = PruningPolicy.from_json(stored["policy"])
-    candidate = Candidate(stored["number"], policy, stored["seed"], stored["origin"], prepared.budget)
-    return Trial(candidate, outcome_from_json(stored["outcome"]), stored["seconds"], 0)
-
-
 # peers
 
 
 @dataclass
-class _Kept:
-    """Keep the last peer's network between its search and its finish; another run prunes again."""
+class _LastPeer:
+    """The last peer's network, between its search and its finish; another run prunes again."""
 
     key: tuple[str, int] = ("", -1)
     network: nn.Module | None = None
 
 
-_kept = _Kept()
+_last_peer = _LastPeer()
 
 
 def _pruned_by_peer(contender: str, prepared: Prepared) -> tuple[nn.Module, Record]:
@@ -227,10 +140,10 @@ def _pruned_by_peer(contender: str, prepared: Prepared) -> tuple[nn.Module, Reco
         )
     except ModuleNotFoundError as error:
         raise SystemExit(
-            f"{contender} needs {error.name!r}, which is not installed here; bench_peers.py says what goes into an "
+            f"{contender} needs {error.name!r}, which is not installed here; see bench_peers.py for an "
             f"environment for the peers"
         ) from error
-    _kept.key, _kept.network = (contender, study.spec.seed), made.network
+    _last_peer.key, _last_peer.network = (contender, study.spec.seed), made.network
     return made.network, made.notes
 
 
@@ -256,7 +169,7 @@ def _peer(contender: str, prepared: Prepared) -> Record:
     }
 
 
-# the finish, the same for everybody
+# the finish, the same for all
 
 
 def finish_record(contender: str, searched: Record, prepared: Prepared) -> Record:
@@ -266,8 +179,8 @@ def finish_record(contender: str, searched: Record, prepared: Prepared) -> Recor
         return _picked_record(prepared)
     with watch("prune"):
         if contender in PEERS:
-            kept = _kept.network if _kept.key == (contender, study.spec.seed) else None
-            network = copy.deepcopy(kept if kept is not None else _pruned_by_peer(contender, prepared)[0])
+            pruned = _last_peer.network if _last_peer.key == (contender, study.spec.seed) else None
+            network = copy.deepcopy(pruned if pruned is not None else _pruned_by_peer(contender, prepared)[0])
         else:
             network = study.pruner.prune(PruningPolicy.from_json(searched["policy"]))
     network = study.device.place(network)
@@ -282,9 +195,9 @@ def _picked_record(prepared: Prepared) -> Record:
     """Finish the best few of ``ours`` by successive halving on validation, as the package does."""
     study = prepared.study
     trials = best_few(open_view(study_folder(prepared, "ours").path).trials, prepared.budget, TOP)
-    wanted = finetune_settings(study.spec, study.spec.pick.epochs, study.spec.pick.lr)
+    settings = finetune_settings(study.spec, study.spec.pick.epochs, study.spec.pick.lr)
     done = finish(
-        build_maker(study, wanted),
+        build_maker(study, settings),
         build_meter(study),
         trials,
         study.dense,
@@ -302,13 +215,13 @@ def dense_record(prepared: Prepared) -> Record:
     return _scored(prepared.study.network, prepared) | {"mflops": prepared.study.dense["mflops"]}
 
 
-def _train(network: nn.Module, prepared: Prepared, recipe: FinetuneSettings, watch: Stopwatch) -> None:
+def _train(network: nn.Module, prepared: Prepared, settings: FinetuneSettings, watch: Stopwatch) -> None:
     study = prepared.study
     with watch("recalibrate"):
         images = study.spec.finetune.recalibration_images
         recalibrate_batchnorm(network, study.task, images, study.device, study.spec.seed)
     with watch("finetune"):
-        finetune(network, study.task, recipe, study.device, study.spec.seed, prepared.teacher())
+        finetune(network, TrainingRun(study.task, settings, study.device, study.spec.seed), prepared.teacher())
     network.eval()
 
 

@@ -3,7 +3,7 @@
     python scripts/bench_contest.py --case digits --seeds 2 --trials 12 --json contest.jsonl
     python scripts/bench_contest.py --case resnet20 --weights resnet20.safetensors --images cifar10 --json contest.jsonl
 
-Every seed's study is searched (``bench_search.py``'s ``ours``, gone on with if it is there), and the best few trials
+Every seed's study is searched (``bench_search.py``'s ``ours``, continued if it is there), and the best few trials
 within the budget take the whole longer fine-tune, each in one piece, with looks at validation on the way that leave no
 trace. From these courses every rule of choosing among them follows without training again: told are, per look, the
 rank correlation of the losses with those at the end, and per rule the steps it costs and what it would have picked. The
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from bench_cases import Prepared, baseline_trials, case_parser, prepare, settings, spec_of, study_folder
-from bench_search import Journal, say
+from bench_search import Journal, notify
 from rich.console import Console
 from scipy.stats import spearmanr
 from torch import nn
@@ -40,8 +40,8 @@ from autoprune.search.session import run_search
 from autoprune.search.setup.build_evaluator import build_maker
 from autoprune.search.setup.from_spec import finetune_settings
 from autoprune.study.view import open_view
-from autoprune.training.loop import total_steps
 from autoprune.training.scoring import score
+from autoprune.training.settings import total_steps
 
 LOOKS = (0.125, 0.25, 0.5, 0.75)  # shares of the longer fine-tune; the search's own loss comes before, the end after
 WINDOW = 1 / 16  # of the longer fine-tune, before each look: what weights are averaged over
@@ -83,8 +83,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def run_seed(options: argparse.Namespace, journal: Journal, seed: int) -> None:
     work = Path(options.work or f"{options.json}.work") / options.case
-    prepared = prepare(options, work, seed, say)
-    baseline_trials(prepared, lambda trial: say(f"{trial.candidate.origin}: {trial.total_seconds:.1f} s"))
+    prepared = prepare(options, work, seed, notify)
+    baseline_trials(prepared, lambda trial: notify(f"{trial.candidate.origin}: {trial.total_seconds:.1f} s"))
     folder = study_folder(prepared, "ours")
     run_search(spec_of(options, seed), folder, PlainDisplay(Console(stderr=True)))
     for rank, trial in enumerate(best_few(open_view(folder.path).trials, prepared.budget, options.top)):

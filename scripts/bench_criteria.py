@@ -28,22 +28,29 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.models.build import build_model
+from autoprune.pruning.channel_positions import tensor_shrinks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
-from autoprune.pruning.surgery import Pruner, shrinks
+from autoprune.pruning.surgery import Pruner
 from autoprune.search.proposals.budget_projection import Projector
+from autoprune.search.proposals.wished_counts import WishedCounts
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import DataTask, stream_seed
-from autoprune.training.device.device import Runtime, resolve_runtime
+from autoprune.training.device.resolve_runtime import resolve_runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
+from autoprune.training.settings import FinetuneSettings
 
 LEVELS = (0.75, 0.5, 0.25)
 RECALIBRATION, SENSITIVITY_IMAGES = 512, 1024
@@ -51,7 +58,7 @@ RECALIBRATION, SENSITIVITY_IMAGES = 512, 1024
 
 @dataclass(frozen=True)
 class Row:
-    """Hold one candidate."""
+    """One candidate."""
 
     seed: int
     policy: str
@@ -118,20 +125,20 @@ def folder_task(root: Path) -> DataTask:
 
 
 class Bench:
-    """Hold what all candidates share."""
+    """What all candidates share."""
 
     def __init__(self, options: argparse.Namespace, task: DataTask, runtime: Runtime, network: nn.Module) -> None:
         self.options, self.task, self.runtime, self.network = options, task, runtime, network
         example = torch.rand(2, *task.input_shape, generator=torch.Generator().manual_seed(0))
         self.groups = find_groups(network, example).cuttable
         channels = {group.name: group.num_channels for group in self.groups}
-        self.cost = CostModel(network, shrinks(network, self.groups), channels, example)
-        self.budget = Budget.parse({"mflops": options.budget_mflops}).resolve(self.cost.measure({}))
+        self.cost = CostModel(network, tensor_shrinks(network, self.groups), channels, example)
+        self.budget = Budget.parse({"mflops": options.budget_mflops}).resolve(self.cost.measure(ChannelCounts()))
         self.teacher = Teacher(network, task, runtime)
         self.dense = score(network, task, "val", runtime)
-        self.recipe = self._recipe()
+        self.settings = self._settings()
 
-    def _recipe(self) -> FinetuneSettings:
+    def _settings(self) -> FinetuneSettings:
         options = self.options
         per_epoch = self.task.sizes["train"] / options.batch_size
         return FinetuneSettings(options.steps / per_epoch, options.batch_size, options.lr, 5e-4, distill=True)
@@ -156,12 +163,12 @@ class Bench:
     def _space(self, names: Sequence[str]) -> SearchSpace:
         return SearchSpace(self.groups, {group.name: tuple(names) for group in self.groups})
 
-    def _policies(self, ranking: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, dict[str, int]]]:
+    def _policies(self, ranking: Mapping[str, Tensor], seed: int) -> Iterator[tuple[str, ChannelCounts]]:
         space = self._space(["ranking"])
         projector = Projector(space, self.cost, self.budget)
-        yield "uniform", projector.fit({name: n / 2 for name, n in space.full.items()})
+        yield "uniform", projector.fit(WishedCounts({name: n / 2 for name, n in space.full.channels.items()}))
         rises = self._sensitivity(Pruner(self.network, space, {"ranking": ranking}), seed)
-        yield "knapsack", projector.fit(knapsack(projector, rises))
+        yield "knapsack", projector.fit(WishedCounts(knapsack(projector, rises)))
 
     def _sensitivity(self, pruner: Pruner, seed: int) -> dict[str, dict[int, float]]:
         """Return group → channels kept → rise of the training loss when it alone is cut."""
@@ -172,12 +179,12 @@ class Bench:
             return score(network, self.task, "train", self.runtime, limit=SENSITIVITY_IMAGES).loss
 
         space = pruner.space
-        names = dict.fromkeys(space.by_name, "ranking")
-        dense = loss(space.policy({}, names))
+        dense = loss(space.policy(ChannelCounts()))
         return {
             name: {
                 space.nearest(name, group.num_channels * level): max(
-                    0.0, loss(space.policy({name: space.nearest(name, group.num_channels * level)}, names)) - dense
+                    0.0,
+                    loss(space.policy(ChannelCounts({name: space.nearest(name, group.num_channels * level)}))) - dense,
                 )
                 for level in LEVELS
             }
@@ -186,25 +193,25 @@ class Bench:
         }
 
     def _candidate(
-        self, seed: int, label: str, name: str, kept: Mapping[str, int], scores: Mapping[str, Mapping[str, Tensor]]
+        self, seed: int, label: str, name: str, counts: ChannelCounts, scores: Mapping[str, Mapping[str, Tensor]]
     ) -> Row:
         """Cut by one criterion; where it does not apply to a group, l2 decides, and the table says so."""
         chosen = {g.name: scores[name].get(g.name, scores["l2"][g.name]) for g in self.groups}
         space = self._space([name])
-        policy = space.policy(kept, dict.fromkeys(space.by_name, name))
+        policy = space.policy(counts, dict.fromkeys(space.by_name, name))
         network = self.runtime.place(Pruner(self.network, space, {name: chosen}).prune(policy))
         recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, seed)
         before = score(network, self.task, "val", self.runtime).accuracy
-        finetune(network, self.task, self.recipe, self.runtime, seed, self.teacher)
+        finetune(network, TrainingRun(self.task, self.settings, self.runtime, seed), self.teacher)
         after = score(network, self.task, "val", self.runtime)
-        return Row(seed, label, name, before, after.accuracy, after.loss, self.cost.measure(kept)["mflops"])
+        return Row(seed, label, name, before, after.accuracy, after.loss, self.cost.measure(counts)["mflops"])
 
 
 def knapsack(projector: Projector, rises: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
     """Return counts within the budget that minimise the sum of rises, by bisection on the price of a MAC."""
-    full = projector.cost.measure({})["mflops"]
+    full = projector.cost.measure(ChannelCounts())["mflops"]
     saved = {
-        name: {count: full - projector.cost.measure({name: count})["mflops"] for count in levels}
+        name: {count: full - projector.cost.measure(ChannelCounts({name: count}))["mflops"] for count in levels}
         for name, levels in rises.items()
     }
 

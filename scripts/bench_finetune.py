@@ -35,9 +35,13 @@ from torchvision.transforms import v2
 from autoprune.models.build import build_model
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask, steps_per_epoch
-from autoprune.training.device.device import Runtime, evaluating, resolve_runtime
-from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings, distillation_loss, finetune
+from autoprune.training.device.evaluation_mode import evaluating
+from autoprune.training.device.resolve_runtime import resolve_runtime
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.distillation import Teacher, distillation_loss
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
+from autoprune.training.settings import FinetuneSettings
 
 SEED, LR, WEIGHT_DECAY = 0, 0.01, 5e-4
 OURS, BARE, NAIVE, NAIVE_TEACHER = "ours", "bare", "naive", "naive, live teacher"
@@ -94,8 +98,8 @@ def make_ways(
 def ours(dense: nn.Module, task: DataTask, runtime: Runtime, teacher: Teacher, steps: int, batch_size: int) -> float:
     network = runtime.place(copy.deepcopy(dense))
     epochs = steps / steps_per_epoch(task.sizes["train"], batch_size)
-    recipe = FinetuneSettings(epochs, batch_size, LR, WEIGHT_DECAY, distill=True)
-    return finetune(network, task, recipe, runtime, SEED, teacher).seconds
+    settings = FinetuneSettings(epochs, batch_size, LR, WEIGHT_DECAY, distill=True)
+    return finetune(network, TrainingRun(task, settings, runtime, SEED), teacher).seconds
 
 
 def bare(dense: nn.Module, task: DataTask, runtime: Runtime, teacher: Teacher, steps: int, batch_size: int) -> float:
@@ -120,7 +124,7 @@ def bare(dense: nn.Module, task: DataTask, runtime: Runtime, teacher: Teacher, s
 
 
 class PerImage(Dataset[Any]):
-    """Give the training images as most data sets do: as PIL images, transformed one at a time."""
+    """The training images in the form of most data sets: PIL images, transformed one at a time."""
 
     def __init__(self, task: DataTask) -> None:
         batches = list(task.eval_batches("train", 1024, Runtime()))

@@ -1,13 +1,13 @@
-"""How much faster pruned networks really are: widths, rounded widths, blocks dropped, and both chosen for latency.
+"""How much faster pruned networks really are: widths, rounded widths, dropped blocks, and both chosen for latency.
 
     python scripts/bench_latency.py --share 0.42 --speedup 2 --json latency.json
 
-Every policy is brought to the same share of the dense MFLOPs. ``uniform`` scales all widths alike, ``round 8`` and
+Every policy has the same share of the dense MFLOPs. ``uniform`` scales all widths alike, ``round 8`` and
 ``round 16`` keep multiples, ``blocks`` drops residual blocks alone, and ``chosen`` are random policies over widths and
-blocks projected onto the MFLOPs and onto the latency that the model predicts for the asked speed-up, as a search does.
+blocks projected onto the MFLOPs and onto the latency that the model predicts for the given speed-up, as in a search.
 Each is timed in alternation with the dense network, at one thread; the eager networks are timed again at the end, and
-the largest disagreement is told. With --weights and --images, chosen ones are those of least training loss after batch
-norm was recalibrated, and uniform and chosen are fine-tuned for the same steps and scored on validation.
+the largest disagreement is printed. With --weights and --images, chosen ones are those of least training loss after
+batch norm was recalibrated, and uniform and chosen are fine-tuned for the same steps and scored on validation.
 
 The runtimes are those of autoprune, and PyTorch in channels last; --runtimes chooses. ONNX Runtime is timed if onnx,
 onnxscript and onnxruntime are installed. With --study, the front of a stored study is
@@ -29,6 +29,7 @@ import torch
 from bench_criteria import folder_task
 from torch import nn
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
@@ -39,7 +40,7 @@ from autoprune.errors import BudgetError
 from autoprune.export.onnx import missing_packages
 from autoprune.export.timing_runtimes import ONNX, engine_of
 from autoprune.models.build import build_model
-from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner
@@ -47,17 +48,22 @@ from autoprune.report.content.summary import summarise
 from autoprune.search.proposals.baselines import baselines
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.latency_model import LatencyModel, LatencyProbes, latency_projector
+from autoprune.search.proposals.wished_counts import WishedCounts
 from autoprune.search.setup.build_costs import cost_model
 from autoprune.search.setup.build_evaluator import build_meter
 from autoprune.search.setup.from_spec import resolve
 from autoprune.search.setup.latency_probes import latency_probes
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.study.folder import StudyFolder
+from autoprune.study.policy_params import dimensions, policy_of
 from autoprune.study.view import open_view
-from autoprune.training.device.device import resolve_runtime
+from autoprune.training.device.resolve_runtime import resolve_runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
+from autoprune.training.settings import FinetuneSettings
 
 RECALIBRATION, CHOOSING = 512, 1024
 THREADS = 1  # while timing
@@ -65,7 +71,7 @@ THREADS = 1  # while timing
 
 @dataclass
 class Row:
-    """Hold one policy: what it has, and per batch and runtime (``"torch, batch 1"``) how many times faster it is."""
+    """One policy: what it costs, and per batch and runtime (``"torch, batch 1"``) how many times faster it is."""
 
     name: str
     mflops: float
@@ -116,7 +122,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Bench:
-    """Hold the dense network, the space over it, and the data if there is any."""
+    """The dense network, the space over it, and the data if there is any."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -134,7 +140,7 @@ class Bench:
         self.criteria = {group.name: "l2" for group in groups}
         scores = score_groups(self.dense, groups, ["l2"], Calibration([], options.seed, shape))
         self.pruner = Pruner(self.dense, self.space, scores)
-        self.budget = Budget.parse({"mflops": options.share * self.cost.measure({})["mflops"]})
+        self.budget = Budget.parse({"mflops": options.share * self.cost.measure(ChannelCounts())["mflops"]})
         self.runtimes = runtimes(options.runtimes)
 
     def run(self) -> dict[str, object]:
@@ -163,7 +169,7 @@ class Bench:
         """Yield every policy that is compared; the probes steer the chosen ones."""
         for step in (1, 8, 16):
             space = replace(self.space, round_to=step)
-            wanted = {name: n / (1 if name in space.block_names else 2) for name, n in space.full.items()}
+            wanted = WishedCounts({name: n / 2 for name, n in space.full.channels.items()})
             try:
                 kept = Projector(space, self.cost, self.budget).fit(wanted)
             except BudgetError:
@@ -185,14 +191,14 @@ class Bench:
             share = rng.uniform(0.2, 0.8)  # of the blocks
             params = {
                 d.name: ("yes" if rng.random() < share else "no") if d.choices else rng.uniform(0, d.high / 2)
-                for d in self.space.dimensions
+                for d in dimensions(self.space)
             }
-            policy = projector.project(self.space.decode(params))
+            policy = projector.project(policy_of(self.space, params))
             found[policy] = self.worth(policy)
         return sorted(found, key=lambda policy: found[policy])[: self.options.chosen]
 
     def worth(self, policy: PruningPolicy) -> float:
-        """Return what is least for the best of the draws."""
+        """Return a number that is lowest for the best of the draws."""
         if not (self.task and self.options.weights):
             return -self.cost.measure(self.space.counts(policy))["mflops"]
         network = self.pruner.prune(policy)
@@ -206,7 +212,7 @@ class Bench:
         return Row(name, self.cost.measure(kept)["mflops"], len(policy.dropped_blocks))
 
     def timer(self, batch: int, runtime: str) -> Timer:
-        """Return what times networks against the dense one; a block is about ten images."""
+        """Return a timer of networks against the dense one; a block is about ten images."""
         latency = TimingPlan(
             batch=batch, threads=THREADS, blocks=self.options.blocks, calls=max(1, 10 // batch * self.options.calls)
         )
@@ -217,7 +223,7 @@ class Bench:
 
     def time_all(self, batch: int, rows: list[Row], networks: dict[str, nn.Module], model: LatencyModel) -> None:
         """Time every network against the dense one, in every runtime."""
-        dense_ms = float(model.predict(self.cost.work({})))
+        dense_ms = float(model.predict(self.cost.work(ChannelCounts())))
         for runtime in self.runtimes:
             key, timer = f"{runtime}, batch {batch}", self.timer(batch, runtime)
             for row in rows:
@@ -246,7 +252,7 @@ class Bench:
         """Fine-tune the uniform and the chosen networks alike, and score them."""
         self.runtime.apply_threads()
         epochs = self.options.steps * self.options.batch_size / self.task.sizes["train"]
-        recipe = FinetuneSettings(epochs, self.options.batch_size, self.options.lr, 5e-4, distill=True)
+        settings = FinetuneSettings(epochs, self.options.batch_size, self.options.lr, 5e-4, distill=True)
         teacher = Teacher(self.dense, self.task, self.runtime)
         before = score(self.dense, self.task, "val", self.runtime)
         print(f"dense {100 * before.accuracy:.2f} ± {100 * before.accuracy_stderr:.2f} % on {before.count}", flush=True)
@@ -254,7 +260,7 @@ class Bench:
             if row.name == "uniform" or row.name.startswith(("chosen", "blocks")):
                 network = self.runtime.place(networks[row.name])
                 recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, self.options.seed)
-                finetune(network, self.task, recipe, self.runtime, self.options.seed, teacher)
+                finetune(network, TrainingRun(self.task, settings, self.runtime, self.options.seed), teacher)
                 found = score(network, self.task, "val", self.runtime)
                 row.accuracy, row.stderr = found.accuracy, found.accuracy_stderr
                 print(f"{row.name} {100 * row.accuracy:.2f} ± {100 * row.stderr:.2f} %", flush=True)

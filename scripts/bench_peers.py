@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from autoprune.cost.cost_model import measure_network
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.loop import stream
 from autoprune.training.scoring import score
 
@@ -39,7 +39,7 @@ DIVISOR = 4  # FastNAS's own default, 32, cannot halve a network of 16, 32 and 6
 
 @dataclass(frozen=True)
 class Dense:
-    """Hold what a peer is given: a network it may change, data, how much may stay, and a folder to keep things in."""
+    """What a peer is given: a network it may change, data, how much may stay, and a folder for its files."""
 
     network: nn.Module
     task: DataTask
@@ -56,7 +56,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Pruned:
-    """Hold a peer's network, and what is worth knowing of how it came about."""
+    """A peer's network, and notes on how it was made."""
 
     network: nn.Module
     notes: dict[str, Any]

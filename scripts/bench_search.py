@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-drop", type=float, default=0.02, help="of the threshold baseline; 0: without it")
     for name, kind in (("steps", int), ("batch-size", int), ("lr", float), ("finish-steps", int)):
         parser.add_argument(f"--{name}", type=kind, default=None, help="unless given, the case's own")
-    parser.add_argument("--finish-lr", type=float, default=None, help="likewise")
+    parser.add_argument("--finish-lr", type=float, default=None, help="of the finish; default: the case's")
     parser.add_argument("--dense-epochs", type=int, default=None, help="of a case that trains its dense network")
     parser.add_argument("--budget", default=None, help="MFLOPs, or a share such as 50%%")
     parser.add_argument("--ask", action="store_true", help="time proposals instead")
@@ -68,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Journal:
-    """Keep one JSON object per line; a line that a kill cut short is passed over, and its piece done again."""
+    """A file of one JSON object per line; a line that a kill cut short is skipped, and its piece is done again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -77,7 +77,7 @@ class Journal:
             try:
                 self.records.append(json.loads(line))
             except json.JSONDecodeError:
-                say("a line of the file was cut short and is passed over")
+                notify("a line of the file was cut short and is skipped")
 
     def get(self, **key: Any) -> Record | None:
         """Return the record that has these values, or ``None``."""
@@ -99,11 +99,11 @@ class Journal:
             return found
         started = time.perf_counter()
         made = make()
-        say(f"{' '.join(str(value) for value in key.values())}: done in {time.perf_counter() - started:.0f} s")
+        notify(f"{' '.join(str(value) for value in key.values())}: done in {time.perf_counter() - started:.0f} s")
         return self.add({**key, **made})
 
 
-def say(message: str) -> None:
+def notify(message: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {message}", flush=True)
 
 
@@ -111,7 +111,7 @@ def run_ask(options: argparse.Namespace, journal: Journal) -> None:
     for size in options.ask_sizes:
         wanted = [name for name in options.ask_samplers if journal.get(kind="ask", sampler=name, stored=size) is None]
         slow = [name for name in wanted if _was_slow(journal, name)]
-        for record in ask_records([name for name in wanted if name not in slow], [size], say) if wanted else ():
+        for record in ask_records([name for name in wanted if name not in slow], [size], notify) if wanted else ():
             if record["kind"] == "ask" or journal.get(kind="choose", stored=size) is None:
                 journal.add(record)
         for name in slow:
@@ -138,7 +138,7 @@ def run_case(options: argparse.Namespace, journal: Journal) -> None:
     work = Path(options.work or f"{options.json}.work") / options.case
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         if any(_missing(journal, options.case, name, seed) for name in options.contenders):
-            run_seed(options, journal, prepare(options, work, seed, say), seed)
+            run_seed(options, journal, prepare(options, work, seed, notify), seed)
 
 
 def _missing(journal: Journal, case: str, contender: str, seed: int) -> bool:
@@ -149,16 +149,20 @@ def run_seed(options: argparse.Namespace, journal: Journal, prepared: Prepared, 
     case = options.case
     journal.once(lambda: {"seconds": prepared.seconds}, kind="prepared", case=case, seed=seed)
     journal.once(lambda: dense_record(prepared), kind="dense", case=case)
-    baselines = baseline_trials(prepared, lambda trial: say(f"{trial.candidate.origin}: {trial.total_seconds:.1f} s"))
-    say(f"baselines: {', '.join(trial.candidate.origin for trial in completed(baselines))}")
+    baselines = baseline_trials(
+        prepared, lambda trial: notify(f"{trial.candidate.origin}: {trial.total_seconds:.1f} s")
+    )
+    notify(f"baselines: {', '.join(trial.candidate.origin for trial in completed(baselines))}")
     for name in options.contenders:
         key = {"case": case, "contender": name, "seed": seed}
         found = journal.once(
-            lambda name=name: search_record(name, prepared, baselines, options, say), kind="search", **key
+            lambda name=name: search_record(name, prepared, baselines, options, notify), kind="search", **key
         )
-        say(f"{name} seed {seed}: {100 * found['accuracy']:.2f} % at {found['mflops']:.2f} MFLOPs")
+        notify(f"{name} seed {seed}: {100 * found['accuracy']:.2f} % at {found['mflops']:.2f} MFLOPs")
         done = journal.once(lambda name=name, found=found: finish_record(name, found, prepared), kind="finish", **key)
-        say(f"{name} seed {seed} finished: " + ", ".join(f"{s} {100 * a:.2f} %" for s, a in done["accuracy"].items()))
+        notify(
+            f"{name} seed {seed} finished: " + ", ".join(f"{s} {100 * a:.2f} %" for s, a in done["accuracy"].items())
+        )
 
 
 def machine() -> Record:

@@ -4,9 +4,9 @@
     python scripts/bench_short_finetune.py --case resnet20 --weights resnet20.safetensors --images cifar10 --json s.json
 
 The policies are the baselines of a study and random ones projected onto the budget. Each is fine-tuned from its pruned
-state by every recipe and by the long one, on the same images, and scored on validation. Told are, per recipe, the rank
-correlation of its loss with the long one's, with a 90 % interval over resampled policies, and the regret: how much
-accuracy is lost after the long fine-tune by going on with the policy that the short one likes best.
+state by every short fine-tune and by the long one, on the same images, and scored on validation. For each short one
+it prints the rank correlation of its loss with the long one's, with a 90 % interval over resampled policies, and the
+regret: the accuracy lost after the long fine-tune by continuing with the policy that the short one ranks first.
 
 Every network is a line of the ``--json`` file; a second run with the same file does what is missing.
 """
@@ -21,14 +21,17 @@ from typing import Any
 
 import numpy as np
 from bench_cases import Prepared, baseline_trials, case_parser, completed, prepare, settings
-from bench_search import Journal, say
+from bench_search import Journal, notify
 from scipy.stats import spearmanr
 
 from autoprune.core.policy import PruningPolicy
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.setup.from_spec import finetune_settings
+from autoprune.study.policy_params import dimensions, policy_of
 from autoprune.tasks.task import steps_per_epoch
-from autoprune.training.finetune import finetune, recalibrate_batchnorm
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
 
 RESAMPLES = 2000
@@ -53,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     for name, kind, default in numbers:
         parser.add_argument(f"--{name}", type=lambda t, k=kind: [k(n) for n in t.split(",")], default=default)
     parser.add_argument("--finish-steps", type=int, default=None, help="of the long fine-tune; default: the case's")
-    parser.add_argument("--finish-lr", type=float, default=None, help="likewise")
+    parser.add_argument("--finish-lr", type=float, default=None, help="of the long one; default: the case's")
     parser.add_argument("--seed", type=int, default=0)
     fixed = {"budget": None, "steps": None, "batch_size": None, "lr": None, "dense_epochs": None}
     parser.set_defaults(**fixed, trials=1, max_drop=0.0, precision="auto", layout="contiguous")
@@ -61,11 +64,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, journal: Journal) -> None:
-    prepared = prepare(options, Path(f"{options.json}.work") / options.case, options.seed, say)
+    prepared = prepare(options, Path(f"{options.json}.work") / options.case, options.seed, notify)
     chosen = settings(options)
-    recipes = [(steps, lr) for steps in options.short_steps for lr in options.short_lrs]
+    short = [(steps, lr) for steps in options.short_steps for lr in options.short_lrs]
     for name, policy in policies(prepared, options.policies):
-        for steps, lr in [(chosen["finish_steps"], chosen["finish_lr"]), *recipes]:
+        for steps, lr in [(chosen["finish_steps"], chosen["finish_lr"]), *short]:
             key = {"policy": name, "steps": steps, "lr": lr}
             journal.once(lambda p=policy, s=steps, r=lr: trained(prepared, p, s, r), kind="trained", **key)
 
@@ -78,9 +81,9 @@ def policies(prepared: Prepared, count: int) -> Iterator[tuple[str, PruningPolic
     projector = Projector(study.space, study.cost, prepared.budget)
     for number in range(count - len(known)):
         params = {
-            d.name: draw.choice(d.choices) if d.choices else draw.uniform(0, d.high) for d in study.space.dimensions
+            d.name: draw.choice(d.choices) if d.choices else draw.uniform(0, d.high) for d in dimensions(study.space)
         }
-        yield f"random {number}", projector.project(study.space.decode(params))
+        yield f"random {number}", projector.project(policy_of(study.space, params))
 
 
 def trained(prepared: Prepared, policy: PruningPolicy, steps: int, lr: float) -> dict[str, Any]:
@@ -89,7 +92,8 @@ def trained(prepared: Prepared, policy: PruningPolicy, steps: int, lr: float) ->
     network = study.device.place(study.pruner.prune(policy))
     epochs = steps / steps_per_epoch(study.task.sizes["train"], spec.finetune.batch_size)
     recalibrate_batchnorm(network, study.task, spec.finetune.recalibration_images, study.device, spec.seed)
-    finetune(network, study.task, finetune_settings(spec, epochs, lr), study.device, spec.seed, prepared.teacher())
+    run = TrainingRun(study.task, finetune_settings(spec, epochs, lr), study.device, spec.seed)
+    finetune(network, run, prepared.teacher())
     found = score(network, study.task, "val", study.device)
     return {"accuracy": found.accuracy, "loss": found.loss}
 

@@ -28,7 +28,7 @@ def show(records: Sequence[Record]) -> None:
 
 
 class Results:
-    """Look up the records of one case."""
+    """The records of one case."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records

@@ -29,9 +29,10 @@ from autoprune.models.cifar_resnet import resnet20, resnet56
 from autoprune.models.lstm import lstm
 from autoprune.models.mlp import mlp
 from autoprune.models.vit import vit
-from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.cut_plan import plan_cut
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.surgery import cut_of, shrink, zeroed
+from autoprune.pruning.surgery import shrink, zeroed
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "networks.md"
 OUTPUT = "its channels are the network's output"
@@ -170,8 +171,8 @@ def look_at(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...]) -
     seconds = time.monotonic() - began
     blocks = find_blocks(network, example[:1], groups.cuttable)
     space = SearchSpace(groups.cuttable, {group.name: ("l2",) for group in groups.cuttable}, MAX_SPARSITY)
-    most = {group.name: range(group.num_channels - space.choices[group.name][0]) for group in groups.cuttable}
-    smallest = shrink(network, cut_of(network, groups.cuttable, most))
+    most = {group.name: range(group.num_channels - space.channel_choices[group.name][0]) for group in groups.cuttable}
+    smallest = shrink(network, plan_cut(network, groups.cuttable, most))
     share = macs(smallest, example) / macs(network, example)
     check(name, network.double(), groups.cuttable, example[:1].double())
     return Row(name, shape, groups.cuttable, len(blocks), groups.frozen, share, seconds)
@@ -184,7 +185,7 @@ def check(name: str, network: nn.Module, groups: Iterable[PruningGroup], example
             nn.init.uniform_(tensor, 0.5, 1.5)  # else a new network may hide what happens behind zeros
     draw = random.Random(0)
     removed = {g.name: draw.sample(range(g.num_channels), draw.randint(1, g.num_channels // 2)) for g in groups}
-    cut = cut_of(network, groups, removed)
+    cut = plan_cut(network, groups, removed)
     with torch.no_grad():
         dense, found, wanted = network(example), shrink(network, cut)(example), zeroed(network, cut)(example)
     scale = float(dense.abs().max())

@@ -68,7 +68,7 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     """
     from autoprune.cost.timing_plan import TimingPlan
     from autoprune.search.setup.profile_network import open_network, profile_network
-    from autoprune.training.device.device import resolve_runtime
+    from autoprune.training.device.resolve_runtime import resolve_runtime
 
     runtimes = _names(how["runtimes"])
     network, what = open_network(model, _architecture(model, shape, classes, data))

@@ -1,11 +1,11 @@
-"""Count MACs, parameters and bytes of any policy in microseconds, exactly.
+"""MACs, parameters and bytes of any policy, counted exactly and in microseconds.
 
 Every tensor of the network is a row. Its number of elements is the product of its sizes, and each size is the dense
 one less what the removed channels take away (:class:`Shrink`). A weight does the same number of
 multiply–accumulates per element whatever is cut: output positions in a convolution, rows in a linear layer, time
-steps in a recurrent one. So the cost of a policy is a few products of small arrays, and must equal, exactly, the
-count on the network really pruned. ``usage.py`` records the uses on the dense network, ``rows.py`` writes the
-tensors down, ``sizes.py`` does the arithmetic.
+steps in a recurrent one. So the cost of a policy is a few products of small arrays, and equals exactly the count on
+the network once it is pruned. ``mac_counter.py`` records the uses on the dense network, ``tensor_sizes.py`` lists
+its tensors, ``size_products.py`` does the arithmetic.
 
 One FLOP is one multiply–accumulate, half of what ``torch.utils.flop_counter.FlopCounterMode`` prints.
 Biases, norms and activations are not counted.
@@ -35,7 +35,7 @@ UNCOUNTED = "biases, norms and activations"
 
 
 class CostModel:
-    """Know the exact MACs, parameters and bytes of every policy.
+    """The exact MACs, parameters and bytes of every policy.
 
     Args:
         network: the dense network; not touched.
@@ -127,8 +127,8 @@ def measure_network(network: nn.Module, example: Tensor, masked: Sequence[str] =
     Args:
         network: any network; not touched.
         example: input of shape ``(N, *input_shape)``; costs are for one of the N.
-        masked: paths of the modules whose zero weights count as masked; those the network does not have are passed
-            over. If empty, zeros are not looked at.
+        masked: paths of the modules whose zero weights count as masked; those that the network lacks are skipped. If
+            empty, zeros are not counted.
     """
     macs, params = count_macs(network, example), sum(p.numel() for p in network.parameters())
     zeros = _zeros_found(network, example, masked) if masked else None
@@ -163,7 +163,7 @@ def _measurement(
 
 
 class _Masks:
-    """Count what masks set to zero.
+    """What masks set to zero, layer by layer.
 
     Args:
         layers: paths of the modules whose weights can be masked.

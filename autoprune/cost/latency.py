@@ -1,12 +1,12 @@
-"""Measure latency: pruned against dense, in alternating blocks, by the median of the blocks' ratios.
+"""Latency, measured: pruned against dense, in alternating blocks, by the median of the blocks' ratios.
 
-Shared machines drift by tens of per cent within seconds. A block of calls to the dense network beside
-a block of calls to the pruned one sees the same drift, so their ratio is steady where neither time is
-(spread below one per cent on a busy machine). The milliseconds reported are that ratio times a
-reference time of the dense network that is measured once per study.
+Shared machines drift by tens of per cent within seconds. A block of calls to the dense network beside a block of
+calls to the pruned one sees the same drift, so their ratio is steady where neither time is (spread below one per cent
+on a busy machine). The milliseconds reported are that ratio times a reference time of the dense network, measured
+once per study.
 
-Both are run by one :class:`Engine`. Timing happens in the one process that searches or finishes
-a study, which trains nothing meanwhile, and by turns with other processes of autoprune on the device (``turns.py``).
+One :class:`Engine` runs both. Timing happens in the process that searches or finishes a study, which trains nothing
+meanwhile. Processes of autoprune take turns on a device (``timing_lock.py``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.cost.timing_engines import Engine, ForwardCall
-from autoprune.cost.timing_lock import turn_on
+from autoprune.cost.timing_lock import timing_lock
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import NonFiniteError
 
@@ -30,7 +30,7 @@ _LEAST_BLOCKS = WARM_UP_BLOCKS + 3  # of fewer there is no spread to speak of
 
 @dataclass(frozen=True)
 class LatencyComparison:
-    """Hold what alternating blocks measured.
+    """What alternating blocks measured.
 
     Attributes:
         ratio: pruned time / dense time, median over blocks.
@@ -46,11 +46,11 @@ class LatencyComparison:
 
 
 class Timer:
-    """Time networks against one dense network, which is exported or compiled once, not once per comparison.
+    """A timer of networks against one dense network, which is exported or compiled only once.
 
     Args:
         dense: the network before pruning, in eval mode, on the device and in the layout to be timed. Its weights must
-            not change any more.
+            not change from now on.
         example: one batch of input, shape ``(N, *input_shape)``, on the same device and in the same layout.
         plan: how to time.
         engine: what runs the networks.
@@ -73,8 +73,8 @@ class Timer:
         Args:
             pruned: the network after pruning, in eval mode, placed like the dense one; ``None`` for the dense one
                 itself.
-            blocks: pairs of blocks, at least 5; the first 2 warm up and are dropped. ``None``: as the plan says.
-            calls: forward passes in a block, at least 1; ``None``: likewise.
+            blocks: pairs of blocks, at least 5; the first 2 warm up and are dropped. ``None``: as in the plan.
+            calls: forward passes in a block, at least 1; ``None``: as in the plan.
 
         Raises:
             ValueError: if there are too few blocks or calls.
@@ -91,7 +91,7 @@ class Timer:
         with cpu_threads(self.plan.threads), torch.inference_mode():
             dense = self._dense_call()
             call = dense if pruned is None else self._prepare(pruned)
-            with turn_on(self._example.device.type):
+            with timing_lock(self._example.device.type):
                 pairs = [(self.engine.seconds(dense, calls), self.engine.seconds(call, calls)) for _ in range(blocks)]
         return _comparison(pairs[WARM_UP_BLOCKS:], calls)
 
@@ -107,7 +107,7 @@ class Timer:
 def time_alone(network: nn.Module, example: Tensor, plan: TimingPlan, engine: Engine) -> tuple[float, float]:
     """Return a network's milliseconds per call, median over blocks, and the standard error of that median.
 
-    On a shared machine they drift; to say which of two networks is faster, compare them with a :class:`Timer`.
+    On a shared machine they drift; to find out which of two networks is faster, compare them with a :class:`Timer`.
 
     Args: as for :class:`Timer`.
 
@@ -118,7 +118,7 @@ def time_alone(network: nn.Module, example: Tensor, plan: TimingPlan, engine: En
     """
     with cpu_threads(plan.threads), torch.inference_mode():
         call = engine.prepare(network, example, plan.threads)
-        with turn_on(example.device.type):
+        with timing_lock(example.device.type):
             times = [1e3 * engine.seconds(call, plan.calls) for _ in range(plan.blocks)][WARM_UP_BLOCKS:]
     if min(times) <= 0:
         raise NonFiniteError(f"the clock did not advance during a block of {plan.calls} calls; raise latency.calls")
@@ -126,7 +126,7 @@ def time_alone(network: nn.Module, example: Tensor, plan: TimingPlan, engine: En
 
 
 def _comparison(pairs: list[tuple[float, float]], calls: int) -> LatencyComparison:
-    """Return what pairs of seconds per call say, the dense network's first.
+    """Return the comparison from pairs of seconds per call, the dense network's first.
 
     Raises:
         NonFiniteError: if the clock did not advance during a block.
@@ -172,7 +172,7 @@ def measured_latency(comparison: LatencyComparison, reference_ms: float) -> tupl
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let PyTorch use so many CPU threads for a stretch of code, and as many as before at its end."""
+    """Set the number of CPU threads that PyTorch uses, and put the former one back afterwards."""
     former = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,9 +1,9 @@
-"""Say of any policy how much there is to do that takes time: the numbers that latency follows, in microseconds.
+"""The amounts of work that latency follows, for any policy and in microseconds.
 
-Every read of a weight is one operation. What it costs is a launch, its multiply–accumulates, and its outputs, which
-norms and activations then pass over as well. Kernels compute whole vectors of output channels, so that 9 take the time
-of 16: multiply–accumulates are counted a second time with the outputs rounded up. Nothing here is a time;
-``study/latency.py`` learns from timed networks what each of these numbers is worth.
+Every read of a weight is one operation. It costs a launch, its multiply–accumulates, and its outputs, which norms and
+activations then pass over as well. Kernels compute whole vectors of output channels, so that 9 take the time of 16:
+multiply–accumulates are counted a second time with the outputs rounded up. Nothing here is a time;
+``search/proposals/latency_model.py`` learns from timed networks what each of these numbers is worth.
 
 Source: the layer-wise latency tables of Yang et al. 2018, "NetAdapt", section 3.3, in closed form and without a table.
 """
@@ -27,7 +27,7 @@ LANES = 16  # float32 numbers in the widest vector of today's CPUs; the block of
 
 
 class Work:
-    """Count what takes time, for one input, without building the network.
+    """The amounts of work for one input, counted without building the network.
 
     The outputs of a weight are what its dimension 0 produces: the outputs of convolutions and linear layers, the gates
     of recurrent ones; of transposed convolutions, their inputs.
@@ -52,7 +52,7 @@ class Work:
         self._heights: Ints = np.array([*(row.height for row, _ in entries), *(ONE for _ in none)], dtype=np.intp)
 
     def of(self, sizes: Ints) -> Floats:
-        """Return the numbers that :data:`WORK` names, shape ``(5,)``; for many policies, ``(5, n)``.
+        """Return the amounts in the order of :data:`WORK`, shape ``(5,)``; for many policies, ``(5, n)``.
 
         Args:
             sizes: all sizes of the policy, as :class:`Sizes` gives them: ``(num_places,)``, or

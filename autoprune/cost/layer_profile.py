@@ -1,8 +1,9 @@
-"""Take a network apart, layer by layer: what each does, what it stores, how long it takes, and what was not counted.
+"""A network layer by layer: what each does, what it stores, how long it takes, and what was not counted.
 
-The counts come from ``usage.py`` and add up to those of ``macs.py``. Times are PyTorch's eager mode with a clock before
-and after every module, so they add up to one forward pass that the clocks make slower; a compiler or another runtime
-fuses layers and has no such times. Combined with ``latency.py``, which times the whole network without clocks in it.
+The counts come from ``mac_counter.py`` and add up to those of ``cost_model.py``. The times are PyTorch's eager mode
+with a clock before and after every module, so they add up to one forward pass that the clocks make slower; a compiler
+or another engine fuses layers and has no such times. Combined with ``latency.py``, which times the whole network
+without clocks in it.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ _MOVES = ("clone", "copy_", "_to_copy", "contiguous", "detach", "empty", "lift_f
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """Hold what one module does, its submodules not included.
+    """What one module does, its submodules not included.
 
     Attributes:
         name: module path; empty for the network itself.
         kind: class name.
         inputs: input channels each output reads; 0 if that means nothing here.
-        outputs: channels it produces; 0 likewise.
+        outputs: channels it produces; 0 if that means nothing here.
         macs: multiply–accumulates for one input.
         params: parameters; shared ones count for their first owner.
-        stored_bytes: of its parameters and persistent buffers, likewise.
+        stored_bytes: of its parameters and persistent buffers; shared ones count for their first owner.
         seconds: of one forward pass of the example.
     """
 
@@ -56,7 +57,7 @@ class LayerProfile:
 
 @dataclass(frozen=True)
 class Uncounted:
-    """Hold one kind of operation that has no formula for its multiply–accumulates.
+    """One kind of operation that has no formula for its multiply–accumulates.
 
     Attributes:
         operation: PyTorch's name for it, without ``aten.``.
@@ -72,7 +73,7 @@ class Uncounted:
 def profile_layers(
     network: nn.Module, example: Tensor, passes: int = 25, clock: Clock = time.perf_counter
 ) -> list[LayerProfile]:
-    """Return every module that counts, stores or takes something, in network order; together they are the network.
+    """Return every module that computes, stores or takes time, in network order; together they are the whole network.
 
     Args:
         network: in eval mode, on the example's device; not touched.
@@ -119,7 +120,7 @@ def layer_seconds(
 
 
 class _Watch:
-    """Read the clock whenever a module begins or ends; what passed since the last reading goes to the innermost one."""
+    """A clock read whenever a module begins or ends; the time since the last reading goes to the innermost one."""
 
     def __init__(self, network: nn.Module, device: torch.device, clock: Clock) -> None:
         self._modules = list(network.named_modules())
@@ -166,7 +167,7 @@ class _Watch:
 def uncounted_operations(network: nn.Module, example: Tensor) -> list[Uncounted]:
     """Return the operations of one forward pass of one input whose multiply–accumulates are not counted.
 
-    Those that only look at numbers in another way, or move them, are left out.
+    Views, and operations that only move numbers, are left out.
 
     Args:
         network: not touched.
@@ -179,7 +180,7 @@ def uncounted_operations(network: nn.Module, example: Tensor) -> list[Uncounted]
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Write down every operation that has no formula."""
+    """A record of every operation that has no formula."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

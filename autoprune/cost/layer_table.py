@@ -1,4 +1,4 @@
-"""Show where the work is: one row per layer, for tables."""
+"""Where the work of a network is: one row per layer, for tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autoprune.cost.mac_counter import Usage
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Hold what one layer of the dense network does.
+    """What one layer of the dense network does.
 
     Attributes:
         name: module path.
@@ -31,7 +31,7 @@ class LayerCost:
 
 
 def layer_costs(network: nn.Module, usage: Usage) -> list[LayerCost]:
-    """Return every module that does multiply–accumulates, in network order; together they do all.
+    """Return every module that does multiply–accumulates, in network order; together they do all of them.
 
     A weight counts for the module that reads it if it is that module's own, else for the first that owns it.
     """

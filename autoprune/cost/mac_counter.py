@@ -1,9 +1,9 @@
-"""Record who does the work: the multiply–accumulates of every weight, and of every other matrix product.
+"""The multiply–accumulates of every weight, and of every other matrix product, from one forward pass.
 
-PyTorch's flop counter takes one forward pass of one input apart into the operations that it has formulas for. Here
-each formula is wrapped, so that what it counts is also written down: for the parameter that the operation reads,
-recognised by its address in memory, or else for the module that it happens in (products of attention). ``macs.py``
-turns this record into costs of networks that are not built.
+PyTorch's flop counter splits the forward pass of one input into the operations that it has formulas for. Here each
+formula is wrapped, so that what it counts is also recorded: for the parameter that the operation reads, recognised by
+its address in memory, or else for the module that it happens in (products of attention). ``cost_model.py`` turns this
+record into costs of networks that are not built.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LSTM_LAYER = _aten.mkldnn_rnn_layer  # one direction of one layer in one piece;
 
 @dataclass(frozen=True)
 class Usage:
-    """Hold the multiply–accumulates of one forward pass of one input; every one is in one place.
+    """The multiply–accumulates of one forward pass of one input; each is counted in one place only.
 
     Attributes:
         weights: (parameter path, path of the innermost module that reads it) → multiply–accumulates.
@@ -50,7 +50,7 @@ class Usage:
     products: Mapping[str, int]
 
     def of_parameter(self, path: str) -> int:
-        """Return the multiply–accumulates of one parameter, whoever reads it."""
+        """Return the multiply–accumulates of one parameter, whichever module reads it."""
         return sum(macs for (parameter, _), macs in self.weights.items() if parameter == path)
 
 
@@ -62,11 +62,11 @@ def record_usage(network: nn.Module, example: Tensor) -> Usage:
         example: input of shape ``(N, *input_shape)``.
     """
     twin = copy.deepcopy(network).cpu().eval()
-    ledger = _Ledger(twin)
-    formulas = {op: _Watched(op, formula, ledger) for op, formula in flop_registry.items()}
-    with ledger.following(twin):
-        _count_pass(twin, example, {**formulas, _LSTM_LAYER: _Watched(_LSTM_LAYER, None, ledger)})
-    return Usage(dict(ledger.weights), dict(ledger.products))
+    record = _Record(twin)
+    formulas = {op: _Watched(op, formula, record) for op, formula in flop_registry.items()}
+    with record.following(twin):
+        _count_pass(twin, example, {**formulas, _LSTM_LAYER: _Watched(_LSTM_LAYER, None, record)})
+    return Usage(dict(record.weights), dict(record.products))
 
 
 def count_macs(network: nn.Module, example: Tensor) -> int:
@@ -111,24 +111,24 @@ def _lstm_layer_flops(x: _Shape, from_inputs: _Shape, from_hidden: _Shape, *_: A
 
 
 class _Watched:
-    """Wrap the counter's formula for one operation, so that it also writes into the ledger."""
+    """The counter's formula for one operation, which also writes into the record."""
 
     _get_raw = True  # asks the counter for the tensors instead of their shapes
 
-    def __init__(self, op: Any, formula: Callable[..., int] | None, ledger: _Ledger) -> None:
-        self.op, self.formula, self.ledger = op, formula, ledger
+    def __init__(self, op: Any, formula: Callable[..., int] | None, record: _Record) -> None:
+        self.op, self.formula, self.record = op, formula, record
 
     def __call__(self, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
         if self.formula is None:
             steps, weights = int(args[0].numel()) // int(args[0].shape[-1]), args[1:3]
-            return 2 * sum(self.ledger.add(steps * weight.numel(), (weight,), False) for weight in weights)
+            return 2 * sum(self.record.add(steps * weight.numel(), (weight,), False) for weight in weights)
         macs = int(self.formula(*args, out_val=out_val, **kwargs)) // 2
         factors = tuple(args[place] for place in _FACTORS.get(self.op, ()))
-        return 2 * self.ledger.add(macs, factors, self.op in _READ_WHOLE)
+        return 2 * self.record.add(macs, factors, self.op in _READ_WHOLE)
 
 
-class _Ledger:
-    """Collect multiply–accumulates during one pass, by parameter and module."""
+class _Record:
+    """The multiply–accumulates of one pass so far, by parameter and module."""
 
     def __init__(self, network: nn.Module) -> None:
         self.weights: Counter[tuple[str, str]] = Counter()
@@ -141,7 +141,7 @@ class _Ledger:
 
     @contextmanager
     def following(self, network: nn.Module) -> Iterator[None]:
-        """Know the innermost module that runs, while the network does."""
+        """Follow which module runs innermost, while the network runs."""
         modules = list(network.named_modules())
         hooks = [module.register_forward_pre_hook(self._enter(name)) for name, module in modules]
         hooks += [module.register_forward_hook(self._leave) for _, module in modules]
@@ -152,7 +152,7 @@ class _Ledger:
                 hook.remove()
 
     def add(self, macs: int, factors: tuple[Tensor, ...], whole: bool) -> int:
-        """Write down what one operation did.
+        """Record what one operation did.
 
         Args:
             macs: its multiply–accumulates.

@@ -1,4 +1,4 @@
-"""Compute products of sizes that shrink with what is removed: the arithmetic under ``macs.py``, without a network."""
+"""Products of sizes that shrink with what is removed: the arithmetic of ``cost_model.py``, without a network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LARGEST_FLOAT = 2**53  # up to here every whole number is a float
 
 
 class Sizes:
-    """Know the sizes that a policy changes: each is the dense one less a sum over what was removed.
+    """The sizes that a policy changes: each is the dense one less a sum over what was removed.
 
     Args:
         full: group or block → its channels in the dense network, 1 for a block.
@@ -90,7 +90,7 @@ class Sizes:
 
 
 class Products:
-    """Multiply sizes, one product for each entry."""
+    """Products of sizes, one for each entry."""
 
     def __init__(self, factors: Sequence[Factors]) -> None:
         width = max(map(len, factors), default=0)
@@ -103,10 +103,10 @@ class Products:
 
 
 class Totals:
-    """Sum products of sizes with coefficients, several totals at once, exactly.
+    """Sums of products of sizes with coefficients, several totals at once, exactly.
 
     Args:
-        terms: factors and their coefficients, one for each total; terms of equal factors are put together.
+        terms: factors and their coefficients, one for each total; terms of equal factors are merged.
         dense: all sizes of the dense network, where every total is largest.
 
     >>> sizes = Sizes({"a": 4})

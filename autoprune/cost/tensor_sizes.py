@@ -1,7 +1,7 @@
-"""Write a network as rows: how many elements every tensor has, and what each of them costs, while channels go.
+"""The tensors of a network as rows: how many elements each has, and what an element costs, as channels go.
 
 The number of elements of a tensor is the product of its sizes, of which some vary. Whatever is cut, each element of a
-weight does the same multiply–accumulates, which ``usage.py`` recorded.
+weight does the same multiply–accumulates, which ``mac_counter.py`` recorded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Term: TypeAlias = tuple[Factors, Sequence[Fraction | int]]
 
 @dataclass(frozen=True)
 class Stored:
-    """Hold one parameter or persistent buffer of the dense network.
+    """One parameter or persistent buffer of the dense network.
 
     Attributes:
         paths: every path it has; the first is the one that ``named_parameters`` gives it.
@@ -57,7 +57,7 @@ def stored_tensors(network: nn.Module) -> dict[str, Stored]:
 
 @dataclass(frozen=True)
 class SizeRow:
-    """Say how many elements one tensor has: the product of some varying sizes and a constant.
+    """How many elements one tensor has: the product of some varying sizes and a constant.
 
     Attributes:
         path: its first path.
@@ -75,7 +75,7 @@ class SizeRow:
 
 
 class Rows:
-    """Turn the tensors of a network and its usage into terms of sizes that vary.
+    """The tensors of a network and their usage, as terms of sizes that vary.
 
     Args: as for :class:`CostModel`.
     """

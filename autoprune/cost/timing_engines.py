@@ -1,8 +1,7 @@
-"""Ways to run a network that is timed, behind one protocol: PyTorch as it is, compiled, or by a GPU's own clock.
+"""Engines that run and time a network: PyTorch as it is, compiled, or by a GPU's own clock.
 
-An :class:`Engine` makes a network ready, once and untimed, and then times calls of it. ``latency.py`` compares two
-networks by one engine and knows of no other difference; the engine for ONNX Runtime is put together in
-``latency_runtimes.py``, since ONNX lives in another room.
+An :class:`Engine` prepares a network, once and untimed, and then times calls of it. ``latency.py`` compares two
+networks with one engine. The engine for ONNX Runtime is in ``export/timing_runtimes.py``, beside the rest of ONNX.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from torch import Tensor, nn
 from autoprune.errors import ModelError
 
 ForwardCall: TypeAlias = Callable[[], Tensor]
-"""Run one forward pass of a network that is ready, and return its answer."""
+"""Runs one forward pass of a prepared network and returns its output."""
 
 Clock: TypeAlias = Callable[[], float]
-"""Return seconds."""
+"""Returns seconds."""
 
 _numbers = itertools.count()
 
 
 def wall_seconds(call: ForwardCall, times: int, clock: Clock = time.perf_counter) -> float:
-    """Return seconds per call by the clock on the wall, an accelerator's work waited for.
+    """Return seconds per call by the clock on the wall, waiting for an accelerator to finish.
 
     Args:
         call: what is timed.
@@ -61,12 +60,12 @@ def event_seconds(call: ForwardCall, times: int) -> float:
 
 @dataclass(frozen=True)
 class Engine:
-    """Make networks ready to be timed, and time them.
+    """A way to run networks for timing.
 
     Attributes:
         name: as in ``latency.runtime`` of a spec.
         prepare: (network in eval mode, a batch on the network's device, CPU threads) → a call that runs it. It may take
-            long, as it exports or compiles; what it returns answers as the network does. Called in inference mode and
+            long, as it exports or compiles; the call returns what the network returns. Called in inference mode and
             with PyTorch on these threads, as the timed calls are.
         seconds: (call, times) → seconds per call.
     """
@@ -116,7 +115,7 @@ TORCH_ENGINES = {
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until an accelerator has done what was asked of it."""
+    """Wait until an accelerator has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,7 +1,7 @@
-"""Time on a device by turns: what two processes measure at the same moment is neither's latency.
+"""A lock for timing on a device: two processes that time at the same moment both measure the wrong latency.
 
-A file lock in the folder for temporary files, one per user and device. It keeps processes of autoprune from timing at
-the same time. It does not stop others from training meanwhile; against their noise stand the alternating blocks.
+It is a file lock in the folder for temporary files, one per user and device. It keeps processes of autoprune from
+timing at the same time. It does not stop others from training meanwhile; alternating blocks cancel their noise.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ PATIENCE_SECONDS = 60.0
 
 
 @contextmanager
-def turn_on(device: str, patience_seconds: float = PATIENCE_SECONDS, folder: Path | None = None) -> Iterator[None]:
-    """Hold a device for timing, as soon as no other process of this user does.
+def timing_lock(device: str, patience_seconds: float = PATIENCE_SECONDS, folder: Path | None = None) -> Iterator[None]:
+    """Take a device for timing as soon as no other process of this user has it.
 
-    If the turn does not come in time, or there can be no lock, a :class:`RuntimeWarning` says so and timing goes on.
+    If the wait takes too long, or no lock can be made, timing goes on with a :class:`RuntimeWarning`.
 
     Args:
         device: ``cpu``, ``cuda``, ``mps``.

@@ -1,4 +1,4 @@
-"""How a forward pass is timed: plain data, filled where a study is set up."""
+"""How a forward pass is timed: plain data, made where a study is set up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class TimingPlan:
     """How networks are timed.
 
     Attributes:
-        runtime: what runs them: ``torch``, ``compile``, ``onnxruntime``, ``cuda``, or ``auto`` while it is undecided.
+        runtime: what runs them: ``torch``, ``compile``, ``onnxruntime``, ``cuda``, or ``auto`` until one is chosen.
         batch: examples in a forward pass, at least 1.
         threads: CPU threads while timing, at least 1.
         blocks: timed blocks, at least 5; the first 2 warm up.

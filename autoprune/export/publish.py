@@ -28,7 +28,7 @@ from autoprune.export.convert import Examples, export_network, timed
 from autoprune.export.picked_files import CARD, CARD_JSON, POLICY, RECIPE, WEIGHTS
 from autoprune.export.saved_network import Architecture, load, missing_files, save_network, weights_content
 from autoprune.export.verify import FileCheck, Reference, verify_in_new_process
-from autoprune.pruning.surgery import CutPlan
+from autoprune.pruning.cut_plan import CutPlan
 
 CardText = Callable[[Mapping[str, Any]], str]
 POLICY_FORMAT = 1

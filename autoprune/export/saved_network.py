@@ -22,10 +22,11 @@ from autoprune.errors import ModelError
 from autoprune.export.picked_files import CARD, CARD_JSON, RECIPE, WEIGHTS
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights, own_tensors
+from autoprune.pruning.cut_plan import BLOCK, CutPlan, KeptChannels
 from autoprune.pruning.layers.attention_heads import SlimAttention
-from autoprune.pruning.masks.masks import Masks
-from autoprune.pruning.masks.sparse_kernels import can_accelerate, to_semi_structured
-from autoprune.pruning.surgery import BLOCK, CutPlan, KeptChannels, shrink
+from autoprune.pruning.masks.two_of_four_kernels import can_accelerate, to_semi_structured
+from autoprune.pruning.masks.weight_masks import Masks
+from autoprune.pruning.surgery import shrink
 
 FORMAT = 1
 # what PyTorch's layers call their sizes, for those who rebuild a network without us

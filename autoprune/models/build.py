@@ -32,25 +32,21 @@ def build_model(
     weights: str = "",
     notify: Callable[[str], None] = _log.warning,
 ) -> nn.Module:
-    """Build a network on the CPU, in training mode, and load its weights.
-
-    The same arguments give the same bits: initialisation is seeded, and the global random state put back.
+    """Build a network on the CPU, in training mode, load its weights, and leave the global random state as it was.
 
     Args:
-        source: a built-in or plug-in (``resnet56``), ``torchvision:NAME``, or the user's own ``pkg.mod:fn``
-            or ``file.py:fn``, called with whichever of ``num_classes``, ``in_channels`` and ``input_shape`` it
-            accepts.
-        num_classes: outputs the data asks for.
-        in_channels: channels of an image, or features of a row; needed only without ``input_shape``, which knows.
+        source: a built-in or plug-in (``resnet56``), ``torchvision:NAME``, or the user's own ``pkg.mod:fn`` or
+            ``file.py:fn``, called with those of ``num_classes``, ``in_channels`` and ``input_shape`` that it accepts.
+        num_classes: outputs that the data needs.
+        in_channels: channels of an image, or features of a row; needed only without ``input_shape``.
         input_shape: of one example: ``(C, H, W)``, ``(F,)`` or ``(T, F)``; ``None`` for images of any size.
-        seed: for the initial weights.
-        weights: empty for fresh ones; a file; or for torchvision the name of its weights, ``DEFAULT`` or
-            ``IMAGENET1K_V1``, downloaded once.
-        notify: told in one sentence when a classifier was replaced because it had another number of outputs.
+        seed: for the initial weights; the same arguments give the same bits.
+        weights: empty for fresh ones, a file, or the name of torchvision's (``DEFAULT``), downloaded once.
+        notify: called with one sentence if a classifier is replaced because it has another number of outputs.
 
     Raises:
-        UnknownNameError: if nothing answers to the source, or to the name of the torchvision weights.
-        ModelError: if the network cannot be built, or the weights not be loaded into it.
+        UnknownNameError: if the source or the name of the torchvision weights is unknown.
+        ModelError: if the network cannot be built, or its weights cannot be loaded.
     """
     offers = {"num_classes": num_classes, **_input_offers(source, in_channels, input_shape)}
     with torch.random.fork_rng(devices=[]):
@@ -77,9 +73,9 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def _input_offers(source: str, in_channels: int | None, input_shape: Shape | None) -> dict[str, Any]:
-    """Return what a network may be told about its input; the shape, where it is known, decides the channels."""
+    """Return the arguments about the input that a network may accept; the shape, if known, decides the channels."""
     if input_shape is not None:
         return {"in_channels": channels_of(input_shape), "input_shape": input_shape}
     if in_channels is None:
-        raise ModelError(f"model {source!r} was asked for without in_channels and input_shape; give one of them")
+        raise ModelError(f"model {source!r} was given without in_channels and input_shape; give one of them")
     return {"in_channels": in_channels}

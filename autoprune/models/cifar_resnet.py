@@ -1,6 +1,6 @@
 """The CIFAR ResNets of He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016, arXiv:1512.03385, 4.2).
 
-A projection stands where the shape changes (their option B), because a shortcut that pads channels with zeros cannot
+Where the shape changes the shortcut is a projection (their option B), because one that pads channels with zeros cannot
 be pruned. Module names are torchvision's.
 """
 

@@ -1,7 +1,7 @@
-"""Reading trained weights into a network, without running anything that a file contains; and what a file is made of.
+"""Reading trained weights into a network, without running anything that a file contains; and writing them.
 
-Reads safetensors, and PyTorch's own files with ``weights_only=True``; a pickled module is refused.
-Combined with ``models``, which builds the network the weights must fit.
+Reads safetensors, and PyTorch's own files with ``weights_only=True``; a pickled module is refused. ``build.py`` builds
+the network that the weights must fit.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 
 def own_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's state as safetensors takes it: on the CPU, contiguous, and no two tensors of one memory.
+    """Return a network's state as safetensors needs it: on the CPU, contiguous, and no two tensors in the same memory.
 
     A weight that two modules share is stored under both names, so that every name of the state is there.
     """
@@ -98,7 +98,7 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _faults(expected: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
-    """Say in one phrase each what is missing, what is too much and what has another shape."""
+    """Return one phrase for what is missing, one for what is unexpected and one for what has another shape."""
     # Files older than PyTorch 0.4.1 do not count batches; only a cumulative average would miss it.
     missing = [name for name in expected if name not in given and not name.endswith(_BATCH_COUNT)]
     unexpected = [name for name in given if name not in expected]

@@ -1,7 +1,7 @@
 """A recurrent network: :func:`lstm`, two LSTM layers that read a sequence row by row and a classifier on the last step.
 
 An image is read as a sequence too, from top to bottom. Hochreiter and Schmidhuber, "Long Short-Term Memory",
-Neural Computation 9(8), 1997; reading images by rows is an old test of recurrent networks. Combined with ``models``.
+Neural Computation 9(8), 1997; reading images by rows is an old test of recurrent networks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from autoprune.errors import ModelError
 
 
 class LstmClassifier(nn.Module):
-    """Read rows one after the other, and classify by what is remembered after the last.
+    """A classifier of sequences, by the state after the last row.
 
     Args:
         features: numbers in a row.
@@ -23,7 +23,7 @@ class LstmClassifier(nn.Module):
 
     def __init__(self, features: int, num_classes: int, hidden: int = 64) -> None:
         super().__init__()
-        # Two modules, because the layers of one nn.LSTM must be equally wide, and these shall be cut one by one.
+        # Two modules, because the layers of one nn.LSTM must be equally wide, and these are cut one by one.
         self.lstm1 = nn.LSTM(features, hidden, batch_first=True)
         self.lstm2 = nn.LSTM(hidden, hidden, batch_first=True)
         self.fc = nn.Linear(hidden, num_classes)

@@ -1,4 +1,4 @@
-"""A perceptron for rows of features: :func:`mlp`, three hidden layers with batch norm. Combined with ``models``."""
+"""A perceptron for rows of features: :func:`mlp`, three hidden layers with batch norm."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def mlp(num_classes: int = 10, in_channels: int = 1, input_shape: Shape | None =
 
 
 def _layer(inputs: int, outputs: int) -> nn.Sequential:
-    """Return one hidden layer; batch norm brings the bias."""
+    """Return one hidden layer; batch norm has the bias."""
     return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True))

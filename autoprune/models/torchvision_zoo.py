@@ -25,7 +25,7 @@ def build_torchvision(
         num_classes: outputs.
         in_channels: channels of the data's images; these networks take 3.
         weights: a name such as ``DEFAULT``, a file, or empty for none.
-        notify: told when the last layer is replaced.
+        notify: called with one sentence if the last layer is replaced.
 
     Raises:
         UnknownNameError: if torchvision has no such network or weights.
@@ -67,7 +67,7 @@ def _torchvision_network(zoo: Any, name: str, weights: str | None, num_classes: 
         ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"torchvision:{name} is {type(network).__name__}; expected a torch.nn.Module")
-    for head in ("aux1", "aux2", "AuxLogits"):  # they serve long trainings only, and published weights bring them
+    for head in ("aux1", "aux2", "AuxLogits"):  # they are for long trainings only, and published weights contain them
         if hasattr(network, head):
             network.aux_logits = False  # type: ignore[assignment]
             setattr(network, head, None)
@@ -80,7 +80,7 @@ def looks_like_file(weights: str) -> bool:
 
 
 def _fit_head(network: nn.Module, num_classes: int, source: str, notify: Callable[[str], None]) -> None:
-    """Replace the last linear layer or convolution if it has another number of outputs than asked for."""
+    """Replace the last linear layer or convolution if its number of outputs is not ``num_classes``."""
     name, head = _last(
         (name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
     )

@@ -2,7 +2,7 @@
 
 Dosovitskiy et al., "An Image Is Worth 16x16 Words: Transformers for Image Recognition at Scale" (ICLR 2021,
 arXiv:2010.11929), with the mean of all patches in the place of a class token (their appendix D.3), so that every
-layer has one kind of input. Written plainly: a module an operation, no size in ``forward``. Combined with ``models``.
+layer has one kind of input. Written plainly: one module per operation, no sizes in ``forward``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from autoprune.core.shapes import Shape, image_of
 from autoprune.errors import ModelError
 
 _PATCH, _WIDTH, _DEPTH, _HEADS, _MLP = 4, 64, 6, 4, 128
-# As loud as the patches themselves. With the usual 0.02 attention cannot tell places apart for the first epochs, and
+# As large as the patches themselves. With the usual 0.02 attention cannot tell positions apart in the first epochs, and
 # a thousand digits are too few to learn it from: 90 % after 16 epochs, against 98 % after 14.
 _POSITION_STD = 0.5
 
 
 class EncoderBlock(nn.Module):
-    """Attention and a two-layer perceptron, each behind a layer norm and around it a shortcut; keeps ``(N, T, W)``."""
+    """Attention and a two-layer perceptron, each after a layer norm and with a shortcut; ``(N, T, W)`` to the same."""
 
     def __init__(self, width: int, heads: int, mlp: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class EncoderBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Cut images into patches, give each a learned position, encode, and classify their mean.
+    """A transformer over the patches of an image: each gets a learned position, and their mean is classified.
 
     Args:
         image: channels, height and width, the last two multiples of 4.
@@ -76,12 +76,12 @@ def vit(num_classes: int = 10, in_channels: int = 3, input_shape: Shape | None =
         input_shape: ``(C, H, W)``.
 
     Raises:
-        ModelError: if the examples are no images, or cannot be cut into patches of 4×4 pixels.
+        ModelError: if the examples are not images, or cannot be cut into patches of 4×4 pixels.
     """
     image = image_of(input_shape or (in_channels, 32, 32), "vit")
     if any(side % _PATCH for side in image[1:]):
         raise ModelError(
             f"vit cuts images into patches of {_PATCH}×{_PATCH} pixels, and these are {image[1]}×{image[2]}; "
-            f"bring them to a multiple of {_PATCH}"
+            f"scale them to a multiple of {_PATCH}"
         )
     return VisionTransformer(image, num_classes)

@@ -1,4 +1,4 @@
-"""Under which licence the weights of a network stand, as far as anybody here can know."""
+"""The licence of a network's weights, as far as it can be known here."""
 
 from __future__ import annotations
 

@@ -34,14 +34,15 @@ from autoprune.export.publish import NetworkBundle, publish
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.apply_target import StoredPolicy, TargetNetwork
 from autoprune.pick.card import applied_text
-from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
-from autoprune.pruning.masks.masks import build_masks, maskable_layers
+from autoprune.pruning.masks.build_masks import build_masks
+from autoprune.pruning.masks.maskable_layers import maskable_layers
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.evaluation.measure_quality import quality_measurement
 from autoprune.search.setup.from_spec import timing_plan
-from autoprune.training.finetune import recalibrate_batchnorm
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import Score, score
 
 _LEAST_MAX_SPARSITY = 0.9

@@ -22,7 +22,7 @@ from autoprune.models.build import build_model
 from autoprune.search.setup.from_spec import runtime_of, task_of
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 
 _BATCH = 64
 

@@ -20,7 +20,7 @@ from autoprune.analysis.successive_halving import halve, rungs
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import EvaluationError
-from autoprune.pruning.surgery import CutPlan
+from autoprune.pruning.cut_plan import CutPlan
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.measure_latency import LatencyMeter
 from autoprune.search.evaluation.measure_quality import quality_measurement

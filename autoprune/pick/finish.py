@@ -25,8 +25,8 @@ from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.card import card_text
 from autoprune.pick.contest import Contender, Finished, Incomparable, Judged, Rival, finish, uniform_rival
 from autoprune.pick.resume import unfinished
-from autoprune.pruning.masks.masks import maskable_layers
-from autoprune.pruning.masks.sparse_kernels import can_accelerate
+from autoprune.pruning.masks.maskable_layers import maskable_layers
+from autoprune.pruning.masks.two_of_four_kernels import can_accelerate
 from autoprune.search.setup.build_evaluator import build_maker, build_meter
 from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_plan
 from autoprune.search.setup.prepare_study import prepare_study
@@ -34,7 +34,7 @@ from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.setup.regularised_network import regularisation_facts
 from autoprune.search.trial_weights import check_kept, load_trial
 from autoprune.study.view import StudyView
-from autoprune.training.finetune import FinetuneSettings
+from autoprune.training.settings import FinetuneSettings
 
 
 def finish_trials(

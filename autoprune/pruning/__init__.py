@@ -1,1 +1,1 @@
-"""Find what can be cut, rank it, and cut it."""
+"""Pruning: groups and blocks that can go, importance scores, plans of cuts, and surgery."""

@@ -1,7 +1,7 @@
-"""Find the groups of channels that must go together, and prove each one by cutting it.
+"""Groups of channels that must go together: found by tracing, and each proved by cutting it.
 
-The trace proposes; a trial cut disposes: every group is cut at random in a copy, run forward, and must compute exactly
-what the dense network computes with those channels zeroed. What fails is frozen with its reason, and the run goes on.
+The trace proposes groups, and a trial cut proves them: every group is cut at random in a copy, which must compute
+exactly what the dense network computes with those channels zeroed. What fails is frozen, with the reason.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from torch.nn.modules.conv import _ConvNd
 
 from autoprune.core.space import FrozenGroup, Member, PruningGroup, Side
 from autoprune.errors import ModelError
+from autoprune.pruning.cut_plan import plan_cut
 from autoprune.pruning.layers.kinds import kind_of
-from autoprune.pruning.surgery import cut_of, shrink, zeroed
+from autoprune.pruning.surgery import shrink, zeroed
 from autoprune.pruning.tracing.safe_forward import answer_of
 from autoprune.pruning.tracing.tracer import NOT_THE_USERS, OUTPUT, OutOfTime, Tracer, trace
 
@@ -35,7 +36,7 @@ _Places = dict[_Owner, list[int]]
 
 @dataclass(frozen=True)
 class Groups:
-    """Hold what was found in a network, in network order.
+    """The groups found in a network, in network order.
 
     Attributes:
         cuttable: groups proved by a trial cut.
@@ -51,8 +52,8 @@ def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -
 
     Args:
         network: the dense network, on any device.
-        example: one batch of input, shape ``(N, *input_shape)``; used for shapes and for the proof.
-        seconds: how long this may take; what is not proved by then is frozen, and says so.
+        example: one batch of input, shape ``(N, *input_shape)``; gives the shapes, and is used for the proof.
+        seconds: how long this may take; what is not proved by then is frozen, with that as the reason.
 
     Raises:
         ModelError: if the network does not run on the example, or is a ScriptModule.
@@ -208,7 +209,7 @@ def _frozen(group: PruningGroup, reason: str) -> FrozenGroup:
 
 @dataclass(frozen=True)
 class _Proof:
-    """Cut groups in a copy and compare with the masked twin."""
+    """The proof of groups: they are cut in a copy, which is compared with the masked twin."""
 
     network: nn.Module
     example: Tensor
@@ -218,9 +219,9 @@ class _Proof:
     rounding: float
 
     def all(self, groups: Sequence[PruningGroup]) -> tuple[list[PruningGroup], list[FrozenGroup]]:
-        """Prove groups all at once; only where that fails one half at a time, and then what is left together.
+        """Prove all groups at once; if that fails, each half by itself, and then what is left together.
 
-        Every group loses its own random number of random channels, so groups that should have been coupled
+        Every group loses a random number of random channels of its own, so groups that should have been coupled
         cannot pass by losing the same ones.
         """
         if not groups:
@@ -245,7 +246,7 @@ class _Proof:
         groups = tuple(groups)
         removed = {group.name: _random_channels(group) for group in groups}
         try:
-            cut = cut_of(self.network, groups, removed)
+            cut = plan_cut(self.network, groups, removed)
             small = shrink(self.network, cut)
             with torch.no_grad():
                 found = small(self.example)

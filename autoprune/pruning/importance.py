@@ -1,8 +1,8 @@
-"""Rank the channels of a group: what an importance criterion is, and the one pass that asks them all.
+"""Importance scores: what a criterion is, and the one pass in which all criteria score all groups.
 
 A criterion is a function ``(group, network, calibration) -> scores`` with one score per channel, larger = keep. Marks
-say what else it needs: :func:`uses_data`, :func:`uses_gradients`, :func:`uses_seed`. One that is cheaper for all groups
-at once is marked with :func:`scores_jointly`. A criterion that makes no sense for a group raises
+declare what else it needs: :func:`uses_data`, :func:`uses_gradients`, :func:`uses_seed`. One that is cheaper for all
+groups at once is marked with :func:`scores_jointly`. A criterion that makes no sense for a group raises
 :class:`NotApplicable`. The criteria themselves live in ``criteria/``; ``autoprune/testing.py`` checks your own.
 """
 
@@ -25,7 +25,7 @@ from autoprune.errors import AutopruneError, ModelError
 
 @dataclass(frozen=True)
 class Calibration:
-    """Hold what a criterion may look at besides the weights.
+    """What a criterion may look at besides the weights.
 
     Attributes:
         batches: (inputs, labels) of the training split, on the network's device; never of validation.
@@ -41,8 +41,8 @@ class Calibration:
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
 
 
-class Importance(Protocol):
-    """Score the channels of one group."""
+class GroupCriterion(Protocol):
+    """A criterion that scores the channels of one group."""
 
     def __call__(self, group: PruningGroup, network: nn.Module, calibration: Calibration, /) -> Tensor:
         """Return scores of shape ``(num_channels,)``, finite, larger = keep.
@@ -53,49 +53,50 @@ class Importance(Protocol):
         ...  # pragma: no cover
 
 
-class JointImportance(Protocol):
-    """Score the channels of all groups in one go; marked with :func:`scores_jointly`."""
+class JointCriterion(Protocol):
+    """A criterion that scores the channels of all groups in one go; marked with :func:`scores_jointly`."""
 
     def __call__(
         self, groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibration, /
     ) -> Mapping[str, Tensor]:
-        """Return group name → scores as :class:`Importance` does; groups it makes no sense for are left out."""
+        """Return group name → scores as :class:`GroupCriterion` does, without groups for which it makes no sense."""
         ...  # pragma: no cover
 
 
-Criterion: TypeAlias = Importance | JointImportance
-Scores: TypeAlias = dict[str, dict[str, Tensor]]
-"""Criterion → group → scores."""
+Criterion: TypeAlias = GroupCriterion | JointCriterion
+ImportanceScores: TypeAlias = Mapping[str, Mapping[str, Tensor]]
+"""Criterion → group → scores of shape ``(num_channels,)``, larger = keep."""
 
 
 class NotApplicable(AutopruneError):
-    """Say that a criterion makes no sense for a group, with the reason."""
+    """A criterion makes no sense for a group; the message holds the reason."""
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def uses_gradients(criterion: _F) -> _F:
-    """Mark a criterion that reads ``parameter.grad`` of the loss; asked once per batch, and its scores are averaged."""
-    criterion.uses_gradients = True  # type: ignore[attr-defined]
-    return criterion
+    """Mark a criterion that reads ``parameter.grad`` of the loss; called once per batch, its scores are averaged."""
+    return _marked(criterion, "uses_gradients")
 
 
 def uses_data(criterion: _F) -> _F:
-    """Mark a criterion that looks at the calibration batches itself; asked once, with all of them."""
-    criterion.uses_data = True  # type: ignore[attr-defined]
-    return criterion
+    """Mark a criterion that looks at the calibration batches itself; called once, with all of them."""
+    return _marked(criterion, "uses_data")
 
 
 def uses_seed(criterion: _F) -> _F:
     """Mark a criterion that draws random numbers from ``calibration.seed``, whatever the weights are."""
-    criterion.uses_seed = True  # type: ignore[attr-defined]
-    return criterion
+    return _marked(criterion, "uses_seed")
 
 
 def scores_jointly(criterion: _F) -> _F:
-    """Mark a criterion of the form :class:`JointImportance`."""
-    criterion.scores_jointly = True  # type: ignore[attr-defined]
+    """Mark a criterion of the form :class:`JointCriterion`."""
+    return _marked(criterion, "scores_jointly")
+
+
+def _marked(criterion: _F, mark: str) -> _F:
+    setattr(criterion, mark, True)
     return criterion
 
 
@@ -106,7 +107,7 @@ def has_mark(criterion: Criterion, mark: str) -> bool:
 
 def score_groups(
     network: nn.Module, groups: Sequence[PruningGroup], names: Iterable[str], calibration: Calibration
-) -> Scores:
+) -> dict[str, dict[str, Tensor]]:
     """Score every group by every criterion, once; the network is not touched.
 
     Args:
@@ -129,12 +130,12 @@ def score_groups(
 
 def score_by(
     criteria: Mapping[str, Criterion], network: nn.Module, groups: Sequence[PruningGroup], calibration: Calibration
-) -> Scores:
-    """Score as :func:`score_groups` does, by criteria that are at hand: name → criterion."""
-    hungry = [name for name, c in criteria.items() if has_mark(c, "uses_data") or has_mark(c, "uses_gradients")]
-    if hungry and not calibration.batches:
+) -> dict[str, dict[str, Tensor]]:
+    """Score as :func:`score_groups` does, by the criteria themselves: name → criterion."""
+    need_data = [name for name, c in criteria.items() if has_mark(c, "uses_data") or has_mark(c, "uses_gradients")]
+    if need_data and not calibration.batches:
         raise ModelError(
-            f"the importance criteria {', '.join(hungry)} need data, and there is no calibration batch; raise "
+            f"the importance criteria {', '.join(need_data)} need data, and there is no calibration batch; raise "
             f"space.calibration_images, or choose criteria that read the weights alone, such as l2"
         )
     twin = copy.deepcopy(network).float().eval()
@@ -151,9 +152,9 @@ def score_by(
 
 def _average_by_gradient(
     criteria: Mapping[str, Criterion], twin: nn.Module, groups: Sequence[PruningGroup], calibration: Calibration
-) -> Scores:
+) -> dict[str, dict[str, Tensor]]:
     """Average the scores over the batches, each with its own gradient."""
-    total: Scores = {name: {} for name in criteria}
+    total: dict[str, dict[str, Tensor]] = {name: {} for name in criteria}
     for inputs, labels in calibration.batches:
         twin.zero_grad(set_to_none=True)
         with backward_in_eval(twin):
@@ -179,14 +180,14 @@ def _scores_of(
 ) -> dict[str, Tensor]:
     """Return group → checked scores by one criterion, without the groups it does not apply to."""
     if not has_mark(criterion, "scores_jointly"):
-        answers = {g.name: _ask(name, f" on group {g.name!r}", criterion, g, twin, calibration) for g in groups}
+        answers = {g.name: _call(name, f" on group {g.name!r}", criterion, g, twin, calibration) for g in groups}
         return {g.name: _checked(name, g, answers[g.name]) for g in groups if answers[g.name] is not _NOTHING}
-    found = _ask(name, "", criterion, groups, twin, calibration)
+    found = _call(name, "", criterion, groups, twin, calibration)
     if found is _NOTHING:
         return {}
     if not isinstance(found, Mapping):
         raise ModelError(
-            f"importance criterion {name!r} returned {type(found).__name__}; it scores jointly, so it returns "
+            f"importance criterion {name!r} returned {type(found).__name__}; it scores jointly, so it has to return "
             f"a mapping from group names to scores"
         )
     return {g.name: _checked(name, g, found[g.name]) for g in groups if g.name in found}
@@ -195,9 +196,9 @@ def _scores_of(
 _NOTHING = object()
 
 
-def _ask(name: str, where: str, criterion: Callable[..., Any], *question: object) -> Any:
+def _call(name: str, where: str, criterion: Callable[..., Any], *arguments: object) -> Any:
     try:
-        return criterion(*question)
+        return criterion(*arguments)
     except NotApplicable:
         return _NOTHING
     except AutopruneError:

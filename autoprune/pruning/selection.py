@@ -1,7 +1,7 @@
-"""Which groups and blocks a user lets go: ``--keep`` exempts layers, ``--only`` selects them.
+"""Which groups, blocks and layers a user allows to be pruned: ``--keep`` exempts layers, ``--only`` selects them.
 
-A pattern is a glob over module paths, and one that names a module means everything inside it. A group is a layer's if
-the layer makes its channels; a residual stream belongs to every layer that adds to it.
+A pattern is a glob over module paths, and one that names a module means everything inside it. A group belongs to the
+layers that make its channels; a residual stream belongs to every layer that adds to it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from autoprune.pruning.layers.kinds import kind_of
 
 
 def choose_groups(network: nn.Module, groups: Groups, keep: Sequence[str] = (), only: Sequence[str] = ()) -> Groups:
-    """Return the groups with those frozen that the user keeps.
+    """Return the groups, with those frozen that the user exempts.
 
     Args:
         network: the dense network.
         groups: what can be cut, and what cannot.
-        keep: globs over module paths whose channels all stay.
-        only: globs over module paths whose channels alone may go; none for all.
+        keep: globs over module paths; their channels all stay.
+        only: globs over module paths; only their channels may go. Empty for all.
 
     Raises:
         UsageError: if a pattern matches no layer of the network.
@@ -43,7 +43,7 @@ def choose_groups(network: nn.Module, groups: Groups, keep: Sequence[str] = (), 
 def choose_blocks(
     network: nn.Module, blocks: Sequence[Block], keep: Sequence[str] = (), only: Sequence[str] = ()
 ) -> tuple[Block, ...]:
-    """Return the blocks that may be dropped: those with no layer to keep, and only layers that are selected."""
+    """Return the blocks that may be dropped: those without exempted layers, and with selected layers only."""
 
     def free(block: Block) -> bool:
         inside = [path for path, module in network.named_modules() if block.holds(path) and kind_of(module) is not None]
@@ -77,7 +77,7 @@ def check_patterns(network: nn.Module, patterns: Iterable[str]) -> None:
 
 
 def matches(patterns: Iterable[str], path: str) -> bool:
-    """Return whether a path, or a module that holds it, is matched by a glob.
+    """Return whether a glob matches a path, or a module that holds it.
 
     >>> matches(["layer1"], "layer1.0.conv1"), matches(["*.conv1"], "layer1.0.conv1"), matches(["conv"], "conv1")
     (True, True, False)
@@ -88,10 +88,10 @@ def matches(patterns: Iterable[str], path: str) -> bool:
 
 
 def _reason(makers: Sequence[str], keep: Sequence[str], only: Sequence[str]) -> str | None:
-    kept = next((f"kept by {pattern!r}" for pattern in keep for path in makers if matches((pattern,), path)), None)
-    if kept is None and only and not any(matches(only, path) for path in makers):
+    reason = next((f"kept by {pattern!r}" for pattern in keep for path in makers if matches((pattern,), path)), None)
+    if reason is None and only and not any(matches(only, path) for path in makers):
         return f"not selected by {', '.join(map(repr, only))}"
-    return kept
+    return reason
 
 
 def _makers(network: nn.Module, group: PruningGroup) -> list[str]:

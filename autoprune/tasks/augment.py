@@ -1,9 +1,8 @@
 """Random crops and mirror images of a whole batch at once, each image with its own.
 
-Images are kept padded and channels last, ``(N, H + 2p, W + 2p, C)``, so that one row of a crop is one
-run of bytes and a single indexing operation selects, crops and lays out a batch: 90–160 thousand CIFAR
-images a second on one core, against 17 thousand for a transform called per image. Combined with
-``arrays``, which keeps its training images that way.
+Images are stored padded and channels last, ``(N, H + 2p, W + 2p, C)``, so that one row of a crop is one run of bytes
+and a single indexing operation selects, crops and lays out a batch: 90–160 thousand CIFAR images a second on one core,
+against 17 thousand for a transform called per image. ``in_memory.py`` stores its training images that way.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ def crop_and_flip(padded: Tensor, index: Tensor, padding: int, flip: bool, gener
     Args:
         padded: what :func:`pad_images` returned, float or uint8, on any device.
         index: ``(B,)``, which images.
-        padding: the padding it was made with; offsets are uniform in [0, 2·padding].
+        padding: the padding that they were stored with; offsets are uniform in [0, 2·padding].
         flip: whether to mirror left and right with probability one half.
-        generator: on the CPU, whatever the device of the images, so that every device draws alike.
+        generator: on the CPU, whatever the device of the images, so that every device draws the same crops.
 
     Returns:
         ``(B, C, H, W)`` in the channels-last layout, of the same type and device as ``padded``.

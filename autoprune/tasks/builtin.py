@@ -1,12 +1,13 @@
 """From a name to data: :func:`digits`, :func:`breast_cancer`, :func:`cifar10`, and :func:`build_task` for any source.
 
-A split once made is made for ever: the seeds here are constants, so that two studies can be compared.
-Combined with ``arrays`` (in memory), ``folder`` (image folders) and ``usertask`` (the user's own function).
+A split never changes: the seeds here are constants, so that two studies can be compared. Combined with
+``in_memory.py``, ``image_folder.py`` and ``from_user.py`` (the user's own function).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,13 +37,13 @@ def build_task(source: str, *, root: str = "", image_size: int = 224, workers: i
     Args:
         source: a built-in or plug-in (``digits``, ``breast-cancer``, ``cifar10``), ``imagefolder:PATH``, or the
             user's own ``pkg.mod:fn`` or ``file.py:fn``, called with whichever of the other arguments it accepts.
-        root: where downloaded data lies or is put; empty for ``~/.cache/autoprune``.
+        root: where downloaded data is looked for and stored; empty for ``~/.cache/autoprune``.
         image_size: height and width that images of a folder are brought to, pixels.
         workers: processes that decode the images of a folder.
 
     Raises:
-        UnknownNameError: if nothing answers to the name.
-        DataError: if the data cannot be read or used; the message says what to do.
+        UnknownNameError: if the name is unknown.
+        DataError: if the data cannot be read or used.
     """
     if source.startswith(_FOLDER):
         return image_folder(source.removeprefix(_FOLDER), image_size, workers)
@@ -53,7 +54,7 @@ def build_task(source: str, *, root: str = "", image_size: int = 224, workers: i
 def digits() -> ArrayTask:
     """Return scikit-learn's 1,797 handwritten digits, enlarged from 8×8 to 32×32, one channel.
 
-    1,078 train, 359 validate, 360 test; every class is spread over the three in equal shares. Training crops
+    1,078 for training, 359 for validation, 360 for test, with every class in the same shares. Training crops
     move a digit by up to one original pixel; digits are not mirrored.
     """
     from sklearn.datasets import load_digits
@@ -63,12 +64,10 @@ def digits() -> ArrayTask:
     images = F.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False).round().to(torch.uint8)
     everything = Arrays(images, torch.tensor(raw.target, dtype=torch.int64))
     parts = _stratified(everything.labels, _SIXTY_TWENTY_TWENTY)
-    return ArrayTask(
+    return _task_of_parts(
         "digits",
-        everything.at(parts["train"]),
-        everything.at(parts["val"]),
-        lambda: everything.at(parts["test"]),
-        len(parts["test"]),
+        everything,
+        parts,
         class_names=tuple("0123456789"),
         padding=4,
         licence="CC BY 4.0",
@@ -80,8 +79,8 @@ def digits() -> ArrayTask:
 def breast_cancer() -> ArrayTask:
     """Return scikit-learn's 569 breast tumours, 30 measured features each, malignant or benign.
 
-    342 train, 113 validate, 114 test, both classes spread over the three in equal shares. Every feature is brought
-    to mean 0 and standard deviation 1 on the training rows; validation and test rows are moved by the same numbers.
+    342 for training, 113 for validation, 114 for test, with both classes in the same shares. Every feature is scaled
+    to mean 0 and standard deviation 1 on the training rows; validation and test rows are scaled by the same numbers.
     """
     from sklearn.datasets import load_breast_cancer
 
@@ -91,12 +90,10 @@ def breast_cancer() -> ArrayTask:
     seen = rows[parts["train"]]
     std, mean = torch.std_mean(seen, dim=0, correction=0)
     everything = Arrays(((rows - mean) / std).float(), labels)  # computed in double precision
-    return ArrayTask(
+    return _task_of_parts(
         "breast-cancer",
-        everything.at(parts["train"]),
-        everything.at(parts["val"]),
-        lambda: everything.at(parts["test"]),
-        len(parts["test"]),
+        everything,
+        parts,
         class_names=tuple(map(str, raw.target_names)),
         licence="CC BY 4.0",
         description="Breast tumours, each 30 features measured on the cell nuclei of a needle biopsy, malignant or "
@@ -106,9 +103,10 @@ def breast_cancer() -> ArrayTask:
 
 
 def cifar10(root: str = "") -> ArrayTask:
-    """Return CIFAR-10, downloaded once (170 MB) unless it lies in ``root`` already.
+    """Return CIFAR-10, downloaded once (170 MB) unless it is in ``root`` already.
 
-    45,000 train and 5,000 validate, 500 of each class, drawn from its training set; its 10,000 test images test.
+    45,000 images for training and 5,000 for validation, 500 of each class, come from its training set; its 10,000
+    test images are the test split.
 
     Raises:
         DataError: if it is neither there nor can be downloaded.
@@ -143,10 +141,16 @@ def _read_cifar10(folder: Path, train: bool) -> tuple[Arrays, tuple[str, ...]]:
         raise DataError(
             f"CIFAR-10 is not in {str(folder)!r} and could not be downloaded ({type(error).__name__}: {error}). "
             f"Fetch {_CIFAR10_URL} on another machine and put it, or the folder 'cifar-10-batches-py' it holds, "
-            "there; or name another folder as data.root."
+            "there; or give another folder as data.root."
         ) from error
     images = torch.from_numpy(raw.data).permute(0, 3, 1, 2)
     return Arrays(images, torch.tensor(raw.targets, dtype=torch.int64)), tuple(raw.classes)
+
+
+def _task_of_parts(name: str, everything: Arrays, parts: dict[str, Tensor], **options: Any) -> ArrayTask:
+    """Return the task whose splits are these parts of all examples; options as for :class:`ArrayTask`."""
+    train, val = everything.at(parts["train"]), everything.at(parts["val"])
+    return ArrayTask(name, train, val, lambda: everything.at(parts["test"]), len(parts["test"]), **options)
 
 
 def _stratified(labels: Tensor, cycle: tuple[str, ...]) -> dict[str, Tensor]:

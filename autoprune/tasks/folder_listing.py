@@ -1,6 +1,6 @@
 """Which images a folder holds: ``PATH/train/cat/1.jpg``, ``PATH/val/…`` and perhaps ``PATH/test/…``.
 
-Only names are looked at here; ``folder`` decides how the images are read, ``streaming`` reads them.
+Only names are read here; ``image_folder.py`` decides how the images are read, ``streaming.py`` reads them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", "
 
 @dataclass(frozen=True)
 class Listing:
-    """Hold the files of one split, sorted, with a label for each."""
+    """The files of one split, sorted, with a label for each."""
 
     class_names: tuple[str, ...]
     files: tuple[Path, ...]
@@ -53,7 +53,7 @@ def check_classes(listings: dict[str, Listing], root: Path) -> None:
     """Raise if there is one class only, or the splits have different classes.
 
     Raises:
-        DataError: saying which.
+        DataError: naming the classes.
     """
     classes = listings["train"].class_names
     if len(classes) < 2:

@@ -1,7 +1,7 @@
-"""What a user's function returned as data, made into a task: a task as it is, arrays wrapped, the rest refused.
+"""From what a user's function returned to a task: a task stays as it is, arrays are wrapped, the rest is refused.
 
 The arrays may be NumPy's or PyTorch's. uint8 images are normalised and cropped at random; floats, which may be
-images, rows of features or sequences, are taken as prepared. Combined with ``tasks``, which calls the function.
+images, rows of features or sequences, are used unchanged. ``builtin.py`` calls the function.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def as_task(made: Any, source: str) -> DataTask:
         source: the function's name, for messages.
 
     Raises:
-        DataError: if it is nothing of the kind, or the arrays do not fit together.
+        DataError: if it is neither, or the arrays do not fit together.
     """
     if isinstance(made, DataTask) and not isinstance(made, type):
         return made
@@ -93,7 +93,7 @@ def _arrays(split: Any, where: str) -> Arrays:
     if images.is_floating_point():
         images = images.float()
         if not images.isfinite().all():
-            raise DataError(f"{where} images hold NaN or infinite numbers; mend them where they are made")
+            raise DataError(f"{where} images hold NaN or infinite numbers; correct them where they are made")
     return Arrays(images.detach().cpu(), labels.long().cpu())
 
 

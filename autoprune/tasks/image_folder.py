@@ -1,7 +1,7 @@
-"""From a folder of images to a task: into memory if they are small, else streamed from disk.
+"""From a folder of images to a task: in memory if they are small, else streamed from disk.
 
-Small images of one size are read once and become an ``arrays.ArrayTask``, a hundred times faster than decoding
-them in every epoch; all others a ``streaming.FolderTask``. What the folder holds, ``listing`` says.
+Small images of one size are read once and become an :class:`ArrayTask`, a hundred times faster than decoding them in
+every epoch; all others become a :class:`FolderTask`. ``folder_listing.py`` finds the files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SMALL_BYTES = 1_500_000_000
 
 
 def image_folder(path: str | Path, image_size: int = 224, workers: int = 2) -> DataTask:
-    """Return the task that a folder of images is.
+    """Return the task for a folder of images.
 
     Args:
         path: holds ``train/`` and ``val/``, and perhaps ``test/``, each with the same class folders.
-        image_size: height and width images are brought to, pixels. Images that all have one size of at most
+        image_size: height and width that images are scaled to, pixels. Images that all have one size of at most
             64 × 64 keep it, as there is nothing to gain from enlarging them.
         workers: processes that decode; 0 decodes in this one.
 
@@ -65,7 +65,7 @@ def _small_task(root: Path, listings: dict[str, Listing]) -> ArrayTask | None:
 def _read_small_test(listing: Listing) -> Arrays:
     test = _read_small(listing)
     if test is None:
-        raise DataError("the test images are not all of the size of the training images; bring them to one size")
+        raise DataError("the test images do not all have the size of the training images; scale them to that size")
     return test
 
 

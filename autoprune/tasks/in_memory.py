@@ -1,7 +1,8 @@
-"""Data that fits in memory: :class:`ArrayTask`, whole splits as one tensor each.
+"""Data that fits in memory: :class:`ArrayTask`, each split as one tensor.
 
-A split is moved to the device once; a training batch is then one indexing operation (see ``augment``) and, for
-uint8 images, one multiply-add for the normalisation. Combined with ``tasks`` and ``folder``, which fill it.
+A split is moved to the device once; a training batch is then one indexing operation (see ``augment.py``) and, for
+uint8 images, one multiply-add for the normalisation. Filled by ``builtin.py``, ``image_folder.py`` and
+``from_user.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from autoprune.tasks.task import SEARCHED, Batch, Placement, check_split, stream
 
 @dataclass(frozen=True)
 class Arrays:
-    """Hold the examples of one split and their labels, int64, ``(N,)``.
+    """The examples of one split and their labels, int64, ``(N,)``.
 
     Images are ``(N, C, H, W)``, uint8 or float32; rows ``(N, F)``, sequences ``(N, T, F)`` and the like are float32.
     """
@@ -39,13 +40,13 @@ class Arrays:
 
 
 class ArrayTask:
-    """Serve images or other examples from memory; a :class:`DataTask`.
+    """Images or other examples in memory; a :class:`DataTask`.
 
     uint8 images are cropped at random and perhaps mirrored for training, and normalised per channel. Floats, images
-    or not, are handed over as they are: whoever made them floats has prepared them.
+    or not, are used unchanged: making them floats is taken to mean that they are prepared.
 
     Args:
-        name: by which people know the data.
+        name: of the data, for people.
         train: training images.
         val: validation images.
         test: a function that returns the test images, called by ``eval_batches("test", …)`` and nowhere else;
@@ -55,7 +56,7 @@ class ArrayTask:
         padding: of the random crop, in pixels; ignored for floats.
         flip: whether to mirror; ignored for floats.
         mean: per channel, of images scaled to [0, 1]; ``None`` to measure it on the training images.
-        std: likewise.
+        std: standard deviation, in the same form.
         licence: of the images.
         description: one or two sentences.
 
@@ -94,10 +95,12 @@ class ArrayTask:
         self._check(train, "train")
         self._check(val, "val")
         if len(train) < 2:
-            raise DataError(f"{name} has {len(train)} training image; batch norm needs at least 2, training many more")
+            raise DataError(
+                f"{name} has {len(train)} training image; batch norm needs at least 2, and training many more"
+            )
         self._stored = {
-            "train": (_kept(train.images, self._padding), train.labels),
-            "val": (_kept(val.images, 0), val.labels),
+            "train": (_to_stored(train.images, self._padding), train.labels),
+            "val": (_to_stored(val.images, 0), val.labels),
         }
         self._open_test = test
         self._placed: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
@@ -129,7 +132,7 @@ class ArrayTask:
         """
         check_split(split, self.sizes, self.name)
         images, labels = self._on(runtime.device, split)
-        inside = _shown(images, self._padding if split == "train" else 0)
+        inside = _from_stored(images, self._padding if split == "train" else 0)
         if limit is not None and limit < len(labels):
             index = torch.tensor(subset(len(labels), limit), device=labels.device)
             inside, labels = inside[index], labels[index]
@@ -169,8 +172,11 @@ class ArrayTask:
         test = self._open_test()
         self._check(test, "test")
         if len(test) != self.sizes["test"]:
-            raise DataError(f"{self.name} said it had {self.sizes['test']} test images and read {len(test)}")
-        return _kept(test.images, 0), test.labels
+            raise DataError(
+                f"{self.name} announced {self.sizes['test']} test images and read {len(test)}; "
+                "set test_size to as many as there are"
+            )
+        return _to_stored(test.images, 0), test.labels
 
     def _check_settings(self) -> None:
         channels = channels_of(self.input_shape)
@@ -191,7 +197,7 @@ class ArrayTask:
         if shape != self.input_shape:
             raise DataError(
                 f"{split} images of {self.name} are {shape}, and train images {self.input_shape}, that is "
-                f"{described(self.input_shape)}; bring all splits to one size"
+                f"{described(self.input_shape)}; scale all splits to one size"
             )
         if arrays.images.dtype != self._dtype:
             raise DataError(
@@ -210,7 +216,7 @@ def _shape(images: Tensor) -> Shape:
     """Return the shape of one example.
 
     Raises:
-        DataError: if there is none, or it is not one that its type goes with.
+        DataError: if there is none, or it does not fit the type.
     """
     if images.dim() < 2 or not (images.is_floating_point() or (images.dtype == torch.uint8 and images.dim() == 4)):
         raise DataError(
@@ -220,16 +226,16 @@ def _shape(images: Tensor) -> Shape:
     return tuple(images.shape[1:])
 
 
-def _kept(images: Tensor, padding: int) -> Tensor:
-    """Return examples as they are stored: images as ``augment`` reads them, anything else unchanged."""
+def _to_stored(images: Tensor, padding: int) -> Tensor:
+    """Return examples in the form in which they are stored: images as ``augment.py`` reads them, others unchanged."""
     return pad_images(images, padding) if images.dim() == 4 else images.contiguous()
 
 
-def _shown(kept: Tensor, padding: int) -> Tensor:
+def _from_stored(stored: Tensor, padding: int) -> Tensor:
     """Return stored examples as they were, without their padding."""
-    if kept.dim() != 4:
-        return kept
-    return kept[:, padding : kept.shape[1] - padding, padding : kept.shape[2] - padding].permute(0, 3, 1, 2)
+    if stored.dim() != 4:
+        return stored
+    return stored[:, padding : stored.shape[1] - padding, padding : stored.shape[2] - padding].permute(0, 3, 1, 2)
 
 
 def _moments(images: Tensor) -> tuple[list[float], list[float]]:
@@ -240,7 +246,7 @@ def _moments(images: Tensor) -> tuple[list[float], list[float]]:
         shares = torch.bincount(images[:, channel].flatten(), minlength=256).double() / images[:, channel].numel()
         average = float((shares * values).sum())
         spread = float((shares * (values - average) ** 2).sum()) ** 0.5
-        # Rounded, so that no machine's order of summation shows.
+        # Rounded, so that the order of summation, which differs between machines, does not show.
         mean.append(round(average, 6))
         std.append(round(spread, 6) or 1.0)
     return mean, std

@@ -1,7 +1,7 @@
 """Images that are decoded while they are needed: :class:`FolderTask`, with torchvision's transforms.
 
 The random crop of an image is seeded by (seed, epoch, image), so a stream does not depend on the number of
-worker processes. Combined with ``listing``, which says what there is to read.
+worker processes. ``folder_listing.py`` finds the files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STD = (0.229, 0.224, 0.225)
 
 
 class FolderTask:
-    """Decode images from disk while they are needed; a :class:`DataTask`.
+    """Images on disk, decoded while they are needed; a :class:`DataTask`.
 
     Training takes a random part of each image at a random scale, and mirrors half of them; evaluation
     brings the shorter side to 8/7 of the size and takes the centre.
@@ -106,18 +106,18 @@ class FolderTask:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Carry a fault out of a worker process, where an exception would arrive as a page of traceback."""
+    """An image that cannot be read; a value, because an exception in a worker process ends as a page of traceback."""
 
     file: str
     reason: str
 
     def message(self) -> str:
-        """Say which file it is, why, and what to do."""
+        """Return the error message: which file, why, and what to do."""
         return f"the image {self.file!r} cannot be read ({self.reason}); replace or remove it"
 
 
 class _Decoded(Dataset[Any]):
-    """Read and transform the image at an index; with a seed, the same way every time."""
+    """The images of a listing, read and transformed; with a seed, the same way every time."""
 
     def __init__(self, listing: Listing, transform: Any, seed: tuple[int, int] | None = None) -> None:
         self.listing, self.transform, self.seed = listing, transform, seed

@@ -1,9 +1,9 @@
 """What data is to the rest of the package: the :class:`DataTask` protocol and the few rules all tasks share.
 
-Implemented by ``arrays`` (examples in memory) and ``folder`` (images streamed from disk); a user's function may
-return anything that fits. To write one: every stream is a function of its arguments alone, batches arrive
-normalised and placed on the runtime, and the test split is read by ``eval_batches("test", …)`` and by nothing else.
-What is called an image here and elsewhere may as well be a row of features or a sequence; ``input_shape`` says which.
+Implemented by ``in_memory.py`` and ``streaming.py`` (images on disk); a user's function may return anything that
+fits. To write one: every stream is a function of its arguments alone, batches arrive normalised and placed on the
+runtime, and the test split is read by ``eval_batches("test", …)`` and by nothing else. What is called an image here
+and elsewhere may also be a row of features or a sequence; ``input_shape`` tells them apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SUBSET_SEED = 20_26
 
 
 class Placement(Protocol):
-    """Where batches go: a device, and the layout of images there."""
+    """The place batches go to: a device, and the layout of images there."""
 
     @property
     def device(self) -> str:
@@ -53,9 +53,9 @@ class PlainPlacement:
 
 @dataclass(frozen=True)
 class Batch:
-    """Hold images or other examples, float32 and normalised, ``(N, *input_shape)``, and labels, int64, ``(N,)``.
+    """Images or other examples, float32 and normalised, ``(N, *input_shape)``, and labels, int64, ``(N,)``.
 
-    Both lie on one device.
+    Both are on the same device.
     """
 
     images: Tensor
@@ -67,11 +67,11 @@ class Batch:
 
 @runtime_checkable
 class DataTask(Protocol):
-    """Be a classification task with training, validation and perhaps test images."""
+    """A classification task with training, validation and perhaps test images."""
 
     @property
     def name(self) -> str:
-        """Return the name by which people know it."""
+        """Return the name of the data, for people."""
 
     @property
     def num_classes(self) -> int:
@@ -91,14 +91,14 @@ class DataTask(Protocol):
 
     @property
     def replayable(self) -> bool:
-        """Say whether a teacher's answers to a training stream are worth storing.
+        """Return whether a teacher's answers to a training stream are worth storing.
 
         True only if ``train_stream`` is a function of (epoch, seed, batch size) alone.
         """
 
     @property
     def licence(self) -> str:
-        """Return the licence of the images, or an empty string if that is the user's to know."""
+        """Return the licence of the images, or an empty string if only the user knows it."""
 
     @property
     def description(self) -> str:

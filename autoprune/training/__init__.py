@@ -1,1 +1,1 @@
-"""Networks, data, and the training and scoring of one with the other."""
+"""Training and scoring: the loop, its losses and learning rate, fine-tuning, distillation and regularisation."""

@@ -1,9 +1,9 @@
-"""The dense network's answers to the training stream: :class:`Teacher`, computed once and shared by all trials.
+"""Distillation: its loss, and the dense network's answers to the training stream, computed once for all trials.
 
-All candidates of a study are fine-tuned on one and the same augmented stream, so that they differ by their
-policy alone (common random numbers). That makes the teacher's answers the same for all of them too: they are
-computed when first needed, stored as safetensors, and read by every later trial and session. A task whose
-stream is not worth storing is answered live.
+All candidates of a study are fine-tuned on the same augmented stream, so that they differ by their policy alone
+(common random numbers). The answers of a :class:`Teacher` are therefore the same for all of them too: they are
+computed when first needed, stored as safetensors, and read by every later trial and session. For a task whose stream
+is not worth storing they are computed batch by batch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from autoprune.core.atomic_write import write_bytes
 from autoprune.errors import NonFiniteError
 from autoprune.tasks.task import Batch, DataTask, steps_per_epoch
-from autoprune.training.device.device import Runtime, evaluating
+from autoprune.training.device.evaluation_mode import evaluating
+from autoprune.training.device.runtime import Runtime
 
 Targets = Callable[[int, Batch], Tensor]
 """(position of a batch in its epoch, the batch) → the teacher's logits for it, float32, ``(N, num_classes)``."""
@@ -29,14 +31,33 @@ Targets = Callable[[int, Batch], Tensor]
 _HALF_ABOVE = 64_000_000  # bytes of one epoch's float32 logits beyond which they are stored in half precision
 
 
+def distillation_loss(logits: Tensor, labels: Tensor, answers: Tensor, temperature: float, weight: float) -> Tensor:
+    """Return (1 − w) · CE(logits, labels) + w · T² · KL(softmax(answers / T) ‖ softmax(logits / T)), a scalar.
+
+    Args:
+        logits: of the student, ``(N, classes)``.
+        labels: ``(N,)``.
+        answers: the teacher's logits, ``(N, classes)``.
+        temperature: T > 0.
+        weight: w in [0, 1].
+
+    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531,
+    section 2.
+    """
+    student = F.log_softmax(logits / temperature, dim=1)
+    target = F.log_softmax(answers / temperature, dim=1)
+    soft = F.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
+    return (1 - weight) * F.cross_entropy(logits, labels) + weight * soft
+
+
 class Teacher:
-    """Answer training batches with the dense network's logits.
+    """The dense network as a teacher: its logits for every training batch.
 
     The network is only read: it is placed on the runtime, and runs in evaluation mode without gradients.
 
     Args:
         network: the dense network.
-        task: the data it will be asked about.
+        task: the data.
         runtime: where and how it runs.
         folder: where answers are stored; ``None`` keeps them in memory only.
     """
@@ -48,13 +69,13 @@ class Teacher:
         self._who = ""
 
     def targets(self, epoch: int, seed: int, batch_size: int, steps: int | None = None) -> Targets:
-        """Return the teacher for one epoch of ``task.train_stream(batch_size, epoch, seed, runtime)``.
+        """Return the answers to one epoch of ``task.train_stream(batch_size, epoch, seed, runtime)``.
 
         Args:
             epoch: as given to the stream.
             seed: as given to the stream.
             batch_size: as given to the stream.
-            steps: how many batches of the epoch will be asked about; ``None`` for all.
+            steps: how many batches of the epoch are needed; ``None`` for all.
 
         Raises:
             NonFiniteError: if the dense network's outputs are NaN or infinite.

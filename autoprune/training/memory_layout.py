@@ -1,8 +1,8 @@
-"""Choose the memory layout by measuring: which one trains a pruned network faster on this machine.
+"""The memory layout that trains a pruned network faster on this machine, found by measuring.
 
-There is no rule to go by. On one and the same CPU, channels last trains ResNet-18 on 224×224 images 1.4 times as
-fast as contiguous, and a pruned ResNet-56 on 32×32 images, whose layers have odd and narrow widths, half as fast.
-Only convolutions of images have a choice: a recurrent network or a perceptron stays contiguous, unmeasured.
+No rule predicts it. On the same CPU, channels last trains ResNet-18 on 224×224 images 1.4 times as fast as contiguous,
+but a pruned ResNet-56 on 32×32 images, whose layers have odd and narrow widths, half as fast. Only convolutions of
+images have a choice: a recurrent network or a perceptron stays contiguous and is not measured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from autoprune.core.shapes import is_image
 from autoprune.tasks.task import Batch, DataTask
-from autoprune.training.device.device import Runtime, seeded
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.device.seeding import seeded
 
 ROUNDS = 4  # the first warms up
 
@@ -27,7 +28,7 @@ def fastest_layout(network: nn.Module, task: DataTask, batch_size: int, runtime:
     """Return the runtime with the layout, channels last or contiguous, in which a training step takes less time.
 
     Args:
-        network: like those that will be trained: pruned, not dense. It is not touched.
+        network: a pruned one, like those that will be trained; not touched.
         task: the data; one training batch is used.
         batch_size: images per step.
         runtime: device, precision and threads; the layout is what is chosen.
@@ -49,7 +50,7 @@ def fastest_layout(network: nn.Module, task: DataTask, batch_size: int, runtime:
 
 
 def _step(network: nn.Module, batch: Batch, runtime: Runtime, num_classes: int) -> float:
-    """Return the seconds of one forward and backward pass, waited for."""
+    """Return the seconds of one forward and backward pass; waits until the device has finished."""
     images = runtime.place_images(batch.images)
     started = time.perf_counter()
     loss = F.cross_entropy(runtime.logits(network, images, num_classes), batch.labels)

@@ -1,8 +1,8 @@
-"""Learn which channels are needless before any is cut: :func:`learn_sparsity` goes on training the dense network.
+"""Regularisation before pruning: :func:`train_regularised` trains the dense network further, under a penalty.
 
-A penalty draws channels to zero while the loss holds those that matter, so that little is lost when the weak ones go.
-The loop is that of ``loop``. Which weights make a channel is handed in as plain data, :data:`ChannelTensors`, because
-this room does not know how channels are coupled.
+The penalty draws channels to zero while the loss protects those that matter, so that little is lost when the weak ones
+go. The loop is that of ``loop.py``. Which weights make a channel comes in as plain data, :data:`ChannelTensors`,
+because this package does not know how channels are coupled.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
-from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
-from autoprune.training.finetune import dense_loss
-from autoprune.training.loop import FinetuneSettings, TrainReport, learning_rate, train
-from autoprune.training.stages import NORMS
+from autoprune.training.learning_rate import learning_rate
+from autoprune.training.loop import TrainingRun, TrainReport, train
+from autoprune.training.loss import LossFunction, dense_loss
+from autoprune.training.trainable import NORMS
 
 Method: TypeAlias = Literal["bn_l1", "group_lasso"]
 
@@ -29,12 +28,12 @@ ChannelTensors: TypeAlias = Mapping[str, Sequence[tuple[str, int, Tensor]]]
 tensor of shape ``(num_channels, positions)``. No two groups share a number."""
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-_NEAR_ZERO = 0.01  # of the median before: a channel this weak is as good as gone
+_NEAR_ZERO = 0.01  # of the median before; such a weak channel is as good as gone
 
 
 @dataclass(frozen=True)
 class Penalty:
-    """Say how sparsity is learnt.
+    """What draws channels to zero, and how strongly.
 
     Attributes:
         method: ``"bn_l1"``, the scales of norms, or ``"group_lasso"``, all weights that produce a channel.
@@ -45,29 +44,16 @@ class Penalty:
     strength: float
 
 
-def learn_sparsity(
-    network: nn.Module,
-    task: DataTask,
-    recipe: FinetuneSettings,
-    runtime: Runtime,
-    seed: int,
-    penalty: Penalty,
-    tensors: ChannelTensors,
-) -> TrainReport:
+def train_regularised(network: nn.Module, run: TrainingRun, penalty: Penalty, tensors: ChannelTensors) -> TrainReport:
     """Train a network under a penalty, in place.
 
     ``bn_l1`` adds λ Σ|γ| over the scales γ of all norms to the loss and follows its subgradient, sign(γ), as network
     slimming does. ``group_lasso`` adds λ Σ‖w_c‖₂ over the channels c of all groups, w_c being all numbers that produce
-    channel c; it is not differentiable where it matters, at zero, so after each step of the loss with rate η comes its
-    proximal step, w_c ← w_c · max(0, 1 − η λ / ‖w_c‖₂), by which channels become exactly zero. As no two channels
-    share a number, this is the penalty's exact proximal operator.
+    channel c; see :func:`shrink_channels`.
 
     Args:
         network: changed in place, and left in training mode.
-        task: the data.
-        recipe: how long and how.
-        runtime: where and how it runs.
-        seed: of the stream, and of dropout where there is any.
+        run: data, settings, runtime and seed.
         penalty: what is added to the loss.
         tensors: where the channels are produced; ``bn_l1`` does not look at them.
 
@@ -77,23 +63,26 @@ def learn_sparsity(
 
     Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017,
     arXiv:1708.06519, eq. 1; Wen et al., "Learning Structured Sparsity in Deep Neural Networks", NeurIPS 2016,
-    arXiv:1608.03665, eq. 3, over coupled layers as Fang et al., "DepGraph", CVPR 2023, arXiv:2301.12900, section 3.3;
-    proximal step: Parikh and Boyd, "Proximal Algorithms", 2014, section 6.5.4 (block soft thresholding).
+    arXiv:1608.03665, eq. 3, over coupled layers as Fang et al., "DepGraph", CVPR 2023, arXiv:2301.12900, section 3.3.
     """
-    runtime.place(network)
+    run.runtime.place(network)
     if penalty.method == "bn_l1":
-        scales = norm_scales(network)
-
-        def loss(logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
-            return dense_loss(logits, labels) + penalty.strength * _flat(scales).abs().sum()  # eq. 1
-
-        return train(network, task, recipe, runtime, seed, loss, None, None)
+        return train(network, run, _loss_with_scales(norm_scales(network), penalty.strength))
     places = _places(network, tensors)
 
     def shrink(step: int, total: int) -> None:
-        shrink_channels(places, learning_rate(step - 1, total, recipe.lr) * penalty.strength)
+        shrink_channels(places, learning_rate(step - 1, total, run.settings.lr) * penalty.strength)
 
-    return train(network, task, recipe, runtime, seed, dense_loss, None, shrink)
+    return train(network, run, dense_loss, on_step=shrink)
+
+
+def _loss_with_scales(scales: Sequence[Tensor], strength: float) -> LossFunction:
+    """Return the dense loss plus λ Σ|γ|."""
+
+    def loss(logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
+        return dense_loss(logits, labels) + strength * _flat(scales).abs().sum()  # eq. 1
+
+    return loss
 
 
 def norm_scales(network: nn.Module) -> list[nn.Parameter]:
@@ -105,7 +94,7 @@ def norm_scales(network: nn.Module) -> list[nn.Parameter]:
     weights = (getattr(module, "weight", None) for module in network.modules() if isinstance(module, NORMS))
     scales = [weight for weight in weights if isinstance(weight, nn.Parameter)]
     if not scales:
-        raise ModelError("no norm of this network has scales, so bn_l1 has nothing to penalise; take group_lasso")
+        raise ModelError("no norm of this network has scales, so bn_l1 has nothing to penalise; use group_lasso")
     return scales
 
 
@@ -115,7 +104,7 @@ def _flat(scales: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Place:
-    """Hold where one parameter produces channels of one group: the index has shape ``(num_channels, positions)``."""
+    """Where one parameter produces channels of one group; the index has shape ``(num_channels, positions)``."""
 
     parameter: nn.Parameter
     dim: int
@@ -135,7 +124,7 @@ def _places(network: nn.Module, tensors: ChannelTensors) -> dict[str, list[_Plac
     missing = [path for where in tensors.values() for path, _, _ in where if path not in parameters]
     if missing or not any(tensors.values()):
         what = f"the network has no parameter {missing[0]!r}" if missing else "the network has no group of channels"
-        raise ModelError(f"{what}, so group_lasso has nothing to penalise; take bn_l1, or none")
+        raise ModelError(f"{what}, so group_lasso has nothing to penalise; use bn_l1, or none")
     return {
         group: [_Place(parameters[path], dim, index.to(parameters[path].device)) for path, dim, index in where]
         for group, where in tensors.items()
@@ -145,11 +134,17 @@ def _places(network: nn.Module, tensors: ChannelTensors) -> dict[str, list[_Plac
 
 @torch.no_grad()
 def shrink_channels(places: _Places, threshold: float) -> None:
-    """Take ``threshold`` off the norm of every channel, in place; channels that have no more become exactly zero.
+    """Subtract ``threshold`` from the norm of every channel, in place; shorter channels become exactly zero.
+
+    The group lasso is not differentiable where it matters, at zero. So after each step of the loss with rate η comes
+    its proximal step, w_c ← w_c · max(0, 1 − η λ / ‖w_c‖₂). As no two channels share a number, this is the penalty's
+    exact proximal operator.
 
     Args:
         places: group → where its channels are produced.
         threshold: η λ.
+
+    Source: Parikh and Boyd, "Proximal Algorithms", 2014, section 6.5.4 (block soft thresholding).
     """
     for where in places.values():
         factors = (1 - threshold / _norms(where).clamp(min=torch.finfo(torch.float32).tiny)).clamp(min=0)
@@ -171,8 +166,8 @@ def _norms(where: Sequence[_Place]) -> Tensor:
 
 
 @torch.no_grad()
-def strengths(network: nn.Module, method: Method, tensors: ChannelTensors) -> Tensor:
-    """Return what a method draws to zero, float32 on the CPU: |γ| of all norms, or ‖w_c‖₂ of all channels.
+def channel_strengths(network: nn.Module, method: Method, tensors: ChannelTensors) -> Tensor:
+    """Return the sizes that a method draws to zero, float32 on the CPU: |γ| of all norms, or ‖w_c‖₂ of all channels.
 
     Raises:
         ModelError: if there is nothing to penalise.
@@ -182,18 +177,18 @@ def strengths(network: nn.Module, method: Method, tensors: ChannelTensors) -> Te
     return torch.cat([_norms(where).cpu() for where in _places(network, tensors).values()])
 
 
-def describe_sparsity(before: Tensor, after: Tensor) -> dict[str, Any]:
+def describe_regularisation(before: Tensor, after: Tensor) -> dict[str, Any]:
     """Return how the strengths of all channels changed, as plain data.
 
     Args:
-        before: as :func:`strengths` returns them, of the dense network.
-        after: likewise, of the one that learnt sparsity.
+        before: of the dense network, as :func:`channel_strengths` returns them.
+        after: the same of the regularised network.
 
     Returns:
         ``channels``: how many; ``quantiles``: which; ``before`` and ``after``: the strengths at these; ``near_zero``:
-        share of channels now below a hundredth of the median before.
+        the share of channels that are now below a hundredth of the median before.
 
-    >>> describe_sparsity(torch.ones(4), torch.tensor([0.0, 0.5, 1.0, 1.0]))["near_zero"]
+    >>> describe_regularisation(torch.ones(4), torch.tensor([0.0, 0.5, 1.0, 1.0]))["near_zero"]
     0.25
     """
     return {

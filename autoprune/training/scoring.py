@@ -1,7 +1,7 @@
 """How good a network is on a split: :func:`score`, accuracy and loss, each with its standard error.
 
-Runs in evaluation mode and leaves the network as it was. Validation is scored while searching; the test
-split is read only by who asks for it by name. Combined with ``tasks``.
+The network runs in evaluation mode and is left as it was. A search scores on validation; the test split is read only
+by a caller that names it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from torch import Tensor, nn
 
 from autoprune.errors import NonFiniteError
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime, evaluating
+from autoprune.training.device.evaluation_mode import evaluating
+from autoprune.training.device.runtime import Runtime
 
 TRAIN_LIMIT = 2000  # training images that are scored, at most
 
 
 @dataclass(frozen=True)
 class Score:
-    """Hold accuracy, in [0, 1], and mean cross-entropy, in nats, over ``count`` images.
+    """Accuracy, in [0, 1], and mean cross-entropy, in nats, over ``count`` images.
 
     ``loss_stderr`` is the standard deviation of the images' losses over √count; ``accuracy_stderr`` is
-    :func:`accuracy_stderr`. ``correct``, bool of shape ``(count,)`` on the CPU, tells which images were right, in the
+    :func:`accuracy_stderr`. ``correct``, bool of shape ``(count,)`` on the CPU, holds which images were right, in the
     split's order; ``None`` where that is not known.
     """
 
@@ -61,6 +62,16 @@ def score(
         ModelError: if the outputs are not one row of ``task.num_classes`` numbers for each image.
     """
     runtime.place(network)
+    correct, losses = _judge(network, task, split, runtime, batch_size, limit)
+    count, right = len(correct), int(correct.sum())
+    spread = float(losses.std(correction=1)) / math.sqrt(count) if count > 1 else 0.0
+    return Score(right / count, accuracy_stderr(right, count), float(losses.mean()), spread, count, correct)
+
+
+def _judge(
+    network: nn.Module, task: DataTask, split: str, runtime: Runtime, batch_size: int, limit: int | None
+) -> tuple[Tensor, Tensor]:
+    """Return which images are right, bool ``(count,)``, and their losses, float64 ``(count,)``, both on the CPU."""
     hits, losses, finite = [], [], []
     with torch.inference_mode(), evaluating(network):
         for batch in task.eval_batches(split, batch_size, runtime, limit):
@@ -74,17 +85,14 @@ def score(
                 "train it with a smaller learning rate, or prune less"
             )
         # Summed in double precision on the CPU, as not every device has doubles.
-        correct, loss = torch.cat(hits).cpu(), torch.cat(losses).cpu().double()
-    count, right = len(correct), int(correct.sum())
-    spread = float(loss.std(correction=1)) / math.sqrt(count) if count > 1 else 0.0
-    return Score(right / count, accuracy_stderr(right, count), float(loss.mean()), spread, count, correct)
+        return torch.cat(hits).cpu(), torch.cat(losses).cpu().double()
 
 
 def score_train(network: nn.Module, task: DataTask, runtime: Runtime) -> Score:
     """Score a network on a fixed random subset of the training images, as they are, without augmentation.
 
-    They are as many as there are validation images, but at most 2,000. Beside the validation score, this is how far
-    a network has learnt its training images by heart.
+    There are as many of them as validation images, but at most 2,000. Beside the validation score, this shows how far
+    a network has memorised its training images.
 
     Raises:
         NonFiniteError, DataError, ModelError: as :func:`score`.
@@ -95,8 +103,8 @@ def score_train(network: nn.Module, task: DataTask, runtime: Runtime) -> Score:
 def accuracy_stderr(right: int, count: int) -> float:
     """Return the standard error of an accuracy, which is never zero.
 
-    With p̃ = (right + 2) / (count + 4), it is √(p̃ (1 − p̃) / (count + 4)): two hits and two misses are added. The
-    textbook √(p (1 − p) / count) says that a network without a mistake on 10 images is surely perfect.
+    With p̃ = (right + 2) / (count + 4), it is √(p̃ (1 − p̃) / (count + 4)): two hits and two misses are added. By the
+    textbook √(p (1 − p) / count), a network without a mistake on 10 images would be perfect for certain.
 
     >>> round(accuracy_stderr(500, 1000), 4), round(accuracy_stderr(10, 10), 3)
     (0.0158, 0.094)

@@ -17,7 +17,8 @@ from autoprune.cost.timing_engines import Engine
 from autoprune.errors import ExportError
 from autoprune.export.saved_network import Architecture, save_network
 from autoprune.models.build import build_model
-from autoprune.pruning.surgery import KeptChannels, shrink
+from autoprune.pruning.cut_plan import KeptChannels
+from autoprune.pruning.surgery import shrink
 from autoprune.search.setup import profile_network as profiling
 
 QUICK = ("--latency-runtime", "torch", "--device", "cpu")

@@ -143,7 +143,7 @@ def test_a_buffer_that_is_not_stored_costs_nothing() -> None:
 
 
 class Residual(nn.Module):
-    """Add what a body makes of the input to the input."""
+    """A residual network: a body, and the input added to its output."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()

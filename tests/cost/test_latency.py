@@ -18,7 +18,7 @@ EXAMPLE = torch.zeros(1)
 
 
 class FakeClock:
-    """Return the time that timed networks have spent."""
+    """A clock that shows the time that timed networks have spent."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -28,7 +28,7 @@ class FakeClock:
 
 
 class Takes(nn.Module):
-    """Take so many seconds of a clock in each call, by block of calls."""
+    """A network that takes given seconds of a clock in each call, by block of calls."""
 
     def __init__(self, clock: FakeClock, seconds: Sequence[float], calls: int = 1) -> None:
         super().__init__()

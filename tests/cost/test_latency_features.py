@@ -14,9 +14,10 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency_features import LANES, WORK
 from autoprune.models.cifar_resnet import resnet20
-from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.channel_positions import tensor_shrinks
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.surgery import Pruner, shrinks
+from autoprune.pruning.surgery import Pruner
 
 
 def counted(network: nn.Module, example: Tensor) -> list[float]:
@@ -44,7 +45,7 @@ def test_work_is_what_is_counted_on_the_pruned_network(seed: int) -> None:
     groups = find_groups(network, example).cuttable
     space = SearchSpace(groups, {g.name: ("any",) for g in groups}, blocks=find_blocks(network, example, groups))
     full = {group.name: group.num_channels for group in groups}
-    cost = CostModel(network, shrinks(network, groups), full, example, blocks=space.blocks)
+    cost = CostModel(network, tensor_shrinks(network, groups), full, example, blocks=space.blocks)
     pruner = Pruner(network, space, {"any": {name: torch.rand(count) for name, count in full.items()}})
     draw = random.Random(seed)
     kept = (

@@ -13,7 +13,7 @@ from autoprune.testing import ExampleNetwork
 
 
 class FakeClock:
-    """Go on by what is told, and by nothing else."""
+    """A clock that moves only when it is moved."""
 
     def __init__(self) -> None:
         self.now = 5.0
@@ -23,7 +23,7 @@ class FakeClock:
 
 
 class Takes(nn.Module):
-    """Take seconds before and after an inner module, if there is one."""
+    """A module that takes seconds before and after an inner module, if there is one."""
 
     def __init__(self, clock: FakeClock, seconds: list[float], inner: nn.Module | None = None) -> None:
         super().__init__()

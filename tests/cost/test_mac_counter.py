@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision import models as zoo
 
 from autoprune.core.counts import ChannelCounts
-from autoprune.cost.cost_model import CostModel, count_macs, state_bytes
-from autoprune.cost.mac_counter import record_usage
+from autoprune.cost.cost_model import CostModel, state_bytes
+from autoprune.cost.mac_counter import count_macs, record_usage
 from autoprune.models.cifar_resnet import resnet20, resnet32, resnet44, resnet56
 
 IMAGE = torch.zeros(1, 3, 32, 32)
@@ -79,7 +79,7 @@ def test_one_layer_costs_what_the_hand_computes(
 
 
 class NotBatched(nn.Module):
-    """Run a recurrent layer on a single sequence."""
+    """A recurrent layer that runs on a single sequence."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

@@ -35,7 +35,8 @@ from autoprune.export.verify import FileCheck, Reference, verify
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.card import card_text
 from autoprune.pick.finish import finish_trials
-from autoprune.pruning.surgery import KeptChannels, shrink
+from autoprune.pruning.cut_plan import KeptChannels
+from autoprune.pruning.surgery import shrink
 from autoprune.search.setup.from_spec import resolve
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy

@@ -12,7 +12,7 @@ from autoprune.errors import ModelError, UnknownNameError, UsageError
 from autoprune.models.build import build_model, count_parameters
 from autoprune.models.cifar_resnet import resnet20, resnet56
 from autoprune.models.load_weights import load_weights
-from autoprune.training.device.device import seeded
+from autoprune.training.device.seeding import seeded
 
 
 def build(source: str, **options: object) -> nn.Module:

@@ -14,10 +14,13 @@ from autoprune.core.shapes import Shape, channels_of, described, image_of
 from autoprune.errors import ModelError
 from autoprune.models.build import build_model, count_parameters
 from autoprune.tasks.in_memory import Arrays, ArrayTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings, finetune, train_dense
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
 from autoprune.training.scoring import score
+from autoprune.training.settings import FinetuneSettings
+from autoprune.training.train_dense import train_dense
 
 READS = [
     ("lstm", (1, 8, 8)),
@@ -80,7 +83,7 @@ class TestEveryNetwork:
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     @pytest.mark.parametrize(
-        ("name", "shape", "recipe"),
+        ("name", "shape", "settings"),
         [
             ("lstm", (7, 5), FinetuneSettings(10, 16, 0.5, 0.0)),
             ("mlp", (30,), FinetuneSettings(8, 16, 0.05, 0.0)),
@@ -88,20 +91,20 @@ class TestEveryNetwork:
         ],
     )
     def test_learns_and_repeats_in_any_precision(
-        self, name: str, shape: Shape, recipe: FinetuneSettings, precision: str
+        self, name: str, shape: Shape, settings: FinetuneSettings, precision: str
     ) -> None:
         runtime, task = Runtime(precision=precision, channels_last=True), separable_task(shape)  # type: ignore[arg-type]
         networks = [build(name, shape) for _ in range(2)]
         for network in networks:
-            train_dense(network, task, recipe, runtime, seed=0)
+            train_dense(network, TrainingRun(task, settings, runtime, 0))
         assert score(networks[0], task, "val", runtime).accuracy > 0.9
         assert same_state(state_of(networks[0]), state_of(networks[1]))
 
     @pytest.mark.parametrize(("name", "shape"), [("lstm", (7, 5)), ("mlp", (30,)), ("vit", (1, 8, 8))])
     def test_can_be_taught_by_a_teacher(self, name: str, shape: Shape, runtime: Runtime) -> None:
         task, teacher = separable_task(shape), build(name, shape, seed=5)
-        recipe = FinetuneSettings(1, 16, 1e-3, 0.0, distill=True)
-        report = finetune(build(name, shape), task, recipe, runtime, 0, Teacher(teacher, task, runtime))
+        settings = FinetuneSettings(1, 16, 1e-3, 0.0, distill=True)
+        report = finetune(build(name, shape), TrainingRun(task, settings, runtime, 0), Teacher(teacher, task, runtime))
         assert report.steps == 4
 
 
@@ -146,7 +149,7 @@ class TestRefusals:
             ("lstm", (30,), "lstm reads sequences or images, and the data has rows of 30 features; use 'mlp'"),
             ("vit", (30,), r"vit reads images \(CxHxW\), and the data has rows of 30 features"),
             ("vit", (7, 5), "the data has sequences of 7 rows of 5 features"),
-            ("vit", (1, 30, 32), "patches of 4×4 pixels, and these are 30×32; bring them to a multiple of 4"),
+            ("vit", (1, 30, 32), "patches of 4×4 pixels, and these are 30×32; scale them to a multiple of 4"),
             ("resnet20", (30,), "resnet20 reads images .* such as 'mlp' for rows and 'lstm' for sequences"),
             ("resnet56", (7, 5), "resnet56 reads images"),
             ("torchvision:resnet18", (30,), "torchvision:resnet18 reads images"),

@@ -37,8 +37,9 @@ from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.study.folder import StudyFolder
 from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import StudyView
-from autoprune.training.finetune import finetune, recalibrate_batchnorm
-from autoprune.training.loop import Span
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import Span, TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
 
@@ -94,7 +95,8 @@ def by_hand(bench: PreparedStudy, maker: NetworkMaker, asked: Trial, *spans: Spa
     network = bench.device.place(bench.pruner.prune(asked.candidate.policy))
     recalibrate_batchnorm(network, bench.task, 48, bench.device, bench.spec.seed)
     for span in spans:
-        finetune(network, bench.task, maker.settings, bench.device, bench.spec.seed, maker.teacher, span=span)
+        run = TrainingRun(bench.task, maker.settings, bench.device, bench.spec.seed)
+        finetune(network, run, maker.teacher, span=span)
     return network.eval()
 
 
@@ -149,7 +151,8 @@ def test_one_contender_is_a_plain_fine_tune_to_the_last_bit(
 ) -> None:
     finished = run(maker, bench, trials[2:3])
     plain = by_hand(bench, maker, trials[2])
-    finetune(plain, bench.task, maker.settings, bench.device, bench.spec.seed, maker.teacher)
+    training = TrainingRun(bench.task, maker.settings, bench.device, bench.spec.seed)
+    finetune(plain, training, maker.teacher)
     assert same_weights(finished.network, plain)
     assert finished.borders == (1.0,)
 

@@ -20,11 +20,12 @@ from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 
 from autoprune.errors import ModelError
+from autoprune.pruning.cut_plan import KeptChannels
 from autoprune.pruning.layers.attention import ATTENTION_KINDS
 from autoprune.pruning.layers.attention_heads import Packing
-from autoprune.pruning.layers.kinds import LayerKind, tensor_of
+from autoprune.pruning.layers.axes import LayerKind, tensor_of
 from autoprune.pruning.layers.window_attention import join_windows, split_windows
-from autoprune.pruning.surgery import KeptChannels, shrink
+from autoprune.pruning.surgery import shrink
 from autoprune.pruning.surgery import zeroed as zeroed_network
 
 NESTED = "ignore:The PyTorch API of nested tensors is in prototype stage"
@@ -36,7 +37,7 @@ CUTS = [HEADS, {"heads": (2,)}, CHANNELS, {"in": (3, 4)}, {"out": (3, 4)}, HEADS
 
 
 class TimmAttention(nn.Module):
-    """Stand in for timm's module, which need not be installed: the same parts, computed in the plainest way."""
+    """A stand-in for timm's module, which need not be installed: the same parts, computed in the plainest way."""
 
     def __init__(self, norm: type[nn.Module] | None = None, fused: bool = True, bias: bool = True) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ def as_timm(module: str, **options: Any) -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """Hold a module with four heads of six channels, how it is called, and where its input has its channels."""
+    """A module with four heads of six channels, how it is called, and where its input has its channels."""
 
     name: str
     build: Callable[[], nn.Module]
@@ -261,7 +262,7 @@ def test_the_cut_module_is_copied_pickled_and_trained(case: Case) -> None:
 
 
 class Called(nn.Module):
-    """Make a module of a call, for the exporter."""
+    """A call as a module, for the exporter."""
 
     def __init__(self, module: nn.Module, call: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -437,7 +438,7 @@ def test_windows_are_joined_as_they_were_split() -> None:
 
 
 class Own(nn.MultiheadAttention):
-    """Do who knows what."""
+    """An attention module of unknown behaviour."""
 
 
 def with_norm(joint: nn.Module) -> nn.Module:

@@ -15,7 +15,8 @@ from torchvision.models.convnext import CNBlockConfig
 from autoprune.core.space import Member, PruningGroup
 from autoprune.errors import ModelError
 from autoprune.models.cifar_resnet import resnet20, resnet56
-from autoprune.pruning.blocks import DroppedBlock, drop, find_blocks
+from autoprune.pruning.drop_blocks import DroppedBlock, drop_blocks
+from autoprune.pruning.find_blocks import find_blocks
 
 IMAGE = torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))
 Forward = Callable[["Body", Tensor], Tensor]
@@ -257,7 +258,7 @@ def test_further_arguments_and_transformer_layers() -> None:
     fast = torch.backends.mha.get_fastpath_enabled()
     assert found(network, tokens) == ["layers.0", "layers.1"]  # the last one normalises its sums
     assert torch.backends.mha.get_fastpath_enabled() == fast
-    drop(network, ["layers.0", "layers.1"])
+    drop_blocks(network, ["layers.0", "layers.1"])
     assert network.eval()(tokens).shape == (2, 3)
 
 
@@ -339,7 +340,7 @@ def test_the_blocks_of_well_known_networks(build: Callable[[], nn.Module], expec
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in network.modules())
-    drop(network, expected)
+    drop_blocks(network, expected)
     assert network.eval()(example).isfinite().all()
 
 
@@ -363,12 +364,12 @@ def test_a_block_names_the_groups_that_live_inside_it_alone() -> None:
 
 def test_a_dropped_block_passes_its_input_on_and_its_weights_are_gone() -> None:
     network = resnet20()
-    drop(network, ["layer1.1", "layer3.2"])
+    drop_blocks(network, ["layer1.1", "layer3.2"])
     assert isinstance(network.layer1[1], DroppedBlock)
     assert not any(name.startswith(("layer1.1.", "layer3.2.")) for name in network.state_dict())
     x = torch.randn(2, 3)
     assert DroppedBlock()(x, None, mask=x) is x
-    drop(network, ["layer1.1", "layer1"])  # one inside the other
+    drop_blocks(network, ["layer1.1", "layer1"])  # one inside the other
     assert isinstance(network.layer1, DroppedBlock)
 
 
@@ -376,5 +377,5 @@ def test_an_unknown_block_is_named_and_nothing_changes() -> None:
     network = resnet20()
     for name, message in (("layer1.9", r"no block 'layer1\.9'; did you mean 'layer1\."), ("", "no block ''")):
         with pytest.raises(ModelError, match=message):
-            drop(network, ["layer1.0", name])
+            drop_blocks(network, ["layer1.0", name])
         assert not isinstance(network.layer1[0], DroppedBlock)

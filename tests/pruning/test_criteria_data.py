@@ -75,7 +75,7 @@ def test_heads_are_not_seen_and_are_ablated_by_their_weights() -> None:
 
 
 class Hidden(Mlp):
-    """Uses the weights of a layer without calling it, so that nothing can be seen at its input."""
+    """A network that uses the weights of a layer without calling it, so that nothing can be seen at its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.first(x)).relu()

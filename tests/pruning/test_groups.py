@@ -19,7 +19,7 @@ from autoprune.pruning.tracing.tracer import trace
 
 
 class FixedReshape(nn.Module):
-    """Write the flattened size into the forward pass, as LeNet tutorials do."""
+    """A network with the flattened size written into the forward pass, as in LeNet tutorials."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class FixedReshape(nn.Module):
 
 
 class SharedWeights(nn.Module):
-    """Use one weight in two layers."""
+    """One weight, used in two layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class SharedWeights(nn.Module):
 
 
 class SharedWords(nn.Module):
-    """Read words and write them with the same matrix."""
+    """Words, read and written with the same matrix."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class SharedWords(nn.Module):
 
 
 class GroupedInput(nn.Module):
-    """Filter the colours of an image apart."""
+    """A filter for each colour of an image by itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class GroupedInput(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Scale channels by a parameter that starts at a tiny value, and read half of them at places of their own."""
+    """Channels scaled by a parameter that starts at a tiny value; half of them are read at other positions."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Scaled(nn.Module):
 
 
 class WithStates(nn.Module):
-    """Begin a recurrence with zeros in float32, of a size that is read off the input."""
+    """A recurrence that begins with float32 zeros, of a size that is read off the input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ def test_no_time_left_for_the_proof_freezes_what_was_found(monkeypatch: pytest.M
 
 def test_groups_that_pass_alone_and_not_together_say_so() -> None:
     class Either(nn.Module):
-        """Fail if both of two layers are smaller than they were."""
+        """A network that fails if both of two layers are smaller than they were."""
 
         def __init__(self) -> None:
             super().__init__()

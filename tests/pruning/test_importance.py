@@ -166,7 +166,7 @@ def test_a_criterion_that_misbehaves_is_named_with_the_group(tmp_path: Path, bod
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda: torch.ones(6), "'joint' returned Tensor; it scores jointly, so it returns a mapping"),
+        (lambda: torch.ones(6), "'joint' returned Tensor; it scores jointly, so it has to return a mapping"),
         (lambda: {"inner": torch.ones(4)}, r"'joint' returned \(4,\) for group 'inner'"),
         (lambda: {}["stem"], "'joint' failed with KeyError: 'stem'"),
     ],

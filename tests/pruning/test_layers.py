@@ -12,15 +12,16 @@ from pruning_nets import Body, Flow, Tokens, outputs, random_cut
 from torch import Tensor, nn
 
 from autoprune.core.space import PruningGroup
+from autoprune.pruning.cut_plan import KeptChannels
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.layers.axes import Axis
-from autoprune.pruning.layers.kinds import KINDS, axes_of, kind_of, tensor_of
-from autoprune.pruning.surgery import KeptChannels, shrink, zeroed
+from autoprune.pruning.layers.axes import Axis, tensor_of
+from autoprune.pruning.layers.kinds import KINDS, axes_of, kind_of
+from autoprune.pruning.surgery import shrink, zeroed
 
 
 @dataclass(frozen=True)
 class Case:
-    """Hold a layer within a network, and its members: group → (module, side, width).
+    """A layer within a network, and its members: group → (module, side, width).
 
     Attributes:
         network: a :class:`Body` or :class:`Tokens`.

@@ -14,11 +14,14 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoprune.core.counts import masked_zeros
 from autoprune.core.policy import MASK_PATTERNS, MaskPolicy
-from autoprune.core.space import MaskSpace, masked_zeros
+from autoprune.core.space import MaskSpace
 from autoprune.errors import ModelError, UnknownNameError
-from autoprune.pruning.masks.masks import Masks, build_masks, maskable_layers
-from autoprune.pruning.masks.sparse_kernels import can_accelerate, to_semi_structured
+from autoprune.pruning.masks.build_masks import build_masks
+from autoprune.pruning.masks.maskable_layers import maskable_layers
+from autoprune.pruning.masks.two_of_four_kernels import can_accelerate, to_semi_structured
+from autoprune.pruning.masks.weight_masks import Masks
 from autoprune.pruning.masks.weight_scores import CRITERIA, Batches
 
 
@@ -359,7 +362,7 @@ def test_only_half_precision_linear_layers_of_even_shapes_are_compressed(
         warnings.warn("a prototype", UserWarning, stacklevel=1)
         return weight + 0
 
-    monkeypatch.setattr("autoprune.pruning.masks.sparse_kernels.can_accelerate", lambda device: (True, ""))
+    monkeypatch.setattr("autoprune.pruning.masks.two_of_four_kernels.can_accelerate", lambda device: (True, ""))
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", compress)
     network = nn.Sequential(
         nn.Linear(32, 16).half(), nn.Linear(32, 16), nn.Linear(32, 8).half(), nn.Conv1d(8, 16, 2).half()

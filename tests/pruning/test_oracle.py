@@ -21,11 +21,13 @@ from autoprune.core.space import Block, PruningGroup, SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.errors import ModelError
 from autoprune.models.cifar_resnet import resnet20
-from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.channel_positions import tensor_shrinks
+from autoprune.pruning.cut_plan import CutPlan, KeptChannels
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.layers.kinds import axes_of, kind_of
-from autoprune.pruning.surgery import CutPlan, KeptChannels, Pruner, lowest, removed_channels, shrink, shrinks, zeroed
+from autoprune.pruning.surgery import Pruner, lowest_channels, removed_channels, shrink, zeroed
 
 CRITERIA = sorted(IMPORTANCES.builtins)
 # what is frozen besides the output: name of the group → why
@@ -37,7 +39,7 @@ FROZEN: Mapping[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """Hold a network with its groups, blocks and scores, and a copy of its state from before they were found."""
+    """A network with its groups, blocks and scores, and a copy of its state from before they were found."""
 
     name: str
     network: Network
@@ -118,7 +120,7 @@ def test_pruned_without_blocks_is_zeroed_without_them_and_costs_what_the_closed_
     space = case.pruner.space
     costs = CostModel(
         case.pruner.network,
-        shrinks(case.pruner.network, space.groups),
+        tensor_shrinks(case.pruner.network, space.groups),
         {group.name: group.num_channels for group in space.groups},
         case.inputs,
         blocks=case.blocks,
@@ -142,8 +144,8 @@ def test_what_goes_scores_no_higher_than_what_stays(case: Case, criterion: str) 
 
 
 def test_of_equal_scores_the_lower_index_goes_first() -> None:
-    assert lowest(torch.tensor([2.0, 1.0, 1.0, 0.0, 1.0]), 3) == (1, 2, 3)
-    assert lowest(torch.zeros(100), 40) == tuple(range(40))
+    assert lowest_channels(torch.tensor([2.0, 1.0, 1.0, 0.0, 1.0]), 3) == (1, 2, 3)
+    assert lowest_channels(torch.zeros(100), 40) == tuple(range(40))
 
 
 def test_a_criterion_without_scores_is_named_with_those_there_are() -> None:

@@ -11,12 +11,15 @@ from pruning_nets import NETWORKS, outputs
 from torch import Tensor, nn
 
 from autoprune.core.policy import MASK_PATTERNS, MaskPolicy
+from autoprune.pruning.channel_positions import positions_of, sizes_of
+from autoprune.pruning.cut_plan import CutPlan, plan_cut
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.layers.kinds import has_heads
-from autoprune.pruning.masks.masks import Masks, build_masks, maskable_layers
+from autoprune.pruning.masks.build_masks import build_masks
+from autoprune.pruning.masks.maskable_layers import maskable_layers
+from autoprune.pruning.masks.weight_masks import Masks
 from autoprune.pruning.masks.weight_scores import CRITERIA
-from autoprune.pruning.surgery import CutPlan, cut_of, shrink, sizes_of, zeroed
-from autoprune.pruning.surgery import _positions as positions_of
+from autoprune.pruning.surgery import shrink, zeroed
 
 MASKED = ("resnet8", "option-a", "vgg", "depthwise", "resnext", "mlp", "lstm", "encoder", "swin v2", "convnext")
 
@@ -56,7 +59,7 @@ def test_a_mask_on_what_remains_is_the_same_mask_on_the_zeroed_network(name: str
     draw = random.Random(name)
     groups = find_groups(network, inputs).cuttable
     removed = {g.name: draw.sample(range(g.num_channels), g.num_channels // 4) for g in groups}
-    cut = cut_of(network, groups, removed)
+    cut = plan_cut(network, groups, removed)
     small = shrink(network, cut)
     heads = [path for path, module in small.named_modules() if has_heads(module)]
     able = [

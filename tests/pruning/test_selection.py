@@ -11,7 +11,7 @@ from torch import nn
 
 from autoprune.errors import UsageError
 from autoprune.models.cifar_resnet import CifarResNet
-from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.selection import check_patterns, choose_blocks, choose_groups
 

@@ -19,7 +19,7 @@ from autoprune.pruning.tracing.tracer import OutOfTime, trace
 
 @dataclass(frozen=True)
 class Case:
-    """Hold what happens between two convolutions, and what is expected of the channels of the first.
+    """What happens between two convolutions, and what is expected of the channels of the first.
 
     Attributes:
         flow: what happens.

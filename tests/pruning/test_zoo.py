@@ -23,8 +23,9 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 from torchvision.models.vgg import VGG, make_layers
 
+from autoprune.pruning.cut_plan import plan_cut
 from autoprune.pruning.groups import Groups, find_groups
-from autoprune.pruning.surgery import cut_of, shrink, zeroed
+from autoprune.pruning.surgery import shrink, zeroed
 
 MAX_SPARSITY = 0.9
 
@@ -113,7 +114,7 @@ def with_statistics_of(images: Tensor, network: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """Hold a network in float64 with its groups."""
+    """A network in float64 with its groups."""
 
     name: str
     network: nn.Module
@@ -140,7 +141,7 @@ def test_no_more_is_frozen_than_must_be(case: Case) -> None:
 
 def test_half_of_the_work_can_go(case: Case) -> None:
     removed = {group.name: range(int(group.num_channels * MAX_SPARSITY)) for group in case.groups.cuttable}
-    smallest = shrink(case.network, cut_of(case.network, case.groups.cuttable, removed))
+    smallest = shrink(case.network, plan_cut(case.network, case.groups.cuttable, removed))
     assert counted(smallest, case.images)[0] <= 0.5 * counted(case.network, case.images)[0]
 
 

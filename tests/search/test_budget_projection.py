@@ -19,10 +19,10 @@ from autoprune.core.space import MaskSpace, SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.errors import BudgetError
 from autoprune.models.build import build_model
-from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.channel_positions import tensor_shrinks
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
-from autoprune.pruning.masks.masks import maskable_layers
-from autoprune.pruning.surgery import shrinks
+from autoprune.pruning.masks.maskable_layers import maskable_layers
 from autoprune.search.proposals.budget_projection import FILL_TO, Projector, closed_form_part
 from autoprune.study.policy_params import dimensions, params_of, policy_of
 
@@ -157,7 +157,7 @@ def real(name: str, deep: bool = False, pattern: str = "") -> tuple[SearchSpace,
     channels = {g.name: g.num_channels for g in groups}
     cost = CostModel(
         network,
-        shrinks(network, groups),
+        tensor_shrinks(network, groups),
         channels,
         example,
         blocks=blocks,

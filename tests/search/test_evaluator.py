@@ -38,7 +38,9 @@ from autoprune.search.setup.regularised_network import channel_tensors, regulari
 from autoprune.study.dense_facts import read_dense_facts
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec_sections import ScheduleSpec
-from autoprune.training.finetune import finetune, recalibrate_batchnorm
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 
 pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")
 
@@ -273,9 +275,8 @@ def test_one_stage_is_one_shot_to_the_last_bit(prepared: PreparedStudy, evaluato
     policy = candidate(prepared).policy
     by_hand = prepared.device.place(prepared.pruner.prune(policy))
     recalibrate_batchnorm(by_hand, prepared.task, 48, prepared.device, prepared.spec.seed)
-    finetune(
-        by_hand, prepared.task, evaluator.maker.settings, prepared.device, prepared.spec.seed, evaluator.maker.teacher
-    )
+    run = TrainingRun(prepared.task, evaluator.maker.settings, prepared.device, prepared.spec.seed)
+    finetune(by_hand, run, evaluator.maker.teacher)
     ours = grown(with_schedule(evaluator, stages=1), policy).state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in by_hand.state_dict().items())
 

@@ -21,7 +21,7 @@ from autoprune.cost.cost_model import CostModel, measure_network
 from autoprune.cost.latency import LatencyComparison
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.models.cifar_resnet import resnet20
-from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.proposals.latency_model import LatencyProbes
@@ -32,7 +32,7 @@ from autoprune.search.setup.latency_probes import latency_probes, needs_probes, 
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
-from autoprune.training.device.device import resolve_runtime
+from autoprune.training.device.resolve_runtime import resolve_runtime
 
 DENSE_MS = 8.0
 

@@ -24,7 +24,7 @@ from autoprune.search.setup.measure_sensitivity import BROKEN, SensitivityProbe,
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.in_memory import Arrays, ArrayTask
-from autoprune.training.device.device import resolve_runtime
+from autoprune.training.device.resolve_runtime import resolve_runtime
 
 LONG = {"trials": 10_000, "finetune": {"epochs": 10.0}}
 SHORT = {"trials": 1, "finetune": {"epochs": 0.0, "recalibration_images": 1}}

@@ -18,10 +18,12 @@ from autoprune.analysis.early_stopping import Decision, GoOn, RunToCheck, Stop
 from autoprune.core.metrics import Measurement
 from autoprune.search.evaluation.monitor import Monitor, StoppedEarly, glance, recalibrated_copy
 from autoprune.tasks.in_memory import ArrayTask
-from autoprune.training.device.device import Runtime
-from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
-from autoprune.training.loop import Span
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import Span, TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
+from autoprune.training.settings import FinetuneSettings
 
 __all__ = ["global_random_state_untouched", "one_thread", "runtime", "task", "toy"]
 SETTINGS = FinetuneSettings(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)  # ten steps
@@ -68,7 +70,7 @@ def test_a_fine_tune_that_was_looked_at_ends_with_the_same_bits(
         network = make_toy(dropout=0.3)
         monitor = monitor_of(drawing, runtime, images=images)
         monitor.look("recalibrated_loss", network)
-        finetune(network, drawing, settings, runtime, 0, on_step=monitor.half_way(network, Span(0, 10)))
+        finetune(network, TrainingRun(drawing, settings, runtime, 0), on_step=monitor.half_way(network, Span(0, 10)))
         assert network.training
         return state_of(network), monitor.measured
 
@@ -84,7 +86,7 @@ def test_a_look_half_way_is_at_half_of_the_steps_with_batch_norm_recalibrated(
     task: ArrayTask, toy: Toy, runtime: Runtime
 ) -> None:
     monitor = monitor_of(task, runtime, Says(GoOn()))
-    finetune(toy, task, SETTINGS, runtime, 0, on_step=monitor.half_way(toy, Span(0, 10)))
+    finetune(toy, TrainingRun(task, SETTINGS, runtime, 0), on_step=monitor.half_way(toy, Span(0, 10)))
     other = make_toy()
     raw: list[float] = []
     seen: list[float] = []
@@ -96,7 +98,7 @@ def test_a_look_half_way_is_at_half_of_the_steps_with_batch_norm_recalibrated(
             recalibrate_batchnorm(anew, task, 32, runtime, 0)
             seen.append(score(anew, task, "val", runtime, limit=20).loss)
 
-    finetune(other, task, SETTINGS, runtime, 0, on_step=by_hand)
+    finetune(other, TrainingRun(task, SETTINGS, runtime, 0), on_step=by_hand)
     assert monitor.measured["midway_loss"] == seen[0] != raw[0]
 
 
@@ -107,7 +109,12 @@ def test_there_is_no_half_way_with_fewer_than_two_steps(
     task: ArrayTask, toy: Toy, runtime: Runtime, span: Span, looks: int
 ) -> None:
     stopper = Says(GoOn())
-    finetune(toy, task, SETTINGS, runtime, 0, on_step=monitor_of(task, runtime, stopper).half_way(toy, span), span=span)
+    finetune(
+        toy,
+        TrainingRun(task, SETTINGS, runtime, 0),
+        on_step=monitor_of(task, runtime, stopper).half_way(toy, span),
+        span=span,
+    )
     assert [name for name, _ in stopper.asked] == ["midway_loss"] * looks
 
 
@@ -117,7 +124,9 @@ def test_a_stop_ends_the_fine_tune_with_what_was_measured(task: ArrayTask, toy: 
     look = monitor.half_way(toy, Span(0, 10))
     assert look is not None
     with pytest.raises(StoppedEarly) as caught:
-        finetune(toy, task, SETTINGS, runtime, 0, on_step=lambda *now: (steps.append(now[0]), look(*now))[1])
+        finetune(
+            toy, TrainingRun(task, SETTINGS, runtime, 0), on_step=lambda *now: (steps.append(now[0]), look(*now))[1]
+        )
     assert steps == [1, 2, 3, 4, 5]
     assert caught.value.outcome.reason == "hopeless"
     assert set(caught.value.outcome.measurement.values) == {"mflops", "midway_loss"}

@@ -21,7 +21,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer,
 
 from autoprune.core.space import PruningGroup
 from autoprune.models.cifar_resnet import CifarResNet
-from autoprune.pruning.surgery import CutPlan, cut_of
+from autoprune.pruning.cut_plan import CutPlan, plan_cut
 
 OUTPUT = "its channels are the network's output"
 
@@ -262,7 +262,7 @@ def random_cut(network: nn.Module, groups: Iterable[PruningGroup], seed: int = 0
         group.name: draw.sample(range(group.num_channels), draw.randint(1, max(1, group.num_channels * 3 // 4)))
         for group in groups
     }
-    return cut_of(network, groups, removed)
+    return plan_cut(network, groups, removed)
 
 
 def outputs(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from training_toys import Toy, make_task, make_toy
 
 from autoprune.tasks.in_memory import ArrayTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,11 @@ from training_toys import make_toy
 
 from autoprune.core.cores import available_cores
 from autoprune.errors import ModelError, UnknownNameError, UsageError
-from autoprune.training.device import device as module
-from autoprune.training.device.device import Runtime, evaluating, resolve_runtime, seeded
+from autoprune.training.device import resolve_runtime as module
+from autoprune.training.device.evaluation_mode import evaluating
+from autoprune.training.device.resolve_runtime import resolve_runtime
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.device.seeding import seeded
 
 
 @pytest.fixture
@@ -133,7 +136,7 @@ class TestRuntime:
             def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
                 return x, x
 
-        with pytest.raises(ModelError, match="answered tuple"):
+        with pytest.raises(ModelError, match="returned tuple"):
             Runtime().logits(Two(), torch.ones(2, 3), 3)
 
     def test_threads(self) -> None:

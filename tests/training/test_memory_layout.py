@@ -12,7 +12,7 @@ from training_toys import make_task, make_toy, same_state, state_of
 from autoprune.models.build import build_model
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.training import memory_layout as layout
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.memory_layout import fastest_layout
 
 

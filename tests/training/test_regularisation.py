@@ -1,4 +1,4 @@
-"""Sparsity learning: the penalties by hand, channels that go to zero, and what is told of them."""
+"""Regularisation: the penalties by hand, channels that go to zero, and how they are described."""
 
 import pytest
 import torch
@@ -8,17 +8,19 @@ from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.errors import ModelError
 from autoprune.tasks.in_memory import ArrayTask
-from autoprune.training.device.device import Runtime
-from autoprune.training.finetune import FinetuneSettings, train_dense
-from autoprune.training.loop import learning_rate
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.learning_rate import learning_rate
+from autoprune.training.loop import TrainingRun
 from autoprune.training.regularisation import (
     Penalty,
-    describe_sparsity,
-    learn_sparsity,
+    channel_strengths,
+    describe_regularisation,
     norm_scales,
-    strengths,
+    train_regularised,
 )
 from autoprune.training.scoring import score
+from autoprune.training.settings import FinetuneSettings
+from autoprune.training.train_dense import train_dense
 
 RECIPE = FinetuneSettings(epochs=1, batch_size=16, lr=0.05, weight_decay=1e-3)
 EACH = torch.arange(8).view(8, 1)
@@ -62,7 +64,7 @@ def by_hand(network: Toy, task: ArrayTask, runtime: Runtime, penalty: Penalty) -
 @pytest.mark.parametrize("penalty", [Penalty("bn_l1", 0.05), Penalty("group_lasso", 2.0)], ids=lambda p: p.method)
 def test_equals_the_papers_step_by_step(task: ArrayTask, runtime: Runtime, penalty: Penalty) -> None:
     ours, theirs = make_toy(), make_toy()
-    report = learn_sparsity(ours, task, RECIPE, runtime, 0, penalty, CHANNELS)
+    report = train_regularised(ours, TrainingRun(task, RECIPE, runtime, 0), penalty, CHANNELS)
     by_hand(theirs, task, runtime, penalty)
     assert report.steps == 5
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -73,21 +75,26 @@ def test_equals_the_papers_step_by_step(task: ArrayTask, runtime: Runtime, penal
 def test_repeats_to_the_last_bit(task: ArrayTask, runtime: Runtime, method: str) -> None:
     networks = [make_toy(dropout=0.3), make_toy(dropout=0.3)]
     for network in networks:
-        learn_sparsity(network, task, RECIPE, runtime, 0, Penalty(method, 0.1), CHANNELS)  # type: ignore[arg-type]
+        train_regularised(network, TrainingRun(task, RECIPE, runtime, 0), Penalty(method, 0.1), CHANNELS)  # type: ignore[arg-type]
     assert same_state(state_of(networks[0]), state_of(networks[1]))
 
 
 def test_needless_channels_go_to_exactly_zero_and_the_network_still_works(task: ArrayTask, runtime: Runtime) -> None:
     network = make_toy()
-    train_dense(network, task, FinetuneSettings(15, 16, 0.1, 1e-4), runtime, 0)
-    before = strengths(network, "group_lasso", CHANNELS)
-    learn_sparsity(network, task, FinetuneSettings(20, 16, 0.1, 0.0), runtime, 0, Penalty("group_lasso", 0.5), CHANNELS)
-    after = strengths(network, "group_lasso", CHANNELS)
+    train_dense(network, TrainingRun(task, FinetuneSettings(15, 16, 0.1, 1e-4), runtime, 0))
+    before = channel_strengths(network, "group_lasso", CHANNELS)
+    train_regularised(
+        network,
+        TrainingRun(task, FinetuneSettings(20, 16, 0.1, 0.0), runtime, 0),
+        Penalty("group_lasso", 0.5),
+        CHANNELS,
+    )
+    after = channel_strengths(network, "group_lasso", CHANNELS)
     gone = after == 0
     assert 0 < int(gone.sum()) < 8
     assert not vectors(network)[gone].any()
     assert score(network, task, "val", runtime).accuracy > 0.9
-    told = describe_sparsity(before, after)
+    told = describe_regularisation(before, after)
     assert told["channels"] == 8
     assert told["near_zero"] >= float(gone.double().mean())
     assert told["after"] == sorted(told["after"])
@@ -97,25 +104,29 @@ def test_a_stronger_penalty_leaves_smaller_scales(task: ArrayTask, runtime: Runt
     sums = []
     for strength in (1e-9, 0.05, 0.5):
         network = make_toy()
-        learn_sparsity(network, task, FinetuneSettings(3, 16, 0.05, 0.0), runtime, 0, Penalty("bn_l1", strength), {})
-        sums.append(float(strengths(network, "bn_l1", {}).sum()))
+        train_regularised(
+            network, TrainingRun(task, FinetuneSettings(3, 16, 0.05, 0.0), runtime, 0), Penalty("bn_l1", strength), {}
+        )
+        sums.append(float(channel_strengths(network, "bn_l1", {}).sum()))
     assert sums == sorted(sums, reverse=True)
 
 
 def test_norms_run_over_all_that_produces_a_channel() -> None:
     network = make_toy()
-    assert torch.allclose(strengths(network, "group_lasso", CHANNELS), vectors(network).norm(dim=1), atol=1e-6)
+    assert torch.allclose(channel_strengths(network, "group_lasso", CHANNELS), vectors(network).norm(dim=1), atol=1e-6)
     halves = {"a": [("fc.weight", 1, EACH[:4])], "b": [("fc.weight", 1, torch.tensor([[4, 5], [6, 7]]))]}
     columns = network.fc.weight.detach().norm(dim=0)
     expected = torch.cat([columns[:4], columns[4:].view(2, 2).norm(dim=1)])
-    assert torch.allclose(strengths(network, "group_lasso", halves), expected, atol=1e-6)
+    assert torch.allclose(channel_strengths(network, "group_lasso", halves), expected, atol=1e-6)
 
 
 def test_channels_of_other_groups_are_left_alone(task: ArrayTask, runtime: Runtime) -> None:
     free, drawn = make_toy(), make_toy()
-    train_dense(free, task, FinetuneSettings(0.2, 16, 0.05, 0.0), runtime, 0)
+    train_dense(free, TrainingRun(task, FinetuneSettings(0.2, 16, 0.05, 0.0), runtime, 0))
     some = {"conv": [("conv.weight", 0, EACH[:2]), ("bn.weight", 0, EACH[:2])]}
-    learn_sparsity(drawn, task, FinetuneSettings(0.2, 16, 0.05, 0.0), runtime, 0, Penalty("group_lasso", 1.0), some)
+    train_regularised(
+        drawn, TrainingRun(task, FinetuneSettings(0.2, 16, 0.05, 0.0), runtime, 0), Penalty("group_lasso", 1.0), some
+    )
     assert torch.equal(free.conv.weight[2:], drawn.conv.weight[2:])
     assert (drawn.conv.weight[:2].abs().sum((1, 2, 3)) < free.conv.weight[:2].abs().sum((1, 2, 3))).all()
 
@@ -123,8 +134,8 @@ def test_channels_of_other_groups_are_left_alone(task: ArrayTask, runtime: Runti
 @pytest.mark.parametrize(
     ("penalty", "channels", "words"),
     [
-        (Penalty("bn_l1", 1.0), CHANNELS, "no norm of this network has scales.*take group_lasso"),
-        (Penalty("group_lasso", 1.0), {}, "no group of channels.*take bn_l1"),
+        (Penalty("bn_l1", 1.0), CHANNELS, "no norm of this network has scales.*use group_lasso"),
+        (Penalty("group_lasso", 1.0), {}, "no group of channels.*use bn_l1"),
         (Penalty("group_lasso", 1.0), {"x": [("9.weight", 0, EACH)]}, r"no parameter '9\.weight'"),
     ],
 )
@@ -132,7 +143,7 @@ def test_nothing_to_penalise(runtime: Runtime, penalty: Penalty, channels: dict,
     with torch.random.fork_rng():
         network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
     with pytest.raises(ModelError, match=words):
-        learn_sparsity(network, make_task(), RECIPE, runtime, 0, penalty, channels)
+        train_regularised(network, TrainingRun(make_task(), RECIPE, runtime, 0), penalty, channels)
 
 
 def test_scales_are_those_of_all_kinds_of_norms() -> None:

@@ -10,19 +10,19 @@ from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.errors import DataError, ModelError, NonFiniteError, UnknownNameError
 from autoprune.tasks.in_memory import ArrayTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.scoring import accuracy_stderr, score
 
 
 class Brightest(nn.Module):
-    """Be right on every image of the toy task."""
+    """A network that is right on every image of the toy task."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3)) * 50
 
 
 class Broken(nn.Module):
-    """Answer NaN, or infinity, to one image in each batch."""
+    """A network that returns NaN, or infinity, for one image in each batch."""
 
     def __init__(self, value: float) -> None:
         super().__init__()

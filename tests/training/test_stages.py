@@ -10,11 +10,13 @@ from torch import nn
 from training_toys import Toy, make_task, make_toy, state_of
 
 from autoprune.tasks.in_memory import ArrayTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings, finetune
-from autoprune.training.loop import Span, stream
-from autoprune.training.stages import norms_and_head, relative, share_cut, steps_of, training_only
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import Span, TrainingRun, stream
+from autoprune.training.settings import FinetuneSettings
+from autoprune.training.stages import relative, share_cut, steps_of
+from autoprune.training.trainable import norms_and_head, training_only
 
 RECIPE = FinetuneSettings(epochs=2.4, batch_size=16, lr=0.05, weight_decay=1e-4)
 
@@ -83,7 +85,12 @@ class TestSpans:
 
         def run(network: nn.Module, span: Span | None) -> int:
             return finetune(
-                network, task, RECIPE, runtime, 0, None, lambda *now: seen.append(now), span=span, on_optimizer=watch
+                network,
+                TrainingRun(task, RECIPE, runtime, 0),
+                None,
+                lambda *now: seen.append(now),
+                span=span,
+                on_optimizer=watch,
             ).steps
 
         for stage in (1, 2, 3):
@@ -99,13 +106,13 @@ class TestSpans:
         for span in (Span(0, 1), Span(5, 6), Span(0, 1)):
             network = make_toy(dropout=0.5)
             network.dropout.register_forward_hook(lambda _, x, y: noise.append((y == 0) & (x[0] != 0)))
-            finetune(network, task, FinetuneSettings(2, 16, 0.05, 0.0), runtime, 0, span=span)
+            finetune(network, TrainingRun(task, FinetuneSettings(2, 16, 0.05, 0.0), runtime, 0), span=span)
         assert torch.equal(noise[0], noise[2])
         assert not torch.equal(noise[0], noise[1])
 
     def test_an_empty_stage_changes_no_weight(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         before = state_of(toy)
-        assert finetune(toy, task, RECIPE, runtime, 0, span=Span(3, 3)).steps == 0
+        assert finetune(toy, TrainingRun(task, RECIPE, runtime, 0), span=Span(3, 3)).steps == 0
         assert all(torch.equal(before[name], tensor) for name, tensor in toy.state_dict().items())
 
 
@@ -134,7 +141,7 @@ class TestTrainable:
     ) -> None:
         before = {name: parameter.clone() for name, parameter in toy.named_parameters()}
         if moves:
-            finetune(toy, task, RECIPE, runtime, 0, only=only)
+            finetune(toy, TrainingRun(task, RECIPE, runtime, 0), only=only)
         moved = {name for name, parameter in toy.named_parameters() if not torch.equal(parameter, before[name])}
         assert {name.split(".")[0] for name in moved} == moves
         assert "fc.weight" not in moved or only != ["fc.bias", "conv"]

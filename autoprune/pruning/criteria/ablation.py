@@ -1,4 +1,4 @@
-"""The criterion that measures instead of estimating: set a channel to zero and see what the loss does."""
+"""The criterion that measures instead of estimating: how far the loss rises when a channel is set to zero."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autoprune.pruning.importance import Calibration, scores_jointly, uses_data
 from autoprune.pruning.layers.kinds import axes_of
 
 PASSES, LEAST_IMAGES = 2**14, 16
-"""Forward passes of one image that all channels may cost together, and the images that are looked at in any case."""
+"""Forward passes of one image that all channels together may cost, and the least number of images."""
 
 BATCH = 32
 """Images in one forward pass, which bounds the memory that the recording takes."""
@@ -29,11 +29,11 @@ Loss = Callable[[nn.Module], Tensor]
 def ablation(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibration) -> Mapping[str, Tensor]:
     """Measure the rise of the calibration loss when a channel alone is set to zero; negative if the loss falls.
 
-    The channel is zeroed where it is read, and only what comes after that is computed anew. Where this would miss
-    something, because the module that produces the channel reads it itself (recurrent units, heads of attention)
-    or hides it, all that produces it is set to zero instead. Norms over channels still count it as a zero.
+    The channel is zeroed where it is read, and only what comes after that is computed again. Where this would miss
+    something, because the module that produces the channel also reads it (recurrent units, heads of attention)
+    or hides it, everything that produces it is set to zero instead. Norms over channels still count it as a zero.
 
-    One forward pass per channel and image, so it looks at the first :data:`PASSES` / channels images only, but at
+    One forward pass per channel and image, so it uses only the first :data:`PASSES` / channels images, but at
     least :data:`LEAST_IMAGES`: 16 for ResNet-56 with 1120 channels, 256 for a network with 64.
 
     Source: the oracle of Molchanov et al. 2017, Pruning Convolutional Neural Networks for Resource Efficient

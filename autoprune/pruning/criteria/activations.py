@@ -1,4 +1,4 @@
-"""Criteria that look at what flows through a channel, as the layers that read it see it.
+"""Criteria by what flows through a channel, as the layers that read it see it.
 
 One forward pass per batch serves all groups. A group with several readers gets the mean over them. A group whose
 channels cannot be seen, such as heads of attention, is left out.
@@ -32,7 +32,7 @@ def activation(groups: Sequence[PruningGroup], network: nn.Module, calibration: 
 def apoz(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibration) -> Mapping[str, Tensor]:
     """Take the share of a channel's activations that are not zero: 1 − APoZ.
 
-    Groups in which nothing is ever exactly zero, as without ReLU, are left out: all their channels would be equal.
+    Groups in which nothing is ever exactly zero, as without ReLU, are left out: all channels would score the same.
 
     Source: Hu et al. 2016, Network Trimming, eq. 1 (the average percentage of zeros).
     """

@@ -1,4 +1,4 @@
-"""Where a group's channels can be seen in a forward pass, and hooks that look at them or change them there.
+"""Where a group's channels can be seen in a forward pass, and hooks that read or change them there.
 
 Channels are seen best where they are *read*: norms and activation functions between producer and reader are
 accounted for. A group that nothing reads, such as queries that only meet keys, is seen where it is produced. Heads of
@@ -22,7 +22,7 @@ from autoprune.pruning.layers.kinds import kind_of
 
 @dataclass(frozen=True)
 class ChannelPlace:
-    """Name one tensor of the forward pass in which a group's channels lie.
+    """One tensor of the forward pass in which a group's channels lie.
 
     Attributes:
         group: the group's name.
@@ -69,7 +69,7 @@ def edited(network: nn.Module, places: Iterable[ChannelPlace], edit: Edit) -> It
     Args:
         network: hooks are put on its modules, and taken off at the end.
         places: where.
-        edit: returns the tensor to go on with, of the same shape; called once per place and call of its module.
+        edit: returns the tensor to continue with, of the same shape; called once per place and call of its module.
     """
     with ExitStack() as hooks:
         for place in places:

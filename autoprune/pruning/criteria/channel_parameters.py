@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from autoprune.core.space import Member, PruningGroup
 from autoprune.pruning.importance import NotApplicable
-from autoprune.pruning.layers.kinds import axes_of, tensor_of
+from autoprune.pruning.layers.axes import tensor_of
+from autoprune.pruning.layers.kinds import axes_of
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Say which slices of one parameter produce which channels of a group.
+    """The slices of one parameter that produce channels of a group.
 
     Attributes:
         parameter: the parameter, of any shape.

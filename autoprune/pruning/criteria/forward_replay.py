@@ -1,4 +1,4 @@
-"""Run a network many times on the same input, with a change at one place: compute only what comes after it.
+"""Repeated forward passes on the same input, with a change at one place: only what comes after it is computed.
 
 Everything a network computes before the change is the same every time, so the layers there answer from a recording.
 Only layers of a known kind that return one tensor are recorded: none of those changes its input in place.
@@ -20,7 +20,7 @@ LayerCall: TypeAlias = tuple[nn.Module, int]
 
 
 class Recording:
-    """Hold what the layers of a network returned, call by call.
+    """What the layers of a network returned, call by call.
 
     Args:
         network: called on the same input and in eval mode, while recording and replaying.

@@ -1,4 +1,4 @@
-"""The control that every criterion has to beat: chance."""
+"""The control that every criterion has to beat: random scores."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Attention modules as kinds of layers: whole heads, and the embedding channels they read and produce, can be cut.
 
-Here are PyTorch's own module and timm's; those within windows are in ``window_attention.py``, and what all share in
-``heads.py``. A head whose values and outgoing weights are zero adds nothing, so the zeroed module computes what the
-cut one computes; the softmax scale stays that of the dense heads, whose size never changes.
+PyTorch's own module and timm's are here, those within windows in ``window_attention.py``, and what they share in
+``attention_heads.py``. A head whose values and outgoing weights are zero adds nothing, so the zeroed module computes
+what the cut one computes; the softmax scale stays that of the dense heads, whose size never changes.
 
 Source: Vaswani et al. 2017, "Attention Is All You Need"; Michel, Levy and Neubig 2019, "Are Sixteen Heads Really
 Better than One?".
@@ -24,7 +24,7 @@ from autoprune.pruning.layers.window_attention import WINDOW_KINDS
 
 
 class SlimMultiheadAttention(SlimAttention):
-    """Do what :class:`torch.nn.MultiheadAttention` does, with any number of heads and channels.
+    """The same as :class:`torch.nn.MultiheadAttention`, with any number of heads and channels.
 
     The attention weights it returns are those of the heads that stay. A mask with one slice per head may have those
     of all dense heads, because code that builds such masks does not know of the cut.
@@ -51,7 +51,7 @@ class SlimMultiheadAttention(SlimAttention):
         self._qkv_same_embed_dim = False
 
     def resize(self, kept: Mapping[Side, tuple[int, ...]]) -> None:
-        """Write down the new sizes, and which of the dense heads are left."""
+        """Update the sizes, and which of the dense heads are left."""
         super().resize(kept)
         self.head_ids = tuple(self.head_ids[head] for head in kept.get("heads", range(self.num_heads)))
         self.embed_dim = self.kdim = self.vdim = self.in_proj_weight.shape[1]
@@ -67,22 +67,13 @@ class SlimMultiheadAttention(SlimAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what every query gathers, and the weights if they are wanted.
+        """Return what every query gathers, and the weights if they are needed.
 
-        Args:
-            query: shape ``(batch, L, in)``, or ``(L, batch, in)`` unless ``batch_first``, or ``(L, in)``; may be
-                nested, as between the layers of :class:`torch.nn.TransformerEncoder`.
-            key: as ``query``, with ``S`` for ``L``.
-            value: as ``key``.
-            key_padding_mask: shape ``(batch, S)`` or ``(S,)``; ``True`` or what is added, for keys to ignore.
-            need_weights: whether to return the weights.
-            attn_mask: shape ``(L, S)`` or ``(batch · heads, L, S)``; ``True`` or what is added, for pairs to ignore.
-            average_attn_weights: whether to return the mean over heads.
-            is_causal: whether ``attn_mask`` is known to be the causal one.
+        Args: as for :class:`torch.nn.MultiheadAttention`. Queries, keys and values may be nested; ``attn_mask`` may
+        have one slice for each head that stays, or for each dense one.
 
-        Returns:
-            Shape of ``query`` with ``out`` for ``in``; and ``None``, or shape ``(batch, L, S)`` averaged,
-            ``(batch, heads, L, S)`` otherwise, without ``batch`` for a single sequence.
+        Returns: the shape of ``query`` with ``out`` channels; and ``None``, or shape ``(batch, L, S)`` averaged,
+        ``(batch, heads, L, S)`` otherwise, without ``batch`` for a single sequence.
 
         Raises:
             RuntimeError: if ``is_causal`` comes without a mask.
@@ -96,18 +87,15 @@ class SlimMultiheadAttention(SlimAttention):
         q, k, v = (
             self._by_head(x if batched else x.unsqueeze(0), batch_first) for x in self._project(query, key, value)
         )
-        if is_causal and key_padding_mask is None and not need_weights:
-            mask = None  # the kernel knows the causal mask
-        else:
-            mask, is_causal = self._mask(attn_mask, key_padding_mask, q), False
+        # the kernel knows the causal mask
+        is_causal = is_causal and key_padding_mask is None and not need_weights
+        mask = None if is_causal else self._mask(attn_mask, key_padding_mask, q)
         mixed, weights = self._attend(q, k, v, mask, is_causal, need_weights)
         mixed = mixed.transpose(1, 2) if batch_first else mixed.permute(2, 0, 1, 3)
         joined = F.linear(mixed.flatten(2), self.out_proj.weight, self.out_proj.bias)
         if weights is not None and average_attn_weights:
             weights = weights.mean(dim=1)
-        if batched:
-            return joined, weights
-        return joined.squeeze(0), None if weights is None else weights.squeeze(0)
+        return (joined, weights) if batched else (joined.squeeze(0), None if weights is None else weights.squeeze(0))
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """Return queries, keys and values, each ``(…, heads · head size)``."""
@@ -125,7 +113,7 @@ class SlimMultiheadAttention(SlimAttention):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return ``(batch, heads, L, head size)``, and ``(batch, heads, L, S)`` if wanted."""
+        """Return ``(batch, heads, L, head size)``, and ``(batch, heads, L, S)`` if needed."""
         dropout = self.dropout if self.training else 0.0
         if not need_weights:
             return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal), None
@@ -159,10 +147,10 @@ class SlimMultiheadAttention(SlimAttention):
     def _forward_nested(
         self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool, average: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Pad sequences of different lengths, and take the padding away again.
+        """Pad sequences of different lengths, and remove the padding from the result.
 
-        :class:`torch.nn.TransformerEncoder` nests what it is given, for fused kernels, if its first layer allows it;
-        the other layers are not asked.
+        :class:`torch.nn.TransformerEncoder` nests what it is given, for fused kernels, if its first layer allows it,
+        whatever the other layers are.
         """
         lengths = [len(row) for row in query.unbind()]
         key_lengths = torch.tensor([len(row) for row in key.unbind()], device=key.device)
@@ -193,7 +181,7 @@ def _is_multihead(module: nn.Module) -> bool:
 
 
 class SlimTimmAttention(SlimAttention):
-    """Do what timm's ``Attention`` of vision transformers does, with any number of heads and channels."""
+    """The same as timm's ``Attention`` of vision transformers, with any number of heads and channels."""
 
     packing = Packing("qkv.weight", "qkv.bias", "proj")
     num_heads: int
@@ -264,4 +252,4 @@ ATTENTION_KINDS: list[LayerKind] = [
     *WINDOW_KINDS,
     attention_kind("timm attention", SlimTimmAttention, _is_timm),
 ]
-"""Every kind of attention that can be cut; no module is of two of them."""
+"""Every kind of attention that can be cut; a module is of one kind at most."""

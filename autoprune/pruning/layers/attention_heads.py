@@ -25,7 +25,7 @@ from autoprune.pruning.layers.axes import Axis, LayerKind, SideSizes, tensor_of
 
 @dataclass(frozen=True)
 class Packing:
-    """Name the tensors of an attention module that makes queries, keys and values by one matrix.
+    """The tensors of an attention module that makes queries, keys and values by one matrix, by name.
 
     The matrix has shape ``(3 · heads · head size, in)``: all queries, then all keys, then all values, head by head.
 
@@ -79,10 +79,10 @@ class Packing:
 
 
 class SlimAttention(nn.Module):
-    """Take the place of an attention module, to compute the same with any number of heads and channels.
+    """A replacement for an attention module that computes the same with any number of heads and channels.
 
-    It takes over everything the dense module holds, tensors, children, hooks and attributes, under the same names;
-    the dense module is to be forgotten. Subclasses bring the forward pass.
+    It takes over everything that the dense module holds, tensors, children, hooks and attributes, under the same
+    names; the dense module must not be used any more. Subclasses define the forward pass.
 
     Attributes:
         packing: where heads lie.
@@ -103,7 +103,7 @@ class SlimAttention(nn.Module):
         self.head_dim = self.packing.head_size(dense)
 
     def resize(self, kept: Mapping[Side, tuple[int, ...]]) -> None:
-        """Write down the new sizes after the tensors were cut.
+        """Update the sizes after the tensors were cut.
 
         Args:
             kept: side → the channels that stay.

@@ -1,7 +1,7 @@
-"""How a kind of layer is described: where the channels of each side lie in which of its tensors.
+"""The description of a kind of layer: where the channels of each side lie in which of its tensors.
 
-An :class:`Axis` is one dimension of one tensor; a :class:`LayerKind` is all there is to know of one kind of layer.
-The kinds themselves are in ``layers.py`` and ``attention.py``.
+An :class:`Axis` is one dimension of one tensor; a :class:`LayerKind` is all that a pruner knows about one kind of
+layer. The kinds themselves are in ``kinds.py`` and ``attention.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from autoprune.core.space import Side
 
 @dataclass(frozen=True)
 class Axis:
-    """Say where the channels of one side of a module lie along one dimension of one of its tensors.
+    """Where the channels of one side of a module lie along one dimension of one of its tensors.
 
     Channel ``c`` with ``start <= c < start + count`` owns, for every offset, the ``block`` positions from
     ``offset + (c - start) * block``.
@@ -59,19 +59,19 @@ SideSizes = Mapping[Side, int]
 
 @dataclass(frozen=True)
 class LayerKind:
-    """Describe one kind of layer.
+    """One kind of layer.
 
     Attributes:
         name: for messages.
         matches: whether a module is of this kind.
         sizes: how many channels it has on each side.
         axes: where they lie.
-        resize: writes the module's own attributes after its tensors were cut, given what stays on each side;
+        resize: updates the module's own attributes after its tensors were cut, given what stays on each side;
             ``None`` if it has none.
         slim: returns a module with the same tensors whose forward pass reads all sizes from them, put in place of
             the module before it is cut; ``None`` if the module's own forward pass does so.
         masked: returns a module that computes, with zeroed channels, what the cut module computes without them;
-            ``None`` if the module itself does, as all do that treat channels apart.
+            ``None`` if the module itself does, as all do that treat each channel by itself.
     """
 
     name: str

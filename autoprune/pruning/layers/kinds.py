@@ -1,8 +1,8 @@
-"""What each kind of layer looks like to a pruner: which tensors shrink, along which dimension, when a channel goes.
+"""The kinds of layers that can be cut: which tensors shrink, along which dimension, when a channel goes.
 
-A :class:`LayerKind` describes one kind in data: its channels per side, and the axes that say
-where they lie in its tensors. Surgery, masked twins, costs and criteria all read it; nothing else knows a layer by its
-class. To add a kind, append one to :data:`KINDS`; ``trace.py`` says how channels flow through its operation.
+A :class:`LayerKind` describes one kind as data: its channels per side, and the axes along which they lie in its
+tensors. Surgery, masked twins, costs and criteria all read it; nothing else knows a layer by its class. To add a kind,
+append one to :data:`KINDS`, and a rule for its operation to ``tracing/rule_table.py`` if it has none.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def loses_whole_groups(module: nn.GroupNorm) -> bool:
 
 
 class MaskedLayerNorm(nn.Module):
-    """Normalise over some channels of the last dimension, or of dimension 1 in groups, and leave zero in the others.
+    """A norm over some channels of the last dimension, or of dimension 1 in groups; the others become zero.
 
     The twin of a layer, root-mean-square or group norm that was cut: its statistics are those of what stays.
 
@@ -162,7 +162,7 @@ class MaskedLayerNorm(nn.Module):
 def _is_channels_first(norm: nn.Module) -> bool:
     """Return whether a layer norm is one of the common subclasses that normalise dimension 1 of an image.
 
-    It is asked with an image on which the last dimension does not fit.
+    It is tried on an image whose last dimension does not fit.
     """
     if type(norm).forward is nn.LayerNorm.forward or not isinstance(norm, nn.LayerNorm):
         return False
@@ -289,4 +289,4 @@ KINDS: list[LayerKind] = [
     ),
     *ATTENTION_KINDS,
 ]
-"""Every kind of layer that can be cut; the first that matches counts."""
+"""Every kind of layer that can be cut; the first that matches applies."""

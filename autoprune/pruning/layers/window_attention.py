@@ -1,8 +1,8 @@
 """Attention within windows of an image, with a bias for each pair of positions: torchvision's Swin, Swin V2 and MaxViT.
 
 The slim forms compute what torchvision's modules compute, operation by operation, with the number of heads and the
-head size as they are instead of as quotients of the width. The classes are known by name, so that torchvision is
-imported by whoever uses it only.
+head size as they are instead of as quotients of the width. The classes are recognised by name, so that torchvision is
+imported only by those who use it.
 
 Source: Liu et al. 2021, "Swin Transformer"; Liu et al. 2022, "Swin Transformer V2" (cosine attention, section 3.2;
 continuous position bias, section 3.3); Tu et al. 2022, "MaxViT".
@@ -45,7 +45,7 @@ def join_windows(x: Tensor, window: Sequence[int], size: Sequence[int]) -> Tenso
 
 
 def shift_mask(like: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
-    """Return what keeps positions apart that lie in one window only because the image was rolled.
+    """Return a mask that separates positions which share a window only because the image was rolled.
 
     Args:
         like: the rolled image, of shape ``(batch, height, width, channels)``; gives type and device.
@@ -85,7 +85,7 @@ def pairwise(table: Tensor, index: Tensor, area: int) -> Tensor:
 
 
 class SlimShiftedWindowAttention(SlimAttention):
-    """Do what torchvision's ``ShiftedWindowAttention`` does, with any number of heads and channels."""
+    """The same as torchvision's ``ShiftedWindowAttention``, with any number of heads and channels."""
 
     packing = Packing("qkv.weight", "qkv.bias", "proj", per_head=(("relative_position_bias_table", 1),))
     window_size: list[int]
@@ -110,7 +110,7 @@ class SlimShiftedWindowAttention(SlimAttention):
         window, (height, width) = self.window_size, x.shape[1:3]
         x = F.pad(x, (0, 0, 0, -width % window[1], 0, -height % window[0]))
         size = x.shape[1:3]
-        # a window as large as the image has nothing to be shifted
+        # a window as large as the image is not shifted
         down, right = (
             0 if extent >= length else by for extent, length, by in zip(window, size, self.shift_size, strict=True)
         )
@@ -148,7 +148,7 @@ class SlimShiftedWindowAttention(SlimAttention):
 
 
 class SlimShiftedWindowAttentionV2(SlimShiftedWindowAttention):
-    """Do what torchvision's ``ShiftedWindowAttentionV2`` does, with any number of heads and channels.
+    """The same as torchvision's ``ShiftedWindowAttentionV2``, with any number of heads and channels.
 
     A head whose queries and keys are zeroed looks everywhere alike, since a zero vector has cosine 0 with all.
     """
@@ -182,7 +182,7 @@ class SlimShiftedWindowAttentionV2(SlimShiftedWindowAttention):
 
 
 class SlimRelativePositionalAttention(SlimAttention):
-    """Do what MaxViT's ``RelativePositionalMultiHeadAttention`` does, with any number of heads and channels."""
+    """The same as MaxViT's ``RelativePositionalMultiHeadAttention``, with any number of heads and channels."""
 
     packing = Packing(
         "to_qkv.weight", "to_qkv.bias", "merge", heads="n_heads", per_head=(("relative_position_bias_table", 1),)

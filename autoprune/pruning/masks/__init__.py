@@ -1,1 +1,1 @@
-"""Weights set to zero in place: which, and how they are held there."""
+"""Masks on single weights: which layers allow them, which weights are zeroed, and how they stay zero."""

@@ -1,6 +1,7 @@
-"""How a mask ranks single weights: ``(network, layers, batches)`` → layer → scores, larger = keep.
+"""The criteria by which masks rank single weights: ``(network, layers, batches)`` → layer → scores, larger = keep.
 
-Scores have the weight's shape, in float32 on the CPU. :data:`CRITERIA` names them; ``masks.py`` chooses by them.
+Scores have the weight's shape, in float32 on the CPU. :data:`CRITERIA` names the criteria; ``build_masks.py`` chooses
+weights by their scores.
 """
 
 from __future__ import annotations

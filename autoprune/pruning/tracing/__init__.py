@@ -1,1 +1,1 @@
-"""Which channels are the same: one forward pass, watched operation by operation."""
+"""Which channels are the same, and which modules only add: one forward pass, watched operation by operation."""

@@ -1,4 +1,4 @@
-"""Which channels are one and the same: numbers for every channel of every layer, united as the trace finds out.
+"""Which channels are one and the same: every channel of every layer has a number, and the trace unites them.
 
 Each channel on each side of each layer is an *atom*, a number from 1. While a network runs, a tensor of atoms of the
 same shape accompanies every activation and says, element by element, which channel it belongs to; 0 is "none that
@@ -18,10 +18,10 @@ Owner = tuple[str, Side]
 
 
 class Channels:
-    """Number channels, unite them, and freeze them with a reason (union-find).
+    """Numbered channels, which can be united, and frozen with a reason (union-find).
 
     Args:
-        whereabouts: says where in the user's code the trace is, put behind a reason.
+        whereabouts: returns where in the user's code the trace is; appended to a reason.
     """
 
     def __init__(self, whereabouts: Callable[[], str] = lambda: "") -> None:
@@ -80,7 +80,7 @@ class Channels:
         Args:
             labels: atoms; ``None`` for nothing.
             reason: why.
-            here: whether the line of the user's code is put behind it.
+            here: whether the line of the user's code is appended.
         """
         if labels is None:
             return
@@ -92,7 +92,7 @@ class Channels:
         self._reasons.setdefault(root, reason)
 
     def note_added(self, labels: Tensor) -> None:
-        """Note that these channels are sums: several layers add into them, as in a residual stream."""
+        """Record that these channels are sums: several layers add into them, as in a residual stream."""
         self._added.update(atom for atom in torch.unique(compact(labels)[0]).tolist() if atom)
 
     def added(self) -> set[int]:

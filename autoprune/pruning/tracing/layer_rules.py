@@ -1,4 +1,4 @@
-"""How channels flow through layers: what is read is united with a layer's inputs, and what it makes is its own."""
+"""How channels flow through layers: what a layer reads is united with its inputs; what it makes is its own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def weighted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: An
         if labels is None:
             tracer.channels.freeze(read, "is tied to the network's input, or to what cannot be followed")
     read_along(tracer, labels, dim, read)
-    tracer.tell(result, spread(made, result, dim))
+    tracer.set_labels(result, spread(made, result, dim))
 
 
 def _unite_groups(tracer: ChannelTrace, read: Tensor, made: Tensor, groups: int) -> None:
@@ -66,7 +66,7 @@ def _bare_linear(tracer: ChannelTrace, x: Tensor, weight: Any, bias: Any, result
     read_along(tracer, tracer.labels(x), x.dim() - 1, tracer.side(path, "dim1", weight.shape[1]))
     if isinstance(bias, Tensor) and (labels := tracer.labels(bias)) is not None:
         tracer.channels.unite(labels, made)
-    tracer.tell(result, spread(made, result, result.dim() - 1))
+    tracer.set_labels(result, spread(made, result, result.dim() - 1))
 
 
 def normalised(dim_of: Callable[[Any], int], weight_at: int) -> Rule:
@@ -93,7 +93,7 @@ def normalised(dim_of: Callable[[Any], int], weight_at: int) -> Rule:
             read_along(tracer, labels, dim, atoms)
             if isinstance(owner[1], nn.GroupNorm):
                 _unite_norm_groups(tracer, atoms, owner[1])
-        tracer.tell(out, labels)
+        tracer.set_labels(out, labels)
 
     return rule
 
@@ -120,7 +120,7 @@ def embedding(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: A
         follow_unknown(tracer, func, args, kwargs, result)
         return
     made = tracer.side(owner[0], "out", args[0].shape[1])
-    tracer.tell(out, spread(made, out, out.dim() - 1))
+    tracer.set_labels(out, spread(made, out, out.dim() - 1))
 
 
 def prelu(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -132,7 +132,7 @@ def prelu(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) 
             tracer.channels.freeze(labels, "passes through a PReLU without a layer of its own")
         else:
             read_along(tracer, labels, 1, tracer.side(owner[0], "out", slope.numel()))
-    tracer.tell(result, labels)
+    tracer.set_labels(result, labels)
 
 
 def recurrent(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -153,9 +153,9 @@ def recurrent(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: A
             read_along(tracer, labels, state.dim() - 1, units[0])
     output, *states = result
     directions = output.shape[-1] // hidden
-    tracer.tell(output, spread(units[-directions:].reshape(-1), output, output.dim() - 1))
+    tracer.set_labels(output, spread(units[-directions:].reshape(-1), output, output.dim() - 1))
     for state in states:
-        tracer.tell(state, spread(units[0], state, state.dim() - 1))
+        tracer.set_labels(state, spread(units[0], state, state.dim() - 1))
 
 
 def _all_owned(tracer: ChannelTrace, values: Iterable[Any]) -> bool:

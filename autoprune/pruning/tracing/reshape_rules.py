@@ -1,4 +1,4 @@
-"""How channels flow where no layer is: element by element, moved about, and over positions."""
+"""How channels flow outside of layers: element by element, moved about, and over positions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoprune.pruning.tracing.rule_helpers import ChannelTrace, argument, flat, operation, read_along, spread
+from autoprune.pruning.tracing.rule_helpers import (
+    ChannelTrace,
+    argument,
+    first_along,
+    flat,
+    operation,
+    read_along,
+    spread,
+)
 
 # element by element
 
@@ -27,7 +35,7 @@ def pointwise(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: A
         if met is not None and operation(func).rstrip("_") in ("add", "sub", "rsub"):
             tracer.channels.note_added(lifted)
         met = lifted if met is None else _meet(tracer, met, lifted)
-    tracer.tell(out, met if met is not None and bool((met != 0).any()) else None)
+    tracer.set_labels(out, met if met is not None and bool((met != 0).any()) else None)
 
 
 def _lifted(tracer: ChannelTrace, value: Tensor, out: Tensor) -> Tensor:
@@ -56,7 +64,7 @@ def _meet(tracer: ChannelTrace, first: Tensor, second: Tensor) -> Tensor:
 
 
 def copied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """Numbers that are copied into part of another tensor leave no trace there."""
+    """Numbers that are copied into part of another tensor cannot be followed there."""
     tracer.channels.freeze(tracer.labels(args[1]), "is copied into a tensor of fixed size")
     tracer.channels.freeze(tracer.labels(args[0]), "is overwritten in part")
 
@@ -67,7 +75,7 @@ def glu(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) ->
     if labels is not None:
         first, second = labels.chunk(2, argument(func, args, kwargs, "dim", -1))
         tracer.channels.unite(first, second)
-        tracer.tell(result, first)
+        tracer.set_labels(result, first)
 
 
 # moving numbers about
@@ -88,7 +96,7 @@ def moved(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) 
     moved = func(*(atoms(value) for value in args), **kwargs)
     results, labels = (result, moved) if isinstance(result, (list, tuple)) else ([result], [moved])
     for one, label in zip(results, labels, strict=True):
-        tracer.tell(one, label)
+        tracer.set_labels(one, label)
 
 
 def parted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -113,7 +121,7 @@ def viewed(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any)
     labels = tracer.labels(args[0])
     if labels is None:
         return
-    tracer.tell(result, labels.reshape(result.shape))
+    tracer.set_labels(result, labels.reshape(result.shape))
     for dim in tracer.channels.varying(labels):
         parts = _folds_of(tuple(args[0].shape), tuple(result.shape), dim)
         tracer.channels.unite_along(_known(tracer, result), parts[:-1])
@@ -125,7 +133,7 @@ def shuffled(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: An
     if labels is not None:
         folded = labels.reshape(labels.shape[0], int(args[1]), -1, *labels.shape[2:])
         tracer.channels.unite_along(folded, [1])
-        tracer.tell(result, folded.transpose(1, 2).reshape(labels.shape))
+        tracer.set_labels(result, folded.transpose(1, 2).reshape(labels.shape))
 
 
 def _folds_of(before: Sequence[int], after: Sequence[int], dim: int) -> list[int]:
@@ -163,9 +171,7 @@ def padded(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any)
     if padded & varying:
         tracer.channels.freeze(labels, "is padded with a fixed number of channels")
         return
-    for dim in padded:
-        labels = labels.narrow(dim, 0, 1)
-    tracer.tell(result, labels.expand(result.shape))
+    tracer.set_labels(result, first_along(labels, padded).expand(result.shape))
 
 
 # over positions
@@ -180,9 +186,7 @@ def pooled(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any)
     space = next((int(c) for c in operation(func).replace("linear1d", "1d") if c in "123"), 2)
     positions = list(range(labels.dim() - space, labels.dim()))
     tracer.channels.unite_along(labels, positions)
-    for dim in positions:
-        labels = labels.narrow(dim, 0, 1)
-    tracer.tell(out, labels.expand(out.shape))
+    tracer.set_labels(out, first_along(labels, positions).expand(out.shape))
 
 
 def reduced(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -200,9 +204,8 @@ def reduced(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any
     if set(dims) & tracer.channels.varying(labels):
         tracer.channels.freeze(labels, f"is mixed with other channels by {operation(func)}")
         return
-    for dim in reversed(dims):
-        labels = labels.narrow(dim, 0, 1) if out.dim() == labels.dim() else labels.select(dim, 0)
-    tracer.tell(out, labels)
+    narrow = first_along(labels, dims)
+    tracer.set_labels(out, narrow if out.dim() == labels.dim() else narrow.squeeze(dims))
 
 
 def along(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -214,7 +217,7 @@ def along(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) 
     if dim in tracer.channels.varying(labels):
         tracer.channels.freeze(labels, f"is mixed with other channels by {operation(func)}")
         return
-    tracer.tell(result[0] if isinstance(result, tuple) else result, labels.narrow(dim, 0, 1))
+    tracer.set_labels(result[0] if isinstance(result, tuple) else result, labels.narrow(dim, 0, 1))
 
 
 def multiplied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -224,7 +227,7 @@ def multiplied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: 
         path, weight = str(tracer.path_of(values[1])), values[1]
         tracer.makers.add((path, "dim1"))
         read_along(tracer, tracer.labels(values[0]), values[0].dim() - 1, tracer.side(path, "dim0", weight.shape[0]))
-        tracer.tell(result, spread(tracer.side(path, "dim1", weight.shape[1]), result, result.dim() - 1))
+        tracer.set_labels(result, spread(tracer.side(path, "dim1", weight.shape[1]), result, result.dim() - 1))
         return
     for value in values:
         tracer.channels.freeze(tracer.labels(value), "is multiplied as a matrix outside of any known layer")

@@ -1,4 +1,4 @@
-"""What the rules of a trace share: reading an operation's arguments, and tying channels to a layer's side."""
+"""What the rules of a trace share: reading an operation's arguments, and uniting channels with a layer's side."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autoprune.pruning.tracing.channel_union import Channels
 
 
 class ChannelTrace(Protocol):
-    """What a rule may ask of the trace that runs, and tell it.
+    """What a rule may read from the running trace, and write to it.
 
     Attributes:
         channels: what is known of all atoms so far.
@@ -26,8 +26,8 @@ class ChannelTrace(Protocol):
         """Return the atoms of an activation or bare parameter, ``None`` if it has no channels that can be cut."""
         ...  # pragma: no cover
 
-    def tell(self, tensor: Any, labels: Tensor | None) -> None:
-        """Note the atoms of a result."""
+    def set_labels(self, tensor: Any, labels: Tensor | None) -> None:
+        """Record the atoms of a result."""
         ...  # pragma: no cover
 
     def layer(self, weight: Any) -> tuple[str, nn.Module, LayerKind] | None:
@@ -48,7 +48,7 @@ class ChannelTrace(Protocol):
 
 
 Rule = Callable[[ChannelTrace, Any, Any, Any, Any], None]
-"""(trace, operation, its arguments, its keyword arguments, its result) → the trace is told."""
+"""Called with (trace, operation, its arguments, its keyword arguments, its result); updates the trace."""
 
 
 def argument(func: Any, args: Any, kwargs: Any, name: str, default: Any = None) -> Any:
@@ -78,9 +78,7 @@ def read_along(tracer: ChannelTrace, labels: Tensor | None, dim: int, atoms: Ten
         return
     others = [d for d in range(labels.dim()) if d != dim]
     tracer.channels.unite_along(labels, others)
-    for d in others:
-        labels = labels.narrow(d, 0, 1)
-    seen = labels.reshape(-1)
+    seen = first_along(labels, others).reshape(-1)
     known = seen != 0  # a constant that is read couples nothing
     if bool(known.any()):
         tracer.channels.unite(seen[known], atoms[known])
@@ -89,6 +87,13 @@ def read_along(tracer: ChannelTrace, labels: Tensor | None, dim: int, atoms: Ten
 def spread(atoms: Tensor, like: Tensor, dim: int) -> Tensor:
     """Return atoms laid along one dimension of a result, the same at every other position."""
     return atoms.view([-1 if d == dim else 1 for d in range(like.dim())]).expand(like.shape)
+
+
+def first_along(labels: Tensor, dims: Iterable[int]) -> Tensor:
+    """Return the first position of a tensor along some dimensions, which keep a size of 1."""
+    for dim in dims:
+        labels = labels.narrow(dim, 0, 1)
+    return labels
 
 
 def flat(values: Iterable[Any]) -> Iterable[Tensor]:

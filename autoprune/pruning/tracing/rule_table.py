@@ -1,8 +1,8 @@
 """How channels flow through operations: one short rule for each family of PyTorch's operations.
 
-A rule is told the operation, its arguments and its result, reads the atoms of the arguments (``tracer.labels``), unites
-or freezes them, and tells those of the result (``tracer.tell``). Operations that only move numbers about are applied
-to the atoms themselves, so views, concatenations and shuffles need no rule of their own.
+A rule gets the operation, its arguments and its result, reads the atoms of the arguments (``tracer.labels``), unites or
+freezes them, and sets those of the result (``tracer.set_labels``). Operations that only move numbers are applied to
+the atoms themselves, so views, concatenations and shuffles need no rule of their own.
 """
 
 from __future__ import annotations

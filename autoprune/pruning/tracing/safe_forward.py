@@ -1,4 +1,4 @@
-"""Run a user's network to look at it: what it may not do, and how to see its attention operation by operation."""
+"""Forward passes of a user's network that fail with a clear message, and show attention operation by operation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def answer_of(network: nn.Module, example: Tensor) -> Tensor:
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Run transformer layers operation by operation: one fused kernel would hide what happens in them."""
+    """Run transformer layers operation by operation; one fused kernel would hide what happens in them."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

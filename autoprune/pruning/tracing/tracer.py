@@ -1,9 +1,9 @@
-"""Run a network once and watch its channels flow: from the operations that run to which channels are the same.
+"""The trace of a network: one forward pass, and from its operations, which channels are the same.
 
-A dispatch mode sees every operation with the very parameters it uses. ``rules.py`` says, for each, how the channels
-of its inputs become those of its output; modules with heads are looked at from outside. Nothing is known of a class
-beyond ``layers.py``, so any network that runs can be traced, and what cannot be followed is frozen with the line of
-the user's code where it was lost.
+A dispatch mode sees every operation with the parameters it uses. ``rule_table.py`` holds, for each, how the channels
+of its inputs become those of its output; modules with heads are seen from outside only. No class is known beyond
+those of ``layers/``, so any network that runs can be traced. What cannot be followed is frozen, with the line of the
+user's code where it was lost.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _LARGEST = 1_000_000  # elements of a bare parameter that are followed one by on
 
 
 class OutOfTime(Exception):
-    """Say that tracing took longer than it may."""
+    """Tracing took longer than it may."""
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Accompany every activation with the atoms of its channels.
+    """A dispatch mode in which the atoms of its channels accompany every activation.
 
     Attributes:
         channels: what is known so far.
-        shapes: path → shape, of every bare parameter that was met.
+        shapes: path → shape, of every bare parameter that was used.
         makers: the sides of bare parameters that make channels, as the weight of a linear map does.
         is_exact: whether every number was in float64.
 
@@ -84,7 +84,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             follow_unknown(self, func, args, kwargs, result)
         return result
 
-    # what rules ask and tell
+    # what rules read and write
 
     def labels(self, tensor: Any) -> Tensor | None:
         """Return the atoms of an activation or bare parameter, ``None`` if it has no channels that can be cut."""
@@ -102,7 +102,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.shapes[path] = tuple(tensor.shape)
         return self.channels.atoms(path, "elements", tensor.numel()).view(tensor.shape)
 
-    def tell(self, tensor: Any, labels: Tensor | None) -> None:
+    def set_labels(self, tensor: Any, labels: Tensor | None) -> None:
         """Note the atoms of a result."""
         if not isinstance(tensor, Tensor):
             return
@@ -137,14 +137,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.channels.freeze(atoms, f"{path} shares its weight with {self._shared[path]}")
         return atoms
 
-    # modules that are looked at from outside
+    # modules that are seen from outside
 
     def enter(self, *_: Any) -> None:
-        """Stop looking: a module with heads begins."""
+        """Ignore operations from now on: a module with heads begins."""
         self._opaque += 1
 
     def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        """Look again: a module with heads has answered."""
+        """Follow operations again: a module with heads has returned."""
         self._opaque -= 1
         if self._opaque:
             return
@@ -157,10 +157,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if labels is not None and value.shape[-1] == sizes["in"]:
                 self.channels.unite(labels, self.side(path, "in", sizes["in"]).expand_as(labels))
         first = result[0] if isinstance(result, tuple) else result
-        self.tell(first, self.side(path, "out", sizes["out"]))
+        self.set_labels(first, self.side(path, "out", sizes["out"]))
 
     def _whereabouts(self) -> str:
-        """Return the innermost line of code outside of PyTorch and of this room."""
+        """Return the innermost line of code outside of PyTorch and of this package."""
         for frame in reversed(traceback.extract_stack()):
             if not frame.filename.startswith(NOT_THE_USERS):
                 return f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name}: {frame.line})"
@@ -168,7 +168,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def trace(network: nn.Module, example: Tensor, seconds: float = float("inf")) -> Tracer:
-    """Run a network on one example and return what was seen.
+    """Run a network on one example and return the tracer with what it found.
 
     Args:
         network: in eval mode, on the CPU.
@@ -207,7 +207,7 @@ def _watch(tracer: Tracer, path: str, module: nn.Module) -> tuple[Any, Any]:
 
 
 def _note(tracer: Tracer, path: str, module: nn.Module) -> tuple[Any, Any]:
-    """Let the tracer know that a layer without parameters of its own is running."""
+    """Record in the tracer that a layer without parameters of its own is running."""
     return (
         module.register_forward_pre_hook(lambda *_: tracer._running.append(path)),
         module.register_forward_hook(lambda *_: (tracer._running.pop(), None)[1]),

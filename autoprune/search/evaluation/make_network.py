@@ -17,17 +17,22 @@ from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.cost.cost_model import CostModel
 from autoprune.errors import EvaluationError
 from autoprune.models.build import count_parameters
-from autoprune.pruning.masks.masks import Masks, build_masks
-from autoprune.pruning.surgery import CutPlan, KeptChannels, Pruner, shrink
+from autoprune.pruning.cut_plan import CutPlan, KeptChannels
+from autoprune.pruning.masks.build_masks import build_masks
+from autoprune.pruning.masks.weight_masks import Masks
+from autoprune.pruning.surgery import Pruner, shrink
 from autoprune.search.evaluation.monitor import recalibrated_copy
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.study.spec_sections import ScheduleSpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings, finetune, recalibrate_batchnorm
-from autoprune.training.loop import OnStep, Span, total_steps
-from autoprune.training.stages import norms_and_head, part_of, relative, share_cut, steps_of
+from autoprune.training.finetune import finetune
+from autoprune.training.loop import OnStep, Span, TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
+from autoprune.training.settings import FinetuneSettings, total_steps
+from autoprune.training.stages import part_of, relative, share_cut, steps_of
+from autoprune.training.trainable import norms_and_head
 
 _CALIBRATION_BATCH = 64
 
@@ -168,9 +173,9 @@ class NetworkMaker:
         if stage is None and policy.mask is not None:
             enforce = partial(Masks.of_zeros(network, policy.mask.layers).enforce, network)
         span, only = part_of(self.span(stage), *share), self._trained(network, policy)
-        how = self.settings, self.runtime, self.seed, self.teacher, on_step
+        run = TrainingRun(self.task, self.settings, self.runtime, self.seed)
         with watch("finetune"):
-            finetune(network, self.task, *how, span=span, only=only, on_optimizer=enforce)
+            finetune(network, run, self.teacher, on_step, span=span, only=only, on_optimizer=enforce)
         network.eval()
 
     def span(self, stage: int | None = None) -> Span:

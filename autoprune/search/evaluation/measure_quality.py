@@ -7,7 +7,7 @@ from torch import nn
 from autoprune.core.metrics import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.scoring import Score, score, score_train
 
 

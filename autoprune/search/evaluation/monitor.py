@@ -20,9 +20,10 @@ from autoprune.core.trial import Stopped
 from autoprune.errors import NonFiniteError
 from autoprune.search.evaluation.stopwatch import LOOK
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime, seeded
-from autoprune.training.finetune import recalibrate_batchnorm
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.device.seeding import seeded
 from autoprune.training.loop import OnStep, Span
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import Score, score
 
 

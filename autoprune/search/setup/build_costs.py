@@ -9,7 +9,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer
 from autoprune.cost.timing_engines import Engine
-from autoprune.pruning.surgery import shrinks
+from autoprune.pruning.channel_positions import tensor_shrinks
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.from_spec import timing_plan
 
@@ -24,7 +24,7 @@ def cost_model(network: nn.Module, space: SearchSpace, example: Tensor) -> CostM
     """
     return CostModel(
         network,
-        shrinks(network, space.groups),
+        tensor_shrinks(network, space.groups),
         {group.name: group.num_channels for group in space.groups},
         example,
         blocks=space.blocks,

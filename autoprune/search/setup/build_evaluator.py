@@ -8,7 +8,7 @@ from autoprune.search.evaluation.measure_latency import LatencyMeter
 from autoprune.search.setup.from_spec import finetune_settings
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.training.distillation import Teacher
-from autoprune.training.finetune import FinetuneSettings
+from autoprune.training.settings import FinetuneSettings
 
 
 def build_evaluator(study: PreparedStudy) -> Evaluator:

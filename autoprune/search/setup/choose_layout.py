@@ -12,7 +12,7 @@ from autoprune.core.space import Block
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.context import StudyContext
 from autoprune.study.dense_facts import read_dense_facts
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.memory_layout import fastest_layout
 
 

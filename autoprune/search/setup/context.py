@@ -13,7 +13,7 @@ from autoprune.study.dense_facts import read_dense_facts
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,11 @@ from autoprune.pruning.selection import check_patterns
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime, evaluating
-from autoprune.training.finetune import FinetuneSettings, train_dense
+from autoprune.training.device.evaluation_mode import evaluating
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.loop import TrainingRun
+from autoprune.training.settings import FinetuneSettings
+from autoprune.training.train_dense import train_dense
 
 
 def dense_network(context: StudyContext, check: Callable[[nn.Module], None] = lambda network: None) -> nn.Module:
@@ -104,7 +107,7 @@ def _train(context: StudyContext, network: nn.Module) -> None:
             write_bytes(context.folder.rewind_weights, network_bytes(network))
 
     settings = FinetuneSettings(wish.epochs, wish.batch_size, wish.lr, wish.weight_decay, optimizer=wish.optimizer)
-    train_dense(network, task, settings, context.device, spec.seed, on_epoch)
+    train_dense(network, TrainingRun(task, settings, context.device, spec.seed), on_epoch)
     network.zero_grad(set_to_none=True)  # the last gradients would take as much memory as the weights, all session long
 
 

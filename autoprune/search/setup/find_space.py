@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from autoprune.core.policy import MASK_PATTERNS
 from autoprune.core.space import Block, FrozenGroup, MaskSpace, SearchSpace
-from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.layers.kinds import has_heads
-from autoprune.pruning.masks.masks import maskable_layers
+from autoprune.pruning.masks.maskable_layers import maskable_layers
 from autoprune.pruning.selection import choose_blocks, choose_groups, choose_layers
 from autoprune.pruning.tracing.tracer import OUTPUT
 from autoprune.search.setup.context import StudyContext

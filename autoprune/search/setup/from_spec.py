@@ -8,8 +8,9 @@ from autoprune.study.spec import StudySpec
 from autoprune.study.spec_sections import LatencySpec
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime, resolve_runtime
-from autoprune.training.finetune import FinetuneSettings
+from autoprune.training.device.resolve_runtime import resolve_runtime
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.settings import FinetuneSettings
 
 
 def resolve(spec: StudySpec) -> StudySpec:

@@ -21,17 +21,17 @@ from autoprune.cost.layer_profile import LayerProfile
 from autoprune.cost.layer_table import LayerCost
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights
-from autoprune.pruning.blocks import find_blocks
+from autoprune.pruning.channel_positions import tensor_shrinks
+from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
 from autoprune.pruning.selection import choose_blocks, choose_groups
-from autoprune.pruning.surgery import shrinks
 from autoprune.search.setup.regularised_network import regularisation_facts
 from autoprune.study.folder import StudyFolder
 from autoprune.study.regularisation_facts import RegularisationFacts
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 IMAGES = 64  # enough to see how a criterion spreads; a study looks at space.calibration_images
@@ -146,7 +146,7 @@ def inspect_network(
     found = choose_groups(network, find_groups(network, example), spec.space.keep, spec.space.only)
     blocks = choose_blocks(network, find_blocks(network, example, found.cuttable), spec.space.keep, spec.space.only)
     channels = {group.name: group.num_channels for group in found.cuttable}
-    cost = CostModel(network, shrinks(network, found.cuttable), channels, example, blocks=blocks)
+    cost = CostModel(network, tensor_shrinks(network, found.cuttable), channels, example, blocks=blocks)
     return NetworkInspection(
         model=spec.model.source,
         trained=trained,

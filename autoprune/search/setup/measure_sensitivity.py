@@ -23,7 +23,7 @@ from autoprune.errors import NonFiniteError
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once, unless_damaged
-from autoprune.training.finetune import recalibrate_batchnorm
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
 
 HALF, QUARTER, THREE_QUARTERS, EIGHTH = 0.5, 0.25, 0.75, 0.125

@@ -20,7 +20,7 @@ from autoprune.errors import NonFiniteError
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once, unless_damaged
-from autoprune.training.finetune import recalibrate_batchnorm
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
 
 RECALIBRATION_IMAGES = 128

@@ -16,7 +16,7 @@ from autoprune.search.setup.context import StudyContext
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from autoprune.export.saved_network import Architecture, architecture_of, load
 from autoprune.export.timing_runtimes import ONNX, check_runtime, engine_of
 from autoprune.models.build import build_model
 from autoprune.search.setup.inspect_network import layer_to_json
-from autoprune.training.device.device import Runtime
+from autoprune.training.device.runtime import Runtime
 
 
 def open_network(name: str, given: Architecture | None) -> tuple[nn.Module, Architecture]:

@@ -24,8 +24,16 @@ from autoprune.search.setup.dense_network import check_finite, network_bytes
 from autoprune.search.setup.once import once
 from autoprune.study.folder import StudyFolder
 from autoprune.study.regularisation_facts import RegularisationFacts
-from autoprune.training.finetune import FinetuneSettings, recalibrate_batchnorm
-from autoprune.training.regularisation import ChannelTensors, Penalty, describe_sparsity, learn_sparsity, strengths
+from autoprune.training.loop import TrainingRun
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
+from autoprune.training.regularisation import (
+    ChannelTensors,
+    Penalty,
+    channel_strengths,
+    describe_regularisation,
+    train_regularised,
+)
+from autoprune.training.settings import FinetuneSettings
 
 _FACTS = "sparsity"  # key of the facts among the file's metadata
 
@@ -68,9 +76,10 @@ def _learnt(context: StudyContext, network: nn.Module, groups: Groups) -> Regula
         raise ValueError("the spec wants no regularisation; this is a bug in autoprune")
     context.notify(f"learning sparsity by {wish.method} for {wish.epochs:g} epochs, once per study")
     sparse, tensors = copy.deepcopy(network), channel_tensors(network, groups.cuttable)
-    before = strengths(network, wish.method, tensors)
+    before = channel_strengths(network, wish.method, tensors)
     settings = FinetuneSettings(wish.epochs, spec.dense.batch_size, wish.lr, spec.dense.weight_decay)
-    learn_sparsity(sparse, task, settings, device, spec.seed, Penalty(wish.method, wish.strength), tensors)
+    run = TrainingRun(task, settings, device, spec.seed)
+    train_regularised(sparse, run, Penalty(wish.method, wish.strength), tensors)
     sparse.zero_grad(set_to_none=True)
     check_finite(sparse)
     # proximal steps change weights behind the back of batch norm's running statistics
@@ -79,7 +88,7 @@ def _learnt(context: StudyContext, network: nn.Module, groups: Groups) -> Regula
         **{"method": wish.method, "strength": wish.strength, "epochs": wish.epochs},
         "quality_before": measured_quality(network, task, device).to_json(),
         "quality_after": measured_quality(sparse, task, device).to_json(),
-        **describe_sparsity(before, strengths(sparse, wish.method, tensors)),
+        **describe_regularisation(before, channel_strengths(sparse, wish.method, tensors)),
     }
     return Regularised(sparse, RegularisationFacts.from_json(facts))
 

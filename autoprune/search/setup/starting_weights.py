@@ -18,7 +18,7 @@ from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.dense_network import fresh_network
 from autoprune.search.setup.regularised_network import regularised_network
 from autoprune.study.folder import StudyFolder
-from autoprune.training.finetune import recalibrate_batchnorm
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Where and how networks run: device, precision, memory layout, threads, seeds."""
+"""Where and how networks run: the runtime, how it is chosen, seeding and evaluation mode."""

@@ -1,4 +1,4 @@
-"""Whether 2:4 masks save time on a device, and the conversion for a GPU where they do."""
+"""The GPU kernels for 2:4 masks: whether a device has them, and the conversion of a network for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
-from autoprune.pruning.masks.masks import Maskable, Masks
+from autoprune.pruning.masks.maskable_layers import Maskable
+from autoprune.pruning.masks.weight_masks import Masks
 
 NO_KERNEL = "2:4 masks save no time here: their kernels need a CUDA GPU of compute capability 8.0 or newer, and {}"
 SPARSE_DTYPES, SPARSE_MULTIPLE = (torch.float16, torch.bfloat16), 16  # what cuSPARSELt takes, in torch 2.15
@@ -48,10 +49,10 @@ def to_semi_structured(network: nn.Module, masks: Masks) -> Maskable:
         raise ModelError(sentence)
     masks.apply(network)
     layers, left = [], {}
-    for path, keep in masks.tensors.items():
+    for path, stays in masks.tensors.items():
         layer = path.removesuffix(".weight")
         module: Any = network.get_submodule(layer)
-        if reason := _why_not_compressed(module, keep):
+        if reason := _why_not_compressed(module, stays):
             left[layer] = reason
             continue
         with warnings.catch_warnings():
@@ -62,14 +63,14 @@ def to_semi_structured(network: nn.Module, masks: Masks) -> Maskable:
     return Maskable(tuple(layers), left)
 
 
-def _why_not_compressed(module: Any, keep: Tensor) -> str | None:
+def _why_not_compressed(module: Any, stays: Tensor) -> str | None:
     """Return why cuSPARSELt cannot hold a masked weight, or ``None`` if it can."""
     if not isinstance(module, nn.Linear):
         return "the 2:4 kernels are for linear layers"
-    if keep.shape[1] % 4 or (keep.reshape(-1, 4).sum(1) > 2).any():
+    if stays.shape[1] % 4 or (stays.reshape(-1, 4).sum(1) > 2).any():
         return "its mask is not 2:4"
     if module.weight.dtype not in SPARSE_DTYPES:
         return f"its weight is {module.weight.dtype}; the 2:4 kernels multiply float16 and bfloat16"
-    if any(size % SPARSE_MULTIPLE for size in keep.shape):
-        return f"its shape is {tuple(keep.shape)}; the 2:4 kernels need multiples of {SPARSE_MULTIPLE}"
+    if any(size % SPARSE_MULTIPLE for size in stays.shape):
+        return f"its shape is {tuple(stays.shape)}; the 2:4 kernels need multiples of {SPARSE_MULTIPLE}"
     return None

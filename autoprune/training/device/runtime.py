@@ -1,0 +1,122 @@
+"""Where and how networks run: :class:`Runtime`, the device, precision, memory layout and threads.
+
+A runtime is chosen once, by ``resolve_runtime.py``, and handed to everything that runs a network forward; nothing
+else in this package asks PyTorch what the machine can do. Combined with the tasks, which place their images with it,
+and with training and scoring, which run networks with it.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from autoprune.core.cores import available_cores
+from autoprune.errors import ModelError
+
+Precision = Literal["fp32", "bf16"]
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how networks run; the default is the plainest there is.
+
+    Attributes:
+        device: ``cpu``, ``cuda`` or ``mps``.
+        precision: ``fp32``, or ``bf16`` for autocast with float32 weights.
+        channels_last: whether images and convolution weights are laid out channels last.
+        threads: CPU threads; 0 for one on each core this process may use.
+    """
+
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    threads: int = 0
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Return the layout that images and convolution weights are given."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def place(self, network: _Module) -> _Module:
+        """Move a network to the device and layout, in place, and return it; its values do not change."""
+        # channels_last is defined for four dimensions only, and Module.to would also try 3d convolutions.
+        if any(parameter.dim() > 4 for parameter in network.parameters()):
+            return network.to(self.device)
+        placed = network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        return cast(_Module, placed)
+
+    def format_of(self, images: Tensor) -> torch.memory_format:
+        """Return the layout for a batch: that of images ``(N, C, H, W)``, and contiguous for anything else."""
+        return self.memory_format if images.dim() == 4 else torch.contiguous_format
+
+    def place_images(self, images: Tensor) -> Tensor:
+        """Move images ``(N, C, H, W)``, or other examples ``(N, …)``, to the device and layout."""
+        layout = self.format_of(images)
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=layout)
+        # Images of one channel fit both layouts whatever their strides, and a convolution goes by the strides.
+        return images if layout == torch.channels_last else images.view(-1).view(images.shape)
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Run forward passes in this precision for a stretch of code."""
+        with ExitStack() as stack:
+            if self.precision == "bf16":
+                stack.enter_context(torch.autocast(self.device, dtype=torch.bfloat16))
+            if self.precision == "bf16" and self.device == "cpu":
+                # The backward pass of PyTorch's fused attention takes 16 times as long in bf16 as in fp32 on a CPU
+                # (66 against 4 ms for 64 × 64 tokens of width 64, PyTorch 2.15); plain matrix products do not.
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            yield
+
+    def logits(self, network: nn.Module, images: Tensor, num_classes: int) -> Tensor:
+        """Run a classifier in this precision and return float32 logits ``(N, num_classes)``.
+
+        Raises:
+            ModelError: if the network returns anything but one row of ``num_classes`` numbers for each image.
+        """
+        with self.autocast():
+            output = network(images)
+        expected = (len(images), num_classes)
+        if not isinstance(output, Tensor) or output.shape != expected:
+            given = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise ModelError(
+                f"the network returned {given} for {len(images)} images; expected one tensor of shape {expected}. "
+                "Build it with as many outputs as the data has classes, and without auxiliary outputs."
+            )
+        return output.float()
+
+    def apply_threads(self) -> None:
+        """Set how many CPU threads PyTorch uses, for the whole process."""
+        torch.set_num_threads(self.threads or available_cores())
+
+    def describe(self) -> dict[str, str | int]:
+        """Return what matters when timings are compared: device, precision, layout, threads, versions."""
+        return {
+            "device": self.device,
+            "device_name": _device_name(self.device),
+            "precision": self.precision,
+            "layout": "channels_last" if self.channels_last else "contiguous",
+            "threads": self.threads or available_cores(),
+            "torch": str(torch.__version__),
+            "platform": platform.platform(terse=True),
+        }
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    if device == "cpu" and info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
