@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import StudyError, UsageError
-from autoprune.loggers.mlflow import TRIALS
-from autoprune.study.manage.archive_file import ENDINGS, FACTS, RESOLVED, write_archive
+from autoprune.study.manage.archive_file import ENDINGS, FACTS, RESOLVED, TRIALS, write_archive
 from autoprune.study.manage.file_inventory import TRIAL_WEIGHTS, carried_files, stored_folder
 from autoprune.study.manage.portable_paths import Wording, outside_values, portable_wording, without_paths
 from autoprune.study.portable import PortableStudy, read_portable

@@ -12,11 +12,10 @@ from typing import Any
 
 from autoprune.core.atomic_write import write_text
 from autoprune.errors import SpecError, StudyError, UsageError
-from autoprune.loggers.mlflow import TRIALS
 from autoprune.study.copy_trials import backup_sqlite, delete_study, has_study, take_name
 from autoprune.study.find_study import find_study
 from autoprune.study.folder import StudyFolder
-from autoprune.study.manage.archive_file import FACTS, RESOLVED, unpack_archive
+from autoprune.study.manage.archive_file import FACTS, RESOLVED, TRIALS, unpack_archive
 from autoprune.study.manage.copy import building, recipe_at
 from autoprune.study.manage.file_inventory import holds_study
 from autoprune.study.manage.portable_paths import Wording, relocated
