@@ -29,6 +29,7 @@ from rich.console import Console
 from torch import nn
 
 from autoprune.analysis.pareto import best_few, choose, hypervolume
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial, completed_measurement, outcome_from_json, outcome_to_json
 from autoprune.loggers.console import PlainDisplay
@@ -152,11 +153,13 @@ def _plain(contender: str, prepared: Prepared, wanted: int, say: Say) -> tuple[l
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             record = study.ask()
             ratios = {g.name: record.suggest_float(g.name, 0.0, ready.space.max_sparsity) for g in ready.space.groups}
+        full = ready.space.full.channels
+        channels = {name: ready.space.nearest(name, full[name] * (1 - ratio)) for name, ratio in ratios.items()}
         policy = ready.space.policy(
-            {n: ready.space.nearest(n, ready.space.full[n] * (1 - ratio)) for n, ratio in ratios.items()},
+            ChannelCounts(channels),
             {g.name: _criterion(ready.space.importances[g.name]) for g in ready.space.groups},
         )
-        over = ready.cost.measure(ready.space.kept(policy))["mflops"] / prepared.limit - 1
+        over = ready.cost.measure(ready.space.counts(policy))["mflops"] / prepared.limit - 1
         record.set_constraint("mflops", over)
         asked += 1
         spent += time.perf_counter() - started

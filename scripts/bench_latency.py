@@ -194,14 +194,14 @@ class Bench:
     def worth(self, policy: PruningPolicy) -> float:
         """Return what is least for the best of the draws."""
         if not (self.task and self.options.weights):
-            return -self.cost.measure(self.space.kept(policy))["mflops"]
+            return -self.cost.measure(self.space.counts(policy))["mflops"]
         network = self.pruner.prune(policy)
         recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, self.options.seed)
         return score(network, self.task, "train", self.runtime, limit=CHOOSING).loss
 
     def row(self, name: str, policy: PruningPolicy) -> Row:
         """Begin the row of a policy."""
-        kept = self.space.kept(policy)
+        kept = self.space.counts(policy)
         self.kept = {**getattr(self, "kept", {}), name: kept}
         return Row(name, self.cost.measure(kept)["mflops"], len(policy.dropped_blocks))
 

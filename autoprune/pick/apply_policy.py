@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.export_formats import ONNX_PACKAGES, Wanted, missing_onnx
 from autoprune.core.metrics import FLOP_CONVENTION, Measurement
 from autoprune.core.notify import Notify
@@ -86,12 +87,12 @@ def apply_policy(
         Calibration(subject.batches(), subject.spec.seed, subject.architecture.input_shape),
     )
     pruner = Pruner(subject.network, space, scores)
-    kept = space.kept(replace(stored.policy, mask=None))
+    counts = space.counts(replace(stored.policy, mask=None))
     importances = {name: stored.policy.groups[name].importance for name in space.by_name}
-    policy = replace(space.policy(kept, importances), mask=stored.policy.mask)
+    policy = replace(space.policy(counts, importances), mask=stored.policy.mask)
     cut = pruner.cut(replace(policy, mask=None))
     network = _finished(pruner.prune(replace(policy, mask=None)), policy, subject, notify)
-    card = _card(stored, policy, kept, space, network, subject, notes)
+    card = _card(stored, policy, counts, space, network, subject, notes)
     delivery = NetworkBundle(
         network=network,
         dense=subject.network,
@@ -201,7 +202,7 @@ def _finished(network: nn.Module, policy: PruningPolicy, subject: TargetNetwork,
 def _card(
     stored: StoredPolicy,
     policy: PruningPolicy,
-    kept: Mapping[str, int],
+    counts: ChannelCounts,
     space: SearchSpace,
     network: nn.Module,
     subject: TargetNetwork,
@@ -237,7 +238,7 @@ def _card(
         "groups": {
             name: {
                 "channels": group.num_channels,
-                "kept": kept[name],
+                "kept": counts.channels[name],
                 "importance": policy.groups[name].importance,
             }
             for name, group in space.by_name.items()

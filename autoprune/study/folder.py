@@ -10,7 +10,7 @@ from autoprune.errors import StudyError
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Name the files of one study.
+    """The files of one study.
 
     Attributes:
         path: the folder; the recipe ``study.toml`` may lie in it, and a run adds the rest.
@@ -124,7 +124,7 @@ class StudyFolder:
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """Return the folder of MLflow's artifacts, likewise."""
+        """Return the folder of MLflow's artifacts."""
         return self.path / "mlflow-artifacts"
 
     @property

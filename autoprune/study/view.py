@@ -14,12 +14,12 @@ from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
-from autoprune.study.read_trials import StoredTrial, stored_trials
-from autoprune.study.records import read_trials
+from autoprune.study.records import StoredTrial, read_trials
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
 from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, sqlite_url, without_password
 from autoprune.study.study_facts import SessionFacts, StudyFacts
+from autoprune.study.trial_rows import open_rows
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
                 study_id = opened.get_study_id_from_name(spec.name)
             except KeyError as error:
                 raise StudyError(f"the storage {without_password(url)!r} holds no study named {spec.name!r}") from error
-            stored = stored_trials(opened, study_id)
+            stored = open_rows(opened, study_id).read(0)
             facts = _read_facts(opened.get_study_user_attrs(study_id), url)
     finally:
         opened.engine.dispose()  # who looks again and again holds no connection for each look

@@ -265,7 +265,7 @@ def test_masks_hold_and_stages_come_first(tmp_path: Path) -> None:
     finished = run(maker, bench, few)
     policy = finished.trial.candidate.policy
     zeros = sum(int((p == 0).sum()) for name, p in finished.network.named_parameters() if name.startswith("conv"))
-    assert zeros == bench.cost.count_zeros(bench.space.kept(policy))[1] > 0
+    assert zeros == bench.cost.count_zeros(bench.space.counts(policy))[1] > 0
     watch = Stopwatch(lambda phase: None)
     alike = maker.pruned(policy, watch)  # with the first stage's steps, 0 … 5
     for share in ((0.0, 0.5), (0.5, 1.0)):
@@ -371,7 +371,7 @@ def test_a_layer_of_one_channel_loads_back_in_either_layout(tmp_path: Path, layo
     """Strides of one channel fit both layouts, and kernels go by strides."""
     bench = set_up_study(tmp_path, {"runtime": {"layout": layout}})
     narrow = trial(bench, 0, 0.85)
-    assert min(bench.space.kept(narrow.candidate.policy).values()) == 1
+    assert min(bench.space.counts(narrow.candidate.policy).channels.values()) == 1
     view = StudyView(bench.folder, bench.spec, (narrow,), 0, StudyFacts())
     _, folder = finish_trials(view, [narrow], BUDGET, lambda message: None, compare=False)
     assert autoprune.load(folder)(torch.zeros(1, 1, 8, 8)).shape == (1, 3)

@@ -160,7 +160,7 @@ def test_a_candidate_over_its_budget_costs_nothing(
     monkeypatch.setattr(Pruner, "prune", forbidden)
     monkeypatch.setattr(autoprune.search.evaluation.make_network, "finetune", forbidden)
     phases: list[str] = []
-    cost = prepared.cost.measure(prepared.space.kept(candidate(prepared).policy))
+    cost = prepared.cost.measure(prepared.space.counts(candidate(prepared).policy))
     ended = evaluator(candidate(prepared, mflops=cost["mflops"] / 2, mparams=1.0), phases.append)
     assert isinstance(ended.outcome, OverBudget)
     assert ended.outcome.violations == {"mflops": pytest.approx(1.0)}

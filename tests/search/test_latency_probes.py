@@ -14,6 +14,7 @@ from tiny import write_task
 from tiny_study import tiny_spec
 from torch import nn
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel, measure_network
@@ -72,12 +73,11 @@ def test_probes_are_spread_over_widths_and_depth() -> None:
     pruner, cost = parts()
     space = pruner.space
     probes = list(spread(space))
-    dropped = [sum(not kept[block.name] for block in space.blocks) for kept in probes]
+    dropped = [len(kept.dropped_blocks) for kept in probes]
     assert {0, 2, 5, 7} == set(dropped)
     work = [cost.work(kept) for kept in probes]
-    smallest = {name: counts[0] for name, counts in space.choices.items()}
-    assert min(w[2] for w in work) == cost.measure(smallest)["mflops"]
-    assert len({tuple(sorted(kept.items())) for kept in probes}) == len(probes) == 9
+    assert min(w[2] for w in work) == cost.measure(space.smallest)["mflops"]
+    assert len({tuple(space.cut_numbers(kept).values()) for kept in probes}) == len(probes) == 9
     assert space.full not in probes
 
 
@@ -92,7 +92,7 @@ def test_probes_are_timed_against_dense_as_trials_are_and_teach_the_law(tmp_path
     probes = timed(tmp_path, timer, said)
     assert timer.asked == [{"calls": 3}] * 9
     assert probes.timed[0].latency_ms == DENSE_MS
-    dense = probes.cost.measure({})["mflops"]
+    dense = probes.cost.measure(ChannelCounts())["mflops"]
     for one in probes.timed:
         assert one.latency_ms == pytest.approx(DENSE_MS * (0.2 + 0.8 * probes.cost.measure(one.kept)["mflops"] / dense))
     assert probes.error < 0.1

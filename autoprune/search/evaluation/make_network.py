@@ -11,6 +11,7 @@ from functools import partial
 
 from torch import nn
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Measurement
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.cost.cost_model import CostModel
@@ -64,7 +65,7 @@ class NetworkMaker:
 
     def exact(self, policy: PruningPolicy) -> Measurement:
         """Return the closed-form costs of a policy."""
-        return self.cost.measure(self.pruner.space.kept(policy))
+        return self.cost.measure(self.pruner.space.counts(policy))
 
     def pruned(self, policy: PruningPolicy, watch: Stopwatch) -> nn.Module:
         """Return the pruned network, placed on the runtime, with batch norm recalibrated, before its last fine-tune.
@@ -114,7 +115,7 @@ class NetworkMaker:
         stream = self.task.eval_batches("train", _CALIBRATION_BATCH, self.runtime, limit=self.calibration_images)
         batches = [] if mask.criterion == "magnitude" else [(batch.images, batch.labels) for batch in stream]
         masks = build_masks(network, mask, batches)
-        found, planned = sum(masks.zeros().values()), self.cost.count_zeros(self.pruner.space.kept(policy))[1]
+        found, planned = sum(masks.zeros().values()), self.cost.count_zeros(self.pruner.space.counts(policy))[1]
         if found != planned:
             left = "".join(f"; {layer} stays dense: {reason}" for layer, reason in masks.left_dense.items())
             raise EvaluationError(
@@ -132,14 +133,14 @@ class NetworkMaker:
         if stage == self.schedule.stages:
             return policy
         space, share = self.pruner.space, share_cut(stage, self.schedule.stages)
-        final, full = space.kept(policy), space.full
+        final, full = space.counts(policy), space.full.channels
         # the nearest existing count to one that falls from stage to stage never rises, and is never below the last
         channels = {
-            name: space.nearest(name, full[name] - share * (full[name] - final[name])) for name in space.by_name
+            name: space.nearest(name, full[name] - share * (full[name] - final.channels[name]))
+            for name in space.by_name
         }
-        blocks = {name: final[name] for name in space.block_names}
-        importances = {name: group.importance for name, group in space.canonical(policy).groups.items()}
-        return replace(space.policy({**channels, **blocks}, importances), mask=None)
+        importances = {name: group.importance for name, group in policy.groups.items()}
+        return replace(space.policy(ChannelCounts(channels, final.dropped_blocks), importances), mask=None)
 
     def finetune(
         self,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.space import Block
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.context import StudyContext
@@ -36,5 +37,5 @@ def half_pruned(pruner: Pruner, without: Iterable[Block] = ()) -> nn.Module:
     """Return a network like those of a search, without some blocks."""
     groups = pruner.space.by_name
     half = {name: pruner.space.nearest(name, group.num_channels * 0.6) for name, group in groups.items()}
-    kept = {**half, **{block.name: 0 for block in without}}
-    return pruner.prune(pruner.space.policy(kept, pruner.space.first_importances))
+    counts = ChannelCounts(half, frozenset(block.name for block in without))
+    return pruner.prune(pruner.space.policy(counts))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.space import Block, PruningGroup, SearchSpace
 from autoprune.cost.cost_model import CostModel
@@ -82,7 +83,7 @@ class NetworkInspection:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain types for JSON."""
-        dense = self.cost.measure({})
+        dense = self.cost.measure(ChannelCounts())
         return {
             "model": self.model,
             "trained": self.trained,
@@ -100,7 +101,8 @@ class NetworkInspection:
         }
 
     def _block_to_json(self, block: Block) -> dict[str, Any]:
-        saved = self.cost.measure({})["mflops"] - self.cost.measure({block.name: 0})["mflops"]
+        without = ChannelCounts(dropped_blocks=frozenset({block.name}))
+        saved = self.cost.measure(ChannelCounts())["mflops"] - self.cost.measure(without)["mflops"]
         return {"name": block.name, "groups": list(block.groups), "mflops": saved}
 
 
@@ -178,7 +180,7 @@ def _smallest(spec: StudySpec, cost: CostModel, found: Groups) -> dict[str, floa
         return {"mflops": 1.0, "mparams": 1.0, "size_mb": 1.0}
     names = {group.name: ("l1",) for group in found.cuttable}
     space = SearchSpace(found.cuttable, names, spec.space.max_sparsity, spec.space.round_to)
-    smallest, dense = cost.measure({name: counts[0] for name, counts in space.choices.items()}), cost.measure({})
+    smallest, dense = cost.measure(space.smallest), cost.measure(ChannelCounts())
     return {name: smallest[name] / value for name, value in dense.values.items()}
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
@@ -49,7 +50,9 @@ def latency_probes(
         NonFiniteError: if the clock did not advance.
     """
     where = {name: value for name, value in context.device.describe().items() if name not in ("precision", "threads")}
-    choices = {name: [counts[0], counts[-1]] for name, counts in pruner.space.choices.items()}
+    space = pruner.space
+    masks = {f"{layer}:weights": units for layer, units in space.mask_choices.items()}
+    choices = {name: [counts[0], counts[-1]] for name, counts in {**space.cut_choices, **masks}.items()}
     settings = {"latency": timer.plan.to_json(), "dense_ms": dense_ms, "runtime": where, "space": choices}
 
     def measure() -> list[Timed]:
@@ -61,9 +64,9 @@ def latency_probes(
 
     timed = once(
         context.folder.latency_probes,
-        unless_damaged(partial(_stored, settings)),
+        unless_damaged(partial(_stored, settings, space)),
         measure,
-        lambda made: json.dumps({"settings": settings, "probes": _to_json(made)}, indent=1),
+        lambda made: json.dumps({"settings": settings, "probes": _to_json(made, space)}, indent=1),
     )
     return LatencyProbes(cost, tuple(timed))
 
@@ -73,7 +76,7 @@ def _timed(context: StudyContext, pruner: Pruner, timer: Timer, dense_ms: float)
     context.notify(f"timing {len(networks)} pruned copies, untrained, to learn what latency depends on")
     timed = [Timed(space.full, dense_ms)]
     for kept in networks:
-        network = context.device.place(pruner.prune(space.policy(kept, space.first_importances))).eval()
+        network = context.device.place(pruner.prune(space.policy(kept))).eval()
         found = timer.compare(network, calls=calls(timer.plan, dense_ms))
         timed.append(Timed(kept, measured_latency(found, dense_ms)[0]))
     return timed
@@ -88,13 +91,13 @@ def calls(plan: TimingPlan, dense_ms: float) -> int:
     return min(plan.calls, max(FEWEST_CALLS, int(SECONDS_EACH * 1e3 / (2 * plan.blocks * dense_ms))))
 
 
-def spread(space: SearchSpace) -> Iterator[dict[str, int]]:
+def spread(space: SearchSpace) -> Iterator[ChannelCounts]:
     """Yield the counts of pruned networks: all widths scaled alike, the narrowest, blocks dropped, and the smallest.
 
     Args:
         space: masks are left out, since they save no time.
     """
-    narrowest = {name: space.choices[name][0] for name in space.by_name}
+    narrowest = {name: choices[0] for name, choices in space.channel_choices.items()}
     scaled = [
         {name: space.nearest(name, share * group.num_channels) for name, group in space.by_name.items()}
         for share in WIDTHS
@@ -104,7 +107,7 @@ def spread(space: SearchSpace) -> Iterator[dict[str, int]]:
     both = [{**scaled[1], **shorter[0]}, {**narrowest, **shorter[-1]}] if names else []
     seen = [space.full]
     for given in (*scaled, narrowest, *shorter, *both):
-        kept = space.settled({**space.full, **given})
+        kept = space.normalized(space.of_cut_numbers(given))
         if kept not in seen:
             seen.append(kept)
             yield kept
@@ -115,11 +118,11 @@ def _evenly(names: list[str], count: int) -> list[str]:
     return [names[int((place + 0.5) * len(names) / count)] for place in range(count)]
 
 
-def _to_json(timed: list[Timed]) -> list[dict[str, Any]]:
-    return [{"latency_ms": one.latency_ms, "kept": dict(one.kept)} for one in timed]
+def _to_json(timed: list[Timed], space: SearchSpace) -> list[dict[str, Any]]:
+    return [{"latency_ms": one.latency_ms, "kept": space.cut_numbers(one.kept)} for one in timed]
 
 
-def _stored(settings: Mapping[str, object], path: Path) -> list[Timed] | None:
+def _stored(settings: Mapping[str, object], space: SearchSpace, path: Path) -> list[Timed] | None:
     """Return the stored networks; ``None`` if they were timed by other settings."""
     stored = json.loads(path.read_text(encoding="utf-8"))
     before = stored["settings"]
@@ -127,5 +130,6 @@ def _stored(settings: Mapping[str, object], path: Path) -> list[Timed] | None:
     if {**before, "latency": latency} != settings:
         return None
     return [
-        Timed({str(k): int(v) for k, v in one["kept"].items()}, float(one["latency_ms"])) for one in stored["probes"]
+        Timed(space.of_cut_numbers({str(k): int(v) for k, v in one["kept"].items()}), float(one["latency_ms"]))
+        for one in stored["probes"]
     ]

@@ -78,7 +78,7 @@ class SensitivityProbe:
     def loss(self, kept: Mapping[str, int], images: int) -> float:
         """Return the validation loss on the first ``images`` of it."""
         context, space = self.context, self.pruner.space
-        network = context.device.place(self.pruner.prune(space.policy(kept, space.first_importances)))
+        network = context.device.place(self.pruner.prune(space.policy(space.of_cut_numbers(kept))))
         recalibrated = min(images, RECALIBRATION_IMAGES)
         recalibrate_batchnorm(network, context.task, recalibrated, context.device, context.spec.seed)
         return score(network, context.task, "val", context.device, limit=images).loss
@@ -123,7 +123,7 @@ def _measured(probe: SensitivityProbe) -> Sensitivity:
         if not is_first and time.perf_counter() - started > allowed:
             break
         rises[name][count] = _rise(probe, (name, count), images, dense)
-    curves = {name: Curve(space.full[name], rise) for name, rise in rises.items()}
+    curves = {name: Curve(space.cut_choices[name][-1], rise) for name, rise in rises.items()}
     return Sensitivity(curves, dense, time.perf_counter() - started, {"images": images, "seed": context.spec.seed})
 
 
@@ -154,10 +154,10 @@ def _levels(
     space = probe.pruner.space
 
     def level(name: str, share: float) -> Level:
-        return name, space.nearest(name, share * space.full[name])
+        return name, space.nearest(name, share * space.full.channels[name])
 
     yield from ((True, (block.name, 0)) for block in space.blocks)
-    yield from ((True, level(name, HALF)) for name in space.by_name if len(space.choices[name]) > 1)
+    yield from ((True, level(name, HALF)) for name in space.by_name if len(space.channel_choices[name]) > 1)
 
     def rise(name: str, share: float) -> float:
         return rises[name].get(level(name, share)[1], 0.0)
@@ -172,5 +172,5 @@ def _levels(
     for share, is_telling in rounds:
         for name in space.by_name:
             _, count = level(name, share)
-            if is_telling(name) and count != space.full[name] and count not in rises[name]:
+            if is_telling(name) and count != space.full.channels[name] and count not in rises[name]:
                 yield False, (name, count)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.errors import NonFiniteError
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.context import StudyContext
@@ -55,7 +56,7 @@ def _measured(context: StudyContext, pruner: Pruner) -> dict[str, int]:
     dense = 1 - score(pruner.network, task, "train", device, limit=images).accuracy
 
     def is_tolerated(name: str, count: int) -> bool:
-        network = device.place(pruner.prune(space.policy({name: count}, space.first_importances)))
+        network = device.place(pruner.prune(space.policy(ChannelCounts({name: count}))))
         recalibrate_batchnorm(network, task, RECALIBRATION_IMAGES, device, context.spec.seed)
         try:
             error = 1 - score(network, task, "train", device, limit=images).accuracy
@@ -64,7 +65,7 @@ def _measured(context: StudyContext, pruner: Pruner) -> dict[str, int]:
             error = math.inf
         return error - dense <= max_drop
 
-    return {name: fewest(space.choices[name], partial(is_tolerated, name)) for name in space.by_name}
+    return {name: fewest(choices, partial(is_tolerated, name)) for name, choices in space.channel_choices.items()}
 
 
 def fewest(choices: tuple[int, ...], is_tolerated: Callable[[int], bool]) -> int:

@@ -6,6 +6,7 @@ enough to build at each start.
 
 from __future__ import annotations
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Measurement
 from autoprune.core.notify import Notify
 from autoprune.errors import UsageError
@@ -50,7 +51,7 @@ def prepare_study(spec: StudySpec, folder: StudyFolder, notify: Notify) -> Prepa
     start = laid_out.device.place(origins.start)
     decided, timing_engine = with_latency_engine(laid_out, pruner, engine)
     timer = timer_of(decided, network, timing_engine)
-    dense = measure_dense(decided, network, cost.measure({}), timer)
+    dense = measure_dense(decided, network, cost.measure(ChannelCounts()), timer)
     _check_objectives(spec, dense)
     return PreparedStudy(decided, pruner, start, frozen, cost, timer, dense)
 
