@@ -153,10 +153,10 @@ def _plain(contender: str, prepared: Prepared, wanted: int, say: Say) -> tuple[l
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             record = study.ask()
             ratios = {g.name: record.suggest_float(g.name, 0.0, ready.space.max_sparsity) for g in ready.space.groups}
-        full = ready.space.full.channels
-        channels = {name: ready.space.nearest(name, full[name] * (1 - ratio)) for name, ratio in ratios.items()}
         policy = ready.space.policy(
-            ChannelCounts(channels),
+            ChannelCounts(
+                {n: ready.space.nearest(n, ready.space.full.channels[n] * (1 - ratio)) for n, ratio in ratios.items()}
+            ),
             {g.name: _criterion(ready.space.importances[g.name]) for g in ready.space.groups},
         )
         over = ready.cost.measure(ready.space.counts(policy))["mflops"] / prepared.limit - 1

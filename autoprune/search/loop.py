@@ -22,8 +22,8 @@ Evaluate = Callable[[Candidate, Callable[[str], None], EarlyStopper], Evaluation
 def search(ledger: Ledger, proposer: Proposer, evaluate: Evaluate, trials: int, seed: int, observer: Observer) -> int:
     """Evaluate candidates until the study holds ``trials`` finished ones; return how many were added.
 
-    Killing the process at any point loses at most the evaluation that was running; the next run evaluates that
-    candidate again. It is compared with the trials stored before it, so the next run decides the same about it.
+    Killing the process at any point loses at most the evaluation that was running, and that candidate is
+    asked again by the next run. Each is judged by the trials stored before it, so the next run judges it alike.
 
     Raises:
         EvaluationError: if several candidates in a row fail, since the next would fail too.

@@ -24,7 +24,7 @@ from autoprune.study.trial_rows import open_rows
 
 @dataclass(frozen=True)
 class StudyView:
-    """Everything stored about a study at one moment.
+    """Everything stored about a study, at one moment.
 
     Attributes:
         folder: where it lies.

@@ -136,8 +136,7 @@ class NetworkMaker:
         final, full = space.counts(policy), space.full.channels
         # the nearest existing count to one that falls from stage to stage never rises, and is never below the last
         channels = {
-            name: space.nearest(name, full[name] - share * (full[name] - final.channels[name]))
-            for name in space.by_name
+            name: space.nearest(name, count - share * (count - final.channels[name])) for name, count in full.items()
         }
         importances = {name: group.importance for name, group in policy.groups.items()}
         return replace(space.policy(ChannelCounts(channels, final.dropped_blocks), importances), mask=None)

@@ -101,8 +101,10 @@ class NetworkInspection:
         }
 
     def _block_to_json(self, block: Block) -> dict[str, Any]:
-        without = ChannelCounts(dropped_blocks=frozenset({block.name}))
-        saved = self.cost.measure(ChannelCounts())["mflops"] - self.cost.measure(without)["mflops"]
+        saved = (
+            self.cost.measure(ChannelCounts())["mflops"]
+            - self.cost.measure(ChannelCounts(dropped_blocks=frozenset({block.name})))["mflops"]
+        )
         return {"name": block.name, "groups": list(block.groups), "mflops": saved}
 
 

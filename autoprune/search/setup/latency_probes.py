@@ -50,9 +50,9 @@ def latency_probes(
         NonFiniteError: if the clock did not advance.
     """
     where = {name: value for name, value in context.device.describe().items() if name not in ("precision", "threads")}
-    space = pruner.space
-    masks = {f"{layer}:weights": units for layer, units in space.mask_choices.items()}
-    choices = {name: [counts[0], counts[-1]] for name, counts in {**space.cut_choices, **masks}.items()}
+    masks = {f"{layer}:weights": units for layer, units in pruner.space.mask_choices.items()}
+    every = {**pruner.space.cut_choices, **masks}
+    choices = {name: [counts[0], counts[-1]] for name, counts in every.items()}
     settings = {"latency": timer.plan.to_json(), "dense_ms": dense_ms, "runtime": where, "space": choices}
 
     def measure() -> list[Timed]:
@@ -64,9 +64,9 @@ def latency_probes(
 
     timed = once(
         context.folder.latency_probes,
-        unless_damaged(partial(_stored, settings, space)),
+        unless_damaged(partial(_stored, settings, pruner.space)),
         measure,
-        lambda made: json.dumps({"settings": settings, "probes": _to_json(made, space)}, indent=1),
+        lambda made: json.dumps({"settings": settings, "probes": _to_json(made, pruner.space)}, indent=1),
     )
     return LatencyProbes(cost, tuple(timed))
 
