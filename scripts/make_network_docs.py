@@ -170,7 +170,7 @@ def look_at(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...]) -
     seconds = time.monotonic() - began
     blocks = find_blocks(network, example[:1], groups.cuttable)
     space = SearchSpace(groups.cuttable, {group.name: ("l2",) for group in groups.cuttable}, MAX_SPARSITY)
-    most = {group.name: range(group.num_channels - space.choices[group.name][0]) for group in groups.cuttable}
+    most = {group.name: range(group.num_channels - space.channel_choices[group.name][0]) for group in groups.cuttable}
     smallest = shrink(network, cut_of(network, groups.cuttable, most))
     share = macs(smallest, example) / macs(network, example)
     check(name, network.double(), groups.cuttable, example[:1].double())
