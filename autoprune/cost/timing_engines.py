@@ -84,7 +84,7 @@ def compiled(network: nn.Module, example: Tensor, threads: int) -> ForwardCall:
     """Return the network compiled by ``torch.compile`` for this very batch, in one piece.
 
     Raises:
-        ModelError: with the compiler's reason, if there is none or it does not take the network.
+        ModelError: with the compiler's reason, if there is none or it cannot compile the network.
     """
 
     def forward(x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def compiled(network: nn.Module, example: Tensor, threads: int) -> ForwardCall:
     except Exception as error:  # the compiler, or the network's own code, may raise anything
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(
-            f"torch.compile does not take the network: {type(error).__name__}: {(lines or ['no reason given'])[0]}; "
+            f"torch.compile cannot compile the network: {type(error).__name__}: {(lines or ['no reason given'])[0]}; "
             f"time it with the latency runtime torch"
         ) from error
     return partial(call, example)

@@ -20,7 +20,7 @@ from autoprune.tasks.task import SPLITS, DataTask
 _OPTIONS = ("class_names", "padding", "flip", "mean", "std", "licence", "description")
 _EXPECTED = (
     "expected a DataTask, or (train, val) or (train, val, test), or a dictionary with the keys 'train', 'val' and "
-    "perhaps 'test', where each is (images, labels); in the place of images there may be other arrays of floats"
+    "perhaps 'test', where each is (images, labels); instead of images there may be other arrays of floats"
 )
 
 
@@ -104,5 +104,5 @@ def _tensor(value: Any, where: str) -> Tensor:
         try:
             return torch.from_numpy(np.array(value))
         except (TypeError, ValueError) as error:
-            raise DataError(f"{where} cannot be made a tensor: {error}") from error
+            raise DataError(f"{where} cannot be converted to a tensor: {error}") from error
     raise DataError(f"{where} are {type(value).__name__}; expected a tensor or a NumPy array")

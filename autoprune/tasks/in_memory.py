@@ -202,7 +202,7 @@ class ArrayTask:
         if arrays.images.dtype != self._dtype:
             raise DataError(
                 f"{split} images of {self.name} are {arrays.images.dtype}, and train images {self._dtype}; "
-                "prepare all splits alike"
+                "prepare all splits in the same way"
             )
         low, high = int(arrays.labels.min()), int(arrays.labels.max())
         if low < 0 or high >= self.num_classes:

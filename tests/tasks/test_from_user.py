@@ -69,7 +69,7 @@ class TestUserFunctions:
             ("def fn(): return P(A(9, 1)), P(A(0, 2))", "val is empty"),
             ("def fn(): return P(A(0, 1)), P(A(6, 2))", "train is empty"),
             ("def fn(): return P(A(9, 1)), (A(6, 2).images / 0, A(6, 2).labels)", "NaN or infinite"),
-            ("def fn(): return P(A(9, 1)), ([[1], [2, 3]], [0, 1])", "cannot be made a tensor"),
+            ("def fn(): return P(A(9, 1)), ([[1], [2, 3]], [0, 1])", "cannot be converted to a tensor"),
             (
                 "def fn(): return ([1.0, 2.0], [0, 1]), ([[1.0]], [0])",
                 "have shape \\(2,\\).*such as \\(N, F\\)",

@@ -143,7 +143,11 @@ class TestOtherThanImages:
             (make_rows(9, (4, 6)), make_rows(4, (6,)), "sequences of 4 rows of 6 features; scale all splits to one"),
             (make_rows(9, ()), make_rows(4, ()), r"shape \(9,\) and type torch.float32 were given; expected \(N, C"),
             (Arrays(torch.ones(4, 6).byte(), torch.arange(4) % 2), make_rows(4, (6,)), r"or other examples \(N, …\)"),
-            (make_arrays(9, 1), Arrays(make_arrays(6, 2).images.float(), make_arrays(6, 2).labels), "splits alike"),
+            (
+                make_arrays(9, 1),
+                Arrays(make_arrays(6, 2).images.float(), make_arrays(6, 2).labels),
+                "splits in the same way",
+            ),
         ],
     )
     def test_rows_that_do_not_fit(self, train: Arrays, val: Arrays, message: str) -> None:
