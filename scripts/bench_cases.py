@@ -226,11 +226,6 @@ def baseline_trials(prepared: Prepared, on_trial: Callable[[Trial], None]) -> li
         return ledger.trials
 
 
-def _draw(sampler: str, seed: int) -> dict[str, float | str]:
-    """Stand for a sampler of Optuna's, which the guided one has no need of."""
-    raise ValueError(f"the sampler {sampler} was asked for a policy where only baselines are wanted")
-
-
 def study_folder(prepared: Prepared, name: str) -> StudyFolder:
     """Return a study's own folder, begun with a copy of the prepared one; as it is if it exists."""
     source = prepared.study.folder.path
