@@ -1,7 +1,7 @@
 """Check an importance criterion, or a logger, of your own against the contract that every one keeps.
 
 :func:`check_importance` is one call in one test; it raises an ``AssertionError`` that says what is wrong. So does
-:func:`check_logger`, whose steps are in ``docs/logging.md``.
+:func:`check_logger`, whose steps are in ``docs/how-to/log-trials.md``.
 The tests of this package hold every criterion that is shipped to it, on several kinds of networks.
 
 Steps for adding a criterion:

@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own help; ``tests/test_docs.py`` checks that it is up to date."""
+"""Write docs/reference/cli.md from the commands' own help; ``tests/test_docs.py`` checks that it is up to date."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from autoprune.cli.main import COMMANDS, main
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "cli.md"
 HEADER = """# Commands
 
 Written by `python scripts/make_cli_docs.py` from the commands' own help.

@@ -1,4 +1,7 @@
-"""Write docs/spec.md, every value of a ``study.toml``, from the spec's own types; ``tests/test_docs.py`` checks it."""
+"""Write docs/reference/spec.md: every value of a ``study.toml``, from the spec's own types.
+
+``tests/test_docs.py`` checks that the page is up to date.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from pydantic.fields import FieldInfo
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.study.spec import StudySpec, fingerprint
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "spec.md"
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "spec.md"
 HEADER = f"""# Every value of a study
 
-Written by `python scripts/make_spec_docs.py` from the types in `autoprune/spec.py` and `autoprune/sections.py`.
+Written by `python scripts/make_spec_docs.py` from the types in `autoprune/study/spec.py` and
+`autoprune/study/spec_sections.py`.
 
 A study is a folder with a `study.toml`; what is left out has the default below, which is the main job. The command line
 overrides the file; `--set KEY=VALUE` reaches every value (`--set finetune.lr=0.02`). Values marked ● give the stored

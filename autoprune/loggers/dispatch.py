@@ -36,7 +36,7 @@ def make_logger(name: str) -> Logger:
     if lacking:
         raise UsageError(
             f"logger {name!r} makes a {type(logger).__name__} without {', '.join(lacking)}; expected the methods "
-            f"{', '.join(METHODS)}, as docs/logging.md describes them"
+            f"{', '.join(METHODS)}, as docs/how-to/log-trials.md describes them"
         )
     return logger
 
