@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -29,11 +30,18 @@ trials their meaning: once a study has trials they cannot change. Costs: {FLOP_C
 
 def table(model: type[BaseModel], prefix: str, fixed: set[str]) -> str:
     rows = [
-        f"| `{name}` | {shown(field)} | {mark(prefix + name, fixed)} | {field.description} |"
+        f"| `{name}` | {shown(field)} | {mark(prefix + name, fixed)} | {words(field)} |"
         for name, field in model.model_fields.items()
         if not is_section(field)
     ]
     return "\n".join(["| value | default | ● | what it is |", "|---|---|---|---|", *rows])
+
+
+def words(field: FieldInfo) -> str:
+    """Return what a field is, and what it may be where the description leaves out a choice."""
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    is_complete = all(re.search(rf"\b{re.escape(str(each))}\b", field.description) for each in choices)
+    return field.description if is_complete else f"{field.description}; one of {', '.join(map(str, choices))}"
 
 
 def is_section(field: FieldInfo) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import click
 import pytest
+from command_lines import understood
 
 import autoprune
 
@@ -171,19 +172,6 @@ def test_every_command_is_understood(page):
         assert subprocess.run(["bash", "-n"], input=each.code, text=True, check=False).returncode == 0
         for words in command_lines(each.code):
             understood(main, words)
-
-
-def understood(group, words):
-    """Parse a command line as far as its last command, without running it."""
-    context = group.make_context("autoprune", list(words))
-    left = context._protected_args + context.args
-    if not left:
-        return
-    name, command, rest = group.resolve_command(context, left)
-    if isinstance(command, click.Group) and rest:
-        understood(command, rest)
-    else:
-        command.make_context(name, rest, parent=context)
 
 
 def test_a_command_that_does_not_exist_would_be_noticed():

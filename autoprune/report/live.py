@@ -141,7 +141,7 @@ def take_snapshot(path: Path, storage: str | None = None, budget: Budget | None 
     """
     view = open_view(path, storage)
     searching = is_searched(view.folder.lock)
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     quiet = max(0.0, (now - last_activity(view.folder)).total_seconds())
     summary = summarise(view, budget) if "dense" in view.facts else None
     shot = Snapshot(view, summary, searching, None, quiet, last_line(view.folder.log))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from autoprune.core.builtin_names import SamplerName
 from autoprune.core.metrics import METRICS, metric
 from autoprune.errors import UnknownNameError
 from autoprune.study.spec_sections import (
@@ -54,9 +54,10 @@ class StudySpec(Section):
     )
     trials: int = Field(default=30, ge=1, description="how many trials the study shall reach in total")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of proposals, training and subsets")
-    sampler: Literal["auto", "guided", "tpe", "gp", "nsga2", "random"] = Field(
+    sampler: SamplerName = Field(
         default="auto",
-        description="who proposes policies; auto: guided, from the sensitivity and what trials teach, or tpe for masks",
+        description="what proposes policies. guided: from the sensitivity and what trials teach; tpe, gp, nsga2 and "
+        "random: Optuna's; auto: guided, or tpe where masks are searched",
     )
     model: ModelSpec = Field(default=ModelSpec(), description="the network")
     data: DataSpec = Field(default=DataSpec(), description="the images")

@@ -742,7 +742,7 @@ def test_an_interrupted_pick_says_how_to_go_on(study: Path, monkeypatch: pytest.
         patch.setattr(autoprune.export.publish, "verify_in_new_process", interrupt)
         stopped = run("pick", study, "--trial", "1", "--no-compare")
     assert stopped.exit_code == 130
-    assert "are kept. Go on with:\n  autoprune pick 'a study' --trial 1" in stopped.stderr
+    assert "are kept. Resume with:\n  autoprune pick 'a study' --trial 1" in stopped.stderr
     assert not (study / "picked" / "1").exists()
     gone_on = run("pick", study, "--trial", "1", "--no-compare")
     assert gone_on.exit_code == 0

@@ -20,7 +20,7 @@ import autoprune
 import autoprune.core.export_formats
 import autoprune.export.convert
 import autoprune.export.publish
-from autoprune.cli.options import read_request
+from autoprune.cli.read_request import read_request
 from autoprune.core.export_formats import Wanted, wanted_formats
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import PruningPolicy

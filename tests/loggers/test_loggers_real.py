@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import write_study
 
-from autoprune.cli.options import read_request
+from autoprune.cli.read_request import read_request
 from autoprune.core.trial import Completed, Trial
 from autoprune.loggers.contract import check_logger, example_study, example_trials
 from autoprune.loggers.dispatch import Loggers, make_logger

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ def _sections(view: StudyView, summary: Summary) -> dict[str, Any]:
     """Return what the template shows as it is."""
     return {
         "title": summary.study,
-        "written": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
+        "written": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         "budget": summary.budget.describe() if summary.budget.limits else "",
         "counts": counts_line(summary).removeprefix("trials: "),
         "running": summary.running,
