@@ -136,7 +136,7 @@ def _architecture(model: str, text: str | None, classes: int | None, data: str |
 
     if Path(model).is_dir():
         if text or classes or data:
-            raise UsageError("a picked folder knows its network's input; leave out --input, --classes and --data")
+            raise UsageError("a picked network knows its input; leave out --input, --classes and --data")
         return None
     values: dict[str, Any] = {"model": {"source": model}, **({"data": {"source": data}} if data else {})}
     spec = parse_spec([Layer("command line", values)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,29 +64,37 @@ def report(
     95 % intervals. Where sensitivity was measured, sensitivity.png is drawn too. Reading is safe beside
     a running search. One FLOP is one multiply–accumulate.
     """
+    from autoprune.study.find_study import find_study
+
+    folder, _ = find_study(study, root)
+    limits = budget_values(options)
+    if not live:
+        _write(folder, storage, limits, show_all, open_page, as_json)
+        return
+    from autoprune.cli.watch import follow
+
+    if show_all or open_page:
+        raise UsageError("--live writes nothing and shows the front beyond noise; leave out --all and --open")
+    follow(folder, storage, limits, once=False, as_json=as_json)
+
+
+def _write(
+    folder: Path, storage: str | None, limits: Mapping[str, str], show_all: bool, open_page: bool, as_json: bool
+) -> None:
+    """Write the report into the study's folder, and print it."""
     from rich.console import Console
 
     from autoprune.report.content.terminal import render
     from autoprune.report.write_report import write_report
-    from autoprune.study.find_study import find_study
     from autoprune.study.view import open_view
 
-    folder, _ = find_study(study, root)
-    if live:
-        from autoprune.cli.watch import follow
-
-        if show_all or open_page:
-            raise UsageError("--live writes nothing and shows the front beyond noise; leave out --all and --open")
-        follow(folder, storage, budget_values(options), once=False, as_json=as_json)
-        return
     view = open_view(folder, storage)
-    summary, files = write_report(
-        view, asked_budget(budget_values(options), view.dense), not show_all, elsewhere=bool(storage)
-    )
+    budget = asked_budget(limits, view.dense)
+    summary, files = write_report(view, budget, not show_all, elsewhere=bool(storage))
     if open_page and not webbrowser.open(files[0].resolve().as_uri()):
         click.echo(f"no browser could be started; open {files[0]} in a browser", err=True)
     if as_json:
         emit({**summary.to_json(), "files": [str(path) for path in files]})
-        return
-    render(summary, Console())
-    click.echo("\nwritten: " + ", ".join(str(path) for path in files))
+    else:
+        render(summary, Console())
+        click.echo("\nwritten: " + ", ".join(str(path) for path in files))
