@@ -100,7 +100,7 @@ class Loggers:
                 held = self._held[name] = frozenset(logger.began(study, stored))
                 lacking = sum(trial.number not in held for trial in stored)
                 if lacking:
-                    self._say(f"logging the {lacking} of {len(stored)} stored trials that {name} lacks")
+                    self._say(f"logging the trials that {name} lacks: {lacking} of {len(stored)} stored trials")
         self._course = course = Course(study.objectives, study.budget, study.dense)
         for trial in stored:
             course.add(trial)

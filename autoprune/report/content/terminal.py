@@ -80,7 +80,7 @@ def headline(summary: Summary) -> tuple[str, ...]:
     if best is None and not summary.counts["completed"]:
         return title, "no completed trial yet"
     if best is None:
-        return title, f"none of {summary.counts['completed']} completed trials meets the budget"
+        return title, f"no trial of {summary.counts['completed']} completed ones meets the budget"
     kind = "best within budget" if summary.budget.limits else "most accurate"
     return title, f"{kind}: trial {best.number} ({best.origin})", *describe(best, summary.dense)
 
