@@ -52,7 +52,7 @@ class StudySpec(Section):
         default=("accuracy", "mflops", "latency_ms"),
         description="metrics to trade against each other: at least one quality and one cost",
     )
-    trials: int = Field(default=30, ge=1, description="how many trials the study shall reach in total")
+    trials: int = Field(default=30, ge=1, description="how many trials the study reaches in total")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of proposals, training and subsets")
     sampler: SamplerName = Field(
         default="auto",
@@ -68,12 +68,12 @@ class StudySpec(Section):
     sensitivity: SensitivitySpec = Field(default=SensitivitySpec(), description="what cutting a group alone does")
     schedule: ScheduleSpec = Field(default=ScheduleSpec(), description="course of every candidate's training")
     finetune: FinetuneSpec = Field(default=FinetuneSpec(), description="training of every candidate")
-    stopping: StoppingSpec = Field(default=StoppingSpec(), description="when a candidate is ended early")
+    stopping: StoppingSpec = Field(default=StoppingSpec(), description="when a candidate is stopped early")
     pick: PickSpec = Field(default=PickSpec(), description="training of the picked network")
     latency: LatencySpec = Field(default=LatencySpec(), description="timing")
     disk: DiskSpec = Field(default=DiskSpec(), description="what is kept of the trials")
     runtime: RuntimeSpec = Field(default=RuntimeSpec(), description="device and number format")
-    logging: LoggingSpec = Field(default=LoggingSpec(), description="who else is told of each trial")
+    logging: LoggingSpec = Field(default=LoggingSpec(), description="where else each trial is logged")
 
     @field_validator("name")
     @classmethod
