@@ -22,14 +22,14 @@ class Request:
     """The spec that a command line describes, and the study it is for.
 
     Attributes:
-        spec: every value decided, but for the ``auto`` of the runtime.
+        spec: every value decided, except the ``auto`` of device, precision, layout and latency runtime.
         folder: the study's folder.
-        recipe: values of the study's ``study.toml``.
+        written: values of the study's ``study.toml``.
     """
 
     spec: StudySpec
     folder: Path
-    recipe: Mapping[str, Any]
+    written: Mapping[str, Any]
 
 
 def layer_of(options: Mapping[str, Any], assignments: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -61,10 +61,10 @@ def layer_of(options: Mapping[str, Any], assignments: tuple[str, ...] = ()) -> d
 
 
 def read_request(study: str | None, root: Path, values: Mapping[str, Any]) -> Request:
-    """Return the spec of a study and where it lies: the command line over its file over the defaults.
+    """Return the spec of a study and its folder: the command line over the study's file over the defaults.
 
-    Once a study has begun, what it began with stands in for the defaults and for options that are not
-    repeated; what was edited in its ``study.toml`` since then counts.
+    Once a study has begun, the values it began with replace the defaults and options that are not repeated; later
+    edits of its ``study.toml`` count.
 
     Raises:
         UnknownNameError: if there is no such study, and neither ``--model`` nor ``--data`` begins a new one.
@@ -86,7 +86,7 @@ def read_request(study: str | None, root: Path, values: Mapping[str, Any]) -> Re
 
 
 def _read_seen(path: Path) -> dict[str, Any]:
-    """Return a recipe's values as the last run read them.
+    """Return the values of a ``study.toml`` as the last run read them.
 
     Raises:
         StudyError: if the file is damaged.
@@ -101,7 +101,7 @@ def _read_seen(path: Path) -> dict[str, Any]:
 
 
 def _edited(seen: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe that differ from when it was last read; one taken out counts for nothing."""
+    """Return the values of a ``study.toml`` that differ from the last reading; removed ones are ignored."""
     changed: dict[str, Any] = {}
     for key, value in written.items():
         if isinstance(value, Mapping) and isinstance(seen.get(key), Mapping):

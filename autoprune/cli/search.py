@@ -74,7 +74,7 @@ def _run(request: Request, storage: str | None) -> Run:
         display.say("loading PyTorch")
         from autoprune.search.session import run_search
 
-        return run_search(request.spec, StudyFolder(request.folder), display, storage, request.recipe)
+        return run_search(request.spec, StudyFolder(request.folder), display, storage, request.written)
 
 
 def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_json: bool) -> None:

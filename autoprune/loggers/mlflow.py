@@ -25,7 +25,7 @@ from autoprune.loggers.protocol import HowEnded, LoggedStudy, Standing, missing_
 from autoprune.study.folder import StudyFolder
 
 EXPERIMENT = "autoprune"  # unless MLFLOW_EXPERIMENT_NAME names another
-NUMBER = "autoprune.core.trial"
+NUMBER = "autoprune.trial"
 PARENT = "mlflow.parentRunId"
 TRIALS = "search/trials"  # a metric of the parent that every trial adds a step to
 _STATUS = {"completed": "FINISHED", "stopped": "KILLED", "over_budget": "KILLED", "failed": "FAILED"}
