@@ -1,13 +1,13 @@
 """Everything that can go wrong on purpose, in one tree.
 
 Every deliberate error of the package is an :class:`AutopruneError`. The command line prints its
-message without a traceback and leaves with its ``exit_code``; any other exception is a bug and
+message without a traceback and exits with its ``exit_code``; any other exception is a bug and
 shows itself. A message says what happened, what was given, what was expected and what to do.
 
 ::
 
     AutopruneError                       exit 1   something failed while running
-    ├── UsageError                       exit 2   what was asked for makes no sense
+    ├── UsageError                       exit 2   the request makes no sense
     │   ├── UnknownNameError                      no such criterion, model, data set, study …
     │   ├── SpecError                             faults of a study.toml or of the options, all at once
     │   ├── BudgetError                           a budget that is malformed, needless or out of reach
@@ -30,12 +30,12 @@ from typing import Any
 
 
 class AutopruneError(Exception):
-    """Be the root of every deliberate error; ``exit_code`` is what the command line leaves with."""
+    """The root of every deliberate error; the command line exits with ``exit_code``."""
 
     exit_code = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Cross process borders whole, whatever the constructor takes."""
+        """Return what pickles the error whole, whatever its constructor takes."""
         return _restore, (type(self), self.args, self.__dict__)
 
 
@@ -46,13 +46,13 @@ def _restore(kind: type[AutopruneError], args: tuple[Any, ...], state: dict[str,
 
 
 class UsageError(AutopruneError):
-    """Report a request that makes no sense, before any work was done."""
+    """A request that makes no sense, noticed before any work was done."""
 
     exit_code = 2
 
 
 class UnknownNameError(UsageError):
-    """Report a name that nothing answers to, with the nearest known one.
+    """A name that does not exist, with the nearest known one.
 
     Args:
         kind: what was looked up, for the message (``"importance criterion"``).
@@ -69,7 +69,7 @@ class UnknownNameError(UsageError):
 
 
 class SpecError(UsageError):
-    """Report every fault of a study's spec at once.
+    """Every fault of a study's spec at once.
 
     Args:
         source: the file or the options the faults were found in.
@@ -83,43 +83,43 @@ class SpecError(UsageError):
 
 
 class BudgetError(UsageError):
-    """Report a budget that is malformed, above the dense cost, or below what can be reached."""
+    """A budget that is malformed, above the dense cost, or below what can be reached."""
 
 
 class StudyMismatchError(UsageError):
-    """Report a spec that would change the meaning of the trials already stored."""
+    """A spec that would change the meaning of the trials already stored."""
 
 
 class ModelError(AutopruneError):
-    """Report a network that cannot be built, loaded or pruned."""
+    """A network that cannot be built, loaded or pruned."""
 
 
 class ExportError(AutopruneError):
-    """Report a network that cannot be written in another format, or that a runtime for it does not run."""
+    """A network that cannot be written in another format, or that its runtime does not run."""
 
 
 class DataError(AutopruneError):
-    """Report data that cannot be read or used."""
+    """Data that cannot be read or used."""
 
 
 class StudyError(AutopruneError):
-    """Report a stored study that cannot be opened, read or written."""
+    """A stored study that cannot be opened, read or written."""
 
 
 class StudyLockedError(StudyError):
-    """Report that another process is searching this study now."""
+    """A study that another process is searching now."""
 
 
 class EvaluationError(AutopruneError):
-    """Report a candidate that could not be scored."""
+    """A candidate that could not be scored."""
 
 
 class NonFiniteError(EvaluationError):
-    """Report a loss or an output that is NaN or infinite."""
+    """A loss or an output that is NaN or infinite."""
 
 
 class NothingFitsError(AutopruneError):
-    """Report that no stored trial meets the request; the message names the nearest one."""
+    """A request that no stored trial meets; the message names the nearest trial."""
 
     exit_code = 3
 

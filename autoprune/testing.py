@@ -1,13 +1,13 @@
-"""Check an importance criterion, or a logger, of your own against the contract that every one keeps.
+"""Check an importance criterion or a logger of your own against its contract.
 
 :func:`check_importance` is one call in one test; it raises an ``AssertionError`` that says what is wrong. So does
-:func:`check_logger`, whose steps are in ``docs/logging.md``.
-The tests of this package hold every criterion that is shipped to it, on several kinds of networks.
+:func:`check_logger`, whose steps are in ``docs/how-to/log-trials.md``.
+The tests of this package check every criterion that ships in this way, on several kinds of networks.
 
 Steps for adding a criterion:
 
 1. Write a function ``(group, network, calibration) -> scores``: a tensor of shape ``(num_channels,)``, larger =
-   keep. ``autoprune.pruning.criteria.channel_parameters`` finds the numbers that produce a channel, ``….reading``
+   keep. ``autoprune.pruning.criteria.channel_parameters`` finds the numbers that produce a channel, ``….channel_hooks``
    the tensors in which it can be seen. Raise ``NotApplicable`` for a group that it makes no sense for.
 2. Mark what it needs (``autoprune.pruning.importance``): ``@uses_gradients`` to find the gradient of the loss in
    ``parameter.grad``, ``@uses_data`` for the calibration batches, ``@uses_seed`` if it draws random numbers.
@@ -94,9 +94,9 @@ def check_importance(
 ) -> None:
     """Raise if a criterion breaks its contract on a network.
 
-    It gives one finite score per channel, to at least one group; the same ones when asked again; it leaves the network,
-    its hooks and PyTorch's random state as they were; and it follows the channels: when those of a group change
-    places in a way that leaves the network the same function, so do their scores (not asked of ``@uses_seed``). That
+    A criterion gives one finite score per channel to at least one group, and the same scores when called again. It
+    leaves the network, its hooks and PyTorch's random state as they were. Its scores follow the channels: when those of
+    a group change places and the network computes the same, so do their scores (not checked with ``@uses_seed``). That
     larger means keep cannot be checked.
 
     Args:
@@ -112,16 +112,14 @@ def check_importance(
         ValueError: if a network is given without groups or calibration.
     """
     if network is None:
-        network = ExampleNetwork()
-        groups, calibration = groups or example_groups(), calibration or example_calibration()
+        network, groups = ExampleNetwork(), groups or example_groups()
+        calibration = calibration or example_calibration()
     if groups is None or calibration is None:
         raise ValueError("check_importance: a network of your own needs its groups and a calibration")
     found: Criterion = IMPORTANCES.get(criterion) if isinstance(criterion, str) else criterion
     name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", type(criterion).__name__)
     case = _Case(name, found, network, tuple(groups), calibration)
-    scores = case.scores(network)
-    if not scores:
-        raise AssertionError(f"{name} applies to none of the groups {', '.join(group.name for group in groups)}")
+    scores = case.scores_of_some()
     case.check_repeatable(scores)
     if not has_mark(found, "uses_seed"):
         case.check_permutations(scores, rtol)
@@ -129,7 +127,7 @@ def check_importance(
 
 @dataclass(frozen=True)
 class _Case:
-    """Hold one criterion, and what it is asked about."""
+    """One criterion, with the network, groups and calibration it is checked on."""
 
     name: str
     criterion: Criterion
@@ -145,9 +143,17 @@ class _Case:
             raise AssertionError(f"{self.name} changes what it is given: {', '.join(dict.fromkeys(faults))}")
         return scores[self.name]
 
+    def scores_of_some(self) -> dict[str, Tensor]:
+        """Return group → scores; raise if the criterion applies to no group."""
+        scores = self.scores(self.network)
+        if not scores:
+            names = ", ".join(group.name for group in self.groups)
+            raise AssertionError(f"{self.name} applies to none of the groups {names}")
+        return scores
+
     def check_repeatable(self, scores: dict[str, Tensor]) -> None:
-        """Raise if the same question has another answer."""
-        fault = "gives other scores when asked again; draw random numbers only from a generator with calibration.seed"
+        """Raise if a second call gives other scores."""
+        fault = "gives other scores when called again; draw random numbers only from a generator with calibration.seed"
         self._compare(scores, self.scores(self.network), 0.0, fault)
 
     def check_permutations(self, scores: dict[str, Tensor], rtol: float) -> None:
@@ -170,7 +176,7 @@ def _brief(scores: Tensor | None) -> str:
 
 
 def _guarded(criterion: Any, faults: list[str]) -> Criterion:
-    """Return the criterion, marks included, that adds to ``faults`` what a call leaves changed behind."""
+    """Return the criterion, marks included; it adds what a call leaves changed to ``faults``."""
 
     def guarded(asked: Any, network: nn.Module, calibration: Calibration) -> Any:
         before = _circumstances(network)
@@ -186,7 +192,7 @@ def _guarded(criterion: Any, faults: list[str]) -> Criterion:
 
 
 def _circumstances(network: nn.Module) -> dict[str, Any]:
-    """Return what a criterion must leave as it was, by name."""
+    """Return what a criterion must leave unchanged, by name."""
     modules = list(network.modules())
     return {
         **{f"the tensor {name!r}": tensor.detach().clone() for name, tensor in network.state_dict().items()},

@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own help; ``tests/test_docs.py`` checks that it is up to date."""
+"""Write docs/reference/cli.md from the commands' own help; ``tests/test_docs.py`` checks that it is up to date."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from pathlib import Path
 
 import click
 
+from autoprune.cli.headings import full_help
 from autoprune.cli.main import COMMANDS, main
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "cli.md"
 HEADER = """# Commands
 
-Written by `python scripts/make_cli_docs.py` from the commands' own help.
+Written by `python scripts/make_cli_docs.py` from the commands' own help. `autoprune search --help` explains only the
+options that come first; this page is what `autoprune search --help-all` prints.
 """
 
 
 def help_of(command: click.Command, name: str) -> str:
     names = ["-h", "--help"]
     context = click.Context(command, info_name=name, terminal_width=100, max_content_width=100, help_option_names=names)
-    return f"## {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+    return f"## {name}\n\n```text\n{full_help(context).rstrip()}\n```\n"
 
 
 def cli_docs() -> str:

@@ -1,4 +1,4 @@
-"""Write docs/networks.md: what autoprune finds in well-known networks, and how small each can become.
+"""Write docs/reference/networks.md: what autoprune finds in well-known networks, and how small each can become.
 
 Every network has its published size and random weights. What is found is also checked here, apart from the package's
 own proof: with a random part of every group gone, the network must compute what it computes with those zeroed.
@@ -34,7 +34,7 @@ from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import shrink, zeroed
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "networks.md"
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "networks.md"
 OUTPUT = "its channels are the network's output"
 MAX_SPARSITY = 0.9
 HEADER = """# Networks

@@ -1,10 +1,14 @@
-"""Write docs/spec.md, every value of a ``study.toml``, from the spec's own types; ``tests/test_docs.py`` checks it."""
+"""Write docs/reference/spec.md: every value of a ``study.toml``, from the spec's own types.
+
+``tests/test_docs.py`` checks that the page is up to date.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -12,10 +16,11 @@ from pydantic.fields import FieldInfo
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.study.spec import StudySpec, fingerprint
 
-TARGET = Path(__file__).resolve().parent.parent / "docs" / "spec.md"
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "spec.md"
 HEADER = f"""# Every value of a study
 
-Written by `python scripts/make_spec_docs.py` from the types in `autoprune/spec.py` and `autoprune/sections.py`.
+Written by `python scripts/make_spec_docs.py` from the types in `autoprune/study/spec.py` and
+`autoprune/study/spec_sections.py`.
 
 A study is a folder with a `study.toml`; what is left out has the default below, which is the main job. The command line
 overrides the file; `--set KEY=VALUE` reaches every value (`--set finetune.lr=0.02`). Values marked ● give the stored
@@ -25,11 +30,18 @@ trials their meaning: once a study has trials they cannot change. Costs: {FLOP_C
 
 def table(model: type[BaseModel], prefix: str, fixed: set[str]) -> str:
     rows = [
-        f"| `{name}` | {shown(field)} | {mark(prefix + name, fixed)} | {field.description} |"
+        f"| `{name}` | {shown(field)} | {mark(prefix + name, fixed)} | {words(field)} |"
         for name, field in model.model_fields.items()
         if not is_section(field)
     ]
     return "\n".join(["| value | default | ● | what it is |", "|---|---|---|---|", *rows])
+
+
+def words(field: FieldInfo) -> str:
+    """Return what a field is, and what it may be where the description leaves out a choice."""
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    is_complete = all(re.search(rf"\b{re.escape(str(each))}\b", field.description) for each in choices)
+    return field.description if is_complete else f"{field.description}; one of {', '.join(map(str, choices))}"
 
 
 def is_section(field: FieldInfo) -> bool:

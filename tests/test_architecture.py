@@ -96,8 +96,7 @@ DOORS = {
     "scipy": ("search.proposals",),
     "pydantic": ("study.spec", "study.spec_sections", "study.spec_toml"),
     "pydantic_core": ("study.spec_sections",),
-    "tomllib": ("study.spec_toml", "cli.options"),  # tomli before Python 3.11
-    "tomli": ("study.spec_toml", "cli.options"),
+    "tomllib": ("study.spec_toml", "cli.read_request"),
     "tomli_w": ("study.spec_toml",),
     "safetensors": ("models", "training", "export", "search.setup", "search.trial_weights", "pick.resume"),
     "sklearn": ("tasks",),

@@ -1,17 +1,44 @@
-"""The words are true: help and spec pages are up to date, links lead somewhere, and README's example runs."""
+"""The words are true: generated pages are up to date, links lead somewhere, and every code block works.
+
+A fenced block of README or docs is either output, marked ``text``, or code. ``toml`` is parsed by the reader of
+``study.toml``, each ``autoprune …`` line of ``bash`` by the command line, and the ``python`` blocks of a page run in
+order, in a folder that holds a study and a picked network. A comment ``<!-- not run: reason -->`` right above a block
+excuses it.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import inspect
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
+from command_lines import understood
+
+import autoprune
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
+DOCS = sorted(REPOSITORY.glob("docs/**/*.md"))
+PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS])
+README = REPOSITORY / "README.md"
+EXCUSES = 1  # blocks that are left out; raise it for a good reason only
+FENCE = re.compile(
+    r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+
+pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")
+
+
+def title(page):
+    return str(page.relative_to(REPOSITORY))
 
 
 def load_script(name):
@@ -21,12 +48,41 @@ def load_script(name):
     return module
 
 
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    page: Path
+    language: str
+    code: str
+    mark: str
+
+    @property
+    def is_excused(self):
+        return self.mark.startswith("not run: ") and len(self.mark) > len("not run: ")
+
+
+def blocks(page, *languages):
+    """Return the blocks of a page, those in some languages alone if any are named."""
+    found = [
+        Block(page, match["language"], match["code"], match["mark"] or "")
+        for match in FENCE.finditer(page.read_text(encoding="utf-8"))
+    ]
+    return [block for block in found if not languages or (block.language in languages and not block.is_excused)]
+
+
 def block(kind, name):
     """Return the code block of README that stands under ``<!-- kind: name -->``."""
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    found = re.search(rf"<!-- {kind}: {re.escape(name)} -->\n```\w*\n(.*?)```", text, re.DOTALL)
-    assert found, f"README has no block marked {kind}: {name}"
-    return found[1]
+    found = [each.code for each in blocks(README) if each.mark == f"{kind}: {name}"]
+    assert len(found) == 1, f"README has no block marked {kind}: {name}, or several"
+    return found[0]
+
+
+def pages_with(*languages):
+    return [page for page in PAGES if blocks(page, *languages)]
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -37,18 +93,44 @@ def block(kind, name):
     ],
 )
 def test_generated_pages_are_up_to_date(script, function, page):
-    written = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    written = (REPOSITORY / "docs" / "reference" / page).read_text(encoding="utf-8")
     assert written == getattr(load_script(script), function)(), f"run: python scripts/{script}.py"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def anchors(page):
+    """Return what a heading of a page is linked by, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)]*)\)", FENCE.sub("", page.read_text(encoding="utf-8"))):
         if not target.startswith("http"):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+            there = page.parent / target if target else page
+            assert there.exists(), f"{page.name} links to {target}, which does not exist"
+            assert not anchor or anchor in anchors(there), f"{page.name} links to {target}#{anchor}, no heading there"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_is_in_the_index():
+    index = REPOSITORY / "docs" / "index.md"
+    text = index.read_text(encoding="utf-8")
+    left_out = [title(page) for page in DOCS if page != index and f"({page.relative_to(index.parent)})" not in text]
+    assert left_out == []
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_readme_or_index_names_every_command():
+    from autoprune.cli.main import COMMANDS
+
+    text = README.read_text(encoding="utf-8") + (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
+    assert [name for name in COMMANDS if f"autoprune {name}" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_every_option_that_is_named_exists(page):
     known = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", load_script("make_cli_docs").cli_docs()))
     others = {"--quiet", "--study", "--trials", "--rounds", "--steps", "--network", "--kind"}
@@ -57,22 +139,128 @@ def test_every_option_that_is_named_exists(page):
         assert option in known | others, f"{page.name} names {option}, which no command has"
 
 
-def test_the_readme_names_every_command():
-    from autoprune.cli.main import COMMANDS
+# -- code blocks ------------------------------------------------------------------------------------------------------
 
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert [name for name in COMMANDS if f"autoprune {name}" not in text] == []
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_every_block_is_output_or_in_a_language_that_is_checked(page):
+    text = page.read_text(encoding="utf-8")
+    assert len(re.findall(r"^\s*```", text, re.MULTILINE)) == 2 * len(blocks(page)), "a fence is indented or left open"
+    assert {block.language for block in blocks(page)} <= {"text", "python", "bash", "toml"}
+
+
+def test_few_blocks_are_excused():
+    assert sum(block.is_excused for page in PAGES for block in blocks(page)) <= EXCUSES
+
+
+def command_lines(code):
+    """Yield the words of every ``autoprune …`` in a shell's lines, without comments, pipes and redirections."""
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        while words:
+            end = next((at for at, word in enumerate(words) if word in ("&&", "|", ";", ">", ">>")), len(words))
+            if Path(words[0]).name == "autoprune":
+                yield words[1:end]
+            words = words[end + 1 :]
+
+
+@pytest.mark.parametrize("page", pages_with("bash"), ids=title)
+def test_every_command_is_understood(page):
+    from autoprune.cli import main
+
+    for each in blocks(page, "bash"):
+        assert subprocess.run(["bash", "-n"], input=each.code, text=True, check=False).returncode == 0
+        for words in command_lines(each.code):
+            understood(main, words)
+
+
+def test_a_command_that_does_not_exist_would_be_noticed():
+    from autoprune.cli import main
+
+    (words,) = command_lines("x && .venv/bin/autoprune search --nosuch 3 | less  # a comment\n")
+    assert words == ["search", "--nosuch", "3"]
+    with pytest.raises(click.UsageError, match="nosuch"):
+        understood(main, words)
+    with pytest.raises(click.UsageError, match="no command"):
+        understood(main, ["serach"])
+
+
+@pytest.mark.parametrize("page", pages_with("toml"), ids=title)
+def test_every_table_of_a_study_is_understood(page):
+    from autoprune.study.spec_toml import Layer, parse_spec
+
+    for each in blocks(page, "toml"):
+        parse_spec([Layer(page.name, tomllib.loads(each.code))])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Return a folder with README's ``mine.py`` and two picked networks, where pages look for them."""
+    from autoprune.core.policy import PruningPolicy
+    from autoprune.core.registry import load_object
+    from autoprune.export.saved_network import Architecture, save_network
+
+    folder = tmp_path_factory.mktemp("docs")
+    source = folder / "mine.py"
+    source.write_text(block("file", "mine.py"), encoding="utf-8")
+    network = load_object(f"{source}:network")(2, 1)
+    for number in (17, 28):
+        picked = folder / "studies" / "digits-resnet56" / "picked" / str(number)
+        picked.mkdir(parents=True)
+        save_network(picked, network, {}, Architecture(f"{source}:network", 2, (1, 8, 8)), PruningPolicy(), {})
+    return folder
+
+
+@pytest.mark.parametrize("page", pages_with("python"), ids=title)
+def test_every_python_block_runs(page, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(place)
+    names = {"__name__": "page"}
+    for each in blocks(page, "python"):
+        exec(compile(each.code, title(page), "exec"), names)
+    for test in [value for name, value in names.items() if name.startswith("test_")]:
+        test(tmp_path)
 
 
 def test_the_example_of_your_own_network_and_data_runs(tmp_path):
     (tmp_path / "mine.py").write_text(block("file", "mine.py"), encoding="utf-8")
-    for command in block("command", "mine").splitlines():
-        words = command.split()
-        assert words[0] == "autoprune"
+    for words in command_lines(block("command", "mine")):
         done = subprocess.run(
-            [sys.executable, "-m", "autoprune", *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=240
+            [sys.executable, "-m", "autoprune", *words], cwd=tmp_path, capture_output=True, text=True, timeout=240
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     picked = next((tmp_path / "studies" / "mine" / "picked").iterdir())
     names = {"model.safetensors", "recipe.json", "policy.json", "model.onnx", "card.md", "card.json"}
     assert {path.name for path in picked.iterdir()} == names
+
+
+# -- reference --------------------------------------------------------------------------------------------------------
+
+API = (REPOSITORY / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_python_documents_every_public_name():
+    assert sorted(re.findall(r"^### `(\w+)", API, re.MULTILINE)) == sorted(autoprune.__all__)
+
+
+@pytest.mark.parametrize("name", [name for name in autoprune.__all__ if name != "AutopruneError"])
+def test_the_page_on_python_gives_the_parameters_as_they_are(name):
+    written = re.search(rf"^### `{name}\((.*?)\)`", API, re.MULTILINE)[1].split(", ")
+    parameters = list(inspect.signature(getattr(autoprune, name)).parameters)
+    cut = written[-1] == "…"
+    assert (written[:-1] if cut else written) == parameters[: len(written) - cut]
+    assert cut or len(written) == len(parameters)
+
+
+def test_the_page_on_files_names_every_file_of_a_study_and_of_a_picked_folder():
+    from autoprune.core.export_formats import FILES
+    from autoprune.export import picked_files
+    from autoprune.study.folder import StudyFolder
+    from autoprune.study.manage import file_inventory
+
+    page = (REPOSITORY / "docs" / "reference" / "file-formats.md").read_text(encoding="utf-8")
+    properties = [name for name, value in vars(StudyFolder).items() if isinstance(value, property)]
+    paths = [value for name in properties if isinstance(value := getattr(StudyFolder(Path()), name), Path)]
+    picked = [value for name, value in vars(picked_files).items() if name.isupper()]
+    made = [name for name in file_inventory.DERIVED if "*" not in name and not name.startswith(".")]
+    for name in {*(path.name for path in paths), *picked, *FILES.values(), *made} - {"search.log.[0-9]"}:
+        assert f"`{name}" in page, f"docs/reference/file-formats.md leaves out {name}"

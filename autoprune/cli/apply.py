@@ -1,4 +1,4 @@
-"""``autoprune apply``: prune a network by a policy that another one was picked by."""
+"""``autoprune apply``: prune a network by the policy of a picked one."""
 
 from __future__ import annotations
 
@@ -8,36 +8,52 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoprune.cli.main import json_option
-from autoprune.cli.options import export_option, layer_of, transfer_options
+from autoprune.cli.headings import HeadedCommand, Heading, option
+from autoprune.cli.output import json_option
 from autoprune.cli.pick import conclude
+from autoprune.cli.shared_options import export_option, parse_shape
+from autoprune.cli.spec_options import target_options
 
 if TYPE_CHECKING:
     from autoprune.core.export_formats import Wanted
+    from autoprune.study.spec import StudySpec
 
 
 @click.command(
+    cls=HeadedCommand,
     epilog="""\b
 Examples:
   autoprune apply studies/digits-resnet56/picked/28/policy.json --model resnet56 --weights mine.safetensors
   autoprune apply policy.json --model net.py:build --data imagefolder:photos -o pruned
   autoprune apply policy.json --model torchvision:resnet18 --weights DEFAULT --input 3x224x224 --classes 1000
-"""
+""",
 )
 @click.argument("policy", type=click.Path(path_type=Path))
-@transfer_options
-@click.option("--input", "shape", metavar="CxHxW", help="Input shape; default: the data's, or else the policy's.")
-@click.option("--classes", type=int, help="Number of classes; default: the data's, or else the policy's.")
-@click.option(
+@target_options
+@option(
+    "--input",
+    "shape",
+    heading=Heading.NETWORK,
+    metavar="CxHxW",
+    help="Input shape; default: the data's, or else the policy's.",
+)
+@option(
+    "--classes",
+    heading=Heading.NETWORK,
+    type=int,
+    help="Number of classes; default: the data's, or else the policy's.",
+)
+@option(
     "-o",
     "--output",
+    heading=Heading.OUTPUT,
     type=click.Path(path_type=Path),
     default=Path("applied"),
     show_default=True,
     help="Folder to write.",
 )
 @export_option
-@click.option("--force", is_flag=True, help="Replace the folder if it exists.")
+@option("--force", heading=Heading.OUTPUT, is_flag=True, help="Replace the folder if it exists.")
 @json_option
 def apply(
     policy: Path,
@@ -51,12 +67,12 @@ def apply(
 ) -> None:
     """Prune a network by POLICY, the policy.json of a picked folder, and write a folder like a picked one.
 
-    The network needs the groups that the policy names; each loses the same share of its own channels, those that the
+    The network needs the groups that the policy names. Each loses the same share of its own channels, those that the
     policy's criterion scores lowest in it. Nothing is trained; with --data, batch norm is recalibrated and the network
-    scored on validation. Criteria that look at data need --data. Exit code 1 if the policy does not fit, or an export
-    that was asked for fails. One FLOP is one multiply–accumulate.
+    scored on validation. Criteria that look at data need --data. The exit code is 1 if the policy does not fit, or if
+    an export that you named fails. One FLOP is one multiply–accumulate.
     """
-    from autoprune.cli.inspect import parse_shape
+    from autoprune.cli.read_request import layer_of
     from autoprune.core.export_formats import wanted_formats
     from autoprune.study.spec_toml import Layer, parse_spec
 
@@ -70,7 +86,7 @@ def apply(
 
 def _apply(
     policy: Path,
-    spec: Any,
+    spec: StudySpec,
     shape: tuple[int, ...],
     classes: int,
     has_data: bool,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from autoprune.cli.options import root_option, storage_option, study_argument
+from autoprune.cli.headings import Heading, option
+from autoprune.cli.shared_options import root_option, storage_option, study_argument
 
 
 @click.command(
@@ -18,23 +19,24 @@ Examples:
 """
 )
 @study_argument
-@click.option(
+@option(
     "--port",
+    heading=Heading.OUTPUT,
     type=click.IntRange(0, 65535),
     default=8080,
     show_default=True,
     metavar="N",
     help="Port to listen on; 0 for any free one.",
 )
-@click.option("--open", "opens", is_flag=True, help="Open it in the browser.")
+@option("--open", "opens", heading=Heading.OUTPUT, is_flag=True, help="Open it in the browser.")
 @root_option
 @storage_option
 def dashboard(study: str | None, port: int, opens: bool, root: Path, storage: str | None) -> None:
     """Look at a copy of STUDY in optuna-dashboard, on this machine alone, until Ctrl-C.
 
     It needs the extra: pip install 'autoprune[dashboard]'. The copy is one moment of the study, which may be searched
-    meanwhile, and is removed at the end. The dashboard does not know about budgets or noise: what it calls best may be
-    over the budget. `autoprune report` is the authority.
+    meanwhile, and is removed at the end. The dashboard knows nothing about budgets or noise: what it calls best may be
+    over the budget. Trust `autoprune report`.
     """
     from autoprune.report.optuna_dashboard import CAVEAT, check_installed, copied, served
     from autoprune.study.find_study import find_study
@@ -47,9 +49,9 @@ def dashboard(study: str | None, port: int, opens: bool, root: Path, storage: st
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill removes the copy as well
     try:
         with copied(view, storage) as url, served(url, port) as (address, serve):
-            click.echo(f"{CAVEAT}\n{view.spec.name}: {address} (Ctrl-C ends it)")
+            click.echo(f"{CAVEAT}\n{view.spec.name}: {address} (Ctrl-C to stop)")
             if opens:
                 click.launch(address)
             serve()
     except KeyboardInterrupt:
-        click.echo("dashboard ended; the copy is removed", err=True)
+        click.echo("dashboard stopped; the copy is removed", err=True)

@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoprune.cli.main import emit, json_option
-from autoprune.cli.options import Request, layer_of, model_options, read_request, root_option, study_argument
-from autoprune.errors import UsageError
+from autoprune.cli.headings import HeadedCommand, Heading, option
+from autoprune.cli.output import cost_line, emit, json_option
+from autoprune.cli.shared_options import parse_shape, root_option, shape_option, study_argument
+from autoprune.cli.spec_options import model_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from autoprune.cli.read_request import Request
 
 
 @click.command(
+    cls=HeadedCommand,
     epilog="""\b
 Examples:
   autoprune inspect resnet56 --input 1x32x32
   autoprune inspect torchvision:mobilenet_v2
   autoprune inspect studies/cifar10-resnet20
-"""
+""",
 )
 @study_argument
 @model_options
-@click.option(
-    "--input", "shape", metavar="CxHxW", help="Input shape; default: the data's, or 3x224x224 for torchvision."
-)
-@click.option("--classes", type=int, help="Number of classes; default: the data's.")
+@shape_option
+@option("--classes", heading=Heading.NETWORK, type=int, help="Number of classes; default: the data's.")
 @root_option
 @json_option
 def inspect(
-    study: str | None,
-    shape: str | None,
-    classes: int | None,
-    root: Path,
-    as_json: bool,
-    **options: Any,
+    study: str | None, shape: str | None, classes: int | None, root: Path, as_json: bool, **options: Any
 ) -> None:
     """Show what can be pruned in STUDY or in a model: groups and blocks, what is frozen and why, MACs and scores.
 
-    STUDY may be a study, a recipe, or a model's name as --model takes it. A study's own dense network is looked at if
-    it has one; else no weights are needed. Nothing is trained or stored. One FLOP is one multiply–accumulate.
+    STUDY may be a study, a recipe, or a model's name as --model takes it. If the study has a dense network, that one is
+    inspected; otherwise no weights are needed. Nothing is trained or stored. One FLOP is one multiply–accumulate.
     """
+    from autoprune.cli.read_request import layer_of, read_request
+
     values = layer_of(options)
     if study is not None and _is_model(study):
         values.setdefault("model", {})["source"] = study
@@ -60,7 +64,7 @@ def _is_model(name: str) -> bool:
 
 
 def _inspect(request: Request, text: str | None, classes: int | None, model_given: bool) -> dict[str, Any]:
-    """Look at a network on inputs of a shape: as given, or else the data's."""
+    """Inspect a network on inputs of the shape that was given, or else of the data's."""
     from autoprune.search.setup.from_spec import task_of
     from autoprune.search.setup.inspect_network import inspect_network
     from autoprune.study.folder import StudyFolder
@@ -77,34 +81,35 @@ def _inspect(request: Request, text: str | None, classes: int | None, model_give
     return inspect_network(spec, wanted, outputs, StudyFolder(request.folder), task).to_json()
 
 
-def parse_shape(text: str) -> tuple[int, ...]:
-    """Return the shape of one example: of an image, CxHxW; of a row of features, F; of a sequence of rows, TxF."""
-    try:
-        shape = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        shape = (0,)
-    if min(shape) < 1:
-        raise UsageError(
-            f"--input {text!r} is not of the form CxHxW, F or TxF; write for example 3x224x224 for images, "
-            "30 for rows of features, 16x8 for sequences"
-        )
-    return shape
-
-
-def _print(found: dict[str, Any]) -> None:
+def _print(found: Mapping[str, Any]) -> None:
     from rich.console import Console
+
+    console = Console()
+    _print_whole(console, found)
+    _print_groups(console, found)
+    _print_layers(console, found)
+    _print_scores(console, found)
+    if found["sparsity"]:
+        from autoprune.report.content.notes import sparsity_notes
+        from autoprune.study.regularisation_facts import RegularisationFacts
+
+        console.print(*sparsity_notes(RegularisationFacts.from_json(found["sparsity"])), markup=False, highlight=False)
+    for note in found["uncounted"]:
+        console.print(f"not counted: {note}", markup=False, highlight=False)
+
+
+def _print_whole(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what the whole network costs, and how far it can be brought down."""
+    console.print(cost_line(found, found["dense"]), highlight=False)
+    share = 100 * found["smallest"]["mflops"]
+    console.print(f"cutting channels alone can bring it to {share:.1f} % of its MFLOPs", highlight=False)
+
+
+def _print_groups(console: Console, found: Mapping[str, Any]) -> None:
+    """Print the groups and blocks that can go, and the groups that stay."""
     from rich.markup import escape
     from rich.table import Table
 
-    console, dense = Console(), found["dense"]
-    shape = "×".join(map(str, found["input_shape"]))
-    console.print(
-        f"{escape(found['model'])} on {shape}: {dense['mflops']:.2f} MFLOPs ({found['flop_convention']}), "
-        f"{dense['mparams']:.3f} M parameters, {dense['size_mb']:.2f} MB",
-        highlight=False,
-    )
-    share = 100 * found["smallest"]["mflops"]
-    console.print(f"cutting channels alone can bring it to {share:.1f} % of its MFLOPs", highlight=False)
     groups = Table("group", "size", "kind", "layers it runs through", title="can be pruned")
     for group in found["groups"]:
         kind = "heads" if group["kind"] == "heads" else "residual stream" if group["residual"] else "inner"
@@ -120,6 +125,13 @@ def _print(found: dict[str, Any]) -> None:
         for group in found["frozen"]:
             frozen.add_row(escape(group["name"]), str(group["channels"]), escape(group["reason"]))
         console.print(frozen)
+
+
+def _print_layers(console: Console, found: Mapping[str, Any]) -> None:
+    """Print the MFLOPs of every layer that has some."""
+    from rich.markup import escape
+    from rich.table import Table
+
     layers = Table("layer", "kind", "in", "out", "MFLOPs", "share", title="MFLOPs by layer")
     for layer in found["layers"]:
         layers.add_row(
@@ -128,21 +140,13 @@ def _print(found: dict[str, Any]) -> None:
             str(layer["inputs"]),
             str(layer["outputs"]),
             f"{layer['mflops']:.3f}",
-            f"{100 * layer['mflops'] / dense['mflops']:.1f} %",
+            f"{100 * layer['mflops'] / found['dense']['mflops']:.1f} %",
         )
     console.print(layers)
-    _print_scores(console, found)
-    if found["sparsity"]:
-        from autoprune.report.content.notes import sparsity_notes
-        from autoprune.study.regularisation_facts import RegularisationFacts
-
-        console.print(*sparsity_notes(RegularisationFacts.from_json(found["sparsity"])), markup=False, highlight=False)
-    for note in found["uncounted"]:
-        console.print(f"not counted: {note}", markup=False, highlight=False)
 
 
-def _print_scores(console: Any, found: dict[str, Any]) -> None:
-    """Print how each criterion's scores spread: quantiles over groups of the groups' own quantiles would hide much."""
+def _print_scores(console: Console, found: Mapping[str, Any]) -> None:
+    """Print how each criterion's scores spread within every group; quantiles over all groups would hide that."""
     from rich.markup import escape
     from rich.table import Table
 

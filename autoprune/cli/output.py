@@ -1,12 +1,14 @@
-"""How much a command says on stderr: ``--quiet``, ``--verbose``, and the display that follows from them."""
+"""What a command prints: one JSON document or text on stdout, and on stderr as much as was asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from autoprune.cli.headings import Heading, option
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,30 +17,62 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+def emit(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(json.dumps(document, indent=1, allow_nan=False))
+
+
+def cost_line(found: Mapping[str, Any], costs: Mapping[str, float]) -> str:
+    """Return what a network costs, in one line of rich's markup.
+
+    Args:
+        found: with ``model``, ``input_shape`` and ``flop_convention``.
+        costs: metric → value, with ``mflops``, ``mparams`` and ``size_mb``.
+    """
+    from rich.markup import escape
+
+    shape = "×".join(map(str, found["input_shape"]))
+    return (
+        f"{escape(found['model'])} on {shape}: {costs['mflops']:.2f} MFLOPs ({found['flop_convention']}), "
+        f"{costs['mparams']:.3f} M parameters, {costs['size_mb']:.2f} MB"
+    )
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    """Store a flag with the whole command line, where an error can find it too."""
     root = ctx.find_root()
-    root.obj = {**(root.obj or {}), str(param.name): value}
+    root.obj = {**(root.obj or {}), param.opts[0].lstrip("-"): value}
+    return value
+
+
+json_option = option(
+    "--json",
+    "as_json",
+    heading=Heading.OUTPUT,
+    is_flag=True,
+    callback=_remember,
+    is_eager=True,
+    help="Print one JSON document on stdout; progress goes to stderr.",
+)
 
 
 def verbosity_options(command: _F) -> _F:
-    """Add ``--quiet`` and ``--verbose``; what was said is read by :func:`verbosity`."""
-    shared: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _remember}
-    command = click.option("--verbose", "-v", help="Say more: every phase, its seconds, and tracebacks.", **shared)(
-        command
-    )
-    return click.option("--quiet", "-q", help="Say only warnings, errors and the result.", **shared)(command)
+    """Add ``--quiet`` and ``--verbose``, which :func:`verbosity` reads."""
+    shared: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _remember, "heading": Heading.OUTPUT}
+    command = option("--verbose", "-v", help="Print more: every phase, its seconds, and tracebacks.", **shared)(command)
+    return option("--quiet", "-q", help="Print only warnings, errors and the result.", **shared)(command)
 
 
 def verbosity() -> Verbosity:
-    """Return how much the command that runs is to say.
+    """Return how much the command prints on stderr.
 
     Raises:
-        UsageError: if it is to say both less and more.
+        UsageError: if both ``--quiet`` and ``--verbose`` were given.
     """
-    said = click.get_current_context().find_root().obj or {}
-    if said.get("quiet") and said.get("verbose"):
+    given = click.get_current_context().find_root().obj or {}
+    if given.get("quiet") and given.get("verbose"):
         raise UsageError("--quiet and --verbose were both given; give one of them")
-    return "quiet" if said.get("quiet") else "verbose" if said.get("verbose") else "normal"
+    return "quiet" if given.get("quiet") else "verbose" if given.get("verbose") else "normal"
 
 
 def open_display(*, live: bool = True) -> AnyDisplay:

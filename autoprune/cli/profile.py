@@ -2,61 +2,98 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoprune.cli.inspect import parse_shape
-from autoprune.cli.main import emit, json_option
+from autoprune.cli.headings import HeadedCommand, Heading, option
+from autoprune.cli.output import cost_line, emit, json_option
+from autoprune.cli.shared_options import parse_shape, shape_option
+from autoprune.cli.spec_options import DATA_WORDS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from autoprune.export.saved_network import Architecture
 
 SORTS = {"order": None, "time": "eager_ms", "mflops": "mflops", "mparams": "mparams"}
 
 
 @click.command(
+    cls=HeadedCommand,
     epilog="""\b
 Examples:
   autoprune profile resnet56 --input 3x32x32 --classes 10
   autoprune profile torchvision:mobilenet_v2 --batch 8 --sort time
   autoprune profile studies/digits-resnet56/picked/21 --latency-runtime torch,compile,onnxruntime
   autoprune profile net.py:build --data imagefolder:pictures --json
-"""
+""",
 )
 @click.argument("model")
-@click.option(
-    "--input", "shape", metavar="CxHxW", help="Input shape; default: the data's, or 3x224x224 for torchvision."
+@shape_option
+@option(
+    "--classes",
+    "--num-classes",
+    "classes",
+    heading=Heading.NETWORK,
+    type=click.IntRange(1),
+    help="Number of outputs; default: the data's.",
 )
-@click.option("--classes", "--num-classes", "classes", type=click.IntRange(1), help="Outputs; default: the data's.")
-@click.option("--data", metavar="NAME", help="Data whose shape and classes are taken; default: digits.")
-@click.option(
-    "--batch", "--latency-batch", "batch", type=click.IntRange(1), default=1, show_default=True, help="Images."
+@option(
+    "--data",
+    heading=Heading.NETWORK,
+    metavar="NAME",
+    help=f"Data whose shape and classes are taken; default: digits. {DATA_WORDS}.",
 )
-@click.option(
+@option(
+    "--batch",
+    "--latency-batch",
+    "batch",
+    heading=Heading.LATENCY,
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Images per timed forward pass.",
+)
+@option(
     "--latency-runtime",
     "runtimes",
+    heading=Heading.LATENCY,
     metavar="A,B,…",
-    help="Of torch, compile, onnxruntime, cuda; default: torch, and onnxruntime if installed, or cuda on a GPU.",
+    help="Any of torch, compile, onnxruntime, cuda; default: torch, and onnxruntime if installed, or cuda on a GPU.",
 )
-@click.option(
+@option(
     "--latency-threads",
     "threads",
+    heading=Heading.LATENCY,
     type=click.IntRange(1),
     default=1,
     show_default=True,
     help="CPU threads while timing.",
 )
-@click.option("--device", default="auto", metavar="auto|cpu|cuda|mps", help="Where the network runs.")
-@click.option(
+@option(
+    "--device",
+    heading=Heading.RUNTIME,
+    default="auto",
+    metavar="auto|cpu|cuda|mps",
+    help="Device that the network runs on.",
+)
+@option(
     "--layout",
+    heading=Heading.RUNTIME,
     type=click.Choice(["contiguous", "channels_last"]),
     default="contiguous",
     show_default=True,
     help="Memory layout of images.",
 )
-@click.option(
-    "--sort", type=click.Choice(list(SORTS)), default="order", show_default=True, help="How layers are listed."
+@option(
+    "--sort",
+    heading=Heading.SHOWN,
+    type=click.Choice(list(SORTS)),
+    default="order",
+    show_default=True,
+    help="How layers are listed.",
 )
 @json_option
 def profile(model: str, shape: str | None, classes: int | None, data: str | None, as_json: bool, **how: Any) -> None:
@@ -64,7 +101,7 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
 
     MODEL is a model's name as --model takes it, or a folder that `autoprune pick` wrote. Nothing is trained or stored,
     and no weights are needed. Times by layer are PyTorch's eager mode with a clock at every layer; the latency of the
-    whole network is timed without, in each runtime. One FLOP is one multiply–accumulate.
+    whole network is timed without these clocks, in each runtime. One FLOP is one multiply–accumulate.
     """
     from autoprune.cost.timing_plan import TimingPlan
     from autoprune.search.setup.profile_network import open_network, profile_network
@@ -84,10 +121,10 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
 
 
 def _architecture(model: str, text: str | None, classes: int | None, data: str | None) -> Architecture | None:
-    """Return what a model by name is built as; ``None`` if the name is a folder, which says so itself.
+    """Return how a model by name is built; ``None`` if the name is a folder, which holds that itself.
 
     Raises:
-        UsageError: if a picked network's folder is given a shape, or the shape is none.
+        UsageError: if a shape is given for a picked network's folder, or the shape has another form.
         SpecError: if nothing can have this name.
     """
     from pathlib import Path
@@ -113,10 +150,10 @@ def _architecture(model: str, text: str | None, classes: int | None, data: str |
 
 
 def _names(text: str | None) -> list[str] | None:
-    """Return the runtimes that were asked for.
+    """Return the runtimes that were named.
 
     Raises:
-        UnknownNameError: if there is none of that name.
+        UnknownNameError: if one does not exist.
     """
     from autoprune.errors import UnknownNameError
     from autoprune.export.timing_runtimes import WORDS
@@ -128,24 +165,37 @@ def _names(text: str | None) -> list[str] | None:
     return names
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(found: Mapping[str, Any]) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
-    console, whole, timing = Console(), found["whole"], found["timing"]
-    shape = "×".join(map(str, found["input_shape"]))
-    console.print(
-        f"{escape(found['model'])} on {shape}: {whole['mflops']:.2f} MFLOPs ({found['flop_convention']}), "
-        f"{whole['mparams']:.3f} M parameters, {whole['size_mb']:.2f} MB",
-        highlight=False,
-    )
+    console = Console()
+    _print_whole(console, found)
+    _print_layers(console, found)
+    for one in found["uncounted"]:
+        console.print(
+            f"not counted: {one['operation']}, {one['calls']} calls, {one['outputs']} numbers out",
+            markup=False,
+            highlight=False,
+        )
+
+
+def _print_whole(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what the whole network costs, and its latency in each runtime."""
+    console.print(cost_line(found, found["whole"]), highlight=False)
+    timing = found["timing"]
     threads = f"{timing['threads']} thread{'' if timing['threads'] == 1 else 's'}"
     where = f"batch {timing['batch']}, {threads}, {found['runtime']['layout']}, {found['runtime']['device_name']}"
     for name, timed in found["latency"].items():
         shown = f"{timed['ms']:.3f} ± {timed['stderr_ms']:.3f} ms" if "ms" in timed else f"not timed: {timed['failed']}"
         console.print(f"latency in {name}: {shown}", markup=False, highlight=False)
     console.print(f"timed with {where}", markup=False, highlight=False)
+
+
+def _print_layers(console: Console, found: Mapping[str, Any]) -> None:
+    """Print what each layer costs, and its share of the eager time."""
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table("layer", "kind", "channels", "MFLOPs", "M params", "MB", "eager ms", "share", title="by layer")
     table.columns[0].overflow = table.columns[1].overflow = "fold"
     table.columns[0].min_width = 14
@@ -165,9 +215,3 @@ def _print(found: dict[str, Any]) -> None:
         f"the eager times add up to {found['layers_eager_ms']:.3f} ms, the clocks between the layers included",
         highlight=False,
     )
-    for one in found["uncounted"]:
-        console.print(
-            f"not counted: {one['operation']}, {one['calls']} calls, {one['outputs']} numbers out",
-            markup=False,
-            highlight=False,
-        )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from autoprune.cli.main import emit, json_option
-from autoprune.cli.options import asked_budget, budget_options, root_option, storage_option, study_argument
+from autoprune.cli.budget_options import asked_budget, budget_options, budget_values
+from autoprune.cli.headings import HeadedCommand, Heading, option
+from autoprune.cli.output import emit
+from autoprune.cli.shared_options import stored_study_options, study_argument
 from autoprune.errors import UsageError
 
 
 @click.command(
+    cls=HeadedCommand,
     epilog="""\b
 Examples:
   autoprune report
@@ -21,16 +25,25 @@ Examples:
   autoprune report --live
   autoprune report --open
   autoprune report --json | jq .best
-"""
+""",
 )
 @study_argument
 @budget_options
-@click.option("--all", "show_all", is_flag=True, help="Every non-dominated trial, differences within noise included.")
-@click.option("--live", is_flag=True, help="Watch a search that is running, as `autoprune watch` does; write nothing.")
-@click.option("--open", "open_page", is_flag=True, help="Open report.html in the browser.")
-@root_option
-@storage_option
-@json_option
+@option(
+    "--all",
+    "show_all",
+    heading=Heading.SHOWN,
+    is_flag=True,
+    help="Every non-dominated trial, differences within noise included.",
+)
+@option(
+    "--live",
+    heading=Heading.SHOWN,
+    is_flag=True,
+    help="Watch a search that is running, as `autoprune watch` does; write nothing.",
+)
+@option("--open", "open_page", heading=Heading.SHOWN, is_flag=True, help="Open report.html in the browser.")
+@stored_study_options
 def report(
     study: str | None,
     show_all: bool,
@@ -44,34 +57,44 @@ def report(
     """Show the front of STUDY beside its baselines, and write report.html, front.csv, .json, .png and .svg.
 
     report.html is a page to choose on: set a budget, and it shows the network to pick, its policy and the command.
-    It needs no network and nothing beside it, so it can be sent.
+    It is one file that loads nothing, so you can send it to somebody.
 
-    The front holds the completed trials that none other beats beyond noise: accuracies within their
+    The front holds the completed trials that no other trial beats beyond noise: accuracies within their
     standard error count as equal. Notes compare the best trial with each baseline and the dense network, with
     95 % intervals. Where sensitivity was measured, sensitivity.png is drawn too. Reading is safe beside
     a running search. One FLOP is one multiply–accumulate.
     """
+    from autoprune.study.find_study import find_study
+
+    folder, _ = find_study(study, root)
+    limits = budget_values(options)
+    if not live:
+        _write(folder, storage, limits, show_all, open_page, as_json)
+        return
+    from autoprune.cli.watch import follow
+
+    if show_all or open_page:
+        raise UsageError("--live writes nothing and shows the front beyond noise; leave out --all and --open")
+    follow(folder, storage, limits, once=False, as_json=as_json)
+
+
+def _write(
+    folder: Path, storage: str | None, limits: Mapping[str, str], show_all: bool, open_page: bool, as_json: bool
+) -> None:
+    """Write the report into the study's folder, and print it."""
     from rich.console import Console
 
     from autoprune.report.content.terminal import render
     from autoprune.report.write_report import write_report
-    from autoprune.study.find_study import find_study
     from autoprune.study.view import open_view
 
-    folder, _ = find_study(study, root)
-    if live:
-        from autoprune.cli.watch import follow
-
-        if show_all or open_page:
-            raise UsageError("--live writes nothing and shows the front beyond noise; leave out --all and --open")
-        follow(folder, storage, options, once=False, as_json=as_json)
-        return
     view = open_view(folder, storage)
-    summary, files = write_report(view, asked_budget(options, view.dense), not show_all, elsewhere=bool(storage))
+    budget = asked_budget(limits, view.dense)
+    summary, files = write_report(view, budget, not show_all, elsewhere=bool(storage))
     if open_page and not webbrowser.open(files[0].resolve().as_uri()):
-        click.echo(f"no browser could be started; open {files[0]} in one", err=True)
+        click.echo(f"no browser could be started; open {files[0]} in a browser", err=True)
     if as_json:
         emit({**summary.to_json(), "files": [str(path) for path in files]})
-        return
-    render(summary, Console())
-    click.echo("\nwritten: " + ", ".join(str(path) for path in files))
+    else:
+        render(summary, Console())
+        click.echo("\nwritten: " + ", ".join(str(path) for path in files))

@@ -1,4 +1,4 @@
-"""``autoprune search``: begin a study, or go on with it."""
+"""``autoprune search``: begin a study, or resume it."""
 
 from __future__ import annotations
 
@@ -10,57 +10,56 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoprune.cli.main import INTERRUPTED, emit, json_option
-from autoprune.cli.options import (
-    budget_options,
-    budget_text,
-    layer_of,
-    read_request,
-    root_option,
-    spec_options,
-    storage_option,
-    study_argument,
-)
-from autoprune.cli.output import open_display, verbosity_options
+from autoprune.cli.budget_options import budget_options, budget_text
+from autoprune.cli.headings import HeadedCommand
+from autoprune.cli.main import INTERRUPTED
+from autoprune.cli.output import emit, open_display, verbosity_options
+from autoprune.cli.shared_options import stored_study_options, study_argument
+from autoprune.cli.spec_options import spec_options
 
 if TYPE_CHECKING:
-    from autoprune.cli.options import Request
+    from autoprune.cli.read_request import Request
     from autoprune.search.session import Run
     from autoprune.study.spec import StudySpec
 
 
+_FIRST = ("--budget-mflops", "--model", "--weights", "--data", "--dense-epochs", "--trials")  # for a newcomer
+
+
 @click.command(
+    cls=HeadedCommand,
+    first=_FIRST,
     epilog="""\b
 Examples:
   autoprune search --budget-mflops 50                  the main job: ResNet-56 on handwritten digits
   autoprune search studies/cifar10-resnet20            a recipe, with its own budget
   autoprune search mine --model net.py:build --weights net.safetensors --data imagefolder:data --budget-mflops 40%
-  autoprune search mine --trials 80                    go on with a study
-"""
+  autoprune search mine --trials 80                    continue a study
+""",
 )
 @study_argument
 @budget_options
 @spec_options
-@root_option
-@storage_option
 @verbosity_options
-@json_option
+@stored_study_options
 def search(
     study: str | None, assignments: tuple[str, ...], root: Path, storage: str | None, as_json: bool, **options: Any
 ) -> None:
     """Search pruning policies for STUDY under a budget; the same command resumes an interrupted search.
 
-    STUDY is a folder, a name under --root, or a recipe that comes with autoprune; without it, the main
-    job. A budget may be absolute (50) or relative to the dense network (40%); several limits hold together.
-    One study serves any budget: asking another one later needs no new study. One FLOP is one multiply–accumulate.
+    STUDY is a folder, a name under --root, or a recipe that ships with autoprune; without it, the main job runs. A
+    budget may be absolute (50) or relative to the dense network (40%); several limits hold together. One study serves
+    any budget, so another budget later needs no new study. One FLOP is one multiply–accumulate.
     """
+    from autoprune.cli.read_request import layer_of, read_request
+
     request = read_request(study, root, layer_of(options, assignments))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as cleanly as Ctrl-C
     try:
         run = _run(request, storage)
     except KeyboardInterrupt:
         click.echo(
-            f"\nautoprune: interrupted; every finished trial is stored in {request.folder}. Go on with:\n"
+            f"\nautoprune: interrupted; every finished trial is stored in {request.folder}. Resume with:\n"
             f"  autoprune {shlex.join(sys.argv[1:])}",
             err=True,
         )
@@ -75,11 +74,11 @@ def _run(request: Request, storage: str | None) -> Run:
         display.say("loading PyTorch")
         from autoprune.search.session import run_search
 
-        return run_search(request.spec, StudyFolder(request.folder), display, storage, request.recipe)
+        return run_search(request.spec, StudyFolder(request.folder), display, storage, request.written)
 
 
 def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_json: bool) -> None:
-    """Print the front, where the study is, and what to type next."""
+    """Print the front, the study's folder, and the commands to type next."""
     from rich.console import Console
 
     from autoprune.report.content.summary import summarise
@@ -93,7 +92,7 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
         emit({**summary.to_json(), "size": size.to_json()})
         return
     if not run.added:
-        click.echo(f"nothing to do: {run.finished} of {spec.trials} trials are done; raise --trials to go on\n")
+        click.echo(f"nothing to do: {run.finished} of {spec.trials} trials are done; raise --trials for more\n")
     render(summary, Console())
     shown, budget = shlex.quote(str(folder)), _budget_options(spec)
     click.echo(f"\nstored in {folder}, {size.describe()}\nnext{' (with the same --storage)' if storage else ''}:")
@@ -103,5 +102,5 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
 
 
 def _budget_options(spec: StudySpec) -> str:
-    """Return the options that ask for the same budget again, to the last digit: another one has its own baselines."""
+    """Return the options for the same budget, to the last digit: any other budget gets baselines of its own."""
     return budget_text(spec.budget.model_dump(exclude_none=True))

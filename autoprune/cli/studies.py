@@ -1,17 +1,17 @@
-"""``autoprune studies``: what is stored; its subcommands are in ``cli.shelf``."""
+"""``autoprune studies``: the list of what is stored. Its subcommands are in ``cli.manage_studies``."""
 
 from __future__ import annotations
 
 import datetime
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from autoprune.cli.main import emit, json_option
-from autoprune.cli.options import root_option, storage_option
+from autoprune.cli.lazy_group import LazyGroup
+from autoprune.cli.output import emit
+from autoprune.cli.shared_options import stored_study_options
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,28 +25,10 @@ SUBCOMMANDS = {
 }
 
 
-class _Shelf(click.Group):
-    """Load the subcommands only when one is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the subcommands by name."""
-        return list(SUBCOMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return one subcommand."""
-        if cmd_name not in SUBCOMMANDS:
-            return None
-        command: click.Command = getattr(import_module("autoprune.cli.shelf"), f"{cmd_name}_study")
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the subcommands without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(SUBCOMMANDS.items()))
-
-
 @click.group(
-    cls=_Shelf,
+    cls=LazyGroup,
+    summaries=SUBCOMMANDS,
+    place="autoprune.cli.manage_studies:{name}_study",
     invoke_without_command=True,
     subcommand_metavar="[COMMAND [ARGS]...]",
     epilog="""\b
@@ -57,19 +39,19 @@ Examples:
   autoprune studies rm digits-resnet56
 """,
 )
-@root_option
-@storage_option
-@json_option
+@stored_study_options
 @click.pass_context
 def studies(ctx: click.Context, root: Path, storage: str | None, as_json: bool) -> None:
     """List the studies under --root, or remove, copy, export or import one.
 
     Each is shown with its trials, the best network within its last budget, its size on disk, when it was last written
-    to, and whether a process is searching it now. --storage is asked for studies whose trials are not in their folder.
+    to, and whether a process is searching it now. --storage is read for studies whose trials are not in their folder.
     """
     if ctx.invoked_subcommand is not None:
         if ctx.get_parameter_source("storage") is ParameterSource.COMMANDLINE:
-            raise UsageError(f"--storage stands before {ctx.invoked_subcommand}; give it after, among its own options")
+            raise UsageError(
+                f"--storage was given before {ctx.invoked_subcommand}; give it after, among that command's own options"
+            )
         given = {"root": root, "as_json": as_json}
         ctx.default_map = {name: {**(ctx.default_map or {}), **given} for name in SUBCOMMANDS}
         return
@@ -110,8 +92,8 @@ def _cells(each: Listed) -> tuple[str, ...]:
 
 
 def ago(moment: datetime.datetime) -> str:
-    """Return how long ago a moment was, as people say it."""
-    seconds = (datetime.datetime.now(datetime.timezone.utc) - moment).total_seconds()
+    """Return how long ago a moment was, in words."""
+    seconds = (datetime.datetime.now(datetime.UTC) - moment).total_seconds()
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
             count = int(seconds // size)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoprune.cli.main import emit, json_option
-from autoprune.cli.options import budget_options, budget_values, root_option, storage_option, study_argument
+from autoprune.cli.budget_options import budget_options, budget_values
+from autoprune.cli.headings import HeadedCommand, Heading, option
+from autoprune.cli.output import emit
+from autoprune.cli.shared_options import stored_study_options, study_argument
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,54 +24,62 @@ RESTING = 5  # a look may take a fifth of the time between two: reading thousand
 
 
 @click.command(
+    cls=HeadedCommand,
     epilog="""\b
 Examples:
   autoprune watch
   autoprune watch studies/cifar10-resnet20 --budget-mflops 15
   autoprune watch --once
   autoprune watch --json | jq .seconds_left
-"""
+""",
 )
 @study_argument
 @budget_options
-@click.option("--once", is_flag=True, help="Show one moment, and end.")
-@click.option(
+@option("--once", heading=Heading.SHOWN, is_flag=True, help="Show one moment and exit.")
+@option(
     "--every",
+    heading=Heading.SHOWN,
     type=click.FloatRange(min=0.2),
     default=3.0,
     show_default=True,
     metavar="S",
     help="Seconds between two looks; more where reading the study takes long.",
 )
-@root_option
-@storage_option
-@json_option
+@stored_study_options
 def watch(
     study: str | None, once: bool, every: float, root: Path, storage: str | None, as_json: bool, **options: Any
 ) -> None:
     """Watch a search of STUDY that is running in another terminal; nothing is written.
 
-    Shown are how many trials are finished, stopped and failed, the time left by what recent trials took, the best
+    It shows how many trials are finished, stopped and failed, the time left as estimated from recent trials, the best
     network within the budget, and the front beside its baselines. It ends when the study has its trials, or with
-    Ctrl-C. Where the output is no terminal, lines are printed as something changes. --json prints one moment. One FLOP
-    is one multiply–accumulate.
+    Ctrl-C. Where the output is not a terminal, it prints a line when something changes. --json prints one moment. One
+    FLOP is one multiply–accumulate.
     """
     from autoprune.study.find_study import find_study
 
     folder, _ = find_study(study, root)
-    follow(folder, storage, options, every=every, once=once, as_json=as_json)
+    follow(folder, storage, budget_values(options), every=every, once=once, as_json=as_json)
 
 
 def follow(
-    folder: Path, storage: str | None, options: dict[str, Any], *, every: float = 3.0, once: bool, as_json: bool
+    folder: Path, storage: str | None, limits: Mapping[str, str], *, every: float = 3.0, once: bool, as_json: bool
 ) -> None:
-    """Show a study again and again until it is done, or once."""
+    """Show a study again and again until it is done, or once.
+
+    Args:
+        folder: the study's.
+        storage: URL of its trials, ``None`` for SQLite in the folder.
+        limits: metric → limit as it was written; empty for the study's last budget.
+        every: seconds between two looks.
+        once: whether to show one moment only.
+        as_json: whether to print one moment as a JSON document.
+    """
     from rich.console import Console
 
     from autoprune.core.metrics import Budget
     from autoprune.report.live import take_snapshot
 
-    limits = budget_values(options)
     budget = Budget.parse(limits) if limits else None
     shot = take_snapshot(folder, storage, budget)
     console = Console()
@@ -86,11 +96,11 @@ def follow(
         else:
             _lines(looks)
     except KeyboardInterrupt:
-        return  # the way a watcher leaves
+        return  # a watcher exits with Ctrl-C
 
 
 def _looks(shot: Snapshot, every: float, look: Callable[[], Snapshot]) -> Iterator[Snapshot]:
-    """Yield a moment after the other until the study is done; what takes long to read is read less often."""
+    """Yield one snapshot after another until the study is done; a study that is slow to read is read less often."""
     cost = 0.0
     yield shot
     while not shot.is_done:
@@ -120,7 +130,7 @@ def _lines(looks: Iterator[Snapshot]) -> None:
 
 
 def picture(shot: Snapshot, console: Console) -> RenderableType:
-    """Return everything that is shown of a moment, cut to the height of the console."""
+    """Return what is shown of one moment, cut to the height of the console."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table

@@ -1,11 +1,13 @@
-"""The names that autoprune ships: importance criteria, networks, data sets and loggers.
+"""The names that autoprune ships: importance criteria, networks, data sets, loggers and samplers.
 
-Four :class:`Registry` tables and nothing else. They stand on a low floor, without torch,
+Four :class:`Registry` tables and one closed list. They stand on a low floor, without torch,
 so that a study can be read and its names checked before anything heavy is imported; what a name
 stands for is imported when somebody asks the registry for it.
 """
 
 from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
 
 from autoprune.core.registry import Registry
 
@@ -56,3 +58,7 @@ LOGGERS = Registry(
     },
 )
 """What logs each trial beside the display; each needs the extra of its name."""
+
+SamplerName: TypeAlias = Literal["auto", "guided", "tpe", "gp", "nsga2", "random"]
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+"""What proposes policies: ``guided`` is ours, ``auto`` chooses, the others are Optuna's."""

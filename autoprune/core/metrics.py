@@ -33,6 +33,7 @@ class Metric:
         closed_form: whether it follows exactly from the policy, before anything is built.
         digits: decimals shown in tables.
         resolution: relative difference below which two networks count as equally good.
+        help: what a budget on it limits, in words; empty for what no budget can limit.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Metric:
     closed_form: bool = False
     digits: int = 2
     resolution: float = 0.0
+    help: str = ""
 
     def minimised(self, value: float) -> float:
         """Return ``value`` with the sign under which smaller is better."""
@@ -80,9 +82,26 @@ METRICS: Mapping[str, Metric] = {
         Metric("recalibrated_loss", "nats", "min", math.inf, is_cost=False, digits=4),
         Metric("midway_loss", "nats", "min", math.inf, is_cost=False, digits=4),
         Metric("halfway_loss", "nats", "min", math.inf, is_cost=False, digits=4),  # what older studies hold instead
-        Metric("mflops", "MFLOPs", "min", math.inf, is_cost=True, closed_form=True, resolution=BUDGET_GAP),
         Metric(
-            "mparams", "M parameters", "min", math.inf, is_cost=True, closed_form=True, resolution=BUDGET_GAP, digits=4
+            "mflops",
+            "MFLOPs",
+            "min",
+            math.inf,
+            is_cost=True,
+            closed_form=True,
+            resolution=BUDGET_GAP,
+            help=f"MFLOPs ({FLOP_CONVENTION})",
+        ),
+        Metric(
+            "mparams",
+            "M parameters",
+            "min",
+            math.inf,
+            is_cost=True,
+            closed_form=True,
+            resolution=BUDGET_GAP,
+            digits=4,
+            help="million parameters",
         ),
         Metric(
             "nonzero_mflops",
@@ -92,6 +111,7 @@ METRICS: Mapping[str, Metric] = {
             is_cost=True,
             closed_form=True,
             resolution=BUDGET_GAP,
+            help="MFLOPs with weights that are not zero (for masks)",
         ),
         Metric(
             "nonzero_mparams",
@@ -102,9 +122,20 @@ METRICS: Mapping[str, Metric] = {
             closed_form=True,
             resolution=BUDGET_GAP,
             digits=4,
+            help="million parameters that are not zero (for masks)",
         ),
-        Metric("latency_ms", "ms", "min", math.inf, is_cost=True, digits=3),
-        Metric("size_mb", "MB", "min", math.inf, is_cost=True, closed_form=True, resolution=BUDGET_GAP, digits=3),
+        Metric("latency_ms", "ms", "min", math.inf, is_cost=True, digits=3, help="milliseconds on this device"),
+        Metric(
+            "size_mb",
+            "MB",
+            "min",
+            math.inf,
+            is_cost=True,
+            closed_form=True,
+            resolution=BUDGET_GAP,
+            digits=3,
+            help="MB of stored float32 weights",
+        ),
     )
 }
 

@@ -1,4 +1,4 @@
-"""The thirty lines of ``docs/picked.md``: a picked network rebuilt with PyTorch and safetensors alone.
+"""The thirty lines of ``docs/how-to/pick-a-network.md``: a picked network rebuilt with PyTorch and safetensors alone.
 
 The page shows this file from its first import on, a test holds the two together, and every pick checks with it that
 what was written can do without autoprune.

@@ -1,1 +1,1 @@
-"""Who else is told of a search: TensorBoard, MLflow, and loggers of third parties, each beside the display."""
+"""The display, the log file, and the loggers of a search: TensorBoard, MLflow, and those of third parties."""

@@ -21,7 +21,7 @@ RECENT = 10  # trials whose median time predicts the rest
 
 
 class Progress:
-    """Keep what any display shows: trials done, the best within the budget, the time left, the phase."""
+    """The state behind any display: trials done, the best within the budget, the time left, the phase."""
 
     def __init__(self) -> None:
         self.trials: list[Trial] = []
@@ -79,7 +79,7 @@ def how_it_ended(trial: Trial, dense: Measurement | None) -> str:
     """Return a trial's outcome on one line."""
     match trial.outcome:
         case Completed(measurement, spared=spared):
-            return describe(measurement, dense) + ("; a check, it would have been stopped" if spared else "")
+            return describe(measurement, dense) + ("; a check: it would have been stopped" if spared else "")
         case OverBudget(_, violations):
             return f"over budget: {', '.join(f'{name} by {100 * over:.1f} %' for name, over in violations.items())}"
         case Stopped(reason, _):
@@ -91,17 +91,17 @@ def how_it_ended(trial: Trial, dense: Measurement | None) -> str:
 def seconds_by_phase(trial: Trial) -> str:
     """Return what each phase of a trial took, the longest first, without those of less than a tenth of a second."""
     spent = sorted(trial.seconds.items(), key=lambda each: -each[1])
-    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in spent if seconds >= 0.1) or "no phase 0.1 s"
+    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in spent if seconds >= 0.1) or "every phase under 0.1 s"
 
 
 def details(trial: Trial) -> list[str]:
-    """Return what a verbose display says of a trial beside its line: seconds by phase, and a failed one's traceback."""
+    """Return the further lines of a verbose display: seconds by phase, and a failed trial's traceback."""
     trace = trial.outcome.trace.rstrip().splitlines() if isinstance(trial.outcome, Failed) else []
     return [f"    {line}" for line in (f"seconds: {seconds_by_phase(trial)}", *trace)]
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it.
+    """Return a time in words.
 
     >>> duration(42), duration(190), duration(7300)
     ('42 s', '3 min 10 s', '2 h 1 min')
@@ -114,7 +114,7 @@ def duration(seconds: float) -> str:
 
 
 class PlainDisplay(Progress):
-    """Print one line for each thing that happens, and one for each phase if it is verbose."""
+    """A display that prints one line for each event, and one for each phase if it is verbose."""
 
     def __init__(self, console: Console, verbose: bool = False) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class PlainDisplay(Progress):
         self.say(message)
 
     def phase(self, name: str) -> None:
-        """Print that a phase begins, if every phase is wanted."""
+        """Print that a phase begins, if the display is verbose."""
         super().phase(name)
         if self._is_verbose and self.current:
             self.say(f"trial {self.current.number}: {name}")
@@ -154,10 +154,10 @@ class PlainDisplay(Progress):
 
 
 class QuietDisplay(PlainDisplay):
-    """Print warnings alone, trials that failed among them."""
+    """A display that prints only warnings and failed trials."""
 
     def say(self, message: str) -> None:
-        """See a sentence that is not worth a line."""
+        """Ignore a sentence."""
 
     def warn(self, message: str) -> None:
         """Print a sentence."""
@@ -171,7 +171,7 @@ class QuietDisplay(PlainDisplay):
 
 
 class LiveDisplay(Progress):
-    """Keep a few lines at the bottom of a terminal up to date, with the trials scrolling above them."""
+    """A display of a few live lines at the bottom of a terminal, with the trials scrolling above them."""
 
     def __init__(self, console: Console, verbose: bool = False) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class LiveDisplay(Progress):
         self._live.stop()
 
     def say(self, message: str) -> None:
-        """Show a sentence as what is going on now."""
+        """Show a sentence as the current status."""
         self._status = message
 
     def warn(self, message: str) -> None:
@@ -220,7 +220,7 @@ class LiveDisplay(Progress):
         bar.add_row(
             ProgressBar(total=self.wanted, completed=len(self.trials), width=30),
             f"{len(self.trials)} of {self.wanted} trials",
-            f"{elapsed} gone, {left}",
+            f"{elapsed} elapsed, {left}",
         )
         now = f"trial {self.current.number}: {self.phase_name}" if self.current else self._status
         return Group(bar, Text(f"{self.best_line()}; budget {self.budget.describe()}"), Text(f"now: {now}"))
@@ -234,7 +234,7 @@ def make_display(console: Console, verbosity: Verbosity = "normal", *, live: boo
 
     Args:
         console: where to print.
-        verbosity: how much to say.
+        verbosity: how much to print.
         live: whether a terminal may get a live display.
     """
     if verbosity == "quiet":

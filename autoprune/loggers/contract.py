@@ -60,8 +60,8 @@ def example_study(folder: Path) -> LoggedStudy:
 def check_logger(factory: Callable[[], Logger] | str, folder: Path) -> None:
     """Raise if a logger breaks its contract in two sessions of a made-up study.
 
-    It can be told of trials of every outcome; it holds nothing before it is told; and another logger that is made by
-    the same factory for the next session holds what the first one was told, so that nothing is logged twice.
+    The logger must take trials of every outcome, and hold none before it gets the first. Another logger that the same
+    factory makes for the next session must hold what the first one got, so that nothing is logged twice.
 
     Args:
         factory: what is called without arguments, or a name as for ``--log``.
@@ -73,7 +73,7 @@ def check_logger(factory: Callable[[], Logger] | str, folder: Path) -> None:
     """
     trials, study = example_trials(), example_study(folder)
     _session(factory, study, trials[: len(KINDS)], 0, "interrupted")
-    _session(factory, study, trials[: len(KINDS)], len(KINDS), "failed")  # nothing is new, as in a study that is done
+    _session(factory, study, trials[: len(KINDS)], len(KINDS), "failed")  # nothing is new, as in a finished study
     _session(factory, study, trials, len(KINDS), "finished")
     _session(factory, study, trials, len(trials), "finished")
 
@@ -81,14 +81,14 @@ def check_logger(factory: Callable[[], Logger] | str, folder: Path) -> None:
 def _session(
     factory: Callable[[], Logger] | str, study: LoggedStudy, trials: tuple[Trial, ...], known: int, how: HowEnded
 ) -> None:
-    """Tell a new logger of the trials that ``known`` earlier ones leave; it must hold exactly those."""
+    """Log to a new logger the trials after the first ``known``; it must hold exactly those before."""
     logger = make_logger(factory) if isinstance(factory, str) else factory()
     course = Course(study.objectives, study.budget, study.dense)
     held = set(logger.began(study, trials[:known]))
     expected = {trial.number for trial in trials[:known]}
     if held != expected:
         raise AssertionError(
-            f"{type(logger).__name__}.began holds the trials {sorted(held)} where {sorted(expected)} were told to it "
+            f"{type(logger).__name__}.began holds the trials {sorted(held)} where it was given {sorted(expected)} "
             f"in earlier sessions; return the numbers of those that are logged already, and no others"
         )
     for trial in trials:

@@ -1,4 +1,4 @@
-"""Several loggers beside one display: what each lacks is told first, and one that raises is told no more."""
+"""Several loggers beside one display: each first gets the trials it lacks, and one that raises is switched off."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METHODS = ("began", "told", "ended")
 
 
 def make_logger(name: str) -> Logger:
-    """Return a new logger by the name of what makes it.
+    """Return a new logger by name.
 
     Raises:
         UsageError: if there is none of that name, its library is missing, or it is not a logger.
@@ -36,18 +36,18 @@ def make_logger(name: str) -> Logger:
     if lacking:
         raise UsageError(
             f"logger {name!r} makes a {type(logger).__name__} without {', '.join(lacking)}; expected the methods "
-            f"{', '.join(METHODS)}, as docs/logging.md describes them"
+            f"{', '.join(METHODS)}, as docs/how-to/log-trials.md describes them"
         )
     return logger
 
 
 class Loggers:
-    """Tell several loggers of one session.
+    """The loggers of one session.
 
     Args:
         loggers: name → logger.
-        warn: told in a sentence when a logger raised, once for each.
-        notify: told in a sentence what is going on.
+        warn: called with a sentence when a logger raises, once for each logger.
+        notify: called with a sentence about what is going on.
     """
 
     def __init__(self, loggers: Mapping[str, Logger], warn: Notify, notify: Notify = silent) -> None:
@@ -66,7 +66,7 @@ class Loggers:
 
     @contextmanager
     def session(self, study: LoggedStudy, stored: Sequence[Trial]) -> Iterator[None]:
-        """Let the loggers see a session begin, what they lack of it, and its end."""
+        """Return a context in which the loggers are open: they see its beginning, the trials they lack, and its end."""
         how: HowEnded = "failed"
         try:
             self._begin(study, stored)
@@ -82,7 +82,7 @@ class Loggers:
                         logger.ended(how)
 
     def told(self, trial: Trial) -> None:
-        """Tell every logger of a trial that is stored now."""
+        """Log a trial that was just stored to every logger."""
         if self._course is None or not self._live:
             return
         self._course.add(trial)
@@ -92,7 +92,7 @@ class Loggers:
                 logger.told(trial, standing)
 
     def _begin(self, study: LoggedStudy, stored: Sequence[Trial]) -> None:
-        """Tell of the session, and of stored trials that a logger does not hold: what a killed process left out."""
+        """Begin the session, and log the stored trials that a logger lacks: those a killed process did not log."""
         if not self._live:
             return
         for name, logger in self._each():
@@ -100,7 +100,7 @@ class Loggers:
                 held = self._held[name] = frozenset(logger.began(study, stored))
                 lacking = sum(trial.number not in held for trial in stored)
                 if lacking:
-                    self._say(f"logging to {name} what it lacks: {lacking} of {len(stored)} stored trials")
+                    self._say(f"logging the trials that {name} lacks: {lacking} of {len(stored)} stored trials")
         self._course = course = Course(study.objectives, study.budget, study.dense)
         for trial in stored:
             course.add(trial)
@@ -114,7 +114,7 @@ class Loggers:
 
     @contextmanager
     def _switching_off(self, name: str) -> Iterator[None]:
-        """Do without a logger from the moment it raises: a search of hours must not end by what merely watches it."""
+        """Drop a logger once it raises: what merely watches a search of hours must not end it."""
         try:
             yield
         except Exception as error:  # a server that is away, a full disk, a third party's bug
@@ -127,7 +127,7 @@ class Loggers:
 
 @dataclass(frozen=True)
 class Watched:
-    """Let a display see everything, and loggers the trials."""
+    """A display that sees everything, with loggers that see the trials."""
 
     display: Observer
     loggers: Loggers

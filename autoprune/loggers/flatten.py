@@ -14,7 +14,7 @@ Values = dict[str, float]
 def measured_of(trial: Trial) -> Values:
     """Return what was measured of a trial, in each metric's unit, and ``NAME_stderr``; accuracy is in [0, 1].
 
-    A stopped trial has what was known when it was stopped, one over budget its exact costs, a failed one nothing.
+    A stopped trial has what was measured before it was stopped, one over budget its exact costs, a failed one nothing.
     """
     return {} if isinstance(trial.outcome, Failed) else values_of(trial.outcome.measurement)
 
@@ -44,9 +44,9 @@ def chosen_of(trial: Trial) -> dict[str, float | str]:
 
 
 def standing_of(standing: Standing) -> Values:
-    """Return ``best/…`` of the best trial within the budget, and ``search/…``: trials by their end, hypervolume.
+    """Return ``best/…`` of the best trial within the budget, and ``search/…``: trials by outcome, hypervolume.
 
-    Of the best it tells the number, accuracy, loss and costs.
+    ``best/…`` has its number, accuracy, loss and costs.
     """
     best: Mapping[str, float] = {}
     if standing.best is not None and isinstance(standing.best.outcome, Completed):

@@ -1,4 +1,4 @@
-"""The log of a study, ``search.log``: what its searches said, with times, and the tracebacks of failed trials.
+"""The log of a study, ``search.log``: what its searches printed, with times, and the tracebacks of failed trials.
 
 Each session is appended. Once the file would pass a million bytes it becomes ``search.log.1``, and what was that
 ``search.log.2``, so that a study never holds more than about three million bytes of log.
@@ -28,11 +28,11 @@ LONGEST = 20_000  # characters of one entry
 
 
 class SessionLog:
-    """Append to a study's log; it is a display without a screen.
+    """A study's log, as a display without a screen; each session is appended.
 
     Args:
         path: the log.
-        on_fault: told in a sentence, once, that the log cannot be written; the search goes on without it.
+        on_fault: called once with a sentence if the log cannot be written; the search goes on without it.
     """
 
     def __init__(self, path: Path, on_fault: Callable[[str], None]) -> None:
@@ -43,7 +43,7 @@ class SessionLog:
         self._dense: Measurement | None = None
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._handler.close()
 
     def say(self, message: str) -> None:
@@ -55,7 +55,7 @@ class SessionLog:
         self._write(logging.WARNING, message)
 
     def error(self, message: str) -> None:
-        """Log why a session ended before its time."""
+        """Log why a session ended early."""
         self._write(logging.ERROR, message)
 
     def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None:
@@ -68,7 +68,7 @@ class SessionLog:
         self.say(f"trial {candidate.number} begins ({candidate.origin})")
 
     def phase(self, name: str) -> None:
-        """See a phase begin; what it took is logged with the trial."""
+        """Ignore the beginning of a phase; its seconds are logged with the trial."""
 
     def told(self, trial: Trial) -> None:
         """Log how a trial ended, and the traceback of one that failed unexpectedly."""
@@ -87,7 +87,7 @@ class SessionLog:
 
 
 class _Handler(RotatingFileHandler):
-    """Rotate by size; say once that the file cannot be written, and be silent then."""
+    """A file handler that rotates by size and reports only once that the file cannot be written."""
 
     def __init__(self, path: Path, on_fault: Callable[[str], None]) -> None:
         super().__init__(
@@ -104,7 +104,7 @@ class _Handler(RotatingFileHandler):
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say that the log cannot be written."""
+        """Report that the log cannot be written."""
         self._is_broken = True
         fault = sys.exc_info()[1]
         self._on_fault(f"the log {str(self._path)!r} cannot be written ({fault}); the search goes on without it")
@@ -112,7 +112,7 @@ class _Handler(RotatingFileHandler):
 
 @dataclass(frozen=True)
 class Both:
-    """Show a run on a display and write it to the log."""
+    """A display that is also written to the log."""
 
     display: Display
     log: SessionLog
@@ -150,10 +150,10 @@ class Both:
 
 @contextmanager
 def logged(display: Display, path: Path, about: str) -> Iterator[Display]:
-    """Give a display that is written to a log as well, with how the session ends.
+    """Return a context with a display that also writes to a log, the end of the session included.
 
     Args:
-        display: what is shown.
+        display: what shows the session.
         path: the log.
         about: what the session is, for its first entry.
     """

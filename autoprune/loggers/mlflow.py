@@ -2,7 +2,7 @@
 
 Nested runs are what MLflow's table of runs, its charts and its search compare; the parent has the course of the search
 as metrics by trial number. Runs go where MLflow is set to track, by ``MLFLOW_TRACKING_URI`` or in Python, and otherwise
-into SQLite in the study's folder. The truth of what is logged is MLflow's own: a trial counts once its run has ended,
+into SQLite in the study's folder. What is logged is read from MLflow itself: a trial counts once its run has ended,
 and a run that a killed process left open is deleted and logged again.
 """
 
@@ -24,8 +24,8 @@ from autoprune.loggers.flatten import chosen_of, measured_of, seconds_of, standi
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Standing, missing_library
 from autoprune.study.folder import StudyFolder
 
-EXPERIMENT = "autoprune"  # unless MLFLOW_EXPERIMENT_NAME says another
-NUMBER = "autoprune.core.trial"
+EXPERIMENT = "autoprune"  # unless MLFLOW_EXPERIMENT_NAME names another
+NUMBER = "autoprune.trial"
 PARENT = "mlflow.parentRunId"
 TRIALS = "search/trials"  # a metric of the parent that every trial adds a step to
 _STATUS = {"completed": "FINISHED", "stopped": "KILLED", "over_budget": "KILLED", "failed": "FAILED"}
@@ -36,7 +36,7 @@ _PAGE = 1000
 
 
 class MlflowLogger:
-    """Log by MLflow's client, which touches no run that the user has open.
+    """A logger that uses MLflow's client, which touches no run that the user has open.
 
     Raises:
         UsageError: if the library is not installed.
@@ -57,7 +57,8 @@ class MlflowLogger:
     def began(self, study: LoggedStudy, stored: Sequence[Trial]) -> Collection[int]:
         """Open the study's parent run; return the trials whose nested runs have ended.
 
-        There is a new one if there was none, or if it has trials that the study does not: it was begun anew since.
+        A new one is opened if there is none, or if it has trials that the study lacks, because the study was started
+        again.
         """
         folder = StudyFolder(study.folder)
         is_set = self._mlflow.is_tracking_uri_set()
@@ -92,7 +93,7 @@ class MlflowLogger:
         self._client.set_terminated(run, _STATUS[kind_of(trial.outcome)], now)
 
     def ended(self, how: HowEnded) -> None:
-        """End the parent run; a later session goes on with it."""
+        """End the parent run; a later session continues it."""
         self._client.set_terminated(self._parent, _ENDED[how])
 
     def _find(self, run_id: str) -> Any:

@@ -1,9 +1,9 @@
-"""What a logger is told: a study as it begins, each trial as it ends with where the search then stands, and the end.
+"""What a logger gets: the study at the start of a session, each trial with where the search then stands, and the end.
 
 A logger is a callable without arguments that returns a :class:`Logger`, given by a name of
 :data:`LOGGERS`, by an entry point of the group ``autoprune.loggers``, or as ``pkg.mod:attr``. It is
-called before anything is trained, so that a missing library is an error then. ``autoprune.testing.check_logger`` holds
-one to this contract.
+called before anything is trained, so that a missing library is an error then. ``autoprune.testing.check_logger`` checks
+this contract.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HowEnded = Literal["finished", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class LoggedStudy:
-    """Hold what a logger needs to know of a study.
+    """What a logger needs to know about a study.
 
     Attributes:
         name: the study's name.
@@ -30,8 +30,8 @@ class LoggedStudy:
         objectives: metric names, in order.
         budget: absolute limits of this session.
         dense: what was measured of the dense network on validation.
-        wanted: how many trials the study shall reach.
-        sampler: who proposes policies.
+        wanted: how many trials the study is to reach.
+        sampler: what proposes policies.
         settings: what gives the trials their meaning, by dotted key; it never changes within a study.
         versions: package → version.
     """
@@ -49,7 +49,7 @@ class LoggedStudy:
 
 @dataclass(frozen=True)
 class Standing:
-    """Say where a search stands after a trial.
+    """Where a search stands after a trial.
 
     Attributes:
         best: the best completed trial within the session's budget so far, ``None`` if there is none.
@@ -63,63 +63,63 @@ class Standing:
 
 
 class Logger(Protocol):
-    """Be told of a search; whatever it raises ends the logging of this session, never the search."""
+    """What follows a search; if it raises, it is switched off for the session, and the search goes on."""
 
     def began(self, study: LoggedStudy, stored: Sequence[Trial]) -> Collection[int]:
-        """See a session begin.
+        """Begin a session.
 
         Args:
             study: what is searched.
             stored: the trials that the study holds, by number.
 
         Returns:
-            the numbers of those that are logged already: the others are told next, in order.
+            The numbers of the trials that are logged already; the others follow next, in order.
         """
         ...  # pragma: no cover
 
     def told(self, trial: Trial, standing: Standing) -> None:
-        """See a trial that is stored."""
+        """Log a trial that is stored."""
         ...  # pragma: no cover
 
     def ended(self, how: HowEnded) -> None:
-        """See the session end: to let go of files and connections. Not called if the process is killed."""
+        """End the session: close files and connections. Not called if the process is killed."""
         ...  # pragma: no cover
 
 
 class Observer(Protocol):
-    """Watch a search; a display implements this."""
+    """What follows a search trial by trial; a display implements this."""
 
     def asked(self, candidate: Candidate) -> None:
-        """See a candidate before it is evaluated."""
+        """Show a candidate before it is evaluated."""
         ...  # pragma: no cover
 
     def phase(self, name: str) -> None:
-        """See a phase of the evaluation begin."""
+        """Show that a phase of the evaluation begins."""
         ...  # pragma: no cover
 
     def told(self, trial: Trial) -> None:
-        """See a trial after it is stored."""
+        """Show a trial after it is stored."""
         ...  # pragma: no cover
 
 
 class Display(Observer, Protocol):
-    """Watch a whole run, its preparation included."""
+    """What shows a whole run, its preparation included."""
 
     def say(self, message: str) -> None:
-        """See a sentence on what is going on."""
+        """Show a sentence about what is going on."""
         ...  # pragma: no cover
 
     def warn(self, message: str) -> None:
-        """See a sentence that should stay in sight."""
+        """Show a sentence that should stay in sight."""
         ...  # pragma: no cover
 
     def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None:
-        """See the search begin, with what is stored already."""
+        """Show that the search begins, with what is stored already."""
         ...  # pragma: no cover
 
 
 def missing_library(name: str, error: ImportError) -> UsageError:
-    """Return the error of a logger whose library cannot be imported; its extra has the logger's name."""
+    """Return the error for a logger whose library cannot be imported; its extra has the logger's name."""
     return UsageError(
         f"logging to {name} needs a library that cannot be imported ({error}); install it with "
         f"`pip install 'autoprune[{name}]'`, or leave {name} out of --log (`--log none` for no logger)"

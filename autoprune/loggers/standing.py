@@ -1,4 +1,4 @@
-"""Where a search stands after each trial: the best within the budget, the hypervolume, how many ended how."""
+"""Where a search stands after each trial: the best within the budget, the hypervolume, the counts by outcome."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autoprune.loggers.protocol import Standing
 
 
 class Course:
-    """Follow a search trial by trial; what it takes to say where it stands does not grow with those that cannot win.
+    """A search followed trial by trial; the work for each does not grow with the trials that cannot win.
 
     Args:
         objectives: metric names.

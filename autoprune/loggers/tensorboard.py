@@ -26,7 +26,7 @@ LOGGED = "logged.json"
 
 
 class TensorBoardLogger:
-    """Write event files that ``tensorboard --logdir`` shows.
+    """A logger that writes event files, which ``tensorboard --logdir`` shows.
 
     Raises:
         UsageError: if the library is not installed.

@@ -31,7 +31,7 @@ def card_text(card: Mapping[str, Any]) -> str:
             "network = autoprune.load('.')  # this folder",
             "```",
             "",
-            "Without autoprune, thirty lines of PyTorch do it: docs/picked.md of its repository.",
+            "Without autoprune, thirty lines of PyTorch do it: docs/how-to/pick-a-network.md in its repository.",
             "",
             "| group | sparsity | importance |",
             "|---|---|---|",

@@ -50,7 +50,7 @@ def write_front_csv(summary: Summary, path: Path) -> None:
 
 
 def write_front_json(summary: Summary, path: Path) -> None:
-    """Write everything the report says, as :meth:`Summary.to_json` gives it.
+    """Write everything the report contains, as :meth:`Summary.to_json` gives it.
 
     Raises:
         StudyError: if the file cannot be written.

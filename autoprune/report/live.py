@@ -1,6 +1,6 @@
 """A search seen from outside at one moment: how far it is, what it has found, how long it will take.
 
-Nothing is written, and the lock is only asked for, so that the search is not disturbed.
+Nothing is written, and the lock is only tested, so the search is not disturbed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TAIL = 8_000  # bytes of the log that are read for its last line
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Say how long the trials to come will take, if they take what recent ones of this session took.
+    """How long the trials to come will take, if they take as long as recent ones of this session.
 
     Attributes:
         seconds: from the median of recent trials.
@@ -49,7 +49,7 @@ class TimeLeft:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Hold what a watcher shows.
+    """What a watcher shows.
 
     Attributes:
         view: what is stored.
@@ -74,18 +74,18 @@ class Snapshot:
 
     @property
     def wanted(self) -> int:
-        """Return how many trials the last session was asked to reach."""
+        """Return how many trials the last session is to reach."""
         sessions = self.view.sessions
         return sessions[-1].trials if sessions else self.view.spec.trials
 
     @property
     def is_done(self) -> bool:
-        """Return whether the study has the trials that were asked for, and nobody searches on."""
+        """Return whether the study has all its trials, and no process is searching."""
         return self.finished >= self.wanted and not self.searching
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return how many trials ended how, the ways that none ended left out."""
+        """Return outcome → how many trials ended so, without outcomes that none had."""
         counted = {kind: sum(isinstance(t.outcome, ended) for t in self.view.trials) for kind, ended in KINDS.items()}
         return {kind: count for kind, count in counted.items() if count}
 
@@ -103,11 +103,11 @@ class Snapshot:
         if not self.searching:
             when = duration(self.quiet_seconds)
             pace = f"; at its pace it would have {self.left.describe()}" if self.left else ""
-            return f"no process is searching this study (last activity {when} ago); `autoprune search` goes on{pace}"
+            return f"no process is searching this study (last activity {when} ago); `autoprune search` resumes it{pace}"
         if self.finished >= self.wanted:
             return "searching"
         if self.left is None:
-            return "searching; the time left is known after the first trial of this session"
+            return "searching; the time left will be known after the first trial of this session"
         return f"searching, {self.left.describe()}"
 
     def to_json(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def take_snapshot(path: Path, storage: str | None = None, budget: Budget | None 
     """
     view = open_view(path, storage)
     searching = is_searched(view.folder.lock)
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     quiet = max(0.0, (now - last_activity(view.folder)).total_seconds())
     summary = summarise(view, budget) if view.facts.dense else None
     shot = Snapshot(view, summary, searching, None, quiet, last_line(view.folder.log))
@@ -168,7 +168,7 @@ def time_left(trials: Sequence[Trial], session: int, to_come: int, running_for: 
 
 
 def last_line(log: Path) -> str:
-    """Return what a study's log says last, without its time; empty if there is no log."""
+    """Return the last entry of a study's log, without its time; empty if there is no log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _TAIL))
@@ -198,7 +198,7 @@ def best_line(shot: Snapshot) -> str:
     from autoprune.report.content.terminal import describe
 
     if shot.summary is None:
-        return f"preparing: {shot.doing}" if shot.doing else "preparing: the dense network is not measured yet"
+        return f"preparing: {shot.doing}" if shot.doing else "preparing: the dense network has not been measured yet"
     best = shot.summary.best
     if best is None:
         return "no completed trial yet" if not shot.counts.get("completed") else "no completed trial meets the budget"

@@ -1,7 +1,7 @@
 """optuna-dashboard on a copy of a study: to look at parameters and values, not to choose by.
 
-The dashboard knows neither budgets nor which accuracies differ only by noise, and it can write into what it shows:
-so it never gets the study itself.
+The dashboard knows neither budgets nor which accuracies differ only by noise. It can also write into what it shows, so
+it never gets the study itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from autoprune.study.view import StudyView
 
 HOST = "127.0.0.1"
 CAVEAT = (
-    "optuna-dashboard shows a copy of the study as it is now. It knows nothing of budgets, constraints and noise: what "
-    "it lists as best may be over the budget. `autoprune report` is the authority"
+    "optuna-dashboard shows a copy of the study as it is now. It knows nothing about budgets, constraints and noise: "
+    "what it lists as best may be over the budget. Trust `autoprune report`"
 )
 
 
@@ -33,7 +33,7 @@ def check_installed() -> None:
         UsageError: with the command that installs it.
     """
     try:
-        import optuna_dashboard  # noqa: F401 - asked for, not used here
+        import optuna_dashboard  # noqa: F401 - only tested, not used here
     except ImportError as error:
         raise UsageError(
             f"the dashboard needs optuna-dashboard, which cannot be imported ({error}); install it with "
@@ -43,7 +43,7 @@ def check_installed() -> None:
 
 @contextmanager
 def copied(view: StudyView, storage: str | None = None) -> Iterator[str]:
-    """Give the URL of a temporary copy of a study's trials, which is removed at the end.
+    """Return a context with the URL of a temporary copy of a study's trials, which is removed at the end.
 
     Args:
         view: the study.
@@ -63,14 +63,14 @@ def copied(view: StudyView, storage: str | None = None) -> Iterator[str]:
 
 @contextmanager
 def served(url: str, port: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Give the address of a dashboard that listens on this machine alone, and what serves it until it is interrupted.
+    """Return a context with the address of a dashboard on this machine, and what serves it until it is interrupted.
 
     Args:
         url: Optuna storage URL of what it shows.
         port: where it listens; 0 for any free one.
 
     Raises:
-        StudyError: if the port cannot be had.
+        StudyError: if the port is taken.
     """
     import optuna_dashboard
 
@@ -78,20 +78,20 @@ def served(url: str, port: int) -> Iterator[tuple[str, Callable[[], None]]]:
         server = make_server(HOST, port, optuna_dashboard.wsgi(url), _Server, _Quiet)
     except OSError as error:
         raise StudyError(
-            f"port {port} of {HOST} cannot be had: {error.strerror or error}; give another one with --port"
+            f"port {port} of {HOST} cannot be opened: {error.strerror or error}; give another one with --port"
         ) from error
     with server:
         yield f"http://{HOST}:{server.server_port}/", server.serve_forever
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Answer several requests at once, and wait for none of them at the end."""
+    """A server that answers several requests at once, and waits for none of them when it stops."""
 
     daemon_threads = True
 
 
 class _Quiet(WSGIRequestHandler):
-    """Do not write every request to the terminal."""
+    """A request handler that writes nothing to the terminal."""
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""

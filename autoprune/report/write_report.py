@@ -1,6 +1,6 @@
-"""Write the report of a study into its folder: ``report.html``, ``front.csv``, ``front.json``, and pictures.
+"""Write the report of a study into its folder: ``report.html``, ``front.csv``, ``front.json``, and plots.
 
-``sensitivity.png`` comes beside them where the study holds ``sensitivity.json``.
+``sensitivity.png`` is written too where the study holds ``sensitivity.json``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def write_report(
         view: the study at one moment.
         budget: limits, absolute or relative to the dense network; ``None``: those of the last run.
         noise_aware: ``False`` shows every non-dominated trial.
-        elsewhere: whether the trials lie in a storage that commands have to name again.
+        elsewhere: whether the trials are in a storage that every command has to name.
 
     Returns:
         the summary, for :func:`render`, and the files written, the page first.

@@ -124,7 +124,7 @@ class Ledger:
     def begin_session(self, facts: Mapping[str, Any]) -> int:
         """Store that a run begins, with whatever describes it; return its number, from 0."""
         sessions = [key for key in self.facts if key.startswith("session:")]
-        started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._session = len(sessions)
         self.remember(f"session:{self._session}", {"started": started, **facts})
         return self._session

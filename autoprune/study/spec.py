@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from autoprune.core.builtin_names import SamplerName
 from autoprune.core.metrics import METRICS, metric
 from autoprune.errors import UnknownNameError
 from autoprune.study.spec_sections import (
@@ -52,11 +52,12 @@ class StudySpec(Section):
         default=("accuracy", "mflops", "latency_ms"),
         description="metrics to trade against each other: at least one quality and one cost",
     )
-    trials: int = Field(default=30, ge=1, description="how many trials the study shall reach in total")
+    trials: int = Field(default=30, ge=1, description="how many trials the study reaches in total")
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="of proposals, training and subsets")
-    sampler: Literal["auto", "guided", "tpe", "gp", "nsga2", "random"] = Field(
+    sampler: SamplerName = Field(
         default="auto",
-        description="who proposes policies; auto: guided, from the sensitivity and what trials teach, or tpe for masks",
+        description="what proposes policies. guided: from the sensitivity and what trials teach; tpe, gp, nsga2 and "
+        "random: Optuna's; auto: guided, or tpe where masks are searched",
     )
     model: ModelSpec = Field(default=ModelSpec(), description="the network")
     data: DataSpec = Field(default=DataSpec(), description="the images")
@@ -67,12 +68,12 @@ class StudySpec(Section):
     sensitivity: SensitivitySpec = Field(default=SensitivitySpec(), description="what cutting a group alone does")
     schedule: ScheduleSpec = Field(default=ScheduleSpec(), description="course of every candidate's training")
     finetune: FinetuneSpec = Field(default=FinetuneSpec(), description="training of every candidate")
-    stopping: StoppingSpec = Field(default=StoppingSpec(), description="when a candidate is ended early")
+    stopping: StoppingSpec = Field(default=StoppingSpec(), description="when a candidate is stopped early")
     pick: PickSpec = Field(default=PickSpec(), description="training of the picked network")
     latency: LatencySpec = Field(default=LatencySpec(), description="timing")
     disk: DiskSpec = Field(default=DiskSpec(), description="what is kept of the trials")
     runtime: RuntimeSpec = Field(default=RuntimeSpec(), description="device and number format")
-    logging: LoggingSpec = Field(default=LoggingSpec(), description="who else is told of each trial")
+    logging: LoggingSpec = Field(default=LoggingSpec(), description="where else each trial is logged")
 
     @field_validator("name")
     @classmethod

@@ -131,8 +131,8 @@ class BudgetSpec(Section):
     mparams: str | None = Field(default=None, description="million parameters")
     latency_ms: str | None = Field(default=None, description="milliseconds per forward pass, timed as in [latency]")
     size_mb: str | None = Field(default=None, description="megabytes of weights")
-    nonzero_mflops: str | None = Field(default=None, description="as mflops, but for weights masked to zero")
-    nonzero_mparams: str | None = Field(default=None, description="as mparams, likewise")
+    nonzero_mflops: str | None = Field(default=None, description="as mflops, but without weights masked to zero")
+    nonzero_mparams: str | None = Field(default=None, description="as mparams, but without weights masked to zero")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -168,7 +168,9 @@ class SpaceSpec(Section):
     max_mask_sparsity: float = Field(default=0.9, gt=0, lt=1, description="largest fraction of a layer a mask may zero")
     depth: bool = Field(default=False, description="whether residual blocks may be dropped")
     keep: Names = Field(default=(), description="module paths, * for any part, such as layer1.*: not pruned")
-    only: Names = Field(default=(), description="module paths, likewise: nothing else is pruned; empty: everything is")
+    only: Names = Field(
+        default=(), description="module paths, as in keep: nothing else is pruned; empty: everything is"
+    )
     max_drop: float = Field(
         default=0.0,
         ge=0,
@@ -280,7 +282,7 @@ class StoppingSpec(Section):
 
     enabled: bool = Field(
         default=True,
-        description="stop a candidate whose loss after recalibration or half-way foretells that it cannot win",
+        description="stop a candidate whose loss after recalibration or half-way predicts that it cannot win",
     )
     images: int = Field(default=1024, ge=1, description="validation images looked at after recalibration and half-way")
 
@@ -289,7 +291,7 @@ class PickSpec(Section):
     """Which candidates are finished and how long they are trained; all else is as in ``[finetune]``."""
 
     epochs: float = Field(
-        default=10.0, ge=0, description="passes over the training images; 0: none, with the weights kept of the trial"
+        default=10.0, ge=0, description="passes over the training images; 0: none, with the trial's stored weights"
     )
     lr: float = Field(default=0.03, gt=0, description="peak learning rate")
     top: int = Field(
@@ -338,8 +340,8 @@ class DiskSpec(Section):
 
     keep_weights: Literal["front", "all", "none"] = Field(
         default="front",
-        description="of which trials the fine-tuned weights are kept. front: of those on the front, the three best "
-        "within each budget asked for, and the present budget's baselines; all; none",
+        description="which trials' fine-tuned weights are kept. front: those of the front, of the three best within "
+        "each budget given, and of the present budget's baselines; all; none",
     )
 
 
@@ -356,7 +358,8 @@ class LoggingSpec(Section):
     """What logs each trial beside the display."""
 
     loggers: Names = Field(
-        default=(), description="tensorboard, mlflow, a plug-in's name, pkg.mod:attr or file.py:attr; none for nobody"
+        default=(),
+        description="tensorboard, mlflow, a plug-in's name, pkg.mod:attr or file.py:attr; none for no logger",
     )
 
     @field_validator("loggers")

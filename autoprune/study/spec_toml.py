@@ -7,7 +7,7 @@ runs with is written beside its trials by :func:`write_resolved`.
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,6 @@ from autoprune.core.atomic_write import write_text
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.errors import SpecError, did_you_mean
 from autoprune.study.spec import ALLOWED_BEFORE, BEFORE_IT_CAME, StudySpec
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # the same parser, before it moved into the standard library
-    import tomli as tomllib
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     key: field.annotation

@@ -149,7 +149,7 @@ def test_the_page_is_opened_where_there_is_a_browser_and_named_where_there_is_no
     assert opened == [(study / "report.html").resolve().as_uri()]
     result = run("report", study, "--open")
     assert result.exit_code == 0
-    assert f"no browser could be started; open {study / 'report.html'} in one" in result.stderr
+    assert f"no browser could be started; open {study / 'report.html'} in a browser" in result.stderr
 
 
 def test_the_commands_that_search_suggests_work_as_printed(tmp_path: Path) -> None:
@@ -724,7 +724,7 @@ def test_an_export_that_fails_is_an_error_only_if_it_was_asked_for(
     card = document(asked)
     assert card["exports"]["onnx"]["failure"] == "RuntimeError: no such operator"
     assert (study / "picked" / "1" / "model.safetensors").exists()
-    assert "model.onnx was not written; the other files are whole" in asked.stderr
+    assert "model.onnx was not written; the other files are complete" in asked.stderr
     unasked = run("pick", study, "--trial", "1", "--no-compare", "--export", "auto", "--force")
     assert unasked.exit_code == 0
     assert "- model.onnx was not written: RuntimeError: no such operator" in unasked.stdout
@@ -742,7 +742,7 @@ def test_an_interrupted_pick_says_how_to_go_on(study: Path, monkeypatch: pytest.
         patch.setattr(autoprune.export.publish, "verify_in_new_process", interrupt)
         stopped = run("pick", study, "--trial", "1", "--no-compare")
     assert stopped.exit_code == 130
-    assert "are kept. Go on with:\n  autoprune pick 'a study' --trial 1" in stopped.stderr
+    assert "are kept. Resume with:\n  autoprune pick 'a study' --trial 1" in stopped.stderr
     assert not (study / "picked" / "1").exists()
     gone_on = run("pick", study, "--trial", "1", "--no-compare")
     assert gone_on.exit_code == 0

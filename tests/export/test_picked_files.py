@@ -20,7 +20,7 @@ import autoprune
 import autoprune.core.export_formats
 import autoprune.export.convert
 import autoprune.export.publish
-from autoprune.cli.options import read_request
+from autoprune.cli.read_request import read_request
 from autoprune.core.export_formats import Wanted, wanted_formats
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import PruningPolicy
@@ -44,7 +44,7 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import StudyView
 
-DOCS = Path(__file__).parents[2] / "docs" / "picked.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "pick-a-network.md"
 PLAIN = Path(autoprune.__file__).with_name("export") / "standalone.py"
 BOTH = Wanted(("onnx", "pt2"), is_explicit=True)
 NONE = Wanted(is_explicit=True)

@@ -79,7 +79,7 @@ def test_the_time_left_is_the_median_of_recent_trials_times_those_to_come() -> N
     [
         (OverBudget(GOOD, {"mflops": 0.125}), "over budget: mflops by 12.5 %"),
         (Stopped("clearly worse", GOOD), "stopped: clearly worse"),
-        (Completed(GOOD, spared="clearly worse"), "(×2.00); a check, it would have been stopped"),
+        (Completed(GOOD, spared="clearly worse"), "(×2.00); a check: it would have been stopped"),
     ],
 )
 def test_every_outcome_has_its_words(outcome: Outcome, words: str) -> None:

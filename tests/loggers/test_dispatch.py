@@ -149,7 +149,7 @@ def test_an_unknown_name_names_the_nearest() -> None:
 
 
 def test_the_example_of_the_docs_keeps_the_contract(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "logging.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "log-trials.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- file: my_logger.py -->\n```python\n(.*?)```", page, re.DOTALL)
     assert found
     (tmp_path / "my_logger.py").write_text(found[1], encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import write_study
 
-from autoprune.cli.options import read_request
+from autoprune.cli.read_request import read_request
 from autoprune.core.trial import Completed, Trial
 from autoprune.loggers.contract import check_logger, example_study, example_trials
 from autoprune.loggers.dispatch import Loggers, make_logger
@@ -94,7 +94,7 @@ def runs(folder: Path, uri: str = "") -> tuple[Any, dict[int, Any]]:
     parents = json.loads((folder / "mlflow.json").read_text())
     parent = used.get_run(parents[uri or "mlflow.db"])
     nested = used.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    by_number = {int(run.data.tags["autoprune.core.trial"]): run for run in nested}
+    by_number = {int(run.data.tags["autoprune.trial"]): run for run in nested}
     assert len(by_number) == len(nested), "a trial was logged twice"
     return parent, by_number
 

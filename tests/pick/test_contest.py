@@ -19,7 +19,7 @@ from torch import nn
 
 import autoprune
 import autoprune.pick.contest
-from autoprune.cli.options import read_request
+from autoprune.cli.read_request import read_request
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Trial

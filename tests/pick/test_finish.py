@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import autoprune
-from autoprune.cli.options import read_request
+from autoprune.cli.read_request import read_request
 from autoprune.core.metrics import Budget
 from autoprune.errors import ModelError, UnknownNameError, UsageError
 from autoprune.export.picked_files import RECIPE, WEIGHTS

@@ -92,7 +92,7 @@ def nobody(groups, network, calibration):
     [
         (position, "position does not follow the channels: those of group 'stem' changed places"),
         (global_random, "global_random changes what it is given: PyTorch's random state"),
-        (counting, "counting gives other scores when asked again"),
+        (counting, "counting gives other scores when called again"),
         (zeroing, "zeroing changes what it is given: the tensor 'stem.weight'"),
         (training, r"training changes what it is given: the mode \(train or eval\)"),
         (hooking, "hooking changes what it is given: hooks on modules"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.pruning.criteria import ablation
 
-PAGE = (Path(__file__).parents[2] / "docs" / "criteria.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "criteria.md").read_text(encoding="utf-8")
 
 
 def test_every_criterion_has_a_row_and_a_source() -> None:

@@ -80,7 +80,7 @@ def test_that_no_process_searches_is_said_with_what_to_type(tmp_path: Path) -> N
     result = run("watch", store(tmp_path / "s", [good()]).path, "--once")
     assert result.exit_code == 0
     assert "no process is searching this study" in result.stdout
-    assert "`autoprune search` goes on" in " ".join(result.stdout.split())
+    assert "`autoprune search` resumes it" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(("outcomes", "words"), [([FAILED, FAILED], "no completed trial"), ([], "no completed trial")])

@@ -95,5 +95,5 @@ def test_an_interrupt_and_a_polite_kill_end_it_cleanly(
     assert len(held) == 1
     assert list((tmp_path / "temporary").iterdir()) == []
     assert f"fake: http://{HOST}:" in result.stdout
-    assert "knows nothing of budgets" in result.stdout
-    assert result.stderr == "dashboard ended; the copy is removed\n"
+    assert "knows nothing about budgets" in result.stdout
+    assert result.stderr == "dashboard stopped; the copy is removed\n"

@@ -14,7 +14,7 @@ from fake_studies import BUDGET
 from page_studies import HOSTILE, mixed_trials, rich_view
 
 from autoprune.analysis.pareto import best_within, choose
-from autoprune.cli.pick import _choose, pick
+from autoprune.cli.pick import PickRequest, choose_trials, pick
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Trial
 from autoprune.report.content.summary import summarise
@@ -177,7 +177,8 @@ def test_the_copied_command_picks_that_very_trial(page: Opened, limit: str) -> N
     with pick.make_context("pick", words[2:], help_option_names=["-h", "--help"]) as context:
         options = dict(context.params)
     assert Path(options["study"]) == page.view.folder.path
-    budget, (found,) = _choose(page.view, options, options["number"], None, None, top=1)
+    own = {name: value for name, value in options.items() if name not in ("study", "root", "storage", "as_json")}
+    budget, (found,) = choose_trials(page.view, PickRequest.of(own))
     assert found.number == page.chosen()
     assert choose(page.view.trials, budget) == found
     assert budget == Budget.parse({"mflops": limit})

@@ -88,7 +88,8 @@ def test_the_sentence_says_all_and_is_silent_if_nothing_happened() -> None:
     facts = StoppingFacts(3, 65.0, 4.0, 0.12, 1, 0, 1, {"recalibrated_loss": 0.712, "midway_loss": 0.93})
     assert stopping_notes(facts) == [
         "3 trials were stopped early, which saved about 65 s (12 % of the search; looking took 4 s); 1 more ran to the "
-        "end as a check: 0 beat all before beyond noise, 1 came within it; rank agreement with the final loss: "
+        "end as a check: 0 beat all trials before them beyond noise, 1 came within noise; rank agreement with the "
+        "final loss: "
         "0.71 after recalibration, 0.93 half-way through the fine-tune"
     ]
     assert stopping_notes(StoppingFacts(1, 5.0))[0].endswith("none ran to the end as a check yet")

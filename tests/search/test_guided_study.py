@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import write_study
 
-from autoprune.cli.options import read_request
+from autoprune.cli.read_request import read_request
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.trial import Completed, Failed, Trial
 from autoprune.search.session import run_search

@@ -81,7 +81,7 @@ def run_undisturbed(folder: Path) -> list[tuple[int, str]]:
     import torch
     from rich.console import Console
 
-    from autoprune.cli.options import read_request
+    from autoprune.cli.read_request import read_request
     from autoprune.loggers.console import PlainDisplay
     from autoprune.search.session import run_search
     from autoprune.study.folder import StudyFolder
@@ -173,7 +173,7 @@ def test_a_polite_kill_while_it_prepares_ends_as_cleanly_as_an_interrupt(tmp_pat
         search.process.terminate()
         code, errors = search.end()
     assert code == 130
-    assert "Go on with" in errors
+    assert "Resume with" in errors
     assert "Traceback" not in errors
     assert run_undisturbed(folder) == finished(folder)
     assert [number for number, _ in finished(folder)] == [0, 1]

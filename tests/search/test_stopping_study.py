@@ -13,7 +13,7 @@ from rich.console import Console
 from tiny import stored_trials, write_study
 from torch import nn
 
-from autoprune.cli.options import read_request
+from autoprune.cli.read_request import read_request
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Stopped, Trial
 from autoprune.loggers.console import PlainDisplay

@@ -19,7 +19,7 @@ import autoprune.core.atomic_write
 import autoprune.search.trial_weights
 from autoprune.analysis.weight_retention import worth_keeping
 from autoprune.cli import main
-from autoprune.cli.options import read_request
+from autoprune.cli.read_request import read_request
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Candidate, Completed, Trial

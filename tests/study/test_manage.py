@@ -363,7 +363,7 @@ def test_a_recipe_in_the_place_stays_and_counts_as_read(archive: Path, tmp_path:
     (tmp_path / "b" / "fake").mkdir(parents=True)
     (tmp_path / "b" / "fake" / "study.toml").write_text("trials = 77\n")
     import_study(archive, tmp_path / "b")
-    from autoprune.cli.options import read_request
+    from autoprune.cli.read_request import read_request
 
     assert read_request("fake", tmp_path / "b", {}).spec.trials == 10
     (tmp_path / "b" / "fake" / "study.toml").write_text("trials = 78\n")

@@ -34,7 +34,7 @@ def test_a_study_is_searched_reported_and_picked_from_on_another_machine(tmp_pat
     assert "best within budget" in first.stdout
     trials = stored_trials(folder)
     exported = run("studies", "export", folder, tmp_path / "tiny.tar.gz")
-    assert "needed beside it: tiny.py:net (model.source)" in exported.stdout
+    assert "also needed: tiny.py:net (model.source)" in exported.stdout
     shutil.move(here / "code", there / "code")
     shutil.rmtree(here)
 

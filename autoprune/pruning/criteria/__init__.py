@@ -1,1 +1,1 @@
-"""The importance criteria that autoprune ships, one family per file; ``docs/criteria.md`` compares them."""
+"""The importance criteria that autoprune ships, one family per file; ``docs/reference/criteria.md`` compares them."""

@@ -15,7 +15,7 @@ POINTS = 200
 
 @dataclass(frozen=True)
 class History:
-    """Hold the hypervolume over time, and what the baselines alone reach.
+    """The hypervolume over time, and what the baselines alone reach.
 
     Attributes:
         finished: trials that had finished, ascending.
@@ -30,7 +30,7 @@ class History:
     baselines: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain types for JSON, rounded to what a picture can show."""
+        """Return plain types for JSON, rounded to what a plot can show."""
         return {
             "finished": list(self.finished),
             "seconds": [round(value, 1) for value in self.seconds],
@@ -60,7 +60,7 @@ def history(trials: Sequence[Trial], objectives: Sequence[str], dense: Measureme
 
 
 def _pieces(count: int) -> list[tuple[int, int]]:
-    """Return where each piece begins and ends, at most 200 of them, alike in length.
+    """Return where each piece begins and ends, at most 200 of them, of similar length.
 
     >>> _pieces(3), len(_pieces(5000)), _pieces(5000)[-1]
     ([(0, 1), (1, 2), (2, 3)], 200, (4975, 5000))

@@ -1,4 +1,4 @@
-"""How a study's numbers came to be, in pairs of a term and a few words: data, seeds, training, timing, versions."""
+"""How a study was measured, in pairs of a term and a few words: data, seeds, training, timing, versions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _network(view: StudyView) -> Pairs:
 def _data(data: DataFacts) -> Pairs:
     names = {"train": "training", "val": "validation", "test": "test"}
     splits = ", ".join(f"{count} {names.get(split, split)}" for split, count in data.sizes.items())
-    used = "accuracy here is on validation; the test images are touched by autoprune pick alone"
+    used = "accuracy here is on validation; only autoprune pick uses the test images"
     return [
         ("data", data.name),
         ("described as", data.description),
@@ -60,9 +60,9 @@ def _candidate(view: StudyView) -> Pairs:
     )
     stages = f", in {schedule.stages} stages" if schedule.stages > 1 else ""
     stopping = (
-        f"a candidate that can no longer win is stopped, by {spec.stopping.images} validation images at most"
+        f"a candidate that can no longer win is stopped, judged on at most {spec.stopping.images} validation images"
         if spec.stopping.enabled
-        else "none is stopped early"
+        else "no candidate is stopped early"
     )
     return [
         ("seed", f"{spec.seed}; each trial has its own, drawn from it"),
@@ -82,8 +82,8 @@ def _candidate(view: StudyView) -> Pairs:
 
 def _counting(view: StudyView, summary: Summary) -> Pairs:
     timing = view.spec.latency
-    told = {"batch", "threads", "blocks", "calls"}
-    others = [f", {name} {value}" for name, value in timing.model_dump().items() if name not in told]
+    named = {"batch", "threads", "blocks", "calls"}
+    others = [f", {name} {value}" for name, value in timing.model_dump().items() if name not in named]
     return [
         ("FLOPs", f"{FLOP_CONVENTION} of a convolution, linear layer or matrix product"),
         ("not counted", "; ".join(summary.dense.uncounted)),

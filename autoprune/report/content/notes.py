@@ -1,4 +1,4 @@
-"""What a careful reader should know before trusting a table: evidence, overfitting, and what is missing."""
+"""What a reader should know before trusting a table: evidence, overfitting, and what is missing."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def compose_notes(
 
 
 def _generalisation(rows: Sequence[Row], dense: Measurement) -> list[str]:
-    """Say so if the network told of fits its training images beyond validation more than the dense one does."""
-    told = next((row for row in rows if row.is_best), rows[0]).measurement
-    gap, before = generalisation_gap(told), generalisation_gap(dense)
+    """Return a note if the best network overfits its training images more than the dense one does."""
+    found = next((row for row in rows if row.is_best), rows[0]).measurement
+    gap, before = generalisation_gap(found), generalisation_gap(dense)
     if gap is None or before is None:
         return []
-    error = math.hypot(*(one.error(name) for one in (told, dense) for name in ("accuracy", "train_accuracy")))
+    error = math.hypot(*(one.error(name) for one in (found, dense) for name in ("accuracy", "train_accuracy")))
     if gap - before <= error:
         return []
     return [
@@ -58,7 +58,7 @@ def _generalisation(rows: Sequence[Row], dense: Measurement) -> list[str]:
 
 
 def latency_notes(sessions: Sequence[SessionFacts]) -> list[str]:
-    """Say how latency was measured, if a run has told; runs of earlier versions did not.
+    """Return how latency was measured, if the runs have stored it; those of earlier versions did not.
 
     Args:
         sessions: what is stored of each run, in order.
@@ -74,7 +74,7 @@ def latency_notes(sessions: Sequence[SessionFacts]) -> list[str]:
 
 
 def sparsity_notes(facts: RegularisationFacts | None) -> list[str]:
-    """Say what sparsity learning did to the dense network: its accuracy, and how the channels' strengths spread.
+    """Return what the training of [sparsity] did to the dense network: accuracy, and the spread of channel strengths.
 
     Args:
         facts: ``None`` if there was none.
@@ -92,12 +92,12 @@ def sparsity_notes(facts: RegularisationFacts | None) -> list[str]:
 
 
 def _left_out(rows: Sequence[Row], trials: Sequence[Trial], objectives: Sequence[str]) -> list[str]:
-    """Say what the noise-aware front hides, and that the best network may be among it."""
+    """Return what the noise-aware front hides; the best network may be part of that."""
     hidden = len(pareto.front(trials, objectives, noise_aware=False)) - sum(row.on_front for row in rows)
     best = next((row for row in rows if row.is_best), None)
     found = []
     if best is not None and not best.on_front:
-        found.append(f"trial {best.number}, the best, is not on the front: another one there is as good within noise")
+        found.append(f"trial {best.number}, the best, is not on the front: another trial on it is as good within noise")
     if hidden:
         are = "trial is" if hidden == 1 else "trials are"
         found.append(
@@ -107,7 +107,7 @@ def _left_out(rows: Sequence[Row], trials: Sequence[Trial], objectives: Sequence
 
 
 def _nothing_fits(trials: Sequence[Trial], budget: Budget) -> list[str]:
-    """Name the trial that comes nearest to a budget that none meets."""
+    """Return the trial that comes nearest to a budget that none meets."""
     try:
         pareto.choose(trials, budget)
     except NothingFitsError as error:
@@ -116,7 +116,7 @@ def _nothing_fits(trials: Sequence[Trial], budget: Budget) -> list[str]:
 
 
 def _repeats(trials: Sequence[Trial]) -> list[str]:
-    """Say so if proposals of the search repeat a policy, as they do where a space has no others left."""
+    """Return how many proposals repeat a policy, as happens where a space has no others left."""
     known, repeats = dict[object, Trial](), 0
     for trial in trials:
         groups = trial.candidate.policy.groups.values()  # a key of numbers and names: thousands of policies hash slowly
@@ -130,7 +130,7 @@ def _repeats(trials: Sequence[Trial]) -> list[str]:
 
 
 def _foreign_baselines(trials: Sequence[Trial], budget: Budget) -> list[str]:
-    """Say so when the baselines shown were made for another budget, which flatters the search."""
+    """Return a note if the baselines shown were made for another budget, which flatters the search."""
     shown = baselines_for(trials, budget)
     if budget.limits and shown and all(trial.candidate.budget != budget for trial in shown):
         return ["no baseline was made for this budget; those shown were made for another one and happen to meet it"]
@@ -138,7 +138,7 @@ def _foreign_baselines(trials: Sequence[Trial], budget: Budget) -> list[str]:
 
 
 def _unfinished_baselines(trials: Sequence[Trial], budget: Budget) -> tuple[str, ...]:
-    """Name the baselines of this budget that are missing from the table, with the reason."""
+    """Return the baselines of this budget that are missing from the table, with the reason."""
     wanted = [trial for trial in trials if trial.candidate.is_baseline and trial.candidate.budget == budget]
     return tuple(
         f"the {trial.candidate.origin.rpartition(':')[2]} baseline (trial {trial.number}) is missing: {_ending(trial)}"

@@ -1,4 +1,4 @@
-"""Which choices of a policy go with a good network: how much of the loss each one alone tells, against chance.
+"""Which choices of a policy go with a good network: how much of the loss each one alone explains, against chance.
 
 A cheap look at trials that were made anyway, not an experiment: parameters that the sampler always moved together
 cannot be told apart, and only main effects are seen. What cutting a group alone does is measured as sensitivity.
@@ -19,7 +19,7 @@ from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Trial
 
-FEWEST = 12  # trials below which nothing is said
+FEWEST = 12  # trials below which nothing is reported
 BINS = 4
 SHUFFLES = 100
 CRITERION = ": criterion"
@@ -28,13 +28,13 @@ _SIMILAR = 0.10  # of the budget, that trials may stay below it: what a network 
 
 @dataclass(frozen=True)
 class ParameterImportance:
-    """Hold how much each parameter tells.
+    """How much each parameter explains of the loss.
 
     Attributes:
         shares: parameter → share of the variance of the loss' ranks that it alone explains, at most 1 and 0 where it
             explains no more than unrelated numbers would; the largest first.
         chance: the share that the best of as many unrelated parameters reaches in one of twenty shuffled studies.
-        trials: how many completed trials were looked at.
+        trials: how many completed trials were used.
         scope: which these are, in words.
     """
 
@@ -49,7 +49,7 @@ class ParameterImportance:
 
 
 def importance(trials: Sequence[Trial], budget: Budget) -> ParameterImportance:
-    """Return how much each group's sparsity and criterion, each block and the mask tell of the validation loss.
+    """Return how much each group's sparsity and criterion, each block and the mask explain of the validation loss.
 
     For each parameter the trials are put into at most four bins of equal size, or one for each value it has if these
     are fewer or are criteria. The ranks of their losses are compared: (H − k + 1) / (n − k), with Kruskal and Wallis' H
@@ -74,8 +74,8 @@ def importance(trials: Sequence[Trial], budget: Budget) -> ParameterImportance:
     shares = np.stack([_shares(_places(name, values), outcomes) for name, values in columns.items()])
     order = np.argsort(-shares[:, 0], kind="stable")
     names = list(columns)
-    told = {names[index]: float(max(0.0, shares[index, 0])) for index in order}
-    return ParameterImportance(told, float(np.quantile(shares[:, 1:].max(axis=0), 0.95)), len(found), scope)
+    explained = {names[index]: float(max(0.0, shares[index, 0])) for index in order}
+    return ParameterImportance(explained, float(np.quantile(shares[:, 1:].max(axis=0), 0.95)), len(found), scope)
 
 
 def parameters(policies: Sequence[PruningPolicy]) -> dict[str, Floats]:

@@ -16,13 +16,13 @@ LONGEST_MESSAGE = 300
 
 @dataclass(frozen=True)
 class Row:
-    """Hold one completed trial as the report shows it.
+    """One completed trial as the report shows it.
 
     Attributes:
         number: the trial's number.
         origin: where its policy comes from: ``"uniform"``, ``"inner"``, ``"global"``, ``"tpe"`` …
         is_baseline: whether it is a policy to compare with.
-        on_front: whether it is on the front that was asked for.
+        on_front: whether it is on the front that is shown.
         is_best: whether it is what a pick for the budget would take.
         is_knee: whether it is where the front bends.
         measurement: what was measured of it.
@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Failure:
-    """Name a trial that could not be evaluated, with the exception's class and the first line it said."""
+    """A trial that could not be evaluated, with the exception's class and the first line of its message."""
 
     number: int
     error: str
@@ -177,7 +177,7 @@ def failures(trials: Sequence[Trial]) -> tuple[Failure, ...]:
 
 
 def first_line(message: str) -> str:
-    r"""Return the first line of a message, without what a terminal would obey.
+    r"""Return the first line of a message, without control characters.
 
     >>> first_line("\n out of memory \x1b[2J\nmore")
     'out of memory  [2J'

@@ -1,6 +1,6 @@
 """How much each group and each block alone matters, as ``sensitivity.json`` holds it, in a few lines and as JSON.
 
-``report.sensitivity_picture`` draws all of it.
+``report.plots.sensitivity`` draws all of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LISTED = 5  # groups named at each end of the ranking
 
 @dataclass(frozen=True)
 class ShownCurve:
-    """Hold how the loss rises when one group or block alone is cut.
+    """How the loss rises when one group or block alone is cut.
 
     Attributes:
         name: of the group or the block.
@@ -60,7 +60,7 @@ class ShownCurve:
 
 @dataclass(frozen=True)
 class ShownSensitivity:
-    """Hold every curve, in the order of the network, and the dense network's loss, in nats."""
+    """Every curve, in the order of the network, and the dense network's loss, in nats."""
 
     dense_loss: float
     curves: tuple[ShownCurve, ...]
@@ -105,8 +105,8 @@ def read_sensitivity(path: Path) -> ShownSensitivity | None:
         stored = sensitivity.Sensitivity.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StudyError(
-            f"{str(path)!r} cannot be read ({type(error).__name__}: {error}); restore it from a copy, or delete it to "
-            f"do without"
+            f"{str(path)!r} cannot be read ({type(error).__name__}: {error}); restore it from a copy, or delete it and "
+            f"report without it"
         ) from error
     curves = (ShownCurve(name, curve.full, curve.rises) for name, curve in stored.curves.items())
     return ShownSensitivity(stored.dense_loss, tuple(curve for curve in curves if curve.rises))

@@ -1,4 +1,4 @@
-"""What stopping the hopeless was worth: time saved, and whether the checks that ran to their end show it right."""
+"""What early stopping was worth: the time saved, and whether the checks that ran to their end confirm it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FEWEST_RANKS = 3  # trials below which a rank correlation says nothing
 
 @dataclass(frozen=True)
 class StoppingFacts:
-    """Hold what is known of the trials that were stopped, or would have been.
+    """What is known about the trials that were stopped, or would have been.
 
     Attributes:
         stopped: trials ended early.
@@ -79,7 +79,7 @@ def stopping_facts(trials: Sequence[Trial]) -> StoppingFacts:
 
 
 def stopping_notes(facts: StoppingFacts) -> list[str]:
-    """Say in one sentence what stopping was worth; nothing if no trial was stopped or would have been."""
+    """Return in one sentence what early stopping was worth; nothing if no trial was stopped or would have been."""
     if not facts.stopped + facts.checks:
         return []
     trials = "1 trial was" if facts.stopped == 1 else f"{facts.stopped} trials were"
@@ -88,7 +88,11 @@ def stopping_notes(facts: StoppingFacts) -> list[str]:
         f"of the search; looking took {duration(facts.seconds_looking)})"
     )
     checks = f"{facts.checks} more ran to the end as a check" if facts.checks else "none ran to the end as a check yet"
-    found = f": {facts.wrong} beat all before beyond noise, {facts.within_noise} came within it" if facts.checks else ""
+    found = (
+        f": {facts.wrong} beat all trials before them beyond noise, {facts.within_noise} came within noise"
+        if facts.checks
+        else ""
+    )
     ranks = ", ".join(f"{value:.2f} {RUNGS[rung]}" for rung, value in facts.agreement.items())
     return [f"{saved}; {checks}{found}" + (f"; rank agreement with the final loss: {ranks}" if ranks else "")]
 

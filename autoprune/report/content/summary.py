@@ -1,4 +1,4 @@
-"""All that a report says about a study, as plain data: tables, files and the picture only lay it out."""
+"""Everything a report contains about a study, as plain data: tables, files and plots only lay it out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS: Mapping[str, type] = {
 
 @dataclass(frozen=True)
 class Summary:
-    """Hold what is worth saying about a study at one moment.
+    """What a report contains about a study at one moment.
 
     Attributes:
         study: the study's name.
@@ -40,14 +40,14 @@ class Summary:
         rows: the front, best first; then the best network and the baselines that are not on it.
         hypervolume: share of the box between no accuracy at dense cost and perfection that is dominated.
         counts: ``completed``, ``over_budget``, ``stopped``, ``failed`` → number of finished trials.
-        running: trials asked and not told, of a live search or of one that died.
+        running: trials that were begun and have not ended, in a live search or in one that died.
         failures: the failed trials with their reasons.
         seconds: phase → seconds spent by all trials together, the longest first.
         sessions: how many runs the study has had.
         notes: what to know before trusting the table, the most important first.
         worth: how the best network compares with each baseline and with the dense network, on validation.
         sensitivity: how much each group and block alone matters; ``None`` if it was not measured.
-        stopping: what ending hopeless trials early was worth.
+        stopping: what early stopping was worth.
     """
 
     study: str
@@ -114,7 +114,7 @@ class Summary:
 
 
 def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool = True) -> Summary:
-    """Return what is worth saying about a stored study.
+    """Return the summary of a stored study.
 
     Args:
         view: the study, read only.
@@ -144,16 +144,23 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
         failures=failures(trials),
         seconds=_seconds_by_phase(trials),
         sessions=len(view.sessions),
-        notes=(
-            *chance_notes(dense, view.facts.data.num_classes),
-            *compose_notes(rows, trials, wanted, reference, objectives),
-            *sparsity_notes(view.facts.regularisation),
-            *(stopping_notes(stopping) if rows else ()),
-            *latency_notes(view.sessions),
-        ),
+        notes=_notes(view, rows, wanted, reference, stopping),
         worth=worth(trials, wanted, reference),
         sensitivity=read_sensitivity(view.folder.sensitivity),
         stopping=stopping,
+    )
+
+
+def _notes(
+    view: StudyView, rows: Sequence[Row], budget: Budget, dense: Scored, stopping: StoppingFacts
+) -> tuple[str, ...]:
+    """Return what to know before trusting the table, the most important first."""
+    return (
+        *chance_notes(dense.measurement, view.facts.data.num_classes),
+        *compose_notes(rows, view.trials, budget, dense, quality_first(view.spec.objectives)),
+        *sparsity_notes(view.facts.regularisation),
+        *(stopping_notes(stopping) if rows else ()),
+        *latency_notes(view.sessions),
     )
 
 

@@ -1,6 +1,6 @@
-"""The report on a terminal, a pipe or a file: a headline, the table, what it means, and what to beware of.
+"""The report on a terminal, a pipe or a file: a headline, the table, what it means, and notes.
 
-Everything is laid out for 80 columns. No text is read as markup, so a name or an error message may hold
+Everything is laid out for 80 columns. No text is read as markup, so a name or an error message may contain
 brackets.
 """
 
@@ -39,7 +39,7 @@ ROOMY = 90  # least width at which the gaps between columns can be two wide
 
 
 def render(summary: Summary, console: Console) -> None:
-    """Print the report; a console that is no terminal gets no colours."""
+    """Print the report; a console that is not a terminal gets no colours."""
     from rich.text import Text
 
     for number, line in enumerate(headline(summary)):
@@ -124,7 +124,7 @@ def counts_line(summary: Summary) -> str:
 
 
 def failure_lines(failures: tuple[Failure, ...]) -> Iterator[str]:
-    """Yield one line per reason, with the trials it struck; the rest are only counted."""
+    """Yield one line per reason, with the trials that failed for it; the rest are only counted."""
     struck: dict[tuple[str, str], list[int]] = {}
     for failure in failures:
         struck.setdefault((failure.error, failure.message), []).append(failure.number)

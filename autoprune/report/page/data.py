@@ -1,7 +1,7 @@
 """What the report page computes with, as one JSON document: every trial in columns, and what they are compared with.
 
-Numbers that the choice under a budget depends on are whole, to the last bit: the page must choose as
-:func:`best_within` does. What is only shown is rounded.
+Numbers that the choice under a budget depends on are exact, to the last bit: the page must choose as
+:func:`best_within` does. Numbers that are only shown are rounded.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""``report.html``: the study as one page that needs nothing else, to look at, to choose on, to print and to send.
+"""``report.html``: the study as one page that needs nothing else, to read, to choose on, to print and to send.
 
 What does not change is written here from ``templates/page.html.j2``; the plots, the choice under a budget and the table
-of trials are drawn in the browser by ``templates/*.js`` from one JSON document, ``report.page_data``.
+of trials are drawn in the browser by ``templates/*.js`` from one JSON document, ``report.page.data``.
 Whatever a study's text holds is escaped twice over: by Jinja in HTML, and in the JSON so that it can end no script.
-A policy in the page forbids it any network, and any script but the ones written here, known by their hash.
+A policy in the page forbids it any network, and any script but the ones written here, which it knows by their hash.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from autoprune.report.content.summary import Summary
 from autoprune.report.content.terminal import counts_line
 from autoprune.report.page import sections
 from autoprune.report.page.data import SHORT_TITLES, page_document
+from autoprune.report.page.heat_table import sensitivity_table
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView
@@ -38,9 +39,9 @@ def write_page(view: StudyView, summary: Summary, path: Path, elsewhere: bool = 
 
     Args:
         view: the study at one moment.
-        summary: what there is to say about it.
+        summary: its summary.
         path: where; replaced in one step.
-        elsewhere: whether the trials lie in a storage that commands have to name again.
+        elsewhere: whether the trials are in a storage that every command has to name.
 
     Raises:
         StudyError: if the file cannot be written.
@@ -93,7 +94,7 @@ def _sections(view: StudyView, summary: Summary) -> dict[str, Any]:
     """Return what the template shows as it is."""
     return {
         "title": summary.study,
-        "written": datetime.now(timezone.utc).strftime("%d %B %Y, %H:%M UTC"),
+        "written": datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         "budget": summary.budget.describe() if summary.budget.limits else "",
         "counts": counts_line(summary).removeprefix("trials: "),
         "running": summary.running,
@@ -101,7 +102,7 @@ def _sections(view: StudyView, summary: Summary) -> dict[str, Any]:
         "tiles": sections.tiles(summary),
         "worth": sections.worth_rows(summary),
         "notes": [_sentence(note) for note in summary.notes],
-        "sensitivity": sections.sensitivity_table(summary.sensitivity),
+        "sensitivity": sensitivity_table(summary.sensitivity),
         "importance": (found := importance(view.trials, summary.budget)),
         "importance_rows": sections.importance_rows(found),
         "hypervolume": f"{summary.hypervolume:.4f}",

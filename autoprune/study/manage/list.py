@@ -108,4 +108,4 @@ def last_activity(folder: StudyFolder) -> datetime.datetime:
     """Return when a study's trials were last written to, or its spec if they lie elsewhere."""
     files = [folder.path / name for name in (*DATABASE[:2], SPEC[0], folder.log.name)]
     latest = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
-    return datetime.datetime.fromtimestamp(latest, datetime.timezone.utc)
+    return datetime.datetime.fromtimestamp(latest, datetime.UTC)

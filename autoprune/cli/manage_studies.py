@@ -1,4 +1,4 @@
-"""``autoprune studies rm|cp|export|import``: the work itself is in ``shelf``."""
+"""``autoprune studies rm|cp|export|import``: the work itself is in ``study.manage``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from autoprune.cli.completing import complete_stored
-from autoprune.cli.main import emit, json_option
-from autoprune.cli.options import root_option, storage_option
+from autoprune.cli.headings import HeadedCommand, Heading, option
+from autoprune.cli.output import emit
+from autoprune.cli.shared_options import stored_study_options
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,18 +29,22 @@ Examples:
 """,
 )
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_stored)
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--all", "everything", is_flag=True, help="Remove the recipe and other files of yours as well.")
-@root_option
-@storage_option
-@json_option
+@option("--yes", heading=Heading.OUTPUT, is_flag=True, help="Do not ask for confirmation.")
+@option(
+    "--all",
+    "everything",
+    heading=Heading.OUTPUT,
+    is_flag=True,
+    help="Also remove study.toml and other files of yours.",
+)
+@stored_study_options
 def rm_study(
     names: tuple[str, ...], yes: bool, everything: bool, root: Path, storage: str | None, as_json: bool
 ) -> None:
     """Remove what searches made of each study NAME: trials, weights, reports and picked networks.
 
-    A study.toml stays, and so does whatever no search made, unless --all is given. A study that is being searched is
-    refused, and then none is removed.
+    A study.toml stays, and so does everything that no search made, unless --all is given. If one of the studies is
+    being searched, none is removed.
     """
     from autoprune.study.disk_usage import size_of
     from autoprune.study.find_study import find_study
@@ -68,13 +73,13 @@ def rm_study(
 
 
 def _ask(question: str) -> None:
-    """Go on only after a yes.
+    """Ask for confirmation.
 
     Raises:
-        UsageError: if the answer is no, or nobody can be asked.
+        UsageError: if the answer is no, or there is no terminal to ask on.
     """
     if not sys.stdin.isatty():
-        raise UsageError(f"{question} Nobody can be asked here; say --yes")
+        raise UsageError(f"{question} There is no terminal to confirm it on; give --yes")
     if not click.confirm(f"autoprune: {question}", err=True):
         raise UsageError("nothing was removed")
 
@@ -98,14 +103,12 @@ Examples:
 )
 @click.argument("source", metavar="FROM", shell_complete=complete_stored)
 @click.argument("target", metavar="TO")
-@root_option
-@storage_option
-@json_option
+@stored_study_options
 def cp_study(source: str, target: str, root: Path, storage: str | None, as_json: bool) -> None:
     """Copy the study FROM under the name TO, as it is at this moment; FROM may be searched meanwhile.
 
-    Trials, spec, recipe, weights and scores are copied, so that TO can be searched on, reported and picked from.
-    What is made anew from them is not, nor are picked networks.
+    Trials, spec, study.toml, weights and scores are copied, so that you can search, report and pick with TO. Reports
+    and other files that can be made again are not copied, nor are picked networks.
     """
     from autoprune.study.find_study import find_study
     from autoprune.study.manage.copy import duplicate_study
@@ -129,15 +132,13 @@ Examples:
 )
 @click.argument("name", metavar="NAME", shell_complete=complete_stored)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
-@root_option
-@storage_option
-@json_option
+@option("--force", heading=Heading.OUTPUT, is_flag=True, help="Replace FILE if it exists.")
+@stored_study_options
 def export_study(name: str, file: Path, force: bool, root: Path, storage: str | None, as_json: bool) -> None:
-    """Pack the study NAME into FILE, a .tar.gz or .zip with which another machine goes on.
+    """Pack the study NAME into FILE, a .tar.gz or .zip with which another machine can continue it.
 
-    It holds trials, spec, weights and scores. It holds no code and no data of yours, no picked networks (copy their
-    folders), no pickle and no absolute path. The same study gives the same bytes.
+    The file holds trials, spec, weights and scores. It holds no code and no data of yours, no picked networks (copy
+    their folders), no pickle and no absolute path. The same study gives the same bytes.
     """
     from autoprune.study.find_study import find_study
     from autoprune.study.manage.export import export_study as pack
@@ -154,10 +155,11 @@ def export_study(name: str, file: Path, force: bool, root: Path, storage: str | 
 
 def _print_needs(needs: object) -> None:
     for key, value in dict(needs).items():  # type: ignore[call-overload]
-        click.echo(f"needed beside it: {value} ({key})")
+        click.echo(f"also needed: {value} ({key})")
 
 
 @click.command(
+    cls=HeadedCommand,
     name="import",
     epilog="""\b
 Examples:
@@ -166,15 +168,18 @@ Examples:
 """,
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--as", "name", metavar="NAME", help="Name of the study here; default: the one it had.")
-@click.option("--force", is_flag=True, help="Replace a stored study of that name; its study.toml stays.")
-@click.option("--model", metavar="NAME", help="Where the network comes from on this machine, e.g. net.py:build.")
-@click.option("--weights", metavar="FILE", help="Where its trained weights lie on this machine.")
-@click.option("--data", metavar="NAME", help="Where the data comes from on this machine, e.g. imagefolder:PATH.")
-@click.option("--data-root", metavar="DIR", help="Where downloaded data lies on this machine.")
-@root_option
-@storage_option
-@json_option
+@option("--model", heading=Heading.NETWORK, metavar="NAME", help="The network on this machine, e.g. net.py:build.")
+@option("--weights", heading=Heading.NETWORK, metavar="FILE", help="Its trained weights on this machine.")
+@option("--data", heading=Heading.NETWORK, metavar="NAME", help="The data on this machine, e.g. imagefolder:PATH.")
+@option("--data-root", heading=Heading.NETWORK, metavar="DIR", help="Folder for downloaded data on this machine.")
+@option("--as", "name", heading=Heading.OUTPUT, metavar="NAME", help="Name of the study here; default: the one it had.")
+@option(
+    "--force",
+    heading=Heading.OUTPUT,
+    is_flag=True,
+    help="Replace a stored study of that name; its study.toml stays.",
+)
+@stored_study_options
 def import_study(
     file: Path,
     name: str | None,
@@ -187,10 +192,10 @@ def import_study(
     storage: str | None,
     as_json: bool,
 ) -> None:
-    """Unpack the study in FILE under --root, to be searched on, reported and picked from here.
+    """Unpack the study in FILE under --root, so that you can search, report and pick with it here.
 
-    The file is checked and nothing in it is run. The study appears whole or not at all. Data must be the same as where
-    the study was made; latencies are those of the machine that measured them.
+    The file is checked and nothing in it is run. The study appears whole or not at all. The data must be the same as
+    where the study was made; latencies stay those of the machine that measured them.
     """
     from autoprune.study.manage.import_archive import import_study as unpack
 
@@ -203,5 +208,5 @@ def import_study(
     click.echo(f"imported {done.folder}: {done.trials} trials")
     _print_needs(done.needs)
     if device := done.measured_on.get("device_name"):
-        click.echo(f"its latencies were measured on {device}; trials that are added here are timed on this machine")
+        click.echo(f"its latencies were measured on {device}; new trials are timed on this machine")
     click.echo(f"next:\n  autoprune report {shlex.quote(str(done.folder))}")

@@ -1,0 +1,130 @@
+"""From a command line to the spec of a study: the options over the study's file over the defaults."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.cli.budget_options import COSTS, budget_values
+from autoprune.cli.spec_options import SPEC_OPTIONS
+from autoprune.errors import SpecError, StudyError
+
+if TYPE_CHECKING:
+    from autoprune.study.spec import StudySpec
+
+
+@dataclass(frozen=True)
+class Request:
+    """The spec that a command line describes, and the study it is for.
+
+    Attributes:
+        spec: every value decided, except the ``auto`` of device, precision, layout and latency runtime.
+        folder: the study's folder.
+        written: values of the study's ``study.toml``.
+    """
+
+    spec: StudySpec
+    folder: Path
+    written: Mapping[str, Any]
+
+
+def layer_of(options: Mapping[str, Any], assignments: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the values given on the command line, nested as in a ``study.toml``.
+
+    A ``--budget-…`` option replaces the whole budget of the file, not one limit of it.
+
+    Raises:
+        SpecError: if an assignment is not KEY=VALUE.
+    """
+    lists = {each.key for each in SPEC_OPTIONS if each.is_list}
+    values: dict[str, Any] = {}
+    for key, value in options.items():
+        if value is not None and not key.startswith("budget_"):
+            dotted = key.replace("__", ".")
+            _put(values, dotted, value.split(",") if dotted in lists else value)
+    if limits := budget_values(options):
+        values["budget"] = {cost: limits.get(cost, "none") for cost in COSTS}
+    faults = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if equals:
+            _put(values, key.strip(), _toml_value(text.strip()))
+        else:
+            faults.append(f"--set {assignment}: expected KEY=VALUE, for example --set finetune.lr=0.02")
+    if faults:
+        raise SpecError("command line", faults)
+    return values
+
+
+def read_request(study: str | None, root: Path, values: Mapping[str, Any]) -> Request:
+    """Return the spec of a study and its folder: the command line over the study's file over the defaults.
+
+    Once a study has begun, the values it began with replace the defaults and options that are not repeated; later
+    edits of its ``study.toml`` count.
+
+    Raises:
+        UnknownNameError: if there is no such study, and neither ``--model`` nor ``--data`` begins a new one.
+        SpecError: listing every fault.
+    """
+    from autoprune.study.find_study import find_study
+    from autoprune.study.folder import StudyFolder
+    from autoprune.study.spec_toml import Layer, parse_spec, read_study_toml
+
+    begins = bool(values.get("model") or values.get("data"))
+    path, written = find_study(study, root, allow_new=begins)
+    folder = StudyFolder(path)
+    layers = [Layer(str(folder.recipe), written)]
+    if folder.resolved.exists() and folder.recipe_seen.exists():
+        seen = _read_seen(folder.recipe_seen)
+        began = Layer(str(folder.resolved), read_study_toml(folder.resolved))
+        layers = [began, Layer(str(folder.recipe), _edited(seen, written))]
+    return Request(parse_spec([*layers, Layer("command line", values)]), path, written)
+
+
+def _read_seen(path: Path) -> dict[str, Any]:
+    """Return the values of a ``study.toml`` as the last run read them.
+
+    Raises:
+        StudyError: if the file is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise StudyError(
+            f"{str(path)!r} is damaged ({type(error).__name__}: {error}); delete it, and repeat the options the study "
+            f"was begun with"
+        ) from error
+
+
+def _edited(seen: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a ``study.toml`` that differ from the last reading; removed ones are ignored."""
+    changed: dict[str, Any] = {}
+    for key, value in written.items():
+        if isinstance(value, Mapping) and isinstance(seen.get(key), Mapping):
+            inner = _edited(seen[key], value)
+            changed |= {key: inner} if inner else {}
+        elif seen.get(key) != value:
+            changed[key] = value
+    return changed
+
+
+def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, name = dotted.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise SpecError("command line", [f"{dotted}: {section} is a value, not a section"])
+        values = inner
+    values[name] = value
+
+
+def _toml_value(text: str) -> Any:
+    """Return a TOML value; what is not TOML is a string, so that quotes may be left out."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

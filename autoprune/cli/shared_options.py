@@ -1,0 +1,90 @@
+"""The arguments and options that several commands share: the study, where it is stored, what is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from autoprune.cli.completing import complete_study
+from autoprune.cli.headings import Heading, option
+from autoprune.cli.output import json_option
+from autoprune.errors import UsageError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+study_argument = click.argument("study", required=False, shell_complete=complete_study)
+root_option = option(
+    "--root",
+    heading=Heading.OUTPUT,
+    type=click.Path(path_type=Path),
+    default=Path("studies"),
+    show_default=True,
+    help="Folder that holds the studies.",
+)
+storage_option = option(
+    "--storage",
+    heading=Heading.OUTPUT,
+    envvar="AUTOPRUNE_STORAGE",
+    metavar="URL",
+    help="Optuna storage URL for the trials; default: SQLite in the study's folder.",
+)
+export_option = option(
+    "--export",
+    heading=Heading.OUTPUT,
+    metavar="onnx,pt2|none",
+    help="Further files: model.onnx, model.pt2. Default: model.onnx if the extra onnx is installed.",
+)
+shape_option = option(
+    "--input",
+    "shape",
+    heading=Heading.NETWORK,
+    metavar="CxHxW",
+    help="Input shape; default: the data's, or 3x224x224 for torchvision.",
+)
+
+
+def stored_study_options(command: _F) -> _F:
+    """Add ``--root``, ``--storage`` and ``--json``: where studies are stored, and how the result is printed."""
+    return root_option(storage_option(json_option(command)))
+
+
+def fraction(flag: str, text: str) -> float:
+    """Read ``1%`` or ``0.01``.
+
+    Raises:
+        UsageError: if it is neither.
+
+    >>> fraction("--max-drop", "1%")
+    0.01
+    """
+    try:
+        value = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"{flag} {text!r} is neither a percentage nor a fraction; write for example 1% or 0.01")
+    return value
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Return the shape of one example: of an image, CxHxW; of a row of features, F; of a sequence of rows, TxF.
+
+    Raises:
+        UsageError: if the text has another form.
+
+    >>> parse_shape("3x224x224")
+    (3, 224, 224)
+    """
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        shape = (0,)
+    if min(shape) < 1:
+        raise UsageError(
+            f"--input {text!r} is not of the form CxHxW, F or TxF; write for example 3x224x224 for images, "
+            "30 for rows of features, 16x8 for sequences"
+        )
+    return shape

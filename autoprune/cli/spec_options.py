@@ -1,0 +1,231 @@
+"""The options that override a value of a study's spec, each under its heading.
+
+What a name may be is derived from the registries, so that help never leaves one out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from autoprune.cli.headings import Heading, option
+from autoprune.cli.shared_options import fraction
+from autoprune.core.builtin_names import DATA, LOGGERS, MODELS, SAMPLERS
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_YOURS = "pkg.mod:fn, file.py:fn"
+MODEL_WORDS = f"{', '.join(MODELS.builtins)}, torchvision:NAME, {_YOURS}"
+DATA_WORDS = f"{', '.join(DATA.builtins)}, imagefolder:PATH, {_YOURS}"
+
+
+@dataclass(frozen=True)
+class SpecOption:
+    """An option that overrides one value of a study's spec.
+
+    Attributes:
+        flag: as it is typed; ``--depth/--no-depth`` for a switch.
+        key: of the value in the spec, dotted.
+        heading: where help lists it.
+        help: a sentence.
+        metavar: what stands for the value in help; empty for the type's own word.
+        type: of the value.
+        is_list: whether the value is a list, separated by commas.
+    """
+
+    flag: str
+    key: str
+    heading: Heading
+    help: str
+    metavar: str = ""
+    type: type[int] | type[float] | type[str] = str
+    is_list: bool = False
+
+    def add_to(self, command: _F) -> _F:
+        """Add the option to a command."""
+        extra: dict[str, Any] = {"heading": self.heading, "help": self.help}
+        if "/" in self.flag:
+            extra["default"] = None  # not given: the spec's own value
+        else:
+            extra |= {"type": self.type, "metavar": self.metavar or None}
+        if self.key == "space.max_drop":
+            extra["callback"] = _read_fraction
+        return option(self.flag, self.key.replace(".", "__"), **extra)(command)
+
+
+def _read_fraction(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
+    return None if text is None else fraction("--max-drop", text)
+
+
+_NETWORK = (
+    SpecOption("--model", "model.source", Heading.NETWORK, f"The network: {MODEL_WORDS}.", "NAME"),
+    SpecOption(
+        "--weights",
+        "model.weights",
+        Heading.NETWORK,
+        "Trained weights: .safetensors or a state dict; for torchvision models also a name such as DEFAULT.",
+        "FILE",
+    ),
+    SpecOption("--data", "data.source", Heading.NETWORK, f"The data: {DATA_WORDS}.", "NAME"),
+    SpecOption("--data-root", "data.root", Heading.NETWORK, "Folder for downloaded data.", "DIR"),
+)
+_SPACE = (
+    SpecOption(
+        "--importances",
+        "space.importances",
+        Heading.SPACE,
+        "Importance criteria to choose from.",
+        "A,B,…",
+        is_list=True,
+    ),
+    SpecOption(
+        "--keep", "space.keep", Heading.SPACE, "Layers whose channels all stay, by module path.", "GLOB,…", is_list=True
+    ),
+    SpecOption(
+        "--only",
+        "space.only",
+        Heading.SPACE,
+        "The only layers whose channels may go, by module path.",
+        "GLOB,…",
+        is_list=True,
+    ),
+    SpecOption(
+        "--max-sparsity", "space.max_sparsity", Heading.SPACE, "Largest fraction of a group that may go.", type=float
+    ),
+    SpecOption("--round-to", "space.round_to", Heading.SPACE, "Keep a multiple of this many channels.", type=int),
+)
+_MORE_SPACE = (
+    SpecOption(
+        "--patterns",
+        "space.patterns",
+        Heading.SPACE,
+        "What is removed: channel, weight, 2:4; channels first, then a mask.",
+        "A,B",
+        is_list=True,
+    ),
+    SpecOption("--depth/--no-depth", "space.depth", Heading.SPACE, "Whether residual blocks may be dropped whole."),
+    SpecOption(
+        "--max-drop",
+        "space.max_drop",
+        Heading.SPACE,
+        "Add the threshold baseline: error that cutting one group alone may add, e.g. 1%.",
+        "P%",
+    ),
+)
+_TRAINING = (
+    SpecOption(
+        "--dense-epochs",
+        "dense.epochs",
+        Heading.TRAINING,
+        "Epochs of training the dense network if it has no --weights; 0 if the model comes trained.",
+        type=int,
+    ),
+    SpecOption(
+        "--finetune-epochs",
+        "finetune.epochs",
+        Heading.TRAINING,
+        "Epochs of each candidate's short fine-tune.",
+        type=float,
+    ),
+    SpecOption(
+        "--stopping/--no-stopping",
+        "stopping.enabled",
+        Heading.TRAINING,
+        "Whether candidates that can no longer win are stopped early.",
+    ),
+)
+_SEED = SpecOption("--seed", "seed", Heading.SEARCH, "Seed of proposals, training and subsets.", type=int)
+_SEARCH = (
+    SpecOption("--trials", "trials", Heading.SEARCH, "Number of trials the study reaches in total.", type=int),
+    SpecOption(
+        "--sampler",
+        "sampler",
+        Heading.SEARCH,
+        "What proposes policies; auto: guided, or tpe where masks are searched.",
+        "|".join(SAMPLERS),
+    ),
+    SpecOption(
+        "--objectives",
+        "objectives",
+        Heading.SEARCH,
+        "Metrics to trade, e.g. accuracy,mflops.",
+        "A,B,…",
+        is_list=True,
+    ),
+    _SEED,
+    SpecOption(
+        "--sensitivity/--no-sensitivity",
+        "sensitivity.enabled",
+        Heading.SEARCH,
+        "Whether to measure first what cutting each group alone does.",
+    ),
+)
+_LATENCY = (
+    SpecOption(
+        "--latency-runtime",
+        "latency.runtime",
+        Heading.LATENCY,
+        "What runs the networks that are timed.",
+        "auto|torch|compile|onnxruntime|cuda",
+    ),
+    SpecOption("--latency-batch", "latency.batch", Heading.LATENCY, "Images per timed forward pass.", type=int),
+    SpecOption("--latency-threads", "latency.threads", Heading.LATENCY, "CPU threads while timing.", type=int),
+)
+_DEVICE = SpecOption("--device", "runtime.device", Heading.RUNTIME, "Device that networks run on.", "auto|cpu|cuda|mps")
+_RUNTIME = (
+    _DEVICE,
+    SpecOption("--precision", "runtime.precision", Heading.RUNTIME, "Number format of training.", "auto|fp32|bf16"),
+    SpecOption(
+        "--layout",
+        "runtime.layout",
+        Heading.RUNTIME,
+        "Memory layout of images.",
+        "auto|channels_last|contiguous",
+    ),
+    SpecOption("--threads", "runtime.threads", Heading.RUNTIME, "CPU threads for training; 0 for all cores.", type=int),
+)
+_OUTPUT = (
+    SpecOption(
+        "--keep-weights",
+        "disk.keep_weights",
+        Heading.OUTPUT,
+        "Which trials' fine-tuned weights are kept; front: those of the front, the best few and the baselines.",
+        "front|all|none",
+    ),
+    SpecOption(
+        "--log",
+        "logging.loggers",
+        Heading.OUTPUT,
+        f"Also log trials to {', '.join(LOGGERS.builtins)}, pkg.mod:attr or file.py:attr; none: stop logging.",
+        "A,B,…",
+        is_list=True,
+    ),
+)
+SPEC_OPTIONS = (*_NETWORK, *_SPACE, *_MORE_SPACE, *_TRAINING, *_SEARCH, *_LATENCY, *_RUNTIME, *_OUTPUT)
+
+
+def spec_options(command: _F) -> _F:
+    """Add the options that override a study's spec."""
+    words = "Override any other value of the spec, e.g. --set finetune.lr=0.02."
+    command = option("--set", "assignments", heading=Heading.SEARCH, multiple=True, metavar="KEY=VALUE", help=words)(
+        command
+    )
+    return _add(command, SPEC_OPTIONS)
+
+
+def target_options(command: _F) -> _F:
+    """Add the options that name the network a policy is applied to."""
+    return _add(command, (*_NETWORK, _SEED, _DEVICE))
+
+
+def model_options(command: _F) -> _F:
+    """Add the options that name a network and its data, and what may be pruned."""
+    return _add(command, (*_NETWORK, *_SPACE))
+
+
+def _add(command: _F, options: Iterable[SpecOption]) -> _F:
+    for each in reversed(tuple(options)):
+        command = each.add_to(command)
+    return command
