@@ -1,0 +1,152 @@
+"""Studies, picked folders and archives made before the packages were rearranged go on as if nothing had happened.
+
+``fixtures/studies_of_4fcc93f.tar.gz`` was made by that commit: the code of a small task, a study of channels (``tiny``)
+and one of channels, masks and depth (``dropped``), each with one network picked, and the archive of the first.
+``fixtures/expected_of_4fcc93f.json`` holds the trials that the same commit made when it went on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
+from tiny import stored_trials
+
+import autoprune
+from autoprune.cli import main
+
+FIXTURES = Path(__file__).parent / "fixtures"
+STUDIES = FIXTURES / "studies_of_4fcc93f.tar.gz"
+EXPECTED = json.loads((FIXTURES / "expected_of_4fcc93f.json").read_text(encoding="utf-8"))
+PICKED = {"tiny": Path("studies/tiny/picked/2"), "dropped": Path("studies/dropped/picked/1")}
+
+pytestmark = pytest.mark.usefixtures("here", "process_is_left_as_it_was", "checks_in_this_process")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder that holds what the old commit left: ``tiny.py``, ``studies/`` and ``tiny.tar.gz``."""
+    with tarfile.open(STUDIES) as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str | Path) -> Result:
+    result = CliRunner(env={"COLUMNS": "160", "AUTOPRUNE_STORAGE": ""}).invoke(main, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def trials_of(folder: Path) -> list[dict[str, Any]]:
+    """Return what a study stores of its finished trials, but for latencies, which no two runs share."""
+    rows = []
+    for trial in stored_trials(folder):
+        if not trial["outcome"]:
+            continue
+        outcome = trial["outcome"]["outcome"]
+        for numbers in ("values", "stderr"):
+            outcome.get("measurement", {}).get(numbers, {}).pop("latency_ms", None)
+        rows.append({**{key: trial[key] for key in ("number", "origin", "policy")}, "outcome": outcome})
+    return rows
+
+
+def assert_as_before(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert [trial["policy"] for trial in found] == [trial["policy"] for trial in expected]
+    for trial, wanted in zip(found, expected, strict=True):
+        assert (trial["number"], trial["origin"]) == (wanted["number"], wanted["origin"])
+        outcomes = [
+            {key: value for key, value in each["outcome"].items() if key != "reason"} for each in (trial, wanted)
+        ]
+        assert close(outcomes[0]) == close(outcomes[1]), trial["number"]  # a reason is words, which may be better ones
+
+
+def close(value: Any) -> Any:
+    """Return JSON whose numbers equal those that differ by rounding, as another processor may round."""
+    if isinstance(value, dict):
+        return {key: close(inner) for key, inner in value.items()}
+    return pytest.approx(value, rel=1e-5, abs=1e-9) if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize(("name", "trials"), [("tiny", 9), ("dropped", 8)])
+def test_the_same_command_goes_on_with_the_very_trials(name: str, trials: int) -> None:
+    folder = Path("studies") / name
+    before = trials_of(folder)
+    assert before == EXPECTED[name][: len(before)]
+    run("search", name, "--trials", str(trials))
+    assert trials_of(folder)[: len(before)] == before
+    assert_as_before(trials_of(folder), EXPECTED[name])
+
+
+def test_an_archive_goes_on_with_the_very_trials() -> None:
+    run("studies", "import", "tiny.tar.gz", "--as", "copy")
+    run("search", "copy", "--trials", "9")
+    assert_as_before(trials_of(Path("studies/copy")), EXPECTED["tiny"])
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_report_is_written(name: str) -> None:
+    told = json.loads(run("report", name, "--json").stdout)
+    stored = {trial["number"]: trial["outcome"]["measurement"]["values"] for trial in trials_of(Path("studies") / name)}
+    assert told["rows"]
+    for row in told["rows"]:
+        assert row["values"] | {"latency_ms": 0} == stored[row["trial"]] | {"latency_ms": 0}
+    assert told["best"] in stored
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_was_picked_loads_to_the_bit(name: str) -> None:
+    network = autoprune.load(PICKED[name])
+    stored, loaded = load_file(PICKED[name] / "model.safetensors"), network.state_dict()
+    assert loaded.keys() == stored.keys()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in stored.items())
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_what_trials_left_loads_to_the_bit() -> None:
+    stored = load_file("studies/dropped/weights/3.safetensors")
+    loaded = autoprune.load_trial("studies/dropped", 3).state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in stored.items())
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_same_pick_gives_the_same_network(name: str) -> None:
+    number = PICKED[name].name
+    before = {key: tensor.clone() for key, tensor in load_file(PICKED[name] / "model.safetensors").items()}
+    card = json.loads((PICKED[name] / "card.json").read_text(encoding="utf-8"))
+    again = json.loads(run("pick", name, "--trial", number, "--no-compare", "--force", "--json").stdout)
+    for key, tensor in load_file(PICKED[name] / "model.safetensors").items():
+        assert torch.allclose(tensor, before[key], rtol=1e-4, atol=1e-6), key
+    assert close(again["test"]) == close(card["test"])
+    assert again.keys() - {"folder"} == card.keys()
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_stored_policy_is_applied(name: str) -> None:
+    before = json.loads((PICKED[name] / "policy.json").read_text(encoding="utf-8"))
+    task = ("--model", "tiny.py:net", "--data", "tiny.py:data", "--export", "none")
+    run("apply", PICKED[name] / "policy.json", *task)
+    after = json.loads(Path("applied/policy.json").read_text(encoding="utf-8"))
+    assert after["policy"]["groups"] == before["policy"]["groups"]
+
+
+def test_a_study_is_packed_copied_and_removed() -> None:
+    run("studies", "export", "dropped", "dropped.zip")
+    run("studies", "import", "dropped.zip", "--as", "unpacked")
+    run("studies", "cp", "tiny", "twin")
+    for name, source in (("unpacked", "dropped"), ("twin", "tiny")):
+        assert trials_of(Path("studies") / name) == trials_of(Path("studies") / source)
+    run("studies", "rm", "tiny", "--yes")
+    assert sorted(path.name for path in Path("studies/tiny").iterdir()) == ["study.toml"]
+    shutil.rmtree("studies/dropped/picked")
+    run("studies", "rm", "dropped", "--yes")
+    assert not Path("studies/dropped").exists()
