@@ -74,5 +74,5 @@ def test_the_example_of_your_own_network_and_data_runs(tmp_path):
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     picked = next((tmp_path / "studies" / "mine" / "picked").iterdir())
-    names = {"model.safetensors", "recipe.json", "policy.json", "model.onnx", "card.md", "card.json"}
+    names = {"model.safetensors", "architecture.json", "policy.json", "model.onnx", "card.md", "card.json"}
     assert {path.name for path in picked.iterdir()} == names

@@ -21,6 +21,9 @@ from tiny import stored_trials
 
 import autoprune
 from autoprune.cli import main
+from autoprune.cli.options import read_request
+from autoprune.core.registry import load_object
+from autoprune.export.standalone import rebuild
 
 FIXTURES = Path(__file__).parent / "fixtures"
 STUDIES = FIXTURES / "studies_of_4fcc93f.tar.gz"
@@ -87,6 +90,26 @@ def test_the_same_command_goes_on_with_the_very_trials(name: str, trials: int) -
     assert_as_before(trials_of(folder), EXPECTED[name])
 
 
+def test_a_search_takes_over_what_it_knew_of_study_toml_under_the_older_name() -> None:
+    folder = Path("studies/tiny")
+    toml = folder / "study.toml"
+    written = toml.read_text(encoding="utf-8")
+    toml.write_text(written.replace('mflops = "60%"', 'mflops = "70%"'), encoding="utf-8")
+    known = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    run("search", "tiny", "--trials", "7")
+    assert stored_trials(folder)[-1]["budget"] != stored_trials(folder)[0]["budget"], "the edit counts"
+    assert not (folder / "recipe.json").exists()
+    now = json.loads((folder / "accepted_toml.json").read_text(encoding="utf-8"))
+    assert now == {**known, "budget": {"mflops": "70%"}}
+
+
+def test_options_given_before_still_count() -> None:
+    """The old study ``dropped`` has no ``study.toml``: all it knows was given as options."""
+    request = read_request("dropped", Path("studies"), {})
+    assert request.spec.space.patterns == ("channel", "weight")
+    assert request.spec.budget.nonzero_mparams == "50%"
+
+
 def test_an_archive_goes_on_with_the_very_trials() -> None:
     run("studies", "import", "tiny.tar.gz", "--as", "copy")
     run("search", "copy", "--trials", "9")
@@ -109,7 +132,10 @@ def test_what_was_picked_loads_to_the_bit(name: str) -> None:
     stored, loaded = load_file(PICKED[name] / "model.safetensors"), network.state_dict()
     assert loaded.keys() == stored.keys()
     assert all(torch.equal(loaded[key], tensor) for key, tensor in stored.items())
-    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    plain = rebuild(str(PICKED[name]), load_object("tiny.py:net")(num_classes=3, in_channels=1))
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(network(images), plain(images))
 
 
 def test_what_trials_left_loads_to_the_bit() -> None:
@@ -127,6 +153,7 @@ def test_the_same_pick_gives_the_same_network(name: str) -> None:
     for key, tensor in load_file(PICKED[name] / "model.safetensors").items():
         assert torch.allclose(tensor, before[key], rtol=1e-4, atol=1e-6), key
     assert close(again["test"]) == close(card["test"])
+    assert not (PICKED[name] / "recipe.json").exists(), "its name is architecture.json now"
     assert again.keys() - {"folder"} == card.keys()
 
 

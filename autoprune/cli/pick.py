@@ -102,7 +102,7 @@ def pick(
 
     The best few are rebuilt from the dense network and fine-tuned longer; the better half by validation loss
     goes on, twice with three or four of them, until one is left. It is scored once on test, beside the uniform
-    baseline of the same budget after the same fine-tune, and written as model.safetensors, recipe.json,
+    baseline of the same budget after the same fine-tune, and written as model.safetensors, architecture.json,
     policy.json, card.md and model.onnx; autoprune.load(folder) gives it back. Every file is checked in a fresh
     process. Interrupted, the same command goes on. Without a budget, the study's last one counts. Exit code 3
     if nothing fits, 1 if an export that was asked for fails. One FLOP is one multiply–accumulate.

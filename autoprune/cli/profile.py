@@ -10,7 +10,7 @@ from autoprune.cli.inspect import parse_shape
 from autoprune.cli.main import emit, json_option
 
 if TYPE_CHECKING:
-    from autoprune.export.saved_network import Architecture
+    from autoprune.export.architecture import Architecture
 
 SORTS = {"order": None, "time": "eager_ms", "mflops": "mflops", "mparams": "mparams"}
 
@@ -93,7 +93,7 @@ def _architecture(model: str, text: str | None, classes: int | None, data: str |
     from pathlib import Path
 
     from autoprune.errors import UsageError
-    from autoprune.export.saved_network import Architecture
+    from autoprune.export.architecture import Architecture
     from autoprune.search.setup.context import task_of
     from autoprune.study.spec_toml import Layer, parse_spec
 

@@ -24,16 +24,25 @@ from autoprune.core.notify import Notify
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, StudyError, UsageError
+from autoprune.export.architecture import Architecture, PrunedArchitecture
 from autoprune.export.convert import Examples, export_network, timed
-from autoprune.export.picked_files import CARD, CARD_JSON, POLICY, RECIPE, WEIGHTS
-from autoprune.export.saved_network import Architecture, load, missing_files, save_network, weights_content
+from autoprune.export.picked_files import (
+    ARCHITECTURE,
+    CARD,
+    CARD_JSON,
+    OLD_ARCHITECTURE,
+    OURS,
+    POLICY,
+    WEIGHTS,
+    missing_files,
+)
+from autoprune.export.saved_network import load, save_network, weights_content
 from autoprune.export.verify import FileCheck, Reference, verify_in_new_process
 from autoprune.pruning.surgery import CutPlan
 
 CardText = Callable[[Mapping[str, Any]], str]
 POLICY_FORMAT = 1
 CHECKED_IMAGES = 16
-_OURS = {WEIGHTS, RECIPE, POLICY, CARD, CARD_JSON, *FILES.values()}
 
 
 @dataclass(frozen=True)
@@ -79,8 +88,8 @@ def check_target(target: Path, force: bool, exists: str = "give another folder, 
     names = {path.name for path in target.iterdir()} if target.is_dir() else {f"{target.name}, a file"}
     if not names:
         return
-    strange = sorted(names - _OURS)
-    if strange or not names & {RECIPE, CARD_JSON}:  # a study has a recipe.json too
+    strange = sorted(names - OURS)
+    if strange or not names & {ARCHITECTURE, OLD_ARCHITECTURE, CARD_JSON}:  # a study has a recipe.json too
         shown = ", ".join([*strange[:3], *(["…"] if strange[3:] else [])] or sorted(names))
         raise UsageError(
             f"{str(target)!r} holds something that autoprune did not write there ({shown}), so it is not replaced; "
@@ -159,7 +168,8 @@ def _put_in_place(building: Path, target: Path) -> None:
 
 def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], notify: Notify) -> dict[str, Any]:
     """Write everything but the card, and return what the card says of it."""
-    save_network(folder, of.network, of.cut, of.architecture, of.policy, versions)
+    made = PrunedArchitecture.of(of.network, of.cut, of.architecture, of.policy, versions)
+    save_network(folder, of.network, made)
     write_text(folder / POLICY, json.dumps(_policy_document(of), indent=1))
     dense = _as_loaded(of.dense)
     loaded = load(folder, network=dense)
@@ -168,7 +178,7 @@ def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], n
     own = {"runtime": "torch", "latency": timed(dense, loaded, batch, of.timing)}  # whatever the study times in
     dense_bytes = {WEIGHTS: len(weights_content(dense))}
     dense_bytes |= {found["file"]: found["dense_bytes"] for found in exports.values() if "failure" not in found}
-    written = [WEIGHTS, RECIPE, POLICY, *(name for name in FILES.values() if (folder / name).exists())]
+    written = [WEIGHTS, ARCHITECTURE, POLICY, *(name for name in FILES.values() if (folder / name).exists())]
     files: dict[str, dict[str, Any]] = {name: {"bytes": os.path.getsize(folder / name)} for name in written}
     for name, size in dense_bytes.items():
         files[name]["dense_bytes"] = size

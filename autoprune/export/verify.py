@@ -25,9 +25,10 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads
 from autoprune.errors import EvaluationError
+from autoprune.export.architecture import read_architecture
 from autoprune.export.convert import FORMATS, TOLERANCE
-from autoprune.export.picked_files import CARD_JSON, POLICY, WEIGHTS
-from autoprune.export.saved_network import load, read_recipe
+from autoprune.export.picked_files import ARCHITECTURE, CARD_JSON, POLICY, WEIGHTS
+from autoprune.export.saved_network import load
 from autoprune.export.standalone import rebuild
 from autoprune.models.build import build_model
 
@@ -151,20 +152,18 @@ def _same_outputs(network: nn.Module, reference: Reference) -> tuple[bool, str]:
 
 
 def _plain(folder: Path, reference: Reference) -> tuple[bool | None, str]:
-    recipe = read_recipe(folder)
-    if recipe["needs_autoprune"]:
-        return None, f"autoprune.load is needed for the cut attention in {', '.join(recipe['needs_autoprune'])}"
-    wanted = recipe["architecture"]
-    dense = build_model(
-        wanted["source"], num_classes=wanted["num_classes"], input_shape=tuple(wanted["input_shape"]), seed=1
-    )
-    return _same_outputs(rebuild(str(folder), dense), reference)
+    pruned = read_architecture(folder)
+    if pruned.needs_autoprune:
+        return None, f"autoprune.load is needed for the cut attention in {', '.join(pruned.needs_autoprune)}"
+    dense = pruned.dense
+    network = build_model(dense.source, num_classes=dense.num_classes, input_shape=dense.input_shape, seed=1)
+    return _same_outputs(rebuild(str(folder), network), reference)
 
 
 def _costs(folder: Path, reference: Reference, card: dict[str, Any]) -> tuple[bool, str]:
     """Count multiply–accumulates (half of what PyTorch's counter says), parameters and bytes."""
-    mask = read_recipe(folder)["policy"].get("mask")
-    counted = measure_network(load(folder), reference.images, tuple(mask["layers"]) if mask else ())
+    mask = read_architecture(folder).policy.mask
+    counted = measure_network(load(folder), reference.images, tuple(mask.layers) if mask else ())
     claimed = {name: card["validation"]["values"][name] for name in counted.values}
     told = ", ".join(f"{name} {value:g}" for name, value in counted.values.items())
     if dict(counted.values) == claimed:
@@ -174,8 +173,8 @@ def _costs(folder: Path, reference: Reference, card: dict[str, Any]) -> tuple[bo
 
 def _policy(folder: Path, card: dict[str, Any]) -> tuple[bool, str]:
     read = PruningPolicy.from_json(json.loads((folder / POLICY).read_text(encoding="utf-8"))["policy"])
-    same = read == PruningPolicy.from_json(card["policy"]) == PruningPolicy.from_json(read_recipe(folder)["policy"])
-    return same, "the same as on the card and in recipe.json" if same else "differs from the card or recipe.json"
+    same = read == PruningPolicy.from_json(card["policy"]) == read_architecture(folder).policy
+    return same, f"{'the same as' if same else 'differs from what is'} on the card and in {ARCHITECTURE}"
 
 
 def _export(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:

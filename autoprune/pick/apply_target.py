@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from autoprune.core.notify import Notify
 from autoprune.core.policy import PruningPolicy
 from autoprune.errors import UsageError
+from autoprune.export.architecture import Architecture
 from autoprune.export.convert import Examples, examples_of, random_examples
-from autoprune.export.saved_network import Architecture
 from autoprune.models.build import build_model
 from autoprune.search.setup.context import runtime_of, task_of
 from autoprune.study.spec import StudySpec

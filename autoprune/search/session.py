@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from importlib.metadata import version
 from typing import Any
 
 from autoprune.analysis.comparison import chance_notes
-from autoprune.core.atomic_write import write_text
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.versions import versions
 from autoprune.errors import AutopruneError, StudyMismatchError
@@ -22,6 +20,7 @@ from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.search.setup.dense_network import read_dense_facts, sparsity_facts
 from autoprune.search.trial_weights import TrialWeights
+from autoprune.study.accepted_toml import write_accepted
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.spec import StudySpec, differences, fingerprint
@@ -191,7 +190,7 @@ def _remembering(spec: StudySpec, recipe: Mapping[str, Any], folder: StudyFolder
 def _remember(spec: StudySpec, recipe: Mapping[str, Any], folder: StudyFolder) -> None:
     """Write down what the study runs with, and the values of its recipe that went into it."""
     known = {key: value for key, value in recipe.items() if key != "budget" or spec.budget != BudgetSpec()}
-    write_text(folder.recipe_seen, json.dumps(known))
+    write_accepted(folder, known)
     write_resolved(spec, folder.resolved)
 
 

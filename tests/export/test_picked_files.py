@@ -27,9 +27,11 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, ExportError, ModelError, UnknownNameError, UsageError
+from autoprune.export.architecture import Architecture, PrunedArchitecture, read_architecture
 from autoprune.export.convert import FORMATS, compare, examples_of, export_network
+from autoprune.export.picked_files import missing_files
 from autoprune.export.publish import check_target
-from autoprune.export.saved_network import Architecture, missing_files, save_network
+from autoprune.export.saved_network import save_network
 from autoprune.export.torch_export import program_bytes
 from autoprune.export.verify import FileCheck, Reference, verify
 from autoprune.models.weights_licence import weights_licence
@@ -123,7 +125,7 @@ def test_the_program_answers_as_the_card_says(bench: Workbench, picked: tuple[di
 def test_the_card_tells_sizes_latencies_and_checks(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> None:
     card, folder = picked
     assert json.loads((folder / "card.json").read_text()) == card
-    for name in ("model.safetensors", "model.onnx", "model.pt2", "policy.json", "recipe.json"):
+    for name in ("model.safetensors", "model.onnx", "model.pt2", "policy.json", "architecture.json"):
         assert card["files"][name]["bytes"] == (folder / name).stat().st_size
     for name in ("model.safetensors", "model.onnx", "model.pt2"):
         assert card["files"][name]["bytes"] < card["files"][name]["dense_bytes"]
@@ -220,7 +222,8 @@ def test_the_lines_of_the_docs_know_every_kind_of_layer(tmp_path: Path) -> None:
         "fc": KeptChannels({"in": units}),
     }
     small = shrink(dense, cut).eval()
-    save_network(tmp_path, small, cut, Architecture("mixed.py:net", 3, (1, 8, 8)), PruningPolicy(), {})
+    dense_one = Architecture("mixed.py:net", 3, (1, 8, 8))
+    save_network(tmp_path, small, PrunedArchitecture.of(small, cut, dense_one, PruningPolicy(), {}))
     images = torch.randn(4, 1, 8, 8)
     rebuilt = plain_lines().rebuild(str(tmp_path), Mixed())
     with torch.no_grad():
@@ -232,7 +235,9 @@ def test_cut_attention_is_named_by_the_lines_of_the_docs(tmp_path: Path) -> None
     dense = nn.MultiheadAttention(8, 4, batch_first=True)
     cut = {"0": KeptChannels({"heads": (0, 2)})}
     network = nn.Sequential(dense)
-    save_network(tmp_path, shrink(network, cut), cut, Architecture("a:b", 2, (3, 8)), PruningPolicy(), {})
+    small = shrink(network, cut)
+    pruned = PrunedArchitecture.of(small, cut, Architecture("a:b", 2, (3, 8)), PruningPolicy(), {})
+    save_network(tmp_path, small, pruned)
     with pytest.raises(NotImplementedError, match=r"autoprune\.load: 0"):
         plain_lines().rebuild(str(tmp_path), network)
 
@@ -411,8 +416,8 @@ def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
     stored = read_policy(picked[1] / "policy.json")
     subject = target_network(parse_spec([Layer("test", values)]), stored, (), 0, True, lambda message: None)
     card = apply_policy(stored, subject, tmp_path / "applied", NONE, lambda message: None)
-    recipes = [json.loads((folder / "recipe.json").read_text()) for folder in (picked[1], tmp_path / "applied")]
-    assert recipes[0]["kept"] == recipes[1]["kept"]
+    one, other = (read_architecture(folder) for folder in (picked[1], tmp_path / "applied"))
+    assert one.kept == other.kept
     for name in ("mflops", "mparams", "size_mb"):
         assert card["validation"]["values"][name] == picked[0]["validation"]["values"][name]
     images, labels = validation(bench)
@@ -433,9 +438,9 @@ def test_a_half_written_folder_is_recognised_and_named(copied: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         check_target(copied, force=False)
     (copied / "model.onnx").write_bytes((copied / "model.onnx").read_bytes()[:100])
-    (copied / "recipe.json").unlink()
-    assert missing_files(copied) == ["recipe.json", "model.onnx"]
-    with pytest.raises(ModelError, match=r"half written or half copied: it lacks recipe\.json, model\.onnx"):
+    (copied / "architecture.json").unlink()
+    assert missing_files(copied) == ["architecture.json", "model.onnx"]
+    with pytest.raises(ModelError, match=r"half written or half copied: it lacks architecture\.json, model\.onnx"):
         autoprune.load(copied)
     with pytest.raises(UsageError, match=r"half written .* --force"):
         check_target(copied, force=False)
@@ -478,7 +483,7 @@ def test_a_folder_that_came_meanwhile_stays_and_force_replaces_it(
 ) -> None:
     other = replace(view.trials[0], candidate=replace(view.trials[0].candidate, number=8))
     view, target = replace(view, trials=(other,)), view.folder.picked / "8"
-    mark = target / "recipe.json"
+    mark = target / "architecture.json"
 
     def meanwhile(folder: Path, reference: Reference) -> list[FileCheck]:
         shutil.copytree(picked[1], target)

@@ -156,7 +156,7 @@ def die(*_: Any, **__: Any) -> None:
     raise Killed
 
 
-POINTS = ("before the file", "half-written", "written, not told", "told, not collected")
+POINTS = ("before the file", "half-written", "written, not told", "told, not removed")
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -178,13 +178,13 @@ def test_a_kill_at_any_point_leaves_nothing_that_the_next_run_does_not_put_right
             case "written, not told":
                 patch.setattr(Ledger, "tell", die)
             case _:
-                patch.setattr(autoprune.search.trial_weights.TrialWeights, "collect", die)
+                patch.setattr(autoprune.search.trial_weights.TrialWeights, "remove_obsolete", die)
         with pytest.raises(Killed):
             search(study)
     files = [path.name for path in (study / "weights").iterdir()]
     told = [number for number, _ in finished(study)]
-    assert told == ([0, 1] if point == "told, not collected" else [0])
-    assert ("1.safetensors" in files) == (point in ("written, not told", "told, not collected"))
+    assert told == ([0, 1] if point == "told, not removed" else [0])
+    assert ("1.safetensors" in files) == (point in ("written, not told", "told, not removed"))
     assert any(name.endswith(".tmp") for name in files) == (point == "half-written")
 
     (study / "weights" / "77.safetensors").write_bytes(b"of a trial that was never stored")

@@ -22,7 +22,7 @@ from autoprune.cost.latency import Timer
 from autoprune.cost.timing_engines import Engine
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import UsageError
-from autoprune.export.saved_network import Architecture
+from autoprune.export.architecture import Architecture
 from autoprune.export.timing_runtimes import check_runtime, check_takes, decide_runtime, engine_of
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups

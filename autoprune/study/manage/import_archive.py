@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.atomic_write import write_text
 from autoprune.errors import SpecError, StudyError, UsageError
+from autoprune.study.accepted_toml import write_accepted
 from autoprune.study.copy_trials import backup_sqlite, delete_study, has_study, take_name
 from autoprune.study.find_study import find_study
 from autoprune.study.folder import StudyFolder
 from autoprune.study.manage.archive_file import FACTS, RESOLVED, TRIALS, unpack_archive
-from autoprune.study.manage.copy import building, recipe_at
+from autoprune.study.manage.copy import building, written_at
 from autoprune.study.manage.file_inventory import holds_study
 from autoprune.study.manage.portable_paths import Wording, relocated
 from autoprune.study.manage.remove import removal_lock, remove_made
@@ -59,7 +59,7 @@ def import_study(
         root: the folder that holds the studies.
         name: what the study is called here; ``None`` for the name it had.
         storage: Optuna storage URL that shall hold its trials; ``None`` for SQLite in its folder.
-        force: whether a stored study of that name is replaced. A recipe in its folder stays.
+        force: whether a stored study of that name is replaced. A ``study.toml`` in its folder stays.
         places: dotted key → value for what lies elsewhere on this machine: ``model.source``, ``model.weights``,
             ``data.source``, ``data.root``.
 
@@ -84,7 +84,7 @@ def import_study(
             raise UsageError(f"the storage holds a study named {called!r} already; give --as another name, or --force")
         spec, wording = _spec(unpacked, called, places or {}, file)
         study = _study(unpacked, wording, file)
-        _assemble(unpacked, spec, study, wording, recipe_at(target), storage is None)
+        _assemble(unpacked, spec, study, wording, written_at(target), storage is None)
         _install(unpacked, target, spec, study, storage)
     return Imported(target, len(study.trials), _needs(manifest, places or {}), dict(manifest.get("measured_on", {})))
 
@@ -132,7 +132,7 @@ def _study(unpacked: Path, wording: Wording, file: Path) -> PortableStudy:
 
 
 def _assemble(
-    unpacked: Path, spec: StudySpec, study: PortableStudy, wording: Wording, recipe: Mapping[str, Any], own: bool
+    unpacked: Path, spec: StudySpec, study: PortableStudy, wording: Wording, written: Mapping[str, Any], own: bool
 ) -> None:
     """Turn what came into a study's folder."""
     for name in (FACTS, TRIALS, RESOLVED):
@@ -146,7 +146,7 @@ def _assemble(
         growing = unpacked.parent / "trials.db"
         write_portable(study, sqlite_url(growing), spec.name, spec.objectives)
         backup_sqlite(growing, folder.database)  # one file, checked
-    write_text(folder.recipe_seen, json.dumps(recipe))
+    write_accepted(folder, written)
     write_resolved(spec, folder.resolved)
 
 
