@@ -32,7 +32,8 @@ from autoprune.analysis.pareto import best_few, choose, hypervolume
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial, completed_measurement, outcome_from_json, outcome_to_json
 from autoprune.loggers.console import PlainDisplay
-from autoprune.pick.contest import Incomparable, finish
+from autoprune.pick.contest import hold_contest
+from autoprune.pick.rival import Incomparable
 from autoprune.search.evaluation.evaluator import Stopwatch
 from autoprune.search.session import run_search
 from autoprune.search.setup.context import finetune_recipe
@@ -279,7 +280,7 @@ def _picked_record(prepared: Prepared) -> Record:
     bench = prepared.bench
     trials = best_few(open_view(study_folder(prepared, "ours").path).trials, prepared.budget, TOP)
     recipe = finetune_recipe(bench.spec, bench.spec.pick.epochs, bench.spec.pick.lr)
-    done = finish(
+    done = hold_contest(
         replace(bench.evaluator(), recipe=recipe),
         trials,
         bench.dense,

@@ -23,7 +23,9 @@ import autoprune
 from autoprune.cli import main
 from autoprune.cli.options import read_request
 from autoprune.core.registry import load_object
+from autoprune.export.card import Card
 from autoprune.export.standalone import rebuild
+from autoprune.pick.card_text import card_text
 
 FIXTURES = Path(__file__).parent / "fixtures"
 STUDIES = FIXTURES / "studies_of_4fcc93f.tar.gz"
@@ -158,12 +160,23 @@ def test_the_same_pick_gives_the_same_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
+def test_a_card_is_read_and_written_unchanged(name: str) -> None:
+    document = json.loads((PICKED[name] / "card.json").read_text(encoding="utf-8"))
+    card = Card.from_json(document)
+    assert card.to_json() == document
+    assert Card.from_json(card.to_json()) == card
+    assert card_text(card) == (PICKED[name] / "card.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", EXPECTED)
 def test_a_stored_policy_is_applied(name: str) -> None:
     before = json.loads((PICKED[name] / "policy.json").read_text(encoding="utf-8"))
     task = ("--model", "tiny.py:net", "--data", "tiny.py:data", "--export", "none")
     run("apply", PICKED[name] / "policy.json", *task)
     after = json.loads(Path("applied/policy.json").read_text(encoding="utf-8"))
     assert after["policy"]["groups"] == before["policy"]["groups"]
+    document = json.loads(Path("applied/card.json").read_text(encoding="utf-8"))
+    assert Card.from_json(document).to_json() == document
 
 
 def test_a_study_is_packed_copied_and_removed() -> None:

@@ -14,6 +14,7 @@ from autoprune.cli.pick import conclude
 
 if TYPE_CHECKING:
     from autoprune.core.export_formats import Wanted
+    from autoprune.export.card import Card
 
 
 @click.command(
@@ -77,7 +78,7 @@ def _apply(
     target: Path,
     force: bool,
     wanted: Wanted,
-) -> dict[str, Any]:
+) -> Card:
     from rich.console import Console
 
     from autoprune.loggers.console import PlainDisplay

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from autoprune.core.export_formats import Wanted
     from autoprune.core.metrics import Budget
     from autoprune.core.trial import Trial
+    from autoprune.export.card import Card
     from autoprune.study.view import StudyView
 
 _MORE_TRIALS = 20  # that a search with a new budget is suggested to add
@@ -137,20 +138,19 @@ def pick(
     conclude(card, target, as_json)
 
 
-def conclude(card: Mapping[str, Any], target: Path, as_json: bool) -> None:
+def conclude(card: Card, target: Path, as_json: bool) -> None:
     """Print a card, and leave with 1 if an export failed that was asked for by name."""
     from autoprune.export.picked_files import CARD
-    from autoprune.pick.card import summary_text
+    from autoprune.pick.card_text import summary_text
 
     if as_json:
-        emit({**card, "folder": str(target)})
+        emit({**card.to_json(), "folder": str(target)})
     else:
         click.echo(summary_text(card))
         click.echo(f"\nwritten: {target} (see {CARD}); load it with autoprune.load({str(target)!r})")
-    failed = [found["file"] for found in card["exports"].values() if "failure" in found]
-    for file in failed:
-        click.echo(f"autoprune: {file} was not written; the other files are whole", err=True)
-    if failed and card["exports_wanted"]["is_explicit"]:
+    for failed in card.written.failed:
+        click.echo(f"autoprune: {failed.file} was not written; the other files are whole", err=True)
+    if card.written.failed and card.written.wanted.is_explicit:
         sys.exit(1)
 
 
@@ -214,7 +214,7 @@ def _finish(
     compare: bool | None,
     force: bool,
     wanted: Wanted | None,
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Card, Path]:
     display = open_display(live=False)
     from autoprune.pick.finish import finish_trials
 

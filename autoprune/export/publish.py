@@ -1,7 +1,7 @@
 """Write a pruned network as a folder of files that others can use: built aside, checked from outside, then shown.
 
 The folder appears whole or not at all. What does not pass its checks stays where it was built, and is not called done.
-Both ``finish`` and ``transfer`` end here.
+Both a pick and the application of a stored policy end here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ import torch
 from torch import nn
 
 from autoprune.core.atomic_write import write_text
-from autoprune.core.export_formats import FILES, Wanted
+from autoprune.core.export_formats import Wanted
 from autoprune.core.notify import Notify
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, StudyError, UsageError
 from autoprune.export.architecture import Architecture, PrunedArchitecture
+from autoprune.export.card import Card
+from autoprune.export.card_parts import CardFile, FileCheck, FolderFacts
 from autoprune.export.convert import Examples, export_network, timed
 from autoprune.export.picked_files import (
     ARCHITECTURE,
@@ -37,17 +39,17 @@ from autoprune.export.picked_files import (
     missing_files,
 )
 from autoprune.export.saved_network import load, save_network, weights_content
-from autoprune.export.verify import FileCheck, Reference, verify_in_new_process
+from autoprune.export.verify import Reference, verify_in_new_process
 from autoprune.pruning.surgery import CutPlan
 
-CardText = Callable[[Mapping[str, Any]], str]
+CardText = Callable[[Card], str]
 POLICY_FORMAT = 1
 CHECKED_IMAGES = 16
 
 
 @dataclass(frozen=True)
 class NetworkBundle:
-    """Hold what a folder is made from.
+    """A pruned network with everything that its folder is made from.
 
     Attributes:
         network: pruned, in eval mode, on any device; not touched.
@@ -108,22 +110,22 @@ def check_target(target: Path, force: bool, exists: str = "give another folder, 
 def publish(
     target: Path,
     building: Path,
-    card: Mapping[str, Any],
+    card: Card,
     of: NetworkBundle,
     text_of: CardText,
     notify: Notify,
     *,
     force: bool = False,
-) -> dict[str, Any]:
+) -> Card:
     """Write a network into a folder, check every file of it, and return its card, with exports and checks.
 
     Args:
         target: the folder.
         building: where it is written meanwhile, on the same disk; what lies there is removed.
-        card: what was measured of the network; costs under ``validation``, those of the dense one under ``dense``.
+        card: what was measured of the network.
         of: what the files are made from.
         text_of: card → Markdown.
-        notify: told in a sentence what is going on.
+        notify: called with a sentence when something begins.
         force: whether a folder that is there by then is replaced.
 
     Raises:
@@ -134,13 +136,13 @@ def publish(
     try:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
-        card = {**card, **_write_files(building, of, card["versions"], notify)}
-        write_text(building / CARD_JSON, json.dumps(card, indent=1))
+        card = replace(card, folder=_write_files(building, of, card.versions, notify))
+        write_text(building / CARD_JSON, json.dumps(card.to_json(), indent=1))
         notify("loading every file in a fresh process, and checking it")
         checks = verify_in_new_process(building, _reference(of))
         _check_passed(checks, building)
-        card = {**card, "checks": [asdict(check) for check in checks]}
-        write_text(building / CARD_JSON, json.dumps(card, indent=1))
+        card = replace(card, folder=replace(card.written, checks=tuple(checks)))
+        write_text(building / CARD_JSON, json.dumps(card.to_json(), indent=1))
         write_text(building / CARD, text_of(card))
         check_target(target, force)  # again: it may have come since
         _put_in_place(building, target)
@@ -166,7 +168,7 @@ def _put_in_place(building: Path, target: Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
 
 
-def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], notify: Notify) -> dict[str, Any]:
+def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], notify: Notify) -> FolderFacts:
     """Write everything but the card, and return what the card says of it."""
     made = PrunedArchitecture.of(of.network, of.cut, of.architecture, of.policy, versions)
     save_network(folder, of.network, made)
@@ -175,15 +177,12 @@ def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], n
     loaded = load(folder, network=dense)
     exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.timing, notify)
     batch = torch.zeros(of.timing.batch, *of.examples.shape)
-    own = {"runtime": "torch", "latency": timed(dense, loaded, batch, of.timing)}  # whatever the study times in
-    dense_bytes = {WEIGHTS: len(weights_content(dense))}
-    dense_bytes |= {found["file"]: found["dense_bytes"] for found in exports.values() if "failure" not in found}
-    written = [WEIGHTS, ARCHITECTURE, POLICY, *(name for name in FILES.values() if (folder / name).exists())]
-    files: dict[str, dict[str, Any]] = {name: {"bytes": os.path.getsize(folder / name)} for name in written}
-    for name, size in dense_bytes.items():
-        files[name]["dense_bytes"] = size
-    files[WEIGHTS] |= own
-    return {"files": files, "exports": exports, "exports_wanted": of.wanted.to_json(), "checks": []}
+    own = timed(dense, loaded, batch, of.timing)  # whatever the study times in
+    written = {name: CardFile(os.path.getsize(folder / name)) for name in (ARCHITECTURE, POLICY)}
+    weights = CardFile(os.path.getsize(folder / WEIGHTS), len(weights_content(dense)), "torch", own)
+    facts = FolderFacts({WEIGHTS: weights, **written}, exports, of.wanted)
+    exported = {one.file: CardFile(os.path.getsize(folder / one.file), one.dense_bytes) for one in facts.exported}
+    return replace(facts, files={**facts.files, **exported})
 
 
 def _policy_document(of: NetworkBundle) -> dict[str, Any]:

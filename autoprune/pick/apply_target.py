@@ -1,6 +1,6 @@
-"""A stored policy, and the network that it is to be applied to: what each says of itself, read and built.
+"""A stored policy, and the network that it is to be applied to: how the one is read and the other built.
 
-``transfer`` brings the two together.
+``apply_policy`` brings the two together.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class StoredPolicy:
-    """Hold what a ``policy.json`` says.
+    """The content of a ``policy.json``.
 
     Attributes:
         policy: what to prune.
-        channels: group → channels in the network it was made for; empty if that is not told.
-        model: that network's source, empty if it is not told.
-        num_classes: of that network, 0 if it is not told.
-        input_shape: of that network, empty if it is not told.
+        channels: group → channels in the network it was made for; empty if that is not known.
+        model: that network's source, empty if it is not known.
+        num_classes: of that network, 0 if it is not known.
+        input_shape: of that network, empty if it is not known.
     """
 
     policy: PruningPolicy
@@ -76,7 +76,7 @@ def read_policy(path: Path) -> StoredPolicy:
 
 @dataclass(frozen=True)
 class TargetNetwork:
-    """Hold the network that a policy is applied to.
+    """The network that a policy is applied to.
 
     Attributes:
         spec: names model, weights and data.
@@ -115,14 +115,14 @@ def target_network(
 
     Args:
         spec: names model, weights and data.
-        stored: tells shape and classes where nothing else does.
+        stored: gives shape and classes where nothing else does.
         shape: of one input; empty for the data's, or else the policy's.
-        classes: outputs; 0 likewise.
+        classes: outputs; 0 for the data's, or else the policy's.
         has_data: whether the spec's data was asked for.
-        notify: told in a sentence what is going on.
+        notify: called with a sentence when something begins.
 
     Raises:
-        UsageError: if shape or classes are told nowhere.
+        UsageError: if shape or classes are given nowhere.
         AutopruneError: if the network or the data cannot be used.
     """
     task = task_of(spec) if has_data else None

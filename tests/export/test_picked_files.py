@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from cards import finish_to_json
 from tiny import write_study
 from torch import nn
 
@@ -28,15 +29,17 @@ from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, ExportError, ModelError, UnknownNameError, UsageError
 from autoprune.export.architecture import Architecture, PrunedArchitecture, read_architecture
+from autoprune.export.card import Card
+from autoprune.export.card_parts import FileCheck
 from autoprune.export.convert import FORMATS, compare, examples_of, export_network
+from autoprune.export.export_result import FailedExport
 from autoprune.export.picked_files import missing_files
 from autoprune.export.publish import check_target
 from autoprune.export.saved_network import save_network
 from autoprune.export.torch_export import program_bytes
-from autoprune.export.verify import FileCheck, Reference, verify
+from autoprune.export.verify import Reference, verify
 from autoprune.models.weights_licence import weights_licence
-from autoprune.pick.card import card_text
-from autoprune.pick.finish import finish_trials
+from autoprune.pick.card_text import card_text
 from autoprune.pruning.surgery import KeptChannels, shrink
 from autoprune.search.setup.context import Workbench, resolve, set_up
 from autoprune.study.folder import StudyFolder
@@ -68,7 +71,7 @@ def view(bench: Workbench) -> StudyView:
 
 
 def picked_by(view: StudyView, wanted: Wanted = NONE, force: bool = False) -> tuple[dict[str, Any], Path]:
-    return finish_trials(view, view.trials, Budget(), lambda message: None, compare=False, wanted=wanted, force=force)
+    return finish_to_json(view, view.trials, Budget(), lambda message: None, compare=False, wanted=wanted, force=force)
 
 
 @pytest.fixture(scope="module")
@@ -340,11 +343,11 @@ def test_an_exporter_that_fails_is_named_and_the_others_are_there(
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], convert=failing))
     network, said = autoprune.load(picked[1]), list[str]()
     found = export_network(tmp_path, network, bench.network, examples_of(bench.task), BOTH, QUICK, said.append)
-    assert found["onnx"] == {"file": "model.onnx", "failure": "RuntimeError: no such operator and much more"}
+    assert found["onnx"] == FailedExport("model.onnx", "RuntimeError: no such operator and much more")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2"]
     assert "model.onnx was not written: RuntimeError: no such operator and much more" in said
-    card = {**picked[0], "exports": {**found, "pt2": picked[0]["exports"]["pt2"]}}
-    assert "- model.onnx was not written: RuntimeError" in card_text(card)
+    exports = {**{name: one.to_json() for name, one in found.items()}, "pt2": picked[0]["exports"]["pt2"]}
+    assert "- model.onnx was not written: RuntimeError" in card_text(Card.from_json({**picked[0], "exports": exports}))
 
 
 def test_a_file_that_answers_otherwise_is_not_written(
@@ -358,7 +361,8 @@ def test_a_file_that_answers_otherwise_is_not_written(
     found = export_network(
         tmp_path, network, bench.network, examples_of(bench.task), wanted, QUICK, lambda message: None
     )
-    assert "outputs on 48 validation images differ from PyTorch's by up to" in found["pt2"]["failure"]
+    assert isinstance(found["pt2"], FailedExport)
+    assert "outputs on 48 validation images differ from PyTorch's by up to" in found["pt2"].failure
     assert not list(tmp_path.iterdir())
 
 
@@ -415,7 +419,7 @@ def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
     }
     stored = read_policy(picked[1] / "policy.json")
     subject = target_network(parse_spec([Layer("test", values)]), stored, (), 0, True, lambda message: None)
-    card = apply_policy(stored, subject, tmp_path / "applied", NONE, lambda message: None)
+    card = apply_policy(stored, subject, tmp_path / "applied", NONE, lambda message: None).to_json()
     one, other = (read_architecture(folder) for folder in (picked[1], tmp_path / "applied"))
     assert one.kept == other.kept
     for name in ("mflops", "mparams", "size_mb"):
@@ -496,7 +500,7 @@ def test_a_folder_that_came_meanwhile_stays_and_force_replaces_it(
     assert mark.read_text() == "of another pick"
     monkeypatch.setattr(autoprune.export.publish, "verify_in_new_process", lambda *_: [])
     budget = Budget({"mflops": Limit(0.001)})
-    card, folder = finish_trials(
+    card, folder = finish_to_json(
         view, view.trials, budget, lambda message: None, compare=False, wanted=NONE, force=True
     )
     assert folder == target
@@ -505,13 +509,13 @@ def test_a_folder_that_came_meanwhile_stays_and_force_replaces_it(
     assert card["resumed"]
     found = card["validation"]["values"]["mflops"]
     assert card["not_met"] == {"mflops": pytest.approx(found / 0.001 - 1)}
-    assert "- budget: mflops ≤ 0.001; NOT MET: mflops is" in card_text(card)
+    assert "- budget: mflops ≤ 0.001; NOT MET: mflops is" in card_text(Card.from_json(card))
 
 
 @pytest.mark.parametrize("epochs", [-1.0, float("nan"), float("inf")])
 def test_a_fine_tune_of_no_length_is_refused(view: StudyView, epochs: float) -> None:
     with pytest.raises(UsageError, match="expected 0 or more"):
-        finish_trials(view, view.trials, Budget(), lambda message: None, epochs=epochs)
+        finish_to_json(view, view.trials, Budget(), lambda message: None, epochs=epochs)
 
 
 # --- whose weights they are

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cards import finish_to_json
 from tiny import stored_trials, write_study
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,7 +23,6 @@ from autoprune.export.picked_files import ARCHITECTURE, OLD_ARCHITECTURE, WEIGHT
 from autoprune.export.saved_network import load_compressed, weights_content
 from autoprune.loggers.console import PlainDisplay
 from autoprune.models.load_weights import load_weights
-from autoprune.pick.finish import finish_trials
 from autoprune.search.session import run_search
 from autoprune.search.setup.context import set_up
 from autoprune.study.folder import StudyFolder
@@ -55,7 +55,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def picked(study: Path) -> tuple[Path, dict[str, Any]]:
     view = open_view(study)
-    card, folder = finish_trials(view, view.trials[:1], view.budget, lambda message: None)
+    card, folder = finish_to_json(view, view.trials[:1], view.budget, lambda message: None)
     return folder, card
 
 
@@ -306,15 +306,15 @@ def test_a_folder_from_an_earlier_pick_is_kept_unless_forced(study: Path, picked
     view = open_view(study)
     before = (picked[0] / WEIGHTS).read_bytes()
     with pytest.raises(UsageError, match="--force"):
-        finish_trials(view, view.trials[:1], Budget(), lambda message: None)
+        finish_to_json(view, view.trials[:1], Budget(), lambda message: None)
     assert (picked[0] / WEIGHTS).read_bytes() == before
-    finish_trials(view, view.trials[:1], view.budget, lambda message: None, force=True)
+    finish_to_json(view, view.trials[:1], view.budget, lambda message: None, force=True)
     assert (picked[0] / WEIGHTS).read_bytes() == before, "the same trial and fine-tune give the same weights"
 
 
 def test_a_longer_fine_tune_is_written_on_the_card(study: Path) -> None:
     view = open_view(study)
-    card, folder = finish_trials(view, view.trials[1:2], view.budget, lambda message: None, epochs=2)
+    card, folder = finish_to_json(view, view.trials[1:2], view.budget, lambda message: None, epochs=2)
     assert card["finetune"]["epochs"] == 2
     assert json.loads((folder / "card.json").read_text()) == card
     text = (folder / "card.md").read_text()
