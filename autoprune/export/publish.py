@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -39,11 +38,11 @@ from autoprune.export.picked_files import (
     missing_files,
 )
 from autoprune.export.saved_network import load, save_network, weights_content
+from autoprune.export.stored_policy import StoredPolicy
 from autoprune.export.verify import Reference, verify_in_new_process
 from autoprune.pruning.surgery import CutPlan
 
 CardText = Callable[[Card], str]
-POLICY_FORMAT = 1
 CHECKED_IMAGES = 16
 
 
@@ -53,7 +52,7 @@ class NetworkBundle:
 
     Attributes:
         network: pruned, in eval mode, on any device; not touched.
-        dense: the network before pruning, likewise.
+        dense: the network before pruning, in the same state.
         cut: what was kept of every module that was cut.
         architecture: of the dense network.
         policy: that the cut follows.
@@ -134,22 +133,28 @@ def publish(
         EvaluationError: if a file does not pass a check; names them, and where they are left.
     """
     try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        card = replace(card, folder=_write_files(building, of, card.versions, notify))
-        write_text(building / CARD_JSON, json.dumps(card.to_json(), indent=1))
-        notify("loading every file in a fresh process, and checking it")
-        checks = verify_in_new_process(building, _reference(of))
-        _check_passed(checks, building)
-        card = replace(card, folder=replace(card.written, checks=tuple(checks)))
-        write_text(building / CARD_JSON, json.dumps(card.to_json(), indent=1))
-        write_text(building / CARD, text_of(card))
+        card = _build(building, card, of, text_of, notify)
         check_target(target, force)  # again: it may have come since
         _put_in_place(building, target)
     except OSError as error:
         raise StudyError(
             f"cannot write {str(target)!r}: {error.strerror or error}; free space or permissions"
         ) from error
+    return card
+
+
+def _build(building: Path, card: Card, of: NetworkBundle, text_of: CardText, notify: Notify) -> Card:
+    """Write the whole folder where nobody looks yet, checking it on the way."""
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    card = replace(card, folder=_write_files(building, of, card.versions, notify))
+    write_text(building / CARD_JSON, json.dumps(card.to_json(), indent=1))
+    notify("loading every file in a fresh process, and checking it")
+    checks = verify_in_new_process(building, _reference(of))
+    _check_passed(checks, building)
+    card = replace(card, folder=replace(card.written, checks=tuple(checks)))
+    write_text(building / CARD_JSON, json.dumps(card.to_json(), indent=1))
+    write_text(building / CARD, text_of(card))
     return card
 
 
@@ -172,7 +177,7 @@ def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], n
     """Write everything but the card, and return what the card says of it."""
     made = PrunedArchitecture.of(of.network, of.cut, of.architecture, of.policy, versions)
     save_network(folder, of.network, made)
-    write_text(folder / POLICY, json.dumps(_policy_document(of), indent=1))
+    write_text(folder / POLICY, json.dumps(_stored_policy(of).to_json(), indent=1))
     dense = _as_loaded(of.dense)
     loaded = load(folder, network=dense)
     exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.timing, notify)
@@ -185,18 +190,9 @@ def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], n
     return replace(facts, files={**facts.files, **exported})
 
 
-def _policy_document(of: NetworkBundle) -> dict[str, Any]:
-    """Return what ``policy.json`` holds: the policy, and what it was made for."""
-    return {
-        "format": POLICY_FORMAT,
-        "policy": json.loads(of.policy.to_json()),
-        "channels": dict(of.channels),
-        "made_for": {
-            "model": of.architecture.source,
-            "num_classes": of.architecture.num_classes,
-            "input_shape": list(of.architecture.input_shape),
-        },
-    }
+def _stored_policy(of: NetworkBundle) -> StoredPolicy:
+    dense = of.architecture
+    return StoredPolicy(of.policy, dict(of.channels), dense.source, dense.num_classes, tuple(dense.input_shape))
 
 
 def _as_loaded(network: nn.Module) -> nn.Module:

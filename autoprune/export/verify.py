@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.export_formats import FILES
-from autoprune.core.policy import PruningPolicy
 from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads
 from autoprune.errors import EvaluationError
@@ -32,6 +31,7 @@ from autoprune.export.export_result import TOLERANCE, ExportedFile
 from autoprune.export.picked_files import ARCHITECTURE, CARD_JSON, POLICY, WEIGHTS
 from autoprune.export.saved_network import load
 from autoprune.export.standalone import rebuild
+from autoprune.export.stored_policy import StoredPolicy
 from autoprune.models.build import build_model
 
 _SECONDS = 600
@@ -159,8 +159,8 @@ def _costs(folder: Path, reference: Reference, card: Card) -> tuple[bool, str]:
 
 
 def _policy(folder: Path, card: Card) -> tuple[bool, str]:
-    read = PruningPolicy.from_json(json.loads((folder / POLICY).read_text(encoding="utf-8"))["policy"])
-    same = read == card.policy == read_architecture(folder).policy
+    read = StoredPolicy.from_json(json.loads((folder / POLICY).read_text(encoding="utf-8")))
+    same = read.policy == card.policy == read_architecture(folder).policy
     return same, f"{'the same as' if same else 'differs from what is'} on the card and in {ARCHITECTURE}"
 
 

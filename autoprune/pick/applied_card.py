@@ -16,13 +16,16 @@ from autoprune.export.card import Card
 from autoprune.export.card_origin import AppliedPolicy, GroupRow
 from autoprune.export.card_parts import WeightsFacts
 from autoprune.export.convert import timed
+from autoprune.export.stored_policy import StoredPolicy
 from autoprune.models.weights_licence import weights_licence
-from autoprune.pick.apply_target import StoredPolicy, TargetNetwork
+from autoprune.pick.apply_target import TargetNetwork
 from autoprune.pick.judging import Judged
 from autoprune.pick.make_card import make_card
 from autoprune.search.evaluation.evaluator import quality_measurement
 from autoprune.search.setup.context import timing_plan
 from autoprune.training.scoring import score
+
+_NO_WEIGHTS = "no weights were given, so the network is as its code built it"
 
 
 def applied_card(
@@ -49,16 +52,12 @@ def applied_card(
     weights = spec.model.weights
     licence = weights_licence(spec.model.source, weights, "no data", trained_here=False, finetuned=False)
     pruned, dense = _judged(network, target, policy)
+    rows = {
+        name: GroupRow(group.num_channels, kept[name], policy.groups[name].importance)
+        for name, group in space.by_name.items()
+    }
     return make_card(
-        AppliedPolicy(
-            stored.model,
-            dict(stored.channels),
-            (*notes, *(() if weights else ("no weights were given, so the network is as its code built it",))),
-            {
-                name: GroupRow(group.num_channels, kept[name], policy.groups[name].importance)
-                for name, group in space.by_name.items()
-            },
-        ),
+        AppliedPolicy(stored.model, dict(stored.channels), (*notes, *(() if weights else (_NO_WEIGHTS,))), rows),
         policy,
         pruned,
         {"dense": dense},

@@ -19,8 +19,9 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.errors import EvaluationError
 from autoprune.export.card import Card
 from autoprune.export.publish import NetworkBundle, publish
+from autoprune.export.stored_policy import StoredPolicy
 from autoprune.pick.applied_card import applied_card
-from autoprune.pick.apply_target import StoredPolicy, TargetNetwork
+from autoprune.pick.apply_target import TargetNetwork
 from autoprune.pick.card_text import card_text
 from autoprune.pick.policy_fit import FoundParts, check_data, check_fits, criteria_of, find_parts, space_of
 from autoprune.pruning.importance import Calibration, score_groups

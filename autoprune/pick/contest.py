@@ -83,8 +83,8 @@ def hold_contest(
 ) -> Finished:
     """Fine-tune trials, halve them by validation loss, and score the last one once on test.
 
-    A contender whose loss becomes NaN or infinite is left behind, the last one too: the one left behind before it then
-    goes on to the end. So is the rival, which is then not compared with.
+    Whoever's loss becomes NaN or infinite is left behind, the last contender too: the one before it then goes on to the
+    end. A rival that is left behind is not compared with.
 
     Args:
         evaluator: rebuilds and trains; its fine-tune is the longer one.
@@ -99,22 +99,10 @@ def hold_contest(
     Raises:
         AutopruneError: if no contender can be rebuilt, trained or scored.
     """
-    contest = _Contest(evaluator, on_phase, memory or NoMemory(), begin, tuple(one.share for one in rungs(len(trials))))
+    borders = tuple(rung.share for rung in rungs(len(trials)))
+    contest = _Contest(evaluator, on_phase, memory or NoMemory(), begin, borders)
     ranked = halve([contest.enter(trial) for trial in trials], contest.advance, _last_loss, _say_rescued)
-    winner, network = ranked[0], _network_of(ranked[0])
-    pruned = contest.judge(winner, network)
-    uniform = contest.finish_rival(rival_of(winner.trial), ranked)
-    return Finished(
-        trial=winner.trial,
-        network=network,
-        cut=evaluator.pruner.cut(winner.trial.candidate.policy),
-        pruned=pruned,
-        dense=contest.once("dense", lambda: judge_dense(evaluator, dense, winner.watch)),
-        uniform=uniform,
-        contenders=tuple(_contender(entrant) for entrant in ranked),
-        borders=contest.borders,
-        seconds=contest.seconds,
-    )
+    return contest.finished(ranked, dense, rival_of)
 
 
 @dataclass(frozen=True)
@@ -177,6 +165,23 @@ class _Contest:
         with watch("score"):
             scored = network if last == 1 else evaluator.recalibrated_copy(network)
             return network, score(scored, evaluator.task, "val", evaluator.runtime)
+
+    def finished(
+        self, ranked: Sequence[_Entrant], dense: Measurement, rival_of: Callable[[Trial], Trial | Incomparable]
+    ) -> Finished:
+        """Return the first of the ranked entrants, measured beside its rival and the dense network."""
+        winner, network = ranked[0], _network_of(ranked[0])
+        return Finished(
+            trial=winner.trial,
+            network=network,
+            cut=self.evaluator.pruner.cut(winner.trial.candidate.policy),
+            pruned=self.judge(winner, network),
+            uniform=self.finish_rival(rival_of(winner.trial), ranked),
+            dense=self.once("dense", lambda: judge_dense(self.evaluator, dense, winner.watch)),
+            contenders=tuple(_contender(entrant) for entrant in ranked),
+            borders=self.borders,
+            seconds=self.seconds,
+        )
 
     def finish_rival(self, rival: Trial | Incomparable, ranked: Sequence[_Entrant]) -> Rival | Incomparable:
         """Return the rival after the whole fine-tune; if it was a contender, it goes on from where it was left."""

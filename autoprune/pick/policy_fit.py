@@ -11,7 +11,7 @@ from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import Block, MaskSpace, PruningGroup, SearchSpace
 from autoprune.errors import ModelError
-from autoprune.pick.apply_target import StoredPolicy
+from autoprune.export.stored_policy import StoredPolicy
 from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import has_mark

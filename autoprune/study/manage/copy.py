@@ -1,4 +1,4 @@
-"""Copy a stored study under another name, consistently even while it is being searched."""
+"""Copying a stored study under another name, consistently even while it is being searched."""
 
 from __future__ import annotations
 

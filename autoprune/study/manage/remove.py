@@ -19,7 +19,7 @@ from autoprune.study.spec_toml import read_resolved
 
 @dataclass(frozen=True)
 class Removed:
-    """Tell what a removal did.
+    """A study that was removed.
 
     Attributes:
         folder: where the study lay.
