@@ -1,4 +1,4 @@
-"""Write a pruned network as a folder of files that others can use: built aside, checked from outside, then shown.
+"""Publishing a pruned network as a folder of files that others can use: built aside, checked, then put in place.
 
 The folder appears whole or not at all. What does not pass its checks stays where it was built, and is not called done.
 Both a pick and the application of a stored policy end here.

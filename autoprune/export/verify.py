@@ -1,4 +1,4 @@
-"""Check a picked folder from outside: load every file as its user will, in a process that has seen none of it.
+"""Checking a picked folder from outside: every file is loaded as its user will, in a process that has seen none of it.
 
 ``publish`` starts such a process on a folder before it is called done. The reference is a file of images
 and of what the finished network answered to them; the costs are those on the card. Every check ends in a sentence.
@@ -76,11 +76,11 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[FileCheck]
         reference: what its files have to answer.
 
     Raises:
-        EvaluationError: if that process does not come to its end.
+        EvaluationError: if that process fails, or takes too long.
     """
-    asked, told = folder.with_name("reference.safetensors"), folder.with_name("checks.json")
-    reference.write(asked)
-    command = [sys.executable, "-c", _START, str(folder), str(asked), str(told)]
+    answers, result = folder.with_name("reference.safetensors"), folder.with_name("checks.json")
+    reference.write(answers)
+    command = [sys.executable, "-c", _START, str(folder), str(answers), str(result)]
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # where the user's own code is found
     try:
         done = subprocess.run(
@@ -96,7 +96,7 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[FileCheck]
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise EvaluationError(f"the self-check of {str(folder)!r} ended with exit code {done.returncode}: {last}")
-    return [FileCheck(**found) for found in json.loads(told.read_text(encoding="utf-8"))]
+    return [FileCheck(**found) for found in json.loads(result.read_text(encoding="utf-8"))]
 
 
 def verify(folder: Path, reference: Reference) -> list[FileCheck]:
@@ -152,10 +152,10 @@ def _costs(folder: Path, reference: Reference, card: Card) -> tuple[bool, str]:
     mask = read_architecture(folder).policy.mask
     counted = measure_network(load(folder), reference.images, tuple(mask.layers) if mask else ())
     claimed = {name: card.scores.validation[name] for name in counted.values}
-    told = ", ".join(f"{name} {value:g}" for name, value in counted.values.items())
+    listed = ", ".join(f"{name} {value:g}" for name, value in counted.values.items())
     if dict(counted.values) == claimed:
-        return True, f"{told}: as on the card"
-    return False, f"{told}; the card says {', '.join(f'{name} {value:g}' for name, value in claimed.items())}"
+        return True, f"{listed}: as on the card"
+    return False, f"{listed}; the card says {', '.join(f'{name} {value:g}' for name, value in claimed.items())}"
 
 
 def _policy(folder: Path, card: Card) -> tuple[bool, str]:

@@ -12,7 +12,7 @@ from autoprune.errors import StudyError, UsageError
 from autoprune.study.find_study import STUDY_FILE
 from autoprune.study.folder import StudyFolder
 
-TRIAL_WEIGHTS = "weights"  # the folder of trials' own weights, which come and go as the front moves
+TRIAL_WEIGHTS = "weights"  # the folder of trials' own weights, which come and go as the front moves on
 # what the trials rest on, and what makes a study go on elsewhere without measuring again
 CARRIED = (
     *("dense.safetensors", "rewind.safetensors", "sparse.safetensors", "scores.safetensors"),
