@@ -23,7 +23,10 @@ import autoprune
 from autoprune.cli import main
 from autoprune.cli.options import read_request
 from autoprune.core.registry import load_object
+from autoprune.errors import ModelError, UsageError
 from autoprune.export.card import Card
+from autoprune.export.picked_files import missing_files
+from autoprune.export.publish import check_target
 from autoprune.export.standalone import rebuild
 from autoprune.pick.card_text import card_text
 
@@ -138,6 +141,17 @@ def test_what_was_picked_loads_to_the_bit(name: str) -> None:
     images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(network(images), plain(images))
+
+
+def test_an_old_picked_folder_is_known_to_be_whole_or_not() -> None:
+    folder = PICKED["tiny"]
+    assert missing_files(folder) == []
+    with pytest.raises(UsageError, match="exists already"):
+        check_target(folder, force=False)
+    (folder / "recipe.json").unlink()
+    assert missing_files(folder) == ["recipe.json"]
+    with pytest.raises(ModelError, match=r"half copied: it lacks recipe\.json"):
+        autoprune.load(folder)
 
 
 def test_what_trials_left_loads_to_the_bit() -> None:
