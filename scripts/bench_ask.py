@@ -64,7 +64,7 @@ def made_up(proposals: Proposals, count: int) -> list[optuna.trial.FrozenTrial]:
         policy = policies[number % len(policies)]
         spread = statistics.pstdev(group.sparsity for group in policy.groups.values())
         quality = {"accuracy": 0.9 - 0.2 * spread + draw.gauss(0, 0.005), "loss": 0.4, "latency_ms": draw.gauss(5, 0.2)}
-        measured = proposals.cost.measure(space.kept(policy)).merged(Measurement(quality, {"accuracy": 0.005}))
+        measured = proposals.cost.measure(space.counts(policy)).merged(Measurement(quality, {"accuracy": 0.005}))
         candidate = Candidate(number, policy, number, "sampler:random", proposals.budget)
         attributes = {
             records.CANDIDATE: records.candidate_record(candidate, 0),
@@ -113,7 +113,7 @@ def _asks(ledger: Ledger, proposals: Proposals) -> list[float]:
         started = time.perf_counter()
         candidate = ledger.ask(proposals, seed=0)
         seconds.append(time.perf_counter() - started)
-        exact = proposals.cost.measure(proposals.space.kept(candidate.policy))
+        exact = proposals.cost.measure(proposals.space.counts(candidate.policy))
         quality = Measurement({"accuracy": 0.8, "loss": 0.4, "latency_ms": 5.0}, {"accuracy": 0.005})
         ledger.tell(candidate, Completed(exact.merged(quality)), {"finetune": 1.0})
     return seconds

@@ -22,7 +22,11 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Completed, Trial
 from autoprune.search.proposals.proposer import Proposals
-from autoprune.search.setup.context import Workbench, resolve, set_up
+from autoprune.search.setup.build_evaluator import build_evaluator
+from autoprune.search.setup.build_proposals import build_proposals
+from autoprune.search.setup.from_spec import finetune_settings, resolve
+from autoprune.search.setup.prepare_study import prepare_study
+from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.spec import StudySpec
@@ -153,12 +157,12 @@ class Prepared:
     """Hold what the contenders of one seed share.
 
     Attributes:
-        bench: everything a study works with.
+        study: everything a study works with.
         budget: absolute limits.
         seconds: what it took to make, by phase, if it was made now.
     """
 
-    bench: Workbench
+    study: PreparedStudy
     budget: Budget
     seconds: dict[str, float]
 
@@ -170,16 +174,16 @@ class Prepared:
     @property
     def task(self) -> DataTask:
         """Return the data."""
-        return self.bench.task
+        return self.study.task
 
     @property
     def proposals(self) -> Proposals:
         """Return what decides which candidates are asked."""
-        return self.bench.proposals(self.budget)
+        return build_proposals(self.study, self.budget)
 
     def teacher(self) -> Teacher:
         """Return the dense network's answers, stored in the prepared folder."""
-        return Teacher(self.bench.network, self.task, self.bench.runtime, self.bench.folder.teacher)
+        return Teacher(self.study.network, self.task, self.study.device, self.study.folder.teacher)
 
 
 def prepare(options: argparse.Namespace, work: Path, seed: int, say: Callable[[str], None]) -> Prepared:
@@ -194,14 +198,14 @@ def prepare(options: argparse.Namespace, work: Path, seed: int, say: Callable[[s
         shutil.copy(first.dense_weights, folder.dense_weights)
     seconds: dict[str, float] = {}
     started = time.perf_counter()
-    bench = set_up(spec_of(options, seed), folder, say)
+    study = prepare_study(spec_of(options, seed), folder, say)
     seconds["set_up"] = time.perf_counter() - started
-    budget = Budget.parse({"mflops": settings(options)["budget"]}).resolve(bench.dense)
-    prepared = Prepared(bench, budget, seconds)
+    budget = Budget.parse({"mflops": settings(options)["budget"]}).resolve(study.dense)
+    prepared = Prepared(study, budget, seconds)
     started = time.perf_counter()
-    recipe, seed_of_stream = bench.evaluator().recipe, bench.spec.seed
-    steps = total_steps(bench.task.sizes["train"], recipe)
-    for _ in stream(bench.task, steps, recipe.batch_size, bench.runtime, seed_of_stream, prepared.teacher()):
+    wanted, seed_of_stream = finetune_settings(study.spec), study.spec.seed
+    steps = total_steps(study.task.sizes["train"], wanted)
+    for _ in stream(study.task, steps, wanted.batch_size, study.device, seed_of_stream, prepared.teacher()):
         pass  # the teacher's answers are stored now, so that no contender pays for them
     seconds["teacher"] = time.perf_counter() - started
     return prepared
@@ -209,12 +213,12 @@ def prepare(options: argparse.Namespace, work: Path, seed: int, say: Callable[[s
 
 def baseline_trials(prepared: Prepared, on_trial: Callable[[Trial], None]) -> list[Trial]:
     """Return the trials of the single policies that every study begins with, evaluated now if they are not stored."""
-    bench = prepared.bench
-    proposals, evaluate = prepared.proposals, bench.evaluator()
-    with Ledger(sqlite_url(bench.folder.database), bench.spec.name, bench.spec.objectives, bench.folder.lock) as ledger:
+    study = prepared.study
+    proposals, evaluate = prepared.proposals, build_evaluator(study)
+    with Ledger(sqlite_url(study.folder.database), study.spec.name, study.spec.objectives, study.folder.lock) as ledger:
         while proposals.next(len(ledger.trials), ledger.trials)[1].startswith("baseline:"):
             started = time.perf_counter()
-            candidate = ledger.ask(proposals, bench.spec.seed)
+            candidate = ledger.ask(proposals, study.spec.seed)
             asked = time.perf_counter() - started
             evaluation = evaluate(candidate)
             on_trial(ledger.tell(candidate, evaluation.outcome, {"ask": asked, **evaluation.seconds}))
@@ -223,7 +227,7 @@ def baseline_trials(prepared: Prepared, on_trial: Callable[[Trial], None]) -> li
 
 def study_folder(prepared: Prepared, name: str) -> StudyFolder:
     """Return a study's own folder, begun with a copy of the prepared one; as it is if it exists."""
-    source = prepared.bench.folder.path
+    source = prepared.study.folder.path
     target = source.parent / name
     if not target.exists():
         building = source.parent / f".{name}"

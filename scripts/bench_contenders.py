@@ -16,7 +16,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,16 @@ from rich.console import Console
 from torch import nn
 
 from autoprune.analysis.pareto import best_few, choose, hypervolume
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial, completed_measurement, outcome_from_json, outcome_to_json
 from autoprune.loggers.console import PlainDisplay
 from autoprune.pick.contest import hold_contest
 from autoprune.pick.rival import Incomparable
-from autoprune.search.evaluation.evaluator import Stopwatch
+from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.search.session import run_search
-from autoprune.search.setup.context import finetune_recipe
+from autoprune.search.setup.build_evaluator import build_evaluator, build_maker, build_meter
+from autoprune.search.setup.from_spec import finetune_settings
 from autoprune.study.optuna_sampler import proposal_seed
 from autoprune.study.storage import open_storage, sqlite_url
 from autoprune.study.view import open_view
@@ -77,7 +79,7 @@ def search_record(contender: str, prepared: Prepared, baselines: Sequence[Trial]
 
 def _ours(contender: str, prepared: Prepared, options: Any) -> list[Trial]:
     folder = study_folder(prepared, "ours" if contender == PICKING else contender)
-    spec = spec_of(options, prepared.bench.spec.seed, OURS[contender])
+    spec = spec_of(options, prepared.study.spec.seed, OURS[contender])
     run_search(spec, folder, PlainDisplay(Console(stderr=True)))
     return list(open_view(folder.path).trials)
 
@@ -99,7 +101,7 @@ def _of_trials(trials: Sequence[Trial], prepared: Prepared) -> Record:
                 "outcome": type(trial.outcome).__name__,
                 "seconds": dict(trial.seconds),
                 "elapsed": elapsed,
-                "hypervolume": hypervolume(list(trials[:index]), OBJECTIVES, prepared.bench.dense),
+                "hypervolume": hypervolume(list(trials[:index]), OBJECTIVES, prepared.study.dense),
             }
             | ({name: found[name] for name in ("accuracy", "loss", "mflops")} if found else {})
         )
@@ -134,8 +136,8 @@ def _plain_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 
 def _plain(contender: str, prepared: Prepared, wanted: int, say: Say) -> tuple[list[Trial], int]:
     """Return the evaluated trials and how many were asked; goes on where an earlier run was cut off."""
-    bench, evaluate = prepared.bench, prepared.bench.evaluator()
-    file = bench.folder.path.parent / f"{contender}.db"
+    ready, evaluate = prepared.study, build_evaluator(prepared.study)
+    file = ready.folder.path.parent / f"{contender}.db"
     study = optuna.create_study(
         storage=open_storage(sqlite_url(file)), study_name=contender, direction="maximize", load_if_exists=True
     )
@@ -144,26 +146,28 @@ def _plain(contender: str, prepared: Prepared, wanted: int, say: Say) -> tuple[l
     stored = study.get_trials(deepcopy=False)
     asked = sum(trial.state == TrialState.COMPLETE for trial in stored)
     trials = [_read(json.loads(trial.user_attrs["trial"]), prepared) for trial in stored if "trial" in trial.user_attrs]
-    study.sampler = _plain_sampler(PLAIN[contender], proposal_seed(bench.spec.seed, len(stored)))
+    study.sampler = _plain_sampler(PLAIN[contender], proposal_seed(ready.spec.seed, len(stored)))
     spent = 0.0  # asking since the last evaluation
     while len(trials) < wanted and asked < ASKED_AT_MOST * wanted:
         started = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             record = study.ask()
-            ratios = {g.name: record.suggest_float(g.name, 0.0, bench.space.max_sparsity) for g in bench.space.groups}
-        policy = bench.space.policy(
-            {n: bench.space.nearest(n, bench.space.full[n] * (1 - ratio)) for n, ratio in ratios.items()},
-            {g.name: _criterion(bench.space.importances[g.name]) for g in bench.space.groups},
+            ratios = {g.name: record.suggest_float(g.name, 0.0, ready.space.max_sparsity) for g in ready.space.groups}
+        policy = ready.space.policy(
+            ChannelCounts(
+                {n: ready.space.nearest(n, ready.space.full.channels[n] * (1 - ratio)) for n, ratio in ratios.items()}
+            ),
+            {g.name: _criterion(ready.space.importances[g.name]) for g in ready.space.groups},
         )
-        over = bench.cost.measure(bench.space.kept(policy))["mflops"] / prepared.limit - 1
+        over = ready.cost.measure(ready.space.counts(policy))["mflops"] / prepared.limit - 1
         record.set_constraint("mflops", over)
         asked += 1
         spent += time.perf_counter() - started
         if over > 0:
             study.tell(record, 0.0)
             continue
-        candidate = Candidate(len(trials), policy, proposal_seed(bench.spec.seed, asked), contender, prepared.budget)
+        candidate = Candidate(len(trials), policy, proposal_seed(ready.spec.seed, asked), contender, prepared.budget)
         evaluation = evaluate(candidate)
         trial = Trial(candidate, evaluation.outcome, {"ask": spent, **evaluation.seconds}, 0)
         found = completed_measurement(trial)
@@ -210,16 +214,16 @@ _kept = _Kept()
 
 
 def _pruned_by_peer(contender: str, prepared: Prepared) -> tuple[nn.Module, Record]:
-    bench = prepared.bench
+    study = prepared.study
     try:
         made = PEERS[contender](
             Dense(
-                copy.deepcopy(bench.network),
-                bench.task,
-                bench.runtime,
+                copy.deepcopy(study.network),
+                study.task,
+                study.device,
                 prepared.limit,
-                bench.spec.seed,
-                bench.folder.path.parent,
+                study.spec.seed,
+                study.folder.path.parent,
             )
         )
     except ModuleNotFoundError as error:
@@ -227,19 +231,19 @@ def _pruned_by_peer(contender: str, prepared: Prepared) -> tuple[nn.Module, Reco
             f"{contender} needs {error.name!r}, which is not installed here; bench_peers.py says what goes into an "
             f"environment for the peers"
         ) from error
-    _kept.key, _kept.network = (contender, bench.spec.seed), made.network
+    _kept.key, _kept.network = (contender, study.spec.seed), made.network
     return made.network, made.notes
 
 
 def _peer(contender: str, prepared: Prepared) -> Record:
-    watch, bench = Stopwatch(lambda phase: None), prepared.bench
+    watch, study = Stopwatch(lambda phase: None), prepared.study
     with watch("search"):
         pruned, notes = _pruned_by_peer(contender, prepared)
     network = copy.deepcopy(pruned)
-    mflops = mflops_of(network.cpu(), torch.zeros(1, *bench.task.input_shape))
-    _train(network, prepared, finetune_recipe(bench.spec), watch)
+    mflops = mflops_of(network.cpu(), torch.zeros(1, *study.task.input_shape))
+    _train(network, prepared, finetune_settings(study.spec), watch)
     with watch("score"):
-        found = score(network, bench.task, "val", bench.runtime)
+        found = score(network, study.task, "val", study.device)
     row = {"origin": contender, "outcome": Completed.__name__, "seconds": watch.seconds, "mflops": mflops}
     row |= {"elapsed": sum(watch.seconds.values()), "accuracy": found.accuracy, "loss": found.loss}
     share = mflops / prepared.limit
@@ -258,36 +262,37 @@ def _peer(contender: str, prepared: Prepared) -> Record:
 
 def finish_record(contender: str, searched: Record, prepared: Prepared) -> Record:
     """Fine-tune a contender's best for longer, from its pruned state; score it on validation, and once on test."""
-    bench, watch = prepared.bench, Stopwatch(lambda phase: None)
+    study, watch = prepared.study, Stopwatch(lambda phase: None)
     if contender == PICKING:
         return _picked_record(prepared)
     with watch("prune"):
         if contender in PEERS:
-            kept = _kept.network if _kept.key == (contender, bench.spec.seed) else None
+            kept = _kept.network if _kept.key == (contender, study.spec.seed) else None
             network = copy.deepcopy(kept if kept is not None else _pruned_by_peer(contender, prepared)[0])
         else:
-            network = bench.pruner.prune(PruningPolicy.from_json(searched["policy"]))
-    network = bench.runtime.place(network)
-    found = mflops_of(network, next(iter(bench.task.eval_batches("val", 1, bench.runtime))).images)
+            network = study.pruner.prune(PruningPolicy.from_json(searched["policy"]))
+    network = study.device.place(network)
+    found = mflops_of(network, next(iter(study.task.eval_batches("val", 1, study.device))).images)
     if abs(found - searched["mflops"]) > 1e-6:
         raise RuntimeError(f"{contender} has {found} MFLOPs now and had {searched['mflops']} in its search")
-    _train(network, prepared, finetune_recipe(bench.spec, bench.spec.pick.epochs, bench.spec.pick.lr), watch)
+    _train(network, prepared, finetune_settings(study.spec, study.spec.pick.epochs, study.spec.pick.lr), watch)
     return _scored(network, prepared) | {"seconds": watch.seconds}
 
 
 def _picked_record(prepared: Prepared) -> Record:
     """Finish the best few of ``ours`` by successive halving on validation, as the package does."""
-    bench = prepared.bench
+    study = prepared.study
     trials = best_few(open_view(study_folder(prepared, "ours").path).trials, prepared.budget, TOP)
-    recipe = finetune_recipe(bench.spec, bench.spec.pick.epochs, bench.spec.pick.lr)
+    wanted = finetune_settings(study.spec, study.spec.pick.epochs, study.spec.pick.lr)
     done = hold_contest(
-        replace(bench.evaluator(), recipe=recipe),
+        build_maker(study, wanted),
+        build_meter(study),
         trials,
-        bench.dense,
+        study.dense,
         lambda winner: Incomparable("not asked for"),
         lambda trial, phase: None,
     )
-    return _scored(bench.runtime.place(done.network), prepared) | {
+    return _scored(study.device.place(done.network), prepared) | {
         "seconds": dict(done.seconds),
         "notes": {"trial": done.trial.number, "contenders": [one.trial.number for one in done.contenders]},
     }
@@ -295,16 +300,16 @@ def _picked_record(prepared: Prepared) -> Record:
 
 def dense_record(prepared: Prepared) -> Record:
     """Return the dense network's scores on validation and, once, on test."""
-    return _scored(prepared.bench.network, prepared) | {"mflops": prepared.bench.dense["mflops"]}
+    return _scored(prepared.study.network, prepared) | {"mflops": prepared.study.dense["mflops"]}
 
 
 def _train(network: nn.Module, prepared: Prepared, recipe: FinetuneSettings, watch: Stopwatch) -> None:
-    bench = prepared.bench
+    study = prepared.study
     with watch("recalibrate"):
-        images = bench.spec.finetune.recalibration_images
-        recalibrate_batchnorm(network, bench.task, images, bench.runtime, bench.spec.seed)
+        images = study.spec.finetune.recalibration_images
+        recalibrate_batchnorm(network, study.task, images, study.device, study.spec.seed)
     with watch("finetune"):
-        finetune(network, bench.task, recipe, bench.runtime, bench.spec.seed, prepared.teacher())
+        finetune(network, study.task, recipe, study.device, study.spec.seed, prepared.teacher())
     network.eval()
 
 
@@ -321,9 +326,9 @@ def _scored(network: nn.Module, prepared: Prepared) -> Record:
 
 
 def _right(network: nn.Module, split: str, prepared: Prepared) -> np.ndarray:
-    bench, hits = prepared.bench, []
+    study, hits = prepared.study, []
     with torch.inference_mode(), evaluating(network):
-        for batch in bench.task.eval_batches(split, 256, bench.runtime):
-            logits = bench.runtime.logits(network, batch.images, bench.task.num_classes)
+        for batch in study.task.eval_batches(split, 256, study.device):
+            logits = study.device.logits(network, batch.images, study.task.num_classes)
             hits.append((logits.argmax(1) == batch.labels).cpu())
     return torch.cat(hits).numpy()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from bench_cases import Prepared, baseline_trials, case_parser, prepare, settings, spec_of, study_folder
-from bench_search import Journal, notify
+from bench_search import Journal, say
 from rich.console import Console
 from scipy.stats import spearmanr
 from torch import nn
@@ -34,10 +33,12 @@ from autoprune.analysis.pareto import best_few
 from autoprune.analysis.successive_halving import halve, rungs
 from autoprune.core.trial import Trial, completed_measurement
 from autoprune.loggers.console import PlainDisplay
-from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch
+from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.monitor import glance
+from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.search.session import run_search
-from autoprune.search.setup.context import finetune_recipe
+from autoprune.search.setup.build_evaluator import build_maker
+from autoprune.search.setup.from_spec import finetune_settings
 from autoprune.study.view import open_view
 from autoprune.training.loop import total_steps
 from autoprune.training.scoring import score
@@ -82,8 +83,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def run_seed(options: argparse.Namespace, journal: Journal, seed: int) -> None:
     work = Path(options.work or f"{options.json}.work") / options.case
-    prepared = prepare(options, work, seed, notify)
-    baseline_trials(prepared, lambda trial: notify(f"{trial.candidate.origin}: {trial.total_seconds:.1f} s"))
+    prepared = prepare(options, work, seed, say)
+    baseline_trials(prepared, lambda trial: say(f"{trial.candidate.origin}: {trial.total_seconds:.1f} s"))
     folder = study_folder(prepared, "ours")
     run_search(spec_of(options, seed), folder, PlainDisplay(Console(stderr=True)))
     for rank, trial in enumerate(best_few(open_view(folder.path).trials, prepared.budget, options.top)):
@@ -95,10 +96,10 @@ def run_seed(options: argparse.Namespace, journal: Journal, seed: int) -> None:
 
 def course(prepared: Prepared, trial: Trial) -> Record:
     """Return what is seen of a trial on its way through the longer fine-tune in one piece."""
-    evaluator, watch = _finisher(prepared), Stopwatch(lambda phase: None)
-    policy, bench = trial.candidate.policy, prepared.bench
-    network = evaluator.pruned(policy, evaluator.exact(policy), watch)
-    steps = total_steps(bench.task.sizes["train"], evaluator.recipe)
+    maker, watch = _finisher(prepared), Stopwatch(lambda phase: None)
+    policy, study = trial.candidate.policy, prepared.study
+    network = maker.pruned(policy, watch)
+    steps = total_steps(study.task.sizes["train"], maker.settings)
     at = {int(share * steps): share for share in LOOKS}
     looks: list[Record] = []
     mean = AveragedModel(network)
@@ -108,33 +109,33 @@ def course(prepared: Prepared, trial: Trial) -> Record:
         if any(last - int(WINDOW * steps) < done <= last for last in at):
             mean.update_parameters(network)
         if done in at:
-            settled = evaluator.settled
+            settled = maker.recalibrated_copy
             seen = {"loss": network, "settled_loss": settled(network), "averaged_loss": settled(mean.module)}
             looks.append({"share": at[done], **{kind: _loss_of(prepared, one) for kind, one in seen.items()}})
             mean = AveragedModel(network)
 
-    evaluator.finetune(network, policy, watch, on_step=look)
+    maker.finetune(network, policy, watch, on_step=look)
     return {"looks": looks, **_facts(trial), **_end(prepared, network)}
 
 
 def _loss_of(prepared: Prepared, network: nn.Module) -> float:
-    return glance(network, prepared.task, prepared.bench.runtime, prepared.task.sizes["val"]).loss
+    return glance(network, prepared.task, prepared.study.device, prepared.task.sizes["val"]).loss
 
 
 def course_in_parts(prepared: Prepared, trial: Trial) -> Record:
     """Return the end of a trial that was fine-tuned in the parts of a contest of three."""
-    evaluator, watch = _finisher(prepared), Stopwatch(lambda phase: None)
+    maker, watch = _finisher(prepared), Stopwatch(lambda phase: None)
     policy, first = trial.candidate.policy, 0.0
-    network = evaluator.pruned(policy, evaluator.exact(policy), watch)
+    network = maker.pruned(policy, watch)
     for rung in rungs(3):
-        evaluator.finetune(network, policy, watch, share=(first, rung.share))
+        maker.finetune(network, policy, watch, share=(first, rung.share))
         first = rung.share
     return {"looks": [], **_facts(trial), **_end(prepared, network)}
 
 
-def _finisher(prepared: Prepared) -> Evaluator:
-    spec = prepared.bench.spec
-    return replace(prepared.bench.evaluator(), recipe=finetune_recipe(spec, spec.pick.epochs, spec.pick.lr))
+def _finisher(prepared: Prepared) -> NetworkMaker:
+    spec = prepared.study.spec
+    return build_maker(prepared.study, finetune_settings(spec, spec.pick.epochs, spec.pick.lr))
 
 
 def _facts(trial: Trial) -> Record:
@@ -145,8 +146,8 @@ def _facts(trial: Trial) -> Record:
 
 
 def _end(prepared: Prepared, network: nn.Module) -> Record:
-    bench = prepared.bench
-    ends = {split: score(network.eval(), bench.task, split, bench.runtime) for split in ("val", "test")}
+    study = prepared.study
+    ends = {split: score(network.eval(), study.task, split, study.device) for split in ("val", "test")}
     return {f"{split}_{name}": getattr(end, name) for split, end in ends.items() for name in ("loss", "accuracy")}
 
 

@@ -47,8 +47,11 @@ from autoprune.report.content.summary import summarise
 from autoprune.search.proposals.baselines import baselines
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.latency_model import LatencyModel, LatencyProbes, latency_projector
-from autoprune.search.setup.context import cost_model, resolve, set_up
+from autoprune.search.setup.build_costs import cost_model
+from autoprune.search.setup.build_evaluator import build_meter
+from autoprune.search.setup.from_spec import resolve
 from autoprune.search.setup.latency_probes import latency_probes
+from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import open_view
 from autoprune.training.device.device import resolve_runtime
@@ -191,14 +194,14 @@ class Bench:
     def worth(self, policy: PruningPolicy) -> float:
         """Return what is least for the best of the draws."""
         if not (self.task and self.options.weights):
-            return -self.cost.measure(self.space.kept(policy))["mflops"]
+            return -self.cost.measure(self.space.counts(policy))["mflops"]
         network = self.pruner.prune(policy)
         recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, self.options.seed)
         return score(network, self.task, "train", self.runtime, limit=CHOOSING).loss
 
     def row(self, name: str, policy: PruningPolicy) -> Row:
         """Begin the row of a policy."""
-        kept = self.space.kept(policy)
+        kept = self.space.counts(policy)
         self.kept = {**getattr(self, "kept", {}), name: kept}
         return Row(name, self.cost.measure(kept)["mflops"], len(policy.dropped_blocks))
 
@@ -292,14 +295,14 @@ def show(rows: list[Row], errors: dict[int, float], probes: list[LatencyProbes])
 def remeasure(options: argparse.Namespace) -> dict[str, object]:
     """Time the front of a stored study again, on the same settings."""
     view = open_view(Path(options.study))
-    bench = set_up(resolve(view.spec), view.folder, print)
-    evaluator = bench.evaluator()
+    study = prepare_study(resolve(view.spec), view.folder, print)
+    meter = build_meter(study)
     trials = {trial.number: trial for trial in view.trials}
     found = {}
     print("| trial | stored ms | now ms | difference |\n|---|---|---|---|")
     for row in summarise(view).front:
         stored = row.measurement["latency_ms"]
-        now = evaluator.time(bench.runtime.place(bench.pruner.prune(trials[row.number].candidate.policy)))["latency_ms"]
+        now = meter.time(study.device.place(study.pruner.prune(trials[row.number].candidate.policy)))["latency_ms"]
         found[row.number] = now / stored - 1
         print(f"| {row.number} | {stored:.3f} | {now:.3f} | {100 * (now / stored - 1):+.1f} % |", flush=True)
     print(f"the largest disagreement is {100 * max(map(abs, found.values()), default=0.0):.1f} %")

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 from bench_cases import Prepared, baseline_trials, case_parser, completed, prepare, settings
-from bench_search import Journal, notify
+from bench_search import Journal, say
 from scipy.stats import spearmanr
 
 from autoprune.core.policy import PruningPolicy
 from autoprune.search.proposals.budget_projection import Projector
-from autoprune.search.setup.context import finetune_recipe
+from autoprune.search.setup.from_spec import finetune_settings
 from autoprune.tasks.task import steps_per_epoch
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
 from autoprune.training.scoring import score
@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, journal: Journal) -> None:
-    prepared = prepare(options, Path(f"{options.json}.work") / options.case, options.seed, notify)
+    prepared = prepare(options, Path(f"{options.json}.work") / options.case, options.seed, say)
     chosen = settings(options)
     recipes = [(steps, lr) for steps in options.short_steps for lr in options.short_lrs]
     for name, policy in policies(prepared, options.policies):
@@ -72,25 +72,25 @@ def run(options: argparse.Namespace, journal: Journal) -> None:
 
 def policies(prepared: Prepared, count: int) -> Iterator[tuple[str, PruningPolicy]]:
     """Yield the baselines, then random policies on the budget, by name."""
-    bench, draw = prepared.bench, random.Random(prepared.bench.spec.seed)
+    study, draw = prepared.study, random.Random(prepared.study.spec.seed)
     known = {trial.candidate.origin: trial.candidate.policy for trial in completed(baseline_trials(prepared, print))}
     yield from list(known.items())[:count]
-    projector = Projector(bench.space, bench.cost, prepared.budget)
+    projector = Projector(study.space, study.cost, prepared.budget)
     for number in range(count - len(known)):
         params = {
-            d.name: draw.choice(d.choices) if d.choices else draw.uniform(0, d.high) for d in bench.space.dimensions
+            d.name: draw.choice(d.choices) if d.choices else draw.uniform(0, d.high) for d in study.space.dimensions
         }
-        yield f"random {number}", projector.project(bench.space.decode(params))
+        yield f"random {number}", projector.project(study.space.decode(params))
 
 
 def trained(prepared: Prepared, policy: PruningPolicy, steps: int, lr: float) -> dict[str, Any]:
     """Return a policy's scores on validation after a fine-tune of some steps."""
-    bench, spec = prepared.bench, prepared.bench.spec
-    network = bench.runtime.place(bench.pruner.prune(policy))
-    epochs = steps / steps_per_epoch(bench.task.sizes["train"], spec.finetune.batch_size)
-    recalibrate_batchnorm(network, bench.task, spec.finetune.recalibration_images, bench.runtime, spec.seed)
-    finetune(network, bench.task, finetune_recipe(spec, epochs, lr), bench.runtime, spec.seed, prepared.teacher())
-    found = score(network, bench.task, "val", bench.runtime)
+    study, spec = prepared.study, prepared.study.spec
+    network = study.device.place(study.pruner.prune(policy))
+    epochs = steps / steps_per_epoch(study.task.sizes["train"], spec.finetune.batch_size)
+    recalibrate_batchnorm(network, study.task, spec.finetune.recalibration_images, study.device, spec.seed)
+    finetune(network, study.task, finetune_settings(spec, epochs, lr), study.device, spec.seed, prepared.teacher())
+    found = score(network, study.task, "val", study.device)
     return {"accuracy": found.accuracy, "loss": found.loss}
 
 

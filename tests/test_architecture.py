@@ -84,7 +84,7 @@ DOORS = {
         *("search.trial_weights", "pick", "testing", "loggers.tensorboard"),
     ),
     "torchvision": ("tasks", "models"),
-    "optuna": ("study", "search.proposals"),
+    "optuna": ("study",),
     "sqlalchemy": ("study",),
     "filelock": ("study", "cost.timing_lock", "pick.resume"),
     "mlflow": ("loggers.mlflow",),

@@ -39,7 +39,7 @@ def baselines_for(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
 
 @dataclass(frozen=True)
 class Scored:
-    """Hold a network's accuracy on validation.
+    """A network's accuracy on validation.
 
     Attributes:
         name: ``"uniform"``, ``"inner"`` …, or ``"dense"``.
@@ -56,7 +56,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Say by how much the best network is more accurate than another one.
+    """By how much the best network is more accurate than another one.
 
     Attributes:
         baseline: the other one: ``"uniform"``, ``"inner"`` …, or ``"dense"``.

@@ -1,14 +1,14 @@
-"""Stop the hopeless: what a candidate's loss at a rung foretells, by finished trials of similar cost.
+"""Early stopping: what a candidate's loss on its way foretells, by finished trials of similar cost.
 
-A candidate climbs rungs: its exact cost, its loss after recalibration, its loss half-way through the fine-tune (with
-batch norm recalibrated once more), and last its full score and timing. At the two in the middle a :class:`EarlyStopper`
-looks at trials that came to their end, and predicts its final loss from theirs. It is stopped if it can no longer beat
+A candidate is looked at on its way: its exact cost, its loss after recalibration, its loss half-way through the
+fine-tune (with batch norm recalibrated once more), and last its full score and timing. At the two in the middle an
+:class:`EarlyStopper` predicts its final loss from trials that came to their end. It is stopped if it can no longer beat
 the best of those that meet all its limits: one made for a lower latency need not beat slower networks of the same
-MFLOPs. All the judge knows is stored, so a search that was killed judges as if it had not been.
+MFLOPs. All that decides is stored, so a search that was killed decides as if it had not been.
 
 Source: Domhan, Springenberg and Hutter, "Speeding up automatic hyperparameter optimization of deep neural networks by
 extrapolation of learning curves", IJCAI 2015, section 3.3 (end a run that surely stays below the best); here the curve
-is a line through other trials' losses at one rung, which needs no model of learning curves.
+is a line through other trials' losses at one look, which needs no model of learning curves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RUNGS: Mapping[Look, str] = {
 
 SIMILAR_COST = 0.10  # relative difference up to which two trials are peers
 FEWEST_PEERS = 8
-LEAST_AGREEMENT = 0.5  # rank correlation below which a rung foretells too little to stop by
+LEAST_AGREEMENT = 0.5  # rank correlation below which a look foretells too little to stop by
 DEVIATIONS = 2.0  # residual standard deviations given to the candidate's favour
 CHECK_EVERY = 5  # of the candidates that would be stopped, this one runs to its end to show whether the rule is right
 
@@ -43,19 +43,19 @@ Losses: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GoOn:
-    """Say that a candidate may still win, or that too little is known."""
+    """The candidate may still win, or too little is known."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Say in words why a candidate can no longer win."""
+    """The candidate can no longer win, and why."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class RunToCheck:
-    """Say why a candidate would be stopped, and that it runs to its end all the same, to check the rule."""
+    """The candidate would be stopped, and runs to its end all the same, to check the rule."""
 
     reason: str
 
@@ -65,11 +65,11 @@ Decision: TypeAlias = GoOn | Stop | RunToCheck
 
 @dataclass(frozen=True)
 class EarlyStopper:
-    """Decide at each rung whether one candidate goes on.
+    """What decides at each look whether one candidate goes on.
 
     Attributes:
-        candidate: who is judged; baselines are never stopped.
-        trials: every finished trial before it, all with rung losses on the same images.
+        candidate: the one that is looked at; baselines are never stopped.
+        trials: every finished trial before it, all looked at on the same images.
     """
 
     candidate: Candidate
@@ -111,7 +111,7 @@ class EarlyStopper:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Hold losses in nats: what is expected at the end, and what is still plausible."""
+    """Losses in nats: what is expected at the end, and what is still plausible."""
 
     expected: float
     at_best: float

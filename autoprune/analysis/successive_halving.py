@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Rung:
-    """Say how many contenders train up to which share of the whole training, in (0, 1]."""
+    """How many contenders train up to which share of the whole training, in (0, 1]."""
 
     contenders: int
     share: float
@@ -52,9 +52,9 @@ def halve(
 
     Args:
         contenders: the most promising first; at equal loss the earlier one goes on.
-        advance: (contender, share it has trained to, share it shall train to) → the contender as it is then.
+        advance: (contender, share it has trained to, share to train it to) → the contender as it is then.
         loss_of: how bad a contender is; infinite if it broke, and then it is not trained further.
-        on_rescue: told of a contender that goes on after all.
+        on_rescue: called with a contender that goes on after all.
     """
     course = rungs(len(contenders))
     running, left, trained = list(contenders), list[tuple[_T, int]](), 0.0

@@ -61,7 +61,7 @@ def _is_model(name: str) -> bool:
 
 def _inspect(request: Request, text: str | None, classes: int | None, model_given: bool) -> dict[str, Any]:
     """Look at a network on inputs of a shape: as given, or else the data's."""
-    from autoprune.search.setup.context import task_of
+    from autoprune.search.setup.from_spec import task_of
     from autoprune.search.setup.inspect_network import inspect_network
     from autoprune.study.folder import StudyFolder
 
@@ -74,7 +74,7 @@ def _inspect(request: Request, text: str | None, classes: int | None, model_give
         classes, task = classes or task.num_classes, None
     wanted = shape or (task.input_shape if task else ())
     outputs = classes or (task.num_classes if task else 0)
-    return inspect_network(spec, wanted, outputs, StudyFolder(request.folder), task)
+    return inspect_network(spec, wanted, outputs, StudyFolder(request.folder), task).to_json()
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -134,8 +134,9 @@ def _print(found: dict[str, Any]) -> None:
     _print_scores(console, found)
     if found["sparsity"]:
         from autoprune.report.content.notes import sparsity_notes
+        from autoprune.study.regularisation_facts import RegularisationFacts
 
-        console.print(*sparsity_notes(found["sparsity"]), markup=False, highlight=False)
+        console.print(*sparsity_notes(RegularisationFacts.from_json(found["sparsity"])), markup=False, highlight=False)
     for note in found["uncounted"]:
         console.print(f"not counted: {note}", markup=False, highlight=False)
 

@@ -74,7 +74,7 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     network, what = open_network(model, _architecture(model, shape, classes, data))
     runtime = resolve_runtime(how["device"], "fp32", how["layout"], how["threads"])
     plan = TimingPlan(batch=how["batch"], threads=how["threads"], blocks=11)
-    found = profile_network(network, what, runtime, plan, runtimes)
+    found = profile_network(network, what, runtime, plan, runtimes).to_json()
     if SORTS[how["sort"]]:
         found["layers"].sort(key=lambda layer: -layer[SORTS[how["sort"]]])
     if as_json:
@@ -94,7 +94,7 @@ def _architecture(model: str, text: str | None, classes: int | None, data: str |
 
     from autoprune.errors import UsageError
     from autoprune.export.architecture import Architecture
-    from autoprune.search.setup.context import task_of
+    from autoprune.search.setup.from_spec import task_of
     from autoprune.study.spec_toml import Layer, parse_spec
 
     if Path(model).is_dir():

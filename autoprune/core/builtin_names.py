@@ -55,4 +55,4 @@ LOGGERS = Registry(
         "mlflow": "autoprune.loggers.mlflow:MlflowLogger",
     },
 )
-"""What is told of each trial beside the display; each needs the extra of its name."""
+"""What logs each trial beside the display; each needs the extra of its name."""

@@ -16,7 +16,7 @@ GET_ONNX = "pip install 'autoprune[onnx]'"
 
 @dataclass(frozen=True)
 class Wanted:
-    """The formats that a network is to be exported to.
+    """The formats that a network is exported to.
 
     Attributes:
         formats: keys of :data:`FILES`.

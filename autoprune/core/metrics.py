@@ -22,7 +22,7 @@ FLOP_CONVENTION = "one FLOP = one multiply–accumulate"
 
 @dataclass(frozen=True)
 class Metric:
-    """Say what a number means; the only code that negates.
+    """A named quantity with its unit and direction; the only code that negates.
 
     Attributes:
         name: key in measurements, files and options.
@@ -122,7 +122,7 @@ def metric(name: str) -> Metric:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Hold what was measured of one network.
+    """What was measured of one network.
 
     Attributes:
         values: metric name → finite value in the metric's unit.
@@ -169,7 +169,7 @@ _POWER = {"%": -2, "k": -3, "K": -3, "": 0, "M": 0, "G": 3}
 
 @dataclass(frozen=True)
 class Limit:
-    """Bound one metric, absolutely or as a fraction of the dense network's value.
+    """A bound on one metric, absolute or a fraction of the dense network's value.
 
     Attributes:
         value: in the metric's unit; if ``relative``, a fraction in (0, 1).
@@ -213,7 +213,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """Hold the limits that a network must meet all together.
+    """The limits that a network must meet all together.
 
     Attributes:
         limits: metric name → limit; empty means that everything is allowed.

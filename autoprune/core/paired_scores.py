@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class PairedScores:
-    """Hold for each image of a split, in the split's order, whether a network got it right.
+    """Which images of a split a network got right, in the split's order.
 
     Attributes:
         text: the number of images, a colon, and one bit for each image in base64: what is stored.

@@ -18,7 +18,7 @@ MASK_PATTERNS = ("weight", "2:4")
 
 @dataclass(frozen=True)
 class GroupPolicy:
-    """Say how one group is pruned.
+    """How one group is pruned.
 
     Attributes:
         sparsity: fraction of the group's channels to remove, in [0, 1).
@@ -37,7 +37,7 @@ class GroupPolicy:
 
 @dataclass(frozen=True, eq=True)
 class MaskPolicy:
-    """Say which weights are set to zero and stay zero; shapes stay dense.
+    """Which weights are set to zero and stay zero; shapes stay dense.
 
     Attributes:
         pattern: ``"weight"``, any weights of a layer, or ``"2:4"``, two of every four along a row.
@@ -63,7 +63,7 @@ class MaskPolicy:
 
 @dataclass(frozen=True, eq=True)
 class PruningPolicy:
-    """Say how a whole network is pruned; what is not named stays as it is.
+    """How a whole network is pruned; what is not named stays as it is.
 
     Attributes:
         groups: group name → its policy.

@@ -28,7 +28,7 @@ from autoprune.errors import UnknownNameError, UsageError
 
 @dataclass(frozen=True)
 class Registry:
-    """Look up one kind of thing by name.
+    """One kind of thing, found by name.
 
     Attributes:
         kind: what is looked up, in words ("importance criterion"); used in messages.

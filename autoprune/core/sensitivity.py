@@ -22,7 +22,7 @@ _LEAST_EXPONENT, _LARGEST_EXPONENT = 2.0, 8.0
 
 @dataclass(frozen=True)
 class Curve:
-    """Hold what cutting one group alone does.
+    """How the loss rises when one group alone is cut.
 
     Attributes:
         full: channels of the group in the dense network, 1 for a block.
@@ -72,7 +72,7 @@ def _chained(x: Floats, known_x: Floats, known_y: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Hold the curves of a study.
+    """The curves of a study.
 
     Attributes:
         curves: group or block → curve; empty if they were not measured.

@@ -1,6 +1,6 @@
 """What one example looks like: ``(C, H, W)`` an image, ``(F,)`` a row of features, ``(T, F)`` a sequence of T rows.
 
-A network is told the shape before it is built, and refuses here what it cannot read. Combined with ``models``
+A network gets the shape before it is built, and refuses here what it cannot read. Combined with ``models``
 and the networks beside it.
 """
 

@@ -1,8 +1,8 @@
 """What can be pruned: groups of coupled channels, blocks, masks, and the space of policies over them.
 
 A :class:`PruningGroup` and a :class:`Block` are found and proved by the workshop; here they are plain data, so that
-cost, proposals and reports can be computed without the network. :class:`SearchSpace` translates between policies and
-the flat parameters that a sampler proposes, and knows which counts exist.
+cost, proposals and reports can be computed without the network. :class:`SearchSpace` knows which counts exist, and
+translates between them and policies.
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
+from autoprune.core.counts import MASK_UNITS, ChannelCounts
 from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
 from autoprune.errors import ModelError
 
 Side: TypeAlias = str
 """``out`` (produced or normalised), ``in`` (read), ``heads`` of attention, or ``dim0`` … of a bare parameter."""
 
-Kept: TypeAlias = Mapping[str, int]
-"""What stays: group → channels, block → 1 or 0, ``LAYER:weights`` → units of 1/64 of its weights."""
-
-MASK_UNITS = 64  # of a layer's weights; a mask's sparsity is a multiple of 1/64
 _HALF = MASK_UNITS // 2
 
 
 @dataclass(frozen=True)
 class Member:
-    """Say where the channels of a group live in one module.
+    """Where the channels of a group lie in one module.
 
     Attributes:
         module: module path, or the path of a parameter that belongs to no layer.
@@ -52,7 +49,7 @@ class Member:
 
 @dataclass(frozen=True)
 class PruningGroup:
-    """Hold channels that must go together, as after a residual add or a concatenation.
+    """Channels that must go together, as after a residual add or a concatenation.
 
     Attributes:
         name: module path of the first layer that produces them; stable across processes.
@@ -73,7 +70,7 @@ class PruningGroup:
 
 @dataclass(frozen=True)
 class Block:
-    """Name a module that can be dropped whole, because it only adds to what passes through it.
+    """A module that can be dropped whole, because it only adds to what passes through it.
 
     Attributes:
         name: module path.
@@ -90,7 +87,7 @@ class Block:
 
 @dataclass(frozen=True)
 class MaskSpace:
-    """Say which masks may be proposed.
+    """The masks that may be proposed.
 
     Attributes:
         pattern: ``"weight"`` or ``"2:4"``.
@@ -115,7 +112,7 @@ class MaskSpace:
 
 @dataclass(frozen=True)
 class FrozenGroup:
-    """Name a group that cannot be cut, with the reason in words a user understands."""
+    """A group that cannot be cut, with the reason in words a user understands."""
 
     name: str
     num_channels: int
@@ -124,7 +121,7 @@ class FrozenGroup:
 
 @dataclass(frozen=True)
 class Shrink:
-    """Say what one channel of a group takes away from one tensor of the network.
+    """What one channel of a group takes away from one tensor of the network.
 
     Attributes:
         tensor: path of a parameter or buffer, or ``MODULE:products`` for the matrix products of attention.
@@ -138,24 +135,8 @@ class Shrink:
 
 
 @dataclass(frozen=True)
-class Dimension:
-    """Describe one parameter of the search space.
-
-    Attributes:
-        name: parameter name: ``"<group>.sparsity"``, ``"<group>.importance"``, ``"<block>.dropped"``,
-            ``"<layer>.mask_sparsity"`` or ``"mask.criterion"``.
-        high: largest value of a number in [0, high]; 0 for a choice.
-        choices: the values of a choice; empty for a number.
-    """
-
-    name: str
-    high: float = 0.0
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class SearchSpace:
-    """Hold every policy that the search may propose.
+    """Every policy that the search may propose.
 
     Attributes:
         groups: what can be cut, in network order.
@@ -186,24 +167,51 @@ class SearchSpace:
         return {group.name: group for group in self.groups}
 
     @cached_property
-    def choices(self) -> dict[str, tuple[int, ...]]:
-        """Return what can be chosen → the counts that may stay, ascending; the last is all of it."""
-        masks = {mask_key(layer): self.mask.units for layer in self.mask.layers} if self.mask else {}
-        return {
-            **{group.name: self._choices(group.num_channels) for group in self.groups},
-            **{block.name: (0, 1) for block in self.blocks},
-            **masks,
-        }
+    def channel_choices(self) -> dict[str, tuple[int, ...]]:
+        """Return group → the numbers of channels that may stay, ascending; the last is all of them."""
+        return {group.name: self._choices(group.num_channels) for group in self.groups}
 
     @cached_property
-    def full(self) -> dict[str, int]:
-        """Return the counts of the dense network."""
-        return {name: counts[-1] for name, counts in self.choices.items()}
+    def mask_choices(self) -> dict[str, tuple[int, ...]]:
+        """Return layer → the units of 1/64 of its weights that a mask may leave, ascending; the last is all."""
+        return dict.fromkeys(self.mask.layers, self.mask.units) if self.mask else {}
 
     @cached_property
+    def full(self) -> ChannelCounts:
+        """Return the counts of the dense network, everything named."""
+        return ChannelCounts(
+            {name: choices[-1] for name, choices in self.channel_choices.items()},
+            mask_units={layer: choices[-1] for layer, choices in self.mask_choices.items()},
+        )
+
+    @cached_property
+    def smallest(self) -> ChannelCounts:
+        """Return the fewest of everything: no network of this space costs less."""
+        return ChannelCounts(
+            {name: choices[0] for name, choices in self.channel_choices.items()},
+            self.block_names,
+            {layer: choices[0] for layer, choices in self.mask_choices.items()},
+        )
+
+    @cached_property
+    def cut_choices(self) -> dict[str, tuple[int, ...]]:
+        """Return what can be cut or dropped, masks aside → its numbers, ascending: groups, then blocks (0 and 1)."""
+        return {**self.channel_choices, **{block.name: (0, 1) for block in self.blocks}}
+
+    @property
     def cut_names(self) -> tuple[str, ...]:
-        """Return what can be cut or dropped, masks aside: groups, then blocks, in the order of ``choices``."""
-        return (*self.by_name, *(block.name for block in self.blocks))
+        """Return what can be cut or dropped, masks aside: groups, then blocks."""
+        return tuple(self.cut_choices)
+
+    def cut_numbers(self, counts: ChannelCounts) -> dict[str, int]:
+        """Return group → channels and block → 1 if it stays, else 0, in the order of ``cut_names``."""
+        blocks = {block.name: int(block.name not in counts.dropped_blocks) for block in self.blocks}
+        return {**{name: counts.channels.get(name, full) for name, full in self.full.channels.items()}, **blocks}
+
+    def of_cut_numbers(self, numbers: Mapping[str, int]) -> ChannelCounts:
+        """Return the counts that :meth:`cut_numbers` returns ``numbers`` for; what is missing stays whole."""
+        dropped = frozenset(name for name in self.block_names if not numbers.get(name, 1))
+        return ChannelCounts({name: count for name, count in numbers.items() if name in self.by_name}, dropped)
 
     @cached_property
     def first_importances(self) -> dict[str, str]:
@@ -217,89 +225,48 @@ class SearchSpace:
 
     @cached_property
     def _inside(self) -> dict[str, str]:
-        """Return what means nothing once its block is dropped → that block."""
-        inner = {group: block.name for block in self.blocks for group in block.groups}
-        layers = self.mask.layers if self.mask else ()
-        masked = {mask_key(layer): block.name for layer in layers for block in self.blocks if block.holds(layer)}
-        return {**inner, **masked}
+        """Return group → the block that it means nothing without."""
+        return {group: block.name for block in self.blocks for group in block.groups}
+
+    @cached_property
+    def _masked_inside(self) -> dict[str, str]:
+        """Return masked layer → the block that holds it."""
+        return {layer: block.name for layer in self.mask_choices for block in self.blocks if block.holds(layer)}
 
     def _choices(self, channels: int) -> tuple[int, ...]:
         least = max(1, math.ceil(round(channels * (1 - self.max_sparsity), 9)))
         counts = range(math.ceil(least / self.round_to) * self.round_to, channels, self.round_to)
         return (*counts, channels)
 
-    @cached_property
-    def dimensions(self) -> tuple[Dimension, ...]:
-        """Return the flat parameters: one or two per group that has a choice of counts, one per block and masked layer.
-
-        A group with a single criterion has no importance parameter, one with a single count none at all.
-        """
-        found = []
-        for group in self.groups:
-            counts, criteria = self.choices[group.name], self.importances[group.name]
-            if len(counts) > 1:
-                found.append(Dimension(f"{group.name}.sparsity", high=1 - counts[0] / group.num_channels))
-                if len(criteria) > 1:
-                    found.append(Dimension(f"{group.name}.importance", choices=criteria))
-        found += [Dimension(f"{block.name}.dropped", choices=("no", "yes")) for block in self.blocks]
-        if self.mask and len(self.mask.units) > 1:
-            high = 1 - self.mask.units[0] / MASK_UNITS
-            found += [Dimension(f"{layer}.mask_sparsity", high=high) for layer in self.mask.layers]
-            if len(self.mask.criteria) > 1 and self.mask.layers:
-                found.append(Dimension("mask.criterion", choices=self.mask.criteria))
-        return tuple(found)
-
-    def decode(self, params: Mapping[str, float | str]) -> PruningPolicy:
-        """Return the policy that flat parameters stand for; the inverse of :meth:`encode`."""
-        groups = {}
-        for group in self.groups:
-            sparsity = params.get(f"{group.name}.sparsity", 0.0)
-            importance = params.get(f"{group.name}.importance", self.importances[group.name][0])
-            groups[group.name] = GroupPolicy(float(sparsity), str(importance))
-        dropped = tuple(block.name for block in self.blocks if params.get(f"{block.name}.dropped") == "yes")
-        mask = None
-        if self.mask:
-            layers = {layer: float(params.get(f"{layer}.mask_sparsity", 0.0)) for layer in self.mask.layers}
-            criterion = str(params.get("mask.criterion", self.mask.criteria[0]))
-            mask = MaskPolicy(self.mask.pattern, criterion, layers)
-        return PruningPolicy(groups, self.round_to, dropped, mask)
-
-    def encode(self, policy: PruningPolicy) -> dict[str, float | str]:
-        """Return the flat parameters of a policy; the inverse of :meth:`decode` on canonical policies."""
-        values: dict[str, float | str] = {}
-        canonical = self.canonical(policy)
-        for name, group in canonical.groups.items():
-            values[f"{name}.sparsity"] = group.sparsity
-            values[f"{name}.importance"] = group.importance
-        for block in self.blocks:
-            values[f"{block.name}.dropped"] = "yes" if block.name in canonical.dropped_blocks else "no"
-        if canonical.mask:
-            values |= {f"{layer}.mask_sparsity": sparsity for layer, sparsity in canonical.mask.layers.items()}
-            values["mask.criterion"] = canonical.mask.criterion
-        return {dimension.name: values[dimension.name] for dimension in self.dimensions}
-
-    def kept(self, policy: PruningPolicy) -> dict[str, int]:
+    def counts(self, policy: PruningPolicy) -> ChannelCounts:
         """Return the nearest counts that exist (the larger of two equally near); what a dropped block holds is whole.
 
         Raises:
             ModelError: if the policy names something that this network does not have.
         """
         self._check_known(policy)
-        kept = dict(self.full)
-        for name, group in policy.groups.items():
-            kept[name] = self.nearest(name, self.by_name[name].num_channels * (1 - group.sparsity))
-        for block in policy.dropped_blocks:
-            kept[block] = 0
-        for layer, sparsity in policy.mask.layers.items() if policy.mask else ():
-            kept[mask_key(layer)] = self.nearest(mask_key(layer), MASK_UNITS * (1 - sparsity))
-        return self.settled(kept)
-
-    def settled(self, kept: Kept) -> dict[str, int]:
-        """Return the counts with everything inside dropped blocks whole, so that equal networks have equal counts."""
-        return {
-            name: self.full[name] if name in self._inside and not kept[self._inside[name]] else count
-            for name, count in kept.items()
+        channels = {
+            name: self.nearest(name, self.by_name[name].num_channels * (1 - group.sparsity))
+            for name, group in policy.groups.items()
         }
+        masked = policy.mask.layers if policy.mask else {}
+        units = {layer: self.nearest_units(layer, MASK_UNITS * (1 - sparsity)) for layer, sparsity in masked.items()}
+        return self.normalized(ChannelCounts(channels, frozenset(policy.dropped_blocks), units))
+
+    def normalized(self, counts: ChannelCounts) -> ChannelCounts:
+        """Return the counts with everything named, and whole inside dropped blocks: equal networks are equal counts."""
+        full, dropped = self.full, counts.dropped_blocks
+        return ChannelCounts(
+            {
+                name: count if self._inside.get(name) in dropped else counts.channels.get(name, count)
+                for name, count in full.channels.items()
+            },
+            dropped,
+            {
+                layer: count if self._masked_inside.get(layer) in dropped else counts.mask_units.get(layer, count)
+                for layer, count in full.mask_units.items()
+            },
+        )
 
     def _check_known(self, policy: PruningPolicy) -> None:
         masked = policy.mask.layers if policy.mask else {}
@@ -307,7 +274,7 @@ class SearchSpace:
             "groups this network cannot cut": sorted(set(policy.groups) - set(self.by_name)),
             "blocks this network cannot drop": sorted(set(policy.dropped_blocks) - self.block_names),
             "layers whose weights this study does not mask": sorted(
-                layer for layer in masked if mask_key(layer) not in self.full
+                layer for layer in masked if layer not in self.mask_choices
             ),
         }
         for what, names in unknown.items():
@@ -318,38 +285,47 @@ class SearchSpace:
         if policy.mask and self.mask and policy.mask.pattern != self.mask.pattern:
             raise ModelError(f"the policy masks by {policy.mask.pattern!r} and this study by {self.mask.pattern!r}")
 
-    def nearest(self, name: str, count: float) -> int:
-        """Return the existing count nearest to a real number of channels, or of units of a mask; of two, the larger."""
-        choices = self.choices[name]
-        place = bisect_left(choices, count)
-        if place in (0, len(choices)):
-            return choices[0] if place == 0 else choices[-1]
-        below, above = choices[place - 1], choices[place]
-        return above if above - count <= count - below else below
+    def nearest(self, group: str, channels: float) -> int:
+        """Return the number of channels that exists nearest to a real one; of two equally near, the larger."""
+        return _nearest(self.channel_choices[group], channels)
 
-    def policy(self, kept: Kept, importances: Mapping[str, str], criterion: str = "") -> PruningPolicy:
+    def nearest_units(self, layer: str, units: float) -> int:
+        """Return the units of a layer's mask that exist nearest to a real number; of two equally near, the larger."""
+        return _nearest(self.mask_choices[layer], units)
+
+    def policy(
+        self, counts: ChannelCounts, importances: Mapping[str, str] | None = None, criterion: str = ""
+    ) -> PruningPolicy:
         """Return the canonical policy that keeps exactly these counts.
 
         Args:
-            kept: what stays; names that are missing stay whole.
-            importances: group name → criterion.
+            counts: what stays; what is not named stays whole.
+            importances: group → criterion; what is missing, or everything for ``None``, has the first one.
             criterion: of the mask; empty for the first one.
         """
-        kept = self.settled({**self.full, **kept})
-        inactive = {name for name, block in self._inside.items() if not kept[block]}
+        counts = self.normalized(counts)
+        criteria = self.effective_importances(counts, importances or {})
         groups = {
-            group.name: GroupPolicy(
-                1 - kept[group.name] / group.num_channels,
-                self.importances[group.name][0] if group.name in inactive else importances[group.name],
-            )
+            group.name: GroupPolicy(1 - counts.channels[group.name] / group.num_channels, criteria[group.name])
             for group in self.groups
         }
         mask = None
         if self.mask:
-            layers = {layer: 1 - kept[mask_key(layer)] / MASK_UNITS for layer in self.mask.layers}
+            layers = {layer: 1 - units / MASK_UNITS for layer, units in counts.mask_units.items()}
             mask = MaskPolicy(self.mask.pattern, criterion or self.mask.criteria[0], layers)
-        dropped = tuple(block.name for block in self.blocks if not kept[block.name])
-        return PruningPolicy(groups, self.round_to, dropped, mask)
+        return PruningPolicy(groups, self.round_to, tuple(counts.dropped_blocks), mask)
+
+    def effective_importances(self, counts: ChannelCounts, importances: Mapping[str, str]) -> dict[str, str]:
+        """Return group → criterion, the first one where a criterion has nothing to choose: inside dropped blocks.
+
+        Args:
+            counts: what stays.
+            importances: group → criterion; what is missing has the first one.
+        """
+        return {
+            name: first if self._inside.get(name) in counts.dropped_blocks else importances.get(name, first)
+            for name, first in self.first_importances.items()
+        }
 
     def canonical(self, policy: PruningPolicy) -> PruningPolicy:
         """Return the policy that says exactly what will be built: one sparsity per existing count.
@@ -357,28 +333,13 @@ class SearchSpace:
         Raises:
             ModelError: if the policy names something that this network does not have.
         """
-        importances = {
-            group.name: policy.groups[group.name].importance
-            if group.name in policy.groups
-            else self.importances[group.name][0]
-            for group in self.groups
-        }
-        return self.policy(self.kept(policy), importances, policy.mask.criterion if policy.mask else "")
+        importances = {name: group.importance for name, group in policy.groups.items()}
+        return self.policy(self.counts(policy), importances, policy.mask.criterion if policy.mask else "")
 
 
-def mask_key(layer: str) -> str:
-    """Return the key of a layer's mask in :data:`Kept`.
-
-    >>> mask_key("layer1.0.conv1")
-    'layer1.0.conv1:weights'
-    """
-    return f"{layer}:weights"
-
-
-def masked_zeros(weights: int, units: int) -> int:
-    """Return how many of ``weights`` a mask sets to zero that keeps ``units`` of 64, rounded down.
-
-    >>> masked_zeros(100, 32), masked_zeros(100, 64), masked_zeros(3, 63)
-    (50, 0, 0)
-    """
-    return weights * (MASK_UNITS - units) // MASK_UNITS
+def _nearest(choices: tuple[int, ...], count: float) -> int:
+    place = bisect_left(choices, count)
+    if place in (0, len(choices)):
+        return choices[0] if place == 0 else choices[-1]
+    below, above = choices[place - 1], choices[place]
+    return above if above - count <= count - below else below

@@ -1,4 +1,4 @@
-"""What is asked and what comes back: candidates, the four ways they end, and trials.
+"""Candidates, the four ways they end, and trials.
 
 A :class:`Candidate` can be evaluated alone and on another machine. Its :data:`Outcome` is a closed
 sum: nothing is signalled by ``None``, a flag or a string.
@@ -18,7 +18,7 @@ KINDS = ("completed", "stopped", "over_budget", "failed")
 
 @dataclass(frozen=True)
 class Candidate:
-    """Ask for one policy to be evaluated.
+    """A policy to be evaluated, with everything that its result depends on.
 
     Attributes:
         number: position in the study, from 0; the same when it is asked again after a crash.
@@ -42,12 +42,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Completed:
-    """Say that the candidate was pruned, fine-tuned, scored and timed.
+    """The outcome of a candidate that was pruned, fine-tuned, scored and timed.
 
     Attributes:
         measurement: what was measured of it.
-        correct: which validation images it got right, the text of :class:`Hits`; empty in trials of
-            versions that did not store it.
+        correct: which validation images it got right, the text of :class:`PairedScores`; empty in trials of versions
+            that did not store it.
         spared: why it would have been stopped early, if it ran to its end only to check that rule; empty otherwise.
     """
 
@@ -58,7 +58,7 @@ class Completed:
 
 @dataclass(frozen=True)
 class OverBudget:
-    """Say that the candidate's exact cost exceeds its budget; nothing was spent on it."""
+    """The outcome of a candidate whose exact cost exceeds its budget; nothing was spent on it."""
 
     measurement: Measurement
     violations: Mapping[str, float]
@@ -66,7 +66,7 @@ class OverBudget:
 
 @dataclass(frozen=True)
 class Stopped:
-    """Say that the candidate was ended early because it could no longer win."""
+    """The outcome of a candidate that was stopped early because it could no longer win."""
 
     reason: str
     measurement: Measurement
@@ -74,7 +74,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Failed:
-    """Say that the candidate could not be evaluated.
+    """The outcome of a candidate that could not be evaluated.
 
     Attributes:
         error: the exception's class name.
@@ -92,7 +92,7 @@ Outcome: TypeAlias = Completed | OverBudget | Stopped | Failed
 
 @dataclass(frozen=True)
 class Trial:
-    """Hold one finished candidate, as the ledger stores it and the report reads it.
+    """A finished candidate, as the ledger stores it and the report reads it.
 
     Attributes:
         candidate: what was asked.

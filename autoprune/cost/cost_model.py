@@ -22,8 +22,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from autoprune.core.arrays import Floats
+from autoprune.core.counts import MASK_UNITS, ChannelCounts, masked_zeros
 from autoprune.core.metrics import Measurement
-from autoprune.core.space import MASK_UNITS, Block, Kept, Shrink, mask_key, masked_zeros
+from autoprune.core.space import Block, Shrink
 from autoprune.cost.latency_features import Work
 from autoprune.cost.layer_table import layer_costs
 from autoprune.cost.mac_counter import Usage, count_macs, record_usage
@@ -71,10 +72,11 @@ class CostModel:
         self.uncounted = (UNCOUNTED, *rows.constants(usage))
         self._masks = _Masks(masked_layers, mask_pattern, rows, usage) if masked_layers else None
         self._work = Work(rows, usage)
+        self._blocks = frozenset(block.name for block in blocks)
         self._sizes = rows.sizes
-        self._totals = Totals(terms, self._sizes.of({}))
+        self._totals = Totals(terms, self._sizes.of(ChannelCounts()))
 
-    def count(self, kept: Kept) -> tuple[int, int, int]:
+    def count(self, kept: ChannelCounts) -> tuple[int, int, int]:
         """Return MACs for one input, parameters, and bytes of what is stored.
 
         Args:
@@ -83,11 +85,11 @@ class CostModel:
         macs, params, stored = self._totals.of(self._sizes.of(kept))
         return macs, params, stored
 
-    def count_zeros(self, kept: Kept) -> tuple[int, int]:
+    def count_zeros(self, kept: ChannelCounts) -> tuple[int, int]:
         """Return the multiply–accumulates with weights that a mask sets to zero, and how many these are."""
         return self._masks.zeros(kept, self._sizes.of(kept)) if self._masks else (0, 0)
 
-    def work(self, kept: Kept) -> Floats:
+    def work(self, kept: ChannelCounts) -> Floats:
         """Return what takes time, shape ``(5,)``: the numbers that :data:`WORK` names."""
         return self._work.of(self._sizes.of(kept))
 
@@ -95,7 +97,7 @@ class CostModel:
         """Return the same of many policies, shape ``(n, 5)``; arguments as for :meth:`measure_many`."""
         return np.asarray(self._work.of(self._sizes.of_many(names, counts)).T)
 
-    def measure(self, kept: Kept) -> Measurement:
+    def measure(self, kept: ChannelCounts) -> Measurement:
         """Return ``mflops``, ``mparams`` and ``size_mb`` (10⁶ bytes) of a policy; with masks, also what is not zero."""
         zeros = self.count_zeros(kept) if self._masks else None
         return _measurement(*self.count(kept), zeros, self.uncounted)
@@ -104,14 +106,19 @@ class CostModel:
         """Return the same costs of many policies at once, metric → shape ``(n,)``; thousands in milliseconds.
 
         Args:
-            names: groups, blocks and masks that the columns stand for; what is not named stays whole.
-            counts: what stays, shape ``(n, len(names))``.
+            names: groups and blocks that the columns stand for; what is not named stays whole.
+            counts: channels of a group, 1 or 0 for a block, shape ``(n, len(names))``.
         """
         if self._masks:  # zeros are counted layer by layer
-            found = [self.measure(dict(zip(names, row, strict=True))).values for row in counts.tolist()]
+            found = [self.measure(self._as_counts(names, row)).values for row in counts.tolist()]
             return {name: np.array([each[name] for each in found]) for name in found[0]} if found else {}
         totals = self._totals.of_many(self._sizes.of_many(names, counts))
         return {name: total / 1e6 for name, total in zip(("mflops", "mparams", "size_mb"), totals, strict=True)}
+
+    def _as_counts(self, names: Sequence[str], row: Sequence[int]) -> ChannelCounts:
+        numbers = dict(zip(names, row, strict=True))
+        dropped = frozenset(name for name in self._blocks if not numbers.get(name, 1))
+        return ChannelCounts({name: count for name, count in numbers.items() if name not in self._blocks}, dropped)
 
 
 def measure_network(network: nn.Module, example: Tensor, masked: Sequence[str] = ()) -> Measurement:
@@ -167,19 +174,19 @@ class _Masks:
 
     def __init__(self, layers: Sequence[str], pattern: str, rows: Rows, usage: Usage) -> None:
         self._weights = [rows.row(f"{layer}.weight") for layer in layers]
-        self._keys = [mask_key(layer) for layer in layers]
+        self._layers = tuple(layers)
         self._pattern = pattern
         uses = [Fraction(usage.of_parameter(row.path), row.varying * row.rest) for row in self._weights]
         self._scale = lcm(*(each.denominator for each in uses))
         self._uses = [int(each * self._scale) for each in uses]
         self._products = Products([row.factors for row in self._weights])
 
-    def zeros(self, kept: Kept, sizes: Ints) -> tuple[int, int]:
+    def zeros(self, kept: ChannelCounts, sizes: Ints) -> tuple[int, int]:
         """Return the multiply–accumulates with masked weights, and the number of these."""
         macs = zeros = 0
         elements, lengths = self._products.of(sizes).tolist(), sizes.tolist()
-        for key, row, uses, varying in zip(self._keys, self._weights, self._uses, elements, strict=True):
-            units = kept.get(key, MASK_UNITS)
+        for layer, row, uses, varying in zip(self._layers, self._weights, self._uses, elements, strict=True):
+            units = kept.mask_units.get(layer, MASK_UNITS)
             if units < MASK_UNITS:
                 count = self._zeros_of(varying * row.rest, lengths[row.height], units)
                 macs, zeros = macs + count * uses, zeros + count

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.core.space import Kept
+from autoprune.core.counts import ChannelCounts
 
 Ints: TypeAlias = NDArray[Any]
 Factors: TypeAlias = tuple[int, ...]
@@ -32,6 +32,7 @@ class Sizes:
 
     def __init__(self, full: Mapping[str, int]) -> None:
         self._full = dict(full)
+        self._columns = {name: column for column, name in enumerate(self._full)}
         self._places: dict[tuple[int, tuple[tuple[str, int], ...]], int] = {(1, ()): ONE}
 
     def place(self, dense: int, takes: Mapping[str, int]) -> int:
@@ -49,11 +50,17 @@ class Sizes:
             raise ValueError(f"a size of {dense} cannot lose the {taken} that {', '.join(sorted(takes))} would take")
         return self._places.setdefault((dense, tuple(sorted(takes.items()))), len(self._places))
 
-    def of(self, kept: Kept) -> Ints:
+    def of(self, kept: ChannelCounts) -> Ints:
         """Return all sizes, shape ``(num_places,)``; what ``kept`` does not name is whole. No size is added after."""
         dense, takes, full = self._table
-        counts = np.array([kept.get(name, count) for name, count in self._full.items()], dtype=np.int64)
-        return np.asarray(dense - takes @ (full - counts))
+        removed = np.zeros(len(full), dtype=np.int64)
+        for name, count in kept.channels.items():
+            if name in self._columns:
+                removed[self._columns[name]] = self._full[name] - count
+        for name in kept.dropped_blocks:
+            if name in self._columns:
+                removed[self._columns[name]] = 1
+        return np.asarray(dense - takes @ removed)
 
     def of_many(self, names: Sequence[str], counts: Ints) -> Ints:
         """Return all sizes of many policies, shape ``(num_places, n)``.
@@ -63,7 +70,7 @@ class Sizes:
             counts: shape ``(n, len(names))``.
         """
         dense, takes, full = self._table
-        columns = {name: column for column, name in enumerate(self._full)}
+        columns = self._columns
         known = [(columns[name], place) for place, name in enumerate(names) if name in columns]
         mine, theirs = [column for column, _ in known], [place for _, place in known]
         removed = full[mine, None] - counts[:, theirs].T
@@ -73,7 +80,7 @@ class Sizes:
     @cached_property
     def _table(self) -> tuple[Ints, Ints, Ints]:
         """Return dense sizes ``(num_places,)``, what is taken ``(num_places, num_names)``, and the full counts."""
-        columns = {name: column for column, name in enumerate(self._full)}
+        columns = self._columns
         takes: Ints = np.zeros((len(self._places), len(columns)), dtype=np.int64)
         for (_, taken), row in self._places.items():
             for name, each in taken:
@@ -104,7 +111,8 @@ class Totals:
 
     >>> sizes = Sizes({"a": 4})
     >>> place = sizes.place(4, {"a": 1})
-    >>> Totals([((place, place), [Fraction(3)]), ((), [Fraction(5)])], sizes.of({})).of(sizes.of({"a": 2}))
+    >>> dense, half = (sizes.of(ChannelCounts({"a": count})) for count in (4, 2))
+    >>> Totals([((place, place), [Fraction(3)]), ((), [Fraction(5)])], dense).of(half)
     (17,)
     """
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import nn
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
@@ -21,8 +22,8 @@ from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.apply_target import TargetNetwork
 from autoprune.pick.judging import Judged
 from autoprune.pick.make_card import make_card
-from autoprune.search.evaluation.evaluator import quality_measurement
-from autoprune.search.setup.context import timing_plan
+from autoprune.search.evaluation.measure_quality import quality_measurement
+from autoprune.search.setup.from_spec import timing_plan
 from autoprune.training.scoring import score
 
 _NO_WEIGHTS = "no weights were given, so the network is as its code built it"
@@ -31,7 +32,7 @@ _NO_WEIGHTS = "no weights were given, so the network is as its code built it"
 def applied_card(
     stored: StoredPolicy,
     policy: PruningPolicy,
-    kept: Mapping[str, int],
+    counts: ChannelCounts,
     space: SearchSpace,
     network: nn.Module,
     target: TargetNetwork,
@@ -42,7 +43,7 @@ def applied_card(
     Args:
         stored: the policy as it was read.
         policy: the policy in the channels of this network.
-        kept: group → channels that stay.
+        counts: what stays of each group.
         space: with the groups of the policy.
         network: pruned, on the target's runtime.
         target: the network before.
@@ -53,7 +54,7 @@ def applied_card(
     licence = weights_licence(spec.model.source, weights, "no data", trained_here=False, finetuned=False)
     pruned, dense = _judged(network, target, policy)
     rows = {
-        name: GroupRow(group.num_channels, kept[name], policy.groups[name].importance)
+        name: GroupRow(group.num_channels, counts.channels[name], policy.groups[name].importance)
         for name, group in space.by_name.items()
     }
     return make_card(

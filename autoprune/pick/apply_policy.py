@@ -27,7 +27,7 @@ from autoprune.pick.policy_fit import FoundParts, check_data, check_fits, criter
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.masks.masks import build_masks
 from autoprune.pruning.surgery import Pruner
-from autoprune.search.setup.context import timing_plan
+from autoprune.search.setup.from_spec import timing_plan
 from autoprune.training.finetune import recalibrate_batchnorm
 
 
@@ -71,9 +71,9 @@ def _pruned(
     notify(f"scoring channels by {', '.join(criteria) or 'nothing: no channel goes'}")
     calibration = Calibration(target.batches(), target.spec.seed, target.architecture.input_shape)
     pruner = Pruner(target.network, space, score_groups(target.network, space.groups, criteria, calibration))
-    kept = space.kept(replace(stored.policy, mask=None))
+    counts = space.counts(replace(stored.policy, mask=None))
     importances = {name: stored.policy.groups[name].importance for name in space.by_name}
-    policy = replace(space.policy(kept, importances), mask=stored.policy.mask)
+    policy = replace(space.policy(counts, importances), mask=stored.policy.mask)
     network = _recalibrated(pruner.prune(replace(policy, mask=None)), policy, target, notify)
     bundle = NetworkBundle(
         network=network,
@@ -86,7 +86,7 @@ def _pruned(
         timing=timing_plan(target.spec.latency),
         wanted=wanted,
     )
-    return applied_card(stored, policy, kept, space, network, target, notes), bundle
+    return applied_card(stored, policy, counts, space, network, target, notes), bundle
 
 
 def _recalibrated(network: nn.Module, policy: PruningPolicy, target: TargetNetwork, notify: Notify) -> nn.Module:

@@ -18,7 +18,7 @@ from autoprune.export.architecture import Architecture
 from autoprune.export.convert import Examples, examples_of, random_examples
 from autoprune.export.stored_policy import StoredPolicy
 from autoprune.models.build import build_model
-from autoprune.search.setup.context import runtime_of, task_of
+from autoprune.search.setup.from_spec import runtime_of, task_of
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime

@@ -23,7 +23,10 @@ from autoprune.pick.judging import Judged, judge, judge_dense
 from autoprune.pick.memory import NoMemory, PickMemory, Reached
 from autoprune.pick.rival import Incomparable, Rival
 from autoprune.pruning.surgery import CutPlan
-from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch, quality_measurement
+from autoprune.search.evaluation.make_network import NetworkMaker
+from autoprune.search.evaluation.measure_latency import LatencyMeter
+from autoprune.search.evaluation.measure_quality import quality_measurement
+from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.training.scoring import Score, score
 
 OnTrialPhase = Callable[[Trial, str], None]
@@ -73,7 +76,8 @@ class Finished:
 
 
 def hold_contest(
-    evaluator: Evaluator,
+    maker: NetworkMaker,
+    meter: LatencyMeter,
     trials: Sequence[Trial],
     dense: Measurement,
     rival_of: Callable[[Trial], Trial | Incomparable],
@@ -87,20 +91,21 @@ def hold_contest(
     end. A rival that is left behind is not compared with.
 
     Args:
-        evaluator: rebuilds and trains; its fine-tune is the longer one.
+        maker: rebuilds and trains; its settings are the longer fine-tune.
+        meter: times what is finished.
         trials: at least one, the most promising first; one alone is fine-tuned in one piece.
         dense: costs of the dense network.
         rival_of: the winner → the baseline to finish in the same way, or why there is none.
         on_phase: called when something begins or ends.
         memory: what an interrupted contest of the same trials, fine-tune and seed has done, and where this one keeps
             what it does; ``None``: everything is done now.
-        begin: a trial → its network on the evaluator's runtime, to be trained on; ``None``: each is rebuilt.
+        begin: a trial → its network on the maker's device, to be trained on; ``None``: each is rebuilt.
 
     Raises:
         AutopruneError: if no contender can be rebuilt, trained or scored.
     """
     borders = tuple(rung.share for rung in rungs(len(trials)))
-    contest = _Contest(evaluator, on_phase, memory or NoMemory(), begin, borders)
+    contest = _Contest(maker, meter, on_phase, memory or NoMemory(), begin, borders)
     ranked = halve([contest.enter(trial) for trial in trials], contest.advance, _last_loss, _say_rescued)
     return contest.finished(ranked, dense, rival_of)
 
@@ -125,7 +130,8 @@ class _Entrant:
 class _Contest:
     """What all entrants of one contest share; :func:`hold_contest` says what each is for."""
 
-    evaluator: Evaluator
+    maker: NetworkMaker
+    meter: LatencyMeter
     on_phase: OnTrialPhase
     memory: PickMemory
     begin: Callable[[Trial], nn.Module] | None
@@ -156,15 +162,13 @@ class _Contest:
         return replace(entrant, network=network, scores=scores)
 
     def _train(self, entrant: _Entrant, first: float, last: float) -> tuple[nn.Module, Score]:
-        evaluator, policy, watch = self.evaluator, entrant.trial.candidate.policy, entrant.watch
-        network = entrant.network
-        if network is None:
-            network = evaluator.pruned(policy, evaluator.exact(policy), watch)
-        evaluator.finetune(network, policy, watch, share=(first, last))
+        maker, policy, watch = self.maker, entrant.trial.candidate.policy, entrant.watch
+        network = maker.pruned(policy, watch) if entrant.network is None else entrant.network
+        maker.finetune(network, policy, watch, share=(first, last))
         network.zero_grad(set_to_none=True)  # the next one needs the memory
         with watch("score"):
-            scored = network if last == 1 else evaluator.recalibrated_copy(network)
-            return network, score(scored, evaluator.task, "val", evaluator.runtime)
+            scored = network if last == 1 else maker.recalibrated_copy(network)
+            return network, score(scored, maker.task, "val", maker.runtime)
 
     def finished(
         self, ranked: Sequence[_Entrant], dense: Measurement, rival_of: Callable[[Trial], Trial | Incomparable]
@@ -174,10 +178,10 @@ class _Contest:
         return Finished(
             trial=winner.trial,
             network=network,
-            cut=self.evaluator.pruner.cut(winner.trial.candidate.policy),
+            cut=self.maker.pruner.cut(winner.trial.candidate.policy),
             pruned=self.judge(winner, network),
             uniform=self.finish_rival(rival_of(winner.trial), ranked),
-            dense=self.once("dense", lambda: judge_dense(self.evaluator, dense, winner.watch)),
+            dense=self.once("dense", lambda: judge_dense(self.maker, dense, winner.watch)),
             contenders=tuple(_contender(entrant) for entrant in ranked),
             borders=self.borders,
             seconds=self.seconds,
@@ -199,7 +203,8 @@ class _Contest:
         """Return what is measured of an entrant at the end."""
         policy, found = entrant.trial.candidate.policy, entrant.scores[-1][1]
         return self.once(
-            f"trial-{entrant.trial.number}", lambda: judge(self.evaluator, policy, network, found, entrant.watch)
+            f"trial-{entrant.trial.number}",
+            lambda: judge(self.maker, self.meter, policy, network, found, entrant.watch),
         )
 
     def once(self, name: str, measure: Callable[[], Judged]) -> Judged:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -23,8 +23,10 @@ from autoprune.pick.contest import Finished, hold_contest
 from autoprune.pick.picked_card import picked_card
 from autoprune.pick.resume import unfinished
 from autoprune.pick.rival import Incomparable, uniform_rival
-from autoprune.search.evaluation.evaluator import Evaluator
-from autoprune.search.setup.context import Workbench, finetune_recipe, resolve, set_up, timing_plan
+from autoprune.search.setup.build_evaluator import build_maker, build_meter
+from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_plan
+from autoprune.search.setup.prepare_study import prepare_study
+from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.trial_weights import check_kept, load_trial
 from autoprune.study.view import StudyView
 
@@ -104,26 +106,27 @@ class _Pick:
         """Hold the contest, and write the folder of its winner."""
         picked = self.view.folder.picked
         self.view.folder.create()
-        bench = set_up(resolve(self.view.spec), self.view.folder, self.notify)
-        settings = finetune_recipe(bench.spec, epochs=self.epochs, lr=bench.spec.pick.lr)
-        evaluator = replace(bench.evaluator(), recipe=settings)
+        study = prepare_study(resolve(self.view.spec), self.view.folder, self.notify)
+        settings = finetune_settings(study.spec, epochs=self.epochs, lr=study.spec.pick.lr)
+        maker, meter = build_maker(study, settings), build_meter(study)
         self.notify(_plan(self.trials, self.epochs))
-        with unfinished(picked, evaluator, self.trials) as memory:
+        with unfinished(picked, maker, meter.timer.plan, self.trials) as memory:
             is_resumed = memory.has_begun
             if is_resumed:
                 self.notify("going on with a pick that was cut off: the parts that it finished are not repeated")
             finished = hold_contest(
-                evaluator,
+                maker,
+                meter,
                 self.trials,
-                bench.dense,
+                study.dense,
                 lambda winner: self._rival_of(winner) if compare else Incomparable("not asked for"),
                 lambda trial, phase: self.notify(f"trial {trial.number}: {phase}"),
                 memory,
-                self._as_measured(bench) if self.epochs == 0 else None,
+                self._as_measured(study) if self.epochs == 0 else None,
             )
             target = picked / str(finished.trial.number)
-            card = picked_card(finished, self.budget, evaluator, bench, resumed=is_resumed)
-            bundle = _bundle(finished, evaluator, bench, wanted)
+            card = picked_card(finished, self.budget, settings, study, resumed=is_resumed)
+            bundle = _bundle(finished, study, wanted)
             card = publish(target, memory.building, card, bundle, card_text, self.notify, force=force)
             memory.forget()
         return card, target
@@ -137,21 +140,21 @@ class _Pick:
                 return Incomparable(f"the uniform baseline, trial {rival.number}, cannot be loaded: {error}")
         return rival
 
-    def _as_measured(self, bench: Workbench) -> Callable[[Trial], nn.Module]:
+    def _as_measured(self, study: PreparedStudy) -> Callable[[Trial], nn.Module]:
         """Return what loads a trial's network with the weights that the search measured."""
-        return lambda trial: bench.runtime.place(load_trial(self.view.folder.path, trial.number, bench.network))
+        return lambda trial: study.device.place(load_trial(self.view.folder.path, trial.number, study.network))
 
 
-def _bundle(finished: Finished, evaluator: Evaluator, bench: Workbench, wanted: Wanted) -> NetworkBundle:
+def _bundle(finished: Finished, study: PreparedStudy, wanted: Wanted) -> NetworkBundle:
     return NetworkBundle(
         network=finished.network,
-        dense=evaluator.pruner.network,
+        dense=study.network,
         cut=finished.cut,
-        architecture=bench.architecture,
+        architecture=study.architecture,
         policy=finished.trial.candidate.policy,
-        channels={group.name: group.num_channels for group in bench.space.groups},
-        examples=examples_of(bench.task),
-        timing=timing_plan(bench.spec.latency),
+        channels={group.name: group.num_channels for group in study.space.groups},
+        examples=examples_of(study.task),
+        timing=timing_plan(study.spec.latency),
         wanted=wanted,
     )
 

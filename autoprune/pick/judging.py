@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from autoprune.core.metrics import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.policy import PruningPolicy
-from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch, quality_measurement
+from autoprune.search.evaluation.make_network import NetworkMaker
+from autoprune.search.evaluation.measure_latency import LatencyMeter
+from autoprune.search.evaluation.measure_quality import quality_measurement
+from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.training.scoring import Score, score, score_train
 
 
@@ -48,48 +51,51 @@ class Judged:
         )
 
 
-def judge(evaluator: Evaluator, policy: PruningPolicy, network: nn.Module, found: Score, watch: Stopwatch) -> Judged:
+def judge(
+    maker: NetworkMaker, meter: LatencyMeter, policy: PruningPolicy, network: nn.Module, found: Score, watch: Stopwatch
+) -> Judged:
     """Measure a pruned network that has come to the end of its training.
 
     Args:
-        evaluator: that trained it.
+        maker: that trained it.
+        meter: times it.
         policy: that it was pruned by.
         network: in eval mode.
         found: its score on validation.
         watch: counts the seconds.
     """
     with watch("score"):
-        seen = score_train(network, evaluator.task, evaluator.runtime)
+        seen = score_train(network, maker.task, maker.runtime)
     with watch("latency"):
-        timing = evaluator.time(network)
+        timing = meter.time(network)
     quality = quality_measurement(found).merged(
         Measurement({"train_accuracy": seen.accuracy}, {"train_accuracy": seen.accuracy_stderr})
     )
-    return _with_test(evaluator, network, evaluator.exact(policy).merged(quality).merged(timing), found, watch)
+    return _with_test(maker, network, maker.exact(policy).merged(quality).merged(timing), found, watch)
 
 
-def judge_dense(evaluator: Evaluator, dense: Measurement, watch: Stopwatch) -> Judged:
+def judge_dense(maker: NetworkMaker, dense: Measurement, watch: Stopwatch) -> Judged:
     """Score the dense network again, image by image, so that others can be paired with it.
 
     Args:
-        evaluator: with the dense network.
+        maker: with the dense network.
         dense: its costs.
         watch: counts the seconds.
     """
-    network = evaluator.pruner.network
+    network = maker.pruner.network
     with watch("score"):
-        found = score(network, evaluator.task, "val", evaluator.runtime)
-    return _with_test(evaluator, network, dense.merged(quality_measurement(found)), found, watch)
+        found = score(network, maker.task, "val", maker.runtime)
+    return _with_test(maker, network, dense.merged(quality_measurement(found)), found, watch)
 
 
 def _with_test(
-    evaluator: Evaluator, network: nn.Module, validation: Measurement, found: Score, watch: Stopwatch
+    maker: NetworkMaker, network: nn.Module, validation: Measurement, found: Score, watch: Stopwatch
 ) -> Judged:
     """Score a network on test, after the last decision."""
     scores = {"validation": found}
-    if evaluator.task.sizes["test"]:
+    if maker.task.sizes["test"]:
         with watch("test"):
-            scores["test"] = score(network, evaluator.task, "test", evaluator.runtime)
+            scores["test"] = score(network, maker.task, "test", maker.runtime)
     test = quality_measurement(scores["test"]) if "test" in scores else None
     correct = {split: one.correct for split, one in scores.items() if one.correct is not None}
     return Judged(validation, test, correct)

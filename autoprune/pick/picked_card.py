@@ -16,38 +16,43 @@ from autoprune.pick.make_card import make_card, scores_of
 from autoprune.pick.rival import Incomparable, Rival
 from autoprune.pruning.masks.masks import maskable_layers
 from autoprune.pruning.masks.sparse_kernels import can_accelerate
-from autoprune.search.evaluation.evaluator import Evaluator
-from autoprune.search.setup.context import Workbench, timing_plan
-from autoprune.search.setup.dense_network import sparsity_facts
+from autoprune.search.setup.from_spec import timing_plan
+from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.search.setup.regularised_network import regularisation_facts
+from autoprune.training.finetune import FinetuneSettings
 
 
-def picked_card(finished: Finished, budget: Budget, evaluator: Evaluator, bench: Workbench, *, resumed: bool) -> Card:
+def picked_card(
+    finished: Finished, budget: Budget, settings: FinetuneSettings, study: PreparedStudy, *, resumed: bool
+) -> Card:
     """Return the card of a finished network.
 
     Args:
         finished: what came of the contest.
         budget: absolute limits that it was picked for.
-        evaluator: that trained it.
-        bench: of the study.
+        settings: of the fine-tune.
+        study: that the trial is of.
         resumed: whether an earlier pick was gone on with.
     """
     rival = finished.uniform.judged if isinstance(finished.uniform, Rival) else None
     others = {"dense": finished.dense, **({"uniform": rival} if rival else {})}
     return make_card(
-        _origin(finished, budget, evaluator, bench, resumed),
+        _origin(finished, budget, settings, study, resumed),
         finished.trial.candidate.policy,
         finished.pruned,
         others,
-        seed=bench.spec.seed,
-        task=bench.task,
-        weights=_weights(bench),
-        timing=timing_plan(bench.spec.latency),
-        runtime=bench.runtime,
+        seed=study.spec.seed,
+        task=study.task,
+        weights=_weights(study),
+        timing=timing_plan(study.spec.latency),
+        runtime=study.device,
     )
 
 
-def _origin(finished: Finished, budget: Budget, evaluator: Evaluator, bench: Workbench, resumed: bool) -> PickedTrial:
-    trial, uniform = finished.trial, finished.uniform
+def _origin(
+    finished: Finished, budget: Budget, settings: FinetuneSettings, study: PreparedStudy, resumed: bool
+) -> PickedTrial:
+    trial, uniform, learnt = finished.trial, finished.uniform, regularisation_facts(study.folder)
     return PickedTrial(
         trial=trial.number,
         proposed_by=trial.candidate.origin,
@@ -59,9 +64,9 @@ def _origin(finished: Finished, budget: Budget, evaluator: Evaluator, bench: Wor
         in_search=trial.outcome.measurement if isinstance(trial.outcome, Completed) else None,
         seconds=dict(finished.seconds),
         resumed=resumed,
-        finetune=_finetune(finished, evaluator, bench),
-        regularisation=sparsity_facts(bench.folder),
-        mask=mask_facts(finished.network, trial.candidate.policy.mask, bench.runtime.device),
+        finetune=_finetune(finished, settings, study),
+        regularisation=learnt.to_json() if learnt else None,
+        mask=mask_facts(finished.network, trial.candidate.policy.mask, study.device.device),
     )
 
 
@@ -76,8 +81,8 @@ def _row(contender: Contender, is_picked: bool) -> ContenderRow:
     )
 
 
-def _finetune(finished: Finished, evaluator: Evaluator, bench: Workbench) -> FinetuneFacts:
-    settings, schedule = evaluator.recipe, bench.spec.schedule
+def _finetune(finished: Finished, settings: FinetuneSettings, study: PreparedStudy) -> FinetuneFacts:
+    schedule = study.spec.schedule
     return FinetuneFacts(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
@@ -92,10 +97,10 @@ def _finetune(finished: Finished, evaluator: Evaluator, bench: Workbench) -> Fin
     )
 
 
-def _weights(bench: Workbench) -> WeightsFacts:
+def _weights(study: PreparedStudy) -> WeightsFacts:
     """Return where the dense network's weights come from, and under which licence they stand."""
-    spec = bench.spec
-    data = f"{bench.task.name} ({bench.task.licence or 'licence unknown'})"
+    spec = study.spec
+    data = f"{study.task.name} ({study.task.licence or 'licence unknown'})"
     licence = weights_licence(spec.model.source, spec.model.weights, data, trained_here=bool(spec.dense.epochs))
     return WeightsFacts(spec.model.source, spec.model.weights, licence)
 

@@ -24,12 +24,13 @@ from safetensors.torch import save
 from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Trial
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import ModelError, StudyError, StudyLockedError
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pick.judging import Judged
 from autoprune.pick.memory import Reached
 from autoprune.pruning.surgery import shrink
-from autoprune.search.evaluation.evaluator import Evaluator
+from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.training.scoring import Score
 
 WORK = ".work"
@@ -43,11 +44,11 @@ class Unfinished:
 
     Attributes:
         folder: where it is kept.
-        evaluator: rebuilds networks.
+        maker: rebuilds networks.
     """
 
     folder: Path
-    evaluator: Evaluator
+    maker: NetworkMaker
 
     @property
     def building(self) -> Path:
@@ -66,12 +67,12 @@ class Unfinished:
             with safe_open(path, "pt") as file:
                 stored = json.loads(file.metadata()["scores"])
             scores = tuple((float(share), _score_from(score)) for share, score in stored)
-            pruner = self.evaluator.pruner
+            pruner = self.maker.pruner
             network = shrink(pruner.network, pruner.cut(trial.candidate.policy))
             load_weights(network, path)
         except (OSError, SafetensorError, ModelError, KeyError, TypeError, ValueError):
             return None  # never begun, or damaged: it is trained now
-        return Reached(self.evaluator.runtime.place(network).eval(), scores)
+        return Reached(self.maker.runtime.place(network).eval(), scores)
 
     def keep_reached(self, trial: Trial, reached: Reached) -> None:
         """Keep how far a trial came, in place of what was kept of it before."""
@@ -100,22 +101,23 @@ class Unfinished:
 
 
 @contextmanager
-def unfinished(picked: Path, evaluator: Evaluator, trials: Sequence[Trial]) -> Iterator[Unfinished]:
+def unfinished(picked: Path, maker: NetworkMaker, timing: TimingPlan, trials: Sequence[Trial]) -> Iterator[Unfinished]:
     """Open what is known of a pick of these trials, for this process alone, until it is forgotten or cut off.
 
     Args:
         picked: the study's folder of picked networks.
-        evaluator: with the fine-tune of the pick.
+        maker: with the fine-tune of the pick.
+        timing: how networks are timed.
         trials: that begin it, in their order.
 
     Raises:
         StudyLockedError: if another process is doing the same pick now.
         StudyError: if the folder cannot be written.
     """
-    folder = picked / WORK / _question(evaluator, trials)
+    folder = picked / WORK / _question(maker, timing, trials)
     lock = _locked(folder)
     _drop_oldest(folder)
-    kept = Unfinished(folder, evaluator)
+    kept = Unfinished(folder, maker)
     try:
         yield kept
     finally:
@@ -156,7 +158,7 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-def _question(evaluator: Evaluator, trials: Sequence[Trial]) -> str:
+def _question(maker: NetworkMaker, timing: TimingPlan, trials: Sequence[Trial]) -> str:
     """Return a name made from everything that decides what comes of a pick, but for the study's own data.
 
     The keys are part of it, so that a pick goes on only while they stay as they are.
@@ -164,19 +166,19 @@ def _question(evaluator: Evaluator, trials: Sequence[Trial]) -> str:
     cuts = {
         str(trial.number): [
             trial.candidate.policy.to_json(),
-            {path: kept.to_json() for path, kept in evaluator.pruner.cut(trial.candidate.policy).items()},
+            {path: kept.to_json() for path, kept in maker.pruner.cut(trial.candidate.policy).items()},
         ]
         for trial in trials
     }
     facts: dict[str, Any] = {
         "trials": [trial.number for trial in trials],
         "cuts": cuts,
-        "recipe": asdict(evaluator.recipe),
-        "schedule": evaluator.schedule.model_dump(),
-        "images": [evaluator.recalibration_images, evaluator.calibration_images],
-        "latency": evaluator.timer.plan.to_json(),
-        "runtime": evaluator.runtime.describe(),
-        "seed": evaluator.seed,
+        "recipe": asdict(maker.settings),
+        "schedule": maker.schedule.model_dump(),
+        "images": [maker.recalibration_images, maker.calibration_images],
+        "latency": timing.to_json(),
+        "runtime": maker.runtime.describe(),
+        "seed": maker.seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

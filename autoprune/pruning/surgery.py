@@ -74,9 +74,9 @@ def removed_channels(space: SearchSpace, policy: PruningPolicy, scores: Scores) 
         ModelError: if the policy names an unknown group, or a criterion without scores for it.
     """
     removed = {}
-    kept = space.kept(policy)
+    channels = space.counts(policy).channels
     for name, group in space.by_name.items():
-        count = group.num_channels - kept[name]
+        count = group.num_channels - channels[name]
         if not count:
             continue
         criterion = policy.groups[name].importance

@@ -76,7 +76,7 @@ class Snapshot:
     def wanted(self) -> int:
         """Return how many trials the last session was asked to reach."""
         sessions = self.view.sessions
-        return int(sessions[-1]["trials"]) if sessions else self.view.spec.trials
+        return sessions[-1].trials if sessions else self.view.spec.trials
 
     @property
     def is_done(self) -> bool:
@@ -143,7 +143,7 @@ def take_snapshot(path: Path, storage: str | None = None, budget: Budget | None 
     searching = is_searched(view.folder.lock)
     now = datetime.datetime.now(datetime.timezone.utc)
     quiet = max(0.0, (now - last_activity(view.folder)).total_seconds())
-    summary = summarise(view, budget) if "dense" in view.facts else None
+    summary = summarise(view, budget) if view.facts.dense else None
     shot = Snapshot(view, summary, searching, None, quiet, last_line(view.folder.log))
     running_for = quiet if searching and view.running else 0.0
     left = time_left(view.trials, len(view.sessions) - 1, shot.wanted - shot.finished, running_for)

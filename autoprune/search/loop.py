@@ -53,6 +53,6 @@ def _raise_if_all_fail(recent: deque[Trial]) -> None:
         last = failures[-1]
         raise EvaluationError(
             f"the last {len(failures)} candidates all failed, so the search ends here; the last one with "
-            f"{last.error}: {last.message}. They are stored with their reasons; mend the cause and raise "
+            f"{last.error}: {last.message}. They are stored with their reasons; fix the cause and raise "
             f"--trials to go on\n{last.trace}".rstrip()
         )

@@ -10,9 +10,9 @@ from contextlib import closing
 from pathlib import Path
 
 import optuna
-from sqlalchemy import text
 
 from autoprune.errors import StudyError, UsageError
+from autoprune.study.optuna_tables import RENAME, rename_study
 from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, without_password
 
 
@@ -52,7 +52,7 @@ def rename_in_sqlite(path: Path, old: str, new: str) -> None:
     """
     try:
         with closing(sqlite3.connect(path)) as connection, connection:
-            changed = connection.execute("UPDATE studies SET study_name = ? WHERE study_name = ?", (new, old)).rowcount
+            changed = connection.execute(RENAME, {"old": old, "new": new}).rowcount
     except sqlite3.Error as error:
         raise StudyError(f"the study in {str(path)!r} cannot be renamed: {error}") from error
     if changed != 1:
@@ -116,7 +116,7 @@ def take_name(url: str, building: str, name: str) -> None:
     Args:
         url: of the storage that holds both.
         building: what the study is called until now.
-        name: what it shall be called.
+        name: its new name.
 
     Raises:
         StudyError: if the storage cannot be read or written.
@@ -125,6 +125,5 @@ def take_name(url: str, building: str, name: str) -> None:
     delete_study(url, former)  # of a process that was killed
     with reporting_faults(url), storage.engine.begin() as connection:
         for old, new in ((name, former), (building, name)):
-            renamed = text("UPDATE studies SET study_name = :new WHERE study_name = :old")
-            connection.execute(renamed, {"old": old, "new": new})
+            rename_study(connection, old, new)
     delete_study(url, former)

@@ -16,7 +16,7 @@ _MB = 1e6
 
 @dataclass(frozen=True)
 class StudySize:
-    """Hold how much each part of a study takes.
+    """How much each part of a study takes.
 
     Attributes:
         parts: part → bytes, the largest first; empty parts are left out.

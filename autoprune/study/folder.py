@@ -10,7 +10,7 @@ from autoprune.errors import StudyError
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """The files of one study, by name.
+    """The files of one study.
 
     Attributes:
         path: the folder; the user's ``study.toml`` may lie in it, and a run adds the rest.
@@ -50,7 +50,7 @@ class StudyFolder:
 
     @property
     def log(self) -> Path:
-        """Return the log of this study's searches, with times; older parts carry ``.1`` and ``.2``."""
+        """Return what the searches of this study said, with times; older parts carry ``.1`` and ``.2``."""
         return self.path / "search.log"
 
     @property
@@ -65,7 +65,7 @@ class StudyFolder:
 
     @property
     def sparse_weights(self) -> Path:
-        """Return the dense network's weights after regularisation, with what that did among the metadata."""
+        """Return the dense network's weights after sparsity learning, with what it did among the metadata."""
         return self.path / "sparse.safetensors"
 
     @property
@@ -124,17 +124,17 @@ class StudyFolder:
 
     @property
     def mlflow_database(self) -> Path:
-        """Return where MLflow tracks unless it is set to track elsewhere."""
+        """Return where MLflow tracks if it is not told to track elsewhere."""
         return self.path / "mlflow.db"
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """Return the folder of MLflow's artifacts, unless it is set to track elsewhere."""
+        """Return the folder of MLflow's artifacts."""
         return self.path / "mlflow-artifacts"
 
     @property
     def mlflow_parents(self) -> Path:
-        """Return where the study's MLflow run is named, for each place that it was tracked in."""
+        """Return which MLflow run is the study's, for each place that it was tracked in."""
         return self.path / "mlflow.json"
 
     def create(self) -> None:

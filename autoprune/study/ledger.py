@@ -9,48 +9,54 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
+from autoprune.core.proposal import Proposal
+from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Outcome, Trial
 from autoprune.errors import StudyError
 from autoprune.study import records
 from autoprune.study.lock import take_lock
-from autoprune.study.optuna_sampler import ProposingSampler, proposal_seed
-from autoprune.study.read_trials import Follower, StoredTrial
+from autoprune.study.optuna_sampler import OptunaDraw, distributions, proposal_seed
+from autoprune.study.policy_params import Params, params_of
 from autoprune.study.storage import open_storage, reporting_faults
-from autoprune.study.write_trials import TrialPlace, store_running
+from autoprune.study.trial_rows import Follower, open_rows
 
 
 class Proposer(Protocol):
-    """Decide what is asked next."""
+    """What decides which policy is tried next."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """Return the space that every proposal is from."""
+        ...  # pragma: no cover
 
     @property
     def budget(self) -> Budget:
         """Return the absolute limits that candidates are made for."""
         ...  # pragma: no cover
 
-    def next(self, number: int, trials: Sequence[Trial]) -> tuple[ProposingSampler, str, Budget]:
-        """Return a sampler for candidate ``number``, its origin, and the limits it is made for."""
-        ...  # pragma: no cover
+    def propose(self, number: int, trials: Sequence[Trial], draw: Callable[[str, int], Params]) -> Proposal:
+        """Return the proposal that becomes candidate ``number``.
 
-    def fixed(self, policy: PruningPolicy) -> ProposingSampler:
-        """Return a sampler that proposes this very policy."""
-        ...  # pragma: no cover
-
-    def policy(self, params: Mapping[str, Any]) -> PruningPolicy:
-        """Return the policy that stored parameters stand for."""
+        Args:
+            number: of the candidate.
+            trials: every finished trial, by number.
+            draw: (name, seed) → a value for every parameter, by one of Optuna's samplers; called at most once.
+        """
         ...  # pragma: no cover
 
 
 class Ledger:
-    """Hold a stored study open for writing.
+    """A stored study, open for writing.
 
     Args:
         url: Optuna storage URL.
@@ -66,7 +72,7 @@ class Ledger:
     def __init__(self, url: str, name: str, objectives: Sequence[str], lock: Path) -> None:
         self.objectives = tuple(objectives)
         self._url = url
-        self._memory = records.RecordCache()
+        self._cache = records.RecordCache()
         self._lock = take_lock(lock)
         try:
             storage = open_storage(url)
@@ -75,8 +81,9 @@ class Ledger:
                     storage=storage, study_name=name, directions=records.directions(objectives), load_if_exists=True
                 )
                 self._storage, self._study_id = storage, storage.get_study_id_from_name(name)
-                self._follower = Follower(storage, self._study_id)
-                self._asked: dict[int, TrialPlace] = {}  # by the candidate's number
+                self._rows = open_rows(storage, self._study_id)
+                self._follower = Follower(self._rows)
+                self._asked: dict[int, records.TrialPlace] = {}  # by the candidate's number
                 self._session = 0
                 self.reclaimed = self._reclaim()
         except BaseException:
@@ -97,7 +104,7 @@ class Ledger:
     def trials(self) -> list[Trial]:
         """Return every finished trial, by number."""
         with reporting_faults(self._url):
-            return records.read_trials(self._follower.trials(), self._memory)
+            return records.read_trials(self._follower.trials(), self._cache)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -138,49 +145,42 @@ class Ledger:
             return self._ask_next(proposer, seed)
 
     def _ask_next(self, proposer: Proposer, seed: int) -> Candidate:
-        stored = self._follower.trials()
-        lost = records.lost_candidates(stored, self._memory)
+        stored, space = self._follower.trials(), proposer.space
+        self._study.sampler = RandomSampler()  # its trials may end without any sampler's seeing it
+        lost = records.lost_candidates(stored, self._cache)
         if lost:
-            return self._store(lost[0], proposer.fixed(lost[0].policy), self._left_by_sampler(lost[0], stored))
-        number = 1 + max((c.number for r in stored if (c := self._memory.candidate(r)) is not None), default=-1)
-        sampler, origin, budget = proposer.next(number, records.read_trials(stored, self._memory))
-        if sampler.decided is not None:
-            policy = proposer.policy(sampler.decided)
-            return self._store(Candidate(number, policy, proposal_seed(seed, number), origin, budget), sampler)
-        self._study.sampler = sampler
-        record = self._study.ask(sampler.space)
-        policy = proposer.policy(record.params)
-        candidate = Candidate(number, policy, proposal_seed(seed, number), origin, budget)
-        record.set_user_attr(records.CANDIDATE, records.candidate_record(candidate, self._session))
-        self._asked[number] = TrialPlace(record._trial_id, record.number)
+            noted = self._noted_by_sampler(lost[0], stored)
+            new = self._new_trial(space, lost[0], space.canonical(lost[0].policy), noted)
+            return self._asked_at(self._rows.add(new), lost[0])
+        number = 1 + max((c.number for r in stored if (c := self._cache.candidate(r)) is not None), default=-1)
+        draw = OptunaDraw(self._study, self._storage, self._study_id, distributions(space))
+        found = proposer.propose(number, records.read_trials(stored, self._cache), draw)
+        candidate = Candidate(number, found.policy, proposal_seed(seed, number), found.origin, found.budget)
+        new = self._new_trial(space, candidate, found.policy, {})
+        if draw.place is None:
+            return self._asked_at(self._rows.add(new), candidate)
+        self._rows.complete(draw.place, new)
+        return self._asked_at(draw.place, candidate)
+
+    def _new_trial(
+        self, space: SearchSpace, candidate: Candidate, canonical: PruningPolicy, noted: Mapping[str, Any]
+    ) -> records.NewTrial:
+        attributes = {records.CANDIDATE: records.candidate_record(candidate, self._session)}
+        return records.NewTrial(params_of(space, canonical), distributions(space), attributes, noted)
+
+    def _asked_at(self, place: records.TrialPlace, candidate: Candidate) -> Candidate:
+        self._asked[candidate.number] = place
         return candidate
 
-    def _left_by_sampler(self, candidate: Candidate, stored: Sequence[StoredTrial]) -> dict[str, Any]:
+    def _noted_by_sampler(self, candidate: Candidate, stored: Sequence[records.StoredTrial]) -> dict[str, Any]:
         """Return what Optuna's sampler noted on a lost candidate's records, as NSGA-II its generation."""
         found: dict[str, Any] = {}
         for record in stored:
-            known = self._memory.candidate(record)
+            known = self._cache.candidate(record)
             if known is not None and known.number == candidate.number:
                 trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, record.number)
                 found |= self._storage.get_trial_system_attrs(trial_id)
         return found
-
-    def _store(
-        self, candidate: Candidate, sampler: ProposingSampler, noted: Mapping[str, Any] | None = None
-    ) -> Candidate:
-        """Store a candidate whose parameters are decided, as running, and return it.
-
-        Args:
-            candidate: what is asked.
-            sampler: that has decided.
-            noted: by a sampler of Optuna's, for its later proposals.
-        """
-        self._study.sampler = sampler
-        attributes = {records.CANDIDATE: records.candidate_record(candidate, self._session)}
-        self._asked[candidate.number] = store_running(
-            self._storage, self._study_id, sampler.decided or {}, sampler.space, attributes, noted
-        )
-        return candidate
 
     def tell(self, candidate: Candidate, outcome: Outcome, seconds: Mapping[str, float]) -> Trial:
         """Store how a candidate ended.

@@ -1,4 +1,4 @@
-"""Optuna's samplers, by name, with every proposal put onto the budget before it becomes a trial.
+"""Optuna's samplers, by name.
 
 A sampler is made afresh for each proposal from (study seed, proposal number), so a proposal is a
 function of the study's seed and its stored trials alone: a killed and resumed study proposes what the
@@ -8,20 +8,21 @@ uninterrupted one would have, and no run repeats another's suggestions.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from autoprune.core.space import SearchSpace
 from autoprune.errors import UnknownNameError
+from autoprune.study.policy_params import Params, dimensions
+from autoprune.study.records import TrialPlace
 
-Params: TypeAlias = Mapping[str, float | str]
 GUIDED = "guided"
 SAMPLERS = ("gp", "nsga2", "random", "tpe")  # Optuna's; the guided one is ours
 STARTUP_TRIALS = 10
@@ -31,7 +32,7 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     """Return the space's dimensions as Optuna's distributions."""
     return {
         d.name: CategoricalDistribution(d.choices) if d.choices else FloatDistribution(0.0, d.high)
-        for d in space.dimensions
+        for d in dimensions(space)
     }
 
 
@@ -62,52 +63,45 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     raise UnknownNameError("sampler", name, SAMPLERS)
 
 
-class ProposingSampler(BaseSampler):
-    """Give Optuna parameters that something else has decided.
+class OptunaDraw:
+    """One draw of parameters by one of Optuna's samplers, for a trial that is opened when it is asked for.
+
+    Some samplers note things on the trial they sample for, as NSGA-II its generation, so the trial exists first. If the
+    process dies before it is completed, nothing asks for it again.
 
     Args:
-        space: Optuna's distributions of every parameter.
-        propose: (study, trial) → a value for every parameter.
-        inner: the sampler to tell about the end of a trial, if any.
+        study: of Optuna's.
+        storage: holds the study.
+        study_id: of the study in that storage.
+        distributions: of every parameter.
 
     Attributes:
-        decided: the values, where they do not depend on Optuna's study: the ledger then stores them in one go.
+        place: where the trial is stored; ``None`` until a draw was made.
     """
 
     def __init__(
-        self,
-        space: dict[str, BaseDistribution],
-        propose: Callable[[Study, FrozenTrial], Params],
-        inner: BaseSampler | None = None,
-        decided: Params | None = None,
+        self, study: Study, storage: BaseStorage, study_id: int, distributions: Mapping[str, BaseDistribution]
     ) -> None:
-        self.space, self._propose, self._inner, self.decided = space, propose, inner, decided
+        self._study, self._storage, self._study_id = study, storage, study_id
+        self._distributions = dict(distributions)
+        self.place: TrialPlace | None = None
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the whole space: every parameter is proposed jointly."""
-        return self.space
+    def __call__(self, name: str, seed: int) -> Params:
+        """Return a value for every parameter.
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Return the proposal."""
-        return dict(self._propose(study, trial))
+        Args:
+            name: one of :data:`SAMPLERS`.
+            seed: the draw is a function of it and the study's trials.
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Refuse: a parameter outside the proposal would be a bug."""
-        raise RuntimeError(f"parameter {param_name!r} was not proposed; this is a bug in autoprune")
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Tell the inner sampler."""
-        if self._inner:
-            self._inner.before_trial(study, trial)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
-        """Tell the inner sampler."""
-        if self._inner:
-            self._inner.after_trial(study, trial, state, values)
+        Raises:
+            UnknownNameError: if there is no such sampler.
+        """
+        sampler = make_sampler(name, seed)
+        self._study.sampler = sampler  # it also sees the trial end
+        number = self._study.ask().number
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        self.place = TrialPlace(trial_id, number)
+        return sample_all(sampler, self._distributions, self._study, self._storage.get_trial(trial_id))
 
 
 def sample_all(inner: BaseSampler, space: dict[str, BaseDistribution], study: Study, trial: FrozenTrial) -> Params:

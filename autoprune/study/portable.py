@@ -23,7 +23,7 @@ from autoprune.study.storage import open_storage, reporting_faults, without_pass
 
 @dataclass(frozen=True)
 class PortableStudy:
-    """Hold a stored study as JSON can.
+    """A stored study, as JSON can hold it.
 
     Attributes:
         facts: what is stored about it as a whole: ``fingerprint``, ``dense``, ``session:0`` …

@@ -1,8 +1,8 @@
 """How a trial is written into Optuna's storage, and read back.
 
 Optuna's own record of a trial (parameters, values, state) is what its samplers and dashboards read. What
-Optuna has no room for stands beside it as two JSON attributes: ``candidate``, written when it is asked, and
-``outcome``, written just before it is told.
+Optuna has no room for stands beside it as two JSON attributes: ``candidate``, written when the ledger asks for it, and
+``outcome``, written just before the trial ends.
 
     Completed → COMPLETE    Stopped → PRUNED    OverBudget, Failed → FAIL with an outcome
     asked by a process that died → FAIL without an outcome: lost, and asked again
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
+from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -35,7 +37,7 @@ CANDIDATE, OUTCOME = "candidate", "outcome"
 
 
 class Record(Protocol):
-    """Be what is read here of a stored trial: Optuna's own ``FrozenTrial``, or less of it."""
+    """What is read here of a stored trial: Optuna's own ``FrozenTrial``, or less of it."""
 
     @property
     def number(self) -> int:
@@ -53,8 +55,54 @@ class Record(Protocol):
         ...  # pragma: no cover
 
 
+@dataclass(frozen=True)
+class StoredTrial:
+    """What autoprune reads of a stored trial: Optuna's number and state, and our attributes."""
+
+    number: int
+    state: TrialState
+    user_attrs: Mapping[str, Any]
+
+
+class TrialPlace(NamedTuple):
+    """Where a trial is stored: its id in the storage, and Optuna's number of it in its study."""
+
+    trial_id: int
+    number: int
+
+
+@dataclass(frozen=True)
+class NewTrial:
+    """What is stored of a trial when it begins.
+
+    Attributes:
+        params: a value for every distribution.
+        distributions: name → where its value comes from; the same for every trial of a study, which is not checked.
+        user_attrs: what is stored beside the parameters, as JSON.
+        system_attrs: what a sampler of Optuna's wants to find there, as JSON.
+    """
+
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    user_attrs: Mapping[str, Any]
+    system_attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def internal_values(self) -> dict[str, float]:
+        """Return every parameter as Optuna stores it.
+
+        Raises:
+            ValueError: if one lies outside its distribution.
+        """
+        inner = {name: space.to_internal_repr(self.params[name]) for name, space in self.distributions.items()}
+        outside = [name for name, value in inner.items() if not self.distributions[name]._contains(value)]
+        if outside:
+            name = outside[0]
+            raise ValueError(f"{name!r} is {self.params[name]!r}, outside of {self.distributions[name]}")
+        return inner
+
+
 def candidate_record(candidate: Candidate, session: int) -> str:
-    """Return the JSON written when a candidate is asked."""
+    """Return the JSON that is written for a candidate when it begins."""
     return json.dumps(
         {
             "number": candidate.number,
@@ -68,7 +116,7 @@ def candidate_record(candidate: Candidate, session: int) -> str:
 
 
 def outcome_record(outcome: Outcome, seconds: Mapping[str, float]) -> str:
-    """Return the JSON written just before a candidate is told."""
+    """Return the JSON that is written just before a trial ends."""
     return json.dumps({"outcome": outcome_to_json(outcome), "seconds": {k: round(v, 6) for k, v in seconds.items()}})
 
 
@@ -97,7 +145,7 @@ def read_trial(record: Record) -> Trial | None:
 
 
 class RecordCache:
-    """Remember what finished records say, which never changes, so that thousands are not parsed again at each ask."""
+    """What finished records say, which never changes, so that thousands are not parsed again at each ask."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Candidate | None, Trial | None]] = {}

@@ -43,7 +43,7 @@ _TOLD_ONLY = frozenset({"train_accuracy", "recalibrated_loss", "midway_loss", "h
 
 
 class StudySpec(Section):
-    """Be the whole plan of a study; ``StudySpec()`` is the main job."""
+    """The whole plan of a study; ``StudySpec()`` is the main job."""
 
     name: str = Field(
         default="digits-resnet56", description="letters, digits, '.', '_' and '-', not beginning with '.' or '-'"

@@ -25,7 +25,7 @@ MASK_CRITERIA = ("magnitude", "gradient", "wanda")
 
 
 class Section(BaseModel):
-    """Be frozen, know every key, and convert nothing but whole numbers into floats."""
+    """A frozen table that knows every key, and converts nothing but whole numbers into floats."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -73,7 +73,7 @@ OptimizerName = Literal["sgd", "adamw"]
 
 
 class ModelSpec(Section):
-    """Say which network is pruned and where its weights come from."""
+    """Which network is pruned and where its weights come from."""
 
     source: str = Field(
         default="resnet56",
@@ -104,7 +104,7 @@ class ModelSpec(Section):
 
 
 class DataSpec(Section):
-    """Say which images the network is trained, pruned and judged on."""
+    """Which images the network is trained, pruned and scored on."""
 
     source: str = Field(
         default="digits",
@@ -121,7 +121,7 @@ class DataSpec(Section):
 
 
 class BudgetSpec(Section):
-    """Limit what the network may cost: a number in the metric's unit, or a share of the dense network such as 40%.
+    """What the network may cost: a number in the metric's unit, or a share of the dense network such as 40%.
 
     Limits are held as text, as ``Budget.parse`` reads it. The text ``none`` lifts a limit that a
     lower layer set.
@@ -152,7 +152,7 @@ class BudgetSpec(Section):
 
 
 class SpaceSpec(Section):
-    """Say what a policy may choose from."""
+    """What a policy may choose from."""
 
     importances: Names = Field(
         default=("fisher", "fpgm", "l2"),
@@ -213,7 +213,7 @@ class SpaceSpec(Section):
 
 
 class SensitivitySpec(Section):
-    """Say how it is measured, once per study, what cutting each group alone does to the loss."""
+    """How the rise of the loss is measured, once per study, when each group alone is cut."""
 
     enabled: bool = Field(default=True, description="whether it is measured; proposals start from it")
     images: int = Field(default=1024, ge=1, description="most validation images each network is scored on")
@@ -221,7 +221,7 @@ class SensitivitySpec(Section):
 
 
 class DenseSpec(Section):
-    """Say how the dense network is trained when no weights are given."""
+    """How the dense network is trained when no weights are given."""
 
     epochs: int = Field(
         default=16, ge=0, description="passes over the training images; 0: the network comes trained from its source"
@@ -233,7 +233,7 @@ class DenseSpec(Section):
 
 
 class SparsitySpec(Section):
-    """Say how the dense network learns, before it is pruned, which channels it can do without."""
+    """How the dense network is regularised before it is pruned, so that it can do without some channels."""
 
     method: Literal["none", "bn_l1", "group_lasso"] = Field(
         default="none",
@@ -245,7 +245,7 @@ class SparsitySpec(Section):
 
 
 class ScheduleSpec(Section):
-    """Say from which weights candidates begin, in how many steps they are cut, and what of them is trained."""
+    """From which weights candidates begin, in how many steps they are cut, and what of them is trained."""
 
     start: Literal["finetune", "rewind", "scratch"] = Field(
         default="finetune",
@@ -260,7 +260,7 @@ class ScheduleSpec(Section):
 
 
 class FinetuneSpec(Section):
-    """Say how every candidate is recalibrated and fine-tuned before it is scored."""
+    """How every candidate is recalibrated and fine-tuned before it is scored."""
 
     epochs: float = Field(default=1.25, ge=0, description="passes over the training images; 0: recalibrate only")
     batch_size: int = Field(default=32, ge=1, description="images per step")
@@ -276,7 +276,7 @@ class FinetuneSpec(Section):
 
 
 class StoppingSpec(Section):
-    """Say whether candidates that can no longer win are ended early, and on how many images that is seen."""
+    """Whether candidates that can no longer win are stopped early, and how many images are looked at for it."""
 
     enabled: bool = Field(
         default=True,
@@ -286,7 +286,7 @@ class StoppingSpec(Section):
 
 
 class PickSpec(Section):
-    """Say which candidates are finished and how long they are trained; all else is as in ``[finetune]``."""
+    """Which candidates are finished and how long they are trained; all else is as in ``[finetune]``."""
 
     epochs: float = Field(
         default=10.0, ge=0, description="passes over the training images; 0: none, with the weights kept of the trial"
@@ -317,7 +317,7 @@ class PickSpec(Section):
 
 
 class LatencySpec(Section):
-    """Say how a forward pass is timed on the study's device."""
+    """How a forward pass is timed on the study's device."""
 
     runtime: Literal["auto", "torch", "compile", "onnxruntime", "cuda"] = Field(
         default="auto",
@@ -334,7 +334,7 @@ class LatencySpec(Section):
 
 
 class DiskSpec(Section):
-    """Say what of the trials is kept on disk besides their figures."""
+    """What of the trials is kept on disk besides their figures."""
 
     keep_weights: Literal["front", "all", "none"] = Field(
         default="front",
@@ -344,7 +344,7 @@ class DiskSpec(Section):
 
 
 class RuntimeSpec(Section):
-    """Say where and how the arithmetic runs."""
+    """Where and how the arithmetic runs."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="auto: the fastest there is")
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of activations in training")
@@ -353,7 +353,7 @@ class RuntimeSpec(Section):
 
 
 class LoggingSpec(Section):
-    """Say who is told of each trial beside the display."""
+    """What logs each trial beside the display."""
 
     loggers: Names = Field(
         default=(), description="tensorboard, mlflow, a plug-in's name, pkg.mod:attr or file.py:attr; none for nobody"

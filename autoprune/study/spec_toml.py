@@ -36,7 +36,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """Hold values and where they came from.
+    """Values and where they came from.
 
     Attributes:
         source: a file's path or ``"command line"``, for messages.
@@ -144,7 +144,7 @@ def _validate(values: dict[str, Any], layers: Sequence[Layer]) -> tuple[StudySpe
 
 @dataclass(frozen=True)
 class _Fault:
-    """Hold one fault of a value: its dotted key, the other keys involved, and the reason."""
+    """One fault of a value: its dotted key, the other keys involved, and the reason."""
 
     key: str
     because: tuple[str, ...]

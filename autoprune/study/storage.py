@@ -79,7 +79,7 @@ def reporting_faults(url: str) -> Iterator[None]:
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
         raise StudyError(
             f"the study's storage {without_password(url)!r} could not be read or written: {_first_cause(error)}. "
-            f"What was told before is safe; free the disk or mend the database, then run the same command again"
+            f"Finished trials are safe; free the disk or repair the database, then run the same command again"
         ) from error
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from optuna.trial import TrialState
 
@@ -15,60 +14,54 @@ from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
-from autoprune.study.read_trials import StoredTrial, stored_trials
-from autoprune.study.records import read_trials
+from autoprune.study.records import StoredTrial, read_trials
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
 from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, sqlite_url, without_password
+from autoprune.study.study_facts import SessionFacts, StudyFacts
+from autoprune.study.trial_rows import open_rows
 
 
 @dataclass(frozen=True)
 class StudyView:
-    """Hold everything stored about a study at one moment.
+    """Everything stored about a study, at one moment.
 
     Attributes:
         folder: where it lies.
         spec: what its trials were made by.
         trials: finished trials, by number.
-        running: how many trials are asked and not told (of a live search, or of one that died).
-        facts: what is stored about the study as a whole: ``dense``, ``groups``, ``frozen``, ``session:0`` …
+        running: how many candidates have no outcome yet (of a live search, or of one that died).
+        facts: what is stored about the study as a whole.
     """
 
     folder: StudyFolder
     spec: StudySpec
     trials: tuple[Trial, ...]
     running: int
-    facts: Mapping[str, Any]
+    facts: StudyFacts
 
     @property
     def dense(self) -> Measurement:
         """Return what was measured of the dense network on validation.
 
         Raises:
-            StudyError: if the study was interrupted before that, or what is stored of it is damaged.
+            StudyError: if the study was interrupted before that.
         """
-        if "dense" not in self.facts:
+        if self.facts.dense is None:
             raise StudyError(
                 f"the study in {str(self.folder.path)!r} has no dense network yet; run `autoprune search` on it first"
             )
-        try:
-            return Measurement.from_json(self.facts["dense"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise StudyError(
-                f"what the study in {str(self.folder.path)!r} stores of its dense network is damaged "
-                f"({type(error).__name__}: {error}); expected finite numbers: restore study.db from a copy"
-            ) from error
+        return self.facts.dense
 
     @property
-    def sessions(self) -> list[Mapping[str, Any]]:
+    def sessions(self) -> tuple[SessionFacts, ...]:
         """Return what is stored of each run, in order."""
-        count = sum(key.startswith("session:") for key in self.facts)
-        return [self.facts[f"session:{number}"] for number in range(count)]
+        return self.facts.sessions
 
     @property
     def budget(self) -> Budget:
         """Return the absolute budget of the last run, empty if there was none."""
-        return Budget.parse(self.sessions[-1]["budget"]) if self.sessions else Budget()
+        return self.facts.budget
 
 
 def storage_url(folder: StudyFolder, storage: str | None) -> str:
@@ -101,12 +94,27 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
                 study_id = opened.get_study_id_from_name(spec.name)
             except KeyError as error:
                 raise StudyError(f"the storage {without_password(url)!r} holds no study named {spec.name!r}") from error
-            stored = stored_trials(opened, study_id)
-            facts = {key: json.loads(value) for key, value in opened.get_study_user_attrs(study_id).items()}
+            stored = open_rows(opened, study_id).read(0)
+            facts = _read_facts(opened.get_study_user_attrs(study_id), url)
     finally:
         opened.engine.dispose()  # who looks again and again holds no connection for each look
     running = sum(record.state == TrialState.RUNNING for record in stored)
-    return StudyView(folder, spec, _readable(stored, facts.get("dense_correct", ""), url), running, facts)
+    return StudyView(folder, spec, _readable(stored, facts.dense_correct, url), running, facts)
+
+
+def _read_facts(stored: Mapping[str, str], url: str) -> StudyFacts:
+    """Return the facts of a study from the texts of its storage.
+
+    Raises:
+        StudyError: if they are damaged, as by a number that is not finite.
+    """
+    try:
+        return StudyFacts.from_json({key: json.loads(value) for key, value in stored.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            f"what the storage {without_password(url)!r} holds about the study as a whole is damaged "
+            f"({type(error).__name__}: {error}); expected finite numbers: restore study.db from a copy"
+        ) from error
 
 
 def _readable(stored: Sequence[StoredTrial], of_dense: str, url: str) -> tuple[Trial, ...]:
@@ -133,8 +141,8 @@ def _check_hits(trials: Sequence[Trial], of_dense: str) -> None:
         ValueError: naming the first that is not.
     """
     count: int | None = None
-    told = ((f"trial {t.number}", t.outcome.correct) for t in trials if isinstance(t.outcome, Completed))
-    for name, text in (("the dense network", of_dense), *told):
+    completed = ((f"trial {t.number}", t.outcome.correct) for t in trials if isinstance(t.outcome, Completed))
+    for name, text in (("the dense network", of_dense), *completed):
         if text:
             found = len(PairedScores(text).unpack())
             count = found if count is None else count

@@ -16,12 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from autoprune.core.space import MASK_UNITS, Block, Shrink, mask_key, masked_zeros
+from autoprune.core.counts import MASK_UNITS, ChannelCounts, masked_zeros
+from autoprune.core.space import Block, Shrink
 from autoprune.cost.cost_model import CostModel, measure_network, state_bytes
 from autoprune.cost.size_products import Sizes, Totals
 from autoprune.models.cifar_resnet import resnet20
 
 IMAGE = torch.zeros(1, 3, 9, 9)
+
+DENSE = ChannelCounts()
 
 
 @cache
@@ -35,10 +38,10 @@ def test_the_dense_network_costs_what_is_counted(name: str) -> None:
     case = CUT_CASES[name]
     dense = case.build(**case.channels)
     model = model_of(name)
-    assert model.count(case.channels) == really(dense, case.example)
-    assert model.measure({}).values == measure_network(dense, case.example).values
-    assert sum(layer.macs for layer in model.layers) == model.count({})[0]
-    assert state_bytes(dense) == model.count({})[2]
+    assert model.count(ChannelCounts(case.channels)) == really(dense, case.example)
+    assert model.measure(DENSE).values == measure_network(dense, case.example).values
+    assert sum(layer.macs for layer in model.layers) == model.count(DENSE)[0]
+    assert state_bytes(dense) == model.count(DENSE)[2]
 
 
 @pytest.mark.parametrize("name", CUT_CASES)
@@ -48,8 +51,8 @@ def test_the_closed_form_is_the_count_on_the_smaller_network(name: str, data: st
     case = CUT_CASES[name]
     kept = {group: data.draw(st.integers(1, full), label=group) for group, full in case.channels.items()}
     small = case.build(**kept)
-    assert model_of(name).count(kept) == really(small, case.example)
-    assert model_of(name).measure(kept).values == measure_network(small, case.example).values
+    assert model_of(name).count(ChannelCounts(kept)) == really(small, case.example)
+    assert model_of(name).measure(ChannelCounts(kept)).values == measure_network(small, case.example).values
 
 
 @pytest.mark.parametrize("name", CUT_CASES)
@@ -57,26 +60,30 @@ def test_many_policies_cost_what_each_of_them_does(name: str) -> None:
     model, channels = model_of(name), CUT_CASES[name].channels
     rng, names = np.random.default_rng(0), sorted(channels)
     counts = np.stack([rng.integers(1, channels[group] + 1, 20) for group in names], axis=1)
-    many = model.measure_many([*names, "somewhere:weights"], np.column_stack([counts, np.full(20, 3)]))
+    many = model.measure_many([*names, "somewhere"], np.column_stack([counts, np.full(20, 3)]))
     for row in range(20):
-        one = model.measure(dict(zip(names, counts[row].tolist(), strict=True)))
+        one = model.measure(ChannelCounts(dict(zip(names, counts[row].tolist(), strict=True))))
         assert {metric: values[row] for metric, values in many.items()} == one.values
     partly = model.measure_many(names[:1], counts[:, :1])
-    assert partly["mflops"][3] == model.measure({names[0]: int(counts[3, 0])})["mflops"]
+    assert partly["mflops"][3] == model.measure(ChannelCounts({names[0]: int(counts[3, 0])}))["mflops"]
 
 
 @pytest.mark.parametrize("name", CUT_CASES)
 def test_keeping_more_of_a_group_always_costs_more(name: str) -> None:
     model = model_of(name)
     for group, full in CUT_CASES[name].channels.items():
-        for macs_params_bytes in zip(*(model.count({group: count}) for count in range(1, full + 1)), strict=True):
+        for macs_params_bytes in zip(
+            *(model.count(ChannelCounts({group: count})) for count in range(1, full + 1)), strict=True
+        ):
             assert all(less < more for less, more in pairwise(macs_params_bytes))
 
 
 def test_what_is_not_named_is_whole() -> None:
     model = model_of("joined")
-    assert model.count({"a": 2}) == model.count({"a": 2, "b": 6, "somewhere:weights": 3})
-    assert model.count({}) == model.count({"a": 5, "b": 6})
+    assert model.count(ChannelCounts({"a": 2})) == model.count(
+        ChannelCounts({"a": 2, "b": 6}, mask_units={"somewhere": 3})
+    )
+    assert model.count(DENSE) == model.count(ChannelCounts({"a": 5, "b": 6}))
 
 
 def test_a_shared_weight_shrinks_and_counts_once() -> None:
@@ -88,16 +95,16 @@ def test_a_shared_weight_shrinks_and_counts_once() -> None:
     shared = [Shrink(f"{layer}.weight", dim, 1) for layer in (1, 2) for dim in (0, 1)]
     shrinks = {"a": [Shrink("0.weight", 0, 1), Shrink("0.bias", 0, 1), *shared]}
     model, small = CostModel(build(8), shrinks, {"a": 8}, torch.zeros(1, 3)), build(5)
-    assert model.count({"a": 5}) == (15 + 2 * 25, 20 + 25, 4 * 45)
-    assert model.measure({"a": 5}).values == measure_network(small, torch.zeros(1, 3)).values
+    assert model.count(ChannelCounts({"a": 5})) == (15 + 2 * 25, 20 + 25, 4 * 45)
+    assert model.measure(ChannelCounts({"a": 5})).values == measure_network(small, torch.zeros(1, 3)).values
 
 
 def test_totals_beyond_64_bits_and_broken_uses_are_exact() -> None:
     sizes = Sizes({"a": 2**20})
     place = sizes.place(2**20, {"a": 1})
-    totals = Totals([((place,) * 4, (1,)), ((place,), (Fraction(1, 3),)), ((), (Fraction(2, 3),))], sizes.of({}))
+    totals = Totals([((place,) * 4, (1,)), ((place,), (Fraction(1, 3),)), ((), (Fraction(2, 3),))], sizes.of(DENSE))
     for count in (1, 4, 2**20):
-        assert totals.of(sizes.of({"a": count})) == (count**4 + (count + 2) // 3,)
+        assert totals.of(sizes.of(ChannelCounts({"a": count}))) == (count**4 + (count + 2) // 3,)
         assert totals.of_many(sizes.of_many(["a"], np.array([[count]])))[0].tolist() == [count**4 + (count + 2) // 3]
 
 
@@ -112,7 +119,7 @@ def test_totals_beyond_64_bits_and_broken_uses_are_exact() -> None:
 def test_a_shrink_that_does_not_fit_is_refused(shrink: Shrink, message: str | None) -> None:
     network = nn.Sequential(nn.Linear(3, 8))
     if message is None:
-        assert CostModel(network, {"a": [shrink]}, {"a": 8}, torch.zeros(1, 3)).count({"a": 1})[0] == 24
+        assert CostModel(network, {"a": [shrink]}, {"a": 8}, torch.zeros(1, 3)).count(ChannelCounts({"a": 1}))[0] == 24
         return
     with pytest.raises(ValueError, match=message):
         CostModel(network, {"a": [shrink]}, {"a": 8}, torch.zeros(1, 3))
@@ -129,7 +136,7 @@ def test_a_buffer_that_is_not_stored_costs_nothing() -> None:
     network = nn.Sequential(nn.Linear(3, 8))
     network.register_buffer("scale", torch.ones(8), persistent=False)
     model = CostModel(network, {"a": [Shrink("scale", 0, 1)]}, {"a": 8}, torch.zeros(1, 3))
-    assert model.count({"a": 1}) == model.count({}) == (24, 32, 128)
+    assert model.count(ChannelCounts({"a": 1})) == model.count(DENSE) == (24, 32, 128)
 
 
 # blocks
@@ -168,8 +175,8 @@ def test_a_dropped_block_takes_everything_inside_along(dropped: tuple[str, ...],
     blocks = [Block("1", ("b",)), Block("1.body.1", ("b",))]
     example = torch.zeros(1, 5, 12)
     model = CostModel(residual_network(8, 10), shrinks, {"a": 8, "b": 10, "heads": 4}, example, blocks=blocks)
-    kept = {"a": 3, "b": 10 if dropped else 6, **dict.fromkeys(dropped, 0)}
-    small = residual_network(3, kept["b"], frozenset(dropped))
+    kept = ChannelCounts({"a": 3, "b": 10 if dropped else 6}, frozenset(dropped))
+    small = residual_network(3, kept.channels["b"], kept.dropped_blocks)
     assert model.count(kept) == really(small, example)
     assert (len(model.uncounted) == 1) == shrinks_products
 
@@ -177,7 +184,7 @@ def test_a_dropped_block_takes_everything_inside_along(dropped: tuple[str, ...],
 def test_a_block_does_not_hold_what_only_begins_like_it() -> None:
     network = nn.Sequential(*[nn.Linear(2, 2, bias=False) for _ in range(12)])
     model = CostModel(network, {}, {}, torch.zeros(1, 2), blocks=[Block("1")])
-    assert model.count({"1": 0}) == (44, 44, 176)
+    assert model.count(ChannelCounts(dropped_blocks=frozenset({"1"}))) == (44, 44, 176)
 
 
 # masks
@@ -207,27 +214,27 @@ def test_what_is_not_zero_is_counted_as_on_the_masked_network(pattern: str, data
         layer: data.draw(st.sampled_from((32, 64)) if pattern == "2:4" else st.integers(1, 64)) for layer in layers
     }
     small = masked(case.build(**kept), units, pattern)
-    measured = model.measure(kept | {mask_key(layer): count for layer, count in units.items()})
+    measured = model.measure(ChannelCounts(kept, mask_units=units))
     assert measured.values == measure_network(small, case.example, layers).values
     assert measured.values.keys() >= {"nonzero_mflops", "nonzero_mparams"}
-    assert model.count_zeros(kept) == (0, 0)
+    assert model.count_zeros(ChannelCounts(kept)) == (0, 0)
 
 
 def test_two_of_four_needs_rows_of_a_multiple_of_four() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
     model = CostModel(network, {}, {}, IMAGE, masked_layers=("0", "1"), mask_pattern="2:4")
-    assert model.count_zeros({mask_key("0"): 32, mask_key("1"): 32}) == (16 * 49, 16)
+    assert model.count_zeros(ChannelCounts(mask_units={"0": 32, "1": 32})) == (16 * 49, 16)
 
 
 def test_masks_in_a_dropped_block_set_nothing_to_zero() -> None:
     network = nn.Sequential(nn.Linear(12, 12), Residual(nn.Linear(12, 12)))
     example, layers = torch.zeros(1, 12), ("0", "1.body")
     model = CostModel(network, {}, {}, example, blocks=[Block("1")], masked_layers=layers)
-    half = {mask_key(layer): 32 for layer in layers}
+    half = ChannelCounts(mask_units=dict.fromkeys(layers, 32))
     assert model.count_zeros(half) == (144, 144)
-    assert model.count_zeros(half | {"1": 0}) == (72, 72)
+    assert model.count_zeros(half.dropping(frozenset({"1"}))) == (72, 72)
     small = masked(nn.Sequential(nn.Linear(12, 12), nn.Identity()), {"0": 32}, "weight")
-    assert model.measure(half | {"1": 0}).values == measure_network(small, example, layers).values
+    assert model.measure(half.dropping(frozenset({"1"}))).values == measure_network(small, example, layers).values
 
 
 def test_zeros_are_looked_for_in_masked_layers_only() -> None:
@@ -264,4 +271,4 @@ def test_a_residual_network_is_counted_exactly() -> None:
             small.set_submodule(f"{block}.conv1", nn.Conv2d(one.in_channels, width, stride=one.stride, **one_of))
             small.set_submodule(f"{block}.bn1", nn.BatchNorm2d(width))
             small.set_submodule(f"{block}.conv2", nn.Conv2d(width, two.out_channels, **one_of))
-        assert model.count(kept) == really(small, example)
+        assert model.count(ChannelCounts(kept)) == really(small, example)

@@ -9,6 +9,7 @@ import torch
 from cut_networks import CUT_CASES
 from torch import Tensor, nn
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency_features import LANES, WORK
@@ -46,10 +47,13 @@ def test_work_is_what_is_counted_on_the_pruned_network(seed: int) -> None:
     cost = CostModel(network, shrinks(network, groups), full, example, blocks=space.blocks)
     pruner = Pruner(network, space, {"any": {name: torch.rand(count) for name, count in full.items()}})
     draw = random.Random(seed)
-    kept = space.settled({name: draw.choice(counts) for name, counts in space.choices.items()}) if seed else space.full
+    kept = (
+        space.normalized(space.of_cut_numbers({n: draw.choice(choices) for n, choices in space.cut_choices.items()}))
+        if seed
+        else space.full
+    )
     if seed:
-        assert any(not kept[block.name] for block in space.blocks)
-        assert any(kept[block.name] for block in space.blocks)
+        assert 0 < len(kept.dropped_blocks) < len(space.blocks)
 
     small = pruner.prune(space.policy(kept, dict.fromkeys(full, "any")))
     work = cost.work(kept)
@@ -64,8 +68,8 @@ def test_work_is_what_is_counted_on_the_pruned_network(seed: int) -> None:
 def test_every_kind_of_layer_has_work_that_shrinks_with_it(name: str) -> None:
     case = CUT_CASES[name]
     model = CostModel(case.build(**case.channels), case.shrinks, case.channels, case.example)
-    dense, smallest = model.work({}), model.work(dict.fromkeys(case.channels, 1))
-    assert dense[2] == pytest.approx(model.measure({})["mflops"])
+    dense, smallest = model.work(ChannelCounts()), model.work(ChannelCounts(dict.fromkeys(case.channels, 1)))
+    assert dense[2] == pytest.approx(model.measure(ChannelCounts())["mflops"])
     assert (smallest <= dense).all()
     assert (smallest[[2, 4]] < dense[[2, 4]]).all()
     assert smallest[1] == dense[1] >= 2

@@ -12,6 +12,7 @@ from cut_networks import CUT_CASES, really
 from torch import Tensor, nn
 from torchvision import models as zoo
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.cost.cost_model import CostModel, count_macs, state_bytes
 from autoprune.cost.mac_counter import record_usage
 from autoprune.models.cifar_resnet import resnet20, resnet32, resnet44, resnet56
@@ -21,7 +22,7 @@ IMAGE = torch.zeros(1, 3, 32, 32)
 
 def closed_form(network: nn.Module, example: Tensor) -> tuple[int, int, int]:
     """Return the closed form's MACs, parameters and bytes of a network that is not cut."""
-    return CostModel(network, {}, {}, example).count({})
+    return CostModel(network, {}, {}, example).count(ChannelCounts())
 
 
 @pytest.mark.parametrize(
@@ -109,8 +110,8 @@ def test_known_networks_cost_what_pytorch_counts(name: str) -> None:
     torch.manual_seed(0)
     network, example = ZOO[name]().eval(), torch.randn(1, 3, 64, 64)
     model = CostModel(network, {}, {}, example)
-    assert model.count({}) == really(network, example)
-    assert count_macs(network, example) == model.count({})[0] == sum(layer.macs for layer in model.layers)
+    assert model.count(ChannelCounts()) == really(network, example)
+    assert count_macs(network, example) == model.count(ChannelCounts())[0] == sum(layer.macs for layer in model.layers)
 
 
 def test_layers_are_listed_with_their_widths() -> None:
@@ -150,7 +151,7 @@ def test_a_layer_that_runs_twice_costs_twice() -> None:
             return self.layer(self.layer(x))
 
     model = CostModel(Twice(), {}, {}, torch.zeros(1, 4))
-    assert model.count({})[:2] == (32, 16)
+    assert model.count(ChannelCounts())[:2] == (32, 16)
     assert [(layer.name, layer.kind, layer.macs) for layer in model.layers] == [("layer", "Linear", 32)]
 
 
@@ -158,7 +159,7 @@ def test_shared_weights_are_counted_and_stored_once_and_listed_where_they_are_re
     network = nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 6, bias=False))
     network[1].weight = network[0].weight
     model = CostModel(network, {}, {}, torch.zeros(1, 3, dtype=torch.int64))
-    assert model.count({}) == (72, 24, 96)
+    assert model.count(ChannelCounts()) == (72, 24, 96)
     assert [layer.name for layer in model.layers] == ["1"]
     assert record_usage(network, torch.zeros(1, 3, dtype=torch.int64)).of_parameter("0.weight") == 72
 
@@ -223,6 +224,6 @@ def test_nothing_keeps_a_counted_network_alive() -> None:
         model = CostModel(network, {}, {}, IMAGE)
         del network
         assert seen() is None
-        assert model.count({})[1] == 24
+        assert model.count(ChannelCounts())[1] == 24
     finally:
         gc.enable()

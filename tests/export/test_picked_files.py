@@ -41,8 +41,11 @@ from autoprune.export.verify import Reference, verify
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.card_text import card_text
 from autoprune.pruning.surgery import KeptChannels, shrink
-from autoprune.search.setup.context import Workbench, resolve, set_up
+from autoprune.search.setup.from_spec import resolve
+from autoprune.search.setup.prepare_study import prepare_study
+from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.study.folder import StudyFolder
+from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import StudyView
 
 DOCS = Path(__file__).parents[2] / "docs" / "picked.md"
@@ -56,18 +59,18 @@ pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> PreparedStudy:
     folder = write_study(tmp_path_factory.mktemp("files") / "studies")
     spec = resolve(read_request(str(folder), folder.parent, {}).spec)
-    return set_up(spec, StudyFolder(folder), lambda message: None)
+    return prepare_study(spec, StudyFolder(folder), lambda message: None)
 
 
 @pytest.fixture(scope="module")
-def view(bench: Workbench) -> StudyView:
+def view(bench: PreparedStudy) -> StudyView:
     policy = bench.space.canonical(PruningPolicy.uniform(bench.space.by_name, 0.5, "l1"))
     asked = Candidate(4, policy, 0, "sampler:test", Budget({"mflops": Limit(0.1)}))
     trial = Trial(asked, Completed(Measurement({"accuracy": 0.9, "mflops": 0.05})), {}, 0)
-    return StudyView(bench.folder, bench.spec, (trial,), 0, {})
+    return StudyView(bench.folder, bench.spec, (trial,), 0, StudyFacts())
 
 
 def picked_by(view: StudyView, wanted: Wanted = NONE, force: bool = False) -> tuple[dict[str, Any], Path]:
@@ -85,12 +88,12 @@ def copied(picked: tuple[dict[str, Any], Path], tmp_path: Path) -> Path:
     return shutil.copytree(picked[1], tmp_path / "copy")
 
 
-def validation(bench: Workbench) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = next(iter(bench.task.eval_batches("val", 1000, bench.runtime)))
+def validation(bench: PreparedStudy) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = next(iter(bench.task.eval_batches("val", 1000, bench.device)))
     return batch.images.contiguous(), batch.labels
 
 
-def test_the_onnx_file_answers_as_the_card_says(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> None:
+def test_the_onnx_file_answers_as_the_card_says(bench: PreparedStudy, picked: tuple[dict[str, Any], Path]) -> None:
     """The oracle is ONNX Runtime itself, one image at a time and all at once."""
     import onnxruntime
 
@@ -115,7 +118,7 @@ def test_the_onnx_file_answers_as_the_card_says(bench: Workbench, picked: tuple[
     assert card["exports"]["onnx"]["opset"] >= 18
 
 
-def test_the_program_answers_as_the_card_says(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> None:
+def test_the_program_answers_as_the_card_says(bench: PreparedStudy, picked: tuple[dict[str, Any], Path]) -> None:
     card, folder = picked
     program = torch.export.load(folder / "model.pt2").module()
     images, _ = validation(bench)
@@ -125,7 +128,7 @@ def test_the_program_answers_as_the_card_says(bench: Workbench, picked: tuple[di
     assert card["exports"]["pt2"]["agreement"]["bit_equal"]
 
 
-def test_the_card_tells_sizes_latencies_and_checks(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> None:
+def test_the_card_tells_sizes_latencies_and_checks(bench: PreparedStudy, picked: tuple[dict[str, Any], Path]) -> None:
     card, folder = picked
     assert json.loads((folder / "card.json").read_text()) == card
     for name in ("model.safetensors", "model.onnx", "model.pt2", "policy.json", "architecture.json"):
@@ -177,7 +180,9 @@ def test_the_lines_of_the_docs_are_those_that_every_pick_is_checked_by() -> None
     assert "autoprune" not in re.sub(r"needs_autoprune|autoprune\.load", "", block_of_docs())
 
 
-def test_the_lines_of_the_docs_rebuild_a_picked_network(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> None:
+def test_the_lines_of_the_docs_rebuild_a_picked_network(
+    bench: PreparedStudy, picked: tuple[dict[str, Any], Path]
+) -> None:
     from autoprune.core.registry import load_object
 
     dense = load_object(bench.spec.model.source)(num_classes=3, in_channels=1)
@@ -253,7 +258,7 @@ def failed(checks: list[FileCheck]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def reference(bench: Workbench, picked: tuple[dict[str, Any], Path]) -> Reference:
+def reference(bench: PreparedStudy, picked: tuple[dict[str, Any], Path]) -> Reference:
     images, _ = validation(bench)
     with torch.no_grad():
         return Reference(images[:8], autoprune.load(picked[1])(images[:8]))
@@ -338,7 +343,7 @@ def failing(*_: Any) -> bytes:
 
 
 def test_an_exporter_that_fails_is_named_and_the_others_are_there(
-    bench: Workbench, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: PreparedStudy, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], convert=failing))
     network, said = autoprune.load(picked[1]), list[str]()
@@ -351,7 +356,7 @@ def test_an_exporter_that_fails_is_named_and_the_others_are_there(
 
 
 def test_a_file_that_answers_otherwise_is_not_written(
-    bench: Workbench, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: PreparedStudy, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def other(network: nn.Module, example: torch.Tensor) -> bytes:
         return program_bytes(bench.network, example)
@@ -366,7 +371,7 @@ def test_a_file_that_answers_otherwise_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_outputs_that_are_no_numbers_never_agree(bench: Workbench) -> None:
+def test_outputs_that_are_no_numbers_never_agree(bench: PreparedStudy) -> None:
     examples = examples_of(bench.task)
     silent = compare(lambda x: torch.full((len(x), 3), float("nan")), lambda x: torch.zeros(len(x), 3), examples)
     assert not silent.is_close
@@ -403,7 +408,7 @@ def test_formats_are_those_asked_for_or_what_is_installed(monkeypatch: pytest.Mo
 
 
 def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
-    bench: Workbench, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: PreparedStudy, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Importance by l1 depends on the weights alone, so the two ways have to meet."""
     from autoprune.pick.apply_policy import apply_policy

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 from tiny import write_task
-from tiny_bench import candidate, tiny_spec
+from tiny_study import candidate, tiny_spec
 from torch import Tensor, nn
 
-import autoprune.search.setup.context
+import autoprune.search.setup.choose_latency_engine
 from autoprune.core.trial import Completed
 from autoprune.cost.latency import Timer, time_alone
 from autoprune.cost.timing_engines import TORCH_ENGINES, Engine, eager, event_seconds, wall_seconds
@@ -28,8 +28,10 @@ from autoprune.export.onnx import missing_packages
 from autoprune.export.onnx_derivation import OnnxConverter
 from autoprune.export.timing_runtimes import WORDS, check_runtime, decide_runtime, engine_of
 from autoprune.search.session import run_search
-from autoprune.search.setup.context import resolve, set_up
-from autoprune.search.setup.dense_network import read_dense_facts
+from autoprune.search.setup.build_evaluator import build_evaluator
+from autoprune.search.setup.from_spec import resolve
+from autoprune.search.setup.prepare_study import prepare_study
+from autoprune.study.dense_facts import read_dense_facts
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import fingerprint
 from autoprune.study.spec_sections import LatencySpec
@@ -247,10 +249,12 @@ def test_a_study_left_to_auto_remembers_what_it_was_timed_in(tmp_path: Path, mon
     run_search(small(tmp_path, "auto"), study(tmp_path), watch)  # type: ignore[arg-type]
     assert sum("latency is timed in ONNX Runtime" in line for line in watch.said) == 1
     assert read_resolved(study(tmp_path).resolved).latency.runtime == "onnxruntime"
-    assert read_dense_facts(study(tmp_path))["latency_runtime"] == "onnxruntime"
+    assert read_dense_facts(study(tmp_path)).latency_runtime == "onnxruntime"
     asked = list[str]()
     monkeypatch.setattr(
-        autoprune.search.setup.context, "engine_of", lambda name: asked.append(name) or TORCH_ENGINES["torch"]
+        autoprune.search.setup.choose_latency_engine,
+        "engine_of",
+        lambda name: asked.append(name) or TORCH_ENGINES["torch"],
     )
     assert run_search(small(tmp_path, "auto", trials=2), study(tmp_path), watch).added == 1  # type: ignore[arg-type]
     assert asked == ["onnxruntime"]
@@ -262,14 +266,14 @@ def test_a_study_left_to_auto_remembers_what_it_was_timed_in(tmp_path: Path, mon
 def test_trials_are_timed_in_the_runtime_and_the_dense_network_is_exported_once(tmp_path: Path) -> None:
     folder = study(tmp_path)
     folder.create()
-    bench = set_up(resolve(small(tmp_path, "onnxruntime")), folder, lambda message: None)
-    evaluator = bench.evaluator()
-    assert evaluator.timer is bench.timer
+    prepared = prepare_study(resolve(small(tmp_path, "onnxruntime")), folder, lambda message: None)
+    evaluator = build_evaluator(prepared)
+    assert evaluator.meter.timer is prepared.timer
     for sparsity in (0.2, 0.6):
-        outcome = evaluator(candidate(bench, sparsity)).outcome
+        outcome = evaluator(candidate(prepared, sparsity)).outcome
         assert isinstance(outcome, Completed)
         assert outcome.measurement["latency_ms"] > 0
-    (converter,) = converters(bench.timer.engine)
+    (converter,) = converters(prepared.timer.engine)
     assert (converter.exported, converter.derived) == (1, 3)  # before training; then the trained one and two trials
 
 
@@ -319,14 +323,14 @@ def without_line(text: str, line: str) -> str:
 def test_a_failure_in_the_runtime_is_a_failed_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = study(tmp_path)
     folder.create()
-    bench = set_up(resolve(small(tmp_path, "torch")), folder, lambda message: None)
+    prepared = prepare_study(resolve(small(tmp_path, "torch")), folder, lambda message: None)
 
     def prepare(network: nn.Module, example: Tensor, threads: int) -> Callable[[], Tensor]:
-        if network is not bench.network:
+        if network is not prepared.network:
             raise ExportError("the network cannot be converted")
         return eager(network, example, threads)
 
-    monkeypatch.setattr(bench.timer, "engine", Engine("torch", prepare))
-    outcome = bench.evaluator()(candidate(bench)).outcome
+    monkeypatch.setattr(prepared.timer, "engine", Engine("torch", prepare))
+    outcome = build_evaluator(prepared)(candidate(prepared)).outcome
     assert getattr(outcome, "error", None) == "ExportError"
     assert issubclass(ExportError, AutopruneError)

@@ -26,13 +26,19 @@ from autoprune.cli.options import read_request
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
+from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, NonFiniteError, StudyLockedError, UsageError
 from autoprune.pick.contest import Finished, hold_contest
 from autoprune.pick.resume import unfinished
 from autoprune.pick.rival import Incomparable, Rival, uniform_rival
-from autoprune.search.evaluation.evaluator import Evaluator, Stopwatch
-from autoprune.search.setup.context import Workbench, resolve, set_up
+from autoprune.search.evaluation.make_network import NetworkMaker
+from autoprune.search.evaluation.stopwatch import Stopwatch
+from autoprune.search.setup.build_evaluator import build_maker, build_meter
+from autoprune.search.setup.from_spec import finetune_settings, resolve
+from autoprune.search.setup.prepare_study import prepare_study
+from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.study.folder import StudyFolder
+from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import StudyView
 from autoprune.training.finetune import finetune, recalibrate_batchnorm
 from autoprune.training.loop import Span
@@ -43,31 +49,30 @@ BUDGET = Budget({"mflops": Limit(0.1)})
 EPOCHS = 4.0  # of three steps: parts of 3, 3 and 6 steps
 
 
-def set_up_study(root: Path, values: dict[str, Any]) -> Workbench:
+def set_up_study(root: Path, values: dict[str, Any]) -> PreparedStudy:
     folder = write_study(root / "studies")
     spec = resolve(read_request(str(folder), folder.parent, values).spec)
-    return set_up(spec, StudyFolder(folder), lambda message: None)
+    return prepare_study(spec, StudyFolder(folder), lambda message: None)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> PreparedStudy:
     return set_up_study(tmp_path_factory.mktemp("pick"), {})
 
 
 @pytest.fixture(scope="module")
-def evaluator(bench: Workbench) -> Evaluator:
-    made = bench.evaluator()
-    return replace(made, recipe=replace(made.recipe, epochs=EPOCHS))
+def maker(bench: PreparedStudy) -> NetworkMaker:
+    return build_maker(bench, finetune_settings(bench.spec, epochs=EPOCHS))
 
 
-def trial(bench: Workbench, number: int, sparsity: float, origin: str = "sampler:test", **policy: Any) -> Trial:
+def trial(bench: PreparedStudy, number: int, sparsity: float, origin: str = "sampler:test", **policy: Any) -> Trial:
     made = replace(PruningPolicy.uniform(bench.space.by_name, sparsity, "l1"), **policy)
     asked = Candidate(number, bench.space.canonical(made), 0, origin, BUDGET)
     return Trial(asked, Completed(Measurement({"accuracy": 0.9, "mflops": 0.05})), {}, 0)
 
 
 @pytest.fixture(scope="module")
-def trials(bench: Workbench) -> list[Trial]:
+def trials(bench: PreparedStudy) -> list[Trial]:
     """Return three trials, the least promising first, and a uniform baseline."""
     few = [trial(bench, number, sparsity) for number, sparsity in ((7, 0.85), (5, 0.2), (3, 0.6))]
     return [*few, trial(bench, 0, 0.5, "baseline:uniform")]
@@ -78,37 +83,37 @@ def no_rival(winner: Trial) -> Incomparable:
 
 
 def run(
-    evaluator: Evaluator,
-    bench: Workbench,
+    maker: NetworkMaker,
+    bench: PreparedStudy,
     contenders: list[Trial],
     rival_of: Callable[[Trial], Trial | Incomparable] = no_rival,
     on_phase: Callable[[Trial, str], None] = lambda trial, phase: None,
 ) -> Finished:
-    return hold_contest(evaluator, contenders, bench.dense, rival_of, on_phase)
+    return hold_contest(maker, build_meter(bench), contenders, bench.dense, rival_of, on_phase)
 
 
-def by_hand(bench: Workbench, evaluator: Evaluator, asked: Trial, *spans: Span) -> nn.Module:
-    """Return a trial's network after some steps of the recipe, without the evaluator."""
-    network = bench.runtime.place(bench.pruner.prune(asked.candidate.policy))
-    recalibrate_batchnorm(network, bench.task, 48, bench.runtime, bench.spec.seed)
+def by_hand(bench: PreparedStudy, maker: NetworkMaker, asked: Trial, *spans: Span) -> nn.Module:
+    """Return a trial's network after some steps of the recipe, without the maker."""
+    network = bench.device.place(bench.pruner.prune(asked.candidate.policy))
+    recalibrate_batchnorm(network, bench.task, 48, bench.device, bench.spec.seed)
     for span in spans:
-        finetune(network, bench.task, evaluator.recipe, bench.runtime, bench.spec.seed, evaluator.teacher, span=span)
+        finetune(network, bench.task, maker.settings, bench.device, bench.spec.seed, maker.teacher, span=span)
     return network.eval()
 
 
-def loss_of(bench: Workbench, network: nn.Module) -> float:
+def loss_of(bench: PreparedStudy, network: nn.Module) -> float:
     """Return the mean loss on validation by a plain loop."""
     with torch.no_grad():
         losses = [
             nn.functional.cross_entropy(network(batch.images), batch.labels, reduction="none")
-            for batch in bench.task.eval_batches("val", 9, bench.runtime)
+            for batch in bench.task.eval_batches("val", 9, bench.device)
         ]
     return float(torch.cat(losses).double().mean())
 
 
-def settled_loss(bench: Workbench, network: nn.Module) -> float:
+def settled_loss(bench: PreparedStudy, network: nn.Module) -> float:
     """Return the loss of a network in the midst of its training: with batch norm recalibrated, as a contest sees it."""
-    recalibrate_batchnorm(network, bench.task, 48, bench.runtime, bench.spec.seed)
+    recalibrate_batchnorm(network, bench.task, 48, bench.device, bench.spec.seed)
     return loss_of(bench, network)
 
 
@@ -118,16 +123,16 @@ def same_weights(one: nn.Module, other: nn.Module) -> bool:
 
 
 def test_the_best_of_three_is_picked_and_each_loser_is_left_behind_at_its_rung(
-    bench: Workbench, evaluator: Evaluator, trials: list[Trial]
+    bench: PreparedStudy, maker: NetworkMaker, trials: list[Trial]
 ) -> None:
     contenders = trials[:3]
-    first = {t.number: settled_loss(bench, by_hand(bench, evaluator, t, Span(0, 3))) for t in contenders}
+    first = {t.number: settled_loss(bench, by_hand(bench, maker, t, Span(0, 3))) for t in contenders}
     last_behind = max(first, key=lambda number: first[number])
     rest = [t for t in contenders if t.number != last_behind]
-    second = {t.number: settled_loss(bench, by_hand(bench, evaluator, t, Span(0, 3), Span(3, 6))) for t in rest}
+    second = {t.number: settled_loss(bench, by_hand(bench, maker, t, Span(0, 3), Span(3, 6))) for t in rest}
     best = min(rest, key=lambda t: second[t.number])
 
-    finished = run(evaluator, bench, contenders)
+    finished = run(maker, bench, contenders)
 
     assert finished.trial is best
     assert best is not contenders[0], "the first is the worst, so the contest changed the pick"
@@ -139,21 +144,21 @@ def test_the_best_of_three_is_picked_and_each_loser_is_left_behind_at_its_rung(
         known = first[contender.trial.number], second.get(contender.trial.number)
         for (_, found), expected in zip(contender.scores, known, strict=False):
             assert found["loss"] == pytest.approx(expected, rel=1e-5)
-    assert same_weights(finished.network, by_hand(bench, evaluator, best, Span(0, 3), Span(3, 6), Span(6, 12)))
+    assert same_weights(finished.network, by_hand(bench, maker, best, Span(0, 3), Span(3, 6), Span(6, 12)))
 
 
 def test_one_contender_is_a_plain_fine_tune_to_the_last_bit(
-    bench: Workbench, evaluator: Evaluator, trials: list[Trial]
+    bench: PreparedStudy, maker: NetworkMaker, trials: list[Trial]
 ) -> None:
-    finished = run(evaluator, bench, trials[2:3])
-    plain = by_hand(bench, evaluator, trials[2])
-    finetune(plain, bench.task, evaluator.recipe, bench.runtime, bench.spec.seed, evaluator.teacher)
+    finished = run(maker, bench, trials[2:3])
+    plain = by_hand(bench, maker, trials[2])
+    finetune(plain, bench.task, maker.settings, bench.device, bench.spec.seed, maker.teacher)
     assert same_weights(finished.network, plain)
     assert finished.borders == (1.0,)
 
 
 def test_test_is_scored_once_for_each_network_and_only_after_the_last_decision(
-    bench: Workbench, evaluator: Evaluator, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+    bench: PreparedStudy, maker: NetworkMaker, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
     score = autoprune.training.scoring.score
@@ -164,7 +169,7 @@ def test_test_is_scored_once_for_each_network_and_only_after_the_last_decision(
 
     for module in (autoprune.pick.contest, autoprune.pick.judging):
         monkeypatch.setattr(module, "score", watched)
-    run(evaluator, bench, trials[:3], lambda winner: trials[3], lambda of, phase: events.append(f"{phase} {of.number}"))
+    run(maker, bench, trials[:3], lambda winner: trials[3], lambda of, phase: events.append(f"{phase} {of.number}"))
     assert events.count("test") == 3  # the winner, uniform and dense
     contest = events[: events.index("test")]
     assert {f"finetune {number}" for number in (7, 5, 3)} <= set(contest)
@@ -172,13 +177,13 @@ def test_test_is_scored_once_for_each_network_and_only_after_the_last_decision(
 
 
 def test_uniform_is_finished_alike_whether_it_was_a_contender_or_not(
-    bench: Workbench, evaluator: Evaluator, trials: list[Trial]
+    bench: PreparedStudy, maker: NetworkMaker, trials: list[Trial]
 ) -> None:
     worst, good, _, uniform = trials
     phases: list[tuple[int, str]] = []
-    apart = run(evaluator, bench, [worst, good, trials[2]], lambda winner: uniform)
+    apart = run(maker, bench, [worst, good, trials[2]], lambda winner: uniform)
     inside = run(
-        evaluator,
+        maker,
         bench,
         [worst, good, uniform],
         lambda winner: uniform,
@@ -191,28 +196,28 @@ def test_uniform_is_finished_alike_whether_it_was_a_contender_or_not(
         assert apart.uniform.judged.validation[name] == inside.uniform.judged.validation[name]
     assert phases.count((0, "prune")) == 1, "it goes on from where it was left behind"
     assert phases.count((0, "finetune")) == 3
-    plain = by_hand(bench, evaluator, uniform, Span(0, 3), Span(3, 6), Span(6, 12))
+    plain = by_hand(bench, maker, uniform, Span(0, 3), Span(3, 6), Span(6, 12))
     assert apart.uniform.judged.validation["loss"] == pytest.approx(loss_of(bench, plain), rel=1e-5)
 
 
 def breaking(monkeypatch: pytest.MonkeyPatch, numbers: set[int], trials: list[Trial]) -> None:
     """Let some trials' networks have a loss that is not finite."""
     policies = [t.candidate.policy for t in trials if t.number in numbers]
-    pruned = Evaluator.pruned
+    pruned = NetworkMaker.pruned
 
-    def maybe(self: Evaluator, policy: PruningPolicy, *rest: Any) -> nn.Module:
+    def maybe(self: NetworkMaker, policy: PruningPolicy, *rest: Any) -> nn.Module:
         if policy in policies:
             raise NonFiniteError("the loss is nan")
         return pruned(self, policy, *rest)
 
-    monkeypatch.setattr(Evaluator, "pruned", maybe)
+    monkeypatch.setattr(NetworkMaker, "pruned", maybe)
 
 
 def test_a_contender_that_breaks_is_left_behind_and_a_rival_that_breaks_is_told(
-    bench: Workbench, evaluator: Evaluator, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+    bench: PreparedStudy, maker: NetworkMaker, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, {5, 0}, trials)
-    finished = run(evaluator, bench, trials[:3], lambda winner: trials[3])
+    finished = run(maker, bench, trials[:3], lambda winner: trials[3])
     assert finished.trial.number in (7, 3)
     broken = next(one for one in finished.contenders if one.trial.number == 5)
     assert (broken.scores, broken.failure) == ((), "the loss is nan")
@@ -220,21 +225,21 @@ def test_a_contender_that_breaks_is_left_behind_and_a_rival_that_breaks_is_told(
 
 
 def test_if_the_last_contender_breaks_at_the_end_the_one_left_behind_before_it_is_finished(
-    bench: Workbench, evaluator: Evaluator, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+    bench: PreparedStudy, maker: NetworkMaker, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finetune = Evaluator.finetune
+    finetune = NetworkMaker.finetune
 
-    def breaks(self: Evaluator, *rest: Any, share: tuple[float, float], **named: Any) -> None:
+    def breaks(self: NetworkMaker, *rest: Any, share: tuple[float, float], **named: Any) -> None:
         if share[1] == 1 and not broken:
             broken.append(True)
             raise NonFiniteError("the loss is nan")
         finetune(self, *rest, share=share, **named)
 
     broken: list[bool] = []
-    expected = run(evaluator, bench, trials[:3])
-    monkeypatch.setattr(Evaluator, "finetune", breaks)
+    expected = run(maker, bench, trials[:3])
+    monkeypatch.setattr(NetworkMaker, "finetune", breaks)
     phases: list[tuple[int, str]] = []
-    finished = run(evaluator, bench, trials[:3], on_phase=lambda of, phase: phases.append((of.number, phase)))
+    finished = run(maker, bench, trials[:3], on_phase=lambda of, phase: phases.append((of.number, phase)))
     winner, runner_up = expected.trial, expected.contenders[1].trial
     assert finished.trial is runner_up
     assert [share for share, _ in finished.contenders[0].scores] == [0.25, 0.5, 1.0]
@@ -242,38 +247,37 @@ def test_if_the_last_contender_breaks_at_the_end_the_one_left_behind_before_it_i
     assert finished.contenders[-1].failure == "the loss is nan"
     said = phases.index((runner_up.number, "goes on after all: the contenders that were ahead of it failed"))
     assert phases.index((winner.number, "failed: the loss is nan")) < said
-    whole = by_hand(bench, evaluator, runner_up, Span(0, 3), Span(3, 6), Span(6, 12))
+    whole = by_hand(bench, maker, runner_up, Span(0, 3), Span(3, 6), Span(6, 12))
     assert same_weights(finished.network, whole), "it has the same steps as any other pick"
 
 
 def test_when_every_contender_breaks_the_pick_fails(
-    bench: Workbench, evaluator: Evaluator, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+    bench: PreparedStudy, maker: NetworkMaker, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaking(monkeypatch, {7, 5}, trials)
     with pytest.raises(EvaluationError, match="the loss is nan"):
-        run(evaluator, bench, trials[:2])
+        run(maker, bench, trials[:2])
 
 
 def test_masks_hold_and_stages_come_first(tmp_path: Path) -> None:
     bench = set_up_study(tmp_path, {"space": {"patterns": ["channel", "weight"]}, "schedule": {"stages": 2}})
-    made = bench.evaluator()
-    evaluator = replace(made, recipe=replace(made.recipe, epochs=EPOCHS))
+    maker = build_maker(bench, finetune_settings(bench.spec, epochs=EPOCHS))
     few = [
         trial(bench, n, s, mask=MaskPolicy("weight", "magnitude", dict.fromkeys(bench.space.mask.layers, 0.5)))  # type: ignore[union-attr]
         for n, s in ((0, 0.2), (1, 0.5))
     ]
-    finished = run(evaluator, bench, few)
+    finished = run(maker, bench, few)
     policy = finished.trial.candidate.policy
     zeros = sum(int((p == 0).sum()) for name, p in finished.network.named_parameters() if name.startswith("conv"))
-    assert zeros == bench.cost.count_zeros(bench.space.kept(policy))[1] > 0
+    assert zeros == bench.cost.count_zeros(bench.space.counts(policy))[1] > 0
     watch = Stopwatch(lambda phase: None)
-    alike = evaluator.pruned(policy, evaluator.exact(policy), watch)  # with the first stage's steps, 0 … 5
+    alike = maker.pruned(policy, watch)  # with the first stage's steps, 0 … 5
     for share in ((0.0, 0.5), (0.5, 1.0)):
-        evaluator.finetune(alike, policy, watch, share=share)
+        maker.finetune(alike, policy, watch, share=share)
     assert same_weights(finished.network, alike)
 
 
-def test_uniform_of_the_same_budget_is_found_or_the_reason_said(bench: Workbench, trials: list[Trial]) -> None:
+def test_uniform_of_the_same_budget_is_found_or_the_reason_said(bench: PreparedStudy, trials: list[Trial]) -> None:
     winner, uniform = trials[1], trials[3]
     written = Budget({"mflops": Limit(0.1 * (1 + 1e-9))})
     other = Budget({"mflops": Limit(0.08)})
@@ -293,8 +297,8 @@ def test_uniform_of_the_same_budget_is_found_or_the_reason_said(bench: Workbench
 
 
 @pytest.fixture(scope="module")
-def view(bench: Workbench, trials: list[Trial]) -> StudyView:
-    return StudyView(bench.folder, bench.spec, tuple(trials), 0, {})
+def view(bench: PreparedStudy, trials: list[Trial]) -> StudyView:
+    return StudyView(bench.folder, bench.spec, tuple(trials), 0, StudyFacts())
 
 
 @pytest.fixture(scope="module")
@@ -303,13 +307,13 @@ def carded(view: StudyView) -> tuple[dict[str, Any], Path]:
 
 
 def test_the_card_s_differences_are_those_of_the_loaded_network(
-    bench: Workbench, evaluator: Evaluator, carded: tuple[dict[str, Any], Path], trials: list[Trial]
+    bench: PreparedStudy, maker: NetworkMaker, carded: tuple[dict[str, Any], Path], trials: list[Trial]
 ) -> None:
     card, folder = carded
     spans = (Span(0, 3), Span(3, 6), Span(6, 12))
-    others = {"dense": bench.network, "uniform": by_hand(bench, evaluator, trials[3], *spans)}
+    others = {"dense": bench.network, "uniform": by_hand(bench, maker, trials[3], *spans)}
     for split, key in (("val", "validation"), ("test", "test")):
-        batch = next(iter(bench.task.eval_batches(split, 1000, bench.runtime)))
+        batch = next(iter(bench.task.eval_batches(split, 1000, bench.device)))
         with torch.no_grad():
             ours = (autoprune.load(folder)(batch.images).argmax(1) == batch.labels).double()
             theirs = {name: (one(batch.images).argmax(1) == batch.labels).double() for name, one in others.items()}
@@ -371,8 +375,8 @@ def test_a_layer_of_one_channel_loads_back_in_either_layout(tmp_path: Path, layo
     """Strides of one channel fit both layouts, and kernels go by strides."""
     bench = set_up_study(tmp_path, {"runtime": {"layout": layout}})
     narrow = trial(bench, 0, 0.85)
-    assert min(bench.space.kept(narrow.candidate.policy).values()) == 1
-    view = StudyView(bench.folder, bench.spec, (narrow,), 0, {})
+    assert min(bench.space.counts(narrow.candidate.policy).channels.values()) == 1
+    view = StudyView(bench.folder, bench.spec, (narrow,), 0, StudyFacts())
     _, folder = finish_to_json(view, [narrow], BUDGET, lambda message: None, compare=False)
     assert autoprune.load(folder)(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
 
@@ -418,7 +422,7 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, scores: int, split: str) -> list[
 
 
 @pytest.fixture
-def alone(bench: Workbench, trials: list[Trial], tmp_path: Path) -> StudyView:
+def alone(bench: PreparedStudy, trials: list[Trial], tmp_path: Path) -> StudyView:
     """Return the study with an empty folder of picked networks."""
 
     class Elsewhere(StudyFolder):
@@ -426,7 +430,7 @@ def alone(bench: Workbench, trials: list[Trial], tmp_path: Path) -> StudyView:
         def picked(self) -> Path:
             return tmp_path / "picked"
 
-    return StudyView(Elsewhere(bench.folder.path), bench.spec, tuple(trials), 0, {})
+    return StudyView(Elsewhere(bench.folder.path), bench.spec, tuple(trials), 0, StudyFacts())
 
 
 def pick_again(view: StudyView, said: list[str], epochs: float = EPOCHS) -> tuple[dict[str, Any], Path]:
@@ -492,23 +496,23 @@ def test_what_was_kept_of_another_pick_or_is_damaged_is_not_taken(
     assert not (folder.parent / ".work").exists()
 
 
-def test_the_same_pick_twice_at_once_is_refused(alone: StudyView, evaluator: Evaluator) -> None:
+def test_the_same_pick_twice_at_once_is_refused(alone: StudyView, maker: NetworkMaker) -> None:
     with (
-        unfinished(alone.folder.picked, evaluator, alone.trials),
+        unfinished(alone.folder.picked, maker, TimingPlan(), alone.trials),
         pytest.raises(StudyLockedError, match="another process is finishing the same trials"),
-        unfinished(alone.folder.picked, evaluator, alone.trials),
+        unfinished(alone.folder.picked, maker, TimingPlan(), alone.trials),
     ):
         pass
     assert not (alone.folder.picked / ".work").exists(), "nothing was kept, so nothing is left"
 
 
-def test_of_picks_that_nobody_went_on_with_the_last_four_are_kept(alone: StudyView, evaluator: Evaluator) -> None:
+def test_of_picks_that_nobody_went_on_with_the_last_four_are_kept(alone: StudyView, maker: NetworkMaker) -> None:
     work = alone.folder.picked / ".work"
     for age in range(7):
         (work / f"of-{age}-days").mkdir(parents=True)
         os.utime(work / f"of-{age}-days", (1e9 - 86400 * age,) * 2)
     with filelock.FileLock(work / "of-6-days" / "lock"):
         os.utime(work / "of-6-days", (1, 1))
-        with unfinished(alone.folder.picked, evaluator, alone.trials) as memory:
+        with unfinished(alone.folder.picked, maker, TimingPlan(), alone.trials) as memory:
             found = {path.name for path in work.iterdir()} - {memory.folder.name}
     assert found == {f"of-{age}-days" for age in (0, 1, 2, 3, 6)}, "the oldest is going on"

@@ -24,7 +24,7 @@ from autoprune.export.saved_network import load_compressed, weights_content
 from autoprune.loggers.console import PlainDisplay
 from autoprune.models.load_weights import load_weights
 from autoprune.search.session import run_search
-from autoprune.search.setup.context import set_up
+from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import open_view
 
@@ -86,11 +86,11 @@ def test_the_network_is_the_one_that_was_saved_to_the_last_bit(picked: tuple[Pat
 def test_the_card_s_validation_score_is_the_loaded_network_s(study: Path, picked: tuple[Path, dict[str, Any]]) -> None:
     """The oracle is a plain loop over the images that the user's function returns."""
     folder, card = picked
-    bench = set_up(open_view(study).spec, StudyFolder(study), lambda message: None)
+    bench = prepare_study(open_view(study).spec, StudyFolder(study), lambda message: None)
     network = autoprune.load(folder)
     for split, recorded in (("val", card["validation"]), ("test", card["test"])):
         hits = total = 0
-        for batch in bench.task.eval_batches(split, 7, bench.runtime):
+        for batch in bench.task.eval_batches(split, 7, bench.device):
             with torch.no_grad():
                 hits += int((network(batch.images).argmax(1) == batch.labels).sum())
             total += len(batch)

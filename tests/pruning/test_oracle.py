@@ -123,7 +123,7 @@ def test_pruned_without_blocks_is_zeroed_without_them_and_costs_what_the_closed_
         case.inputs,
         blocks=case.blocks,
     )
-    assert costs.count(space.kept(policy)) == counted(pruned, case.inputs)
+    assert costs.count(space.counts(policy)) == counted(pruned, case.inputs)
 
 
 def test_networks_built_of_residual_modules_have_blocks(case: Case) -> None:
@@ -133,7 +133,7 @@ def test_networks_built_of_residual_modules_have_blocks(case: Case) -> None:
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_what_goes_scores_no_higher_than_what_stays(case: Case, criterion: str) -> None:
     policy = case.policy(criterion)
-    kept = case.pruner.space.kept(policy)
+    kept = case.pruner.space.counts(policy).channels
     for name, gone in removed_channels(case.pruner.space, policy, case.pruner.scores).items():
         scores = case.pruner.scores[criterion][name]
         stays = [channel for channel in range(len(scores)) if channel not in gone]

@@ -132,8 +132,7 @@ def test_the_document_gives_every_number_of_the_choice_back(tmp_path: Path) -> N
 
 def test_policies_are_told_in_counts() -> None:
     trials = mixed_trials(30)
-    known = {name: {"channels": count} for name, count in GROUPS.items()}
-    found = encode_policies([one.candidate.policy for one in trials], known)
+    found = encode_policies([one.candidate.policy for one in trials], GROUPS)
     width = found["width"]
     for place, one in enumerate(trials):
         text = found["kept"][place]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from study_fakes import chain_cost, full_cost, measured_many, space_of
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.space import Block, SearchSpace
 from autoprune.search.proposals.baselines import baselines
@@ -29,21 +30,21 @@ def flat_scores(space: SearchSpace, seed: int = 0, name: str = "l1") -> Scores:
     return {name: {g.name: stream.rand(g.num_channels) + 0.1 for g in space.groups}}
 
 
-def ratios(space: SearchSpace, kept: dict[str, int]) -> list[float]:
-    return [kept[g.name] / g.num_channels for g in space.groups]
+def ratios(space: SearchSpace, kept: ChannelCounts) -> list[float]:
+    return [kept.channels[g.name] / g.num_channels for g in space.groups]
 
 
 @pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.65, 0.8])
 def test_uniform_keeps_one_ratio_everywhere_up_to_a_channel_step(share: float) -> None:
     space = space_of((16, 32, 64, 64, 128))
     projector = projector_of(space, share)
-    kept = space.kept(baselines(projector, {})["uniform"])
+    kept = space.counts(baselines(projector, {})["uniform"])
     assert FILL_TO <= projector.usage(kept) <= 1
     common = [
         ratio
         for ratio in np.linspace(0.1, 1, 2001)
         # rounding moves a count by half a channel, filling the gap raises it by at most one more
-        if all(-0.5 <= kept[g.name] - ratio * g.num_channels <= 1.5 for g in space.groups)
+        if all(-0.5 <= kept.channels[g.name] - ratio * g.num_channels <= 1.5 for g in space.groups)
     ]
     assert common, f"no common ratio explains {kept}"
 
@@ -51,9 +52,9 @@ def test_uniform_keeps_one_ratio_everywhere_up_to_a_channel_step(share: float) -
 def test_uniform_is_exact_where_one_ratio_meets_the_budget() -> None:
     space = space_of((16, 32, 64))
     cost = chain_cost(space)
-    half = cost.measure({g.name: g.num_channels // 2 for g in space.groups})["mflops"]
+    half = cost.measure(ChannelCounts({g.name: g.num_channels // 2 for g in space.groups}))["mflops"]
     projector = Projector(space, cost, Budget({"mflops": Limit(half)}))
-    assert ratios(space, space.kept(baselines(projector, {})["uniform"])) == [0.5, 0.5, 0.5]
+    assert ratios(space, space.counts(baselines(projector, {})["uniform"])) == [0.5, 0.5, 0.5]
 
 
 def test_uniform_and_inner_use_the_criterion_listed_first() -> None:
@@ -65,10 +66,10 @@ def test_uniform_and_inner_use_the_criterion_listed_first() -> None:
 def test_inner_leaves_residual_groups_whole() -> None:
     space = space_of((16, 32, 16, 32), residual=(0, 2))
     projector = projector_of(space, 0.6)
-    kept = space.kept(baselines(projector, {})["inner"])
-    assert (kept["g0"], kept["g2"]) == (16, 16)
-    assert kept["g1"] < 32
-    assert kept["g3"] < 32
+    kept = space.counts(baselines(projector, {})["inner"])
+    assert (kept.channels["g0"], kept.channels["g2"]) == (16, 16)
+    assert kept.channels["g1"] < 32
+    assert kept.channels["g3"] < 32
     assert FILL_TO <= projector.usage(kept) <= 1
 
 
@@ -91,13 +92,13 @@ def test_global_removes_the_lowest_ranked_channels_of_the_network() -> None:
     ranks = np.random.RandomState(7).permutation(60).astype(float)
     scores = {"taylor": {f"g{i}": ranks[20 * i : 20 * i + 20] for i in range(3)}}
     projector = projector_of(space, 0.5, [10, 10, 10])
-    kept = space.kept(baselines(projector, scores)["global"])
+    kept = space.counts(baselines(projector, scores)["global"])
     assert FILL_TO <= projector.usage(kept) <= 1
     # a threshold explains every group's count, up to the channels that filling the gap gave back
     explained = [
         threshold
         for threshold in range(60)
-        if all(0 <= kept[n] - int((v > threshold).sum()) <= 1 for n, v in scores["taylor"].items())
+        if all(0 <= kept.channels[n] - int((v > threshold).sum()) <= 1 for n, v in scores["taylor"].items())
     ]
     assert explained, f"no threshold explains {kept}"
 
@@ -105,9 +106,9 @@ def test_global_removes_the_lowest_ranked_channels_of_the_network() -> None:
 def test_global_spares_the_group_that_scores_highest() -> None:
     space = space_of((20, 20), importances=("taylor",))
     low, high = np.arange(20.0), np.arange(100.0, 120.0)
-    kept = space.kept(baselines(projector_of(space, 0.6, [10, 10]), {"taylor": {"g0": low, "g1": high}})["global"])
-    assert kept["g1"] == 20
-    assert kept["g0"] < 20
+    kept = space.counts(baselines(projector_of(space, 0.6, [10, 10]), {"taylor": {"g0": low, "g1": high}})["global"])
+    assert kept.channels["g1"] == 20
+    assert kept.channels["g0"] < 20
 
 
 def test_global_scales_scores_that_are_not_comparable_between_layers() -> None:
@@ -168,9 +169,10 @@ def test_there_are_no_baselines_where_none_can_reach_the_budget() -> None:
 class DeepCost:
     """Cost a group its channels, and nothing if its block is dropped."""
 
-    def measure(self, kept: Mapping[str, int]) -> Measurement:
-        alive = {"g0": 1, "g1": kept["b0"], "g2": kept["b1"], "g3": kept["b2"]}
-        return Measurement({"mflops": float(sum(kept[name] * on for name, on in alive.items()))})
+    def measure(self, counts: ChannelCounts) -> Measurement:
+        blocks = {"g1": "b0", "g2": "b1", "g3": "b2"}
+        alive = [n for name, n in counts.channels.items() if blocks.get(name) not in counts.dropped_blocks]
+        return Measurement({"mflops": float(sum(alive))})
 
     def measure_many(self, names: Sequence[str], counts: Any) -> dict[str, Any]:
         return measured_many(self.measure, names, counts)
@@ -199,8 +201,8 @@ def test_threshold_is_in_proportion_to_what_each_group_tolerates() -> None:
     space = space_of((64, 64, 64))
     projector = projector_of(space, 0.3)
     found = baselines(projector, flat_scores(space), {"g0": 60, "g1": 30, "g2": 15})
-    kept = space.kept(found["threshold"])
-    assert kept["g0"] > 1.5 * kept["g1"] > 2 * kept["g2"]
+    kept = space.counts(found["threshold"])
+    assert kept.channels["g0"] > 1.5 * kept.channels["g1"] > 2 * kept.channels["g2"]
     assert FILL_TO <= projector.usage(kept) <= 1
     assert "threshold" not in baselines(projector, flat_scores(space))
 
@@ -210,12 +212,14 @@ def test_isomorphic_takes_the_same_share_of_each_kind_and_from_the_group_whose_c
     alike, unlike = np.linspace(0.99, 1.01, 32), np.geomspace(0.01, 1.0, 32)
     scores = {"l2": {"g0": alike, "g1": alike, "g2": unlike, "g3": 7 * alike}}
     projector = projector_of(space, 0.5)
-    kept = space.kept(baselines(projector, scores)["isomorphic"])
+    kept = space.counts(baselines(projector, scores)["isomorphic"])
     assert FILL_TO <= projector.usage(kept) <= 1
-    assert kept["g2"] < 10  # far below its own mean, again and again
-    assert kept["g1"] == pytest.approx(kept["g3"], abs=2)  # how large a layer's weights are altogether does not count
-    inner = (kept["g1"] + kept["g2"] + kept["g3"]) / 96
-    assert inner == pytest.approx(kept["g0"] / 32, abs=0.1)  # streams lose the share that inner groups lose
+    assert kept.channels["g2"] < 10  # far below its own mean, again and again
+    assert kept.channels["g1"] == pytest.approx(
+        kept.channels["g3"], abs=2
+    )  # how large a layer's weights are altogether does not count
+    inner = (kept.channels["g1"] + kept.channels["g2"] + kept.channels["g3"]) / 96
+    assert inner == pytest.approx(kept.channels["g0"] / 32, abs=0.1)  # streams lose the share that inner groups lose
 
 
 def test_isomorphic_needs_a_magnitude_of_every_group() -> None:

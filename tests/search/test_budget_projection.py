@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from study_fakes import ChainCost, chain_cost, full_cost, smallest_cost, space_of
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget, Limit
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.space import MaskSpace, SearchSpace
@@ -23,6 +24,7 @@ from autoprune.pruning.groups import find_groups
 from autoprune.pruning.masks.masks import maskable_layers
 from autoprune.pruning.surgery import shrinks
 from autoprune.search.proposals.budget_projection import FILL_TO, Projector, closed_form_part
+from autoprune.study.policy_params import dimensions, params_of, policy_of
 
 CLOSED = ("mflops", "mparams", "size_mb")
 
@@ -54,10 +56,10 @@ def budgets(draw: st.DrawFn, space: SearchSpace, cost: ChainCost) -> Budget:
     return Budget({n: Limit(smallest[n] + draw(st.floats(0, 1.5)) * (full[n] - smallest[n])) for n in sorted(names)})
 
 
-def single_steps(space: SearchSpace, kept: dict[str, int], free: frozenset[str]) -> list[dict[str, int]]:
+def single_steps(space: SearchSpace, kept: ChannelCounts, free: frozenset[str]) -> list[ChannelCounts]:
     """Return every network with one free group raised to its next channel count."""
-    larger = {name: [count for count in space.choices[name] if count > kept[name]] for name in free}
-    return [{**kept, name: counts[0]} for name, counts in larger.items() if counts]
+    larger = {name: [count for count in space.channel_choices[name] if count > kept.channels[name]] for name in free}
+    return [kept.with_channels({name: counts[0]}) for name, counts in larger.items() if counts]
 
 
 @given(st.data())
@@ -69,17 +71,19 @@ def test_projection_is_within_every_limit_and_leaves_no_step_unused(data: Any) -
     policy = data.draw(policies(space))
 
     projected = projector.project(policy)
-    kept = space.kept(projected)
+    kept = space.counts(projected)
 
     assert budget.admits(cost.measure(kept)), "over a limit"
-    assert all(kept[name] in space.choices[name] for name in kept), "a channel count that does not exist"
+    assert all(n in space.channel_choices[name] for name, n in kept.channels.items()), (
+        "a channel count that does not exist"
+    )
     assert projected == space.canonical(projected)
     assert projected.round_to == space.round_to
     assert {n: g.importance for n, g in projected.groups.items()} == {
         n: policy.groups[n].importance if n in policy.groups else space.importances[n][0] for n in space.by_name
     }
     if projector.usage(kept) < FILL_TO:
-        steps = single_steps(space, kept, frozenset(kept))
+        steps = single_steps(space, kept, frozenset(kept.channels))
         assert all(projector.usage(larger) > 1 for larger in steps), "a channel more would still fit"
     assert projector.project(projected) == projected, "not idempotent"
 
@@ -92,15 +96,15 @@ def test_groups_held_fixed_stay_as_the_policy_says_or_the_budget_is_refused(data
     projector = Projector(space, cost, budget)
     policy = data.draw(policies(space))
     free = frozenset(data.draw(st.sets(st.sampled_from(sorted(space.by_name)))))
-    asked = space.kept(policy)
-    least = {name: space.choices[name][0] if name in free else asked[name] for name in asked}
+    asked = space.counts(policy)
+    least = ChannelCounts({n: space.channel_choices[n][0] if n in free else asked.channels[n] for n in asked.channels})
 
     if projector.usage(least) > 1:
         with pytest.raises(BudgetError, match="cannot meet"):
             projector.project(policy, free)
         return
-    kept = space.kept(projector.project(policy, free))
-    assert {n: kept[n] for n in kept if n not in free} == {n: asked[n] for n in asked if n not in free}
+    kept = space.counts(projector.project(policy, free))
+    assert all(kept.channels[name] == asked.channels[name] for name in kept.channels if name not in free)
     assert budget.admits(cost.measure(kept))
     if projector.usage(kept) < FILL_TO:
         assert all(projector.usage(larger) > 1 for larger in single_steps(space, kept, free))
@@ -116,7 +120,7 @@ def test_a_budget_below_the_smallest_network_is_refused_and_the_smallest_itself_
     with pytest.raises(BudgetError, match="cannot meet"):
         Projector(space, cost, Budget({name: Limit(smallest[name] * 0.999)})).project(policy)
     exactly = Projector(space, cost, Budget({name: Limit(smallest[name])}))
-    assert exactly.usage(space.kept(exactly.project(policy))) == 1
+    assert exactly.usage(space.counts(exactly.project(policy))) == 1
 
 
 @given(st.data())
@@ -137,7 +141,7 @@ def test_limits_without_closed_form_change_nothing(data: Any) -> None:
 def test_a_policy_that_lies_on_the_budget_is_left_alone(data: Any) -> None:
     space, cost = data.draw(spaces())
     policy = data.draw(policies(space))
-    mflops = cost.measure(space.kept(policy))["mflops"]
+    mflops = cost.measure(space.counts(policy))["mflops"]
     limit = mflops / data.draw(st.floats(FILL_TO + 1e-9, 1.0))
     assert Projector(space, cost, Budget({"mflops": Limit(limit)})).project(policy) == space.canonical(policy)
 
@@ -170,7 +174,7 @@ def full(space: SearchSpace, cost: CostModel, name: str) -> float:
 def any_params(space: SearchSpace, data: Any) -> dict[str, float | str]:
     return {
         d.name: data.draw(st.sampled_from(d.choices)) if d.choices else data.draw(st.floats(0, d.high))
-        for d in space.dimensions
+        for d in dimensions(space)
     }
 
 
@@ -181,9 +185,9 @@ def test_a_resnet_between_30_and_80_per_cent_always_uses_98_per_cent(model: str,
     space, cost = real(model)
     limit = data.draw(st.floats(0.3, 0.8)) * full(space, cost, "mflops")
     projector = Projector(space, cost, Budget({"mflops": Limit(limit)}))
-    projected = projector.project(space.decode(any_params(space, data)))
-    assert FILL_TO <= projector.usage(space.kept(projected)) <= 1
-    assert cost.measure(space.kept(projected))["mflops"] <= limit
+    projected = projector.project(policy_of(space, any_params(space, data)))
+    assert FILL_TO <= projector.usage(space.counts(projected)) <= 1
+    assert cost.measure(space.counts(projected))["mflops"] <= limit
     assert projector.project(projected) == projected
 
 
@@ -193,10 +197,10 @@ def test_with_blocks_to_drop_a_budget_is_met_and_used_all_the_same(data: Any, sh
     space, cost = real("resnet20", deep=True)
     assert len(space.blocks) == 7
     projector = Projector(space, cost, Budget({"mflops": Limit(share * full(space, cost, "mflops"))}))
-    projected = projector.project(space.decode(any_params(space, data)))
-    assert FILL_TO <= projector.usage(space.kept(projected)) <= 1
+    projected = projector.project(policy_of(space, any_params(space, data)))
+    assert FILL_TO <= projector.usage(space.counts(projected)) <= 1
     assert projector.project(projected) == projected
-    assert space.decode(space.encode(projected)) == projected
+    assert policy_of(space, params_of(space, projected)) == projected
     for block in space.blocks:
         if block.name in projected.dropped_blocks:
             assert all(projected.groups[inner].sparsity == 0 for inner in block.groups)
@@ -209,21 +213,21 @@ def test_masks_are_scaled_to_a_budget_of_what_is_not_zero(pattern: str, share: f
     space, cost = real("resnet20", pattern=pattern)
     limit = share * full(space, cost, "nonzero_mflops")
     projector = Projector(space, cost, Budget({"nonzero_mflops": Limit(limit)}))
-    projected = projector.project(space.decode(any_params(space, data)))
-    assert 0.95 * limit <= cost.measure(space.kept(projected))["nonzero_mflops"] <= limit
+    projected = projector.project(policy_of(space, any_params(space, data)))
+    assert 0.95 * limit <= cost.measure(space.counts(projected))["nonzero_mflops"] <= limit
     assert projected.mask is not None
     assert projected.mask.pattern == pattern
-    assert space.decode(space.encode(projected)) == projected
+    assert policy_of(space, params_of(space, projected)) == projected
 
 
 def test_a_mask_is_left_alone_by_a_budget_of_dense_flops() -> None:
     space, cost = real("resnet20", pattern="weight")
     projector = Projector(space, cost, Budget({"mflops": Limit(0.5 * full(space, cost, "mflops"))}))
-    params = {d.name: d.choices[0] if d.choices else 0.5 * ("mask" in d.name) for d in space.dimensions}
-    projected = projector.project(space.decode(params))
+    params = {d.name: d.choices[0] if d.choices else 0.5 * ("mask" in d.name) for d in dimensions(space)}
+    projected = projector.project(policy_of(space, params))
     assert projected.mask is not None
     assert set(projected.mask.layers.values()) == {0.5}
-    assert projector.usage(space.kept(projected)) >= FILL_TO
+    assert projector.usage(space.counts(projected)) >= FILL_TO
 
 
 @given(data=st.data())
@@ -237,11 +241,11 @@ def test_a_larger_budget_is_never_spent_less(data: Any) -> None:
     costs, kept = [], []
     for share in (small, large):
         budget = Budget({"mflops": Limit(share * full(space, cost, "mflops"))})
-        kept.append(space.kept(Projector(space, cost, budget).project(policy)))
+        kept.append(space.counts(Projector(space, cost, budget).project(policy)))
         costs.append(cost.measure(kept[-1])["mflops"])
     assert costs[0] <= costs[1]
     assume(large > 1.1 * small)  # beyond what filling the gap may move, no group shrinks when the budget grows
-    assert all(kept[0][g.name] <= kept[1][g.name] + 1 for g in space.groups)
+    assert all(kept[0].channels[g.name] <= kept[1].channels[g.name] + 1 for g in space.groups)
 
 
 @given(st.floats(0.35, 0.8), st.floats(0.35, 0.8), st.floats(0.35, 0.8))
@@ -251,11 +255,11 @@ def test_several_limits_hold_together_and_the_tightest_is_used(mflops: float, mp
     shares = {"mflops": mflops, "mparams": mparams, "size_mb": size}
     budget = Budget({name: Limit(share * full(space, cost, name)) for name, share in shares.items()})
     projector = Projector(space, cost, budget)
-    found = cost.measure(space.kept(projector.project(PruningPolicy())))
+    found = cost.measure(space.counts(projector.project(PruningPolicy())))
     assert budget.admits(found)
     used = {name: found[name] / limit.value for name, limit in budget.limits.items()}
     assert FILL_TO <= max(used.values()) <= 1
-    assert projector.usage(space.kept(projector.project(PruningPolicy()))) == max(used.values())
+    assert projector.usage(space.counts(projector.project(PruningPolicy()))) == max(used.values())
 
 
 @given(st.sampled_from((2, 4, 8)), st.floats(0.3, 0.8), st.floats(0.5, 0.9))
@@ -264,13 +268,13 @@ def test_rounding_and_the_floor_hold_on_a_real_network(round_to: int, share: flo
     plain, cost = real("resnet20")
     space = replace(plain, round_to=round_to, max_sparsity=max_sparsity)
     projector = Projector(space, cost, Budget({"mflops": Limit(share * full(space, cost, "mflops"))}))
-    if projector.usage({name: counts[0] for name, counts in space.choices.items()}) > 1:
+    if projector.usage(space.smallest) > 1:
         with pytest.raises(BudgetError):
             projector.project(PruningPolicy())
         return
-    kept = space.kept(projector.project(PruningPolicy()))
+    kept = space.counts(projector.project(PruningPolicy()))
     for group in space.groups:
-        count = kept[group.name]
+        count = kept.channels[group.name]
         assert count == group.num_channels or count % round_to == 0
         assert count >= group.num_channels * (1 - max_sparsity) - 1e-9
     assert projector.usage(kept) <= 1
@@ -281,6 +285,6 @@ def test_proportions_are_kept_where_the_budget_allows() -> None:
     cost = chain_cost(space, (10, 10, 10))
     policy = PruningPolicy({"g0": GroupPolicy(0.0, "l1"), "g1": GroupPolicy(0.5, "l2"), "g2": GroupPolicy(0.75, "l1")})
     budget = Budget({"mflops": Limit(0.1 * full_cost(space, cost)["mflops"])})
-    kept = space.kept(Projector(space, cost, budget).project(policy))
+    kept = space.counts(Projector(space, cost, budget).project(policy)).channels
     assert abs(kept["g0"] - 2 * kept["g1"]) <= 3
     assert abs(kept["g1"] - 2 * kept["g2"]) <= 3

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from study_fakes import chain_cost, make_proposals, measured_many, open_ledger, space_of
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.sensitivity import Curve, Sensitivity
-from autoprune.core.space import Block, Kept, MaskSpace, SearchSpace
+from autoprune.core.space import Block, MaskSpace, SearchSpace
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import UsageError
 from autoprune.search.proposals.budget_projection import FILL_TO, Projector
@@ -26,25 +27,30 @@ TRUE_WEIGHTS = np.array([3.0, 0.3, 1.0, 0.3, 2.0])
 
 def guided(share: float = 0.5, seed: int = 0, measured: bool = True, with_baselines: bool = False) -> Proposals:
     proposals = make_proposals(WIDTHS, sampler="guided", share=share, seed=seed, with_baselines=with_baselines)
-    curves = {name: Curve(full, {full // 2: 0.1, full // 4: 0.5}) for name, full in proposals.space.full.items()}
+    curves = {name: Curve(n, {n // 2: 0.1, n // 4: 0.5}) for name, n in proposals.space.full.channels.items()}
     return replace(proposals, sensitivity=Sensitivity(curves if measured else {}))
 
 
 def true_loss(proposals: Proposals, policy: PruningPolicy) -> float:
     """Return a loss in which groups hurt by weights that the measured curves do not tell."""
-    kept, full = proposals.space.kept(policy), proposals.space.full
+    kept, full = proposals.space.counts(policy).channels, proposals.space.full.channels
     cut = np.array([1 - kept[name] / full[name] for name in full])
     return float(np.exp(-1 + (TRUE_WEIGHTS[: len(cut)] * cut**2).sum()))
+
+
+def no_draw(name: str, seed: int) -> dict[str, float | str]:
+    raise AssertionError("the guided sampler draws nothing from Optuna's")
 
 
 def told(proposals: Proposals, count: int, worst: bool = False) -> list[Trial]:
     """Return the trials of a search; ``worst`` hands it the opposite of the truth."""
     trials: list[Trial] = []
     for number in range(count):
-        found = proposals.next(number, trials)
-        policy = proposals.policy(found.sampler.decided or {})
+        found = proposals.propose(number, trials, no_draw)
+        policy = found.policy
         loss = true_loss(proposals, policy)
-        exact = proposals.cost.measure(proposals.space.kept(policy))
+        assert found.counts == proposals.space.counts(policy)
+        exact = proposals.cost.measure(found.counts)
         measured = exact.merged(Measurement({"accuracy": 1 / (1 + loss), "loss": 1 / loss if worst else loss}))
         candidate = Candidate(number, policy, 0, found.origin, found.budget)
         trials.append(Trial(candidate, Completed(measured), {}, 0))
@@ -57,7 +63,7 @@ def test_every_proposal_lies_on_its_budget_and_is_new(measured: bool) -> None:
     trials = told(proposals, 40)
     for trial in trials:
         usage = Projector(proposals.space, proposals.cost, trial.candidate.budget).usage(
-            proposals.space.kept(trial.candidate.policy)
+            proposals.space.counts(trial.candidate.policy)
         )
         assert FILL_TO <= usage <= 1
     assert len({trial.candidate.policy.to_json() for trial in trials}) == 40
@@ -116,20 +122,20 @@ def test_one_group_only_and_a_budget_near_the_floor() -> None:
     assert told(proposals, 3)
     space = space_of((8, 8))
     cost = chain_cost(space)
-    least = cost.measure({name: counts[0] for name, counts in space.choices.items()})["mflops"]
+    least = cost.measure(space.smallest)["mflops"]
     near = replace(make_proposals((8, 8), sampler="guided"), budget=Budget.parse({"mflops": 1.02 * least}))
     for trial in told(near, 3):
-        assert near.budget.admits(near.cost.measure(near.space.kept(trial.candidate.policy)))
+        assert near.budget.admits(near.cost.measure(near.space.counts(trial.candidate.policy)))
 
 
 class BlockCount:
     """Cost a network its blocks, and one that always stays."""
 
-    def measure(self, kept: Kept) -> Measurement:
-        return Measurement({"mflops": 1.0 + sum(kept.values())})
+    def measure(self, counts: ChannelCounts) -> Measurement:
+        return Measurement({"mflops": 6.0 - len(counts.dropped_blocks)})
 
-    def measure_many(self, names: Any, counts: Any) -> dict[str, Any]:
-        return measured_many(self.measure, names, counts)
+    def measure_many(self, names: Any, numbers: Any) -> dict[str, Any]:
+        return measured_many(self.measure, names, numbers)
 
 
 def test_blocks_alone_are_searched_where_no_channel_can_go() -> None:
@@ -145,8 +151,8 @@ def test_blocks_alone_are_searched_where_no_channel_can_go() -> None:
 class BlockAndChannels(BlockCount):
     """Cost a network its channels, and its one block as much as ten of them."""
 
-    def measure(self, kept: Kept) -> Measurement:
-        return Measurement({"mflops": float(sum((10 if name == "b" else 1) * count for name, count in kept.items()))})
+    def measure(self, counts: ChannelCounts) -> Measurement:
+        return Measurement({"mflops": float(sum(counts.channels.values()) + 10 * (1 - len(counts.dropped_blocks)))})
 
 
 @pytest.mark.parametrize("with_baselines", [False, True])
@@ -160,7 +166,7 @@ def test_a_block_goes_only_where_what_is_left_can_fill_the_budget(with_baselines
     trials = told(proposals, 8)
     for trial in trials:
         if trial.candidate.origin not in ("baseline:depth", "guided:lower"):  # blocks alone; a limit between two steps
-            used = proposals.cost.measure(space.kept(trial.candidate.policy))["mflops"]
+            used = proposals.cost.measure(space.counts(trial.candidate.policy))["mflops"]
             assert FILL_TO <= used / trial.candidate.budget.limits["mflops"].value <= 1
     assert any(trial.candidate.is_baseline for trial in trials) == with_baselines
 
@@ -183,15 +189,17 @@ def test_masks_alone_are_refused_with_the_sampler_that_takes_them() -> None:
 
 def test_a_criterion_of_a_group_that_stays_whole_makes_no_other_network() -> None:
     proposals = guided()
-    kept = {**proposals.space.full, "g1": 8}
+    kept = proposals.space.full.with_channels({"g1": 8})
     one, other, third = (
-        proposals.space.policy(kept, {**dict.fromkeys(kept, "l1"), "g0": whole, "g1": cut})
+        proposals.space.policy(kept, {**dict.fromkeys(kept.channels, "l1"), "g0": whole, "g1": cut})
         for whole, cut in (("l1", "l1"), ("l2", "l1"), ("l1", "l2"))
     )
-    archive = Elites(proposals.space, list(kept), [np.zeros(len(c)) for c in proposals.space.choices.values()])
-    archive.read([Trial(Candidate(0, one, 0, "guided:drawn"), Failed("E", ""), {}, 0)])
-    assert archive.holds(other)
-    assert not archive.holds(third)
+    elites = Elites(
+        proposals.space, list(kept.channels), [np.zeros(len(c)) for c in proposals.space.channel_choices.values()]
+    )
+    elites.read([Trial(Candidate(0, one, 0, "guided:drawn"), Failed("E", ""), {}, 0)])
+    assert elites.holds(kept, other)
+    assert not elites.holds(kept, third)
 
 
 def test_a_stored_study_asks_the_same_after_a_kill(tmp_path: Path) -> None:
@@ -208,6 +216,4 @@ def test_it_goes_on_from_thousands_of_trials() -> None:
     proposals = guided()
     few = told(proposals, 20)
     many = [replace(few[n % 20], candidate=replace(few[n % 20].candidate, number=n)) for n in range(5000)]
-    found = proposals.next(5000, many)
-    policy = proposals.policy(found.sampler.decided or {})
-    assert policy not in {trial.candidate.policy for trial in few}
+    assert proposals.propose(5000, many, no_draw).policy not in {trial.candidate.policy for trial in few}

@@ -56,11 +56,11 @@ def test_a_study_begun_without_sensitivity_takes_it_in(tmp_path: Path) -> None:
 def test_a_finetune_that_ends_in_nan_is_a_failed_trial_and_the_search_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoprune.search.evaluation.evaluator import Evaluator
+    from autoprune.search.evaluation.make_network import NetworkMaker
 
-    prune, count = Evaluator.finetune, 0
+    prune, count = NetworkMaker.finetune, 0
 
-    def sometimes(self: Evaluator, network: torch.nn.Module, *rest: Any, **named: Any) -> None:
+    def sometimes(self: NetworkMaker, network: torch.nn.Module, *rest: Any, **named: Any) -> None:
         nonlocal count
         count += 1
         if count == 3:
@@ -68,7 +68,7 @@ def test_a_finetune_that_ends_in_nan_is_a_failed_trial_and_the_search_goes_on(
                 next(network.parameters()).fill_(float("nan"))
         prune(self, network, *rest, **named)
 
-    monkeypatch.setattr(Evaluator, "finetune", sometimes)
+    monkeypatch.setattr(NetworkMaker, "finetune", sometimes)
     trials = go(write_study(tmp_path / "studies"), 7)
     failed = [trial for trial in trials if isinstance(trial.outcome, Failed)]
     assert [trial.number for trial in failed] == [2]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from tiny import write_task
-from tiny_bench import tiny_spec
+from tiny_study import tiny_spec
 from torch import nn
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel, measure_network
@@ -24,9 +25,13 @@ from autoprune.pruning.blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.proposals.latency_model import LatencyProbes
-from autoprune.search.setup.context import cost_model, set_up
+from autoprune.search.setup.build_costs import cost_model
+from autoprune.search.setup.build_proposals import build_proposals
+from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.latency_probes import latency_probes, needs_probes, spread
+from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec
 from autoprune.training.device.device import resolve_runtime
 
 DENSE_MS = 8.0
@@ -60,19 +65,19 @@ def timed(folder: Path, timer: FakeTimer, said: list[str] | None = None) -> Late
     pruner, cost = parts()
     runtime = resolve_runtime("cpu", "fp32", "contiguous", 1)
     notify = (said if said is not None else []).append
-    return latency_probes(pruner, cost, timer, runtime, DENSE_MS, StudyFolder(folder), notify)  # type: ignore[arg-type]
+    context = StudyContext(StudySpec(), None, runtime, StudyFolder(folder), notify)  # type: ignore[arg-type]
+    return latency_probes(context, pruner, cost, timer, DENSE_MS)  # type: ignore[arg-type]
 
 
 def test_probes_are_spread_over_widths_and_depth() -> None:
     pruner, cost = parts()
     space = pruner.space
     probes = list(spread(space))
-    dropped = [sum(not kept[block.name] for block in space.blocks) for kept in probes]
+    dropped = [len(kept.dropped_blocks) for kept in probes]
     assert {0, 2, 5, 7} == set(dropped)
     work = [cost.work(kept) for kept in probes]
-    smallest = {name: counts[0] for name, counts in space.choices.items()}
-    assert min(w[2] for w in work) == cost.measure(smallest)["mflops"]
-    assert len({tuple(sorted(kept.items())) for kept in probes}) == len(probes) == 9
+    assert min(w[2] for w in work) == cost.measure(space.smallest)["mflops"]
+    assert len({tuple(space.cut_numbers(kept).values()) for kept in probes}) == len(probes) == 9
     assert space.full not in probes
 
 
@@ -87,7 +92,7 @@ def test_probes_are_timed_against_dense_as_trials_are_and_teach_the_law(tmp_path
     probes = timed(tmp_path, timer, said)
     assert timer.asked == [{"calls": 3}] * 9
     assert probes.timed[0].latency_ms == DENSE_MS
-    dense = probes.cost.measure({})["mflops"]
+    dense = probes.cost.measure(ChannelCounts())["mflops"]
     for one in probes.timed:
         assert one.latency_ms == pytest.approx(DENSE_MS * (0.2 + 0.8 * probes.cost.measure(one.kept)["mflops"] / dense))
     assert probes.error < 0.1
@@ -134,9 +139,11 @@ def test_only_a_search_that_looks_at_latency_needs_probes(tmp_path: Path) -> Non
     assert not needs_probes(Budget.parse({"mflops": 3}), ("accuracy", "mflops"))
     study = StudyFolder(tmp_path / "study")
     study.create()
-    bench = set_up(tiny_spec(write_task(tmp_path), objectives=("accuracy", "mflops")), study, lambda message: None)
-    assert bench.proposals(Budget.parse({"mflops": 0.1})).probes is None
+    prepared = prepare_study(
+        tiny_spec(write_task(tmp_path), objectives=("accuracy", "mflops")), study, lambda message: None
+    )
+    assert build_proposals(prepared, Budget.parse({"mflops": 0.1})).probes is None
     assert not study.latency_probes.exists()
-    share = Budget.parse({"latency_ms": "70%"}).resolve(bench.dense)
-    assert bench.proposals(share).probes == bench.proposals(share).probes is not None
+    share = Budget.parse({"latency_ms": "70%"}).resolve(prepared.dense)
+    assert build_proposals(prepared, share).probes == build_proposals(prepared, share).probes is not None
     assert study.latency_probes.exists()

@@ -54,7 +54,7 @@ class Watcher:
 
 
 def always(outcome: Outcome) -> Callable[[Candidate, Callable[[str], None], EarlyStopper], Evaluation]:
-    def evaluate(candidate: Candidate, on_phase: Callable[[str], None], judge: EarlyStopper) -> Evaluation:
+    def evaluate(candidate: Candidate, on_phase: Callable[[str], None], stopper: EarlyStopper) -> Evaluation:
         on_phase("prune")
         on_phase("score")
         return Evaluation(outcome, {"prune": 0.25, "score": 0.5})
@@ -91,12 +91,12 @@ def test_everything_happens_in_order() -> None:
     assert ledger.log == [step.format(number) for number in (0, 1) for step in once]
 
 
-def test_each_candidate_is_judged_by_the_trials_before_it_in_whatever_run() -> None:
+def test_each_candidate_is_stopperd_by_the_trials_before_it_in_whatever_run() -> None:
     seen: list[tuple[int, list[int]]] = []
 
-    def evaluate(candidate: Candidate, on_phase: Callable[[str], None], judge: EarlyStopper) -> Evaluation:
-        assert judge.candidate is candidate
-        seen.append((candidate.number, [trial.number for trial in judge.trials]))
+    def evaluate(candidate: Candidate, on_phase: Callable[[str], None], stopper: EarlyStopper) -> Evaluation:
+        assert stopper.candidate is candidate
+        seen.append((candidate.number, [trial.number for trial in stopper.trials]))
         return Evaluation(GOOD, {})
 
     ledger = FakeLedger()
@@ -133,7 +133,7 @@ def test_the_failures_of_an_earlier_run_do_not_count() -> None:
 def test_one_success_among_failures_lets_it_go_on() -> None:
     ledger = FakeLedger()
     outcomes = iter([BAD, BAD, BAD, BAD, GOOD] * 4)
-    assert go(ledger, lambda candidate, on_phase, judge: Evaluation(next(outcomes), {}), 20) == 20
+    assert go(ledger, lambda candidate, on_phase, stopper: Evaluation(next(outcomes), {}), 20) == 20
 
 
 def test_failing_to_the_end_of_a_short_search_is_told_too() -> None:
@@ -146,7 +146,7 @@ def test_failing_to_the_end_of_a_short_search_is_told_too() -> None:
 def test_an_interrupt_leaves_the_candidate_asked_and_untold() -> None:
     ledger = FakeLedger()
 
-    def interrupted(candidate: Candidate, on_phase: Callable[[str], None], judge: EarlyStopper) -> Evaluation:
+    def interrupted(candidate: Candidate, on_phase: Callable[[str], None], stopper: EarlyStopper) -> Evaluation:
         if candidate.number == 2:
             raise KeyboardInterrupt
         return Evaluation(GOOD, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.core.notify import Notify, silent
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.errors import NonFiniteError
@@ -17,14 +19,15 @@ from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup import measure_tolerance as threshold
-from autoprune.search.setup.measure_sensitivity import BROKEN, Expected, SensitivityProbe, sensitivity_of
+from autoprune.search.setup.context import StudyContext
+from autoprune.search.setup.measure_sensitivity import BROKEN, SensitivityProbe, measured_sensitivity
 from autoprune.study.folder import StudyFolder
-from autoprune.study.spec_sections import SensitivitySpec
+from autoprune.study.spec import StudySpec
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.training.device.device import resolve_runtime
 
-LONG = Expected(trials=10_000, trained=1000, scored=100)
-SHORT = Expected(trials=1, trained=0, scored=1)
+LONG = {"trials": 10_000, "finetune": {"epochs": 10.0}}
+SHORT = {"trials": 1, "finetune": {"epochs": 0.0, "recalibration_images": 1}}
 
 
 @dataclass
@@ -51,7 +54,9 @@ def build() -> nn.Module:
     ).eval()
 
 
-def probe_of(network: nn.Module) -> SensitivityProbe:
+def probe_of(
+    network: nn.Module, folder: StudyFolder, notify: Notify = silent, spec: Mapping[str, Any] | None = None
+) -> SensitivityProbe:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (160, 1, 8, 8), generator=generator).to(torch.uint8)
     labels = torch.arange(160) % 3
@@ -59,7 +64,9 @@ def probe_of(network: nn.Module) -> SensitivityProbe:
     groups = find_groups(network, torch.rand(2, 1, 8, 8)).cuttable
     space = SearchSpace(groups, {group.name: ("l2",) for group in groups})
     scores = score_groups(network, groups, ["l2"], Calibration([], 0, (1, 8, 8)))
-    return SensitivityProbe(Pruner(network, space, scores), task, resolve_runtime("cpu", "fp32", "contiguous", 1), 0)
+    device = resolve_runtime("cpu", "fp32", "contiguous", 1)
+    context = StudyContext(StudySpec.model_validate(spec or LONG), task, device, folder, notify)
+    return SensitivityProbe(context, Pruner(network, space, scores))
 
 
 @pytest.fixture
@@ -67,9 +74,10 @@ def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path)
 
 
-def measure(folder: StudyFolder, expected: Expected = LONG, **wish: Any) -> tuple[Sensitivity, Heard]:
+def measure(folder: StudyFolder, spec: Mapping[str, Any] = LONG, **wish: Any) -> tuple[Sensitivity, Heard]:
     heard = Heard()
-    return sensitivity_of(probe_of(build()), SensitivitySpec(**wish), expected, folder, heard), heard
+    probe = probe_of(build(), folder, heard, {**spec, "sensitivity": wish})
+    return measured_sensitivity(probe.context, probe.pruner), heard
 
 
 def test_every_group_is_cut_to_half_and_a_quarter_and_compared_with_the_dense_network(folder: StudyFolder) -> None:
@@ -79,7 +87,7 @@ def test_every_group_is_cut_to_half_and_a_quarter_and_compared_with_the_dense_ne
         assert found.curves[name].full == full
         assert {full // 2, full // 4} <= set(found.curves[name].rises)
         assert full not in found.curves[name].rises
-    probe = probe_of(build())
+    probe = probe_of(build(), folder)
     images = found.settings["images"]
     assert found.dense_loss == pytest.approx(probe.loss({}, images))
     assert found.curves["3"].rises[4] == pytest.approx(probe.loss({"3": 4}, images) - found.dense_loss)
@@ -120,7 +128,8 @@ def test_a_short_search_gets_the_first_round_only(folder: StudyFolder) -> None:
 def test_a_cut_that_breaks_the_network_is_not_tolerated_and_ends_no_search(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe, heard, measured = probe_of(build()), Heard(), threshold.score
+    heard, measured = Heard(), threshold.score
+    probe = probe_of(build(), folder, heard, {"space": {"max_drop": 0.9, "calibration_images": 96}})
 
     def broken(network: nn.Module, *given: Any, **named: Any) -> Any:
         if network is not probe.pruner.network and network[3].out_channels < 6:
@@ -128,7 +137,7 @@ def test_a_cut_that_breaks_the_network_is_not_tolerated_and_ends_no_search(
         return measured(network, *given, **named)
 
     monkeypatch.setattr(threshold, "score", broken)
-    counts = threshold.tolerated_counts(probe.pruner, probe.task, probe.runtime, 0.9, 96, 0, folder, heard)
+    counts = threshold.tolerated_counts(probe.context, probe.pruner)
     assert counts == {"0": 1, "3": 6}
     assert "3 cut to 5 breaks the network (the outputs are NaN); that is not tolerated" in heard.said
 
@@ -136,14 +145,16 @@ def test_a_cut_that_breaks_the_network_is_not_tolerated_and_ends_no_search(
 def test_the_dense_network_stays_as_it_was(folder: StudyFolder) -> None:
     network = build()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    sensitivity_of(probe_of(network), SensitivitySpec(), LONG, folder, Heard())
+    probe = probe_of(network, folder)
+    measured_sensitivity(probe.context, probe.pruner)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_a_cut_that_breaks_the_network_counts_as_a_great_rise_and_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe, heard, loss = probe_of(build()), Heard(), SensitivityProbe.loss
+    heard, loss = Heard(), SensitivityProbe.loss
+    probe = probe_of(build(), StudyFolder(tmp_path), heard)
 
     def broken(self: SensitivityProbe, kept: dict[str, int], images: int) -> float:
         if "3" in kept:
@@ -151,7 +162,7 @@ def test_a_cut_that_breaks_the_network_counts_as_a_great_rise_and_is_said(
         return loss(self, kept, images)
 
     monkeypatch.setattr(SensitivityProbe, "loss", broken)
-    found = sensitivity_of(probe, SensitivitySpec(), LONG, StudyFolder(tmp_path), heard)
+    found = measured_sensitivity(probe.context, probe.pruner)
     assert set(found.curves["3"].rises.values()) == {BROKEN}
     assert max(found.curves["0"].rises.values()) < BROKEN
     assert any(said.startswith("3 cut to 8 breaks the network (the outputs are NaN)") for said in heard.said)

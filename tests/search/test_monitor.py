@@ -1,4 +1,4 @@
-"""A candidate is looked at on its way up, and the looks leave no trace."""
+"""A candidate is looked at on its way, and the looks leave no trace."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from autoprune.training.loop import Span
 from autoprune.training.scoring import score
 
 __all__ = ["global_random_state_untouched", "one_thread", "runtime", "task", "toy"]
-RECIPE = FinetuneSettings(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)  # ten steps
+SETTINGS = FinetuneSettings(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)  # ten steps
 EXACT = Measurement({"mflops": 1.0})
 
 
@@ -35,15 +35,15 @@ class Says:
         self.answer = verdict
         self.asked: list[tuple[str, float]] = []
 
-    def verdict(self, rung: str, loss: float, exact: Measurement) -> Decision:
+    def verdict(self, name: str, loss: float, exact: Measurement) -> Decision:
         assert exact["mflops"] == 1.0
-        self.asked.append((rung, loss))
+        self.asked.append((name, loss))
         return self.answer
 
 
-def climb_of(task: ArrayTask, runtime: Runtime, judge: Any = None, images: int = 20) -> Monitor:
-    settle = partial(recalibrated_copy, task=task, images=32, runtime=runtime, seed=0)
-    return Monitor(EXACT, judge, task, runtime, images, settle, lambda phase: nullcontext())
+def monitor_of(task: ArrayTask, runtime: Runtime, stopper: Any = None, images: int = 20) -> Monitor:
+    recalibrate = partial(recalibrated_copy, task=task, images=32, runtime=runtime, seed=0)
+    return Monitor(EXACT, stopper, task, runtime, images, recalibrate, lambda phase: nullcontext())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -52,7 +52,7 @@ def test_a_fine_tune_that_was_looked_at_ends_with_the_same_bits(
     task: ArrayTask, precision: str, optimizer: str
 ) -> None:
     runtime = Runtime(precision=precision, channels_last=True)  # type: ignore[arg-type]
-    recipe = replace(RECIPE, optimizer=optimizer)  # type: ignore[arg-type]
+    settings = replace(SETTINGS, optimizer=optimizer)  # type: ignore[arg-type]
 
     class DrawsNumbers(ArrayTask):
         """Draw from the global stream when images are scored, as a loader with several processes does."""
@@ -66,11 +66,11 @@ def test_a_fine_tune_that_was_looked_at_ends_with_the_same_bits(
 
     def trained(images: int) -> tuple[dict[str, torch.Tensor], Measurement]:
         network = make_toy(dropout=0.3)
-        climb = climb_of(drawing, runtime, images=images)
-        climb.look("recalibrated_loss", network)
-        finetune(network, drawing, recipe, runtime, 0, on_step=climb.half_way(network, Span(0, 10)))
+        monitor = monitor_of(drawing, runtime, images=images)
+        monitor.look("recalibrated_loss", network)
+        finetune(network, drawing, settings, runtime, 0, on_step=monitor.half_way(network, Span(0, 10)))
         assert network.training
-        return state_of(network), climb.measured
+        return state_of(network), monitor.measured
 
     (plain, nothing), (looked, found) = trained(0), trained(20)
     assert same_state(plain, looked)
@@ -83,8 +83,8 @@ def test_a_fine_tune_that_was_looked_at_ends_with_the_same_bits(
 def test_a_look_half_way_is_at_half_of_the_steps_with_batch_norm_recalibrated(
     task: ArrayTask, toy: Toy, runtime: Runtime
 ) -> None:
-    climb = climb_of(task, runtime, Says(GoOn()))
-    finetune(toy, task, RECIPE, runtime, 0, on_step=climb.half_way(toy, Span(0, 10)))
+    monitor = monitor_of(task, runtime, Says(GoOn()))
+    finetune(toy, task, SETTINGS, runtime, 0, on_step=monitor.half_way(toy, Span(0, 10)))
     other = make_toy()
     raw: list[float] = []
     seen: list[float] = []
@@ -96,8 +96,8 @@ def test_a_look_half_way_is_at_half_of_the_steps_with_batch_norm_recalibrated(
             recalibrate_batchnorm(anew, task, 32, runtime, 0)
             seen.append(score(anew, task, "val", runtime, limit=20).loss)
 
-    finetune(other, task, RECIPE, runtime, 0, on_step=by_hand)
-    assert climb.measured["midway_loss"] == seen[0] != raw[0]
+    finetune(other, task, SETTINGS, runtime, 0, on_step=by_hand)
+    assert monitor.measured["midway_loss"] == seen[0] != raw[0]
 
 
 @pytest.mark.parametrize(
@@ -106,42 +106,42 @@ def test_a_look_half_way_is_at_half_of_the_steps_with_batch_norm_recalibrated(
 def test_there_is_no_half_way_with_fewer_than_two_steps(
     task: ArrayTask, toy: Toy, runtime: Runtime, span: Span, looks: int
 ) -> None:
-    judge = Says(GoOn())
-    finetune(toy, task, RECIPE, runtime, 0, on_step=climb_of(task, runtime, judge).half_way(toy, span), span=span)
-    assert [rung for rung, _ in judge.asked] == ["midway_loss"] * looks
+    stopper = Says(GoOn())
+    finetune(toy, task, SETTINGS, runtime, 0, on_step=monitor_of(task, runtime, stopper).half_way(toy, span), span=span)
+    assert [name for name, _ in stopper.asked] == ["midway_loss"] * looks
 
 
 def test_a_stop_ends_the_fine_tune_with_what_was_measured(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
     steps: list[int] = []
-    climb = climb_of(task, runtime, Says(Stop("hopeless")))
-    look = climb.half_way(toy, Span(0, 10))
+    monitor = monitor_of(task, runtime, Says(Stop("hopeless")))
+    look = monitor.half_way(toy, Span(0, 10))
     assert look is not None
     with pytest.raises(StoppedEarly) as caught:
-        finetune(toy, task, RECIPE, runtime, 0, on_step=lambda *now: (steps.append(now[0]), look(*now))[1])
+        finetune(toy, task, SETTINGS, runtime, 0, on_step=lambda *now: (steps.append(now[0]), look(*now))[1])
     assert steps == [1, 2, 3, 4, 5]
     assert caught.value.outcome.reason == "hopeless"
     assert set(caught.value.outcome.measurement.values) == {"mflops", "midway_loss"}
 
 
 def test_a_check_goes_on_and_keeps_its_first_reason(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
-    judge = Says(RunToCheck("first"))
-    climb = climb_of(task, runtime, judge)
-    climb.look("recalibrated_loss", toy)
-    judge.answer = RunToCheck("second")
-    climb.look("midway_loss", toy)
-    judge.answer = GoOn()
-    climb.look("midway_loss", toy)
-    assert climb.spared == "first"
+    stopper = Says(RunToCheck("first"))
+    monitor = monitor_of(task, runtime, stopper)
+    monitor.look("recalibrated_loss", toy)
+    stopper.answer = RunToCheck("second")
+    monitor.look("midway_loss", toy)
+    stopper.answer = GoOn()
+    monitor.look("midway_loss", toy)
+    assert monitor.spared == "first"
 
 
 def test_outputs_that_are_not_numbers_are_judged_and_not_measured(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
     with torch.no_grad():
         toy.fc.weight.fill_(math.nan)
-    judge = Says(GoOn())
-    climb = climb_of(task, runtime, judge)
-    climb.look("recalibrated_loss", toy)
-    assert math.isnan(judge.asked[0][1])
-    assert climb.measured == EXACT
+    stopper = Says(GoOn())
+    monitor = monitor_of(task, runtime, stopper)
+    monitor.look("recalibrated_loss", toy)
+    assert math.isnan(stopper.asked[0][1])
+    assert monitor.measured == EXACT
 
 
 def test_a_glance_takes_a_fixed_part_of_validation(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:

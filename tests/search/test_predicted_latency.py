@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from study_fakes import ChainCost, chain_cost, full_cost, make_proposals, open_ledger, space_of
+from study_fakes import ChainCost, chain_cost, counts_of, full_cost, make_proposals, open_ledger, space_of
 
+from autoprune.core.arrays import Floats, Ints
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import PruningPolicy
-from autoprune.core.space import Block, Kept, SearchSpace
+from autoprune.core.space import Block, SearchSpace
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.search.proposals import baselines
 from autoprune.search.proposals.budget_projection import FILL_TO
 from autoprune.search.proposals.latency_model import (
     AIM,
-    Array,
     LatencyModel,
     LatencyProbes,
     Timed,
@@ -28,6 +28,7 @@ from autoprune.search.proposals.latency_model import (
     leave_one_out_error,
 )
 from autoprune.search.proposals.proposer import Proposals
+from autoprune.study.policy_params import dimensions, policy_of
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class ChainWork(ChainCost):
 
     blocks: tuple[str, ...] = ()
 
-    def work(self, kept: Kept) -> Array:
-        operations = len(self.positions) + 3 * sum(kept.get(name, 1) for name in self.blocks)
-        return np.array([1.0, operations, self.measure(kept)["mflops"]])
+    def work(self, counts: ChannelCounts) -> Floats:
+        operations = len(self.positions) + 3 * (len(self.blocks) - len(counts.dropped_blocks))
+        return np.array([1.0, operations, self.measure(counts)["mflops"]])
 
-    def work_many(self, names: Sequence[str], counts: NDArray[np.int64]) -> Array:
-        return np.array([self.work(dict(zip(names, row, strict=True))) for row in counts.tolist()])
+    def work_many(self, names: Sequence[str], numbers: Ints) -> Floats:
+        return np.array([self.work(counts_of(dict(zip(names, row, strict=True)))) for row in numbers.tolist()])
 
 
 def chain(blocks: int = 0) -> tuple[SearchSpace, ChainWork]:
@@ -51,12 +52,12 @@ def chain(blocks: int = 0) -> tuple[SearchSpace, ChainWork]:
     return space, ChainWork(chain_cost(space_of((16, 24, 32, 32))).positions, blocks=names)
 
 
-def scaled(space: SearchSpace, share: float, dropped: int = 0) -> dict[str, int]:
-    gone = {block.name: 0 for block in space.blocks[:dropped]}
-    return {**space.full, **{g.name: space.nearest(g.name, share * g.num_channels) for g in space.groups}, **gone}
+def scaled(space: SearchSpace, share: float, dropped: int = 0) -> ChannelCounts:
+    gone = frozenset(block.name for block in space.blocks[:dropped])
+    return ChannelCounts({g.name: space.nearest(g.name, share * g.num_channels) for g in space.groups}, gone)
 
 
-def law(work: Array) -> float:
+def law(work: Floats) -> float:
     """Return what the networks of these tests really take: no sum, so that the model is wrong by some per cent."""
     return float(0.2 + 0.05 * work[1] + 0.04 * work[2] + 0.01 * (work[1] * work[2]) ** 0.5)
 
@@ -116,10 +117,10 @@ def trial_of(proposals: Proposals, number: int, trials: list[Trial], seed: int, 
     rng = np.random.default_rng([seed, number])
     params: Mapping[str, float | str] = {
         d.name: str(rng.choice(d.choices)) if d.choices else float(rng.uniform(0, d.high))
-        for d in proposals.space.dimensions
+        for d in dimensions(proposals.space)
     }
-    policy = proposals.projector(trials).project(proposals.space.decode(params))
-    kept = proposals.space.kept(policy)
+    policy = proposals.projector(trials).project(policy_of(proposals.space, params))
+    kept = proposals.space.counts(policy)
     assert proposals.probes is not None
     exact = proposals.cost.measure(kept)
     found = exact.merged(Measurement({"latency_ms": factor * law(proposals.probes.cost.work(kept)), "accuracy": 0.5}))
@@ -149,7 +150,7 @@ def test_proposals_are_predicted_on_the_limit_and_within_every_other(mflops: flo
     dropped = set()
     for number in range(20):
         trial = trial_of(proposals, number, [], seed=0)
-        kept = proposals.space.kept(trial.candidate.policy)
+        kept = proposals.space.counts(trial.candidate.policy)
         assert projector.budget.admits(projector.cost.measure(kept))
         assert projector.usage(kept) >= 0.9
         dropped.add(len(trial.candidate.policy.dropped_blocks))
@@ -174,10 +175,20 @@ def test_a_limit_below_the_smallest_prediction_is_met_by_the_smallest_network() 
     assert proposals.probes is not None
     budget = Budget({"latency_ms": Limit(1e-3)})
     projector = latency_projector(proposals.space, budget, proposals.probes, [])
-    policy = projector.project(proposals.space.policy({}, dict.fromkeys(proposals.space.by_name, "l1")))
-    kept = proposals.space.kept(policy)
+    policy = projector.project(proposals.space.policy(ChannelCounts(), dict.fromkeys(proposals.space.by_name, "l1")))
+    kept = proposals.space.counts(policy)
     assert projector.usage(kept) == pytest.approx(1)
-    assert not any(kept[block.name] for block in proposals.space.blocks)
+    assert kept.dropped_blocks == proposals.space.block_names
+
+
+def random_draw(proposals: Proposals) -> Callable[[str, int], dict[str, float | str]]:
+    """Stand for Optuna's samplers."""
+
+    def draw(name: str, seed: int) -> dict[str, float | str]:
+        rng = np.random.default_rng(seed)
+        return {d.name: str(d.choices[0]) if d.choices else rng.uniform(0, d.high) for d in dimensions(proposals.space)}
+
+    return draw
 
 
 def guided_at(share: float, latency: float, count: int) -> list[Trial]:
@@ -185,10 +196,10 @@ def guided_at(share: float, latency: float, count: int) -> list[Trial]:
     proposals = replace(limited(share), sampler="guided")
     trials: list[Trial] = []
     for number in range(count):
-        found = proposals.next(number, trials)
-        policy = proposals.policy(found.sampler.decided or {})
+        found = proposals.propose(number, trials, random_draw(proposals))
+        policy = found.policy
         told = {"latency_ms": latency * proposals.budget.limits["latency_ms"].value, "accuracy": 0.5, "loss": 1.0}
-        measured = proposals.cost.measure(proposals.space.kept(policy)).merged(Measurement(told))
+        measured = proposals.cost.measure(proposals.space.counts(policy)).merged(Measurement(told))
         asked = Candidate(number, policy, 0, found.origin, found.budget)
         trials.append(Trial(asked, Completed(measured), {}, 0))
     return trials
@@ -226,7 +237,7 @@ def test_baselines_that_were_asked_are_not_worked_out_again(with_probes: bool, m
     proposals = proposals if with_probes else replace(proposals, probes=None)
     trials: list[Trial] = []
     for number in range(6):
-        found = proposals.next(number, trials)
+        found = proposals.propose(number, trials, random_draw(proposals))
         trial = trial_of(limited(0.6), number, [], seed=2)
         trials.append(replace(trial, candidate=replace(trial.candidate, origin=found.origin)))
     assert [trial.candidate.origin for trial in trials].count("baseline:uniform") == 1
@@ -254,7 +265,7 @@ def test_a_latency_limited_study_asks_for_what_its_model_predicts(tmp_path: Path
         while len(ledger.trials) < 4:
             projector = proposals.projector(ledger.trials)
             candidate = ledger.ask(proposals, 0)
-            kept = proposals.space.kept(candidate.policy)
+            kept = proposals.space.counts(candidate.policy)
             assert 0.8 * FILL_TO <= projector.usage(kept) <= 1
             assert proposals.probes is not None
             found = {"latency_ms": law(proposals.probes.cost.work(kept)), "accuracy": 0.5}

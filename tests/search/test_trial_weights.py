@@ -26,7 +26,7 @@ from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
 from autoprune.search.session import run_search
-from autoprune.search.setup.context import set_up
+from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.trial_weights import stored_numbers
 from autoprune.study.disk_usage import size_of
 from autoprune.study.folder import StudyFolder
@@ -104,8 +104,8 @@ def copied(whole: Path, tmp_path: Path) -> Path:
 def test_a_loaded_network_answers_as_it_did_when_it_was_measured(whole: Path) -> None:
     """The oracle is a plain loop over the validation images."""
     view = open_view(whole)
-    task = set_up(view.spec, view.folder, lambda message: None).task
-    runtime = set_up(view.spec, view.folder, lambda message: None).runtime
+    task = prepare_study(view.spec, view.folder, lambda message: None).task
+    runtime = prepare_study(view.spec, view.folder, lambda message: None).device
     completed = [trial for trial in view.trials if isinstance(trial.outcome, Completed)]
     assert [trial.number for trial in completed] == stored(whole)
     assert len(completed) >= TRIALS - 1

@@ -316,7 +316,7 @@ def test_an_archive_holds_no_absolute_path_and_no_pickle(root: Path, tmp_path: P
     imported = import_study(done.file, tmp_path / "there", places=place)
     view = open_view(imported.folder)
     assert (view.spec.model.source, view.spec.data.source) == ("/there/net.py:build", "imagefolder:/there/birds")
-    assert view.facts["fingerprint"] == {"model.source": "/there/net.py:build"}
+    assert view.facts.fingerprint == {"model.source": "/there/net.py:build"}
     from safetensors.numpy import load_file
 
     assert load_file(imported.folder / "weights" / "1.safetensors")["conv1"].tolist() == [0, 1, 2, 3, 4, 5]

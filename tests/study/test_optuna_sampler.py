@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -12,12 +13,14 @@ import optuna
 import pytest
 from study_fakes import OBJECTIVES, fake_outcome, make_proposals
 
-from autoprune.core.policy import PruningPolicy
+from autoprune.core.proposal import Proposal
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import UnknownNameError
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.study import records
-from autoprune.study.optuna_sampler import SAMPLERS, distributions, make_sampler, proposal_seed
+from autoprune.study.optuna_sampler import SAMPLERS, OptunaDraw, distributions, make_sampler, proposal_seed
+from autoprune.study.policy_params import dimensions, params_of, policy_of
+from autoprune.study.records import NewTrial
 
 WIDTHS = (8, 12, 16, 24, 32, 48)
 Params = dict[str, float | str]
@@ -29,13 +32,24 @@ def history(count: int, seed: int = 0, by: str = "random") -> tuple[optuna.trial
     proposals = make_proposals(WIDTHS, sampler=by, seed=seed)
     study = new_study()
     for number in range(count):
-        sampler, *_ = proposals.next(number, ())
-        study.sampler = sampler
-        record = study.ask(sampler.space)
-        candidate = Candidate(number, proposals.policy(record.params), 0, "sampler:random")
+        found = drawn(proposals, study, number, ())
+        candidate = Candidate(number, found.policy, 0, "sampler:random")
         state, values = records.told_as(fake_outcome(proposals, candidate), OBJECTIVES)
-        study.tell(record, values, state=state)
+        study.tell(number, values, state=state)
     return tuple(study.get_trials())
+
+
+def drawn(proposals: Proposals, study: optuna.Study, number: int, trials: Sequence[Trial]) -> Proposal:
+    """Propose as the ledger asks, and store the parameters of what is proposed."""
+    space = proposals.space
+    study_id = study._storage.get_study_id_from_name(study.study_name)
+    draw = OptunaDraw(study, study._storage, study_id, distributions(space))
+    found = proposals.propose(number, trials, draw)
+    assert draw.place is not None
+    new = NewTrial(params_of(space, found.policy), distributions(space), {})
+    for name, value in new.internal_values().items():
+        study._storage.set_trial_param(draw.place.trial_id, name, value, distributions(space)[name])
+    return found
 
 
 def new_study() -> optuna.Study:
@@ -47,13 +61,10 @@ def propose(proposals: Proposals, number: int, past: tuple[optuna.trial.FrozenTr
     """Return the parameters that were stored, and those of the policy that would be built."""
     study = new_study()
     study.add_trials(past)
-    sampler, origin, _ = proposals.next(number, ())
-    assert origin == f"sampler:{proposals.sampler}"
-    study.sampler = sampler
-    record = study.ask(sampler.space)
-    stored = study.trials[-1].params
-    assert stored == record.params
-    return stored, proposals.space.encode(proposals.policy(record.params))
+    found = drawn(proposals, study, number, ())
+    assert (found.origin, found.budget) == (f"sampler:{proposals.sampler}", proposals.budget)
+    assert found.counts == proposals.space.counts(found.policy)
+    return study.trials[-1].params, params_of(proposals.space, proposals.space.canonical(found.policy))
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +86,8 @@ class TestEverySampler:
         proposals = make_proposals(WIDTHS, sampler=name, seed=3)
         stored, built = first_proposal(name, past)
         assert stored == built
-        assert list(stored) == [d.name for d in proposals.space.dimensions]
-        kept = proposals.space.kept(proposals.policy(stored))
+        assert list(stored) == [d.name for d in dimensions(proposals.space)]
+        kept = proposals.space.counts(policy_of(proposals.space, stored))
         assert proposals.budget.admits(proposals.cost.measure(kept))
 
     def test_is_a_function_of_seed_number_and_history(self, name: str, past: int) -> None:
@@ -157,18 +168,9 @@ def test_proposal_seeds_do_not_repeat_within_or_between_studies() -> None:
 def test_distributions_are_the_dimensions_of_the_space() -> None:
     proposals = make_proposals(WIDTHS)
     found = distributions(proposals.space)
-    assert list(found) == [d.name for d in proposals.space.dimensions]
+    assert list(found) == [d.name for d in dimensions(proposals.space)]
     assert found["g0.importance"].choices == ("l1", "l2")  # type: ignore[attr-defined]
     assert (found["g0.sparsity"].low, found["g0.sparsity"].high) == (0, 1 - 1 / 8)  # type: ignore[attr-defined]
-
-
-def test_a_fixed_policy_is_proposed_as_it_is() -> None:
-    proposals = make_proposals(WIDTHS)
-    wanted = proposals.space.canonical(PruningPolicy.uniform(["g0", "g2"], 0.25, "l2"))
-    sampler = proposals.fixed(wanted)
-    study = new_study()
-    study.sampler = sampler
-    assert proposals.policy(study.ask(sampler.space).params) == wanted
 
 
 def test_every_kind_of_outcome_is_in_the_history() -> None:
@@ -176,7 +178,8 @@ def test_every_kind_of_outcome_is_in_the_history() -> None:
     states = {trial.state for trial in history(25)}
     assert states == {optuna.trial.TrialState[name] for name in ("COMPLETE", "PRUNED", "FAIL")}
     proposals = make_proposals(WIDTHS)
-    assert isinstance(fake_outcome(proposals, Candidate(0, proposals.policy(history(1)[0].params), 0, "")), Completed)
+    first = Candidate(0, policy_of(proposals.space, history(1)[0].params), 0, "")
+    assert isinstance(fake_outcome(proposals, first), Completed)
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp"])
@@ -184,20 +187,18 @@ def test_a_policy_that_was_evaluated_is_not_proposed_again(name: str) -> None:
     """Evaluations repeat bit for bit, so a repeated policy would be a wasted trial."""
     proposals = make_proposals(WIDTHS, sampler=name, seed=3)
     past = history(25)
-    first = proposals.policy(propose(proposals, 25, past)[0])
+    first = policy_of(proposals.space, propose(proposals, 25, past)[0])
     trials = [Trial(Candidate(25, first, 0, "sampler:x", proposals.budget), Failed("", ""), {}, 0)]
     study = new_study()
     study.add_trials(past)
-    study.sampler, *_ = replace(proposals, with_baselines=False).next(25, trials)
-    again = proposals.policy(study.ask(study.sampler.space).params)
+    again = drawn(replace(proposals, with_baselines=False), study, 25, trials).policy
     assert again != first
-    assert proposals.budget.admits(proposals.cost.measure(proposals.space.kept(again)))
+    assert proposals.budget.admits(proposals.cost.measure(proposals.space.counts(again)))
 
 
 def test_a_space_with_one_policy_left_proposes_it_again() -> None:
     proposals = make_proposals((4,), sampler="random", seed=0)
-    everything = [proposals.policy(propose(proposals, n, ())[0]) for n in range(40)]
+    everything = [policy_of(proposals.space, propose(proposals, n, ())[0]) for n in range(40)]
     trials = [Trial(Candidate(n, p, 0, "sampler:x"), Failed("", ""), {}, 0) for n, p in enumerate(everything)]
-    study = new_study()
-    study.sampler, *_ = replace(proposals, with_baselines=False).next(99, trials)
-    assert proposals.policy(study.ask(study.sampler.space).params) in everything
+    again = drawn(replace(proposals, with_baselines=False), new_study(), 99, trials)
+    assert again.policy in everything

@@ -14,6 +14,7 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Outcome, Trial
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
+from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import StudyView
 
 BUDGET = Budget.parse({"mflops": 50})
@@ -66,7 +67,9 @@ def view_of(folder: Path, trials: Sequence[Trial], budget: Budget = BUDGET, **ch
         "session:0": {"started": "2026-01-01T00:00:00+00:00", "budget": budget.to_json()},
     }
     given = {"spec": StudySpec(), "running": 0, "facts": facts, **changes}
-    return StudyView(StudyFolder(folder), trials=tuple(trials), **given)
+    return StudyView(
+        StudyFolder(folder), trials=tuple(trials), **{**given, "facts": StudyFacts.from_json(given["facts"])}
+    )
 
 
 def many_trials(count: int, seed: int = 0) -> list[Trial]:

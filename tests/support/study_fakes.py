@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget, Measurement
-from autoprune.core.space import Kept, PruningGroup, SearchSpace
+from autoprune.core.space import PruningGroup, SearchSpace
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.study.ledger import Ledger
@@ -29,21 +30,29 @@ class ChainCost:
     positions: Mapping[str, int]
     constant: float = 0.0
 
-    def measure(self, kept: Kept) -> Measurement:
-        pairs, before = {}, 3
+    def measure(self, counts: ChannelCounts) -> Measurement:
+        pairs, before, kept = {}, 3, counts.channels
         for name in self.positions:
             pairs[name], before = before * kept[name], kept[name]
         mflops = sum(self.positions[name] * pair for name, pair in pairs.items()) / 1e3 + self.constant
         mparams = sum(pairs.values()) / 1e3
         return Measurement({"mflops": mflops, "mparams": mparams, "size_mb": 4 * mparams})
 
-    def measure_many(self, names: Sequence[str], counts: Any) -> dict[str, Any]:
-        return measured_many(self.measure, names, counts)
+    def measure_many(self, names: Sequence[str], numbers: Any) -> dict[str, Any]:
+        return measured_many(self.measure, names, numbers)
 
 
-def measured_many(measure: Callable[[Kept], Measurement], names: Sequence[str], counts: Any) -> dict[str, Any]:
+def counts_of(numbers: Mapping[str, int]) -> ChannelCounts:
+    """Return counts from one mapping, in which the names of blocks begin with b."""
+    dropped = frozenset(name for name, number in numbers.items() if name.startswith("b") and not number)
+    return ChannelCounts({name: number for name, number in numbers.items() if not name.startswith("b")}, dropped)
+
+
+def measured_many(
+    measure: Callable[[ChannelCounts], Measurement], names: Sequence[str], numbers: Any
+) -> dict[str, Any]:
     """Return what ``CostModel.measure_many`` does, one policy at a time."""
-    found = [measure(dict(zip(names, row, strict=True))).values for row in counts.tolist()]
+    found = [measure(counts_of(dict(zip(names, row, strict=True)))).values for row in numbers.tolist()]
     return {name: np.array([each[name] for each in found]) for name in found[0]} if found else {}
 
 
@@ -65,11 +74,11 @@ def chain_cost(space: SearchSpace, positions: Sequence[int] | None = None, const
 
 
 def full_cost(space: SearchSpace, cost: ChainCost) -> Measurement:
-    return cost.measure({group.name: group.num_channels for group in space.groups})
+    return cost.measure(space.full)
 
 
 def smallest_cost(space: SearchSpace, cost: ChainCost) -> Measurement:
-    return cost.measure({name: counts[0] for name, counts in space.choices.items()})
+    return cost.measure(space.smallest)
 
 
 def make_proposals(
@@ -95,7 +104,7 @@ def make_proposals(
 
 def fake_outcome(proposals: Proposals, candidate: Candidate) -> Outcome:
     """Return an outcome that is a function of the policy alone; most complete, one in each of the other ways."""
-    exact = proposals.cost.measure(proposals.space.kept(candidate.policy))
+    exact = proposals.cost.measure(proposals.space.counts(candidate.policy))
     match candidate.number % 8:
         case 5:
             return OverBudget(exact, {"mflops": 0.25})

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils.hooks import RemovableHandle
 
+from autoprune.core.counts import MASK_UNITS, masked_zeros
 from autoprune.core.policy import MaskPolicy
-from autoprune.core.space import MASK_UNITS, MaskSpace, masked_zeros
+from autoprune.core.space import MaskSpace
 from autoprune.errors import ModelError, UnknownNameError
 from autoprune.pruning.masks.weight_scores import CRITERIA, Batches
 

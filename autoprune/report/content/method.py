@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.report.content.summary import Summary
+from autoprune.study.study_facts import DataFacts, FrozenFacts, SessionFacts
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView
@@ -17,7 +18,7 @@ Pairs = list[tuple[str, str]]
 def method(view: StudyView, summary: Summary) -> list[tuple[str, Pairs]]:
     """Return a title and its pairs for each part; what an old study does not store is left out."""
     parts = [
-        ("Network and data", [*_network(view), *_data(view.facts.get("data", {}))]),
+        ("Network and data", [*_network(view), *_data(view.facts.data)]),
         ("Every candidate", _candidate(view)),
         ("Counting and timing", _counting(view, summary)),
         ("Machine and versions", _machine(view)),
@@ -38,15 +39,14 @@ def _network(view: StudyView) -> Pairs:
     return [("dense network", f"{spec.model.source}; {trained}")]
 
 
-def _data(data: Mapping[str, Any]) -> Pairs:
-    sizes = data.get("sizes", {})
+def _data(data: DataFacts) -> Pairs:
     names = {"train": "training", "val": "validation", "test": "test"}
-    splits = ", ".join(f"{count} {names.get(split, split)}" for split, count in sizes.items())
+    splits = ", ".join(f"{count} {names.get(split, split)}" for split, count in data.sizes.items())
     used = "accuracy here is on validation; the test images are touched by autoprune pick alone"
     return [
-        ("data", str(data.get("name", ""))),
-        ("described as", str(data.get("description", ""))),
-        ("licence", str(data.get("licence") or "")),
+        ("data", data.name),
+        ("described as", data.description),
+        ("licence", data.licence or ""),
         ("splits", f"{splits} images; {used}" if splits else used),
     ]
 
@@ -99,27 +99,27 @@ def _counting(view: StudyView, summary: Summary) -> Pairs:
             "of the networks within the budget whose accuracy is within one standard error of the best, the one with "
             "the lowest validation loss",
         ),
-        ("not pruned", "; ".join(_frozen(view.facts.get("frozen", {})))),
+        ("not pruned", "; ".join(_frozen(view.facts.frozen))),
     ]
 
 
-def _frozen(frozen: Mapping[str, Any]) -> list[str]:
-    return [f"{name}: {facts.get('reason', '')}" for name, facts in frozen.items()]
+def _frozen(frozen: Mapping[str, FrozenFacts]) -> list[str]:
+    return [f"{name}: {group.reason}" for name, group in frozen.items()]
 
 
 def _machine(view: StudyView) -> Pairs:
-    last: Mapping[str, Any] = view.sessions[-1] if view.sessions else {}
-    runtime, versions = last.get("runtime", {}), last.get("versions", {})
+    last = view.sessions[-1] if view.sessions else SessionFacts()
+    runtime = last.runtime
     device = " ".join(str(runtime[name]) for name in ("device", "device_name") if runtime.get(name))
-    threads = runtime.get("threads")
+    threads = int(runtime.get("threads", 0))
     return [
         ("runs", str(len(view.sessions)) if view.sessions else ""),
-        ("last run began", str(last.get("started", ""))),
+        ("last run began", last.started),
         ("device", device),
         ("training", ", ".join(str(runtime[name]) for name in ("precision", "layout") if runtime.get(name))),
         ("threads", _threads(threads) if threads else ""),
         ("platform", str(runtime.get("platform", ""))),
-        ("versions", ", ".join(f"{name} {number}" for name, number in versions.items())),
+        ("versions", ", ".join(f"{name} {number}" for name, number in last.versions.items())),
     ]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from autoprune.analysis import pareto
 from autoprune.analysis.comparison import Scored, baselines_for, noise_notes, worth, worth_notes
@@ -12,6 +11,8 @@ from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.errors import NothingFitsError
 from autoprune.report.content.rows import Row, first_line, generalisation_gap
+from autoprune.study.regularisation_facts import RegularisationFacts
+from autoprune.study.study_facts import SessionFacts
 
 
 def compose_notes(
@@ -56,15 +57,15 @@ def _generalisation(rows: Sequence[Row], dense: Measurement) -> list[str]:
     ]
 
 
-def latency_notes(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
+def latency_notes(sessions: Sequence[SessionFacts]) -> list[str]:
     """Say how latency was measured, if a run has told; runs of earlier versions did not.
 
     Args:
         sessions: what is stored of each run, in order.
     """
-    if not sessions or "latency" not in sessions[-1]:
+    if not sessions or not sessions[-1].latency:
         return []
-    how, where = sessions[-1]["latency"], sessions[-1]["runtime"]
+    how, where = sessions[-1].latency, sessions[-1].runtime
     threads = f"{how['threads']} CPU thread{'' if how['threads'] == 1 else 's'}"
     return [
         f"latency was timed in {how['runtime']}, batch {how['batch']}, {threads}, float32, on {where['device_name']}, "
@@ -72,21 +73,21 @@ def latency_notes(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def sparsity_notes(facts: Mapping[str, Any] | None) -> list[str]:
+def sparsity_notes(facts: RegularisationFacts | None) -> list[str]:
     """Say what sparsity learning did to the dense network: its accuracy, and how the channels' strengths spread.
 
     Args:
-        facts: as ``dense.json`` holds them under ``sparsity``; ``None`` if there was none.
+        facts: ``None`` if there was none.
     """
     if not facts:
         return []
-    before, after = (100 * facts[f"quality_{when}"]["values"]["accuracy"] for when in ("before", "after"))
-    middle = facts["quantiles"].index(0.5)
+    before, after = (100 * found["accuracy"] for found in (facts.quality_before, facts.quality_after))
+    middle = facts.quantiles.index(0.5)
     return [
-        f"before pruning, {facts['method']} (λ = {facts['strength']:g}, {facts['epochs']:g} epochs) took the dense "
-        f"network from {before:.2f} % to {after:.2f} % on validation; of {facts['channels']} channels "
-        f"{100 * facts['near_zero']:.0f} % are near zero, and the median strength went from "
-        f"{facts['before'][middle]:.3g} to {facts['after'][middle]:.3g}"
+        f"before pruning, {facts.method} (λ = {facts.strength:g}, {facts.epochs:g} epochs) took the dense "
+        f"network from {before:.2f} % to {after:.2f} % on validation; of {facts.channels} channels "
+        f"{100 * facts.near_zero:.0f} % are near zero, and the median strength went from "
+        f"{facts.before[middle]:.3g} to {facts.after[middle]:.3g}"
     ]
 
 

@@ -129,7 +129,7 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
     wanted = (view.budget if budget is None else budget).in_units(dense)
     objectives = quality_first(view.spec.objectives)
     rows = choose_rows(trials, wanted, dense, objectives, noise_aware)
-    reference = Scored(DENSE, None, dense, view.facts.get("dense_correct", ""))
+    reference = Scored(DENSE, None, dense, view.facts.dense_correct)
     stopping = stopping_facts(trials)
     return Summary(
         study=view.spec.name,
@@ -145,9 +145,9 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
         seconds=_seconds_by_phase(trials),
         sessions=len(view.sessions),
         notes=(
-            *chance_notes(dense, view.facts.get("data", {}).get("num_classes")),
+            *chance_notes(dense, view.facts.data.num_classes),
             *compose_notes(rows, trials, wanted, reference, objectives),
-            *sparsity_notes(view.facts.get("sparsity")),
+            *sparsity_notes(view.facts.regularisation),
             *(stopping_notes(stopping) if rows else ()),
             *latency_notes(view.sessions),
         ),

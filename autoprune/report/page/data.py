@@ -38,6 +38,7 @@ def page_document(view: StudyView, summary: Summary) -> dict[str, Any]:
     """Return the document; everything in it is finite, and text is as it was stored."""
     trials = view.trials
     low, high = accuracy_range(summary)
+    channels = {name: group.channels for name, group in view.facts.groups.items()}
     return {
         "study": summary.study,
         "folder": command_path(view.folder.path),
@@ -56,7 +57,7 @@ def page_document(view: StudyView, summary: Summary) -> dict[str, Any]:
         "knee": summary.knee.number if summary.knee else None,
         "baselines": [trial.number for trial in baselines_for(trials, summary.budget)],
         "trials": trial_columns(trials),
-        "policies": encode_policies([trial.candidate.policy for trial in trials], view.facts.get("groups", {})),
+        "policies": encode_policies([trial.candidate.policy for trial in trials], channels),
         "history": history(trials, summary.objectives, summary.dense).to_json(),
     }
 

@@ -15,41 +15,41 @@ DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 UNKNOWN = 1000  # channels that a group is given if the study does not say; what is kept is then per mille
 
 
-def encode_policies(policies: Sequence[PruningPolicy], groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def encode_policies(policies: Sequence[PruningPolicy], channels: Mapping[str, int]) -> dict[str, Any]:
     """Return policies as plain types for JSON.
 
     Args:
         policies: any number of one network's.
-        groups: group → ``channels`` in the dense network, as a study stores it; empty in studies that do not.
+        channels: group → channels in the dense network, as a study stores them; empty in studies that do not.
 
     Returns:
         ``groups`` with name, channels and whether these are known, ``blocks``, ``criteria`` and ``layers`` in order;
         ``width`` of a count; and ``kept``, ``criterion``, ``dropped``, ``masks``, one entry for each policy.
 
     >>> policy = PruningPolicy.uniform(["conv1"], 0.25, "l1")
-    >>> found = encode_policies([policy], {"conv1": {"channels": 48}})
+    >>> found = encode_policies([policy], {"conv1": 48})
     >>> found["kept"], found["criterion"], found["criteria"]
     (['10'], ['0'], ['l1'])
     """
-    names = list(dict.fromkeys([*groups, *(name for policy in policies for name in policy.groups)]))
-    channels = [int(groups[name]["channels"]) if name in groups else UNKNOWN for name in names]
+    names = list(dict.fromkeys([*channels, *(name for policy in policies for name in policy.groups)]))
+    counts = [channels.get(name, UNKNOWN) for name in names]
     criteria = sorted({group.importance for policy in policies for group in policy.groups.values()})
     blocks = sorted({name for policy in policies for name in policy.dropped_blocks})
     layers = sorted({name for policy in policies if policy.mask for name in policy.mask.layers})
-    width = len(in_base(max(channels, default=0), 1))
-    texts = [in_base(count, width) for count in range(max(channels, default=0) + 1)]
+    width = len(in_base(max(counts, default=0), 1))
+    texts = [in_base(count, width) for count in range(max(counts, default=0) + 1)]
     code = {name: in_base(index, 1) for index, name in enumerate(criteria)}
     return {
         "groups": [
-            {"name": name, "channels": count, "known": name in groups}
-            for name, count in zip(names, channels, strict=True)
+            {"name": name, "channels": count, "known": name in channels}
+            for name, count in zip(names, counts, strict=True)
         ],
         "criteria": criteria,
         "blocks": blocks,
         "layers": layers,
         "width": width,
         "code_width": max((len(text) for text in code.values()), default=1),
-        "kept": [_kept(policy, names, channels, texts) for policy in policies],
+        "kept": [_kept(policy, names, counts, texts) for policy in policies],
         "criterion": [_criteria(policy, names, code) for policy in policies],
         "dropped": [[blocks.index(name) for name in policy.dropped_blocks] for policy in policies],
         "masks": [_mask(policy, layers) for policy in policies],

@@ -1,7 +1,7 @@
-"""Look at a candidate's loss at its rungs, on the way through its training, and end it there if it is hopeless.
+"""Looks at a candidate's loss on the way through its training, which end it there if it is hopeless.
 
 A look leaves no trace: a fine-tune that was looked at ends with the same bits as one that was not. Whether a candidate
-goes on is for the judge of ``rungs`` to say.
+goes on is decided by the :class:`EarlyStopper` of ``analysis.early_stopping``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from autoprune.analysis.early_stopping import EarlyStopper, Look, RunToCheck, St
 from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Stopped
 from autoprune.errors import NonFiniteError
+from autoprune.search.evaluation.stopwatch import LOOK
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime, seeded
 from autoprune.training.finetune import recalibrate_batchnorm
@@ -26,7 +27,7 @@ from autoprune.training.scoring import Score, score
 
 
 class StoppedEarly(Exception):
-    """Carry the outcome of a candidate that its judge stopped out of the fine-tune; no error."""
+    """The way out of the fine-tune of a candidate that was stopped, with its outcome; no error."""
 
     def __init__(self, outcome: Stopped) -> None:
         super().__init__(outcome.reason)
@@ -35,44 +36,44 @@ class StoppedEarly(Exception):
 
 @dataclass
 class Monitor:
-    """Follow one candidate up its rungs.
+    """What watches one candidate on its way.
 
     Attributes:
-        measured: its exact costs and, as it climbs, its losses at the rungs, in nats with standard errors.
-        judge: decides; ``None``: the candidate goes on whatever is seen.
+        measured: its exact costs and, look by look, its losses in nats with standard errors.
+        stopper: decides; ``None``: the candidate goes on whatever is seen.
         task: whose validation images are looked at.
         runtime: where and how the network runs.
         images: at most this many are looked at, always the same ones; 0: no look is taken.
-        settle: a network in the midst of its training → what is looked at in its place, as by
+        recalibrate: a network in the midst of its training → what is looked at in its place, as by
             :func:`recalibrated_copy`.
         watch: times a phase by its name.
         spared: why it would have been stopped, if it goes on as a check.
     """
 
     measured: Measurement
-    judge: EarlyStopper | None
+    stopper: EarlyStopper | None
     task: DataTask
     runtime: Runtime
     images: int
-    settle: Callable[[nn.Module], nn.Module]
+    recalibrate: Callable[[nn.Module], nn.Module]
     watch: Callable[[str], AbstractContextManager[None]]
     spared: str = ""
 
-    def look(self, rung: Look, network: nn.Module) -> None:
-        """Measure the loss of a network at a rung.
+    def look(self, name: Look, network: nn.Module) -> None:
+        """Measure the loss of a network at one of the looks.
 
         Raises:
-            StoppedEarly: if this is its end.
+            StoppedEarly: if the candidate ends here.
         """
         if not self.images:
             return
-        with self.watch("rung"):
-            loss = self._loss(rung, self.settle(network) if rung == "midway_loss" else network)
-        verdict = self.judge.verdict(rung, loss, self.measured) if self.judge else None
-        if isinstance(verdict, Stop):
-            raise StoppedEarly(Stopped(verdict.reason, self.measured))
-        if isinstance(verdict, RunToCheck):
-            self.spared = self.spared or verdict.reason
+        with self.watch(LOOK):
+            loss = self._loss(name, self.recalibrate(network) if name == "midway_loss" else network)
+        decision = self.stopper.verdict(name, loss, self.measured) if self.stopper else None
+        if isinstance(decision, Stop):
+            raise StoppedEarly(Stopped(decision.reason, self.measured))
+        if isinstance(decision, RunToCheck):
+            self.spared = self.spared or decision.reason
 
     def half_way(self, network: nn.Module, span: Span) -> OnStep | None:
         """Return what looks at a network half-way through its steps; ``None`` if there are fewer than two."""
@@ -86,21 +87,21 @@ class Monitor:
 
         return look_half_way
 
-    def _loss(self, rung: Look, network: nn.Module) -> float:
-        """Return the loss at a rung, in nats, and remember it if it is finite."""
+    def _loss(self, name: Look, network: nn.Module) -> float:
+        """Return the loss at a look, in nats, and remember it if it is finite."""
         try:
             seen = glance(network, self.task, self.runtime, self.images)
         except NonFiniteError:
             return math.nan
         if math.isfinite(seen.loss) and math.isfinite(seen.loss_stderr):
-            self.measured = self.measured.merged(Measurement({rung: seen.loss}, {rung: seen.loss_stderr}))
+            self.measured = self.measured.merged(Measurement({name: seen.loss}, {name: seen.loss_stderr}))
         return seen.loss
 
 
 def recalibrated_copy(network: nn.Module, task: DataTask, images: int, runtime: Runtime, seed: int) -> nn.Module:
     """Return a copy of a network in the midst of its training with batch norm's statistics measured anew.
 
-    While the learning rate is high, running statistics lag behind the weights, and the loss tells of little else. The
+    While the learning rate is high, running statistics lag behind the weights, and the loss tells little else. The
     network, its modes and the streams of random numbers are afterwards what they were.
 
     Args:

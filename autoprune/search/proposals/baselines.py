@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.sensitivity import Sensitivity
-from autoprune.core.space import Kept, SearchSpace
+from autoprune.core.space import SearchSpace
 from autoprune.errors import BudgetError
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.knapsack import Knapsack, rises_of
+from autoprune.search.proposals.wished_counts import WishedCounts
 
 Ranking = Mapping[str, NDArray[np.float64]]
 RankedBy = tuple[str, Ranking]
@@ -38,7 +40,7 @@ COMPARABLE_BETWEEN_LAYERS = ("fisher", "taylor")  # scores that estimate a chang
 def baselines(
     projector: Projector,
     scores: Mapping[str, Ranking],
-    tolerated: Kept | None = None,
+    tolerated: Mapping[str, int] | None = None,
     sensitivity: Sensitivity | None = None,
 ) -> dict[str, PruningPolicy]:
     """Return name → policy, in the order they are evaluated.
@@ -56,17 +58,17 @@ def further_baselines(
     known: Mapping[str, PruningPolicy],
     projector: Projector,
     scores: Mapping[str, Ranking],
-    tolerated: Kept | None = None,
+    tolerated: Mapping[str, int] | None = None,
     sensitivity: Sensitivity | None = None,
 ) -> Iterator[tuple[str, PruningPolicy]]:
-    """Yield what :func:`baselines` returns, less what is known: each is worked out only when it is asked for.
+    """Yield what :func:`baselines` returns, less what is known: each is computed only when it is needed.
 
     Args:
         known: name → policy of baselines that were evaluated; one that is the same as one of them is left out.
-        projector: as for :func:`baselines`, like all that follow.
-        scores: likewise.
-        tolerated: likewise.
-        sensitivity: likewise.
+        projector: as for :func:`baselines`.
+        scores: as for :func:`baselines`.
+        tolerated: as for :func:`baselines`.
+        sensitivity: as for :func:`baselines`.
     """
     if not projector.budget.limits:
         return
@@ -91,9 +93,12 @@ def further_baselines(
 
 
 def _uniform(projector: Projector, importances: Mapping[str, str]) -> PruningPolicy:
-    blocks = projector.space.block_names
-    kept = projector.fit({name: n if name in blocks else n / 2 for name, n in projector.space.full.items()})
-    return projector.space.policy(kept, importances)
+    full = projector.space.full
+    half = WishedCounts(
+        {name: count / 2 for name, count in full.channels.items()},
+        mask_units={layer: units / 2 for layer, units in full.mask_units.items()},
+    )
+    return projector.space.policy(projector.fit(half), importances)
 
 
 def _inner(projector: Projector, importances: Mapping[str, str]) -> PruningPolicy:
@@ -101,17 +106,17 @@ def _inner(projector: Projector, importances: Mapping[str, str]) -> PruningPolic
     if not inner or len(inner) == len(projector.space.groups):
         raise BudgetError("the network has no residual streams to leave whole")
     wanted = {g.name: g.num_channels / (2 if g.name in inner else 1) for g in projector.space.groups}
-    return projector.space.policy(projector.fit(wanted, inner), importances)
+    return projector.space.policy(projector.fit(WishedCounts(wanted), inner), importances)
 
 
 def _depth(projector: Projector, importances: Mapping[str, str]) -> PruningPolicy:
     """Drop blocks, evenly spread over the network, until the budget is met by as few as possible."""
     space, names = projector.space, [block.name for block in projector.space.blocks]
     for count in range(1, len(names) + 1):
-        dropped = {names[int((place + 0.5) * len(names) / count)] for place in range(count)}
-        kept = {name: 0 if name in dropped else n for name, n in space.full.items()}
-        if projector.usage(space.settled(kept)) <= 1:
-            return space.policy(kept, importances)  # as near to the budget as whole blocks come
+        dropped = frozenset(names[int((place + 0.5) * len(names) / count)] for place in range(count))
+        counts = space.normalized(ChannelCounts(dropped_blocks=dropped))
+        if projector.usage(counts) <= 1:
+            return space.policy(counts, importances)  # as near to the budget as whole blocks come
     raise BudgetError("dropping blocks alone cannot meet the budget")
 
 
@@ -119,14 +124,14 @@ def _knapsack(projector: Projector, importances: Mapping[str, str], sensitivity:
     if not sensitivity.curves:
         raise BudgetError("the sensitivity of the groups was not measured")
     solver = Knapsack(projector)
-    kept = solver.solve({name: rises_of(sensitivity, projector.space, name) for name in solver.names})
-    return projector.project(projector.space.policy(kept, importances))  # puts blocks back if the rest cannot fill it
+    counts = solver.solve({name: rises_of(sensitivity, projector.space, name) for name in solver.names})
+    return projector.project(projector.space.policy(counts, importances))  # puts blocks back if the rest cannot fill it
 
 
-def _threshold(projector: Projector, importances: Mapping[str, str], tolerated: Kept) -> PruningPolicy:
+def _threshold(projector: Projector, importances: Mapping[str, str], tolerated: Mapping[str, int]) -> PruningPolicy:
     if not tolerated:
         raise BudgetError("the error that each group tolerates was not measured")
-    return projector.space.policy(projector.fit({name: float(n) for name, n in tolerated.items()}), importances)
+    return projector.space.policy(projector.fit(WishedCounts(tolerated)), importances)
 
 
 def _global(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolicy:
@@ -141,16 +146,16 @@ def _global(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolic
     name, ranking = _rank_by(space, scores)
     everything = sorted(value for values in ranking.values() for value in values)
 
-    def kept_above(index: int) -> dict[str, int]:
+    def kept_above(index: int) -> ChannelCounts:
         threshold = everything[index]
         channels = {n: space.nearest(n, max(1, int((values > threshold).sum()))) for n, values in ranking.items()}
-        return {**space.full, **channels}
+        return space.full.with_channels(channels)
 
     low, high = 0, len(everything) - 1
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if projector.usage(kept_above(middle)) <= 1 else (middle + 1, high)
-    return space.policy(projector.fit(kept_above(low)), dict.fromkeys(ranking, name))
+    return space.policy(projector.fit(WishedCounts.of(kept_above(low))), dict.fromkeys(ranking, name))
 
 
 def _isomorphic(projector: Projector, scores: Mapping[str, Ranking]) -> PruningPolicy:
@@ -172,15 +177,15 @@ def _isomorphic(projector: Projector, scores: Mapping[str, Ranking]) -> PruningP
     for group in space.groups:
         sides = Counter(member.side for member in group.members)
         kinds.setdefault((group.is_residual, *sorted(sides.items())), []).append(group.name)
-    kept = dict(space.full)
+    counts = space.full
     for step in range(1, _STEPS + 1):
         for members in kinds.values():
-            goal = round(sum(space.full[group] for group in members) * (1 - step / _STEPS))
+            goal = round(sum(space.full.channels[group] for group in members) * (1 - step / _STEPS))
             left |= _without_lowest({group: left[group] for group in members}, goal)
-        kept |= {group: space.nearest(group, len(values)) for group, values in left.items()}
-        if projector.usage(kept) <= 1:
+        counts = counts.with_channels({group: space.nearest(group, len(values)) for group, values in left.items()})
+        if projector.usage(counts) <= 1:
             break
-    return space.policy(projector.fit({group: float(n) for group, n in kept.items()}), dict.fromkeys(left, name))
+    return space.policy(projector.fit(WishedCounts.of(counts)), dict.fromkeys(left, name))
 
 
 def _without_lowest(scores: Ranking, goal: int) -> dict[str, NDArray[np.float64]]:

@@ -9,17 +9,19 @@ The result uses 98–100 % of the tightest limit wherever channel counts allow i
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from autoprune.core.arrays import Floats, Ints
+from autoprune.core.counts import MASK_UNITS, ChannelCounts
 from autoprune.core.metrics import BUDGET_GAP, METRICS, Budget, Limit, Measurement
 from autoprune.core.policy import PruningPolicy
-from autoprune.core.space import MASK_UNITS, Kept, SearchSpace, mask_key
+from autoprune.core.space import SearchSpace
 from autoprune.errors import BudgetError
+from autoprune.search.proposals.wished_counts import Part, WishedCounts
 
 FILL_TO = 1 - BUDGET_GAP
 _BISECTIONS = 40
@@ -27,13 +29,13 @@ _EXCHANGED = 4  # steps that one count may fall so that another can rise
 
 
 class Cost(Protocol):
-    """Know the closed-form costs of channel counts."""
+    """Closed-form costs of channel counts."""
 
-    def measure(self, kept: Kept) -> Measurement:
+    def measure(self, counts: ChannelCounts) -> Measurement:
         """Return ``mflops``, ``mparams`` and ``size_mb``."""
         ...  # pragma: no cover
 
-    def measure_many(self, names: Sequence[str], counts: NDArray[np.int64]) -> Mapping[str, NDArray[np.float64]]:
+    def measure_many(self, names: Sequence[str], counts: Ints) -> Mapping[str, Floats]:
         """Return the same of many policies, metric → ``(n,)``; row i of ``counts`` says what policy i keeps."""
         ...  # pragma: no cover
 
@@ -46,7 +48,7 @@ def closed_form_part(budget: Budget, predicted: frozenset[str] = frozenset()) ->
 
 @dataclass(frozen=True)
 class Projector:
-    """Project policies onto a budget.
+    """What brings policies onto a budget.
 
     Attributes:
         space: the channel counts that exist.
@@ -71,23 +73,23 @@ class Projector:
 
     def smallest(self) -> Measurement:
         """Return the costs of the smallest network of the space."""
-        return self.cost.measure({name: counts[0] for name, counts in self.space.choices.items()})
+        return self.cost.measure(self.space.smallest)
 
-    def usage(self, kept: Kept) -> float:
+    def usage(self, counts: ChannelCounts) -> float:
         """Return cost / limit for the tightest limit: at most 1 within the budget, 0 without a limit."""
-        found = self.cost.measure(kept)
+        found = self.cost.measure(counts)
         return max((found[name] / limit.value for name, limit in self.limits.items()), default=0.0)
 
-    def usages(self, names: Sequence[str], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    def usages(self, names: Sequence[str], numbers: Ints) -> Floats:
         """Return the same of many policies at once, shape ``(n,)``.
 
         Args:
-            names: what the columns stand for; what is not named stays whole.
-            counts: what stays, shape ``(n, len(names))``.
+            names: groups and blocks that the columns stand for; what is not named stays whole.
+            numbers: channels of a group, 1 or 0 for a block, shape ``(n, len(names))``.
         """
-        found = self.cost.measure_many(names, counts)
+        found = self.cost.measure_many(names, numbers)
         shares = [found[name] / limit.value for name, limit in self.limits.items()]
-        return np.max(shares, axis=0) if shares else np.zeros(len(counts))
+        return np.max(shares, axis=0) if shares else np.zeros(len(numbers))
 
     def project(self, policy: PruningPolicy, free: frozenset[str] | None = None) -> PruningPolicy:
         """Return the policy on the budget that is nearest in proportion.
@@ -104,105 +106,124 @@ class Projector:
             BudgetError: if the limits cannot be met by what is free.
         """
         canonical = self.space.canonical(policy)
-        wanted = {n: self.space.full[n] * (1 - g.sparsity) for n, g in policy.groups.items()}
-        if policy.mask:
-            wanted |= {mask_key(layer): MASK_UNITS * (1 - s) for layer, s in policy.mask.layers.items()}
-        kept = self.fit(self._with_blocks({**self.space.kept(policy), **wanted}), free)
+        masked = policy.mask.layers if policy.mask else {}
+        wanted = WishedCounts(
+            {name: self.space.full.channels[name] * (1 - group.sparsity) for name, group in policy.groups.items()},
+            frozenset(policy.dropped_blocks),
+            {layer: MASK_UNITS * (1 - sparsity) for layer, sparsity in masked.items()},
+        )
         importances = {name: group.importance for name, group in canonical.groups.items()}
-        return self.space.policy(kept, importances, canonical.mask.criterion if canonical.mask else "")
+        criterion = canonical.mask.criterion if canonical.mask else ""
+        return self.space.policy(self.onto_budget(wanted, free), importances, criterion)
 
-    def _with_blocks(self, wanted: Mapping[str, float]) -> dict[str, float]:
-        """Return the wishes with blocks dropped until the budget can be met, or put back until it can be filled."""
-        wanted = dict(wanted)
-        if not self.space.blocks or not self.limits:
-            return wanted
-        smallest = {name: float(counts[0]) for name, counts in self.space.choices.items()}
+    def onto_budget(self, wanted: WishedCounts, free: frozenset[str] | None = None) -> ChannelCounts:
+        """Return counts on the budget, in proportion to wishes.
 
-        def usage_of(counts: Mapping[str, float], blocks: Mapping[str, float]) -> float:
-            return self.usage({n: int(blocks[n] if n in self.space.block_names else c) for n, c in counts.items()})
-
-        while usage_of(smallest, wanted) > 1:
-            whole = [name for name in sorted(self.space.block_names) if wanted[name]]
-            if not whole:
-                break
-            saving = {name: usage_of(smallest, {**wanted, name: 0}) for name in whole}
-            wanted[min(whole, key=lambda name: (saving[name], name))] = 0
-        gone = [name for name in self.space.block_names if not wanted[name]]
-        for name in sorted(gone, key=lambda name: zlib.crc32(f"{sorted(gone)}{name}".encode())):
-            if usage_of(self.space.full, wanted) >= FILL_TO:
-                break
-            if usage_of(smallest, {**wanted, name: 1}) <= 1:
-                wanted[name] = 1
-        return wanted
-
-    def fit(self, wanted: Mapping[str, float], free: frozenset[str] | None = None) -> dict[str, int]:
-        """Return counts on the budget, in proportion to real-valued wishes.
+        Blocks are dropped where the budget cannot be met otherwise, and come back where it cannot be filled.
 
         Args:
-            wanted: group → channels wished for, or layer's mask → units, > 0; block → 1 or 0. What is missing is
-                wished for whole.
-            free: what may change; ``None`` for all groups, and for masks if non-zero weights are budgeted.
+            wanted: wishes.
+            free: groups that may change; ``None`` for all.
 
         Raises:
             BudgetError: if the limits cannot be met by what is free.
         """
-        free = self._free() if free is None else free
-        wanted = {name: wanted.get(name, count) for name, count in self.space.full.items()}
-        asis = self._scaled(wanted, 1.0, free)
+        return self.fit(self._with_blocks(wanted.named(self.space)), free)
+
+    def _with_blocks(self, wanted: WishedCounts) -> WishedCounts:
+        """Return the wishes with blocks dropped until the budget can be met, or put back until it can be filled."""
+        if not self.space.blocks or not self.limits:
+            return wanted
+        dropped = set(wanted.dropped_blocks)
+
+        def usage_of(counts: ChannelCounts, blocks: Iterable[str]) -> float:
+            return self.usage(replace(counts, dropped_blocks=frozenset(blocks)))
+
+        while usage_of(self.space.smallest, dropped) > 1:
+            whole = sorted(self.space.block_names - dropped)
+            if not whole:
+                break
+            saving = {name: usage_of(self.space.smallest, dropped | {name}) for name in whole}
+            dropped.add(min(whole, key=lambda name: (saving[name], name)))
+        gone = sorted(dropped)
+        for name in sorted(gone, key=lambda name: zlib.crc32(f"{gone}{name}".encode())):
+            if usage_of(self.space.full, dropped) >= FILL_TO:
+                break
+            if usage_of(self.space.smallest, dropped - {name}) <= 1:
+                dropped.remove(name)
+        return replace(wanted, dropped_blocks=frozenset(dropped))
+
+    def fit(self, wanted: WishedCounts, free: frozenset[str] | None = None) -> ChannelCounts:
+        """Return counts on the budget, in proportion to wishes; blocks stay as they are.
+
+        Args:
+            wanted: wishes.
+            free: groups that may change; ``None`` for all groups, and for masks if non-zero weights are budgeted.
+
+        Raises:
+            BudgetError: if the limits cannot be met by what is free.
+        """
+        parts, wanted = self._parts(free), wanted.named(self.space)
+        asis = wanted.scaled(1.0, parts, self.space)
         if not self.limits or FILL_TO <= self.usage(asis) <= 1:
-            return self.space.settled(asis)
-        low, high = 0.0, max((self.space.full[n] / wanted[n] for n in free), default=1.0)
-        if self.usage(self._scaled(wanted, low, free)) > 1:
-            raise BudgetError(f"{len(free)} of {len(wanted)} groups alone cannot meet {self.budget.describe()}")
-        if self.usage(self._scaled(wanted, high, free)) <= 1:
-            return self.space.settled(self._scaled(wanted, high, free))
+            return self.space.normalized(asis)
+        low, high = 0.0, max((part.choices(self.space)[-1] / part.wished(wanted) for part in parts), default=1.0)
+        if self.usage(wanted.scaled(low, parts, self.space)) > 1:
+            count = len(self.space.cut_names) + len(self.space.mask_choices)
+            raise BudgetError(f"{len(parts)} of {count} groups alone cannot meet {self.budget.describe()}")
+        if self.usage(wanted.scaled(high, parts, self.space)) <= 1:
+            return self.space.normalized(wanted.scaled(high, parts, self.space))
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            low, high = (middle, high) if self.usage(self._scaled(wanted, middle, free)) <= 1 else (low, middle)
-        return self._filled(self._scaled(wanted, low, free), {n: wanted[n] * high for n in free}, free)
+            low, high = (middle, high) if self.usage(wanted.scaled(middle, parts, self.space)) <= 1 else (low, middle)
+        return self._filled(wanted.scaled(low, parts, self.space), {part: part.wished(wanted) * high for part in parts})
 
-    def _free(self) -> frozenset[str]:
-        """Return what may be scaled: every group, and every mask if some limit is on non-zero weights."""
+    def _parts(self, groups: frozenset[str] | None) -> tuple[Part, ...]:
+        """Return what may be scaled: these groups; or all, and every mask if non-zero weights are limited."""
+        if groups is not None:
+            return tuple(Part(name, is_mask=False) for name in groups)
         masked = any(name.startswith("nonzero") for name in self.budget.limits)
-        masks = self.space.mask.layers if self.space.mask and masked else ()
-        return frozenset(self.space.by_name) | {mask_key(layer) for layer in masks}
+        masks = [Part(layer, is_mask=True) for layer in self.space.mask_choices] if masked else []
+        return (*(Part(name, is_mask=False) for name in self.space.by_name), *masks)
 
-    def _scaled(self, wanted: Mapping[str, float], factor: float, free: frozenset[str]) -> dict[str, int]:
-        return {
-            name: self.space.nearest(name, channels * factor if name in free else channels)
-            for name, channels in wanted.items()
-        }
-
-    def _filled(self, kept: dict[str, int], wanted: Mapping[str, float], free: frozenset[str]) -> dict[str, int]:
+    def _filled(self, counts: ChannelCounts, wanted: Mapping[Part, float]) -> ChannelCounts:
         """Raise counts step by step while the budget allows, those furthest below their wish first."""
-        kept, moved = self.space.settled(kept), True
-        while moved and self.usage(kept) < 1:
+        counts, moved = self.space.normalized(counts), True
+        while moved and self.usage(counts) < 1:
             moved = False
-            order = sorted(free, key=lambda n: ((kept[n] - wanted[n]) / self.space.full[n], n))
-            for name in order:
-                larger = {**kept, name: next((c for c in self.space.choices[name] if c > kept[name]), kept[name])}
-                if larger[name] > kept[name] and self.usage(larger) <= 1:
-                    kept, moved = larger, True
-            if self.usage(kept) >= FILL_TO:
+            distance = {p: (p.of(counts) - wish) / p.choices(self.space)[-1] for p, wish in wanted.items()}
+            for part in sorted(wanted, key=lambda part: (distance[part], part.label)):
+                now = part.of(counts)
+                above = next((choice for choice in part.choices(self.space) if choice > now), now)
+                if above > now and self.usage(larger := part.at(counts, above)) <= 1:
+                    counts, moved = larger, True
+            if self.usage(counts) >= FILL_TO:
                 break
-        return kept if self.usage(kept) >= FILL_TO else self._exchanged(kept, sorted(free))
+        if self.usage(counts) >= FILL_TO:
+            return counts
+        return self._exchanged(counts, sorted(wanted, key=lambda part: part.label))
 
-    def _exchanged(self, kept: dict[str, int], names: Sequence[str]) -> dict[str, int]:
+    def _exchanged(self, counts: ChannelCounts, parts: Sequence[Part]) -> ChannelCounts:
         """Return the counts with one raised by a step and another lowered by a few, where that fills the budget.
 
         A step of a residual stream alone may be wider than the gap that is left.
         """
         trades = [
-            {**kept, up: raised, down: lowered}
-            for up in names
-            if (raised := next((c for c in self.space.choices[up] if c > kept[up]), None)) is not None
-            for down in names
+            down.at(up.at(counts, raised), lowered)
+            for up in parts
+            if (raised := next((c for c in up.choices(self.space) if c > up.of(counts)), None)) is not None
+            for down in parts
             if down != up
-            for lowered in [c for c in self.space.choices[down] if c < kept[down]][-_EXCHANGED:]
+            for lowered in [c for c in down.choices(self.space) if c < down.of(counts)][-_EXCHANGED:]
         ]
         if not trades:
-            return kept
-        order = list(kept)
-        usages = self.usages(order, np.array([[trade[name] for name in order] for trade in trades], dtype=np.int64))
+            return counts
+        usages = self._usages_of(trades)
         fitting = np.flatnonzero((usages <= 1) & (usages >= FILL_TO))
-        return trades[fitting[np.argmax(usages[fitting])]] if len(fitting) else kept
+        return trades[fitting[np.argmax(usages[fitting])]] if len(fitting) else counts
+
+    def _usages_of(self, many: Sequence[ChannelCounts]) -> Floats:
+        if self.space.mask:  # zeros are counted one by one
+            return np.array([self.usage(counts) for counts in many])
+        numbers = [list(self.space.cut_numbers(counts).values()) for counts in many]
+        return self.usages(self.space.cut_names, np.array(numbers, dtype=np.int64))

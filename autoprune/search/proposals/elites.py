@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoprune.core.arrays import Floats, Ints
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import METRICS, Budget, Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
@@ -23,7 +24,7 @@ FULL_USE = 0.95  # of a budget; what uses less was made for a lower one
 
 
 class Elites:
-    """Hold trials as arrays.
+    """The trials of a study as arrays, and the best of them.
 
     Args:
         space: groups and blocks.
@@ -57,28 +58,30 @@ class Elites:
         ):
             self._begin()
         for trial in trials[len(self._trials) :]:
-            kept, criteria = self.places(trial.candidate.policy)
+            policy = trial.candidate.policy
+            kept, criteria = self.places(self.space.counts(policy), policy)
             self._trials.append(trial)
             self._keys.add(kept.tobytes() + criteria.tobytes())
             measured = completed_measurement(trial)
             if measured is not None and measured.values.get("loss", 0.0) > 0:
                 self._rows.append((kept, criteria, math.log(measured["loss"])))
 
-    def holds(self, policy: PruningPolicy) -> bool:
-        """Return whether a policy was evaluated: it would only score the same."""
-        kept, criteria = self.places(policy)
+    def holds(self, counts: ChannelCounts, policy: PruningPolicy) -> bool:
+        """Return whether a policy of these counts was evaluated: it would only score the same."""
+        kept, criteria = self.places(counts, policy)
         return kept.tobytes() + criteria.tobytes() in self._keys
 
-    def places(self, policy: PruningPolicy) -> tuple[Ints, Ints]:
+    def places(self, counts: ChannelCounts, policy: PruningPolicy) -> tuple[Ints, Ints]:
         """Return where a policy's counts are among the choices, and its criteria among all of them.
 
         Where nothing is cut there is nothing for a criterion to choose, and its place is 0: equal networks are equal.
         """
-        kept, order = self.space.kept(policy), {name: place for place, name in enumerate(self.criteria)}
-        counts = [self.space.choices[name].index(kept[name]) for name in self.names]
-        chosen = {n: group.importance for n, group in policy.groups.items() if kept[n] != self.space.full[n]}
+        numbers, order = self.space.cut_numbers(counts), {name: place for place, name in enumerate(self.criteria)}
+        places = [self.space.cut_choices[name].index(numbers[name]) for name in self.names]
+        full = self.space.full.channels
+        chosen = {n: group.importance for n, group in policy.groups.items() if numbers[n] != full[n]}
         criteria = [order.get(chosen[name], 0) if name in chosen else 0 for name in self.names]
-        return np.array(counts, dtype=np.int64), np.array(criteria, dtype=np.int64)
+        return np.array(places, dtype=np.int64), np.array(criteria, dtype=np.int64)
 
     def evidence(self) -> Evidence:
         """Return what the latest completed trials say."""

@@ -1,6 +1,6 @@
 """Propose policies that start from the knapsack and deviate where the trials say so: the default sampler.
 
-Five ways, by chance: a knapsack solved for weights drawn from what the trials teach (:mod:`.surrogate`), boldly or
+Five ways, by chance: a knapsack solved for weights drawn from what the trials teach (``loss_model``), boldly or
 close to the best guess; a mutation of one of the best; a crossing of two of them; and the first way again for a lower
 budget, so that one study serves later, smaller ones, or for a lower latency at the same budget, where latency is an
 objective. Every proposal lies on its budget.
@@ -14,12 +14,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget, Limit
 from autoprune.core.policy import PruningPolicy
+from autoprune.core.proposal import Proposal
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Trial
@@ -27,8 +30,12 @@ from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.elites import Elites
 from autoprune.search.proposals.knapsack import Knapsack, Penalties, rises_of
 from autoprune.search.proposals.loss_model import Belief, draw
+from autoprune.search.proposals.wished_counts import WishedCounts
 
-Rng = np.random.Generator
+Rng: TypeAlias = np.random.Generator
+Made: TypeAlias = tuple[ChannelCounts, Mapping[str, str]]
+"""Counts that need not lie on a budget, and group → criterion."""
+
 ELITES = 5
 _TRADES = 5  # rounds in the knapsack of a proposal
 _BOLD, _TIMID = 1.0, 0.3
@@ -39,20 +46,11 @@ _WAYS = {"drawn": 0.5, "mutated": 0.15, "crossed": 0.1, "lower": 0.15, "faster":
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """Hold a policy, which way it was found, and the budget it lies on."""
-
-    policy: PruningPolicy
-    way: str
-    budget: Budget
-
-
-@dataclass(frozen=True)
 class GuidedSampler:
-    """Propose policies over one space.
+    """The default source of proposals over one space.
 
     Attributes:
-        space: groups and blocks; masks are not its business.
+        space: groups and blocks; masks are left alone.
         sensitivity: measured curves; where there is none, the square of the sparsity stands for the rise.
         seed: the study's seed.
     """
@@ -81,8 +79,8 @@ class GuidedSampler:
             timed: the projector with a limit on predicted latency, if that is an objective; asked only if it is needed.
         """
         rng = np.random.default_rng([self.seed, number, attempt])
-        self._archive.read(trials)
-        elites = self._archive.elites(budget, ELITES)
+        self._elites.read(trials)
+        elites = self._elites.elites(budget, ELITES)
         way = str(rng.choice(list(_WAYS), p=list(_WAYS.values())))
         if (way in ("mutated", "crossed") and len(elites) < 2) or (way == "faster" and timed is None):
             way = "drawn"
@@ -94,64 +92,68 @@ class GuidedSampler:
             onto = self._faster(timed(), elites, rng)
         if way in ("mutated", "crossed"):
             first, second = (elites[int(i)] for i in rng.choice(len(elites), 2, replace=False))
-            policy = self._mutated(first, onto, rng) if way == "mutated" else self._crossed(first, second, onto, rng)
+            made = self._mutated(first, rng) if way == "mutated" else self._crossed(first, second, rng)
         else:
-            belief = draw(self._archive.evidence(), rng, _BOLD if rng.random() < 0.5 else _TIMID)
-            policy = self._drawn(belief, onto, rng)
-        return Proposal(policy, way, onto.budget)
+            belief = draw(self._elites.evidence(), rng, _BOLD if rng.random() < 0.5 else _TIMID)
+            made = self._drawn(belief, onto, rng)
+        return self._on_budget(*made, onto, way)
 
-    def has_seen(self, policy: PruningPolicy) -> bool:
-        """Return whether the policy is among the trials of the last proposal."""
-        return self._archive.holds(policy)
+    def has_seen(self, proposal: Proposal) -> bool:
+        """Return whether the same network is among the trials of the last proposal."""
+        return self._elites.holds(proposal.counts, proposal.policy)
 
     # ways
 
-    def _drawn(self, belief: Belief, onto: Projector, rng: Rng) -> PruningPolicy:
+    def _drawn(self, belief: Belief, onto: Projector, rng: Rng) -> Made:
+        """Solve the knapsack for what a draw says that cuts cost."""
         penalties: Penalties = {
             name: belief.penalty(place, rises)
             for place, (name, rises) in enumerate(zip(self.space.cut_names, self._rises, strict=True))
         }
-        kept = Knapsack(onto, _TRADES).solve(penalties)
-        return onto.project(self.space.policy(kept, self._criteria(belief, rng)))
+        counts = Knapsack(onto, _TRADES).solve(penalties)
+        return counts, self._criteria(belief, rng)
 
     def _criteria(self, belief: Belief, rng: Rng) -> dict[str, str]:
         """Return for each group the criterion that the draw makes best, with some chance for any other."""
-        worth = {name: float(belief.criteria[place]) for place, name in enumerate(self._archive.criteria)}
+        worth = {name: float(belief.criteria[place]) for place, name in enumerate(self._elites.criteria)}
         mixed = rng.random() < 0.5
         return {
             name: min(known, key=lambda criterion: worth[criterion] + (rng.normal(0, _DOUBT_MIXED) if mixed else 0.0))
             for name, known in self.space.importances.items()
         }
 
-    def _mutated(self, parent: PruningPolicy, onto: Projector, rng: Rng) -> PruningPolicy:
+    def _mutated(self, parent: PruningPolicy, rng: Rng) -> Made:
         """Change how much a few groups keep, perhaps a block, and perhaps a criterion."""
-        wanted, names = _floats(self.space.kept(parent)), self.space.cut_names
+        numbers, names = self.space.cut_numbers(self.space.counts(parent)), self.space.cut_names
         for name in rng.choice(names, min(len(names), int(rng.integers(1, 5))), replace=False):
             if name in self.space.block_names:
-                wanted[name] = 1 - wanted[name]
+                numbers[name] = 1 - numbers[name]
             else:
-                wanted[name] = float(np.clip(wanted[name] * math.exp(rng.normal(0, 0.3)), 1, self.space.full[name]))
+                wished = float(np.clip(numbers[name] * math.exp(rng.normal(0, 0.3)), 1, self.space.full.channels[name]))
+                numbers[name] = self.space.nearest(name, wished)
         criteria = {name: group.importance for name, group in parent.groups.items()}
         if rng.random() < 0.5 and self.space.by_name:
             changed = str(rng.choice(list(self.space.by_name)))
             criteria[changed] = str(rng.choice(self.space.importances[changed]))
-        return self._onto(wanted, criteria, onto)
+        return self.space.of_cut_numbers(numbers), criteria
 
-    def _crossed(self, one: PruningPolicy, other: PruningPolicy, onto: Projector, rng: Rng) -> PruningPolicy:
+    def _crossed(self, one: PruningPolicy, other: PruningPolicy, rng: Rng) -> Made:
         """Take each group from either parent."""
-        kept, others = self.space.kept(one), self.space.kept(other)
-        wanted, criteria = _floats(kept), {name: group.importance for name, group in one.groups.items()}
+        numbers, others = (self.space.cut_numbers(self.space.counts(parent)) for parent in (one, other))
+        criteria = {name: group.importance for name, group in one.groups.items()}
         for name in self.space.cut_names:
             if rng.random() < 0.5:
-                wanted[name] = float(others[name])
+                numbers[name] = others[name]
                 if name in other.groups:
                     criteria[name] = other.groups[name].importance
-        return self._onto(wanted, criteria, onto)
+        return self.space.of_cut_numbers(numbers), criteria
 
-    def _onto(self, wanted: Mapping[str, float], criteria: Mapping[str, str], onto: Projector) -> PruningPolicy:
-        return onto.project(
-            self.space.policy({name: self.space.nearest(name, count) for name, count in wanted.items()}, criteria)
-        )
+    def _on_budget(self, counts: ChannelCounts, criteria: Mapping[str, str], onto: Projector, way: str) -> Proposal:
+        """Return the proposal that lies on the budget, nearest to what was made."""
+        counts = self.space.normalized(counts)
+        criteria = self.space.effective_importances(counts, criteria)
+        found = onto.onto_budget(WishedCounts.of(counts))
+        return Proposal(self.space.policy(found, criteria), found, f"guided:{way}", onto.budget)
 
     def _lower(self, projector: Projector, lowest_share: float, rng: Rng) -> Budget:
         """Return a lower budget that can still be reached; without limits some number of MFLOPs."""
@@ -164,7 +166,7 @@ class GuidedSampler:
 
     def _faster(self, timed: Projector, elites: Sequence[PruningPolicy], rng: Rng) -> Projector:
         """Return a projector whose latency limit lies below what the best networks within the budget take."""
-        known = [timed.cost.measure(self.space.kept(policy))["latency_ms"] for policy in elites]
+        known = [timed.cost.measure(self.space.counts(policy))["latency_ms"] for policy in elites]
         usual = min([timed.budget.limits["latency_ms"].value, *known])
         limit = _between(1.05 * timed.smallest()["latency_ms"], usual, rng)
         return replace(timed, budget=Budget({**timed.budget.limits, "latency_ms": limit}))
@@ -177,14 +179,10 @@ class GuidedSampler:
         return [rises_of(self.sensitivity, self.space, name) for name in self.space.cut_names]
 
     @cached_property
-    def _archive(self) -> Elites:
+    def _elites(self) -> Elites:
         return Elites(self.space, self.space.cut_names, self._rises)
 
 
 def _between(low: float, high: float, rng: Rng) -> Limit:
     """Return a limit between two values, its logarithm uniform."""
     return Limit(float(np.exp(rng.uniform(math.log(low), math.log(max(low, high))))))
-
-
-def _floats(kept: Mapping[str, int]) -> dict[str, float]:
-    return {name: float(count) for name, count in kept.items()}

@@ -19,12 +19,13 @@ from typing import TypeAlias
 import numpy as np
 
 from autoprune.core.arrays import Floats, Ints
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.search.proposals.budget_projection import Projector
 
 Penalties: TypeAlias = Mapping[str, Floats]
-"""Group or block → the penalty of each of its counts, in the order of ``SearchSpace.choices``; the last is 0."""
+"""Group or block → the penalty of each of its counts, in the order of ``SearchSpace.cut_choices``; the last is 0."""
 
 _LEVELS = 17  # counts of one group that are looked at along the price; trading then goes by single steps
 _CHEAPEST, _DEAREST = 1e-9, 1e9
@@ -33,7 +34,7 @@ _REFINED = 5  # bisections of the last step
 
 
 class Knapsack:
-    """Solve for penalties over one space and budget.
+    """A solver for penalties over one space and budget.
 
     Args:
         projector: the space, the budget, and exact costs.
@@ -44,7 +45,7 @@ class Knapsack:
         self.projector, self.trades = projector, trades
         space = projector.space
         self.names = list(space.cut_names)
-        self._choices = [np.array(space.choices[name], dtype=np.int64) for name in self.names]
+        self._choices = [np.array(choices, dtype=np.int64) for choices in space.cut_choices.values()]
         self._place = {name: place for place, name in enumerate(self.names)}
 
     @cached_property
@@ -55,8 +56,8 @@ class Knapsack:
             for block in self.projector.space.blocks
         ]
 
-    def solve(self, penalties: Penalties) -> dict[str, int]:
-        """Return the counts kept, within the budget wherever the space allows it.
+    def solve(self, penalties: Penalties) -> ChannelCounts:
+        """Return the counts that stay, within the budget wherever the space allows it.
 
         Args:
             penalties: names that are missing hardly hurt when they are cut, and go first.
@@ -68,16 +69,17 @@ class Knapsack:
             for name, choices in zip(self.names, self._choices, strict=True)
         ]
         kept = self._traded(self._priced(tables), tables)
-        full = self.projector.space.full
-        counts = {name: int(c[k]) for name, c, k in zip(self.names, self._choices, kept, strict=True)}
-        return self.projector.space.settled({**full, **counts})
+        numbers = {name: int(c[k]) for name, c, k in zip(self.names, self._choices, kept, strict=True)}
+        space = self.projector.space
+        return space.normalized(space.of_cut_numbers(numbers))
 
-    def penalty(self, kept: Mapping[str, int], penalties: Penalties) -> float:
+    def penalty(self, counts: ChannelCounts, penalties: Penalties) -> float:
         """Return Σ penalty of some counts; what a dropped block holds costs nothing."""
-        settled = self.projector.space.settled({**self.projector.space.full, **kept})
+        space = self.projector.space
+        numbers = space.cut_numbers(space.normalized(counts))
         return float(
             sum(
-                penalties[name][int(np.searchsorted(choices, settled[name]))]
+                penalties[name][int(np.searchsorted(choices, numbers[name]))]
                 for name, choices in zip(self.names, self._choices, strict=True)
                 if name in penalties
             )
@@ -189,8 +191,8 @@ class Knapsack:
 
 
 def rises_of(sensitivity: Sensitivity, space: SearchSpace, name: str) -> Floats:
-    """Return the rise of each count of a group or block, in the order of ``space.choices``."""
-    choices = space.choices[name]
+    """Return the rise of each count of a group or block, in the order of ``space.cut_choices``."""
+    choices = space.cut_choices[name]
     curve = sensitivity.curves.get(name)
     if curve is not None and curve.full == choices[-1]:
         return curve.at(choices)

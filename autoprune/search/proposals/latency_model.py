@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from autoprune.core.arrays import Floats, Ints
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import Budget, Limit, Measurement
-from autoprune.core.space import Kept, SearchSpace
+from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Trial, completed_measurement
 from autoprune.search.proposals.budget_projection import Cost, Projector
-
-Array: TypeAlias = NDArray[np.float64]
 
 AIM = 0.97  # share of a latency limit that predictions may use, so that noise alone puts few candidates over it
 RIDGE = 0.1  # pull of the default shares: one that is off by half of the dense time weighs like an error of 5 %
@@ -32,33 +31,33 @@ CORRECTED_BY, SIMILAR = 5, 0.2  # the latest trials predicted within 20 % of the
 
 
 class WorkCost(Cost, Protocol):
-    """Know closed-form costs, and what takes time."""
+    """Closed-form costs, and what takes time."""
 
-    def work(self, kept: Kept) -> Array:
+    def work(self, kept: ChannelCounts) -> Floats:
         """Return how much there is to do, shape ``(num_numbers,)``, none negative."""
         ...  # pragma: no cover
 
-    def work_many(self, names: Sequence[str], counts: NDArray[np.int64]) -> Array:
+    def work_many(self, names: Sequence[str], counts: Ints) -> Floats:
         """Return the same of many policies, shape ``(n, num_numbers)``."""
         ...  # pragma: no cover
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Hold one network that was timed.
+    """A network that was timed.
 
     Attributes:
         kept: what it keeps; what is missing is whole.
         latency_ms: measured.
     """
 
-    kept: Kept
+    kept: ChannelCounts
     latency_ms: float
 
 
 @dataclass(frozen=True)
 class LatencyProbes:
-    """Hold the networks that were timed before the search.
+    """The networks that were timed before the search.
 
     Attributes:
         cost: closed-form costs and work over the space.
@@ -77,22 +76,22 @@ class LatencyProbes:
         """Return a model fitted on all probes and further networks."""
         return LatencyModel.fit(*self._samples((*self.timed, *further)))
 
-    def _samples(self, timed: Sequence[Timed]) -> tuple[Array, Array]:
+    def _samples(self, timed: Sequence[Timed]) -> tuple[Floats, Floats]:
         return np.array([self.cost.work(one.kept) for one in timed]), np.array([one.latency_ms for one in timed])
 
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Predict milliseconds as a weighted sum; more work never takes less time.
+    """Milliseconds as a weighted sum of work; more work never takes less time.
 
     Attributes:
         coefficients: shape ``(num_numbers,)``, ms per unit of work, none negative.
     """
 
-    coefficients: Array
+    coefficients: Floats
 
     @classmethod
-    def fit(cls, work: Array, latency_ms: Array) -> LatencyModel:
+    def fit(cls, work: Floats, latency_ms: Floats) -> LatencyModel:
         """Return the non-negative coefficients of least squared relative error, drawn gently to equal shares.
 
         Args:
@@ -109,7 +108,7 @@ class LatencyModel:
         from scipy.optimize import nnls  # loading it takes a while, and most studies limit no latency
 
         counted = (work[0] > 0).astype(np.float64)
-        units: Array = np.where(work[0] > 0, work[0], 1.0) / latency_ms[0]  # coefficients are shares of the dense time
+        units: Floats = np.where(work[0] > 0, work[0], 1.0) / latency_ms[0]  # coefficients are shares of the dense time
         scale = np.maximum(latency_ms, FLOOR * latency_ms[0])
         default = counted / max(1.0, float(counted.sum()))
         shares, _ = nnls(
@@ -118,7 +117,7 @@ class LatencyModel:
         )
         return cls(shares / units)
 
-    def predict(self, work: Array) -> Array:
+    def predict(self, work: Floats) -> Floats:
         """Return milliseconds, shape ``(...)``, for work of shape ``(..., num_numbers)``."""
         return np.asarray(work @ self.coefficients)
 
@@ -127,7 +126,7 @@ class LatencyModel:
         return LatencyModel(self.coefficients * factor)
 
 
-def leave_one_out_error(work: Array, latency_ms: Array) -> float:
+def leave_one_out_error(work: Floats, latency_ms: Floats) -> float:
     """Return the root mean square relative error on each network but the dense one, predicted from all others.
 
     Errors are relative to the latency, or to a tenth of the dense one where that is more.
@@ -143,7 +142,7 @@ def leave_one_out_error(work: Array, latency_ms: Array) -> float:
 
 @dataclass(frozen=True)
 class PredictedCost:
-    """Add a predicted ``latency_ms`` to closed-form costs.
+    """Closed-form costs with a predicted ``latency_ms``.
 
     Attributes:
         cost: closed-form costs and work.
@@ -153,12 +152,12 @@ class PredictedCost:
     cost: WorkCost
     model: LatencyModel
 
-    def measure(self, kept: Kept) -> Measurement:
+    def measure(self, kept: ChannelCounts) -> Measurement:
         """Return the closed-form costs and the predicted latency."""
         predicted = float(self.model.predict(self.cost.work(kept)))
         return self.cost.measure(kept).merged(Measurement({"latency_ms": predicted}))
 
-    def measure_many(self, names: Sequence[str], counts: NDArray[np.int64]) -> dict[str, Array]:
+    def measure_many(self, names: Sequence[str], counts: Ints) -> dict[str, Floats]:
         """Return the same of many policies, metric → shape ``(n,)``."""
         predicted = self.model.predict(self.cost.work_many(names, counts))
         return {**self.cost.measure_many(names, counts), "latency_ms": predicted}
@@ -186,7 +185,7 @@ def latency_projector(space: SearchSpace, budget: Budget, probes: LatencyProbes,
 def _corrected_model(space: SearchSpace, limit: float, probes: LatencyProbes, trials: Sequence[Trial]) -> LatencyModel:
     """Return the model of probes and trials, scaled so that it is right near the limit."""
     measured = [(trial, m) for trial in trials if (m := completed_measurement(trial)) and "latency_ms" in m.values]
-    timed = [Timed(space.kept(trial.candidate.policy), m["latency_ms"]) for trial, m in measured[-LATEST_TRIALS:]]
+    timed = [Timed(space.counts(trial.candidate.policy), m["latency_ms"]) for trial, m in measured[-LATEST_TRIALS:]]
     model = probes.model(timed)
     predicted = [(one.latency_ms, float(model.predict(probes.cost.work(one.kept)))) for one in timed]
     ratios = [found / expected for found, expected in predicted if abs(expected / limit - 1) <= SIMILAR]

@@ -22,7 +22,7 @@ from autoprune.core.arrays import Floats, Ints
 
 EXPONENTS = (1.0, 0.8, 0.6)
 _DOUBT = 0.4  # standard deviation of a weight before any trial
-_DOUBT_CRITERION = 0.2  # likewise of a criterion's effect
+_DOUBT_CRITERION = 0.2  # the same of a criterion's effect
 _NOISES = (1.0, 0.5, 0.25)  # of the variance that a straight line through the trials leaves
 _LEAST_NOISE = 1e-4  # variance of log loss: two candidates are never told apart better than by 1 %
 _LEAST_WEIGHT = 0.33  # a group that is cut to its floor because a draw says it is free cripples the network
@@ -30,7 +30,7 @@ _LEAST_WEIGHT = 0.33  # a group that is cut to its floor because a draw says it 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Hold what the trials say.
+    """What the trials say.
 
     Attributes:
         rises: of each group or block as it was cut, shape ``(n, num_names)``.
@@ -47,7 +47,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Belief:
-    """Hold one draw of what cuts cost.
+    """One draw of what cuts cost.
 
     Attributes:
         exponent: p.

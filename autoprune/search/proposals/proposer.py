@@ -7,16 +7,15 @@ measurement.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import NamedTuple
 
 import numpy as np
-import optuna
 
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import PruningPolicy
+from autoprune.core.proposal import Proposal
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Trial, completed_measurement
@@ -25,29 +24,15 @@ from autoprune.search.proposals.baselines import Ranking, baselines, further_bas
 from autoprune.search.proposals.budget_projection import Cost, Projector
 from autoprune.search.proposals.guided_sampler import GuidedSampler
 from autoprune.search.proposals.latency_model import LatencyProbes, latency_projector
-from autoprune.study.optuna_sampler import (
-    GUIDED,
-    ProposingSampler,
-    distributions,
-    make_sampler,
-    proposal_seed,
-    sample_all,
-)
+from autoprune.study.optuna_sampler import GUIDED, proposal_seed
+from autoprune.study.policy_params import Params, dimensions, policy_of
 
 RANDOM_DRAWS = 20  # tries at a policy that was not evaluated yet; a tiny space may have none left
 
 
-class Next(NamedTuple):
-    """Hold a sampler that will propose the next candidate, where the proposal comes from, and the budget it lies on."""
-
-    sampler: ProposingSampler
-    origin: str
-    budget: Budget
-
-
 @dataclass(frozen=True)
 class Proposals:
-    """Decide what a study asks.
+    """What decides which candidates a study evaluates next.
 
     Attributes:
         space: what may be proposed.
@@ -105,33 +90,37 @@ class Proposals:
             )
         self.budget.check_reachable(Projector(self.space, self.cost, self.budget).smallest())
 
-    def next(self, number: int, trials: Sequence[Trial]) -> Next:
-        """Return what proposes candidate ``number``."""
+    def propose(self, number: int, trials: Sequence[Trial], draw: Callable[[str, int], Params]) -> Proposal:
+        """Return the proposal that becomes candidate ``number``: a baseline that is due, or what the sampler finds.
+
+        Args:
+            number: of the candidate.
+            trials: every finished trial, by number.
+            draw: (name, seed) → a value for every parameter, by one of Optuna's samplers.
+        """
         projector = self.projector(trials)
         waiting = self._waiting_baseline(projector, trials)
         if waiting is not None:
             name, policy = waiting
-            return Next(self.fixed(policy), f"baseline:{name}", self.budget)
+            return self._proposal(policy, f"baseline:{name}")
         if self.chosen_sampler == GUIDED:
             return self._guided(number, trials, projector)
-        inner = make_sampler(self.chosen_sampler, proposal_seed(self.seed, number))
-        space = distributions(self.space)
+        params = draw(self.chosen_sampler, proposal_seed(self.seed, number))
+        projected = projector.project(policy_of(self.space, params))
+        return self._proposal(self._unseen(projected, projector, number, trials), f"sampler:{self.chosen_sampler}")
 
-        def propose(study: optuna.Study, record: optuna.trial.FrozenTrial) -> dict[str, float | str]:
-            proposed = projector.project(self.space.decode(sample_all(inner, space, study, record)))
-            return self.space.encode(self._unseen(proposed, projector, number, trials))
+    def _proposal(self, policy: PruningPolicy, origin: str) -> Proposal:
+        return Proposal(policy, self.space.counts(policy), origin, self.budget)
 
-        return Next(ProposingSampler(space, propose, inner), f"sampler:{self.chosen_sampler}", self.budget)
-
-    def _guided(self, number: int, trials: Sequence[Trial], projector: Projector) -> Next:
-        """Return the guide's proposal, the first of a few that was not evaluated before."""
+    def _guided(self, number: int, trials: Sequence[Trial], projector: Projector) -> Proposal:
+        """Return the guided sampler's proposal, the first of a few that was not evaluated before."""
         timed = partial(self._timed, trials) if self.probes is not None else None
         for attempt in range(RANDOM_DRAWS):
             found = self._guide.propose(number, attempt, trials, projector, self.budget, timed)
-            if not self._guide.has_seen(found.policy):
+            if not self._guide.has_seen(found):
                 break
-        budget = self._within(found.budget) if found.way in ("lower", "faster") else self.budget
-        return Next(self.fixed(found.policy), f"guided:{found.way}", budget)
+        is_lower = found.origin in ("guided:lower", "guided:faster")
+        return replace(found, budget=self._within(found.budget) if is_lower else self.budget)
 
     def _within(self, lower: Budget) -> Budget:
         """Return a lower budget with no limit above this run's, as a predicted one may be that no network meets."""
@@ -152,19 +141,10 @@ class Proposals:
             if proposed not in seen:
                 break
             params = {
-                d.name: draw.choice(d.choices) if d.choices else draw.uniform(0, d.high) for d in self.space.dimensions
+                d.name: draw.choice(d.choices) if d.choices else draw.uniform(0, d.high) for d in dimensions(self.space)
             }
-            proposed = projector.project(self.space.decode(params))
+            proposed = projector.project(policy_of(self.space, params))
         return proposed
-
-    def fixed(self, policy: PruningPolicy) -> ProposingSampler:
-        """Return a sampler that proposes one given policy."""
-        params = self.space.encode(policy)
-        return ProposingSampler(distributions(self.space), lambda study, record: params, decided=params)
-
-    def policy(self, params: Mapping[str, float | str]) -> PruningPolicy:
-        """Return the policy that stored parameters stand for."""
-        return self.space.canonical(self.space.decode(params))
 
     def _waiting_baseline(self, projector: Projector, trials: Sequence[Trial]) -> tuple[str, PruningPolicy] | None:
         """Return the first baseline of this budget that was not asked yet, or ``None``."""

@@ -1,20 +1,24 @@
-"""What can be pruned in a network, as plain data: groups, blocks, what is frozen and why, costs and scores.
+"""What can be pruned in a network: groups, blocks, what is frozen and why, costs and scores.
 
 Nothing is trained and nothing stored. A study's own dense network is looked at if it has one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import FLOP_CONVENTION
-from autoprune.core.space import Block, SearchSpace
+from autoprune.core.space import Block, PruningGroup, SearchSpace
 from autoprune.cost.cost_model import CostModel
+from autoprune.cost.layer_profile import LayerProfile
+from autoprune.cost.layer_table import LayerCost
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.blocks import find_blocks
@@ -22,8 +26,9 @@ from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
 from autoprune.pruning.selection import choose_blocks, choose_groups
 from autoprune.pruning.surgery import shrinks
-from autoprune.search.setup.dense_network import sparsity_facts
+from autoprune.search.setup.regularised_network import regularisation_facts
 from autoprune.study.folder import StudyFolder
+from autoprune.study.regularisation_facts import RegularisationFacts
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.device import Runtime
@@ -32,10 +37,102 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 IMAGES = 64  # enough to see how a criterion spreads; a study looks at space.calibration_images
 
 
+@dataclass(frozen=True)
+class CriterionSpread:
+    """How the scores of a criterion spread.
+
+    Attributes:
+        quantiles: group → its scores at :data:`QUANTILES`; empty if the criterion applies to no group.
+        reason: why it gave no scores here; empty if it did.
+    """
+
+    quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        found: dict[str, Any] = {"quantiles": {group: list(values) for group, values in self.quantiles.items()}}
+        return {**found, "reason": self.reason} if self.reason else found
+
+
+@dataclass(frozen=True)
+class NetworkInspection:
+    """What can be pruned in a network.
+
+    Attributes:
+        model: its source.
+        trained: whether its weights are trained ones.
+        input_shape: of one input.
+        cost: closed-form costs of any pruning of it.
+        smallest: cost metric → share of the dense network that the smallest network of channels alone has.
+        groups: those that can be cut, and those that are frozen.
+        blocks: those that can be dropped.
+        regularisation: what learning to be sparse did to a study's own network; ``None`` if nothing.
+        criteria: criterion → how its scores spread.
+    """
+
+    model: str
+    trained: bool
+    input_shape: tuple[int, ...]
+    cost: CostModel
+    smallest: Mapping[str, float]
+    groups: Groups
+    blocks: tuple[Block, ...]
+    regularisation: RegularisationFacts | None
+    criteria: Mapping[str, CriterionSpread]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        dense = self.cost.measure(ChannelCounts())
+        return {
+            "model": self.model,
+            "trained": self.trained,
+            "input_shape": list(self.input_shape),
+            "flop_convention": FLOP_CONVENTION,
+            "uncounted": list(dense.uncounted),
+            "dense": dict(dense.values),
+            "smallest": dict(self.smallest),
+            "groups": [_group_to_json(group) for group in self.groups.cuttable],
+            "blocks": [self._block_to_json(block) for block in self.blocks],
+            "frozen": [{"name": g.name, "channels": g.num_channels, "reason": g.reason} for g in self.groups.frozen],
+            "layers": [layer_to_json(layer) for layer in self.cost.layers if layer.macs],
+            "sparsity": self.regularisation.to_json() if self.regularisation else None,
+            "criteria": {name: spread.to_json() for name, spread in self.criteria.items()},
+        }
+
+    def _block_to_json(self, block: Block) -> dict[str, Any]:
+        saved = (
+            self.cost.measure(ChannelCounts())["mflops"]
+            - self.cost.measure(ChannelCounts(dropped_blocks=frozenset({block.name})))["mflops"]
+        )
+        return {"name": block.name, "groups": list(block.groups), "mflops": saved}
+
+
+def _group_to_json(group: PruningGroup) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "channels": group.num_channels,
+        "residual": group.is_residual,
+        "kind": "heads" if group.members[0].side == "heads" else "channels",
+        "layers": sorted({member.module for member in group.members}),
+    }
+
+
+def layer_to_json(layer: LayerCost | LayerProfile) -> dict[str, Any]:
+    """Return what a layer is and counts, as plain types for JSON."""
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "inputs": layer.inputs,
+        "outputs": layer.outputs,
+        "mflops": layer.macs / 1e6,
+    }
+
+
 def inspect_network(
     spec: StudySpec, shape: tuple[int, ...], classes: int, folder: StudyFolder, task: DataTask | None
-) -> dict[str, Any]:
-    """Return everything that ``autoprune inspect`` shows, as JSON can hold it.
+) -> NetworkInspection:
+    """Return everything that ``autoprune inspect`` shows.
 
     Args:
         spec: which network, which criteria, what may be pruned.
@@ -50,48 +147,17 @@ def inspect_network(
     blocks = choose_blocks(network, find_blocks(network, example, found.cuttable), spec.space.keep, spec.space.only)
     channels = {group.name: group.num_channels for group in found.cuttable}
     cost = CostModel(network, shrinks(network, found.cuttable), channels, example, blocks=blocks)
-    dense = cost.measure({})
-    return {
-        "model": spec.model.source,
-        "trained": trained,
-        "input_shape": list(shape),
-        "flop_convention": FLOP_CONVENTION,
-        "uncounted": list(dense.uncounted),
-        "dense": dict(dense.values),
-        "smallest": _smallest(spec, cost, found, blocks),
-        "groups": [
-            {
-                "name": group.name,
-                "channels": group.num_channels,
-                "residual": group.is_residual,
-                "kind": "heads" if group.members[0].side == "heads" else "channels",
-                "layers": sorted({member.module for member in group.members}),
-            }
-            for group in found.cuttable
-        ],
-        "blocks": [
-            {
-                "name": block.name,
-                "groups": list(block.groups),
-                "mflops": dense["mflops"] - cost.measure({block.name: 0})["mflops"],
-            }
-            for block in blocks
-        ],
-        "frozen": [{"name": g.name, "channels": g.num_channels, "reason": g.reason} for g in found.frozen],
-        "layers": [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "inputs": layer.inputs,
-                "outputs": layer.outputs,
-                "mflops": layer.macs / 1e6,
-            }
-            for layer in cost.layers
-            if layer.macs
-        ],
-        "sparsity": sparsity_facts(folder),
-        "criteria": _quantiles(spec, network, found, example, task),
-    }
+    return NetworkInspection(
+        model=spec.model.source,
+        trained=trained,
+        input_shape=shape,
+        cost=cost,
+        smallest=_smallest(spec, cost, found),
+        groups=found,
+        blocks=blocks,
+        regularisation=regularisation_facts(folder),
+        criteria=_spreads(spec, network, found, example, task),
+    )
 
 
 def _network(spec: StudySpec, shape: tuple[int, ...], classes: int, folder: StudyFolder) -> tuple[nn.Module, bool]:
@@ -110,36 +176,36 @@ def _network(spec: StudySpec, shape: tuple[int, ...], classes: int, folder: Stud
     return network.eval(), stored or bool(spec.model.weights)
 
 
-def _smallest(spec: StudySpec, cost: CostModel, found: Groups, blocks: Sequence[Block]) -> dict[str, float]:
+def _smallest(spec: StudySpec, cost: CostModel, found: Groups) -> dict[str, float]:
     """Return the costs of the smallest network of channels alone, as a share of the dense one."""
     if not found.cuttable:
         return {"mflops": 1.0, "mparams": 1.0, "size_mb": 1.0}
     names = {group.name: ("l1",) for group in found.cuttable}
     space = SearchSpace(found.cuttable, names, spec.space.max_sparsity, spec.space.round_to)
-    smallest, dense = cost.measure({name: counts[0] for name, counts in space.choices.items()}), cost.measure({})
+    smallest, dense = cost.measure(space.smallest), cost.measure(ChannelCounts())
     return {name: smallest[name] / value for name, value in dense.values.items()}
 
 
-def _quantiles(
+def _spreads(
     spec: StudySpec, network: nn.Module, found: Groups, example: Tensor, task: DataTask | None
-) -> dict[str, dict[str, Any]]:
-    """Return criterion → how its scores spread over each group, or why it was not asked."""
+) -> dict[str, CriterionSpread]:
+    """Return criterion → how its scores spread over each group, or why it gives no scores here."""
     batches = _batches(task, network)
     needs = {name: _needs(name) for name in spec.space.importances}
-    asked = [name for name, need in needs.items() if need is None or batches]
+    usable = [name for name, need in needs.items() if need is None or batches]
     calibration = Calibration(batches, spec.seed, tuple(example.shape[1:]))
-    scores = score_groups(network, found.cuttable, asked, calibration) if found.cuttable else {}
+    scores = score_groups(network, found.cuttable, usable, calibration) if found.cuttable else {}
     return {
-        name: {"quantiles": _of_groups(scores.get(name, {}))}
-        if name in asked
-        else {"quantiles": {}, "reason": f"needs {needs[name]}, and no data of this shape is given"}
+        name: CriterionSpread(_quantiles(scores.get(name, {})))
+        if name in usable
+        else CriterionSpread(reason=f"needs {needs[name]}, and no data of this shape is given")
         for name in spec.space.importances
     }
 
 
-def _of_groups(scores: Mapping[str, Tensor]) -> dict[str, list[float]]:
+def _quantiles(scores: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:
     levels = torch.tensor(QUANTILES)
-    return {group: [float(q) for q in torch.quantile(values, levels)] for group, values in scores.items()}
+    return {group: tuple(map(float, torch.quantile(values, levels))) for group, values in scores.items()}
 
 
 def _needs(name: str) -> str | None:

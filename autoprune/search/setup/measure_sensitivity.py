@@ -1,4 +1,4 @@
-"""Measure, once per study, how much the loss rises when each group, or each block, is cut alone.
+"""How much the loss rises when each group, or each block, is cut alone, measured once per study.
 
 Every group is cut to half first and every block dropped; then groups are cut to a quarter, and after that only where
 it tells something: to three quarters where half already hurts, to an eighth where a quarter does not. Each network is
@@ -15,16 +15,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from autoprune.core.atomic_write import write_text
-from autoprune.core.notify import Notify
 from autoprune.core.sensitivity import Curve, Sensitivity
 from autoprune.errors import NonFiniteError
 from autoprune.pruning.surgery import Pruner
-from autoprune.study.folder import StudyFolder
-from autoprune.study.spec_sections import SensitivitySpec
-from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
+from autoprune.search.setup.context import StudyContext
+from autoprune.search.setup.once import once, unless_damaged
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.scoring import score
 
@@ -40,7 +38,7 @@ Level = tuple[str, int]
 
 @dataclass(frozen=True)
 class Expected:
-    """Say how much work the search will be, in images.
+    """The work that a search will be, in images.
 
     Attributes:
         trials: candidates that will be evaluated.
@@ -52,6 +50,13 @@ class Expected:
     trained: int
     scored: int
 
+    @classmethod
+    def of(cls, context: StudyContext) -> Expected:
+        """Return the work of a study's search."""
+        spec, sizes = context.spec, context.task.sizes
+        scored = sizes["val"] + spec.finetune.recalibration_images
+        return cls(spec.trials, round(spec.finetune.epochs * sizes["train"]), scored)
+
     @property
     def forward_passes(self) -> float:
         """Return the whole work as forward passes of one image."""
@@ -60,74 +65,82 @@ class Expected:
 
 @dataclass(frozen=True)
 class SensitivityProbe:
-    """Cut, recalibrate and score copies of one network, all on the same images.
+    """What cuts, recalibrates and scores copies of one network, all on the same images.
 
     Attributes:
+        context: of the study.
         pruner: cuts by each group's first criterion.
-        task: the data.
-        runtime: where networks run.
-        seed: of the stream that batch norm is recalibrated on.
     """
 
+    context: StudyContext
     pruner: Pruner
-    task: DataTask
-    runtime: Runtime
-    seed: int
 
     def loss(self, kept: Mapping[str, int], images: int) -> float:
         """Return the validation loss on the first ``images`` of it."""
-        space = self.pruner.space
-        network = self.runtime.place(self.pruner.prune(space.policy(kept, space.first_importances)))
-        recalibrate_batchnorm(network, self.task, min(images, RECALIBRATION_IMAGES), self.runtime, self.seed)
-        return score(network, self.task, "val", self.runtime, limit=images).loss
+        context, space = self.context, self.pruner.space
+        network = context.device.place(self.pruner.prune(space.policy(space.of_cut_numbers(kept))))
+        recalibrated = min(images, RECALIBRATION_IMAGES)
+        recalibrate_batchnorm(network, context.task, recalibrated, context.device, context.spec.seed)
+        return score(network, context.task, "val", context.device, limit=images).loss
 
 
-def sensitivity_of(
-    probe: SensitivityProbe, wish: SensitivitySpec, expected: Expected, folder: StudyFolder, notify: Notify
-) -> Sensitivity:
+def measured_sensitivity(context: StudyContext, pruner: Pruner) -> Sensitivity:
     """Return the study's curves: stored, or measured now and then stored; none if they are not wanted.
 
     Args:
-        probe: what cuts and scores.
-        wish: whether, on how many images, and in which share of the search's time.
-        expected: what the search is going to be.
-        folder: where the curves are stored.
-        notify: told in a sentence what is going on.
+        context: whose spec says whether, on how many images, and in which share of the search's time.
+        pruner: cuts the network that candidates begin with, by each group's first criterion.
     """
-    space = probe.pruner.space
-    names = space.cut_names
-    if not wish.enabled or not names:
+    names = pruner.space.cut_names
+    if not context.spec.sensitivity.enabled or not names:
         return Sensitivity()
-    stored = _read(folder)
-    if stored is not None and set(stored.curves) == set(names):
-        return stored
+    return once(
+        context.folder.sensitivity,
+        unless_damaged(partial(_stored, set(names))),
+        partial(_measured, SensitivityProbe(context, pruner)),
+        Sensitivity.to_json,
+    )
+
+
+def _stored(names: set[str], path: Path) -> Sensitivity | None:
+    """Return the stored curves; ``None`` if they are of other groups."""
+    found = Sensitivity.from_json(path.read_text(encoding="utf-8"))
+    return found if set(found.curves) == names else None
+
+
+def _measured(probe: SensitivityProbe) -> Sensitivity:
+    context, space, names = probe.context, probe.pruner.space, probe.pruner.space.cut_names
+    wish = context.spec.sensitivity
     started = time.perf_counter()
-    probe.loss({}, FEWEST_IMAGES)  # the first call of all is slow
-    before = time.perf_counter()
-    probe.loss({}, FEWEST_IMAGES)
-    per_image = (time.perf_counter() - before) / (2 * FEWEST_IMAGES)  # recalibrated and scored
-    allowed = wish.share * expected.forward_passes * per_image
+    per_image = _seconds_per_image(probe)
+    allowed = wish.share * Expected.of(context).forward_passes * per_image
     affordable = int(allowed / (2 * len(names) * 2 * per_image))  # two levels each, seen twice
-    images = min(probe.task.sizes["val"], max(FEWEST_IMAGES, min(wish.images, affordable)))
-    notify(f"measuring how sensitive {len(names)} groups and blocks are, on {images} validation images each")
+    images = min(context.task.sizes["val"], max(FEWEST_IMAGES, min(wish.images, affordable)))
+    context.notify(f"measuring how sensitive {len(names)} groups and blocks are, on {images} validation images each")
     dense = probe.loss({}, images)
     rises: dict[str, dict[int, float]] = {name: {} for name in names}
     for is_first, (name, count) in _levels(probe, rises, dense):
         if not is_first and time.perf_counter() - started > allowed:
             break
-        rises[name][count] = _rise(probe, (name, count), images, dense, notify)
-    curves = {name: Curve(space.full[name], rise) for name, rise in rises.items()}
-    found = Sensitivity(curves, dense, time.perf_counter() - started, {"images": images, "seed": probe.seed})
-    write_text(folder.sensitivity, found.to_json())
-    return found
+        rises[name][count] = _rise(probe, (name, count), images, dense)
+    curves = {name: Curve(space.cut_choices[name][-1], rise) for name, rise in rises.items()}
+    return Sensitivity(curves, dense, time.perf_counter() - started, {"images": images, "seed": context.spec.seed})
 
 
-def _rise(probe: SensitivityProbe, level: Level, images: int, dense: float, notify: Notify) -> float:
+def _seconds_per_image(probe: SensitivityProbe) -> float:
+    """Return what it takes to recalibrate on one image, or to score it."""
+    probe.loss({}, FEWEST_IMAGES)  # the first call of all is slow
+    before = time.perf_counter()
+    probe.loss({}, FEWEST_IMAGES)
+    return (time.perf_counter() - before) / (2 * FEWEST_IMAGES)
+
+
+def _rise(probe: SensitivityProbe, level: Level, images: int, dense: float) -> float:
     name, count = level
     try:
         return probe.loss({name: count}, images) - dense
     except NonFiniteError as error:
-        notify(f"{name} cut to {count} breaks the network ({error}); it counts as a rise of {BROKEN:g}")
+        probe.context.notify(f"{name} cut to {count} breaks the network ({error}); it counts as a rise of {BROKEN:g}")
         return BROKEN
 
 
@@ -141,10 +154,10 @@ def _levels(
     space = probe.pruner.space
 
     def level(name: str, share: float) -> Level:
-        return name, space.nearest(name, share * space.full[name])
+        return name, space.nearest(name, share * space.full.channels[name])
 
     yield from ((True, (block.name, 0)) for block in space.blocks)
-    yield from ((True, level(name, HALF)) for name in space.by_name if len(space.choices[name]) > 1)
+    yield from ((True, level(name, HALF)) for name in space.by_name if len(space.channel_choices[name]) > 1)
 
     def rise(name: str, share: float) -> float:
         return rises[name].get(level(name, share)[1], 0.0)
@@ -159,12 +172,5 @@ def _levels(
     for share, is_telling in rounds:
         for name in space.by_name:
             _, count = level(name, share)
-            if is_telling(name) and count != space.full[name] and count not in rises[name]:
+            if is_telling(name) and count != space.full.channels[name] and count not in rises[name]:
                 yield False, (name, count)
-
-
-def _read(folder: StudyFolder) -> Sensitivity | None:
-    try:
-        return Sensitivity.from_json(folder.sensitivity.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, or cut short: measure it
-        return None

@@ -12,66 +12,60 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 
-from autoprune.core.atomic_write import write_text
-from autoprune.core.notify import Notify
+from autoprune.core.counts import ChannelCounts
 from autoprune.errors import NonFiniteError
 from autoprune.pruning.surgery import Pruner
-from autoprune.study.folder import StudyFolder
-from autoprune.tasks.task import DataTask
-from autoprune.training.device.device import Runtime
+from autoprune.search.setup.context import StudyContext
+from autoprune.search.setup.once import once, unless_damaged
 from autoprune.training.finetune import recalibrate_batchnorm
 from autoprune.training.scoring import score
 
 RECALIBRATION_IMAGES = 128
 
 
-def tolerated_counts(
-    pruner: Pruner,
-    task: DataTask,
-    runtime: Runtime,
-    max_drop: float,
-    images: int,
-    seed: int,
-    folder: StudyFolder,
-    notify: Notify,
-) -> dict[str, int]:
-    """Return group → the fewest channels at which cutting it alone adds no more than ``max_drop`` to the error.
+def tolerated_counts(context: StudyContext, pruner: Pruner) -> dict[str, int]:
+    """Return group → the fewest channels at which cutting it alone adds no more than ``space.max_drop`` to the error.
+
+    Only training images are looked at, ``space.calibration_images`` of them. With a ``max_drop`` of 0 there is no such
+    baseline, and nothing is measured.
 
     Args:
+        context: of the study.
         pruner: cuts by each group's first criterion.
-        task: the data; only training images are looked at.
-        runtime: where networks run.
-        max_drop: tolerated rise of the error rate, in (0, 1); 0 for no such baseline, and nothing is measured.
-        images: training images that the error is measured on.
-        seed: of the stream that batch norm is recalibrated on.
-        folder: where the counts are stored.
-        notify: told in a sentence what is going on.
     """
-    if not max_drop:
+    space = context.spec.space
+    if not space.max_drop:
         return {}
-    settings = {"max_drop": max_drop, "images": images, "groups": sorted(pruner.space.by_name)}
-    stored = _read(folder, settings)
-    if stored is not None:
-        return stored
-    notify(f"cutting each of {len(pruner.space.groups)} groups until the error rises by {100 * max_drop:g} points")
-    dense = 1 - score(pruner.network, task, "train", runtime, limit=images).accuracy
+    names = sorted(pruner.space.by_name)
+    settings = {"max_drop": space.max_drop, "images": space.calibration_images, "groups": names}
+    return once(
+        context.folder.threshold,
+        unless_damaged(partial(_stored, settings)),
+        partial(_measured, context, pruner),
+        lambda counts: json.dumps({"settings": settings, "counts": counts}, indent=1),
+    )
 
-    def error(name: str, count: int) -> float:
-        network = runtime.place(pruner.prune(pruner.space.policy({name: count}, pruner.space.first_importances)))
-        recalibrate_batchnorm(network, task, RECALIBRATION_IMAGES, runtime, seed)
+
+def _measured(context: StudyContext, pruner: Pruner) -> dict[str, int]:
+    task, device, images = context.task, context.device, context.spec.space.calibration_images
+    space, max_drop = pruner.space, context.spec.space.max_drop
+    context.notify(f"cutting each of {len(space.groups)} groups until the error rises by {100 * max_drop:g} points")
+    dense = 1 - score(pruner.network, task, "train", device, limit=images).accuracy
+
+    def is_tolerated(name: str, count: int) -> bool:
+        network = device.place(pruner.prune(space.policy(ChannelCounts({name: count}))))
+        recalibrate_batchnorm(network, task, RECALIBRATION_IMAGES, device, context.spec.seed)
         try:
-            return 1 - score(network, task, "train", runtime, limit=images).accuracy
+            error = 1 - score(network, task, "train", device, limit=images).accuracy
         except NonFiniteError as broken:
-            notify(f"{name} cut to {count} breaks the network ({broken}); that is not tolerated")
-            return math.inf
+            context.notify(f"{name} cut to {count} breaks the network ({broken}); that is not tolerated")
+            error = math.inf
+        return error - dense <= max_drop
 
-    counts = {
-        name: fewest(pruner.space.choices[name], lambda count, name=name: error(name, count) - dense <= max_drop)  # type: ignore[misc]
-        for name in pruner.space.by_name
-    }
-    write_text(folder.threshold, json.dumps({"settings": settings, "counts": counts}, indent=1))
-    return counts
+    return {name: fewest(choices, partial(is_tolerated, name)) for name, choices in space.channel_choices.items()}
 
 
 def fewest(choices: tuple[int, ...], is_tolerated: Callable[[int], bool]) -> int:
@@ -87,9 +81,8 @@ def fewest(choices: tuple[int, ...], is_tolerated: Callable[[int], bool]) -> int
     return choices[high]
 
 
-def _read(folder: StudyFolder, settings: Mapping[str, object]) -> dict[str, int] | None:
-    try:
-        stored = json.loads(folder.threshold.read_text(encoding="utf-8"))
-        return {str(k): int(v) for k, v in stored["counts"].items()} if stored["settings"] == settings else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or cut short: measure again
-        return None
+def _stored(settings: Mapping[str, object], path: Path) -> dict[str, int] | None:
+    """Return the stored counts; ``None`` if they were measured by other settings."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    counts = {str(name): int(count) for name, count in stored["counts"].items()}
+    return counts if stored["settings"] == settings else None

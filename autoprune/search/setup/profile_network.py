@@ -1,12 +1,12 @@
-"""What a network costs, layer by layer and in several runtimes, as plain data: the door behind ``autoprune profile``.
+"""What a network costs, layer by layer and in several runtimes: the door behind ``autoprune profile``.
 
 Nothing is trained and nothing stored. Time does not depend on the weights, so none are needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from autoprune.core.builtin_names import MODELS
-from autoprune.core.metrics import FLOP_CONVENTION
+from autoprune.core.metrics import FLOP_CONVENTION, Measurement
 from autoprune.core.shapes import Shape
 from autoprune.core.versions import versions
 from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads, time_alone
-from autoprune.cost.layer_profile import profile_layers, uncounted_operations
+from autoprune.cost.layer_profile import LayerProfile, Uncounted, profile_layers, uncounted_operations
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UnknownNameError, UsageError
 from autoprune.export.architecture import Architecture, read_architecture
@@ -28,6 +28,7 @@ from autoprune.export.picked_files import WEIGHTS
 from autoprune.export.saved_network import load
 from autoprune.export.timing_runtimes import ONNX, check_runtime, engine_of
 from autoprune.models.build import build_model
+from autoprune.search.setup.inspect_network import layer_to_json
 from autoprune.training.device.device import Runtime
 
 
@@ -67,81 +68,114 @@ def usual_runtimes(device: str) -> list[str]:
     return ["torch"] if missing_packages() else ["torch", ONNX]
 
 
+@dataclass(frozen=True)
+class Latency:
+    """How long a network takes in one runtime.
+
+    Attributes:
+        ms: milliseconds per call, median over blocks; ``None`` if it could not be timed.
+        stderr_ms: standard error of that median; ``None`` if it could not be timed.
+        failed: why it could not be timed, empty if it was.
+    """
+
+    ms: float | None = None
+    stderr_ms: float | None = None
+    failed: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return {"failed": self.failed} if self.failed else {"ms": self.ms, "stderr_ms": self.stderr_ms}
+
+
+@dataclass(frozen=True)
+class NetworkProfile:
+    """What a network costs, as a whole and layer by layer.
+
+    Attributes:
+        what: its name, inputs and outputs.
+        whole: MFLOPs, parameters and size.
+        latency: latency runtime → time.
+        plan: how it was timed; its runtime says nothing.
+        runtime: device and layout, as :meth:`Runtime.describe` returns it.
+        layers: every module that counts, stores or takes something, in network order.
+        uncounted: operations without a formula for their multiply–accumulates.
+    """
+
+    what: Architecture
+    whole: Measurement
+    latency: Mapping[str, Latency]
+    plan: TimingPlan
+    runtime: Mapping[str, str | int]
+    layers: tuple[LayerProfile, ...]
+    uncounted: tuple[Uncounted, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        total = sum(layer.seconds for layer in self.layers)
+        return {
+            "model": self.what.source,
+            "input_shape": list(self.what.input_shape),
+            "num_classes": self.what.num_classes,
+            "flop_convention": FLOP_CONVENTION,
+            "whole": dict(self.whole.values),
+            "latency": {name: latency.to_json() for name, latency in self.latency.items()},
+            "timing": {name: value for name, value in self.plan.to_json().items() if name != "runtime"},
+            "runtime": dict(self.runtime),
+            "versions": versions(),
+            "layers": [_layer_to_json(layer, total) for layer in self.layers],
+            "layers_eager_ms": 1e3 * total,
+            "uncounted": [asdict(one) for one in self.uncounted],
+        }
+
+
+def _layer_to_json(layer: LayerProfile, total: float) -> dict[str, Any]:
+    return {
+        **layer_to_json(layer),
+        "mparams": layer.params / 1e6,
+        "size_mb": layer.stored_bytes / 1e6,
+        "eager_ms": 1e3 * layer.seconds,
+        "share": layer.seconds / total,
+    }
+
+
 def profile_network(
-    network: nn.Module,
-    what: Architecture,
-    runtime: Runtime,
-    plan: TimingPlan,
-    runtimes: Sequence[str] | None = None,
-) -> dict[str, Any]:
-    """Return everything that ``autoprune profile`` shows, as JSON can hold it.
+    network: nn.Module, what: Architecture, runtime: Runtime, plan: TimingPlan, names: Sequence[str] | None = None
+) -> NetworkProfile:
+    """Return everything that ``autoprune profile`` shows.
 
     Args:
         network: in eval mode.
         what: its name, inputs and outputs.
         runtime: device and layout.
         plan: how to time; its runtime is not looked at.
-        runtimes: what to time it in; ``None`` for :func:`usual_runtimes`, of which one that does not take the network
-            is told and passed over.
+        names: latency runtimes to time it in; ``None`` for :func:`usual_runtimes`, of which one that does not take the
+            network is passed over, with the reason.
 
     Raises:
-        UsageError: if a runtime that was asked for is not there.
+        UsageError: if this machine lacks a latency runtime that is named.
         ExportError, ModelError: if it does not take the network.
     """
-    for name in runtimes or ():
+    for name in names or ():
         check_runtime(replace(plan, runtime=name), runtime.device)
     placed = runtime.place(network)
     example = runtime.place_images(_random(what.input_shape, plan.batch))
     counted = measure_network(placed, example)
-    times = {name: _time(placed, example, plan, name, must=runtimes is not None) for name in _names(runtimes, runtime)}
+    chosen = usual_runtimes(runtime.device) if names is None else names
+    latency = {name: _time(placed, example, plan, name, must=names is not None) for name in chosen}
     with cpu_threads(plan.threads):
         layers = profile_layers(placed, example)
-    total = sum(layer.seconds for layer in layers)
-    return {
-        "model": what.source,
-        "input_shape": list(what.input_shape),
-        "num_classes": what.num_classes,
-        "flop_convention": FLOP_CONVENTION,
-        "whole": dict(counted.values),
-        "latency": times,
-        "timing": {name: value for name, value in plan.to_json().items() if name != "runtime"},
-        "runtime": runtime.describe(),
-        "versions": versions(),
-        "layers": [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "inputs": layer.inputs,
-                "outputs": layer.outputs,
-                "mflops": layer.macs / 1e6,
-                "mparams": layer.params / 1e6,
-                "size_mb": layer.stored_bytes / 1e6,
-                "eager_ms": 1e3 * layer.seconds,
-                "share": layer.seconds / total,
-            }
-            for layer in layers
-        ],
-        "layers_eager_ms": 1e3 * total,
-        "uncounted": [
-            {"operation": one.operation, "calls": one.calls, "outputs": one.outputs}
-            for one in uncounted_operations(placed, example)
-        ],
-    }
+    uncounted = uncounted_operations(placed, example)
+    return NetworkProfile(what, counted, latency, plan, runtime.describe(), tuple(layers), tuple(uncounted))
 
 
-def _names(runtimes: Sequence[str] | None, runtime: Runtime) -> Sequence[str]:
-    return usual_runtimes(runtime.device) if runtimes is None else runtimes
-
-
-def _time(network: nn.Module, example: torch.Tensor, plan: TimingPlan, name: str, *, must: bool) -> dict[str, Any]:
+def _time(network: nn.Module, example: torch.Tensor, plan: TimingPlan, name: str, *, must: bool) -> Latency:
     """Return the latency in one runtime, or why there is none if there need not be one."""
     try:
-        milliseconds, error = time_alone(network, example, plan, engine_of(name))
+        return Latency(*time_alone(network, example, plan, engine_of(name)))
     except AutopruneError as fault:
         if must:
             raise
-        return {"failed": str(fault)}
-    return {"ms": milliseconds, "stderr_ms": error}
+        return Latency(failed=str(fault))
 
 
 def _random(shape: Shape, batch: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A study is read without its parameters, and seen as Optuna sees it; what is damaged is said."""
+"""Trials are read without their parameters, seen as Optuna sees them, by its tables and by its API."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from study_fakes import OBJECTIVES, make_proposals, open_ledger, run
 from autoprune.core.metrics import Measurement
 from autoprune.core.trial import Completed, Failed
 from autoprune.errors import StudyError
-from autoprune.study import read_trials as reading
+from autoprune.study import optuna_tables
 from autoprune.study.folder import StudyFolder
-from autoprune.study.read_trials import Follower, StoredTrial, stored_trials
-from autoprune.study.records import read_trials
+from autoprune.study.records import StoredTrial, read_trials
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
 from autoprune.study.storage import open_storage, sqlite_url
+from autoprune.study.trial_rows import ApiRows, Follower, TableRows, TrialRows, open_rows
 from autoprune.study.view import open_view
 
 
@@ -39,10 +39,13 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_is_what_optuna_reads(stored: Path) -> None:
+@pytest.mark.parametrize("kind", [TableRows, ApiRows])
+def test_it_is_what_optuna_reads(stored: Path, kind: type[TableRows | ApiRows]) -> None:
     storage = open_storage(sqlite_url(stored / "study.db"))
     study_id = storage.get_study_id_from_name("fake")
-    found, expected = stored_trials(storage, study_id), storage.get_all_trials(study_id)
+    rows: TrialRows = kind(storage, study_id)
+    found, expected = rows.read(0), storage.get_all_trials(study_id)
+    assert [one.number for one in rows.read(7)] == [7, 8, 9]
     assert len(found) == 10
     assert [(one.number, one.state) for one in found] == [(one.number, one.state) for one in expected]
     for one, theirs in zip(found, expected, strict=True):
@@ -52,32 +55,67 @@ def test_it_is_what_optuna_reads(stored: Path) -> None:
     assert (list(view.trials), view.running) == (read_trials(expected), 1)
 
 
-def test_a_follower_reads_what_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    proposals = make_proposals()
-    read: list[int] = []
+def test_tables_that_are_not_known_are_left_to_optunas_api(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(sqlite_url(stored / "study.db"))
+    study_id = storage.get_study_id_from_name("fake")
+    assert isinstance(open_rows(storage, study_id), TableRows)
+    expected = open_view(stored).trials
+    monkeypatch.setattr(optuna_tables, "KNOWN_SCHEMA", ("of another release",))
+    assert isinstance(open_rows(storage, study_id), ApiRows)
+    assert open_view(stored).trials == expected
 
-    def counted(storage: RDBStorage, study_id: int, first: int = 0) -> list[StoredTrial]:
-        found = stored_trials(storage, study_id, first)
-        read.append(len(found))
+
+def test_a_study_goes_on_by_the_api_where_it_was_begun_by_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An Optuna release with other tables must not break a study, nor change what is asked."""
+    proposals = make_proposals(sampler="tpe")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    with open_ledger(tmp_path / "one") as ledger:
+        expected = list(run(ledger, proposals, 14))
+    with open_ledger(tmp_path / "two") as ledger:
+        found = list(run(ledger, proposals, 6))
+        left = ledger.ask(proposals, proposals.seed)
+    monkeypatch.setattr(optuna_tables, "KNOWN_SCHEMA", ())
+    with open_ledger(tmp_path / "two") as ledger:
+        found += run(ledger, proposals, 14)
+    assert left == expected[6]
+    assert found == expected
+
+
+class CountedRows(TableRows):
+    """Remember how many trials were read each time."""
+
+    def __init__(self, storage: RDBStorage, study_id: int) -> None:
+        super().__init__(storage, study_id)
+        self.counts: list[int] = []
+
+    def read(self, first: int) -> list[StoredTrial]:
+        found = super().read(first)
+        self.counts.append(len(found))
         return found
 
+
+def test_a_follower_reads_what_may_have_changed(tmp_path: Path) -> None:
+    proposals = make_proposals()
     with open_ledger(tmp_path) as ledger:
         storage = open_storage(sqlite_url(tmp_path / "study.db"))
         study_id = storage.get_study_id_from_name("fake")
-        follower = Follower(storage, study_id)
-        monkeypatch.setattr(reading, "stored_trials", counted)
+        rows, whole = CountedRows(storage, study_id), TableRows(storage, study_id)
+        follower = Follower(rows)
         assert follower.trials() == []
         first, second, third = (ledger.ask(proposals, 0) for _ in range(3))
         assert [trial.state for trial in follower.trials()] == [TrialState.RUNNING] * 3
-        read.clear()
+        rows.counts.clear()
         ledger.tell(second, Failed("E", "of a later one first"), {})
-        assert follower.trials() == stored_trials(storage, study_id)
+        assert follower.trials() == whole.read(0)
         ledger.tell(first, Failed("E", "and then"), {})
-        assert follower.trials() == stored_trials(storage, study_id)
+        assert follower.trials() == whole.read(0)
         ledger.tell(third, Failed("E", "last"), {})
         for _ in range(2):
-            assert follower.trials() == stored_trials(storage, study_id)
-    assert read == [3, 3, 1, 0]  # what has ended before the first running one is not read again
+            assert follower.trials() == whole.read(0)
+    assert rows.counts == [3, 3, 1, 0]  # what has ended before the first running one is not read again
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from autoprune.study.records import NewTrial, TrialPlace
 from autoprune.study.storage import open_storage, sqlite_url
-from autoprune.study.write_trials import store_running
+from autoprune.study.trial_rows import ApiRows, TableRows
 
 SPACE: dict[str, BaseDistribution] = {
     "layer1.0.conv1.sparsity": FloatDistribution(0.0, 0.9),
@@ -36,6 +37,16 @@ def _study(folder: Path, name: str) -> tuple[RDBStorage, int]:
     storage = open_storage(sqlite_url(folder / f"{name}.db"))
     optuna.create_study(storage=storage, study_name="one", directions=["maximize", "minimize"])
     return storage, storage.get_study_id_from_name("one")
+
+
+def store_running(
+    storage: RDBStorage,
+    study_id: int,
+    params: dict[str, Any],
+    space: dict[str, BaseDistribution],
+    attrs: dict[str, str],
+) -> TrialPlace:
+    return TableRows(storage, study_id).add(NewTrial(params, space, attrs))
 
 
 def _rows(file: Path) -> dict[str, list[Any]]:
@@ -129,3 +140,32 @@ def test_nothing_is_stored_if_a_part_cannot_be(tmp_path: Path) -> None:
         counts = [connection.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("trials", "trial_params")]
     connection.close()
     assert counts == [0, 0]
+
+
+@pytest.mark.parametrize("kind", [TableRows, ApiRows])
+def test_a_trial_that_was_opened_is_completed(tmp_path: Path, kind: type[TableRows | ApiRows]) -> None:
+    storage, study_id = _study(tmp_path, "opened")
+    place = TrialPlace(storage.create_new_trial(study_id), 0)
+    params = {"layer1.0.conv1.sparsity": 0.5, "layer1.0.conv1.importance": "fpgm"}
+    kind(storage, study_id).complete(place, NewTrial(params, SPACE, {"candidate": "{}"}))
+    found = storage.get_trial(place.trial_id)
+    assert (found.state, found.params, found.distributions) == (TrialState.RUNNING, params, SPACE)
+    assert found.user_attrs == {"candidate": "{}"}
+
+
+@pytest.mark.parametrize("noted", [{}, {"nsga2:generation": 3}])
+def test_both_ways_write_the_same(tmp_path: Path, noted: dict[str, int]) -> None:
+    params = {"layer1.0.conv1.sparsity": 0.25, "layer1.0.conv1.importance": "l2"}
+    for name, kind in (("tables", TableRows), ("api", ApiRows)):
+        rows = kind(*_study(tmp_path, name))
+        assert [rows.add(NewTrial(params, SPACE, {"candidate": "{}"}, noted)).number for _ in range(2)] == [0, 1]
+    assert _rows(tmp_path / "tables.db") == _rows(tmp_path / "api.db")
+
+
+@pytest.mark.parametrize("kind", [TableRows, ApiRows])
+def test_neither_way_takes_a_value_outside_its_range(tmp_path: Path, kind: type[TableRows | ApiRows]) -> None:
+    storage, study_id = _study(tmp_path, "outside")
+    params = {"layer1.0.conv1.sparsity": 0.95, "layer1.0.conv1.importance": "l2"}
+    with pytest.raises(ValueError, match="outside of"):
+        kind(storage, study_id).add(NewTrial(params, SPACE, {}))
+    assert not storage.get_all_trials(study_id)

@@ -8,7 +8,7 @@ from typing import Any
 from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate
-from autoprune.search.setup.context import Workbench
+from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.study.spec import StudySpec
 
 
@@ -28,6 +28,6 @@ def tiny_spec(file: Path, **changes: Any) -> StudySpec:
     )
 
 
-def candidate(bench: Workbench, sparsity: float = 0.5, criterion: str = "l1", **budget: float) -> Candidate:
-    policy = PruningPolicy.uniform(bench.space.by_name, sparsity, criterion)
-    return Candidate(3, bench.space.canonical(policy), 17, "sampler:test", Budget.parse(budget))
+def candidate(study: PreparedStudy, sparsity: float = 0.5, criterion: str = "l1", **budget: float) -> Candidate:
+    policy = PruningPolicy.uniform(study.space.by_name, sparsity, criterion)
+    return Candidate(3, study.space.canonical(policy), 17, "sampler:test", Budget.parse(budget))

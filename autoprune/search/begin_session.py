@@ -1,0 +1,50 @@
+"""What a run does before its first candidate: prepare the study, and store what it runs with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autoprune.analysis.comparison import chance_notes
+from autoprune.core.metrics import Budget
+from autoprune.loggers.protocol import Display
+from autoprune.search.proposals.proposer import Proposals
+from autoprune.search.setup.build_proposals import build_proposals
+from autoprune.search.setup.describe_study import session_facts, study_facts
+from autoprune.search.setup.prepare_study import prepare_study
+from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.search.stored_spec import remember, remembering
+from autoprune.study.folder import StudyFolder
+from autoprune.study.ledger import Ledger
+from autoprune.study.spec import StudySpec, fingerprint
+
+
+def begin_session(
+    spec: StudySpec, written: Mapping[str, object], folder: StudyFolder, ledger: Ledger, display: Display
+) -> tuple[PreparedStudy, Proposals]:
+    """Return the study that is ready to be searched, and what decides its candidates; store what it runs with.
+
+    Args:
+        spec: resolved for this machine.
+        written: values of the ``study.toml`` that went into it.
+        folder: where the study is stored.
+        ledger: open.
+        display: shows what happens.
+
+    Raises:
+        BudgetError: if the budget is needless or out of reach.
+        AutopruneError: if the network, the data or the folder cannot be used.
+    """
+    if ledger.reclaimed:
+        display.say(f"{ledger.reclaimed} trial(s) left unfinished by a process that died will be asked again")
+    with remembering(spec, written, folder):
+        study = prepare_study(spec, folder, display.say)
+        proposals = build_proposals(study, Budget.parse(spec.budget.model_dump()).resolve(study.dense))
+        proposals.check()
+    remember(study.spec, written, folder)
+    ledger.remember("fingerprint", fingerprint(study.spec))
+    for key, value in study_facts(study).to_json().items():
+        ledger.remember(key, value)
+    ledger.begin_session(session_facts(study, proposals.budget).to_json())
+    for note in chance_notes(study.dense, study.task.num_classes):
+        display.warn(note)
+    return study, proposals

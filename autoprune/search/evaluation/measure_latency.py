@@ -1,0 +1,39 @@
+"""How long a network takes, as a measurement: timed against the study's dense network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from autoprune.core.metrics import Measurement
+from autoprune.cost.latency import Timer, measured_latency
+
+
+@dataclass(frozen=True)
+class LatencyMeter:
+    """The clock of one study.
+
+    Attributes:
+        timer: times networks against the dense one.
+        dense: the dense network, placed as the timer has it.
+        dense_ms: the study's reference latency of the dense network, in milliseconds.
+    """
+
+    timer: Timer
+    dense: nn.Module
+    dense_ms: float
+
+    def time(self, network: nn.Module) -> Measurement:
+        """Return the latency of a pruned network, timed in float32 against the dense one.
+
+        Args:
+            network: placed like the dense one; left in eval mode.
+
+        Raises:
+            NonFiniteError: if the clock did not advance.
+            ExportError, ModelError: if the latency runtime does not take the network.
+        """
+        self.dense.eval()
+        latency_ms, stderr_ms = measured_latency(self.timer.compare(network.eval()), self.dense_ms)
+        return Measurement({"latency_ms": latency_ms}, {"latency_ms": stderr_ms})

@@ -1,0 +1,49 @@
+"""What says what a network of a space costs: the closed-form cost model, and the timer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.space import SearchSpace
+from autoprune.cost.cost_model import CostModel
+from autoprune.cost.latency import Timer
+from autoprune.cost.timing_engines import Engine
+from autoprune.pruning.surgery import shrinks
+from autoprune.search.setup.context import StudyContext
+from autoprune.search.setup.from_spec import timing_plan
+
+
+def cost_model(network: nn.Module, space: SearchSpace, example: Tensor) -> CostModel:
+    """Return the closed-form costs over a space.
+
+    Args:
+        network: the dense network, in eval mode.
+        space: what can be pruned in it.
+        example: one input, shape ``(1, *input_shape)``.
+    """
+    return CostModel(
+        network,
+        shrinks(network, space.groups),
+        {group.name: group.num_channels for group in space.groups},
+        example,
+        blocks=space.blocks,
+        masked_layers=space.mask.layers if space.mask else (),
+        mask_pattern=space.mask.pattern if space.mask else "weight",
+    )
+
+
+def timing_batch(context: StudyContext) -> Tensor:
+    """Return one batch as networks are timed on it, all zeros, shape ``(N, *input_shape)``, on the device."""
+    return context.device.place_images(torch.zeros(context.spec.latency.batch, *context.task.input_shape))
+
+
+def timer_of(context: StudyContext, network: nn.Module, engine: Engine) -> Timer:
+    """Return what times networks against the dense one.
+
+    Args:
+        context: with the layout and the latency runtime decided.
+        network: the dense network, in eval mode, placed on the device.
+        engine: what runs networks while they are timed.
+    """
+    return Timer(network, timing_batch(context), timing_plan(context.spec.latency), engine)

@@ -1,0 +1,61 @@
+"""What runs networks while they are timed: as the spec says, or what ``auto`` finds on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import nn
+
+from autoprune.cost.timing_engines import Engine
+from autoprune.export.timing_runtimes import check_takes, decide_runtime, engine_of
+from autoprune.pruning.surgery import Pruner
+from autoprune.search.setup.build_costs import timing_batch
+from autoprune.search.setup.choose_layout import half_pruned
+from autoprune.search.setup.context import StudyContext
+from autoprune.search.setup.from_spec import timing_plan
+from autoprune.study.dense_facts import read_dense_facts
+
+
+def named_engine(context: StudyContext) -> Engine | None:
+    """Return the engine that the spec names; ``None`` if it leaves the choice to ``auto``."""
+    name = context.spec.latency.runtime
+    return None if name == "auto" else engine_of(name)
+
+
+def check_engine_takes(context: StudyContext, engine: Engine | None) -> Callable[[nn.Module], None]:
+    """Return what refuses a network that the engine does not take, before time is spent on its training.
+
+    What it returns takes the network, in eval mode on the device, and raises ExportError or ModelError.
+    """
+
+    def check(network: nn.Module) -> None:
+        if engine is not None:
+            check_takes(engine, network, timing_batch(context))
+
+    return check
+
+
+def with_latency_engine(context: StudyContext, pruner: Pruner, named: Engine | None) -> tuple[StudyContext, Engine]:
+    """Return the context with the latency runtime decided, and what runs networks by it.
+
+    What the dense network was timed in already stays.
+
+    Args:
+        context: with the device and the layout decided.
+        pruner: knows the dense network, in eval mode and placed.
+        named: the engine that the spec names, which is then taken.
+    """
+    if named is not None:
+        return context, named
+    spec = context.spec
+    if context.folder.dense_facts.exists():
+        name = read_dense_facts(context.folder).latency_runtime
+        engine = engine_of(name)
+    else:
+        pruned = context.device.place(half_pruned(pruner, pruner.space.blocks[:1])).eval()
+        plan, batch = timing_plan(spec.latency), timing_batch(context)
+        name, engine, why = decide_runtime(plan, context.device.device, pruner.network, pruned, batch)
+        context.notify(why)
+    latency = spec.latency.model_copy(update={"runtime": name})
+    return replace(context, spec=spec.model_copy(update={"latency": latency})), engine

@@ -1,0 +1,36 @@
+"""What a reader of a study needs to know of it without the network, from a prepared study."""
+
+from __future__ import annotations
+
+from autoprune.core.metrics import Budget
+from autoprune.core.versions import versions
+from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.search.setup.regularised_network import regularisation_facts
+from autoprune.study.dense_facts import read_dense_facts
+from autoprune.study.study_facts import DataFacts, FrozenFacts, GroupFacts, SessionFacts, StudyFacts
+
+
+def study_facts(study: PreparedStudy) -> StudyFacts:
+    """Return what is stored about the study as a whole."""
+    task = study.task
+    return StudyFacts(
+        dense=study.dense,
+        dense_correct=read_dense_facts(study.folder).correct,
+        regularisation=regularisation_facts(study.folder),
+        groups={group.name: GroupFacts(group.num_channels, group.is_residual) for group in study.space.groups},
+        frozen={group.name: FrozenFacts(group.num_channels, group.reason) for group in study.frozen},
+        data=DataFacts(task.name, task.num_classes, dict(task.sizes), task.description, task.licence),
+    )
+
+
+def session_facts(study: PreparedStudy, budget: Budget) -> SessionFacts:
+    """Return what is stored of a run that searches within an absolute budget."""
+    spec = study.spec
+    return SessionFacts(
+        budget=budget,
+        sampler=spec.sampler,
+        trials=spec.trials,
+        runtime=study.device.describe(),
+        latency=spec.latency.model_dump(),
+        versions=versions(),
+    )

@@ -1,0 +1,59 @@
+"""What a spec's values become on this machine: its data, its device, its fine-tune, how it times networks."""
+
+from __future__ import annotations
+
+from autoprune.cost.timing_plan import TimingPlan
+from autoprune.export.timing_runtimes import check_runtime
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_sections import LatencySpec
+from autoprune.tasks.builtin import build_task
+from autoprune.tasks.task import DataTask
+from autoprune.training.device.device import Runtime, resolve_runtime
+from autoprune.training.finetune import FinetuneSettings
+
+
+def resolve(spec: StudySpec) -> StudySpec:
+    """Return the spec with device and precision decided for this machine.
+
+    A layout left to ``auto`` is decided when a study is prepared, which can measure it, and so is what networks are
+    timed in.
+
+    Raises:
+        UsageError: if this machine lacks the device or the latency runtime that the spec names.
+    """
+    runtime = runtime_of(spec)
+    check_runtime(timing_plan(spec.latency), runtime.device)
+    decided = spec.runtime.model_copy(update={"device": runtime.device, "precision": runtime.precision})
+    return spec.model_copy(update={"runtime": decided})
+
+
+def timing_plan(wish: LatencySpec) -> TimingPlan:
+    """Return how networks are timed by the spec."""
+    return TimingPlan(**wish.model_dump())
+
+
+def runtime_of(spec: StudySpec) -> Runtime:
+    """Return where and how the spec's networks run on this machine."""
+    wish = spec.runtime
+    return resolve_runtime(wish.device, wish.precision, wish.layout, wish.threads)
+
+
+def task_of(spec: StudySpec) -> DataTask:
+    """Return the data of a spec."""
+    data = spec.data
+    return build_task(data.source, root=data.root, image_size=data.image_size, workers=data.workers)
+
+
+def finetune_settings(spec: StudySpec, epochs: float | None = None, lr: float | None = None) -> FinetuneSettings:
+    """Return the fine-tune of the spec, with another length or learning rate if given."""
+    wish = spec.finetune
+    return FinetuneSettings(
+        epochs=wish.epochs if epochs is None else epochs,
+        batch_size=wish.batch_size,
+        lr=wish.lr if lr is None else lr,
+        weight_decay=wish.weight_decay,
+        distill=wish.distill,
+        temperature=wish.temperature,
+        distill_weight=wish.distill_weight,
+        optimizer=wish.optimizer,
+    )

@@ -1,0 +1,50 @@
+"""The dense network's costs, validation score and reference latency, measured once per study."""
+
+from __future__ import annotations
+
+import json
+
+from torch import nn
+
+from autoprune.core.metrics import Measurement
+from autoprune.cost.latency import Timer
+from autoprune.search.evaluation.measure_quality import quality_and_hits
+from autoprune.search.setup.context import StudyContext
+from autoprune.search.setup.once import once
+from autoprune.search.setup.regularised_network import regularisation_facts
+from autoprune.study.dense_facts import DenseFacts, read_dense_file
+
+REFERENCE_BLOCKS = 15
+
+
+def measure_dense(context: StudyContext, network: nn.Module, exact: Measurement, timer: Timer) -> Measurement:
+    """Return what was measured of the dense network: stored in the study, or measured now and then stored.
+
+    Args:
+        context: with the layout and the latency runtime decided.
+        network: the dense network, in eval mode and placed.
+        exact: its closed-form costs.
+        timer: whose dense network it is.
+
+    Raises:
+        StudyError: if the stored file is damaged.
+    """
+
+    def measure() -> DenseFacts:
+        context.notify("scoring and timing the dense network")
+        quality, correct = quality_and_hits(network, context.task, context.device)
+        timing = timer.compare(blocks=REFERENCE_BLOCKS)
+        latency = Measurement({"latency_ms": timing.dense_ms}, {"latency_ms": timing.ratio_stderr * timing.dense_ms})
+        return DenseFacts(
+            measurement=exact.merged(quality).merged(latency),
+            data=context.task.identity(),
+            runtime=context.device.describe(),
+            regularisation=regularisation_facts(context.folder),
+            correct=correct,
+            latency_runtime=timer.engine.name,
+        )
+
+    facts = once(
+        context.folder.dense_facts, read_dense_file, measure, lambda found: json.dumps(found.to_json(), indent=2)
+    )
+    return facts.measurement

@@ -1,0 +1,65 @@
+"""The composition root: from a spec to a study that is ready to be searched, step by step.
+
+What is needed only once is stored in the study's folder by the step that makes it (``once``); everything else is cheap
+enough to build at each start.
+"""
+
+from __future__ import annotations
+
+from autoprune.core.counts import ChannelCounts
+from autoprune.core.metrics import Measurement
+from autoprune.core.notify import Notify
+from autoprune.errors import UsageError
+from autoprune.pruning.surgery import Pruner
+from autoprune.search.setup.build_costs import cost_model, timer_of
+from autoprune.search.setup.choose_latency_engine import check_engine_takes, named_engine, with_latency_engine
+from autoprune.search.setup.choose_layout import with_layout
+from autoprune.search.setup.context import open_context
+from autoprune.search.setup.dense_network import dense_network
+from autoprune.search.setup.find_space import find_prunable, search_space
+from autoprune.search.setup.importance_scores import importance_scores
+from autoprune.search.setup.measure_dense import measure_dense
+from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.search.setup.starting_weights import starting_networks
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec
+
+
+def prepare_study(spec: StudySpec, folder: StudyFolder, notify: Notify) -> PreparedStudy:
+    """Build everything a study works with, doing once what is needed only once.
+
+    Args:
+        spec: resolved for this machine.
+        folder: where the study is stored; it must be writable.
+        notify: called with a sentence on what is going on.
+
+    Raises:
+        AutopruneError: if the network, the data or the folder cannot be used.
+    """
+    opened = open_context(spec, folder, notify)
+    engine = named_engine(opened)
+    network = opened.device.place(dense_network(opened, check_engine_takes(opened, engine))).eval()
+    example = opened.example()
+    prunable = find_prunable(opened, network, example)
+    origins = starting_networks(opened, network, prunable.groups)
+    scores = importance_scores(opened, origins.scored, prunable.groups)
+    space, frozen = search_space(spec, prunable, scores)
+    pruner = Pruner(network, space, scores)
+    cost = cost_model(network, space, example)
+    laid_out = with_layout(opened, pruner)
+    laid_out.device.place(network)
+    start = laid_out.device.place(origins.start)
+    decided, timing_engine = with_latency_engine(laid_out, pruner, engine)
+    timer = timer_of(decided, network, timing_engine)
+    dense = measure_dense(decided, network, cost.measure(ChannelCounts()), timer)
+    _check_objectives(spec, dense)
+    return PreparedStudy(decided, pruner, start, frozen, cost, timer, dense)
+
+
+def _check_objectives(spec: StudySpec, dense: Measurement) -> None:
+    missing = [name for name in spec.objectives if name not in dense.values]
+    if missing:
+        raise UsageError(
+            f"objectives name {', '.join(missing)}, which this study does not measure: what is not zero is counted "
+            f"where there are masks; add weight or 2:4 to space.patterns, or trade mflops or mparams"
+        )

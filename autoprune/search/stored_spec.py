@@ -1,0 +1,84 @@
+"""The spec that a study is stored with: what it fixes, and what of it a later run takes over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from autoprune.errors import AutopruneError, StudyMismatchError
+from autoprune.study.accepted_toml import write_accepted
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec, differences, fingerprint
+from autoprune.study.spec_sections import BudgetSpec
+from autoprune.study.spec_toml import read_resolved, write_resolved
+
+
+def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
+    """Return the spec with the layout and the latency runtime that the study began with, where left to ``auto``."""
+    if not folder.has_begun:
+        return spec
+    stored = read_resolved(folder.resolved)
+    runtime, latency = spec.runtime, spec.latency
+    if runtime.layout == "auto":
+        runtime = runtime.model_copy(update={"layout": stored.runtime.layout})
+    if latency.runtime == "auto":
+        latency = latency.model_copy(update={"runtime": stored.latency.runtime})
+    return spec.model_copy(update={"runtime": runtime, "latency": latency})
+
+
+def stored_meaning(folder: StudyFolder) -> Mapping[str, object] | None:
+    """Return the fingerprint of the spec that the folder's weights and scores were made by, if there are any."""
+    if not folder.has_begun:
+        return None
+    stored = read_resolved(folder.resolved)
+    return fingerprint(stored) | {"name": stored.name}
+
+
+def check_same_meaning(stored: Mapping[str, object] | None, spec: StudySpec, folder: StudyFolder) -> None:
+    """Refuse a spec that would change what the stored trials mean.
+
+    Args:
+        stored: fingerprint of the study; ``None`` if it has none yet.
+        spec: of this run.
+        folder: the study's.
+
+    Raises:
+        StudyMismatchError: naming every value that differs.
+    """
+    if stored is None:
+        return
+    given = fingerprint(spec) | ({"name": spec.name} if "name" in stored else {})
+    changed = differences(stored, given)
+    if changed:
+        lines = "\n".join(f"  - {line}" for line in changed)
+        raise StudyMismatchError(
+            f"the study in {str(folder.path)!r} was made by another spec, so its trials would not be comparable:\n"
+            f"{lines}\nrepeat the stored values, or begin a new study in another folder"
+        )
+
+
+@contextmanager
+def remembering(spec: StudySpec, written: Mapping[str, object], folder: StudyFolder) -> Iterator[None]:
+    """Write down what a new study begins with, so that a kill forgets nothing; what is refused is forgotten again.
+
+    A study that has begun keeps what it was last accepted with. Once its dense network is made, only the budget
+    can still be refused.
+    """
+    is_new = not folder.has_begun
+    if is_new:
+        remember(spec, written, folder)
+    try:
+        yield
+    except AutopruneError:
+        if is_new and folder.has_begun:
+            remember(spec.model_copy(update={"budget": BudgetSpec()}), written, folder)
+        elif is_new:
+            folder.resolved.unlink()
+        raise
+
+
+def remember(spec: StudySpec, written: Mapping[str, object], folder: StudyFolder) -> None:
+    """Write down what the study runs with, and the values of its ``study.toml`` that went into it."""
+    known = {key: value for key, value in written.items() if key != "budget" or spec.budget != BudgetSpec()}
+    write_accepted(folder, known)
+    write_resolved(spec, folder.resolved)

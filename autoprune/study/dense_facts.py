@@ -1,0 +1,93 @@
+"""What was measured of the dense network, once per study: the file ``dense.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.core.metrics import Measurement
+from autoprune.errors import StudyError
+from autoprune.study.folder import StudyFolder
+from autoprune.study.regularisation_facts import RegularisationFacts
+
+
+@dataclass(frozen=True)
+class DenseFacts:
+    """The dense network's own measurement, and what it was made with.
+
+    Attributes:
+        measurement: costs, validation score and reference latency.
+        data: hash of the data's content.
+        runtime: where and how the network ran, as :meth:`Runtime.describe` returns it.
+        regularisation: what learning to be sparse did; ``None`` if the study has none.
+        correct: which validation images were right, as the text of :class:`PairedScores`; empty in the files of
+            versions that did not store it.
+        latency_runtime: what ran the network when it was timed; ``torch`` before there was a choice.
+    """
+
+    measurement: Measurement
+    data: str
+    runtime: Mapping[str, str | int]
+    regularisation: RegularisationFacts | None = None
+    correct: str = ""
+    latency_runtime: str = "torch"
+
+    @property
+    def layout(self) -> str:
+        """Return the memory layout that the network was timed in."""
+        return str(self.runtime["layout"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain types for JSON."""
+        return {
+            "measurement": self.measurement.to_json(),
+            "data": self.data,
+            "runtime": dict(self.runtime),
+            "sparsity": self.regularisation.to_json() if self.regularisation else None,
+            "correct": self.correct,
+            "latency_runtime": self.latency_runtime,
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> DenseFacts:
+        """Return what :meth:`to_json` wrote, in this version or an earlier one.
+
+        Raises:
+            ValueError, KeyError, TypeError: if it is something else.
+        """
+        learnt = stored.get("sparsity")
+        return cls(
+            measurement=Measurement.from_json(stored["measurement"]),
+            data=str(stored["data"]),
+            runtime=dict(stored["runtime"]),
+            regularisation=RegularisationFacts.from_json(learnt) if learnt else None,
+            correct=str(stored.get("correct", "")),
+            latency_runtime=str(stored.get("latency_runtime", "torch")),
+        )
+
+
+def read_dense_facts(folder: StudyFolder) -> DenseFacts:
+    """Return what was measured of a study's dense network.
+
+    Raises:
+        StudyError: if the file is missing or damaged.
+    """
+    return read_dense_file(folder.dense_facts)
+
+
+def read_dense_file(path: Path) -> DenseFacts:
+    """Return what a file ``dense.json`` holds.
+
+    Raises:
+        StudyError: if it is missing or damaged.
+    """
+    try:
+        return DenseFacts.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudyError(
+            f"{str(path)!r} is damaged ({type(error).__name__}: {error}); restore it from a copy, or "
+            f"delete it to measure the dense network again"
+        ) from error
