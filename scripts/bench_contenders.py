@@ -28,8 +28,9 @@ from autoprune.analysis.pareto import best_few, choose, hypervolume
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Completed, Trial, completed_measurement
 from autoprune.loggers.console import PlainDisplay
-from autoprune.pick.contest import Incomparable, finish
-from autoprune.search.evaluation.evaluator import Stopwatch
+from autoprune.pick.contest import hold_contest
+from autoprune.pick.rival import Incomparable
+from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.search.session import run_search
 from autoprune.search.setup.build_evaluator import build_maker, build_meter
 from autoprune.search.setup.from_spec import finetune_settings
@@ -196,7 +197,7 @@ def _picked_record(prepared: Prepared) -> Record:
     study = prepared.study
     trials = best_few(open_view(study_folder(prepared, "ours").path).trials, prepared.budget, TOP)
     settings = finetune_settings(study.spec, study.spec.pick.epochs, study.spec.pick.lr)
-    done = finish(
+    done = hold_contest(
         build_maker(study, settings),
         build_meter(study),
         trials,

@@ -198,7 +198,8 @@ def place(tmp_path_factory):
     """Return a folder with README's ``mine.py`` and two picked networks, where pages look for them."""
     from autoprune.core.policy import PruningPolicy
     from autoprune.core.registry import load_object
-    from autoprune.export.saved_network import Architecture, save_network
+    from autoprune.export.architecture import Architecture
+    from autoprune.export.saved_network import save_network
 
     folder = tmp_path_factory.mktemp("docs")
     source = folder / "mine.py"
@@ -229,7 +230,7 @@ def test_the_example_of_your_own_network_and_data_runs(tmp_path):
         )
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
     picked = next((tmp_path / "studies" / "mine" / "picked").iterdir())
-    names = {"model.safetensors", "recipe.json", "policy.json", "model.onnx", "card.md", "card.json"}
+    names = {"model.safetensors", "architecture.json", "policy.json", "model.onnx", "card.md", "card.json"}
     assert {path.name for path in picked.iterdir()} == names
 
 

@@ -16,6 +16,7 @@ from autoprune.cli.spec_options import target_options
 
 if TYPE_CHECKING:
     from autoprune.core.export_formats import Wanted
+    from autoprune.export.card import Card
     from autoprune.study.spec import StudySpec
 
 
@@ -93,7 +94,7 @@ def _apply(
     target: Path,
     force: bool,
     wanted: Wanted,
-) -> dict[str, Any]:
+) -> Card:
     from rich.console import Console
 
     from autoprune.loggers.console import PlainDisplay

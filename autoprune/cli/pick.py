@@ -23,6 +23,7 @@ from autoprune.errors import NothingFitsError, UsageError
 if TYPE_CHECKING:
     from autoprune.core.metrics import Budget
     from autoprune.core.trial import Trial
+    from autoprune.export.card import Card
     from autoprune.study.view import StudyView
 
 _MORE_TRIALS = 20  # that a search with a new budget is suggested to add
@@ -141,7 +142,7 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
 
     The best few are rebuilt from the dense network and fine-tuned longer; the better half by validation loss
     goes on, twice with three or four of them, until one is left. It is scored once on test, beside the uniform
-    baseline of the same budget after the same fine-tune, and written as model.safetensors, recipe.json,
+    baseline of the same budget after the same fine-tune, and written as model.safetensors, architecture.json,
     policy.json, card.md and model.onnx; autoprune.load(folder) gives it back. Every file is checked in a fresh
     process. The same command resumes an interrupted pick. Without a budget, the study's last one counts. The exit
     code is 3 if nothing fits, 1 if an export that you named fails. One FLOP is one multiply–accumulate.
@@ -169,20 +170,19 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
     conclude(card, target, as_json)
 
 
-def conclude(card: Mapping[str, Any], target: Path, as_json: bool) -> None:
+def conclude(card: Card, target: Path, as_json: bool) -> None:
     """Print a card; exit with 1 if an export failed that was named."""
     from autoprune.export.picked_files import CARD
-    from autoprune.pick.card import summary_text
+    from autoprune.pick.card_text import summary_text
 
     if as_json:
-        emit({**card, "folder": str(target)})
+        emit({**card.to_json(), "folder": str(target)})
     else:
         click.echo(summary_text(card))
         click.echo(f"\nwritten: {target} (see {CARD}); load it with autoprune.load({str(target)!r})")
-    failed = [found["file"] for found in card["exports"].values() if "failure" in found]
-    for file in failed:
-        click.echo(f"autoprune: {file} was not written; the other files are complete", err=True)
-    if failed and card["exports_wanted"]["is_explicit"]:
+    for failed in card.written.failed:
+        click.echo(f"autoprune: {failed.file} was not written; the other files are complete", err=True)
+    if card.written.failed and card.written.wanted.is_explicit:
         sys.exit(1)
 
 
@@ -240,7 +240,7 @@ def _search_on(view: StudyView, folder: Path, limits: Mapping[str, str], storage
     return command + (" (with the same --storage)" if storage else "")
 
 
-def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickRequest) -> tuple[dict[str, Any], Path]:
+def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickRequest) -> tuple[Card, Path]:
     from autoprune.core.export_formats import wanted_formats
 
     wanted = None if request.export is None else wanted_formats(request.export)

@@ -15,7 +15,7 @@ from autoprune.cli.spec_options import DATA_WORDS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from autoprune.export.saved_network import Architecture
+    from autoprune.export.architecture import Architecture
 
 SORTS = {"order": None, "time": "eager_ms", "mflops": "mflops", "mparams": "mparams"}
 
@@ -130,7 +130,7 @@ def _architecture(model: str, text: str | None, classes: int | None, data: str |
     from pathlib import Path
 
     from autoprune.errors import UsageError
-    from autoprune.export.saved_network import Architecture
+    from autoprune.export.architecture import Architecture
     from autoprune.search.setup.from_spec import task_of
     from autoprune.study.spec_toml import Layer, parse_spec
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.cli.budget_options import COSTS, budget_values
 from autoprune.cli.spec_options import SPEC_OPTIONS
-from autoprune.errors import SpecError, StudyError
+from autoprune.errors import SpecError
 
 if TYPE_CHECKING:
     from autoprune.study.spec import StudySpec
@@ -70,6 +69,7 @@ def read_request(study: str | None, root: Path, values: Mapping[str, Any]) -> Re
         UnknownNameError: if there is no such study, and neither ``--model`` nor ``--data`` begins a new one.
         SpecError: listing every fault.
     """
+    from autoprune.study.accepted_toml import read_accepted
     from autoprune.study.find_study import find_study
     from autoprune.study.folder import StudyFolder
     from autoprune.study.spec_toml import Layer, parse_spec, read_study_toml
@@ -77,37 +77,22 @@ def read_request(study: str | None, root: Path, values: Mapping[str, Any]) -> Re
     begins = bool(values.get("model") or values.get("data"))
     path, written = find_study(study, root, allow_new=begins)
     folder = StudyFolder(path)
-    layers = [Layer(str(folder.recipe), written)]
-    if folder.resolved.exists() and folder.recipe_seen.exists():
-        seen = _read_seen(folder.recipe_seen)
+    layers = [Layer(str(folder.study_toml), written)]
+    accepted = read_accepted(folder) if folder.resolved.exists() else None
+    if accepted is not None:
         began = Layer(str(folder.resolved), read_study_toml(folder.resolved))
-        layers = [began, Layer(str(folder.recipe), _edited(seen, written))]
+        layers = [began, Layer(str(folder.study_toml), _edited(accepted, written))]
     return Request(parse_spec([*layers, Layer("command line", values)]), path, written)
 
 
-def _read_seen(path: Path) -> dict[str, Any]:
-    """Return the values of a ``study.toml`` as the last run read them.
-
-    Raises:
-        StudyError: if the file is damaged.
-    """
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise StudyError(
-            f"{str(path)!r} is damaged ({type(error).__name__}: {error}); delete it, and repeat the options the study "
-            f"was begun with"
-        ) from error
-
-
-def _edited(seen: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a ``study.toml`` that differ from the last reading; removed ones are ignored."""
+def _edited(accepted: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a ``study.toml`` that were edited since a run accepted them; removed ones are ignored."""
     changed: dict[str, Any] = {}
     for key, value in written.items():
-        if isinstance(value, Mapping) and isinstance(seen.get(key), Mapping):
-            inner = _edited(seen[key], value)
+        if isinstance(value, Mapping) and isinstance(accepted.get(key), Mapping):
+            inner = _edited(accepted[key], value)
             changed |= {key: inner} if inner else {}
-        elif seen.get(key) != value:
+        elif accepted.get(key) != value:
             changed[key] = value
     return changed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -30,6 +31,11 @@ class Wanted:
     def to_json(self) -> dict[str, Any]:
         """Return plain types for JSON."""
         return {"formats": list(self.formats), "is_explicit": self.is_explicit, "note": self.note}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Wanted:
+        """Return what :meth:`to_json` wrote."""
+        return cls(tuple(data["formats"]), data["is_explicit"], data["note"])
 
 
 def wanted_formats(text: str) -> Wanted:

@@ -1,8 +1,8 @@
 """Export a finished network to other formats, and check each file against PyTorch before it is called one.
 
 A file is checked on validation images where there are some: the largest difference of any output, how many answers are
-equal, and both accuracies. Then it is timed in the runtime that it is made for, in alternating blocks against the dense
-network exported likewise. A format that fails is told with its reason; the others are not harmed.
+equal, and both accuracies. Then it is timed in the package that runs it, in alternating blocks against the dense
+network in the same format. A format that fails is named with its reason; the others are not harmed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from autoprune.cost.latency import Timer
 from autoprune.cost.timing_engines import TORCH_ENGINES
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import ExportError
+from autoprune.export.export_result import Agreement, ExportedFile, ExportResult, FailedExport, TimingResult
 from autoprune.export.onnx import OnnxSession, onnx_bytes
 from autoprune.export.onnx_check import checked_onnx
 from autoprune.export.torch_export import load_program, program_bytes
@@ -31,13 +32,12 @@ Answer: TypeAlias = Callable[[Tensor], Tensor]
 """(examples of shape ``(N, *input_shape)``) → logits ``(N, classes)``."""
 
 CHECKED_IMAGES = 2000
-TOLERANCE = 1e-3  # of the largest output: other kernels round otherwise, about 1e-6; what is wrong is off by far more
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class Format:
-    """Say how files of one format are made and run.
+    """How files of one format are made and run.
 
     Attributes:
         runtime: the package that runs them.
@@ -49,17 +49,17 @@ class Format:
     runtime: str
     convert: Callable[[nn.Module, Tensor], bytes]
     open: Callable[[bytes, int], Answer]
-    facts: Callable[[bytes], dict[str, Any]]
+    facts: Callable[[bytes], dict[str, str | int]]
 
 
-def _onnx_facts(content: bytes) -> dict[str, Any]:
+def _onnx_facts(content: bytes) -> dict[str, str | int]:
     found = checked_onnx(content)
     return {"opset": found.opset, "operators": found.operators, "checker": "onnx.checker found no fault"}
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Hold what files are checked on.
+    """The inputs that files are checked on.
 
     Attributes:
         kind: what they are, in words.
@@ -102,38 +102,6 @@ FORMATS = {
 }
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Say how far two networks agree on the same images.
-
-    Attributes:
-        images: how many they were.
-        kind: what they were, in words.
-        max_difference: largest absolute difference of any output.
-        largest_output: largest absolute output of the reference.
-        equal_answers: share of images on which both name the same class.
-        accuracy: of the one that is checked; ``None`` if there are no labels.
-        reference_accuracy: of the one it is checked against, likewise.
-    """
-
-    images: int
-    kind: str
-    max_difference: float
-    largest_output: float
-    equal_answers: float
-    accuracy: float | None
-    reference_accuracy: float | None
-
-    @property
-    def is_close(self) -> bool:
-        """Return whether the outputs differ by rounding only."""
-        return self.max_difference <= TOLERANCE * max(1.0, self.largest_output)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain types for JSON."""
-        return {**vars(self), "bit_equal": self.max_difference == 0}
-
-
 def export_network(
     folder: Path,
     network: nn.Module,
@@ -142,23 +110,22 @@ def export_network(
     wanted: Wanted,
     plan: TimingPlan,
     notify: Notify,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ExportResult]:
     """Write a network in every format wanted, as far as that works.
 
     Args:
         folder: where the files go.
         network: pruned, in eval mode, on the CPU, in float32; not touched.
-        dense: the network before pruning, likewise.
+        dense: the network before pruning, in the same state.
         examples: that the files are checked on.
         wanted: which formats.
         plan: how to time.
-        notify: told in a sentence what is going on.
+        notify: called with a sentence when something begins or fails.
 
     Returns:
-        format → ``file`` and what was found: ``agreement``, ``latency`` and facts; or ``failure``, in words, for one
-        that was not written.
+        format → what came of it.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, ExportResult] = {}
     for name in wanted.formats:
         notify(f"exporting to {FILES[name]}, and checking it against PyTorch")
         try:
@@ -166,14 +133,15 @@ def export_network(
         except Exception as error:  # an exporter may raise anything, and the network is there without it
             (folder / FILES[name]).unlink(missing_ok=True)
             reason = str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
-            found[name] = {"file": FILES[name], "failure": " ".join(reason.split())}
-            notify(f"{FILES[name]} was not written: {found[name]['failure']}")
+            failed = FailedExport(FILES[name], " ".join(reason.split()))
+            notify(f"{failed.file} was not written: {failed.failure}")
+            found[name] = failed
     return found
 
 
 def _exported(
     path: Path, form: Format, network: nn.Module, dense: nn.Module, examples: Examples, plan: TimingPlan
-) -> dict[str, Any]:
+) -> ExportedFile:
     """Write one file and return what is known of it.
 
     Raises:
@@ -194,14 +162,7 @@ def _exported(
     dense_content = form.convert(dense, example)
     batch = torch.zeros(plan.batch, *examples.shape)
     timing = timed(form.open(dense_content, plan.threads), answer, batch, plan)
-    return {
-        "file": path.name,
-        "runtime": form.runtime,
-        "dense_bytes": len(dense_content),
-        **facts,
-        "agreement": agreement.to_json(),
-        "latency": timing,
-    }
+    return ExportedFile(path.name, form.runtime, len(dense_content), agreement, timing, facts)
 
 
 def compare(answer: Answer, reference: Answer, examples: Examples) -> Agreement:
@@ -229,8 +190,8 @@ def compare(answer: Answer, reference: Answer, examples: Examples) -> Agreement:
     return Agreement(images, examples.kind, worst, max(largest), same / images, *accuracies)
 
 
-def timed(dense: Answer, pruned: Answer, example: Tensor, plan: TimingPlan) -> dict[str, Any]:
-    """Return what alternating blocks of calls say of two networks in one runtime, as plain types for JSON.
+def timed(dense: Answer, pruned: Answer, example: Tensor, plan: TimingPlan) -> TimingResult:
+    """Time two networks in alternating blocks of calls.
 
     Args:
         dense: the network before pruning.
@@ -241,11 +202,11 @@ def timed(dense: Answer, pruned: Answer, example: Tensor, plan: TimingPlan) -> d
     # they are callables that are ready already, which is all that the eager engine asks of a network
     timer = Timer(cast(nn.Module, dense), example, plan, TORCH_ENGINES["torch"])
     found = timer.compare(cast(nn.Module, pruned))
-    return {
-        "batch": plan.batch,
-        "threads": plan.threads,
-        "ratio": found.ratio,
-        "ratio_stderr": found.ratio_stderr,
-        "pruned_ms": found.pruned_ms,
-        "dense_ms": found.dense_ms,
-    }
+    return TimingResult(
+        batch=plan.batch,
+        threads=plan.threads,
+        ratio=found.ratio,
+        ratio_stderr=found.ratio_stderr,
+        pruned_ms=found.pruned_ms,
+        dense_ms=found.dense_ms,
+    )

@@ -1,4 +1,4 @@
-"""Convert a network to ONNX, and run such a file in ONNX Runtime on the CPU.
+"""Converting a network to ONNX, and running such a file in ONNX Runtime on the CPU.
 
 Needs the extra ``onnx`` (the packages ``onnx``, ``onnxscript`` and ``onnxruntime``), which is loaded late. The
 conversion is PyTorch's own exporter; that both answer alike is for the caller to check, on inputs that matter.
@@ -51,7 +51,7 @@ def onnx_model(network: nn.Module, example: Tensor, *, optimize: bool = True) ->
 
     Args:
         network: as for :func:`onnx_bytes`.
-        example: likewise.
+        example: as for :func:`onnx_bytes`.
         optimize: whether constants are folded and operators fused; ONNX Runtime does so itself too. Without, every
             tensor has the name that it has in the network.
 
@@ -137,7 +137,7 @@ def as_bytes(model: Any) -> bytes:
 
 
 class OnnxSession:
-    """Run an ONNX file on the CPU: operators one after another, each on some threads.
+    """An ONNX file that runs on the CPU: operators one after another, each on some threads.
 
     Args:
         model: the bytes of a file with one input and one output, such as :func:`onnx_bytes` returns.
@@ -151,13 +151,13 @@ class OnnxSession:
         _need(RUNTIME)
         import onnxruntime
 
-        wish = onnxruntime.SessionOptions()
-        wish.intra_op_num_threads, wish.inter_op_num_threads = threads, 1
-        wish.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        wish.log_severity_level = 4  # not errors, which are raised
-        wish.add_session_config_entry("session.force_spinning_stop", "1")  # or it would slow down what runs next
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 4  # not errors, which are raised
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # or it would slow down what runs next
         try:
-            self._session: Any = onnxruntime.InferenceSession(model, wish, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own, which have no common parent
             raise ExportError(f"ONNX Runtime does not take the file: {_reason(error)}; export it again") from error
         self._input = self._session.get_inputs()[0].name

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """Hold what a reader of an ONNX file needs.
+    """What a reader of an ONNX file needs to know.
 
     Attributes:
         opset: version of ONNX's standard operators.

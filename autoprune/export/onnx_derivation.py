@@ -1,4 +1,4 @@
-"""Convert pruned networks without exporting each of them anew.
+"""Converting pruned networks to ONNX without exporting each of them anew.
 
 Exporting takes seconds, and a search times hundreds of networks that come from one. So the first one, the dense
 network, is exported, and each further one derived from that file: its tensors take the place of those of the same name,
@@ -25,7 +25,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 class OnnxConverter:
-    """Make networks that come from one ready to run in ONNX Runtime.
+    """A converter of networks that come from one, for ONNX Runtime.
 
     Args:
         example: one batch, shape ``(N, *input_shape)``.

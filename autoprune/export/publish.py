@@ -1,7 +1,7 @@
-"""Write a pruned network as a folder of files that others can use: built aside, checked from outside, then shown.
+"""Publishing a pruned network as a folder of files that others can use: built aside, checked, then put in place.
 
 The folder appears whole or not at all. What does not pass its checks stays where it was built, and is not called done.
-Both ``finish`` and ``transfer`` end here.
+Both a pick and the application of a stored policy end here.
 """
 
 from __future__ import annotations
@@ -11,38 +11,48 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from autoprune.core.atomic_write import write_text
-from autoprune.core.export_formats import FILES, Wanted
+from autoprune.core.export_formats import Wanted
 from autoprune.core.notify import Notify
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, StudyError, UsageError
+from autoprune.export.architecture import Architecture, PrunedArchitecture
+from autoprune.export.card import Card
+from autoprune.export.card_parts import CardFile, FileCheck, FolderFacts
 from autoprune.export.convert import Examples, export_network, timed
-from autoprune.export.picked_files import CARD, CARD_JSON, POLICY, RECIPE, WEIGHTS
-from autoprune.export.saved_network import Architecture, load, missing_files, save_network, weights_content
-from autoprune.export.verify import FileCheck, Reference, verify_in_new_process
+from autoprune.export.picked_files import (
+    ARCHITECTURE,
+    CARD,
+    CARD_JSON,
+    OLD_ARCHITECTURE,
+    OURS,
+    POLICY,
+    WEIGHTS,
+    missing_files,
+)
+from autoprune.export.saved_network import load, save_network, weights_content
+from autoprune.export.stored_policy import StoredPolicy
+from autoprune.export.verify import Reference, verify_in_new_process
 from autoprune.pruning.cut_plan import CutPlan
 
-CardText = Callable[[Mapping[str, Any]], str]
-POLICY_FORMAT = 1
+CardText = Callable[[Card], str]
 CHECKED_IMAGES = 16
-_OURS = {WEIGHTS, RECIPE, POLICY, CARD, CARD_JSON, *FILES.values()}
 
 
 @dataclass(frozen=True)
 class NetworkBundle:
-    """Hold what a folder is made from.
+    """A pruned network with everything that its folder is made from.
 
     Attributes:
         network: pruned, in eval mode, on any device; not touched.
-        dense: the network before pruning, likewise.
+        dense: the network before pruning, in the same state.
         cut: what was kept of every module that was cut.
         architecture: of the dense network.
         policy: that the cut follows.
@@ -79,8 +89,8 @@ def check_target(target: Path, force: bool, exists: str = "give another folder, 
     names = {path.name for path in target.iterdir()} if target.is_dir() else {f"{target.name}, a file"}
     if not names:
         return
-    strange = sorted(names - _OURS)
-    if strange or not names & {RECIPE, CARD_JSON}:  # a study has a recipe.json too
+    strange = sorted(names - OURS)
+    if strange or not names & {ARCHITECTURE, OLD_ARCHITECTURE, CARD_JSON}:  # a study has a recipe.json too
         shown = ", ".join([*strange[:3], *(["…"] if strange[3:] else [])] or sorted(names))
         raise UsageError(
             f"{str(target)!r} holds something that autoprune did not write there ({shown}), so it is not replaced; "
@@ -99,22 +109,22 @@ def check_target(target: Path, force: bool, exists: str = "give another folder, 
 def publish(
     target: Path,
     building: Path,
-    card: Mapping[str, Any],
+    card: Card,
     of: NetworkBundle,
     text_of: CardText,
     notify: Notify,
     *,
     force: bool = False,
-) -> dict[str, Any]:
+) -> Card:
     """Write a network into a folder, check every file of it, and return its card, with exports and checks.
 
     Args:
         target: the folder.
         building: where it is written meanwhile, on the same disk; what lies there is removed.
-        card: what was measured of the network; costs under ``validation``, those of the dense one under ``dense``.
+        card: what was measured of the network.
         of: what the files are made from.
         text_of: card → Markdown.
-        notify: told in a sentence what is going on.
+        notify: called with a sentence when something begins.
         force: whether a folder that is there by then is replaced.
 
     Raises:
@@ -123,22 +133,28 @@ def publish(
         EvaluationError: if a file does not pass a check; names them, and where they are left.
     """
     try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        card = {**card, **_write_files(building, of, card["versions"], notify)}
-        write_text(building / CARD_JSON, json.dumps(card, indent=1))
-        notify("loading every file in a fresh process, and checking it")
-        checks = verify_in_new_process(building, _reference(of))
-        _check_passed(checks, building)
-        card = {**card, "checks": [asdict(check) for check in checks]}
-        write_text(building / CARD_JSON, json.dumps(card, indent=1))
-        write_text(building / CARD, text_of(card))
+        card = _build(building, card, of, text_of, notify)
         check_target(target, force)  # again: it may have come since
         _put_in_place(building, target)
     except OSError as error:
         raise StudyError(
             f"cannot write {str(target)!r}: {error.strerror or error}; free space or permissions"
         ) from error
+    return card
+
+
+def _build(building: Path, card: Card, of: NetworkBundle, text_of: CardText, notify: Notify) -> Card:
+    """Write the whole folder where nobody looks yet, checking it on the way."""
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    card = replace(card, folder=_write_files(building, of, card.versions, notify))
+    write_text(building / CARD_JSON, json.dumps(card.to_json(), indent=1))
+    notify("loading every file in a fresh process, and checking it")
+    checks = verify_in_new_process(building, _reference(of))
+    _check_passed(checks, building)
+    card = replace(card, folder=replace(card.written, checks=tuple(checks)))
+    write_text(building / CARD_JSON, json.dumps(card.to_json(), indent=1))
+    write_text(building / CARD, text_of(card))
     return card
 
 
@@ -157,37 +173,26 @@ def _put_in_place(building: Path, target: Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
 
 
-def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], notify: Notify) -> dict[str, Any]:
+def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], notify: Notify) -> FolderFacts:
     """Write everything but the card, and return what the card says of it."""
-    save_network(folder, of.network, of.cut, of.architecture, of.policy, versions)
-    write_text(folder / POLICY, json.dumps(_policy_document(of), indent=1))
+    made = PrunedArchitecture.of(of.network, of.cut, of.architecture, of.policy, versions)
+    save_network(folder, of.network, made)
+    write_text(folder / POLICY, json.dumps(_stored_policy(of).to_json(), indent=1))
     dense = _as_loaded(of.dense)
     loaded = load(folder, network=dense)
     exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.timing, notify)
     batch = torch.zeros(of.timing.batch, *of.examples.shape)
-    own = {"runtime": "torch", "latency": timed(dense, loaded, batch, of.timing)}  # whatever the study times in
-    dense_bytes = {WEIGHTS: len(weights_content(dense))}
-    dense_bytes |= {found["file"]: found["dense_bytes"] for found in exports.values() if "failure" not in found}
-    written = [WEIGHTS, RECIPE, POLICY, *(name for name in FILES.values() if (folder / name).exists())]
-    files: dict[str, dict[str, Any]] = {name: {"bytes": os.path.getsize(folder / name)} for name in written}
-    for name, size in dense_bytes.items():
-        files[name]["dense_bytes"] = size
-    files[WEIGHTS] |= own
-    return {"files": files, "exports": exports, "exports_wanted": of.wanted.to_json(), "checks": []}
+    own = timed(dense, loaded, batch, of.timing)  # whatever the study times in
+    written = {name: CardFile(os.path.getsize(folder / name)) for name in (ARCHITECTURE, POLICY)}
+    weights = CardFile(os.path.getsize(folder / WEIGHTS), len(weights_content(dense)), "torch", own)
+    facts = FolderFacts({WEIGHTS: weights, **written}, exports, of.wanted)
+    exported = {one.file: CardFile(os.path.getsize(folder / one.file), one.dense_bytes) for one in facts.exported}
+    return replace(facts, files={**facts.files, **exported})
 
 
-def _policy_document(of: NetworkBundle) -> dict[str, Any]:
-    """Return what ``policy.json`` holds: the policy, and what it was made for."""
-    return {
-        "format": POLICY_FORMAT,
-        "policy": json.loads(of.policy.to_json()),
-        "channels": dict(of.channels),
-        "made_for": {
-            "model": of.architecture.source,
-            "num_classes": of.architecture.num_classes,
-            "input_shape": list(of.architecture.input_shape),
-        },
-    }
+def _stored_policy(of: NetworkBundle) -> StoredPolicy:
+    dense = of.architecture
+    return StoredPolicy(of.policy, dict(of.channels), dense.source, dense.num_classes, tuple(dense.input_shape))
 
 
 def _as_loaded(network: nn.Module) -> nn.Module:

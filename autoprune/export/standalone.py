@@ -13,7 +13,7 @@ from torch import nn
 
 
 class Skip(nn.Module):
-    """Stand where a dropped block was."""
+    """What stands where a dropped block was."""
 
     def forward(self, x, *args, **kwargs):  # type: ignore[no-untyped-def]
         """Return what came in."""
@@ -22,10 +22,11 @@ class Skip(nn.Module):
 
 def rebuild(folder: str, network: nn.Module) -> nn.Module:
     """Make a dense network, just built, the picked one: in place, in eval mode."""
-    recipe = json.loads(Path(folder, "recipe.json").read_text())
-    if recipe["needs_autoprune"]:  # attention that lost heads or width has a forward pass of its own
-        raise NotImplementedError(f"load it with autoprune.load: {', '.join(recipe['needs_autoprune'])}")
-    for path, sides in recipe["kept"].items():
+    file, old = Path(folder, "architecture.json"), Path(folder, "recipe.json")  # what it was called at first
+    made = json.loads((file if file.exists() else old).read_text())
+    if made["needs_autoprune"]:  # attention that lost heads or width has a forward pass of its own
+        raise NotImplementedError(f"load it with autoprune.load: {', '.join(made['needs_autoprune'])}")
+    for path, sides in made["kept"].items():
         if "block" in sides:
             network.set_submodule(path, Skip())
     weights = load_file(Path(folder, "model.safetensors"))
@@ -34,7 +35,7 @@ def rebuild(folder: str, network: nn.Module) -> nn.Module:
         module, empty = network.get_submodule(path), torch.empty_like(tensor)
         is_parameter = isinstance(getattr(module, leaf), nn.Parameter)
         setattr(module, leaf, nn.Parameter(empty) if is_parameter else empty)
-    for path, sizes in recipe["sizes"].items():  # out_channels, groups, num_features …
+    for path, sizes in made["sizes"].items():  # out_channels, groups, num_features …
         for name, size in sizes.items():
             setattr(network.get_submodule(path), name, tuple(size) if isinstance(size, list) else size)
     network.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""Decide what runs networks while they are timed: the door between the room that times and the one that exports."""
+"""Which engine runs networks while they are timed: the link between the packages that time and that export."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ WORDS = {
 
 
 def engine_of(name: str) -> Engine:
-    """Return what runs networks by the name of a latency runtime that is decided: not ``auto``."""
+    """Return the engine of a latency runtime, by a name that is not ``auto``."""
     return _onnx_engine() if name == ONNX else TORCH_ENGINES[name]
 
 
 def check_runtime(plan: TimingPlan, device: str) -> None:
-    """Refuse a latency runtime that this machine or device does not have, before anything is done.
+    """Refuse a latency runtime that this machine or device does not have, before any work.
 
     Args:
         plan: how to time.
@@ -46,10 +46,10 @@ def check_runtime(plan: TimingPlan, device: str) -> None:
 
 
 def check_takes(engine: Engine, network: nn.Module, example: Tensor) -> None:
-    """Refuse a latency runtime that does not take a network, before that is trained.
+    """Refuse a latency runtime that does not take a network, before the network is trained.
 
     Args:
-        engine: the latency runtime that was asked for.
+        engine: of the latency runtime that was asked for.
         network: any weights, in eval mode.
         example: one batch on its device.
 
@@ -64,7 +64,7 @@ def check_takes(engine: Engine, network: nn.Module, example: Tensor) -> None:
 def decide_runtime(
     plan: TimingPlan, device: str, dense: nn.Module, pruned: nn.Module, example: Tensor
 ) -> tuple[str, Engine, str]:
-    """Return the latency runtime that ``auto`` stands for here, what runs networks by it, and why in a sentence.
+    """Return the latency runtime that ``auto`` stands for here, its engine, and the reason in a sentence.
 
     ONNX Runtime is taken only if pruned networks need no export of their own, which takes seconds for each.
 
@@ -72,7 +72,7 @@ def decide_runtime(
         plan: how to time.
         device: ``cpu``, ``cuda`` or ``mps``.
         dense: the dense network, in eval mode, placed on the device.
-        pruned: one like those that will be timed, likewise.
+        pruned: one like those that will be timed, in the same state.
         example: one batch for them.
     """
     if device != "cpu":

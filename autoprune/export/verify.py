@@ -1,6 +1,6 @@
-"""Check a picked folder from outside: load every file as its user will, in a process that has seen none of it.
+"""Checking a picked folder from outside: every file is loaded as its user will, in a process that has seen none of it.
 
-``deliver`` starts such a process on a folder before it is called done. The reference is a file of images
+``publish`` starts such a process on a folder before it is called done. The reference is a file of images
 and of what the finished network answered to them; the costs are those on the card. Every check ends in a sentence.
 """
 
@@ -11,9 +11,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -21,14 +20,18 @@ from torch import Tensor, nn
 
 from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.export_formats import FILES
-from autoprune.core.policy import PruningPolicy
 from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads
 from autoprune.errors import EvaluationError
-from autoprune.export.convert import FORMATS, TOLERANCE
-from autoprune.export.picked_files import CARD_JSON, POLICY, WEIGHTS
-from autoprune.export.saved_network import load, read_recipe
+from autoprune.export.architecture import read_architecture
+from autoprune.export.card import Card
+from autoprune.export.card_parts import FileCheck
+from autoprune.export.convert import FORMATS
+from autoprune.export.export_result import TOLERANCE, ExportedFile
+from autoprune.export.picked_files import ARCHITECTURE, CARD_JSON, POLICY, WEIGHTS
+from autoprune.export.saved_network import load
 from autoprune.export.standalone import rebuild
+from autoprune.export.stored_policy import StoredPolicy
 from autoprune.models.build import build_model
 
 _SECONDS = 600
@@ -40,23 +43,8 @@ _START = (
 
 
 @dataclass(frozen=True)
-class FileCheck:
-    """Tell how one check ended.
-
-    Attributes:
-        name: what was checked.
-        passed: ``None`` if it does not apply here.
-        detail: what was found, or why it does not apply.
-    """
-
-    name: str
-    passed: bool | None
-    detail: str
-
-
-@dataclass(frozen=True)
 class Reference:
-    """Hold what a folder's files have to answer.
+    """The answers that a folder's files have to give.
 
     Attributes:
         images: shape ``(N, *input_shape)``.
@@ -88,11 +76,11 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[FileCheck]
         reference: what its files have to answer.
 
     Raises:
-        EvaluationError: if that process does not come to its end.
+        EvaluationError: if that process fails, or takes too long.
     """
-    asked, told = folder.with_name("reference.safetensors"), folder.with_name("checks.json")
-    reference.write(asked)
-    command = [sys.executable, "-c", _START, str(folder), str(asked), str(told)]
+    answers, result = folder.with_name("reference.safetensors"), folder.with_name("checks.json")
+    reference.write(answers)
+    command = [sys.executable, "-c", _START, str(folder), str(answers), str(result)]
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # where the user's own code is found
     try:
         done = subprocess.run(
@@ -108,23 +96,23 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[FileCheck]
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise EvaluationError(f"the self-check of {str(folder)!r} ended with exit code {done.returncode}: {last}")
-    return [FileCheck(**found) for found in json.loads(told.read_text(encoding="utf-8"))]
+    return [FileCheck(**found) for found in json.loads(result.read_text(encoding="utf-8"))]
 
 
 def verify(folder: Path, reference: Reference) -> list[FileCheck]:
     """Return the checks of a folder, made in this process with the reference's number of threads."""
-    card = json.loads((folder / CARD_JSON).read_text(encoding="utf-8"))
+    card = Card.from_json(json.loads((folder / CARD_JSON).read_text(encoding="utf-8")))
     with cpu_threads(reference.threads):
         return list(_checks(folder, reference, card))
 
 
-def _checks(folder: Path, reference: Reference, card: dict[str, Any]) -> Iterator[FileCheck]:
+def _checks(folder: Path, reference: Reference, card: Card) -> Iterator[FileCheck]:
     yield _guarded("autoprune.load", lambda: _same_outputs(load(folder), reference))
     yield _guarded("plain PyTorch", lambda: _plain(folder, reference))
     yield _guarded("costs counted anew", lambda: _costs(folder, reference, card))
     yield _guarded("policy.json", lambda: _policy(folder, card))
-    for name, found in card["exports"].items():
-        if "failure" not in found:
+    for name, found in card.written.exports.items():
+        if isinstance(found, ExportedFile):
             yield _guarded(FILES[name], lambda name=name: _export(folder, name, reference))  # type: ignore[misc]
     yield _smaller(card)
     yield _guarded("latency", lambda: _latencies(card))
@@ -151,31 +139,29 @@ def _same_outputs(network: nn.Module, reference: Reference) -> tuple[bool, str]:
 
 
 def _plain(folder: Path, reference: Reference) -> tuple[bool | None, str]:
-    recipe = read_recipe(folder)
-    if recipe["needs_autoprune"]:
-        return None, f"autoprune.load is needed for the cut attention in {', '.join(recipe['needs_autoprune'])}"
-    wanted = recipe["architecture"]
-    dense = build_model(
-        wanted["source"], num_classes=wanted["num_classes"], input_shape=tuple(wanted["input_shape"]), seed=1
-    )
-    return _same_outputs(rebuild(str(folder), dense), reference)
+    pruned = read_architecture(folder)
+    if pruned.needs_autoprune:
+        return None, f"autoprune.load is needed for the cut attention in {', '.join(pruned.needs_autoprune)}"
+    dense = pruned.dense
+    network = build_model(dense.source, num_classes=dense.num_classes, input_shape=dense.input_shape, seed=1)
+    return _same_outputs(rebuild(str(folder), network), reference)
 
 
-def _costs(folder: Path, reference: Reference, card: dict[str, Any]) -> tuple[bool, str]:
+def _costs(folder: Path, reference: Reference, card: Card) -> tuple[bool, str]:
     """Count multiply–accumulates (half of what PyTorch's counter says), parameters and bytes."""
-    mask = read_recipe(folder)["policy"].get("mask")
-    counted = measure_network(load(folder), reference.images, tuple(mask["layers"]) if mask else ())
-    claimed = {name: card["validation"]["values"][name] for name in counted.values}
-    told = ", ".join(f"{name} {value:g}" for name, value in counted.values.items())
+    mask = read_architecture(folder).policy.mask
+    counted = measure_network(load(folder), reference.images, tuple(mask.layers) if mask else ())
+    claimed = {name: card.scores.validation[name] for name in counted.values}
+    listed = ", ".join(f"{name} {value:g}" for name, value in counted.values.items())
     if dict(counted.values) == claimed:
-        return True, f"{told}: as on the card"
-    return False, f"{told}; the card says {', '.join(f'{name} {value:g}' for name, value in claimed.items())}"
+        return True, f"{listed}: as on the card"
+    return False, f"{listed}; the card says {', '.join(f'{name} {value:g}' for name, value in claimed.items())}"
 
 
-def _policy(folder: Path, card: dict[str, Any]) -> tuple[bool, str]:
-    read = PruningPolicy.from_json(json.loads((folder / POLICY).read_text(encoding="utf-8"))["policy"])
-    same = read == PruningPolicy.from_json(card["policy"]) == PruningPolicy.from_json(read_recipe(folder)["policy"])
-    return same, "the same as on the card and in recipe.json" if same else "differs from the card or recipe.json"
+def _policy(folder: Path, card: Card) -> tuple[bool, str]:
+    read = StoredPolicy.from_json(json.loads((folder / POLICY).read_text(encoding="utf-8")))
+    same = read.policy == card.policy == read_architecture(folder).policy
+    return same, f"{'the same as' if same else 'differs from what is'} on the card and in {ARCHITECTURE}"
 
 
 def _export(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:
@@ -188,26 +174,26 @@ def _export(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:
     return worst <= TOLERANCE * max(1.0, largest), detail
 
 
-def _smaller(card: dict[str, Any]) -> FileCheck:
+def _smaller(card: Card) -> FileCheck:
     """Compare files with those of the dense network; a network that lost nothing, as by a mask, is as large as it."""
-    pruned, dense = (one["validation"]["values"]["mparams"] for one in (card, card["dense"]))
-    known = {name: file for name, file in card["files"].items() if "dense_bytes" in file}
-    sizes = {name: (file["bytes"], file["dense_bytes"]) for name, file in known.items()}
+    pruned, dense = (one.validation["mparams"] for one in (card.scores, card.dense))
+    files = card.written.files
+    sizes = {name: (file.bytes, file.dense_bytes) for name, file in files.items() if file.dense_bytes is not None}
     detail = ", ".join(f"{name} {after:,} of {before:,} bytes" for name, (after, before) in sizes.items())
     if pruned >= dense:
         return FileCheck("smaller files", None, f"the network has as many parameters as the dense one; {detail}")
     return FileCheck("smaller files", all(after < before for after, before in sizes.values()), detail)
 
 
-def _latencies(card: dict[str, Any]) -> tuple[bool, str]:
-    found = {WEIGHTS: card["files"][WEIGHTS]["latency"]["pruned_ms"]}
-    found |= {one["file"]: one["latency"]["pruned_ms"] for one in card["exports"].values() if "failure" not in one}
-    told = ", ".join(f"{name} {ms:.3f} ms" for name, ms in found.items())
-    return min(found.values()) > 0, f"measured: {told}"
+def _latencies(card: Card) -> tuple[bool, str]:
+    own = card.written.files[WEIGHTS].latency
+    found = {WEIGHTS: own.pruned_ms if own else 0.0}
+    found |= {one.file: one.latency.pruned_ms for one in card.written.exported}
+    return min(found.values()) > 0, f"measured: {', '.join(f'{name} {ms:.3f} ms' for name, ms in found.items())}"
 
 
 def main(arguments: list[str]) -> None:
     """Check a folder and write what was found: FOLDER REFERENCE RESULT."""
     folder, reference, result = arguments
     checks = verify(Path(folder), Reference.read(Path(reference)))
-    write_text(Path(result), json.dumps([asdict(check) for check in checks]))
+    write_text(Path(result), json.dumps([check.to_json() for check in checks]))

@@ -1,12 +1,11 @@
-"""A stored policy, and the network that it is to be applied to: what each says of itself, read and built.
+"""A stored policy, and the network that it is to be applied to: how the one is read and the other built.
 
-``transfer`` brings the two together.
+``apply_policy`` brings the two together.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.notify import Notify
-from autoprune.core.policy import PruningPolicy
 from autoprune.errors import UsageError
+from autoprune.export.architecture import Architecture
 from autoprune.export.convert import Examples, examples_of, random_examples
-from autoprune.export.saved_network import Architecture
+from autoprune.export.stored_policy import StoredPolicy
 from autoprune.models.build import build_model
 from autoprune.search.setup.from_spec import runtime_of, task_of
 from autoprune.study.spec import StudySpec
@@ -27,25 +26,6 @@ from autoprune.training.device.runtime import Runtime
 _BATCH = 64
 
 
-@dataclass(frozen=True)
-class StoredPolicy:
-    """Hold what a ``policy.json`` says.
-
-    Attributes:
-        policy: what to prune.
-        channels: group → channels in the network it was made for; empty if that is not told.
-        model: that network's source, empty if it is not told.
-        num_classes: of that network, 0 if it is not told.
-        input_shape: of that network, empty if it is not told.
-    """
-
-    policy: PruningPolicy
-    channels: Mapping[str, int]
-    model: str = ""
-    num_classes: int = 0
-    input_shape: tuple[int, ...] = ()
-
-
 def read_policy(path: Path) -> StoredPolicy:
     """Return the policy of a file: a ``policy.json`` of a picked folder, or the bare JSON of a policy.
 
@@ -53,17 +33,7 @@ def read_policy(path: Path) -> StoredPolicy:
         UsageError: if there is no such file, or it holds no policy.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if "policy" not in data:
-            return StoredPolicy(PruningPolicy.from_json(data), {})
-        made_for = data["made_for"]
-        return StoredPolicy(
-            PruningPolicy.from_json(data["policy"]),
-            {str(name): int(count) for name, count in data["channels"].items()},
-            str(made_for["model"]),
-            int(made_for["num_classes"]),
-            tuple(int(size) for size in made_for["input_shape"]),
-        )
+        return StoredPolicy.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(
             f"{str(path)!r} cannot be read: {error.strerror or error}; give the policy.json of a picked folder"
@@ -76,7 +46,7 @@ def read_policy(path: Path) -> StoredPolicy:
 
 @dataclass(frozen=True)
 class TargetNetwork:
-    """Hold the network that a policy is applied to.
+    """The network that a policy is applied to.
 
     Attributes:
         spec: names model, weights and data.
@@ -115,23 +85,18 @@ def target_network(
 
     Args:
         spec: names model, weights and data.
-        stored: tells shape and classes where nothing else does.
+        stored: gives shape and classes where nothing else does.
         shape: of one input; empty for the data's, or else the policy's.
-        classes: outputs; 0 likewise.
+        classes: outputs; 0 for the data's, or else the policy's.
         has_data: whether the spec's data was asked for.
-        notify: told in a sentence what is going on.
+        notify: called with a sentence when something begins.
 
     Raises:
-        UsageError: if shape or classes are told nowhere.
+        UsageError: if shape or classes are given nowhere.
         AutopruneError: if the network or the data cannot be used.
     """
     task = task_of(spec) if has_data else None
-    if task is not None and shape and shape != tuple(task.input_shape):
-        raise UsageError(f"--input is {shape} and the data's inputs are {tuple(task.input_shape)}; leave --input out")
-    shape = tuple(task.input_shape) if task else shape or stored.input_shape
-    classes = classes or (task.num_classes if task else stored.num_classes)
-    if not shape or not classes:
-        raise UsageError("the policy does not say what its network reads; give --data, or --input and --classes")
+    shape, classes = _shape_and_classes(stored, task, shape, classes)
     network = build_model(
         spec.model.source,
         num_classes=classes,
@@ -147,3 +112,16 @@ def target_network(
         example = next(iter(task.eval_batches("val", 2, runtime))).images.cpu()
     architecture = Architecture(spec.model.source, classes, shape)
     return TargetNetwork(spec, runtime.place(network).eval(), task, runtime, architecture, example)
+
+
+def _shape_and_classes(
+    stored: StoredPolicy, task: DataTask | None, shape: tuple[int, ...], classes: int
+) -> tuple[tuple[int, ...], int]:
+    """Return them as given, or else the data's, or else the policy's."""
+    if task is not None and shape and shape != tuple(task.input_shape):
+        raise UsageError(f"--input is {shape} and the data's inputs are {tuple(task.input_shape)}; leave --input out")
+    shape = tuple(task.input_shape) if task else shape or stored.input_shape
+    classes = classes or (task.num_classes if task else stored.num_classes)
+    if not shape or not classes:
+        raise UsageError("the policy does not say what its network reads; give --data, or --input and --classes")
+    return shape, classes

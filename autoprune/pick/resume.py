@@ -1,9 +1,8 @@
 """What a pick has done so far, stored beside the picked folders until it is done, so that one cut off can go on.
 
-After every rung each contender's network and scores are kept, and at the end what was measured, so that the test split
-is scored once however often the pick is cut off. All of it lies in a folder of its own for each question that can be
-asked: the trials, the recipe, the seed and the machine are part of its name, so that nothing of another pick is taken
-for this one's. It is the :class:`Memory` of ``pick``.
+After every part of the contest each contender's network and scores are kept, and at the end what was measured, so that
+the test split is scored once however often the pick is cut off. Each kind of pick has a folder of its own: the trials,
+the fine-tune, the seed and the machine are part of its name, so that nothing of another pick is taken for this one's.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from autoprune.core.atomic_write import write_bytes, write_text
-from autoprune.core.metrics import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Trial
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import ModelError, StudyError, StudyLockedError
 from autoprune.models.load_weights import load_weights, own_tensors
-from autoprune.pick.contest import Judged, Reached
+from autoprune.pick.judging import Judged
+from autoprune.pick.memory import Reached
 from autoprune.pruning.surgery import shrink
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.training.scoring import Score
@@ -41,7 +40,7 @@ _OTHERS = 4  # picks that were cut off and not gone on with, which are kept besi
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Keep and recall what one pick does; :meth:`Memory` says what each method is for.
+    """The memory of one pick, on disk; :class:`PickMemory` says what each method is for.
 
     Attributes:
         folder: where it is kept.
@@ -66,8 +65,8 @@ class Unfinished:
         path = self._weights_of(trial)
         try:
             with safe_open(path, "pt") as file:
-                told = json.loads(file.metadata()["scores"])
-            scores = tuple((float(share), _score_from(score)) for share, score in told)
+                stored = json.loads(file.metadata()["scores"])
+            scores = tuple((float(share), _score_from(score)) for share, score in stored)
             pruner = self.maker.pruner
             network = shrink(pruner.network, pruner.cut(trial.candidate.policy))
             load_weights(network, path)
@@ -77,29 +76,19 @@ class Unfinished:
 
     def keep_reached(self, trial: Trial, reached: Reached) -> None:
         """Keep how far a trial came, in place of what was kept of it before."""
-        told = json.dumps([(share, _score_to(score)) for share, score in reached.scores])
-        write_bytes(self._weights_of(trial), save(own_tensors(reached.network), metadata={"scores": told}))
+        scores = json.dumps([(share, _score_to(score)) for share, score in reached.scores])
+        write_bytes(self._weights_of(trial), save(own_tensors(reached.network), metadata={"scores": scores}))
 
     def judged(self, name: str) -> Judged | None:
         """Return what was measured at the end; ``None`` if there is nothing, or nothing that can be read."""
         try:
-            told = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
-            return Judged(
-                Measurement.from_json(told["validation"]),
-                Measurement.from_json(told["test"]) if told["test"] else None,
-                {split: torch.from_numpy(PairedScores(text).unpack()) for split, text in told["correct"].items()},
-            )
+            return Judged.from_json(json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8")))
         except (OSError, KeyError, TypeError, ValueError):
             return None
 
     def keep_judged(self, name: str, judged: Judged) -> None:
         """Keep what was measured at the end."""
-        told = {
-            "validation": judged.validation.to_json(),
-            "test": judged.test.to_json() if judged.test else None,
-            "correct": {split: PairedScores.pack(right.tolist()).text for split, right in judged.correct.items()},
-        }
-        write_text(self.folder / f"{name}.json", json.dumps(told))
+        write_text(self.folder / f"{name}.json", json.dumps(judged.to_json()))
 
     def forget(self) -> None:
         """Remove everything that was kept; other picks that were cut off keep theirs."""
@@ -117,7 +106,7 @@ def unfinished(picked: Path, maker: NetworkMaker, timing: TimingPlan, trials: Se
 
     Args:
         picked: the study's folder of picked networks.
-        maker: with the settings of the pick.
+        maker: with the fine-tune of the pick.
         timing: how networks are timed.
         trials: that begin it, in their order.
 
@@ -170,7 +159,10 @@ def _changed(path: Path) -> float:
 
 
 def _question(maker: NetworkMaker, timing: TimingPlan, trials: Sequence[Trial]) -> str:
-    """Return a name made from everything that decides what comes of a pick, but for the study's own data."""
+    """Return a name made from everything that decides what comes of a pick, but for the study's own data.
+
+    The keys are part of it, so that a pick goes on only while they stay as they are.
+    """
     cuts = {
         str(trial.number): [
             trial.candidate.policy.to_json(),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from autoprune.core.atomic_write import write_text
 from autoprune.errors import AutopruneError, StudyMismatchError
+from autoprune.study.accepted_toml import write_accepted
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec, differences, fingerprint
 from autoprune.study.spec_sections import BudgetSpec
@@ -81,5 +80,5 @@ def remembering(spec: StudySpec, written: Mapping[str, object], folder: StudyFol
 def remember(spec: StudySpec, written: Mapping[str, object], folder: StudyFolder) -> None:
     """Write down what the study runs with, and the values of its ``study.toml`` that went into it."""
     known = {key: value for key, value in written.items() if key != "budget" or spec.budget != BudgetSpec()}
-    write_text(folder.recipe_seen, json.dumps(known))
+    write_accepted(folder, known)
     write_resolved(spec, folder.resolved)

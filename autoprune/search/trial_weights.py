@@ -1,8 +1,9 @@
-"""The fine-tuned networks of trials on disk: written when a trial is completed, collected as the front moves.
+"""The fine-tuned networks of trials on disk: written when a trial is completed, removed as the front moves on.
 
-A file ``weights/<number>.safetensors`` is written before its trial is told, in one step, by the process that evaluated
-it; ``keep`` says which of them stay. A kill can leave a half-written neighbour, a file whose trial was never told, or
-one that should have been collected: the next start puts all three right. A full disk does not end a search.
+A file ``weights/<number>.safetensors`` is written before its trial is stored, in one step, by the process that
+evaluated it; ``analysis.weight_retention`` decides which of them stay. A kill can leave a half-written neighbour, a
+file whose trial was never stored, or one that was due to go: the next start removes all three. A full disk does not
+end a search.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -23,30 +24,31 @@ from autoprune.core.atomic_write import write_bytes
 from autoprune.core.metrics import Budget
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
-from autoprune.export.saved_network import Architecture, rebuild, recipe_of, weights_content
+from autoprune.export.architecture import Architecture, PrunedArchitecture
+from autoprune.export.saved_network import rebuild, weights_content
 from autoprune.loggers.protocol import Observer
 from autoprune.pruning.surgery import Pruner
 from autoprune.study.folder import StudyFolder
 
-Wish = Literal["front", "all", "none"]
-_RECIPE = "recipe"  # key of the recipe among the file's metadata
-_HALF_WRITTEN = re.compile(r"\.\d+\.safetensors\.\d+\.tmp")  # as atomic.write_bytes names what it has begun
+KeepWeights = Literal["front", "all", "none"]
+_ARCHITECTURE, _OLD_ARCHITECTURE = "architecture", "recipe"  # keys of it among a file's metadata, now and at first
+_HALF_WRITTEN = re.compile(r"\.\d+\.safetensors\.\d+\.tmp")  # as core.atomic_write names what it has begun
 
 
 @dataclass
 class TrialWeights:
-    """Keep the networks of one running search.
+    """The stored networks of one running search.
 
     Attributes:
         folder: the study's.
-        wish: whose weights are kept.
+        keep: whose weights are kept.
         objectives: metric names that the front trades.
         budget: absolute limits of this run.
-        warn: told in a sentence, and only once, that something could not be written or removed.
+        warn: called with a sentence, and only once, if something cannot be written or removed.
     """
 
     folder: StudyFolder
-    wish: Wish
+    keep: KeepWeights
     objectives: Sequence[str]
     budget: Budget
     warn: Callable[[str], None]
@@ -56,13 +58,13 @@ class TrialWeights:
         self, pruner: Pruner, architecture: Architecture, versions: dict[str, str]
     ) -> Callable[[Candidate, nn.Module], None] | None:
         """Return what stores a completed candidate's network; ``None`` if none is to be stored."""
-        if self.wish == "none":
+        if self.keep == "none":
             return None
 
         def write(candidate: Candidate, network: nn.Module) -> None:
             policy = candidate.policy
-            recipe = recipe_of(network, pruner.cut(policy), architecture, policy, versions)
-            content = weights_content(network, {_RECIPE: json.dumps(recipe)})
+            pruned = PrunedArchitecture.of(network, pruner.cut(policy), architecture, policy, versions)
+            content = weights_content(network, {_ARCHITECTURE: json.dumps(pruned.to_json())})
             try:
                 write_bytes(self.folder.trial_weights(candidate.number), content)
             except StudyError as error:
@@ -71,9 +73,9 @@ class TrialWeights:
         return write
 
     def begin(self, trials: Sequence[Trial]) -> None:
-        """Put right what an earlier run left: half-written files, those of trials that are not stored, and old ones.
+        """Remove what an earlier run left: half-written files, those of trials that are not stored, and obsolete ones.
 
-        Where no trial is stored at all, as where another storage was given by mistake, whole files are left.
+        Where no trial is stored at all, as where another storage was given by mistake, whole files stay.
         """
         kept = self._kept(trials)
         for path in _listed(self.folder.weights):
@@ -81,15 +83,15 @@ class TrialWeights:
             if (trials and number is not None and number not in kept) or _HALF_WRITTEN.fullmatch(path.name):
                 self._remove(path)
 
-    def collect(self, trials: Sequence[Trial]) -> None:
-        """Remove the files of finished trials that are not worth keeping; of others nothing is known yet."""
+    def remove_obsolete(self, trials: Sequence[Trial]) -> None:
+        """Remove the files of finished trials that are not worth keeping; files of other trials stay."""
         gone = {trial.number for trial in trials} - self._kept(trials)
         for path in _listed(self.folder.weights):
             if number_of(path) in gone:
                 self._remove(path)
 
     def _kept(self, trials: Sequence[Trial]) -> set[int]:
-        match self.wish:
+        match self.keep:
             case "all":
                 return {trial.number for trial in trials if isinstance(trial.outcome, Completed)}
             case "none":
@@ -104,13 +106,13 @@ class TrialWeights:
             self._warn_once(f"{str(path)!r} is not needed any more and cannot be removed: {error.strerror or error}")
 
     def watch(self, observer: Observer, trials: Sequence[Trial]) -> Observer:
-        """Return an observer that collects after every trial, and tells another one everything.
+        """Return an observer that removes obsolete files after every trial, and passes everything on to another one.
 
         Args:
             observer: the other one.
             trials: finished before the search begins.
         """
-        return _Collecting(observer, self, list(trials))
+        return _Watching(observer, self, list(trials))
 
     def _warn_once(self, message: str) -> None:
         if not self._has_warned:
@@ -119,8 +121,8 @@ class TrialWeights:
 
 
 @dataclass
-class _Collecting:
-    """Pass everything on, and collect after every trial that could move the front."""
+class _Watching:
+    """An observer that passes everything on, and removes obsolete files after a trial that could move the front."""
 
     observer: Observer
     weights: TrialWeights
@@ -134,8 +136,8 @@ class _Collecting:
 
     def told(self, trial: Trial) -> None:
         self.trials.append(trial)
-        if isinstance(trial.outcome, Completed) and self.weights.wish == "front":
-            self.weights.collect(self.trials)
+        if isinstance(trial.outcome, Completed) and self.weights.keep == "front":
+            self.weights.remove_obsolete(self.trials)
         self.observer.told(trial)
 
 
@@ -180,7 +182,7 @@ def load_trial(study: str | Path, number: int, network: nn.Module | None = None)
     path = folder.trial_weights(number)
     if not path.is_file():
         raise _not_kept(folder, number)
-    return rebuild(_read_recipe(path), path, path, network)
+    return rebuild(_read_architecture(path), path, network)
 
 
 def check_kept(folder: StudyFolder, trial: Trial) -> None:
@@ -193,7 +195,7 @@ def check_kept(folder: StudyFolder, trial: Trial) -> None:
     path = folder.trial_weights(trial.number)
     if not path.is_file():
         raise _not_kept(folder, trial.number)
-    if _read_recipe(path).get("policy") != json.loads(trial.candidate.policy.to_json()):
+    if _read_architecture(path).policy != trial.candidate.policy:
         raise StudyError(
             f"{str(path)!r} holds another policy than trial {trial.number} of this study; delete it, or give the "
             f"--storage that it was searched with"
@@ -209,12 +211,12 @@ def _not_kept(folder: StudyFolder, number: int) -> StudyError:
     )
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def _read_architecture(path: Path) -> PrunedArchitecture:
     try:
         with safe_open(path, framework="pt") as file:
-            recipe: dict[str, Any] = json.loads(file.metadata()[_RECIPE])
-            return recipe
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            facts = file.metadata()
+        return PrunedArchitecture.from_json(json.loads(facts.get(_ARCHITECTURE) or facts[_OLD_ARCHITECTURE]))
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{str(path)!r} is damaged ({type(error).__name__}: {error}); delete it, and pick the trial, which "
             f"fine-tunes it anew"

@@ -13,14 +13,14 @@ class StudyFolder:
     """The files of one study.
 
     Attributes:
-        path: the folder; the recipe ``study.toml`` may lie in it, and a run adds the rest.
+        path: the folder; the user's ``study.toml`` may lie in it, and a run adds the rest.
     """
 
     path: Path
 
     @property
-    def recipe(self) -> Path:
-        """Return the recipe as the user wrote it; may be missing."""
+    def study_toml(self) -> Path:
+        """Return the spec as the user wrote it; may be missing."""
         return self.path / "study.toml"
 
     @property
@@ -29,8 +29,13 @@ class StudyFolder:
         return self.path / "resolved.toml"
 
     @property
-    def recipe_seen(self) -> Path:
-        """Return the recipe's values as the last run read them, to tell later edits from options given then."""
+    def accepted_toml(self) -> Path:
+        """Return where the values of ``study.toml`` lie that the last run accepted."""
+        return self.path / "accepted_toml.json"
+
+    @property
+    def old_accepted_toml(self) -> Path:
+        """Return where the same values lie in a study that no later version has searched yet."""
         return self.path / "recipe.json"
 
     @property

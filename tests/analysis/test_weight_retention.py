@@ -102,12 +102,12 @@ def test_the_files_on_disk_are_what_the_rule_says_after_every_trial(happens: lis
                 expected.add(number)
             else:
                 trials.append(told(number, Failed("E", "m"), origin, budget))
-            if then == "killed":  # before it was told, or before anything was collected, or in the midst of a write
+            if then == "killed":  # before it was told, or before anything was removed, or in the midst of a write
                 folder.trial_weights(number + 1).write_bytes(b"of a trial that is not stored")
                 (folder.weights / f".{number + 1}.safetensors.99.tmp").write_bytes(b"half")
                 keeper.begin(trials)
             else:
-                keeper.collect(trials)
+                keeper.remove_obsolete(trials)
             expected &= worth_keeping(trials, OBJECTIVES, budget)
             assert set(stored_numbers(folder)) == expected
             assert [path.name for path in folder.weights.iterdir() if number_of(path) is None] == [bystander.name]

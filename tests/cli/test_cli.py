@@ -628,7 +628,7 @@ def test_a_corrupt_database_of_a_study(study: Path) -> None:
     assert "tiny" in listed.stdout
 
 
-@pytest.mark.parametrize("name", ["dense.json", "dense.safetensors", "resolved.toml", "recipe.json"])
+@pytest.mark.parametrize("name", ["dense.json", "dense.safetensors", "resolved.toml", "accepted_toml.json"])
 def test_a_damaged_file_of_a_study_is_named(study: Path, name: str) -> None:
     (study / name).write_bytes((study / name).read_bytes()[: (study / name).stat().st_size // 2])
     result = run("search", study, "--trials", "6")

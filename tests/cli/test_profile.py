@@ -15,7 +15,8 @@ from autoprune.cli import main
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_engines import Engine
 from autoprune.errors import ExportError
-from autoprune.export.saved_network import Architecture, save_network
+from autoprune.export.architecture import Architecture, PrunedArchitecture
+from autoprune.export.saved_network import save_network
 from autoprune.models.build import build_model
 from autoprune.pruning.cut_plan import KeptChannels
 from autoprune.pruning.surgery import shrink
@@ -78,7 +79,8 @@ def picked(tmp_path: Path) -> Path:
     }
     folder = tmp_path / "picked" / "7"
     folder.mkdir(parents=True)
-    save_network(folder, shrink(dense, cut), cut, what, PruningPolicy(), {})
+    small = shrink(dense, cut)
+    save_network(folder, small, PrunedArchitecture.of(small, cut, what, PruningPolicy(), {}))
     return folder
 
 

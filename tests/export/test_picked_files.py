@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from cards import finish_to_json
 from tiny import write_study
 from torch import nn
 
@@ -27,14 +28,18 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, ExportError, ModelError, UnknownNameError, UsageError
+from autoprune.export.architecture import Architecture, PrunedArchitecture, read_architecture
+from autoprune.export.card import Card
+from autoprune.export.card_parts import FileCheck
 from autoprune.export.convert import FORMATS, compare, examples_of, export_network
+from autoprune.export.export_result import FailedExport
+from autoprune.export.picked_files import missing_files
 from autoprune.export.publish import check_target
-from autoprune.export.saved_network import Architecture, missing_files, save_network
+from autoprune.export.saved_network import save_network
 from autoprune.export.torch_export import program_bytes
-from autoprune.export.verify import FileCheck, Reference, verify
+from autoprune.export.verify import Reference, verify
 from autoprune.models.weights_licence import weights_licence
-from autoprune.pick.card import card_text
-from autoprune.pick.finish import finish_trials
+from autoprune.pick.card_text import card_text
 from autoprune.pruning.cut_plan import KeptChannels
 from autoprune.pruning.surgery import shrink
 from autoprune.search.setup.from_spec import resolve
@@ -44,7 +49,7 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import StudyView
 
-DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "pick-a-network.md"
+DOCS = Path(__file__).parents[2] / "docs" / "picked.md"
 PLAIN = Path(autoprune.__file__).with_name("export") / "standalone.py"
 BOTH = Wanted(("onnx", "pt2"), is_explicit=True)
 NONE = Wanted(is_explicit=True)
@@ -70,7 +75,7 @@ def view(bench: PreparedStudy) -> StudyView:
 
 
 def picked_by(view: StudyView, wanted: Wanted = NONE, force: bool = False) -> tuple[dict[str, Any], Path]:
-    return finish_trials(view, view.trials, Budget(), lambda message: None, compare=False, wanted=wanted, force=force)
+    return finish_to_json(view, view.trials, Budget(), lambda message: None, compare=False, wanted=wanted, force=force)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +132,7 @@ def test_the_program_answers_as_the_card_says(bench: PreparedStudy, picked: tupl
 def test_the_card_tells_sizes_latencies_and_checks(bench: PreparedStudy, picked: tuple[dict[str, Any], Path]) -> None:
     card, folder = picked
     assert json.loads((folder / "card.json").read_text()) == card
-    for name in ("model.safetensors", "model.onnx", "model.pt2", "policy.json", "recipe.json"):
+    for name in ("model.safetensors", "model.onnx", "model.pt2", "policy.json", "architecture.json"):
         assert card["files"][name]["bytes"] == (folder / name).stat().st_size
     for name in ("model.safetensors", "model.onnx", "model.pt2"):
         assert card["files"][name]["bytes"] < card["files"][name]["dense_bytes"]
@@ -226,7 +231,8 @@ def test_the_lines_of_the_docs_know_every_kind_of_layer(tmp_path: Path) -> None:
         "fc": KeptChannels({"in": units}),
     }
     small = shrink(dense, cut).eval()
-    save_network(tmp_path, small, cut, Architecture("mixed.py:net", 3, (1, 8, 8)), PruningPolicy(), {})
+    dense_one = Architecture("mixed.py:net", 3, (1, 8, 8))
+    save_network(tmp_path, small, PrunedArchitecture.of(small, cut, dense_one, PruningPolicy(), {}))
     images = torch.randn(4, 1, 8, 8)
     rebuilt = plain_lines().rebuild(str(tmp_path), Mixed())
     with torch.no_grad():
@@ -238,7 +244,9 @@ def test_cut_attention_is_named_by_the_lines_of_the_docs(tmp_path: Path) -> None
     dense = nn.MultiheadAttention(8, 4, batch_first=True)
     cut = {"0": KeptChannels({"heads": (0, 2)})}
     network = nn.Sequential(dense)
-    save_network(tmp_path, shrink(network, cut), cut, Architecture("a:b", 2, (3, 8)), PruningPolicy(), {})
+    small = shrink(network, cut)
+    pruned = PrunedArchitecture.of(small, cut, Architecture("a:b", 2, (3, 8)), PruningPolicy(), {})
+    save_network(tmp_path, small, pruned)
     with pytest.raises(NotImplementedError, match=r"autoprune\.load: 0"):
         plain_lines().rebuild(str(tmp_path), network)
 
@@ -341,11 +349,11 @@ def test_an_exporter_that_fails_is_named_and_the_others_are_there(
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], convert=failing))
     network, said = autoprune.load(picked[1]), list[str]()
     found = export_network(tmp_path, network, bench.network, examples_of(bench.task), BOTH, QUICK, said.append)
-    assert found["onnx"] == {"file": "model.onnx", "failure": "RuntimeError: no such operator and much more"}
+    assert found["onnx"] == FailedExport("model.onnx", "RuntimeError: no such operator and much more")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2"]
     assert "model.onnx was not written: RuntimeError: no such operator and much more" in said
-    card = {**picked[0], "exports": {**found, "pt2": picked[0]["exports"]["pt2"]}}
-    assert "- model.onnx was not written: RuntimeError" in card_text(card)
+    exports = {**{name: one.to_json() for name, one in found.items()}, "pt2": picked[0]["exports"]["pt2"]}
+    assert "- model.onnx was not written: RuntimeError" in card_text(Card.from_json({**picked[0], "exports": exports}))
 
 
 def test_a_file_that_answers_otherwise_is_not_written(
@@ -359,7 +367,8 @@ def test_a_file_that_answers_otherwise_is_not_written(
     found = export_network(
         tmp_path, network, bench.network, examples_of(bench.task), wanted, QUICK, lambda message: None
     )
-    assert "outputs on 48 validation images differ from PyTorch's by up to" in found["pt2"]["failure"]
+    assert isinstance(found["pt2"], FailedExport)
+    assert "outputs on 48 validation images differ from PyTorch's by up to" in found["pt2"].failure
     assert not list(tmp_path.iterdir())
 
 
@@ -416,9 +425,9 @@ def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
     }
     stored = read_policy(picked[1] / "policy.json")
     subject = target_network(parse_spec([Layer("test", values)]), stored, (), 0, True, lambda message: None)
-    card = apply_policy(stored, subject, tmp_path / "applied", NONE, lambda message: None)
-    recipes = [json.loads((folder / "recipe.json").read_text()) for folder in (picked[1], tmp_path / "applied")]
-    assert recipes[0]["kept"] == recipes[1]["kept"]
+    card = apply_policy(stored, subject, tmp_path / "applied", NONE, lambda message: None).to_json()
+    one, other = (read_architecture(folder) for folder in (picked[1], tmp_path / "applied"))
+    assert one.kept == other.kept
     for name in ("mflops", "mparams", "size_mb"):
         assert card["validation"]["values"][name] == picked[0]["validation"]["values"][name]
     images, labels = validation(bench)
@@ -439,9 +448,9 @@ def test_a_half_written_folder_is_recognised_and_named(copied: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         check_target(copied, force=False)
     (copied / "model.onnx").write_bytes((copied / "model.onnx").read_bytes()[:100])
-    (copied / "recipe.json").unlink()
-    assert missing_files(copied) == ["recipe.json", "model.onnx"]
-    with pytest.raises(ModelError, match=r"half written or half copied: it lacks recipe\.json, model\.onnx"):
+    (copied / "architecture.json").unlink()
+    assert missing_files(copied) == ["architecture.json", "model.onnx"]
+    with pytest.raises(ModelError, match=r"half written or half copied: it lacks architecture\.json, model\.onnx"):
         autoprune.load(copied)
     with pytest.raises(UsageError, match=r"half written .* --force"):
         check_target(copied, force=False)
@@ -484,7 +493,7 @@ def test_a_folder_that_came_meanwhile_stays_and_force_replaces_it(
 ) -> None:
     other = replace(view.trials[0], candidate=replace(view.trials[0].candidate, number=8))
     view, target = replace(view, trials=(other,)), view.folder.picked / "8"
-    mark = target / "recipe.json"
+    mark = target / "architecture.json"
 
     def meanwhile(folder: Path, reference: Reference) -> list[FileCheck]:
         shutil.copytree(picked[1], target)
@@ -497,7 +506,7 @@ def test_a_folder_that_came_meanwhile_stays_and_force_replaces_it(
     assert mark.read_text() == "of another pick"
     monkeypatch.setattr(autoprune.export.publish, "verify_in_new_process", lambda *_: [])
     budget = Budget({"mflops": Limit(0.001)})
-    card, folder = finish_trials(
+    card, folder = finish_to_json(
         view, view.trials, budget, lambda message: None, compare=False, wanted=NONE, force=True
     )
     assert folder == target
@@ -506,13 +515,13 @@ def test_a_folder_that_came_meanwhile_stays_and_force_replaces_it(
     assert card["resumed"]
     found = card["validation"]["values"]["mflops"]
     assert card["not_met"] == {"mflops": pytest.approx(found / 0.001 - 1)}
-    assert "- budget: mflops ≤ 0.001; NOT MET: mflops is" in card_text(card)
+    assert "- budget: mflops ≤ 0.001; NOT MET: mflops is" in card_text(Card.from_json(card))
 
 
 @pytest.mark.parametrize("epochs", [-1.0, float("nan"), float("inf")])
 def test_a_fine_tune_of_no_length_is_refused(view: StudyView, epochs: float) -> None:
     with pytest.raises(UsageError, match="expected 0 or more"):
-        finish_trials(view, view.trials, Budget(), lambda message: None, epochs=epochs)
+        finish_to_json(view, view.trials, Budget(), lambda message: None, epochs=epochs)
 
 
 # --- whose weights they are

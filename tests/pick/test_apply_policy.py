@@ -81,7 +81,7 @@ def test_a_wider_network_loses_the_same_share_of_its_own_channels(code: Path, tm
     assert "other channel counts: conv2 (16 channels there, 40 here)" in card["notes"]
     network = autoprune.load(target)
     assert [len(network.get_submodule(name).weight) for name in ("conv1", "conv2", "conv3")] == [4, 20, 4]
-    kept = json.loads((target / "recipe.json").read_text())["kept"]["conv2"]["out"]
+    kept = json.loads((target / "architecture.json").read_text())["kept"]["conv2"]["out"]
     assert torch.equal(network.conv2.weight[:, 0], dense.conv2.weight[kept][:, json_in(target)[0]])
     assert card["exports"] == {}
     assert all(check["passed"] for check in card["checks"])
@@ -91,7 +91,7 @@ def test_a_wider_network_loses_the_same_share_of_its_own_channels(code: Path, tm
 
 
 def json_in(folder: Path) -> list[int]:
-    found: list[int] = json.loads((folder / "recipe.json").read_text())["kept"]["conv2"]["in"]
+    found: list[int] = json.loads((folder / "architecture.json").read_text())["kept"]["conv2"]["in"]
     return found
 
 

@@ -14,20 +14,23 @@ from typing import Any
 import filelock
 import pytest
 import torch
+from cards import finish_to_json
 from tiny import write_study
 from torch import nn
 
 import autoprune
 import autoprune.pick.contest
+import autoprune.pick.judging
+import autoprune.training.scoring
 from autoprune.cli.read_request import read_request
 from autoprune.core.metrics import Budget, Limit, Measurement
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, NonFiniteError, StudyLockedError, UsageError
-from autoprune.pick.contest import Finished, Incomparable, Rival, finish, uniform_rival
-from autoprune.pick.finish import finish_trials
+from autoprune.pick.contest import Finished, hold_contest
 from autoprune.pick.resume import unfinished
+from autoprune.pick.rival import Incomparable, Rival, uniform_rival
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.search.setup.build_evaluator import build_maker, build_meter
@@ -38,7 +41,7 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import StudyView
 from autoprune.training.finetune import finetune
-from autoprune.training.loop import Span, TrainingRun
+from autoprune.training.loop import Span
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
@@ -87,7 +90,7 @@ def run(
     rival_of: Callable[[Trial], Trial | Incomparable] = no_rival,
     on_phase: Callable[[Trial, str], None] = lambda trial, phase: None,
 ) -> Finished:
-    return finish(maker, build_meter(bench), contenders, bench.dense, rival_of, on_phase)
+    return hold_contest(maker, build_meter(bench), contenders, bench.dense, rival_of, on_phase)
 
 
 def by_hand(bench: PreparedStudy, maker: NetworkMaker, asked: Trial, *spans: Span) -> nn.Module:
@@ -95,8 +98,7 @@ def by_hand(bench: PreparedStudy, maker: NetworkMaker, asked: Trial, *spans: Spa
     network = bench.device.place(bench.pruner.prune(asked.candidate.policy))
     recalibrate_batchnorm(network, bench.task, 48, bench.device, bench.spec.seed)
     for span in spans:
-        run = TrainingRun(bench.task, maker.settings, bench.device, bench.spec.seed)
-        finetune(network, run, maker.teacher, span=span)
+        finetune(network, bench.task, maker.settings, bench.device, bench.spec.seed, maker.teacher, span=span)
     return network.eval()
 
 
@@ -151,8 +153,7 @@ def test_one_contender_is_a_plain_fine_tune_to_the_last_bit(
 ) -> None:
     finished = run(maker, bench, trials[2:3])
     plain = by_hand(bench, maker, trials[2])
-    training = TrainingRun(bench.task, maker.settings, bench.device, bench.spec.seed)
-    finetune(plain, training, maker.teacher)
+    finetune(plain, bench.task, maker.settings, bench.device, bench.spec.seed, maker.teacher)
     assert same_weights(finished.network, plain)
     assert finished.borders == (1.0,)
 
@@ -161,13 +162,14 @@ def test_test_is_scored_once_for_each_network_and_only_after_the_last_decision(
     bench: PreparedStudy, maker: NetworkMaker, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    score = autoprune.pick.contest.score
+    score = autoprune.training.scoring.score
 
     def watched(network: nn.Module, task: Any, split: str, *rest: Any) -> Any:
         events.append(split)
         return score(network, task, split, *rest)
 
-    monkeypatch.setattr(autoprune.pick.contest, "score", watched)
+    for module in (autoprune.pick.contest, autoprune.pick.judging):
+        monkeypatch.setattr(module, "score", watched)
     run(maker, bench, trials[:3], lambda winner: trials[3], lambda of, phase: events.append(f"{phase} {of.number}"))
     assert events.count("test") == 3  # the winner, uniform and dense
     contest = events[: events.index("test")]
@@ -302,7 +304,7 @@ def view(bench: PreparedStudy, trials: list[Trial]) -> StudyView:
 
 @pytest.fixture(scope="module")
 def carded(view: StudyView) -> tuple[dict[str, Any], Path]:
-    return finish_trials(view, view.trials[:3], BUDGET, lambda message: None, epochs=EPOCHS)
+    return finish_to_json(view, view.trials[:3], BUDGET, lambda message: None, epochs=EPOCHS)
 
 
 def test_the_card_s_differences_are_those_of_the_loaded_network(
@@ -351,16 +353,16 @@ def test_a_folder_of_any_contender_stops_the_pick_before_it_begins(
     others = [t for t in view.trials[:3] if t.number != carded[0]["trial"]]
     before = {path.name: path.read_bytes() for path in carded[1].iterdir()}
     with pytest.raises(UsageError, match="--force"):
-        finish_trials(view, [others[0], *view.trials[:3]], BUDGET, lambda message: pytest.fail(message))
+        finish_to_json(view, [others[0], *view.trials[:3]], BUDGET, lambda message: pytest.fail(message))
     assert {path.name: path.read_bytes() for path in carded[1].iterdir()} == before
-    card, folder = finish_trials(view, view.trials[:3], BUDGET, lambda message: None, epochs=EPOCHS, force=True)
+    card, folder = finish_to_json(view, view.trials[:3], BUDGET, lambda message: None, epochs=EPOCHS, force=True)
     assert (folder / "model.safetensors").read_bytes() == before["model.safetensors"]
     assert card["trial"] == carded[0]["trial"]
 
 
 def test_without_comparison_the_card_says_so(view: StudyView) -> None:
     phases: list[str] = []
-    card, folder = finish_trials(view, view.trials[:1], BUDGET, phases.append, compare=False)
+    card, folder = finish_to_json(view, view.trials[:1], BUDGET, phases.append, compare=False)
     assert (card["uniform"], card["uniform_missing"]) == (None, "not asked for")
     assert list(card["against"]) == ["dense"]
     text = (folder / "card.md").read_text()
@@ -376,14 +378,15 @@ def test_a_layer_of_one_channel_loads_back_in_either_layout(tmp_path: Path, layo
     narrow = trial(bench, 0, 0.85)
     assert min(bench.space.counts(narrow.candidate.policy).channels.values()) == 1
     view = StudyView(bench.folder, bench.spec, (narrow,), 0, StudyFacts())
-    _, folder = finish_trials(view, [narrow], BUDGET, lambda message: None, compare=False)
+    _, folder = finish_to_json(view, [narrow], BUDGET, lambda message: None, compare=False)
     assert autoprune.load(folder)(torch.zeros(1, 1, 8, 8)).shape == (1, 3)
 
 
 def test_a_network_that_answers_alike_is_not_said_to_be_surely_equal(
     view: StudyView, carded: tuple[dict[str, Any], Path]
 ) -> None:
-    from autoprune.pick.card import card_text
+    from autoprune.export.card import Card
+    from autoprune.pick.card_text import card_text
 
     same = {
         **carded[0],
@@ -392,8 +395,9 @@ def test_a_network_that_answers_alike_is_not_said_to_be_surely_equal(
             for name in ("dense", "uniform")
         },
     }
-    assert card_text(same).count("no image differs") == 4
-    assert "± 0.00 points" not in card_text(same)
+    text = card_text(Card.from_json(same))
+    assert text.count("no image differs") == 4
+    assert "± 0.00 points" not in text
 
 
 # --- cut off, and going on
@@ -405,7 +409,7 @@ class Cut(Exception):
 
 def cut_after(monkeypatch: pytest.MonkeyPatch, scores: int, split: str) -> list[str]:
     """Let the power fail when a split is scored once more than so often; return every split that is scored."""
-    score, seen = autoprune.pick.contest.score, list[str]()
+    score, seen = autoprune.training.scoring.score, list[str]()
 
     def watched(network: nn.Module, task: Any, wanted: str, *rest: Any) -> Any:
         if wanted == split and seen.count(split) == scores:
@@ -413,7 +417,8 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, scores: int, split: str) -> list[
         seen.append(wanted)
         return score(network, task, wanted, *rest)
 
-    monkeypatch.setattr(autoprune.pick.contest, "score", watched)
+    for module in (autoprune.pick.contest, autoprune.pick.judging):
+        monkeypatch.setattr(module, "score", watched)
     return seen
 
 
@@ -430,7 +435,7 @@ def alone(bench: PreparedStudy, trials: list[Trial], tmp_path: Path) -> StudyVie
 
 
 def pick_again(view: StudyView, said: list[str], epochs: float = EPOCHS) -> tuple[dict[str, Any], Path]:
-    return finish_trials(view, view.trials[:3], BUDGET, said.append, epochs=epochs)
+    return finish_to_json(view, view.trials[:3], BUDGET, said.append, epochs=epochs)
 
 
 @pytest.mark.parametrize(

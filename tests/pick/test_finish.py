@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cards import finish_to_json
 from tiny import stored_trials, write_study
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,11 +19,10 @@ import autoprune
 from autoprune.cli.read_request import read_request
 from autoprune.core.metrics import Budget
 from autoprune.errors import ModelError, UnknownNameError, UsageError
-from autoprune.export.picked_files import RECIPE, WEIGHTS
+from autoprune.export.picked_files import ARCHITECTURE, OLD_ARCHITECTURE, WEIGHTS
 from autoprune.export.saved_network import load_compressed, weights_content
 from autoprune.loggers.console import PlainDisplay
 from autoprune.models.load_weights import load_weights
-from autoprune.pick.finish import finish_trials
 from autoprune.search.session import run_search
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.study.folder import StudyFolder
@@ -55,7 +55,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def picked(study: Path) -> tuple[Path, dict[str, Any]]:
     view = open_view(study)
-    card, folder = finish_trials(view, view.trials[:1], view.budget, lambda message: None)
+    card, folder = finish_to_json(view, view.trials[:1], view.budget, lambda message: None)
     return folder, card
 
 
@@ -137,7 +137,7 @@ def test_the_module_s_own_attributes_say_its_new_width(picked: tuple[Path, dict[
 
 def test_there_is_no_pickle_in_the_folder(picked: tuple[Path, dict[str, Any]]) -> None:
     names = sorted(path.name for path in picked[0].iterdir())
-    assert names == ["card.json", "card.md", "model.safetensors", "policy.json", "recipe.json"]
+    assert names == ["architecture.json", "card.json", "card.md", "model.safetensors", "policy.json"]
     for path in picked[0].iterdir():
         content = path.read_bytes()
         assert not content.startswith((b"PK", b"\x80")), f"{path.name} looks like a zip or a pickle"
@@ -148,10 +148,10 @@ def test_there_is_no_pickle_in_the_folder(picked: tuple[Path, dict[str, Any]]) -
 def test_an_architecture_given_by_hand_serves_where_its_code_is_missing(
     picked: tuple[Path, dict[str, Any]], copied: Path
 ) -> None:
-    recipe = json.loads((copied / RECIPE).read_text())
-    source = recipe["architecture"]["source"]
-    recipe["architecture"]["source"] = "gone.py:net"
-    (copied / RECIPE).write_text(json.dumps(recipe))
+    stored = json.loads((copied / ARCHITECTURE).read_text())
+    source = stored["architecture"]["source"]
+    stored["architecture"]["source"] = "gone.py:net"
+    (copied / ARCHITECTURE).write_text(json.dumps(stored))
     with pytest.raises(UsageError, match=r"gone\.py"):
         autoprune.load(copied)
     from autoprune.core.registry import load_object
@@ -165,9 +165,9 @@ def test_an_architecture_given_by_hand_serves_where_its_code_is_missing(
 
 
 def test_an_unknown_architecture_is_named(copied: Path) -> None:
-    recipe = json.loads((copied / RECIPE).read_text())
-    recipe["architecture"]["source"] = "resnet2000"
-    (copied / RECIPE).write_text(json.dumps(recipe))
+    stored = json.loads((copied / ARCHITECTURE).read_text())
+    stored["architecture"]["source"] = "resnet2000"
+    (copied / ARCHITECTURE).write_text(json.dumps(stored))
     with pytest.raises(UnknownNameError, match="resnet20"):
         autoprune.load(copied)
 
@@ -178,13 +178,15 @@ def test_the_wrong_architecture_is_refused(picked: tuple[Path, dict[str, Any]]) 
 
 
 def test_a_network_for_rows_is_rebuilt_from_its_shape(tmp_path: Path) -> None:
-    """A perceptron is as wide as its rows, which only the recipe's shape knows."""
+    """A perceptron is as wide as its rows, which only the stored shape knows."""
     from autoprune.core.policy import PruningPolicy
-    from autoprune.export.saved_network import Architecture, save_network
+    from autoprune.export.architecture import Architecture, PrunedArchitecture
+    from autoprune.export.saved_network import save_network
     from autoprune.models.build import build_model
 
     network = build_model("mlp", num_classes=2, input_shape=(30,), seed=3).eval()
-    save_network(tmp_path, network, {}, Architecture("mlp", 2, (30,)), PruningPolicy({}), {})
+    architecture = PrunedArchitecture.of(network, {}, Architecture("mlp", 2, (30,)), PruningPolicy({}), {})
+    save_network(tmp_path, network, architecture)
     rows = torch.rand(4, 30, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(autoprune.load(tmp_path)(rows), network(rows))
@@ -217,9 +219,9 @@ def _cut_short(text: str) -> str:
 
 def _without(key: str) -> Any:
     def damage(text: str) -> str:
-        recipe = json.loads(text)
-        del recipe[key]
-        return json.dumps(recipe)
+        stored = json.loads(text)
+        del stored[key]
+        return json.dumps(stored)
 
     return damage
 
@@ -254,11 +256,23 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_recipe_is_a_model_error(copied: Path, damage: Any) -> None:
-    (copied / RECIPE).write_text(damage((copied / RECIPE).read_text()))
+def test_a_damaged_architecture_is_a_model_error(copied: Path, damage: Any) -> None:
+    (copied / ARCHITECTURE).write_text(damage((copied / ARCHITECTURE).read_text()))
     with pytest.raises(ModelError) as caught:
         autoprune.load(copied)
     assert len(str(caught.value)) > 30
+
+
+def test_a_folder_with_the_older_name_of_its_architecture_loads(copied: Path) -> None:
+    (copied / ARCHITECTURE).rename(copied / OLD_ARCHITECTURE)
+    with torch.no_grad():
+        expected = autoprune.load(copied)(IMAGES)
+    stored = json.loads((copied / OLD_ARCHITECTURE).read_text())
+    for name in ("sizes", "needs_autoprune"):  # the first folders had neither
+        del stored[name]
+    (copied / OLD_ARCHITECTURE).write_text(json.dumps(stored))
+    with torch.no_grad():
+        assert torch.equal(autoprune.load(copied)(IMAGES), expected)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut short", "garbage", "another network"])
@@ -292,15 +306,15 @@ def test_a_folder_from_an_earlier_pick_is_kept_unless_forced(study: Path, picked
     view = open_view(study)
     before = (picked[0] / WEIGHTS).read_bytes()
     with pytest.raises(UsageError, match="--force"):
-        finish_trials(view, view.trials[:1], Budget(), lambda message: None)
+        finish_to_json(view, view.trials[:1], Budget(), lambda message: None)
     assert (picked[0] / WEIGHTS).read_bytes() == before
-    finish_trials(view, view.trials[:1], view.budget, lambda message: None, force=True)
-    assert (picked[0] / WEIGHTS).read_bytes() == before, "the same trial and recipe give the same weights"
+    finish_to_json(view, view.trials[:1], view.budget, lambda message: None, force=True)
+    assert (picked[0] / WEIGHTS).read_bytes() == before, "the same trial and fine-tune give the same weights"
 
 
 def test_a_longer_fine_tune_is_written_on_the_card(study: Path) -> None:
     view = open_view(study)
-    card, folder = finish_trials(view, view.trials[1:2], view.budget, lambda message: None, epochs=2)
+    card, folder = finish_to_json(view, view.trials[1:2], view.budget, lambda message: None, epochs=2)
     assert card["finetune"]["epochs"] == 2
     assert json.loads((folder / "card.json").read_text()) == card
     text = (folder / "card.md").read_text()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cards import finish_to_json
 from click.testing import CliRunner
 from safetensors.torch import load_file
 from tiny import finished, write_study
@@ -24,7 +25,6 @@ from autoprune.core.metrics import Budget, Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
-from autoprune.pick.finish import finish_trials
 from autoprune.search.session import run_search
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.trial_weights import stored_numbers
@@ -156,7 +156,7 @@ def die(*_: Any, **__: Any) -> None:
     raise Killed
 
 
-POINTS = ("before the file", "half-written", "written, not told", "told, not collected")
+POINTS = ("before the file", "half-written", "written, not told", "told, not removed")
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -178,13 +178,13 @@ def test_a_kill_at_any_point_leaves_nothing_that_the_next_run_does_not_put_right
             case "written, not told":
                 patch.setattr(Ledger, "tell", die)
             case _:
-                patch.setattr(autoprune.search.trial_weights.TrialWeights, "collect", die)
+                patch.setattr(autoprune.search.trial_weights.TrialWeights, "remove_obsolete", die)
         with pytest.raises(Killed):
             search(study)
     files = [path.name for path in (study / "weights").iterdir()]
     told = [number for number, _ in finished(study)]
-    assert told == ([0, 1] if point == "told, not collected" else [0])
-    assert ("1.safetensors" in files) == (point in ("written, not told", "told, not collected"))
+    assert told == ([0, 1] if point == "told, not removed" else [0])
+    assert ("1.safetensors" in files) == (point in ("written, not told", "told, not removed"))
     assert any(name.endswith(".tmp") for name in files) == (point == "half-written")
 
     (study / "weights" / "77.safetensors").write_bytes(b"of a trial that was never stored")
@@ -226,7 +226,7 @@ def test_pick_without_a_fine_tune_finishes_with_the_very_weights(copied: Path) -
     view = open_view(copied)
     trial = next(t for t in view.trials if not t.candidate.is_baseline and isinstance(t.outcome, Completed))
     said: list[str] = []
-    card, folder = finish_trials(view, [trial], view.budget, said.append, epochs=0)
+    card, folder = finish_to_json(view, [trial], view.budget, said.append, epochs=0)
     saved, measured = load_file(folder / "model.safetensors"), load_file(view.folder.trial_weights(trial.number))
     assert saved.keys() == measured.keys()
     assert all(torch.equal(saved[name], tensor) for name, tensor in measured.items())
@@ -245,10 +245,10 @@ def test_a_baseline_whose_weights_are_gone_is_not_compared_with(copied: Path) ->
     uniform = next(t for t in view.trials if t.candidate.origin == "baseline:uniform")
     trial = next(t for t in view.trials if not t.candidate.is_baseline and isinstance(t.outcome, Completed))
     view.folder.trial_weights(uniform.number).unlink()
-    card, _ = finish_trials(view, [trial], view.budget, lambda message: None, epochs=0)
+    card, _ = finish_to_json(view, [trial], view.budget, lambda message: None, epochs=0)
     assert "are not kept" in card["uniform_missing"]
     view.folder.trial_weights(uniform.number).write_bytes(b"damaged")
-    card, _ = finish_trials(view, [trial], view.budget, lambda message: None, epochs=0, force=True)
+    card, _ = finish_to_json(view, [trial], view.budget, lambda message: None, epochs=0, force=True)
     assert "is damaged" in card["uniform_missing"]
 
 
@@ -283,7 +283,7 @@ def test_damaged_weights_and_those_of_another_policy_are_refused(copied: Path) -
     path = view.folder.trial_weights(3)
     shutil.copy(view.folder.trial_weights(2), path)
     with pytest.raises(StudyError, match="another policy"):
-        finish_trials(view, [view.trials[3]], view.budget, lambda message: None, epochs=0)
+        finish_to_json(view, [view.trials[3]], view.budget, lambda message: None, epochs=0)
     for content in (b"", path.read_bytes()[:40], path.read_bytes()[:-8]):
         path.write_bytes(content)
         with pytest.raises(ModelError, match=r"3\.safetensors"):

@@ -51,7 +51,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder.path / name).parent.mkdir(exist_ok=True, parents=True)
         (folder.path / name).write_text("made")
     tensors(folder.dense_weights)
-    tensors(folder.path / "weights" / "1.safetensors", {"recipe": json.dumps({"source": "/home/me/net.py:build"})})
+    about = {"architecture": json.dumps({"source": "/home/me/net.py:build"})}
+    tensors(folder.path / "weights" / "1.safetensors", about)
     return folder.path.parent
 
 
@@ -200,7 +201,7 @@ def test_a_copy_has_its_own_name_inside_and_goes_its_own_way(root: Path) -> None
     assert view.spec.name == "copy"
     assert [t.number for t in view.trials] == [0, 1, 2, 3]
     assert set(tree(root / "copy")) == {
-        *("study.toml", "study.db", "resolved.toml", "recipe.json", "dense.json"),
+        *("study.toml", "study.db", "resolved.toml", "accepted_toml.json", "dense.json"),
         *("dense.safetensors", "weights/1.safetensors"),
     }
     remove_study(root / "fake")
@@ -298,7 +299,8 @@ def test_an_archive_holds_no_absolute_path_and_no_pickle(root: Path, tmp_path: P
     data = DataSpec(source="imagefolder:/data/birds", root="/home/me/data")
     facts = {"fingerprint": {"model.source": model.source}, "data": {"name": "imagefolder:/data/birds"}}
     folder = store(root / "outside", [FAILED], model=model, data=data, facts=facts)
-    tensors(folder.path / "weights" / "1.safetensors", {"recipe": json.dumps({"source": model.source})})
+    about = {"architecture": json.dumps({"source": model.source, "num_classes": 3})}
+    tensors(folder.path / "weights" / "1.safetensors", about)
     done = export_study(folder.path, tmp_path / "outside.zip")
     assert done.needs == {
         "model.source": "net.py:build",
@@ -330,7 +332,8 @@ def test_an_imported_study_is_the_same_under_another_name(archive: Path, root: P
     assert theirs.trials[:3] == mine.trials[:3]
     assert theirs.facts == mine.facts
     assert set(tree(root / "theirs")) == {
-        *("study.db", "resolved.toml", "recipe.json", "dense.json", "dense.safetensors", "weights/1.safetensors"),
+        *("study.db", "resolved.toml", "accepted_toml.json", "dense.json", "dense.safetensors"),
+        "weights/1.safetensors",
     }
 
 

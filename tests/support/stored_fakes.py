@@ -78,7 +78,7 @@ def store(
     folder.create()
     plan = StudySpec(name=spec.pop("name", "fake"), trials=wanted, **spec)
     write_resolved(plan, folder.resolved)
-    folder.recipe_seen.write_text("{}")
+    folder.accepted_toml.write_text("{}")
     session = {"budget": BUDGET.to_json(), "trials": wanted, "runtime": {"device_name": "Abacus"}}
     known = {"dense": DENSE.to_json(), "session:0": session} if facts is None else facts
     trials = tuple(record(number, outcome) for number, outcome in enumerate(outcomes))

@@ -10,7 +10,7 @@ from autoprune.core.metrics import Measurement
 from autoprune.core.space import FrozenGroup, SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer
-from autoprune.export.saved_network import Architecture
+from autoprune.export.architecture import Architecture
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.context import StudyContext
 from autoprune.study.folder import StudyFolder

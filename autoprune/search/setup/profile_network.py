@@ -22,9 +22,10 @@ from autoprune.cost.latency import cpu_threads, time_alone
 from autoprune.cost.layer_profile import LayerProfile, Uncounted, profile_layers, uncounted_operations
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UnknownNameError, UsageError
+from autoprune.export.architecture import Architecture, read_architecture
 from autoprune.export.onnx import missing_packages
 from autoprune.export.picked_files import WEIGHTS
-from autoprune.export.saved_network import Architecture, architecture_of, load
+from autoprune.export.saved_network import load
 from autoprune.export.timing_runtimes import ONNX, check_runtime, engine_of
 from autoprune.models.build import build_model
 from autoprune.search.setup.inspect_network import layer_to_json
@@ -44,7 +45,7 @@ def open_network(name: str, given: Architecture | None) -> tuple[nn.Module, Arch
         ModelError: if the network cannot be built or loaded.
     """
     if is_picked(name):
-        return load(name), architecture_of(Path(name))
+        return load(name), read_architecture(Path(name)).dense
     if Path(name).is_dir():
         raise UsageError(
             f"{name!r} is a folder without {WEIGHTS}; expected a model's name, or a folder that `autoprune pick` wrote"

@@ -21,14 +21,15 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 from autoprune.errors import StudyError, UsageError
 from autoprune.study.manage.file_inventory import CARRIED
+from autoprune.study.manage.manifest import VERSION, Manifest, PackedFile
 
-VERSION = 1
 PREFIX = "autoprune-study"
 MANIFEST, RESOLVED, FACTS, TRIALS = "manifest.json", "resolved.toml", "facts.json", "trials.jsonl"
 ENDINGS = (".tar.gz", ".tgz", ".zip")
@@ -36,20 +37,20 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip file can hold
 _LARGEST_MANIFEST = 16_000_000
 
 
-def write_archive(folder: Path, about: Mapping[str, Any], target: Path) -> None:
+def write_archive(folder: Path, about: Manifest, target: Path) -> None:
     """Pack a folder's files, in order, behind a manifest of them.
 
     Args:
         folder: what to pack; every file in it.
-        about: the manifest, without the files.
+        about: the manifest, its files left out.
         target: the archive, whose ending says which kind; replaced if it exists.
 
     Raises:
         OSError: if it cannot be written.
     """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _digest(folder / name)} for name in names}
-    manifest = json.dumps({**about, "format": VERSION, "files": files}, indent=1).encode()
+    files = {name: PackedFile((folder / name).stat().st_size, _digest(folder / name)) for name in names}
+    manifest = json.dumps(replace(about, files=files).to_json(), indent=1).encode()
     if target.name.endswith(".zip"):
         _write_zip(folder, names, manifest, target)
     else:
@@ -88,7 +89,7 @@ def _write_tar(folder: Path, names: list[str], manifest: bytes, target: Path) ->
                 archive.addfile(entry, content)
 
 
-def unpack_archive(file: Path, folder: Path) -> dict[str, Any]:
+def unpack_archive(file: Path, folder: Path) -> Manifest:
     """Unpack an archive into an empty folder, and return its manifest.
 
     Only what the manifest names is written, and only if its name is one that an archive may hold, so that nothing can
@@ -103,10 +104,10 @@ def unpack_archive(file: Path, folder: Path) -> dict[str, Any]:
     try:
         with _members(file) as members:
             manifest = _read_manifest(file, members)
-            seen = [_unpack(name, size, content, manifest["files"], folder, file) for name, size, content in members]
+            seen = [_unpack(name, size, content, manifest.files, folder, file) for name, size, content in members]
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, RuntimeError) as error:
         raise StudyError(f"{str(file)!r} is damaged: {error}; copy or export it again") from error
-    missing = sorted(set(manifest["files"]) - set(seen)) or sorted({RESOLVED, FACTS, TRIALS} - set(seen))
+    missing = sorted(set(manifest.files) - set(seen)) or sorted({RESOLVED, FACTS, TRIALS} - set(seen))
     if missing:
         raise StudyError(f"{str(file)!r} is incomplete: it lacks {', '.join(missing)}; export the study again")
     return manifest
@@ -136,26 +137,24 @@ def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo, file: Path) -> IO[byt
     return content
 
 
-def _read_manifest(file: Path, members: Iterator[tuple[str, int, IO[bytes]]]) -> dict[str, Any]:
+def _read_manifest(file: Path, members: Iterator[tuple[str, int, IO[bytes]]]) -> Manifest:
     name, size, content = next(members, ("", 0, None))
     if name != f"{PREFIX}/{MANIFEST}" or content is None or size > _LARGEST_MANIFEST:
         raise UsageError(f"{str(file)!r} is no archive of a study: expected {PREFIX}/{MANIFEST} first, found {name!r}")
     try:
-        manifest = dict(json.loads(content.read(size)))
-        version, files = int(manifest["format"]), dict(manifest["files"])
-        sizes = [int(each["bytes"]) + len(str(each["sha256"])) for each in files.values()]
-        str(manifest["study"]), len(sizes), dict(manifest.get("needs", {})), dict(manifest.get("measured_on", {}))
+        data = dict(json.loads(content.read(size)))
+        version, manifest = int(data["format"]), Manifest.from_json(data)
     except (ValueError, TypeError, KeyError) as error:
         raise StudyError(f"the manifest of {str(file)!r} is damaged: {type(error).__name__}: {error}") from error
     if version > VERSION:
         raise StudyError(
-            f"{str(file)!r} has format {version}, of autoprune {manifest.get('autoprune', 'to come')}; "
+            f"{str(file)!r} has format {version}, of autoprune {manifest.autoprune or 'to come'}; "
             f"this version reads up to {VERSION}: update autoprune"
         )
     return manifest
 
 
-def _unpack(name: str, size: int, content: IO[bytes], files: Mapping[str, Any], folder: Path, file: Path) -> str:
+def _unpack(name: str, size: int, content: IO[bytes], files: Mapping[str, PackedFile], folder: Path, file: Path) -> str:
     """Write one member into the folder; return its name."""
     short = name.removeprefix(f"{PREFIX}/")
     if short == name or not _may_hold(short) or short not in files:
@@ -166,13 +165,13 @@ def _unpack(name: str, size: int, content: IO[bytes], files: Mapping[str, Any], 
     if target.exists():
         raise StudyError(f"{str(file)!r} holds {name!r} twice; it is refused as a whole")
     target.parent.mkdir(exist_ok=True)
-    digest, left = hashlib.sha256(), int(files[short]["bytes"])
+    digest, left = hashlib.sha256(), files[short].bytes
     with target.open("wb") as out, content:
         while left >= 0 and (block := content.read(1 << 20)):
             left -= len(block)
             digest.update(block)
             out.write(block)
-    if left != 0 or digest.hexdigest() != files[short]["sha256"]:
+    if left != 0 or digest.hexdigest() != files[short].sha256:
         raise StudyError(f"{short!r} in {str(file)!r} is damaged: it is not what the manifest says; export it again")
     return short
 

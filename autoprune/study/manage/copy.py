@@ -1,9 +1,8 @@
-"""Copy a stored study under another name, consistently even while it is being searched."""
+"""Copying a stored study under another name, consistently even while it is being searched."""
 
 from __future__ import annotations
 
 import glob
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -11,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.atomic_write import write_text
 from autoprune.errors import StudyError
+from autoprune.study.accepted_toml import read_accepted, write_accepted
 from autoprune.study.copy_trials import backup_sqlite, copy_study, delete_study, rename_in_sqlite
 from autoprune.study.disk_usage import size_of
 from autoprune.study.find_study import STUDY_FILE, find_study
@@ -24,9 +23,9 @@ from autoprune.study.spec_toml import read_resolved, read_study_toml, write_reso
 def duplicate_study(path: Path, target: Path, name: str, storage: str | None = None) -> int:
     """Copy a study into a new folder under a new name; a search that runs meanwhile is not disturbed.
 
-    What is copied are trials, facts, spec, recipe, weights and scores: what goes on. Pictures, caches, logs and picked
-    networks are not. A trial that is running is asked again by a search of the copy. The folder appears whole or not at
-    all.
+    Trials, facts, spec, ``study.toml``, weights and scores are copied: what a search goes on from. Pictures, caches,
+    logs and picked networks are not. A trial that is running is asked again by a search of the copy. The folder
+    appears whole or not at all.
 
     Args:
         path: the study's folder.
@@ -48,7 +47,7 @@ def duplicate_study(path: Path, target: Path, name: str, storage: str | None = N
         _copy_trials(folder, copy, spec.name, name, storage)
         try:
             _copy_files(folder, copy)
-            write_text(copy.recipe_seen, json.dumps(_seen(folder, target, name)))
+            write_accepted(copy, _accepted(folder, target, name))
             write_resolved(spec.model_copy(update={"name": name}), copy.resolved)
             copy.path.rename(target)
         except BaseException:
@@ -72,7 +71,7 @@ def _copy_trials(folder: StudyFolder, copy: StudyFolder, old: str, new: str, sto
 
 
 def _copy_files(folder: StudyFolder, copy: StudyFolder) -> None:
-    names = [*carried_files(folder.path), *([Path(STUDY_FILE)] if folder.recipe.exists() else [])]
+    names = [*carried_files(folder.path), *([Path(STUDY_FILE)] if folder.study_toml.exists() else [])]
     for name in names:
         source, goal = folder.path / name, copy.path / name
         goal.parent.mkdir(parents=True, exist_ok=True)
@@ -83,19 +82,16 @@ def _copy_files(folder: StudyFolder, copy: StudyFolder) -> None:
                 raise
 
 
-def _seen(folder: StudyFolder, target: Path, name: str) -> Mapping[str, Any]:
-    """Return the recipe's values as the copy shall have read them, so that none of them counts as a later edit."""
-    if not folder.recipe.exists() or not folder.recipe_seen.exists():
-        return recipe_at(target)
-    try:
-        seen = dict(json.loads(folder.recipe_seen.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise StudyError(f"{str(folder.recipe_seen)!r} is damaged: {error}; delete it and copy again") from error
-    return {**seen, "name": read_study_toml(folder.recipe).get("name", name)}
+def _accepted(folder: StudyFolder, target: Path, name: str) -> Mapping[str, Any]:
+    """Return the values of ``study.toml`` that count as accepted by the copy, so that none is taken for an edit."""
+    accepted = read_accepted(folder) if folder.study_toml.exists() else None
+    if accepted is None:
+        return written_at(target)
+    return {**accepted, "name": read_study_toml(folder.study_toml).get("name", name)}
 
 
-def recipe_at(target: Path) -> Mapping[str, Any]:
-    """Return the values of the recipe that answers to a study's folder; those of none but a name otherwise."""
+def written_at(target: Path) -> Mapping[str, Any]:
+    """Return the values of the ``study.toml`` or recipe that answers to a study's folder; or else only its name."""
     return dict(find_study(str(target.absolute()), target.parent.absolute(), allow_new=True)[1])
 
 

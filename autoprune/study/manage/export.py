@@ -1,4 +1,4 @@
-"""Pack a stored study into one portable file."""
+"""Packing a stored study into one portable file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from autoprune.errors import StudyError, UsageError
 from autoprune.study.manage.archive_file import ENDINGS, FACTS, RESOLVED, TRIALS, write_archive
 from autoprune.study.manage.file_inventory import TRIAL_WEIGHTS, carried_files, stored_folder
+from autoprune.study.manage.manifest import Manifest
 from autoprune.study.manage.portable_paths import Wording, outside_values, portable_wording, without_paths
 from autoprune.study.portable import PortableStudy, read_portable
 from autoprune.study.spec import StudySpec
@@ -23,7 +24,7 @@ from autoprune.study.storage import sqlite_url
 
 @dataclass(frozen=True)
 class Exported:
-    """Tell what an archive holds.
+    """An archive that was written.
 
     Attributes:
         file: the archive.
@@ -58,23 +59,14 @@ def export_study(path: Path, target: Path, storage: str | None = None, *, force:
     folder = stored_folder(path)
     _check_target(target, force)
     spec = read_resolved(folder.resolved)
-    wording = portable_wording(spec)
-    study = _read(folder.database, spec, storage)
-    needs = {key: wording.apply(value) for key, value in outside_values(spec).items()}
-    about = {
-        "study": spec.name,
-        "autoprune": version("autoprune"),
-        "trials": len(study.trials),
-        "needs": needs,
-        "measured_on": _measured_on(study.facts),
-    }
+    study, wording = _read(folder.database, spec, storage), portable_wording(spec)
+    about = _about(spec, study, wording)
     hidden = target.with_name(f".{target.name}.{os.getpid()}.tmp{''.join(target.suffixes[-1:])}")
     try:
         with tempfile.TemporaryDirectory(prefix="autoprune-export-") as temporary:
-            staged = Path(temporary)
-            _stage(path, staged, spec, study, wording)
+            _stage(path, Path(temporary), spec, study, wording)
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_archive(staged, about, hidden)
+            write_archive(Path(temporary), about, hidden)
             hidden.replace(target)
     except OSError as error:
         raise StudyError(
@@ -82,7 +74,18 @@ def export_study(path: Path, target: Path, storage: str | None = None, *, force:
         ) from error
     finally:
         hidden.unlink(missing_ok=True)
-    return Exported(target, target.stat().st_size, len(study.trials), needs)
+    return Exported(target, target.stat().st_size, about.trials, about.needs)
+
+
+def _about(spec: StudySpec, study: PortableStudy, wording: Wording) -> Manifest:
+    """Return what the archive says of itself, but for its files."""
+    return Manifest(
+        study=spec.name,
+        autoprune=version("autoprune"),
+        trials=len(study.trials),
+        needs={key: wording.apply(value) for key, value in outside_values(spec).items()},
+        measured_on=_measured_on(study.facts),
+    )
 
 
 def _check_target(target: Path, force: bool) -> None:
@@ -125,12 +128,12 @@ def _stage(path: Path, staged: Path, spec: StudySpec, study: PortableStudy, word
 
 def _without_paths(trial: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a trial whose message and traceback, if it failed, name no folders."""
-    told = trial["user_attrs"].get("outcome")
-    if not told or told["outcome"]["kind"] != "failed":
+    record = trial["user_attrs"].get("outcome")
+    if not record or record["outcome"]["kind"] != "failed":
         return trial
-    ended = told["outcome"]
-    outcome = {**ended, **{key: without_paths(ended[key]) for key in ("message", "trace")}}
-    return {**trial, "user_attrs": {**trial["user_attrs"], "outcome": {**told, "outcome": outcome}}}
+    failed = record["outcome"]
+    outcome = {**failed, **{key: without_paths(failed[key]) for key in ("message", "trace")}}
+    return {**trial, "user_attrs": {**trial["user_attrs"], "outcome": {**record, "outcome": outcome}}}
 
 
 def _measured_on(facts: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """What a run adds to a study's folder, by name: what may be removed, what is copied, what an archive carries.
 
-A folder may also hold what its user put there, a recipe first of all. What no pattern here names is the user's.
+A folder may also hold what its user put there, ``study.toml`` first of all. What no pattern here names is the user's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from autoprune.errors import StudyError, UsageError
 from autoprune.study.find_study import STUDY_FILE
 from autoprune.study.folder import StudyFolder
 
-TRIAL_WEIGHTS = "weights"  # the folder of trials' own weights, which come and go as the front moves
+TRIAL_WEIGHTS = "weights"  # the folder of trials' own weights, which come and go as the front moves on
 # what the trials rest on, and what makes a study go on elsewhere without measuring again
 CARRIED = (
     *("dense.safetensors", "rewind.safetensors", "sparse.safetensors", "scores.safetensors"),
@@ -20,7 +20,7 @@ CARRIED = (
     f"{TRIAL_WEIGHTS}/[0-9]*.safetensors",  # by the number of the trial
 )
 DATABASE = ("study.db", "study.db-wal", "study.db-shm", "study.db-journal")
-SPEC = ("resolved.toml", "recipe.json")
+SPEC = ("resolved.toml", "accepted_toml.json", "recipe.json")  # the last is an older name of the second
 LOCK = "study.lock"
 # made anew from the rest, or for people
 DERIVED = (
@@ -42,7 +42,7 @@ def is_made(path: Path) -> bool:
 
 
 def holds_study(folder: Path) -> bool:
-    """Return whether a folder holds what a search made, not only a recipe."""
+    """Return whether a folder holds what a search made, not only a ``study.toml``."""
     return any((folder / name).exists() for name in (*SPEC, *DATABASE, *CARRIED[:-1]))
 
 

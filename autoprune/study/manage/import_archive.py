@@ -1,4 +1,4 @@
-"""Unpack the archive of a study into a folder that can be searched, reported and picked from."""
+"""Unpacking the archive of a study into a folder that can be searched, reported and picked from."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.atomic_write import write_text
 from autoprune.errors import SpecError, StudyError, UsageError
+from autoprune.study.accepted_toml import write_accepted
 from autoprune.study.copy_trials import backup_sqlite, delete_study, has_study, take_name
 from autoprune.study.find_study import find_study
 from autoprune.study.folder import StudyFolder
 from autoprune.study.manage.archive_file import FACTS, RESOLVED, TRIALS, unpack_archive
-from autoprune.study.manage.copy import building, recipe_at
+from autoprune.study.manage.copy import building, written_at
 from autoprune.study.manage.file_inventory import holds_study
 from autoprune.study.manage.portable_paths import Wording, relocated
 from autoprune.study.manage.remove import removal_lock, remove_made
@@ -28,7 +28,7 @@ from autoprune.study.storage import sqlite_url
 
 @dataclass(frozen=True)
 class Imported:
-    """Tell what was unpacked, and what its next search needs.
+    """A study that was unpacked, and what its next search needs.
 
     Attributes:
         folder: where the study lies now.
@@ -58,8 +58,8 @@ def import_study(
         file: the archive. It is not trusted: nothing in it is run, and nothing is written but what a study holds.
         root: the folder that holds the studies.
         name: what the study is called here; ``None`` for the name it had.
-        storage: Optuna storage URL that shall hold its trials; ``None`` for SQLite in its folder.
-        force: whether a stored study of that name is replaced. A recipe in its folder stays.
+        storage: Optuna storage URL for its trials; ``None`` for SQLite in its folder.
+        force: whether a stored study of that name is replaced. A ``study.toml`` in its folder stays.
         places: dotted key → value for what lies elsewhere on this machine: ``model.source``, ``model.weights``,
             ``data.source``, ``data.root``.
 
@@ -68,25 +68,32 @@ def import_study(
         StudyError: if the archive is damaged, incomplete or of a newer version, or the folder cannot be written.
         StudyLockedError: if a study that is to be replaced is being searched.
     """
+    places = places or {}
     with ExitStack() as held:
         scratch = held.enter_context(building(root / "import"))
         unpacked = scratch.path / "unpacked"
         unpacked.mkdir()
         manifest = unpack_archive(file, unpacked)
-        target, called = _target(str(manifest["study"]) if name is None else name, root)
-        if holds_study(target):
-            if not force:
-                raise UsageError(
-                    f"{str(target)!r} holds a study already; give another name with --as, or --force to replace it"
-                )
-            held.enter_context(removal_lock(StudyFolder(target)))
-        if storage is not None and not force and has_study(storage, called):
-            raise UsageError(f"the storage holds a study named {called!r} already; give --as another name, or --force")
-        spec, wording = _spec(unpacked, called, places or {}, file)
+        target, called = _target(manifest.study if name is None else name, root)
+        _take_place(target, called, storage, force, held)
+        spec, wording = _spec(unpacked, called, places, file)
         study = _study(unpacked, wording, file)
-        _assemble(unpacked, spec, study, wording, recipe_at(target), storage is None)
+        _assemble(unpacked, spec, study, wording, written_at(target), storage is None)
         _install(unpacked, target, spec, study, storage)
-    return Imported(target, len(study.trials), _needs(manifest, places or {}), dict(manifest.get("measured_on", {})))
+    needs = {**manifest.needs, **{key: value for key, value in places.items() if key in manifest.needs}}
+    return Imported(target, len(study.trials), needs, manifest.measured_on)
+
+
+def _take_place(target: Path, called: str, storage: str | None, force: bool, held: ExitStack) -> None:
+    """Check that the study may be put there, and keep searches of one that it replaces from beginning."""
+    if holds_study(target):
+        if not force:
+            raise UsageError(
+                f"{str(target)!r} holds a study already; give another name with --as, or --force to replace it"
+            )
+        held.enter_context(removal_lock(StudyFolder(target)))
+    if storage is not None and not force and has_study(storage, called):
+        raise UsageError(f"the storage holds a study named {called!r} already; give --as another name, or --force")
 
 
 def _target(name: str, root: Path) -> tuple[Path, str]:
@@ -132,7 +139,7 @@ def _study(unpacked: Path, wording: Wording, file: Path) -> PortableStudy:
 
 
 def _assemble(
-    unpacked: Path, spec: StudySpec, study: PortableStudy, wording: Wording, recipe: Mapping[str, Any], own: bool
+    unpacked: Path, spec: StudySpec, study: PortableStudy, wording: Wording, written: Mapping[str, Any], own: bool
 ) -> None:
     """Turn what came into a study's folder."""
     for name in (FACTS, TRIALS, RESOLVED):
@@ -146,7 +153,7 @@ def _assemble(
         growing = unpacked.parent / "trials.db"
         write_portable(study, sqlite_url(growing), spec.name, spec.objectives)
         backup_sqlite(growing, folder.database)  # one file, checked
-    write_text(folder.recipe_seen, json.dumps(recipe))
+    write_accepted(folder, written)
     write_resolved(spec, folder.resolved)
 
 
@@ -171,8 +178,3 @@ def _install(unpacked: Path, target: Path, spec: StudySpec, study: PortableStudy
         goal = target / path.relative_to(unpacked)
         goal.parent.mkdir(exist_ok=True)
         path.rename(goal)
-
-
-def _needs(manifest: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, str]:
-    found = dict(manifest.get("needs", {}))
-    return {**found, **{key: value for key, value in places.items() if key in found}}

@@ -20,7 +20,7 @@ from autoprune.study.view import StudyView, open_view
 
 @dataclass(frozen=True)
 class Listed:
-    """Hold one stored study.
+    """One stored study, as a line of a list.
 
     Attributes:
         folder: where it lies.

@@ -1,4 +1,4 @@
-"""Where a spec points outside its study, and how to say it so that another machine understands.
+"""Where a spec points outside its study, and how that is written for another machine.
 
 ``/home/me/code/net.py:build`` becomes ``net.py:build``: the file itself does not travel, since code that is run is
 the user's own. Whoever imports the study runs it where ``net.py`` lies, or says where it is.
@@ -21,7 +21,7 @@ _ABSOLUTE = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?/(?:[^\s/\"'<>:]+/)+(?=[^\s/\
 
 @dataclass(frozen=True)
 class Wording:
-    """Replace texts by others wherever they stand: in JSON, in JSON within JSON, in TOML.
+    """Texts and what stands for them elsewhere, in JSON, in JSON within JSON, in TOML.
 
     Attributes:
         pairs: what is written → what is to be written.

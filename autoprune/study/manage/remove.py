@@ -1,4 +1,4 @@
-"""Remove what searches made of a study; a recipe and other files of its user stay unless all is to go."""
+"""Removing what searches made of a study; ``study.toml`` and other files of its user stay unless all is to go."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from autoprune.study.spec_toml import read_resolved
 
 @dataclass(frozen=True)
 class Removed:
-    """Tell what a removal did.
+    """A study that was removed.
 
     Attributes:
         folder: where the study lay.
         freed_bytes: what its files took.
-        kept: what stays in the folder, relative to it: the recipe, and whatever no search made.
+        kept: what stays in the folder, relative to it: ``study.toml``, and whatever no search made.
         trials_stay: whether the trials were neither in the folder nor in the storage that was given, if one was.
     """
 
@@ -49,7 +49,7 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
     Args:
         path: the study's folder.
         storage: Optuna storage URL if its trials are not in the folder; they are deleted there too.
-        everything: whether the recipe and files that no search made go as well, with the folder.
+        everything: whether ``study.toml`` and files that no search made go as well, with the folder.
 
     Raises:
         StudyLockedError: if a process is searching it.

@@ -1,0 +1,90 @@
+"""The card of a network that a stored policy was applied to: counted, timed, and scored if there is data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from autoprune.core.counts import ChannelCounts
+from autoprune.core.metrics import Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.space import SearchSpace
+from autoprune.cost.cost_model import measure_network
+from autoprune.export.card import Card
+from autoprune.export.card_origin import AppliedPolicy, GroupRow
+from autoprune.export.card_parts import WeightsFacts
+from autoprune.export.convert import timed
+from autoprune.export.stored_policy import StoredPolicy
+from autoprune.models.weights_licence import weights_licence
+from autoprune.pick.apply_target import TargetNetwork
+from autoprune.pick.judging import Judged
+from autoprune.pick.make_card import make_card
+from autoprune.search.evaluation.measure_quality import quality_measurement
+from autoprune.search.setup.from_spec import timing_plan
+from autoprune.training.scoring import score
+
+_NO_WEIGHTS = "no weights were given, so the network is as its code built it"
+
+
+def applied_card(
+    stored: StoredPolicy,
+    policy: PruningPolicy,
+    counts: ChannelCounts,
+    space: SearchSpace,
+    network: nn.Module,
+    target: TargetNetwork,
+    notes: Sequence[str],
+) -> Card:
+    """Measure a network that a policy was applied to, and return its card.
+
+    Args:
+        stored: the policy as it was read.
+        policy: the policy in the channels of this network.
+        counts: what stays of each group.
+        space: with the groups of the policy.
+        network: pruned, on the target's runtime.
+        target: the network before.
+        notes: of how the two fit, in sentences.
+    """
+    spec = target.spec
+    weights = spec.model.weights
+    licence = weights_licence(spec.model.source, weights, "no data", trained_here=False, finetuned=False)
+    pruned, dense = _judged(network, target, policy)
+    rows = {
+        name: GroupRow(group.num_channels, counts.channels[name], policy.groups[name].importance)
+        for name, group in space.by_name.items()
+    }
+    return make_card(
+        AppliedPolicy(stored.model, dict(stored.channels), (*notes, *(() if weights else (_NO_WEIGHTS,))), rows),
+        policy,
+        pruned,
+        {"dense": dense},
+        seed=spec.seed,
+        task=target.task,
+        weights=WeightsFacts(spec.model.source, weights, licence),
+        timing=replace(timing_plan(spec.latency), runtime="torch"),
+        runtime=target.runtime,
+    )
+
+
+def _judged(network: nn.Module, target: TargetNetwork, policy: PruningPolicy) -> tuple[Judged, Judged]:
+    """Return what is measured of the pruned network and of the dense one."""
+    spec = target.spec
+    batch = target.runtime.place_images(torch.zeros(spec.latency.batch, *target.architecture.input_shape))
+    timing = timed(target.network, network, batch, timing_plan(spec.latency))
+    error = timing.ratio_stderr * timing.dense_ms
+    masked = tuple(policy.mask.layers) if policy.mask else ()
+
+    def judged(one: nn.Module, milliseconds: float, stderr: float) -> Judged:
+        costs = measure_network(one, target.example, masked)
+        measured = costs.merged(Measurement({"latency_ms": milliseconds}, {"latency_ms": stderr}))
+        if target.task is None:
+            return Judged(measured)
+        found = score(one, target.task, "val", target.runtime)
+        correct = {"validation": found.correct} if found.correct is not None else {}
+        return Judged(measured.merged(quality_measurement(found)), correct=correct)
+
+    return judged(network, timing.pruned_ms, error), judged(target.network, timing.dense_ms, 0.0)

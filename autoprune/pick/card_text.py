@@ -1,0 +1,232 @@
+"""The card of a pruned network as Markdown: what it costs, what it is worth, and how it came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoprune.core.metrics import METRICS, Measurement
+from autoprune.export.card import Card
+from autoprune.export.card_origin import AppliedPolicy, ContenderRow, MaskFacts, PickedTrial
+from autoprune.export.card_parts import CardFile, CardScores, FolderFacts, ScoreGain
+from autoprune.export.export_result import Agreement
+from autoprune.export.picked_files import WEIGHTS
+from autoprune.pick.facts_text import in_words
+
+_COSTS = ("mflops", "mparams", "size_mb", "latency_ms", "nonzero_mflops", "nonzero_mparams")
+
+
+def card_text(card: Card) -> str:
+    """Return a card as Markdown."""
+    dropped = [f"- dropped whole: {name}" for name in card.policy.dropped_blocks]
+    if isinstance(card.origin, AppliedPolicy):
+        return "\n".join([*_applied(card, card.origin), "", *dropped])
+    return "\n".join([*_picked(card, card.origin), "", *dropped])
+
+
+def summary_text(card: Card) -> str:
+    """Return the part of a card that a terminal shows: all but how it came to be, and the policy."""
+    return card_text(card).partition("\n- fine-tune")[0].partition("\n- seed")[0]
+
+
+def _picked(card: Card, pick: PickedTrial) -> list[str]:
+    return [
+        f"# Trial {pick.trial} ({pick.proposed_by})",
+        "",
+        *_figures(card),
+        "",
+        *_contenders(pick),
+        *_files(card),
+        "",
+        *_facts(card, pick),
+        "",
+        "```python",
+        "import autoprune",
+        "network = autoprune.load('.')  # this folder",
+        "```",
+        "",
+        "Without autoprune, thirty lines of PyTorch do it: docs/picked.md of its repository.",
+        "",
+        "| group | sparsity | importance |",
+        "|---|---|---|",
+        *(f"| {name} | {group.sparsity:.3f} | {group.importance} |" for name, group in card.policy.groups.items()),
+    ]
+
+
+def _applied(card: Card, applied: AppliedPolicy) -> list[str]:
+    trained = "batch norm was recalibrated, nothing more" if card.data else "nothing was trained or recalibrated"
+    return [
+        f"# {card.weights.model}, pruned by a policy",
+        "",
+        *_figures(card),
+        "",
+        *_files(card),
+        "",
+        f"- the policy was made for {applied.model or 'a network that it does not name'}",
+        f"- not fine-tuned: {trained}",
+        *(f"- {note}" for note in applied.notes),
+        f"- {card.flop_convention}; not counted: {', '.join(card.uncounted)}",
+        f"- data: {in_words(card.data.to_json()) if card.data else 'none was given'}",
+        f"- weights: {card.weights.weights or 'none were given'}; licence: {card.weights.licence}",
+        f"- seed: {card.seed}",
+        f"- measured on: {in_words(card.runtime)}",
+        f"- versions: {in_words(card.versions)}",
+        "",
+        "| group | channels | kept | importance |",
+        "|---|---|---|---|",
+        *(f"| {name} | {row.channels} | {row.kept} | {row.importance} |" for name, row in applied.groups.items()),
+    ]
+
+
+def _figures(card: Card) -> list[str]:
+    """Return the table of scores and costs, the pruned network's against each one it is compared with."""
+    others = {"dense": card.dense}
+    if isinstance(card.origin, PickedTrial) and card.origin.uniform:
+        others = {"uniform": card.origin.uniform.scores, **others}
+    lines = [
+        f"| | pruned | {' | '.join([*others, *(f'against {name}' for name in others)])} |",
+        f"|---|---|{'---|' * 2 * len(others)}",
+    ]
+    for split in ("test", "validation"):
+        known = [found for one in (card.scores, *others.values()) if (found := _score_on(split, one)) is not None]
+        if known:
+            shown = [_accuracy(found) for found in known]
+            gains = [_gain(card.against[name][split]) for name in others]
+            lines.append(f"| accuracy on {split} | {' | '.join([*shown, *gains])} |")
+    costs = [one.validation for one in (card.scores, *others.values())]
+    for name in (name for name in _COSTS if name in costs[0].values):
+        ratios = [f"× {costs[0][name] / other[name]:.3f}" for other in costs[1:]]
+        lines.append(f"| {name} | {' | '.join([*(_cost(one, name) for one in costs), *ratios])} |")
+    return lines
+
+
+def _score_on(split: str, scores: CardScores) -> Measurement | None:
+    found = scores.test if split == "test" else scores.validation
+    return found if found is not None and "accuracy" in found.values else None
+
+
+def _files(card: Card) -> list[str]:
+    """Return the files that hold the network, each as it was checked and timed in its own runtime."""
+    folder = card.written
+    lines = [
+        "| file | MB | of dense | against PyTorch | runtime | latency on a CPU | of dense |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    own = folder.files[WEIGHTS]
+    timed = [(WEIGHTS, own.runtime or "", own.latency, "the same answers in a fresh process")]
+    timed += [(one.file, one.runtime, one.latency, _agreement(one.agreement)) for one in folder.exported]
+    for name, runtime, timing, agrees in timed:
+        if timing is not None:
+            lines.append(
+                f"| {name} | {_size(folder.files[name])} | {agrees} | {runtime} {card.versions.get(runtime, '')} | "
+                f"{timing.pruned_ms:.3f} ms | × {timing.ratio:.3f} ± {timing.ratio_stderr:.3f} |"
+            )
+    failed = [f"- {one.file} was not written: {one.failure}" for one in folder.failed]
+    note = folder.wanted.note
+    return [*lines, "", *failed, *([f"- {note}"] if note else []), *_checks(folder)]
+
+
+def _size(file: CardFile) -> str:
+    return f"{file.bytes / 1e6:.3f} | × {file.bytes / (file.dense_bytes or file.bytes):.3f}"
+
+
+def _agreement(found: Agreement) -> str:
+    shares = f"{100 * found.equal_answers:.2f} % of the answers to {found.images} {found.kind} equal"
+    ours, theirs = found.accuracy, found.reference_accuracy
+    if ours is not None and theirs is not None and ours != theirs:
+        shares += f", accuracy {100 * ours:.2f} for {100 * theirs:.2f} %"
+    return f"within {found.max_difference:.1e}; {shares}"
+
+
+def _checks(folder: FolderFacts) -> list[str]:
+    """Return which checks the folder has passed, and which do not apply to it."""
+    passed = ", ".join(check.name for check in folder.checks if check.passed)
+    idle = [f"- not checked: {one.name}: {one.detail}" for one in folder.checks if one.passed is None]
+    return [*([f"- checked in a fresh process: {passed}"] if passed else []), *idle]
+
+
+def _contenders(pick: PickedTrial) -> list[str]:
+    """Return how the contenders of the longer fine-tune fared, if there were several."""
+    if len(pick.contenders) < 2:
+        return []
+    borders = pick.finetune.borders
+    lines = [
+        f"| contender | from | {' | '.join(f'after {100 * share:g} %' for share in borders)} | |",
+        f"|---|---|{'---|' * len(borders)}---|",
+    ]
+    for one in pick.contenders:
+        scores = [_loss_and_accuracy(rung.validation) for rung in one.rungs]
+        cells = [str(one.trial), one.origin, *scores, *[""] * (len(borders) - len(scores))]
+        lines.append(f"| {' | '.join([*cells, _ending(one)])} |")
+    return [*lines, "", "Validation loss and accuracy after each part; the better half by loss went on.", ""]
+
+
+def _ending(contender: ContenderRow) -> str:
+    if contender.failure:
+        return f"failed: {' '.join(contender.failure.split())}".replace("|", "/")
+    left = contender.left_behind
+    return "picked" if left is None else f"left behind at {100 * left:g} %"
+
+
+def _loss_and_accuracy(found: Measurement) -> str:
+    return f"{METRICS['loss'].show(found['loss'])}, {METRICS['accuracy'].show(found['accuracy'])}"
+
+
+def _facts(card: Card, pick: PickedTrial) -> list[str]:
+    """Return how a picked network came to be, one fact a line."""
+    test = "scored on test once, after the last decision" if card.scores.test else "the data has no test split"
+    uniform = (
+        f"uniform: trial {pick.uniform.trial}, made for the same budget and fine-tuned in the same way"
+        if pick.uniform
+        else f"not compared with uniform: {pick.uniform_missing}"
+    )
+    return [
+        _budget(card, pick),
+        f"- {uniform}",
+        f"- {card.flop_convention}; not counted: {', '.join(card.uncounted)}",
+        f"- selected on validation; {test}; ± is one standard error, of differences that of the paired answers to the "
+        "same images",
+        f"- fine-tune: {in_words(pick.finetune.to_json())}",
+        *(_mask(pick.mask) if pick.mask else ()),
+        f"- data: {in_words(card.data.to_json() if card.data else {})}",
+        f"- licence of the weights: {card.weights.licence}",
+        f"- seed: {card.seed}",
+        f"- measured on: {in_words(card.runtime)}",
+        f"- latency timed by: {in_words(card.latency.to_json())}",
+        f"- versions: {in_words(card.versions)}",
+    ]
+
+
+def _budget(card: Card, pick: PickedTrial) -> str:
+    limits = ", ".join(f"{name} ≤ {limit.value:g}" for name, limit in sorted(pick.budget.limits.items())) or "none"
+    over = [
+        f"{name} is {METRICS[name].show(card.scores.validation[name])}, {100 * excess:.2g} % above"
+        for name, excess in pick.not_met.items()
+    ]
+    return f"- budget: {limits}{'; NOT MET: ' if over else ''}{', '.join(over)}"
+
+
+def _mask(mask: MaskFacts) -> Sequence[str]:
+    """Return what a card says of a mask: dense costs are those of the shapes, which a mask does not change."""
+    left = ", ".join(f"{layer} ({reason})" for layer, reason in mask.left_dense.items()) or "none"
+    return [
+        f"- mask {mask.pattern} by {mask.criterion}: MFLOPs and latency are those of dense shapes; {mask.kernels}",
+        f"- left dense by the mask: {left}",
+        "- training the network further lets masked weights grow back, unless zeros are held",
+    ]
+
+
+def _cost(found: Measurement, name: str) -> str:
+    """Return a cost with its unit, and with its standard error if it was measured."""
+    error = found.error(name)
+    return f"{METRICS[name].show(found[name])}{f' ± {error:.2g}' if error else ''} {METRICS[name].unit}"
+
+
+def _accuracy(found: Measurement) -> str:
+    return f"{100 * found['accuracy']:.2f} % ± {100 * found.error('accuracy'):.2f}"
+
+
+def _gain(gain: ScoreGain) -> str:
+    if not gain.accuracy and not gain.stderr:
+        return "no image differs"  # and not ± 0: more images might
+    change = 100 * gain.accuracy + 0.0  # never -0.00
+    return f"{change:+.2f} ± {100 * gain.stderr:.2f} points"

@@ -1,0 +1,24 @@
+"""Facts of a card as a line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def in_words(facts: Mapping[str, object]) -> str:
+    """Return facts as a line of text.
+
+    >>> in_words({"name": "digits", "sizes": {"train": 2, "val": 1}, "borders": [0.5, 1.0], "distill": True})
+    'name digits, sizes (train 2, val 1), borders 0.5 1, distill yes'
+    """
+    return ", ".join(f"{name.replace('_', ' ')} {_word(value)}" for name, value in facts.items())
+
+
+def _word(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"({in_words(value)})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_word, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
