@@ -630,7 +630,10 @@ def test_a_corrupt_database_of_a_study(study: Path) -> None:
 
 @pytest.mark.parametrize("name", ["dense.json", "dense.safetensors", "resolved.toml", "accepted_toml.json"])
 def test_a_damaged_file_of_a_study_is_named(study: Path, name: str) -> None:
-    (study / name).write_bytes((study / name).read_bytes()[: (study / name).stat().st_size // 2])
+    half = (study / name).read_bytes()[: (study / name).stat().st_size // 2]
+    if name.endswith(".toml"):  # half of its lines would be a whole file
+        half = half[: half.rindex(b"=") + 1]
+    (study / name).write_bytes(half)
     result = run("search", study, "--trials", "6")
     assert result.exit_code in (1, 2), result.output
     assert name in result.stderr
