@@ -10,7 +10,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoprune.core.metrics import Budget, Measurement
+    from autoprune.core.budget import Budget
+    from autoprune.core.measurement import Measurement
     from autoprune.core.policy import GroupPolicy, PruningPolicy
     from autoprune.errors import AutopruneError
     from autoprune.export.saved_network import load, load_compressed

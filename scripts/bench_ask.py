@@ -17,8 +17,9 @@ import optuna
 import torch
 
 from autoprune.analysis.pareto import choose
+from autoprune.core.budget import Budget
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Completed
 from autoprune.cost.cost_model import CostModel

@@ -19,7 +19,7 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.trial import Completed, Trial
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.setup.build_evaluator import build_evaluator

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from autoprune.core.budget import Budget
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel

@@ -30,8 +30,8 @@ from bench_criteria import folder_task
 from bench_latency_table import Row, show
 from torch import nn
 
+from autoprune.core.budget import Budget
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import Timer

@@ -28,7 +28,7 @@ import optuna
 from bench_ask import OBJECTIVES, ask_proposals, made_up
 from optuna.distributions import distribution_to_json
 
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Completed, Failed, Stopped
 from autoprune.study import records
 from autoprune.study.folder import StudyFolder

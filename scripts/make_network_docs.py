@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as zoo
 
+from autoprune.core.channel_groups import FrozenGroup, PruningGroup
 from autoprune.core.metrics import FLOP_CONVENTION
-from autoprune.core.space import FrozenGroup, PruningGroup, SearchSpace
+from autoprune.core.space import SearchSpace
 from autoprune.models.cifar_resnet import resnet20, resnet56
 from autoprune.models.lstm import lstm
 from autoprune.models.mlp import mlp

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from autoprune.analysis import pareto
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores, paired_difference
 from autoprune.core.trial import Completed, Trial
 

@@ -21,7 +21,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.core.metrics import METRICS, Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Candidate, Completed, Stopped, Trial, completed_measurement
 
 Look = Literal["recalibrated_loss", "midway_loss"]

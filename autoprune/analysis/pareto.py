@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.core.arrays import Floats
-from autoprune.core.metrics import METRICS, Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Trial, completed_measurement
 from autoprune.errors import NothingFitsError, UsageError

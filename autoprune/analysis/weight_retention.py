@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autoprune.analysis.pareto import front, measured, ranked_within
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.trial import Trial
 
 BEST = 3  # of each budget: as many as begin a pick by default

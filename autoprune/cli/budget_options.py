@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from autoprune.cli.headings import Heading, option
-from autoprune.core.metrics import METRICS, Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 COSTS = tuple(name for name, metric in METRICS.items() if metric.is_cost)

@@ -21,7 +21,7 @@ from autoprune.cli.shared_options import export_option, fraction, stored_study_o
 from autoprune.errors import NothingFitsError, UsageError
 
 if TYPE_CHECKING:
-    from autoprune.core.metrics import Budget
+    from autoprune.core.budget import Budget
     from autoprune.core.trial import Trial
     from autoprune.export.card import Card
     from autoprune.study.view import StudyView
@@ -195,7 +195,7 @@ def choose_trials(view: StudyView, request: PickRequest) -> tuple[Budget, list[T
         BudgetError: if a limit is malformed, or on what the study does not measure.
     """
     from autoprune.analysis.pareto import best_few
-    from autoprune.core.metrics import Budget
+    from autoprune.core.budget import Budget
 
     asked = asked_budget(request.limits, view.dense)
     if request.number is not None:

@@ -77,7 +77,7 @@ def follow(
     """
     from rich.console import Console
 
-    from autoprune.core.metrics import Budget
+    from autoprune.core.budget import Budget
     from autoprune.report.live import take_snapshot
 
     budget = Budget.parse(limits) if limits else None

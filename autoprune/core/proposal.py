@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from autoprune.core.budget import Budget
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget
 from autoprune.core.policy import PruningPolicy
 
 

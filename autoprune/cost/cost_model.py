@@ -22,9 +22,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from autoprune.core.arrays import Floats
+from autoprune.core.channel_groups import Block, Shrink
 from autoprune.core.counts import MASK_UNITS, ChannelCounts, masked_zeros
-from autoprune.core.metrics import Measurement
-from autoprune.core.space import Block, Shrink
+from autoprune.core.measurement import Measurement
 from autoprune.cost.latency_features import Work
 from autoprune.cost.layer_table import layer_costs
 from autoprune.cost.mac_counter import Usage, count_macs, record_usage

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from autoprune.core.space import Block, Shrink
+from autoprune.core.channel_groups import Block, Shrink
 from autoprune.cost.mac_counter import Usage
 from autoprune.cost.size_products import ONE, Factors, Sizes
 

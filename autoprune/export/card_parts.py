@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoprune.core.export_formats import Wanted
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.export.export_result import ExportedFile, ExportResult, FailedExport, TimingResult, read_export
 
 

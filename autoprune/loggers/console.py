@@ -10,7 +10,9 @@ import time
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from autoprune.analysis.pareto import best_within
-from autoprune.core.metrics import METRICS, Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Candidate, Completed, Failed, OverBudget, Stopped, Trial
 
 if TYPE_CHECKING:

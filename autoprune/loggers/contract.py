@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
 from autoprune.core.trial import KINDS, Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
 from autoprune.loggers.dispatch import make_logger

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autoprune.core.metrics import METRICS, Measurement
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Completed, Failed, Trial
 from autoprune.loggers.protocol import Standing
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Candidate, Failed, Trial
 from autoprune.errors import AutopruneError
 from autoprune.loggers.console import how_it_ended, seconds_by_phase

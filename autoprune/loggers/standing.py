@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from autoprune.analysis import pareto
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import KINDS, Completed, Trial, kind_of
 from autoprune.loggers.protocol import Standing
 

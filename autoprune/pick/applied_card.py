@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import measure_network

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoprune.core.metrics import METRICS, Measurement
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 from autoprune.export.card import Card
 from autoprune.export.card_origin import AppliedPolicy, ContenderRow, MaskFacts, PickedTrial
 from autoprune.export.card_parts import CardFile, CardScores, FolderFacts, ScoreGain

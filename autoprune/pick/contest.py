@@ -16,7 +16,7 @@ from itertools import pairwise
 from torch import nn
 
 from autoprune.analysis.successive_halving import halve, rungs
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Trial
 from autoprune.errors import EvaluationError
 from autoprune.pick.judging import Judged, judge, judge_dense

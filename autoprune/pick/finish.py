@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.analysis.successive_halving import rungs
+from autoprune.core.budget import Budget
 from autoprune.core.export_formats import Wanted, wanted_formats
-from autoprune.core.metrics import Budget
 from autoprune.core.notify import Notify
 from autoprune.core.trial import Trial
 from autoprune.errors import ModelError, StudyError, UsageError

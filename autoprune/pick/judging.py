@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.policy import PruningPolicy
 from autoprune.search.evaluation.make_network import NetworkMaker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.policy import MaskPolicy
 from autoprune.core.trial import Completed
 from autoprune.export.card import Card

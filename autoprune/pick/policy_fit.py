@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.channel_groups import Block, PruningGroup
 from autoprune.core.policy import PruningPolicy
-from autoprune.core.space import Block, MaskSpace, PruningGroup, SearchSpace
+from autoprune.core.space import MaskSpace, SearchSpace
 from autoprune.errors import ModelError
 from autoprune.export.stored_policy import StoredPolicy
 from autoprune.pruning.find_blocks import find_blocks

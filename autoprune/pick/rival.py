@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.trial import Completed, Trial
 from autoprune.pick.judging import Judged
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autoprune.core.space import PruningGroup, Shrink, Side
+from autoprune.core.channel_groups import PruningGroup, Shrink, Side
 from autoprune.errors import ModelError
 from autoprune.pruning.layers.kinds import axes_of, kind_of
 

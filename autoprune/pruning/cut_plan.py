@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from autoprune.core.space import Block, PruningGroup, Side
+from autoprune.core.channel_groups import Block, PruningGroup, Side
 from autoprune.pruning.channel_positions import sizes_of
 
 BLOCK = "block"  # the side of a module that is dropped whole

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.space import Block, PruningGroup
+from autoprune.core.channel_groups import Block, PruningGroup
 from autoprune.pruning.drop_blocks import DroppedBlock, replace_module
 from autoprune.pruning.tracing.residual_trace import SeenModule, watch_modules
 from autoprune.pruning.tracing.safe_forward import plain_attention

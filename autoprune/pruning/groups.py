@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from autoprune.core.space import FrozenGroup, Member, PruningGroup, Side
+from autoprune.core.channel_groups import FrozenGroup, Member, PruningGroup, Side
 from autoprune.errors import ModelError
 from autoprune.pruning.cut_plan import plan_cut
 from autoprune.pruning.layers.kinds import kind_of

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from autoprune.core.space import Block, FrozenGroup, PruningGroup
+from autoprune.core.channel_groups import Block, FrozenGroup, PruningGroup
 from autoprune.errors import UsageError, did_you_mean
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.layers.kinds import kind_of

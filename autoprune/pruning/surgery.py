@@ -15,8 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.channel_groups import Side
 from autoprune.core.policy import PruningPolicy
-from autoprune.core.space import SearchSpace, Side
+from autoprune.core.space import SearchSpace
 from autoprune.errors import ModelError
 from autoprune.pruning.channel_positions import part_at, positions_of, sizes_of
 from autoprune.pruning.cut_plan import BLOCK, CutPlan, KeptChannels, dropped_blocks, plan_cut

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.core.atomic_write import write_text
-from autoprune.core.metrics import METRICS, Measurement
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 from autoprune.report.content.rows import Row, cost_ratios, generalisation_gap, share_of_budget
 from autoprune.report.content.summary import Summary
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.trial import Trial
 from autoprune.loggers.console import RECENT, duration, how_it_ended
 from autoprune.report.content.summary import KINDS, Summary, summarise

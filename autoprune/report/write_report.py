@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.report.content.summary import Summary, summarise
 from autoprune.report.csv_json import write_front_csv, write_front_json
 from autoprune.report.page.html import write_page

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autoprune.analysis.comparison import chance_notes
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.loggers.protocol import Display
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.setup.build_proposals import build_proposals

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Trial
 from autoprune.core.versions import versions
 from autoprune.errors import StudyError

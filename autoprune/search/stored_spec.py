@@ -9,7 +9,7 @@ from autoprune.errors import AutopruneError, StudyMismatchError
 from autoprune.study.accepted_toml import write_accepted
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec, differences, fingerprint
-from autoprune.study.spec_sections import BudgetSpec
+from autoprune.study.spec_budget import BudgetSpec
 from autoprune.study.spec_toml import read_resolved, write_resolved
 
 

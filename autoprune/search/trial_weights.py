@@ -21,7 +21,7 @@ from torch import nn
 
 from autoprune.analysis.weight_retention import worth_keeping
 from autoprune.core.atomic_write import write_bytes
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
 from autoprune.export.architecture import Architecture, PrunedArchitecture

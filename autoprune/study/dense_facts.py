@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
 from autoprune.study.regularisation_facts import RegularisationFacts

@@ -17,7 +17,7 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.proposal import Proposal
 from autoprune.core.space import SearchSpace

@@ -19,7 +19,8 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from autoprune.core.metrics import METRICS, Budget
+from autoprune.core.budget import Budget
+from autoprune.core.metrics import METRICS
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import (
     Candidate,

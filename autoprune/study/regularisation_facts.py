@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 
 
 @dataclass(frozen=True)

@@ -15,27 +15,11 @@ from pydantic import Field, field_validator, model_validator
 from autoprune.core.builtin_names import SamplerName
 from autoprune.core.metrics import METRICS, metric
 from autoprune.errors import UnknownNameError
-from autoprune.study.spec_sections import (
-    BudgetSpec,
-    DataSpec,
-    DenseSpec,
-    DiskSpec,
-    FinetuneSpec,
-    LatencySpec,
-    LoggingSpec,
-    ModelSpec,
-    Names,
-    PickSpec,
-    RuntimeSpec,
-    ScheduleSpec,
-    Section,
-    SensitivitySpec,
-    SpaceSpec,
-    SparsitySpec,
-    StoppingSpec,
-    check_unique,
-    fault,
-)
+from autoprune.study.spec_base import Names, Section, check_unique, fault
+from autoprune.study.spec_budget import BudgetSpec
+from autoprune.study.spec_run import DiskSpec, LatencySpec, LoggingSpec, RuntimeSpec
+from autoprune.study.spec_sections import DataSpec, ModelSpec, SensitivitySpec, SpaceSpec, StoppingSpec
+from autoprune.study.spec_training import DenseSpec, FinetuneSpec, PickSpec, ScheduleSpec, SparsitySpec
 
 NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 # measured to be shown or to stop by; who searched for them would search for overfitting, or for a good start

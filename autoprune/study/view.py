@@ -9,7 +9,8 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError

@@ -13,7 +13,8 @@ import pytest
 from fake_studies import DENSE, answered, measurement, trial
 
 from autoprune.analysis.comparison import Comparison, Scored, chance_notes, compare, scored
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Completed, Trial
 from autoprune.report.content.summary import Summary, summarise

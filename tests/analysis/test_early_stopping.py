@@ -20,7 +20,8 @@ from autoprune.analysis.early_stopping import (
     peers_of,
     rank_agreement,
 )
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Stopped, Trial
 

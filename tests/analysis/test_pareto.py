@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from autoprune.analysis.pareto import best_few, best_within, choose, front, hypervolume, knee, non_dominated
-from autoprune.core.metrics import METRICS, Budget, Limit, Measurement
+from autoprune.core.budget import Budget, Limit
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, OverBudget, Trial
 from autoprune.errors import NothingFitsError, UsageError

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from autoprune.analysis.pareto import front
 from autoprune.analysis.weight_retention import BEST, worth_keeping
-from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.budget import Budget, Limit
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
 from autoprune.search.trial_weights import TrialWeights, number_of, stored_numbers

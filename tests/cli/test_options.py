@@ -20,7 +20,7 @@ from autoprune.core.metrics import METRICS
 from autoprune.study.optuna_sampler import GUIDED
 from autoprune.study.optuna_sampler import SAMPLERS as OPTUNA
 from autoprune.study.spec import StudySpec
-from autoprune.study.spec_sections import BudgetSpec
+from autoprune.study.spec_budget import BudgetSpec
 
 
 def headed(group: click.Group, *names: str) -> Iterator[tuple[str, HeadedCommand]]:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.core.metrics import METRICS, Budget, Limit, Measurement, metric
+from autoprune.core.budget import Budget, Limit
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS, metric
 from autoprune.errors import BudgetError, UnknownNameError
 
 DENSE = Measurement({"mflops": 40.0, "mparams": 0.25, "latency_ms": 2.0})

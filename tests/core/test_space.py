@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoprune.core.channel_groups import Block, Member, PruningGroup
 from autoprune.core.counts import ChannelCounts
 from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
-from autoprune.core.space import Block, MaskSpace, Member, PruningGroup, SearchSpace
+from autoprune.core.space import MaskSpace, SearchSpace
 from autoprune.errors import ModelError
 from autoprune.study.policy_params import Dimension, dimensions, params_of, policy_of
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from autoprune.core.channel_groups import Block, Shrink
 from autoprune.core.counts import MASK_UNITS, ChannelCounts, masked_zeros
-from autoprune.core.space import Block, Shrink
 from autoprune.cost.cost_model import CostModel, measure_network, state_bytes
 from autoprune.cost.size_products import Sizes, Totals
 from autoprune.models.cifar_resnet import resnet20

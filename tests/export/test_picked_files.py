@@ -22,8 +22,9 @@ import autoprune.core.export_formats
 import autoprune.export.convert
 import autoprune.export.publish
 from autoprune.cli.read_request import read_request
+from autoprune.core.budget import Budget, Limit
 from autoprune.core.export_formats import Wanted, wanted_formats
-from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.cost.timing_plan import TimingPlan

@@ -34,7 +34,7 @@ from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.study.dense_facts import read_dense_facts
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import fingerprint
-from autoprune.study.spec_sections import LatencySpec
+from autoprune.study.spec_run import LatencySpec
 from autoprune.study.spec_toml import read_resolved
 from autoprune.testing import ExampleNetwork
 

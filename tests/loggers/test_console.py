@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.budget import Budget, Limit
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
 from autoprune.loggers.console import LiveDisplay, PlainDisplay, make_display

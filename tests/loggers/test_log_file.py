@@ -15,7 +15,7 @@ from stored_fakes import DENSE, FAILED, good
 from tiny import write_study
 
 from autoprune.cli import main
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Outcome, Trial
 from autoprune.errors import StudyError

@@ -23,7 +23,8 @@ import autoprune.pick.contest
 import autoprune.pick.judging
 import autoprune.training.scoring
 from autoprune.cli.read_request import read_request
-from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.budget import Budget, Limit
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.cost.timing_plan import TimingPlan

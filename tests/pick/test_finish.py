@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import autoprune
 from autoprune.cli.read_request import read_request
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.errors import ModelError, UnknownNameError, UsageError
 from autoprune.export.picked_files import ARCHITECTURE, OLD_ARCHITECTURE, WEIGHTS
 from autoprune.export.saved_network import load_compressed, weights_content

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision import models as zoo
 from torchvision.models.convnext import CNBlockConfig
 
-from autoprune.core.space import Member, PruningGroup
+from autoprune.core.channel_groups import Member, PruningGroup
 from autoprune.errors import ModelError
 from autoprune.models.cifar_resnet import resnet20, resnet56
 from autoprune.pruning.drop_blocks import DroppedBlock, drop_blocks

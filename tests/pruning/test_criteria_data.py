@@ -10,7 +10,7 @@ from criteria_networks import BUILDERS, Case, Mlp, build, group, out, read
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.core.space import PruningGroup
+from autoprune.core.channel_groups import PruningGroup
 from autoprune.pruning.criteria import ablation as ablation_file
 from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.criteria.forward_replay import Recording

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.core.builtin_names import IMPORTANCES
-from autoprune.core.space import Member, PruningGroup
+from autoprune.core.channel_groups import Member, PruningGroup
 from autoprune.errors import ModelError
 from autoprune.pruning.criteria.channel_parameters import filters, producing
 from autoprune.pruning.importance import Calibration, NotApplicable, score_by, score_groups

@@ -11,7 +11,7 @@ import torch
 from pruning_nets import Body, Flow, Tokens, outputs, random_cut
 from torch import Tensor, nn
 
-from autoprune.core.space import PruningGroup
+from autoprune.core.channel_groups import PruningGroup
 from autoprune.pruning.cut_plan import KeptChannels
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.layers.axes import Axis, tensor_of

@@ -16,8 +16,9 @@ from pruning_nets import NETWORKS, OUTPUT, Network, counted, outputs
 from torch import Tensor, nn
 
 from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.channel_groups import Block, PruningGroup
 from autoprune.core.policy import GroupPolicy, PruningPolicy
-from autoprune.core.space import Block, PruningGroup, SearchSpace
+from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.errors import ModelError
 from autoprune.models.cifar_resnet import resnet20

@@ -12,7 +12,7 @@ import pytest
 from fake_studies import many_trials, measurement, trial
 from PIL import Image
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.trial import Failed, Trial
 from autoprune.report.content.summary import summarise
 from autoprune.report.plots.front import draw_front, write_front_pictures
@@ -92,7 +92,7 @@ def test_the_picture_leaves_matplotlib_as_it_was(make_view: MakeView, tmp_path: 
 def test_pyplot_is_never_loaded() -> None:
     code = (
         "import io, sys, pathlib, tempfile\n"
-        "from autoprune.core.metrics import Budget, Measurement\n"
+        "from autoprune.core.budget import Budget, Measurement\n"
         "from autoprune.report.plots.front import write_front_pictures\n"
         "from autoprune.report.content.summary import Summary\n"
         "dense = Measurement({'accuracy': 0.9, 'mflops': 10.0})\n"

@@ -14,7 +14,7 @@ import pytest
 from fake_studies import DENSE, many_trials, measurement, trial
 from page_studies import GROUPS, HOSTILE, mixed_trials, rich_view
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Completed, Failed
 from autoprune.report.content.summary import summarise

@@ -15,7 +15,7 @@ from page_studies import HOSTILE, mixed_trials, rich_view
 
 from autoprune.analysis.pareto import best_within, choose
 from autoprune.cli.pick import PickRequest, choose_trials, pick
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.trial import Trial
 from autoprune.report.content.summary import summarise
 from autoprune.report.page.html import write_page

@@ -10,7 +10,7 @@ import pytest
 from fake_studies import BUDGET, measurement, trial
 from scipy.stats import kruskal
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.trial import Trial
 from autoprune.report.content.parameter_importance import bins, importance, parameters

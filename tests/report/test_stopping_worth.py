@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from fake_studies import answered, measurement, trial, view_of
 
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Completed, Stopped, Trial
 from autoprune.report.content.stopping_worth import StoppingFacts, stopping_facts, stopping_notes
 from autoprune.report.content.summary import summarise

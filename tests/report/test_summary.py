@@ -11,7 +11,9 @@ from dataclasses import replace
 import pytest
 from fake_studies import DENSE, many_trials, measurement, trial
 
-from autoprune.core.metrics import FLOP_CONVENTION, Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Failed, OverBudget, Stopped
 from autoprune.errors import StudyError

@@ -9,7 +9,9 @@ import pytest
 from fake_studies import DENSE, many_trials, measurement, trial
 from rich.console import Console
 
-from autoprune.core.metrics import FLOP_CONVENTION, Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.trial import Failed
 from autoprune.report.content.rows import Failure
 from autoprune.report.content.summary import summarise

@@ -11,9 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from study_fakes import chain_cost, full_cost, measured_many, space_of
 
+from autoprune.core.budget import Budget, Limit
+from autoprune.core.channel_groups import Block
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget, Limit, Measurement
-from autoprune.core.space import Block, SearchSpace
+from autoprune.core.measurement import Measurement
+from autoprune.core.space import SearchSpace
 from autoprune.search.proposals.baselines import baselines
 from autoprune.search.proposals.budget_projection import FILL_TO, Projector
 

@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from study_fakes import ChainCost, chain_cost, full_cost, smallest_cost, space_of
 
+from autoprune.core.budget import Budget, Limit
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget, Limit
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.space import MaskSpace, SearchSpace
 from autoprune.cost.cost_model import CostModel

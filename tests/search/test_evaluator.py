@@ -37,7 +37,7 @@ from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.setup.regularised_network import channel_tensors, regularisation_facts
 from autoprune.study.dense_facts import read_dense_facts
 from autoprune.study.folder import StudyFolder
-from autoprune.study.spec_sections import ScheduleSpec
+from autoprune.study.spec_training import ScheduleSpec
 from autoprune.training.finetune import finetune
 from autoprune.training.loop import TrainingRun
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm

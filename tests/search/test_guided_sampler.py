@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from study_fakes import chain_cost, make_proposals, measured_many, open_ledger, space_of
 
+from autoprune.core.budget import Budget
+from autoprune.core.channel_groups import Block
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.sensitivity import Curve, Sensitivity
-from autoprune.core.space import Block, MaskSpace, SearchSpace
+from autoprune.core.space import MaskSpace, SearchSpace
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import UsageError
 from autoprune.search.proposals.budget_projection import FILL_TO, Projector

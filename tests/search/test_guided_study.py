@@ -78,7 +78,7 @@ def test_a_finetune_that_ends_in_nan_is_a_failed_trial_and_the_search_goes_on(
 
 def test_a_later_smaller_budget_is_served_by_stored_trials(tmp_path: Path) -> None:
     from autoprune.analysis.pareto import choose
-    from autoprune.core.metrics import Budget
+    from autoprune.core.budget import Budget
 
     trials = go(write_study(tmp_path / "studies"), 16)
     lower = [t for t in trials if t.candidate.origin == "guided:lower" and isinstance(t.outcome, Completed)]

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from study_fakes import chain_cost, full_cost, measured_many, space_of
 
+from autoprune.core.budget import Budget, Limit
+from autoprune.core.channel_groups import Block
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.sensitivity import Curve, Sensitivity
-from autoprune.core.space import Block, SearchSpace
+from autoprune.core.space import SearchSpace
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.knapsack import Knapsack, rises_of
 from autoprune.search.proposals.wished_counts import WishedCounts

@@ -14,8 +14,8 @@ from tiny import write_task
 from tiny_study import tiny_spec
 from torch import nn
 
+from autoprune.core.budget import Budget
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel, measure_network
 from autoprune.cost.latency import LatencyComparison

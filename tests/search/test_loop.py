@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from autoprune.analysis.early_stopping import EarlyStopper
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
 from autoprune.errors import EvaluationError, StudyError

@@ -15,7 +15,7 @@ from training_fixtures import global_random_state_untouched, one_thread, runtime
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.analysis.early_stopping import Decision, GoOn, RunToCheck, Stop
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.search.evaluation.monitor import Monitor, StoppedEarly, glance, recalibrated_copy
 from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.device.runtime import Runtime

@@ -12,10 +12,12 @@ import pytest
 from study_fakes import ChainCost, chain_cost, counts_of, full_cost, make_proposals, open_ledger, space_of
 
 from autoprune.core.arrays import Floats, Ints
+from autoprune.core.budget import Budget, Limit
+from autoprune.core.channel_groups import Block
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
-from autoprune.core.space import Block, SearchSpace
+from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.search.proposals import baselines
 from autoprune.search.proposals.budget_projection import FILL_TO

@@ -21,7 +21,8 @@ import autoprune.search.trial_weights
 from autoprune.analysis.weight_retention import worth_keeping
 from autoprune.cli import main
 from autoprune.cli.read_request import read_request
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError

@@ -17,7 +17,8 @@ import pytest
 from optuna.storages import RDBStorage
 from study_fakes import OBJECTIVES, fake_outcome, make_proposals, open_ledger, run
 
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Completed, Failed, Outcome, OverBudget, Stopped, Trial
 from autoprune.errors import StudyError, StudyLockedError
 from autoprune.search.proposals.proposer import Proposals

@@ -17,21 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from autoprune.core.metrics import METRICS, Budget
+from autoprune.core.budget import Budget
+from autoprune.core.metrics import METRICS
 from autoprune.errors import SpecError, StudyError, UnknownNameError, UsageError
 from autoprune.study import find_study as recipes_module
 from autoprune.study.find_study import find_study, local_studies, recipes
 from autoprune.study.spec import StudySpec, differences, fingerprint
-from autoprune.study.spec_sections import (
-    BudgetSpec,
-    DataSpec,
-    FinetuneSpec,
-    LatencySpec,
-    ModelSpec,
-    RuntimeSpec,
-    SpaceSpec,
-)
+from autoprune.study.spec_budget import BudgetSpec
+from autoprune.study.spec_run import LatencySpec, RuntimeSpec
+from autoprune.study.spec_sections import DataSpec, ModelSpec, SpaceSpec
 from autoprune.study.spec_toml import Layer, merge_layers, parse_spec, read_resolved, read_study_toml, write_resolved
+from autoprune.study.spec_training import FinetuneSpec
 
 FILE, OPTIONS = "studies/x/study.toml", "command line"
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from stored_fakes import store
 
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.errors import StudyError
 from autoprune.study.dense_facts import DenseFacts, read_dense_facts
 from autoprune.study.folder import StudyFolder

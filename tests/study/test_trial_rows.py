@@ -11,7 +11,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from study_fakes import OBJECTIVES, make_proposals, open_ledger, run
 
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Completed, Failed
 from autoprune.errors import StudyError
 from autoprune.study import optuna_tables

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.space import Member, PruningGroup
+from autoprune.core.channel_groups import Member, PruningGroup
 from autoprune.pruning.importance import Calibration
 from autoprune.testing import ExampleNetwork, example_calibration, example_groups
 

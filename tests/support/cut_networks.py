@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoprune.core.space import Shrink
+from autoprune.core.channel_groups import Shrink
 
 
 @contextmanager

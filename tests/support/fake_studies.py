@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Outcome, Trial

@@ -11,7 +11,7 @@ from typing import Any
 
 from fake_studies import BUDGET, DENSE, many_trials, trial, view_of
 
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
 from autoprune.core.trial import Failed, OverBudget, Stopped, Trial
 from autoprune.study.spec import StudySpec

@@ -19,7 +19,7 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.models.shufflenetv2 import InvertedResidual
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
-from autoprune.core.space import PruningGroup
+from autoprune.core.channel_groups import PruningGroup
 from autoprune.models.cifar_resnet import CifarResNet
 from autoprune.pruning.cut_plan import CutPlan, plan_cut
 

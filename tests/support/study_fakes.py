@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.core.budget import Budget
+from autoprune.core.channel_groups import PruningGroup
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget, Measurement
-from autoprune.core.space import PruningGroup, SearchSpace
+from autoprune.core.measurement import Measurement
+from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.study.ledger import Ledger

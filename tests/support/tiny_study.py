@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate
 from autoprune.search.setup.prepared_study import PreparedStudy

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.space import PruningGroup
+from autoprune.core.channel_groups import PruningGroup
 from autoprune.pruning.criteria.channel_hooks import ChannelPlace, edited, places_of
 from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.criteria.forward_replay import Recording

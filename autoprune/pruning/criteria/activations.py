@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.space import PruningGroup
+from autoprune.core.channel_groups import PruningGroup
 from autoprune.pruning.criteria.channel_hooks import ChannelPlace, edited, per_channel, places_of
 from autoprune.pruning.importance import Calibration, scores_jointly, uses_data
 

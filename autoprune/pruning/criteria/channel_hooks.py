@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from autoprune.core.space import Member, PruningGroup
+from autoprune.core.channel_groups import Member, PruningGroup
 from autoprune.pruning.layers.kinds import kind_of
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.space import Member, PruningGroup
+from autoprune.core.channel_groups import Member, PruningGroup
 from autoprune.pruning.importance import NotApplicable
 from autoprune.pruning.layers.axes import tensor_of
 from autoprune.pruning.layers.kinds import axes_of

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.space import PruningGroup
+from autoprune.core.channel_groups import PruningGroup
 from autoprune.pruning.criteria.channel_hooks import ChannelPlace, edited, per_channel, places_of
 from autoprune.pruning.importance import Calibration, backward_in_eval, scores_jointly, uses_data
 

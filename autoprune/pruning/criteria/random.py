@@ -7,7 +7,7 @@ import zlib
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.space import PruningGroup
+from autoprune.core.channel_groups import PruningGroup
 from autoprune.pruning.importance import Calibration, uses_seed
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from autoprune.core.space import PruningGroup
+from autoprune.core.channel_groups import PruningGroup
 from autoprune.errors import ModelError
 from autoprune.pruning.criteria.channel_hooks import channel_dim
 from autoprune.pruning.criteria.channel_parameters import channel_sums

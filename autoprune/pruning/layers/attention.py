@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.core.space import Side
+from autoprune.core.channel_groups import Side
 from autoprune.pruning.layers.attention_heads import Packing, SlimAttention, attention_kind, class_name
 from autoprune.pruning.layers.axes import LayerKind
 from autoprune.pruning.layers.window_attention import WINDOW_KINDS

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from autoprune.core.space import Side
+from autoprune.core.channel_groups import Side
 from autoprune.errors import ModelError
 from autoprune.pruning.layers.axes import Axis, LayerKind, SideSizes, tensor_of
 

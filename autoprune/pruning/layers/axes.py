@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autoprune.core.space import Side
+from autoprune.core.channel_groups import Side
 
 
 @dataclass(frozen=True)

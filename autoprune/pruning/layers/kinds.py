@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from autoprune.core.space import Side
+from autoprune.core.channel_groups import Side
 from autoprune.pruning.layers.attention import ATTENTION_KINDS
 from autoprune.pruning.layers.axes import Axis, LayerKind, SideSizes
 from autoprune.pruning.layers.axes import tensor_of as tensor_of

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from autoprune.core.space import Side
+from autoprune.core.channel_groups import Side
 
 Owner = tuple[str, Side]
 

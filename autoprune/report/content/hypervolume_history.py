@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.analysis import pareto
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Completed, Trial
 
 POINTS = 200

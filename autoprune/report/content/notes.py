@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from autoprune.analysis import pareto
 from autoprune.analysis.comparison import Scored, baselines_for, noise_notes, worth, worth_notes
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.errors import NothingFitsError
 from autoprune.report.content.rows import Row, first_line, generalisation_gap

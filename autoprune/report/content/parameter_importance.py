@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from autoprune.analysis import pareto
 from autoprune.core.arrays import Floats
-from autoprune.core.metrics import Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Trial
 

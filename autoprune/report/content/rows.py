@@ -8,7 +8,9 @@ from typing import Any
 
 from autoprune.analysis import pareto
 from autoprune.analysis.comparison import baselines_for
-from autoprune.core.metrics import METRICS, Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Failed, Trial
 
 LONGEST_MESSAGE = 300

@@ -9,7 +9,7 @@ from typing import Any
 
 from autoprune.analysis.comparison import compare, scored
 from autoprune.analysis.early_stopping import RUNGS, Look, are_rivals, peers_of, rank_agreement, was_spared
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Completed, Stopped, Trial
 from autoprune.report.content.rows import duration
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.analysis import pareto
 from autoprune.analysis.comparison import DENSE, Comparison, Scored, chance_notes, worth
-from autoprune.core.metrics import FLOP_CONVENTION, METRICS, Budget, Measurement
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import FLOP_CONVENTION, METRICS
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.report.content.notes import compose_notes, latency_notes, sparsity_notes
 from autoprune.report.content.rows import Failure, Row, choose_rows, failures

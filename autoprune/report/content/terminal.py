@@ -10,7 +10,8 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from autoprune.core.metrics import FLOP_CONVENTION, METRICS, Measurement
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import FLOP_CONVENTION, METRICS
 from autoprune.report.content.rows import Failure, Row, cost_ratios, duration, generalisation_gap, short
 from autoprune.report.content.sensitivity_text import sensitivity_lines
 from autoprune.report.content.summary import Summary

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.analysis.comparison import baselines_for
-from autoprune.core.metrics import METRICS, Measurement
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 from autoprune.core.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, kind_of
 from autoprune.report.content.axes import AXIS_TITLES, accuracy_range
 from autoprune.report.content.hypervolume_history import history

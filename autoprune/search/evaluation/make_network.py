@@ -12,7 +12,7 @@ from functools import partial
 from torch import nn
 
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.cost.cost_model import CostModel
 from autoprune.errors import EvaluationError
@@ -23,7 +23,7 @@ from autoprune.pruning.masks.weight_masks import Masks
 from autoprune.pruning.surgery import Pruner, shrink
 from autoprune.search.evaluation.monitor import recalibrated_copy
 from autoprune.search.evaluation.stopwatch import Stopwatch
-from autoprune.study.spec_sections import ScheduleSpec
+from autoprune.study.spec_training import ScheduleSpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher

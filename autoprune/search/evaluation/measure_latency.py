@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.cost.latency import Timer, measured_latency
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.runtime import Runtime

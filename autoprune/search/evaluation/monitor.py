@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoprune.analysis.early_stopping import EarlyStopper, Look, RunToCheck, Stop
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Stopped
 from autoprune.errors import NonFiniteError
 from autoprune.search.evaluation.stopwatch import LOOK

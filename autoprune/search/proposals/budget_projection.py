@@ -16,8 +16,10 @@ from typing import Protocol
 import numpy as np
 
 from autoprune.core.arrays import Floats, Ints
+from autoprune.core.budget import Budget, Limit
 from autoprune.core.counts import MASK_UNITS, ChannelCounts
-from autoprune.core.metrics import BUDGET_GAP, METRICS, Budget, Limit, Measurement
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import BUDGET_GAP, METRICS
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.errors import BudgetError

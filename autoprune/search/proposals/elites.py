@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoprune.core.arrays import Floats, Ints
+from autoprune.core.budget import Budget
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import METRICS, Budget, Measurement
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Trial, completed_measurement

@@ -19,8 +19,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.core.budget import Budget, Limit
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget, Limit
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.proposal import Proposal
 from autoprune.core.sensitivity import Sensitivity

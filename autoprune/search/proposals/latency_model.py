@@ -15,8 +15,9 @@ from typing import Protocol
 import numpy as np
 
 from autoprune.core.arrays import Floats, Ints
+from autoprune.core.budget import Budget, Limit
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Trial, completed_measurement
 from autoprune.search.proposals.budget_projection import Cost, Projector

@@ -13,7 +13,8 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from autoprune.core.metrics import Budget, Limit, Measurement
+from autoprune.core.budget import Budget, Limit
+from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.proposal import Proposal
 from autoprune.core.sensitivity import Sensitivity

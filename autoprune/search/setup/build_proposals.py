@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.setup.latency_probes import latency_probes, needs_probes
 from autoprune.search.setup.measure_sensitivity import measured_sensitivity

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import nn
 
+from autoprune.core.channel_groups import Block
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.space import Block
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.context import StudyContext
 from autoprune.study.dense_facts import read_dense_facts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoprune.core.metrics import Budget
+from autoprune.core.budget import Budget
 from autoprune.core.versions import versions
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.setup.regularised_network import regularisation_facts

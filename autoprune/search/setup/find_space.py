@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.channel_groups import Block, FrozenGroup
 from autoprune.core.policy import MASK_PATTERNS
-from autoprune.core.space import Block, FrozenGroup, MaskSpace, SearchSpace
+from autoprune.core.space import MaskSpace, SearchSpace
 from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.layers.kinds import has_heads

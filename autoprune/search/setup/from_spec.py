@@ -5,7 +5,7 @@ from __future__ import annotations
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.export.timing_runtimes import check_runtime
 from autoprune.study.spec import StudySpec
-from autoprune.study.spec_sections import LatencySpec
+from autoprune.study.spec_run import LatencySpec
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.resolve_runtime import resolve_runtime

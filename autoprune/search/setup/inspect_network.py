@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.builtin_names import IMPORTANCES
+from autoprune.core.channel_groups import Block, PruningGroup
 from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import FLOP_CONVENTION
-from autoprune.core.space import Block, PruningGroup, SearchSpace
+from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.layer_profile import LayerProfile
 from autoprune.cost.layer_table import LayerCost

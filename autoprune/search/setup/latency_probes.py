@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from autoprune.core.budget import Budget
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Budget
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer, measured_latency

@@ -6,7 +6,7 @@ import json
 
 from torch import nn
 
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.cost.latency import Timer
 from autoprune.search.evaluation.measure_quality import quality_and_hits
 from autoprune.search.setup.context import StudyContext

@@ -7,7 +7,7 @@ enough to build at each start.
 from __future__ import annotations
 
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.metrics import Measurement
+from autoprune.core.measurement import Measurement
 from autoprune.core.notify import Notify
 from autoprune.errors import UsageError
 from autoprune.pruning.surgery import Pruner

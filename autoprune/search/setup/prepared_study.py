@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from autoprune.core.metrics import Measurement
-from autoprune.core.space import FrozenGroup, SearchSpace
+from autoprune.core.channel_groups import FrozenGroup
+from autoprune.core.measurement import Measurement
+from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer
 from autoprune.export.architecture import Architecture

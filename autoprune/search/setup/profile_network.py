@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from autoprune.core.builtin_names import MODELS
-from autoprune.core.metrics import FLOP_CONVENTION, Measurement
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.shapes import Shape
 from autoprune.core.versions import versions
 from autoprune.cost.cost_model import measure_network

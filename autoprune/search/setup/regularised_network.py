@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from autoprune.core.space import PruningGroup
+from autoprune.core.channel_groups import PruningGroup
 from autoprune.errors import StudyError
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.criteria.channel_parameters import producing

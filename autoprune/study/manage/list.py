@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.analysis.pareto import best_within
-from autoprune.core.metrics import METRICS, Measurement
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Trial, completed_measurement
 from autoprune.errors import AutopruneError
 from autoprune.study.disk_usage import size_of

@@ -1,0 +1,60 @@
+"""What all sections of a study's spec share: a strict table, and faults that name what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from autoprune.core.registry import Registry
+from autoprune.errors import UnknownNameError
+
+
+class Section(BaseModel):
+    """A frozen table that knows every key, and converts nothing but whole numbers into floats."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def fault(reason: str, key: str = "", because: Sequence[str] = ()) -> PydanticCustomError:
+    """Return an error for a validator to raise.
+
+    Args:
+        reason: what was expected and what to do, without the key and the value.
+        key: for a fault between fields of one section, the field to name.
+        because: the other fields that take part in it.
+    """
+    return PydanticCustomError("fault", "{reason}", {"reason": reason, "key": key, "because": list(because)})
+
+
+def check_name(registry: Registry, name: str, prefix: str) -> str:
+    """Return ``name`` if it can be one of ``registry``, or begins with a ``prefix`` that means something."""
+    if name in registry.builtins or (prefix and name.startswith(prefix) and name != prefix):
+        return name
+    where, colon, attribute = name.rpartition(":")
+    if colon:
+        is_module = all(part.isidentifier() for part in where.split("."))
+        if not (is_module or where.endswith(".py")) or not all(part.isidentifier() for part in attribute.split(".")):
+            beside = f", '{prefix}…'" if prefix else ""
+            raise fault(f"expected a known name{beside}, 'package.module:attribute' or 'path/to/file.py:attribute'")
+        return name
+    try:
+        registry.check(name)
+    except UnknownNameError as error:
+        raise fault(f"{error}" + (f" Or '{prefix}…'." if prefix else "")) from error
+    return name
+
+
+def check_unique(names: tuple[str, ...], may_be_empty: bool = False) -> None:
+    """Raise a fault if a name comes twice, or if there is none."""
+    if not names and not may_be_empty:
+        raise fault("expected at least one name")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise fault(f"expected every name once; repeated: {', '.join(twice)}")
+
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+OptimizerName = Literal["sgd", "adamw"]

@@ -1,0 +1,63 @@
+"""The sections of a study's spec that say where it runs, how it times, what it keeps and who logs it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from autoprune.core.builtin_names import LOGGERS
+from autoprune.study.spec_base import Names, Section, check_name, check_unique
+
+
+class LatencySpec(Section):
+    """How a forward pass is timed on the study's device."""
+
+    runtime: Literal["auto", "torch", "compile", "onnxruntime", "cuda"] = Field(
+        default="auto",
+        description="what runs the networks. torch: PyTorch as it is; compile: torch.compile; onnxruntime: ONNX "
+        "Runtime on the CPU; cuda: PyTorch by the GPU's own clock; auto: cuda on a GPU, else onnxruntime if it is "
+        "installed and takes the network, else torch",
+    )
+    batch: int = Field(default=1, ge=1, description="images per forward pass")
+    threads: int = Field(default=1, ge=1, description="CPU threads while timing")
+    blocks: int = Field(
+        default=9, ge=5, description="timed blocks, the first 2 to warm up; the spread of the others is the error"
+    )
+    calls: int = Field(default=5, ge=1, description="forward passes per block")
+
+
+class DiskSpec(Section):
+    """What of the trials is kept on disk besides their figures."""
+
+    keep_weights: Literal["front", "all", "none"] = Field(
+        default="front",
+        description="which trials' fine-tuned weights are kept. front: those of the front, of the three best within "
+        "each budget given, and of the present budget's baselines; all; none",
+    )
+
+
+class RuntimeSpec(Section):
+    """Where and how the arithmetic runs."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="auto: the fastest there is")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of activations in training")
+    layout: Literal["auto", "channels_last", "contiguous"] = Field(default="auto", description="of images in memory")
+    threads: int = Field(default=0, ge=0, description="CPU threads for training; 0: all cores")
+
+
+class LoggingSpec(Section):
+    """What logs each trial beside the display."""
+
+    loggers: Names = Field(
+        default=(),
+        description="tensorboard, mlflow, a plug-in's name, pkg.mod:attr or file.py:attr; none for no logger",
+    )
+
+    @field_validator("loggers")
+    @classmethod
+    def _known_in_form(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names == ("none",):
+            return ()
+        check_unique(names, may_be_empty=True)
+        return tuple(check_name(LOGGERS, name, "") for name in names)

@@ -1,0 +1,97 @@
+"""The sections of a study's spec that say how networks are trained: dense, regularised, fine-tuned, picked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from autoprune.core.export_formats import named_formats
+from autoprune.errors import UnknownNameError
+from autoprune.study.spec_base import OptimizerName, Section, fault
+
+
+class DenseSpec(Section):
+    """How the dense network is trained when no weights are given."""
+
+    epochs: int = Field(
+        default=16, ge=0, description="passes over the training images; 0: the network comes trained from its source"
+    )
+    batch_size: int = Field(default=64, ge=1, description="images per step")
+    lr: float = Field(default=0.05, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
+    optimizer: OptimizerName = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
+
+
+class SparsitySpec(Section):
+    """How the dense network is regularised before it is pruned, so that it can do without some channels."""
+
+    method: Literal["none", "bn_l1", "group_lasso"] = Field(
+        default="none",
+        description="bn_l1: L1 penalty on norms' scales; group_lasso: on each channel's weights together",
+    )
+    strength: float = Field(default=0.03, gt=0, description="λ of the penalty; group_lasso needs ten times bn_l1's")
+    epochs: float = Field(default=15.0, gt=0, description="passes over the training images")
+    lr: float = Field(default=0.03, gt=0, description="peak learning rate of SGD; all else is as in [dense]")
+
+
+class ScheduleSpec(Section):
+    """From which weights candidates begin, in how many steps they are cut, and what of them is trained."""
+
+    start: Literal["finetune", "rewind", "scratch"] = Field(
+        default="finetune",
+        description="weights candidates begin with. finetune: the trained ones; rewind: those of an early epoch; "
+        "scratch: the initial ones, by which channels are then scored too",
+    )
+    rewind_epoch: int = Field(default=1, ge=1, description="epoch of the dense training that rewind goes back to")
+    stages: int = Field(default=1, ge=1, description="how often a candidate is cut; the fine-tune is split evenly")
+    trainable: Literal["all", "cut", "norms_and_head"] = Field(
+        default="all", description="what is fine-tuned: all, layers that were cut, or norms and the last layer"
+    )
+
+
+class FinetuneSpec(Section):
+    """How every candidate is recalibrated and fine-tuned before it is scored."""
+
+    epochs: float = Field(default=1.25, ge=0, description="passes over the training images; 0: recalibrate only")
+    batch_size: int = Field(default=32, ge=1, description="images per step")
+    lr: float = Field(default=0.03, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
+    optimizer: OptimizerName = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
+    distill: bool = Field(default=True, description="whether the dense network is the teacher")
+    temperature: float = Field(default=4.0, gt=0, description="softness of the teacher's answers")
+    distill_weight: float = Field(
+        default=0.9, ge=0, le=1, description="share of the teacher in the loss, not of labels"
+    )
+    recalibration_images: int = Field(default=512, ge=1, description="images for batch norm's statistics after a cut")
+
+
+class PickSpec(Section):
+    """Which candidates are finished and how long they are trained; all else is as in ``[finetune]``."""
+
+    epochs: float = Field(
+        default=10.0, ge=0, description="passes over the training images; 0: none, with the trial's stored weights"
+    )
+    lr: float = Field(default=0.03, gt=0, description="peak learning rate")
+    top: int = Field(
+        default=3,
+        ge=1,
+        description="candidates that begin the longer fine-tune; the better half by validation loss goes on, until one "
+        "is left",
+    )
+    compare: bool = Field(
+        default=True, description="whether the uniform baseline of the same budget is finished too, to compare with"
+    )
+    export: str = Field(
+        default="auto",
+        description="further files: onnx, pt2 or both, none; auto: onnx if the extra onnx is installed",
+    )
+
+    @field_validator("export")
+    @classmethod
+    def _formats(cls, text: str) -> str:
+        try:
+            named_formats(text)
+        except UnknownNameError as error:
+            raise fault(str(error)) from error
+        return text
