@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "AutopruneError": "autoprune.errors",
-    "Budget": "autoprune.core.metrics",
+    "Budget": "autoprune.core.budget",
     "GroupPolicy": "autoprune.core.policy",
-    "Measurement": "autoprune.core.metrics",
+    "Measurement": "autoprune.core.measurement",
     "PruningPolicy": "autoprune.core.policy",
     "StudySpec": "autoprune.study.spec",
     "StudyView": "autoprune.study.view",

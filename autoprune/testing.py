@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.channel_groups import Member, PruningGroup
-from autoprune.loggers.contract import check_logger
+from autoprune.loggers.check_logger import check_logger
 from autoprune.pruning.importance import Calibration, Criterion, has_mark, score_by
 from autoprune.pruning.layers.axes import tensor_of
 from autoprune.pruning.layers.kinds import axes_of

@@ -28,7 +28,7 @@ from autoprune.pruning.channel_positions import tensor_shrinks
 from autoprune.pruning.groups import find_groups
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.proposer import Proposals
-from autoprune.study import records
+from autoprune.study import trial_format as records
 from autoprune.study.ledger import Ledger
 from autoprune.study.optuna_sampler import distributions
 from autoprune.study.policy_params import dimensions, params_of, policy_of

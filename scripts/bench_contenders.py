@@ -29,7 +29,7 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Completed, Trial, completed_measurement
 from autoprune.loggers.console import PlainDisplay
 from autoprune.pick.contest import hold_contest
-from autoprune.pick.rival import Incomparable
+from autoprune.pick.uniform_rival import Incomparable
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.search.session import run_search
 from autoprune.search.setup.build_evaluator import build_maker, build_meter

@@ -30,7 +30,7 @@ from optuna.distributions import distribution_to_json
 
 from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Completed, Failed, Stopped
-from autoprune.study import records
+from autoprune.study import trial_format as records
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved

@@ -18,11 +18,12 @@ from pathlib import Path
 
 HOUSE = Path(__file__).resolve().parent.parent / "autoprune"
 LONGEST_FUNCTION, LONGEST_FILE, MOST_IMPORTS, DUPLICATE_LINES = 40, 300, 20, 6
-TRIPS = {
-    "from the search to the arithmetic": ("search.session:run_search", "training.loop:train"),
-    "from the search to the surgery": ("search.session:run_search", "pruning.surgery:shrink"),
-    "from the loop to the surgery": ("search.loop:search", "pruning.surgery:shrink"),
+TRIPS = {  # name → start, end, most hops
+    "from the search to the training steps": ("search.session:run_search", "training.loop:_take_steps", 8),
+    "from the search to the cut of a tensor": ("search.session:run_search", "pruning.surgery:_shrink_one", 8),
+    "from the loop to the surgery": ("search.loop:search", "pruning.surgery:shrink", 6),
 }
+READERS_AND_WRITERS = ("to_json", "from_json")
 
 
 def modules() -> dict[str, ast.Module]:
@@ -88,6 +89,24 @@ def duplicates() -> list[str]:
     return [" = ".join(places) for places in seen.values() if len(places) > 1]
 
 
+def untyped(trees: dict[str, ast.Module]) -> list[str]:
+    """Return public signatures and fields with ``[str, Any]``; a type's own reader and writer aside."""
+    found = []
+    for module, tree in trees.items():
+        for name, node in functions(tree):
+            last = name.rpartition(".")[2]
+            if last.startswith("_") or last.endswith(READERS_AND_WRITERS):
+                continue
+            arguments = [*node.args.args, *node.args.kwonlyargs]
+            hints = [hint for hint in (*(a.annotation for a in arguments), node.returns) if hint is not None]
+            if any("[str, Any]" in ast.unparse(hint) for hint in hints):
+                found.append(f"{module}:{name}")
+        for node in (each for each in tree.body if isinstance(each, ast.ClassDef)):
+            fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
+            found += [f"{module}:{node.name}.{ast.unparse(f.target)}" for f in fields if "[str, Any]" in ast.unparse(f)]
+    return found
+
+
 def calls(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     """Return ``module:function`` → what it may call: functions by their import, methods by their name."""
     methods: dict[str, set[str]] = defaultdict(set)
@@ -101,8 +120,9 @@ def calls(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
         classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
         for name, node in functions(tree):
             inside: set[str] = set()
+            parameters = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)} - {"self", "cls"}
             for call in (n for n in ast.walk(node) if isinstance(n, ast.Call)):
-                inside |= _targets(call.func, known, methods)
+                inside |= _targets(call.func, known, methods, parameters)
             if name.partition(".")[0] in classes:
                 inside.discard(f"{module}:{name}")
             found[f"{module}:{name}"] = inside
@@ -110,7 +130,7 @@ def calls(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
 
 
 def _names(module: str, tree: ast.Module) -> dict[str, str]:
-    """Return name in a module → ``module:function`` it stands for; a class stands for its ``__call__``."""
+    """Return name in a module → the ``module:function`` that it stands for."""
     known = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("autoprune."):
@@ -119,11 +139,11 @@ def _names(module: str, tree: ast.Module) -> dict[str, str]:
     return known | {name: f"{module}:{name}" for name, _ in functions(tree) if "." not in name}
 
 
-def _targets(called: ast.expr, known: dict[str, str], methods: dict[str, set[str]]) -> set[str]:
+def _targets(called: ast.expr, known: dict[str, str], methods: dict[str, set[str]], parameters: set[str]) -> set[str]:
     if isinstance(called, ast.Name):
-        if called.id in known:
-            return {known[called.id]}
-        return methods["__call__"]  # a parameter: whatever can be called
+        if called.id in parameters:
+            return methods["__call__"]  # whatever can be called
+        return {known[called.id]} if called.id in known else set()
     if isinstance(called, ast.Attribute):
         return methods.get(called.attr, set())
     return set()
@@ -153,12 +173,13 @@ def main() -> None:
     options = parser.parse_args()
     trees = modules()
     graph = calls(trees)
-    trips = {name: shortest(graph, *ends) for name, ends in TRIPS.items()}
+    trips = {name: shortest(graph, start, end) for name, (start, end, _) in TRIPS.items()}
     found = {
         f"functions over {LONGEST_FUNCTION} lines": long_functions(trees),
         f"files over {LONGEST_FILE} lines": long_files(),
         f"files with more than {MOST_IMPORTS} imports of ours": many_imports(trees),
         f"blocks of {DUPLICATE_LINES} equal lines": duplicates(),
+        "public signatures and fields with [str, Any] (bound: 60)": untyped(trees),
     }
     if options.json:
         print(json.dumps({"beyond": found, "hops": {name: len(path) - 1 for name, path in trips.items()}}, indent=1))
@@ -166,7 +187,7 @@ def main() -> None:
     for name, places in found.items():
         print(f"{name}: {len(places)}", *places, sep="\n  ")
     for name, path in trips.items():
-        print(f"{name}: {len(path) - 1} hops", *path, sep="\n  ")
+        print(f"{name}: {len(path) - 1} hops (bound: {TRIPS[name][2]})", *path, sep="\n  ")
 
 
 if __name__ == "__main__":

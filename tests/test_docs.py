@@ -198,7 +198,7 @@ def place(tmp_path_factory):
     """Return a folder with README's ``mine.py`` and two picked networks, where pages look for them."""
     from autoprune.core.policy import PruningPolicy
     from autoprune.core.registry import load_object
-    from autoprune.export.architecture import Architecture
+    from autoprune.export.architecture import Architecture, PrunedArchitecture
     from autoprune.export.saved_network import save_network
 
     folder = tmp_path_factory.mktemp("docs")
@@ -208,7 +208,8 @@ def place(tmp_path_factory):
     for number in (17, 28):
         picked = folder / "studies" / "digits-resnet56" / "picked" / str(number)
         picked.mkdir(parents=True)
-        save_network(picked, network, {}, Architecture(f"{source}:network", 2, (1, 8, 8)), PruningPolicy(), {})
+        dense = Architecture(f"{source}:network", 2, (1, 8, 8))
+        save_network(picked, network, PrunedArchitecture.of(network, {}, dense, PruningPolicy(), {}))
     return folder
 
 
@@ -261,7 +262,7 @@ def test_the_page_on_files_names_every_file_of_a_study_and_of_a_picked_folder():
     page = (REPOSITORY / "docs" / "reference" / "file-formats.md").read_text(encoding="utf-8")
     properties = [name for name, value in vars(StudyFolder).items() if isinstance(value, property)]
     paths = [value for name in properties if isinstance(value := getattr(StudyFolder(Path()), name), Path)]
-    picked = [value for name, value in vars(picked_files).items() if name.isupper()]
+    picked = [value for name, value in vars(picked_files).items() if name.isupper() and isinstance(value, str)]
     made = [name for name in file_inventory.DERIVED if "*" not in name and not name.startswith(".")]
     for name in {*(path.name for path in paths), *picked, *FILES.values(), *made} - {"search.log.[0-9]"}:
         assert f"`{name}" in page, f"docs/reference/file-formats.md leaves out {name}"

@@ -27,7 +27,7 @@ from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Candidate, Completed, Stopped, Trial, completed_measurement
 
 Look = Literal["recalibrated_loss", "midway_loss"]
-RUNGS: Mapping[Look, str] = {
+LOOKS: Mapping[Look, str] = {
     "recalibrated_loss": "after recalibration",
     "midway_loss": "half-way through the fine-tune",
 }
@@ -77,11 +77,11 @@ class EarlyStopper:
     candidate: Candidate
     trials: Sequence[Trial]
 
-    def verdict(self, rung: Look, loss: float, exact: Measurement) -> Decision:
+    def decide(self, look: Look, loss: float, exact: Measurement) -> Decision:
         """Return whether the candidate goes on.
 
         Args:
-            rung: where it is.
+            look: where it is.
             loss: its validation loss there, in nats; if NaN or infinite it is stopped at once, unless nothing ever
                 completed: it then goes on and fails with the cause, as a search in which all fail has to end.
             exact: its closed-form costs.
@@ -91,15 +91,15 @@ class EarlyStopper:
         if not math.isfinite(loss):
             if not any(isinstance(trial.outcome, Completed) for trial in self.trials):
                 return GoOn()
-            return Stop(f"its validation loss {RUNGS[rung]} is {loss}")
+            return Stop(f"its validation loss {LOOKS[look]} is {loss}")
         budget = self.candidate.budget
-        peers = peers_of(self.trials, rung, budget, exact)
+        peers = peers_of(self.trials, look, budget, exact)
         rivals = [m["loss"] for m in peers if are_rivals(m, exact, budget)]
-        found = forecast([m[rung] for m in peers], [m["loss"] for m in peers], loss)
+        found = forecast([m[look] for m in peers], [m["loss"] for m in peers], loss)
         if found is None or not rivals or found.at_best <= max(min(rivals), _LEAST_LOSS):
             return GoOn()
         reason = (
-            f"loss {loss:.4f} {RUNGS[rung]} foretells {found.expected:.4f} at the end, {found.at_best:.4f} at best; "
+            f"loss {loss:.4f} {LOOKS[look]} foretells {found.expected:.4f} at the end, {found.at_best:.4f} at best; "
             f"the best of {len(rivals)} peers within its budget has {min(rivals):.4f}"
         )
         return RunToCheck(reason) if self._check_is_owed() else Stop(reason)
@@ -119,28 +119,28 @@ class Forecast:
     at_best: float
 
 
-def forecast(at_rung: Sequence[float], final: Sequence[float], loss: float) -> Forecast | None:
-    """Predict a final loss from a loss at a rung, by the least-squares line through the peers' log-losses.
+def forecast(at_look: Sequence[float], final: Sequence[float], loss: float) -> Forecast | None:
+    """Predict a final loss from a loss at a look, by the least-squares line through the peers' log-losses.
 
     Args:
-        at_rung: the peers' losses at the rung, in nats.
+        at_look: the peers' losses at the look, in nats.
         final: their final losses, in the same order.
-        loss: the candidate's loss at the rung; finite.
+        loss: the candidate's loss at the look; finite.
 
     Returns:
         the prediction, ``at_best`` being two residual standard deviations lower; ``None`` if the peers allow none:
         fewer than 8, ranks that agree less than 0.5, a line that does not rise, or a candidate ahead of them all.
 
-    >>> rung, final = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2], [0.11, 0.12, 0.13, 0.17, 0.18, 0.20, 0.21, 0.25]
-    >>> found = forecast(rung, final, 2.0)
+    >>> look, final = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2], [0.11, 0.12, 0.13, 0.17, 0.18, 0.20, 0.21, 0.25]
+    >>> found = forecast(look, final, 2.0)
     >>> round(found.expected, 2), round(found.at_best, 2)
     (0.38, 0.34)
-    >>> forecast(rung[:7], final[:7], 2.0) is None
+    >>> forecast(look[:7], final[:7], 2.0) is None
     True
     """
-    if len(at_rung) < FEWEST_PEERS or rank_agreement(at_rung, final) < LEAST_AGREEMENT:
+    if len(at_look) < FEWEST_PEERS or rank_agreement(at_look, final) < LEAST_AGREEMENT:
         return None
-    x, y, now = _logs(at_rung), _logs(final), float(_logs([loss])[0])
+    x, y, now = _logs(at_look), _logs(final), float(_logs([loss])[0])
     slope = float(np.sum((x - x.mean()) * (y - y.mean())) / np.sum((x - x.mean()) ** 2))
     if slope <= 0 or now <= float(x.min()):
         return None
@@ -165,19 +165,19 @@ def rank_agreement(one: Sequence[float], other: Sequence[float]) -> float:
     return round(float(np.sum(a * b)) / spread, 12) if spread > 0 else 0.0
 
 
-def peers_of(trials: Sequence[Trial], rung: Look, budget: Budget, exact: Measurement) -> list[Measurement]:
-    """Return what the completed trials of similar cost measured that have a loss at this rung.
+def peers_of(trials: Sequence[Trial], look: Look, budget: Budget, exact: Measurement) -> list[Measurement]:
+    """Return what the completed trials of similar cost measured that have a loss at this look.
 
     Cost is the metric of the budget's tightest closed-form limit, MFLOPs without one; similar is within 10 %.
 
     Args:
         trials: any trials.
-        rung: whose losses are compared.
+        look: whose losses are compared.
         budget: absolute limits that the candidate was made for.
         exact: the candidate's costs.
     """
     completed = [m for trial in trials if (m := completed_measurement(trial)) is not None]
-    return [m for m in completed if {rung, "loss"} <= m.values.keys() and costs_alike(m, exact, budget)]
+    return [m for m in completed if {look, "loss"} <= m.values.keys() and costs_alike(m, exact, budget)]
 
 
 def are_rivals(one: Measurement, other: Measurement, budget: Budget) -> bool:

@@ -15,7 +15,7 @@ from autoprune.core.trial import Trial
 BEST = 3  # of each budget: as many as begin a pick by default
 
 
-def worth_keeping(trials: Sequence[Trial], objectives: Sequence[str], budget: Budget) -> set[int]:
+def retained_trials(trials: Sequence[Trial], objectives: Sequence[str], budget: Budget) -> set[int]:
     """Return the numbers of the trials whose weights are kept where neither all nor none are.
 
     These are the noise-aware front, the three best within each budget that was ever asked for, and the baselines of

@@ -90,10 +90,12 @@ def _print(found: Mapping[str, Any]) -> None:
     _print_layers(console, found)
     _print_scores(console, found)
     if found["sparsity"]:
-        from autoprune.report.content.notes import sparsity_notes
+        from autoprune.report.content.notes import regularisation_notes
         from autoprune.study.regularisation_facts import RegularisationFacts
 
-        console.print(*sparsity_notes(RegularisationFacts.from_json(found["sparsity"])), markup=False, highlight=False)
+        console.print(
+            *regularisation_notes(RegularisationFacts.from_json(found["sparsity"])), markup=False, highlight=False
+        )
     for note in found["uncounted"]:
         console.print(f"not counted: {note}", markup=False, highlight=False)
 

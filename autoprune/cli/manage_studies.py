@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autoprune.cli.completing import complete_stored
+from autoprune.cli.completed_values import complete_stored
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import emit
 from autoprune.cli.shared_options import stored_study_options

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autoprune.cli.budget_options import asked_budget, budget_options, budget_text, budget_values
-from autoprune.cli.completing import complete_trial
+from autoprune.cli.completed_values import complete_trial
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import emit, open_display, verbosity_options

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from autoprune.cli.completing import complete_study
+from autoprune.cli.completed_values import complete_study
 from autoprune.cli.headings import Heading, option
 from autoprune.cli.output import json_option
 from autoprune.errors import UsageError

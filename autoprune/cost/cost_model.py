@@ -28,7 +28,7 @@ from autoprune.core.measurement import Measurement
 from autoprune.cost.latency_features import Work
 from autoprune.cost.layer_table import layer_costs
 from autoprune.cost.mac_counter import Usage, count_macs, record_usage
-from autoprune.cost.size_products import Ints, Products, Totals
+from autoprune.cost.size_products import Products, Totals, WholeNumbers
 from autoprune.cost.tensor_sizes import Rows, stored_tensors
 
 UNCOUNTED = "biases, norms and activations"
@@ -93,7 +93,7 @@ class CostModel:
         """Return what takes time, shape ``(5,)``: the numbers that :data:`WORK` names."""
         return self._work.of(self._sizes.of(kept))
 
-    def work_many(self, names: Sequence[str], counts: Ints) -> Floats:
+    def work_many(self, names: Sequence[str], counts: WholeNumbers) -> Floats:
         """Return the same of many policies, shape ``(n, 5)``; arguments as for :meth:`measure_many`."""
         return np.asarray(self._work.of(self._sizes.of_many(names, counts)).T)
 
@@ -102,7 +102,7 @@ class CostModel:
         zeros = self.count_zeros(kept) if self._masks else None
         return _measurement(*self.count(kept), zeros, self.uncounted)
 
-    def measure_many(self, names: Sequence[str], counts: Ints) -> dict[str, Floats]:
+    def measure_many(self, names: Sequence[str], counts: WholeNumbers) -> dict[str, Floats]:
         """Return the same costs of many policies at once, metric → shape ``(n,)``; thousands in milliseconds.
 
         Args:
@@ -181,7 +181,7 @@ class _Masks:
         self._uses = [int(each * self._scale) for each in uses]
         self._products = Products([row.factors for row in self._weights])
 
-    def zeros(self, kept: ChannelCounts, sizes: Ints) -> tuple[int, int]:
+    def zeros(self, kept: ChannelCounts, sizes: WholeNumbers) -> tuple[int, int]:
         """Return the multiply–accumulates with masked weights, and the number of these."""
         macs = zeros = 0
         elements, lengths = self._products.of(sizes).tolist(), sizes.tolist()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from autoprune.core.counts import ChannelCounts
 
-Ints: TypeAlias = NDArray[Any]
+WholeNumbers: TypeAlias = NDArray[Any]
 Factors: TypeAlias = tuple[int, ...]
 """The places of the sizes that are multiplied, ascending; a square weight may have the same one twice."""
 
@@ -23,7 +23,7 @@ _LARGEST = 2**62  # what an int64 sum may reach; beyond, Python's integers compu
 _LARGEST_FLOAT = 2**53  # up to here every whole number is a float
 
 
-class Sizes:
+class SizeTable:
     """The sizes that a policy changes: each is the dense one less a sum over what was removed.
 
     Args:
@@ -50,7 +50,7 @@ class Sizes:
             raise ValueError(f"a size of {dense} cannot lose the {taken} that {', '.join(sorted(takes))} would take")
         return self._places.setdefault((dense, tuple(sorted(takes.items()))), len(self._places))
 
-    def of(self, kept: ChannelCounts) -> Ints:
+    def of(self, kept: ChannelCounts) -> WholeNumbers:
         """Return all sizes, shape ``(num_places,)``; what ``kept`` does not name is whole. No size is added after."""
         dense, takes, full = self._table
         removed = np.zeros(len(full), dtype=np.int64)
@@ -62,7 +62,7 @@ class Sizes:
                 removed[self._columns[name]] = 1
         return np.asarray(dense - takes @ removed)
 
-    def of_many(self, names: Sequence[str], counts: Ints) -> Ints:
+    def of_many(self, names: Sequence[str], counts: WholeNumbers) -> WholeNumbers:
         """Return all sizes of many policies, shape ``(num_places, n)``.
 
         Args:
@@ -78,10 +78,10 @@ class Sizes:
         return np.asarray(dense[:, None] - taken.astype(np.int64))
 
     @cached_property
-    def _table(self) -> tuple[Ints, Ints, Ints]:
+    def _table(self) -> tuple[WholeNumbers, WholeNumbers, WholeNumbers]:
         """Return dense sizes ``(num_places,)``, what is taken ``(num_places, num_names)``, and the full counts."""
         columns = self._columns
-        takes: Ints = np.zeros((len(self._places), len(columns)), dtype=np.int64)
+        takes: WholeNumbers = np.zeros((len(self._places), len(columns)), dtype=np.int64)
         for (_, taken), row in self._places.items():
             for name, each in taken:
                 takes[row, columns[name]] = each
@@ -95,9 +95,9 @@ class Products:
     def __init__(self, factors: Sequence[Factors]) -> None:
         width = max(map(len, factors), default=0)
         padded = [(*entry, *[ONE] * (width - len(entry))) for entry in factors]
-        self._places: Ints = np.array(padded, dtype=np.intp).reshape(len(factors), width)
+        self._places: WholeNumbers = np.array(padded, dtype=np.intp).reshape(len(factors), width)
 
-    def of(self, sizes: Ints) -> Ints:
+    def of(self, sizes: WholeNumbers) -> WholeNumbers:
         """Return the products, shape ``(num_entries,)``; of sizes ``(num_places, n)``, ``(num_entries, n)``."""
         return np.asarray(sizes[self._places].prod(axis=1))
 
@@ -116,7 +116,7 @@ class Totals:
     (17,)
     """
 
-    def __init__(self, terms: Iterable[tuple[Factors, Sequence[Fraction | int]]], dense: Ints) -> None:
+    def __init__(self, terms: Iterable[tuple[Factors, Sequence[Fraction | int]]], dense: WholeNumbers) -> None:
         together: dict[Factors, list[Fraction]] = defaultdict(list)
         for factors, coefficients in terms:
             former = together[factors] or [Fraction(0)] * len(coefficients)
@@ -126,18 +126,18 @@ class Totals:
         self._scales = [lcm(*(c.denominator for c in column)) for column in zip(*rows, strict=True)]
         scaled = [[int(c * scale) for c, scale in zip(row, self._scales, strict=True)] for row in rows]
         self._products = Products(list(together))
-        self._coefficients: Ints = np.array(scaled, dtype=object)
+        self._coefficients: WholeNumbers = np.array(scaled, dtype=object)
         largest = max(self._products.of(dense.astype(object)) @ self._coefficients, default=0)
         self._fits_floats = largest < _LARGEST_FLOAT
         if largest < _LARGEST:
             self._coefficients = self._coefficients.astype(np.int64)
 
-    def of(self, sizes: Ints) -> tuple[int, ...]:
+    def of(self, sizes: WholeNumbers) -> tuple[int, ...]:
         """Return every total, rounded down."""
         sums = self._products.of(sizes.astype(self._coefficients.dtype, copy=False)) @ self._coefficients
         return tuple(int(total) // scale for total, scale in zip(sums, self._scales, strict=True))
 
-    def of_many(self, sizes: Ints) -> tuple[Ints, ...]:
+    def of_many(self, sizes: WholeNumbers) -> tuple[WholeNumbers, ...]:
         """Return every total of many policies, each of shape ``(n,)``, for sizes of shape ``(num_places, n)``."""
         exact = self._coefficients.dtype
         if self._fits_floats:

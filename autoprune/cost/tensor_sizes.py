@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autoprune.core.channel_groups import Block, Shrink
 from autoprune.cost.mac_counter import Usage
-from autoprune.cost.size_products import ONE, Factors, Sizes
+from autoprune.cost.size_products import ONE, Factors, SizeTable
 
 PRODUCTS = ":products"  # ends the name of a module's matrix products among the tensors
 NOBODY = ":nobody"  # stands for the module of products that no group shrinks
@@ -92,7 +92,7 @@ class Rows:
         self._check_known(network, shrinks)
         self._takes = _takes_of(shrinks, self._first)
         self._channels = num_channels
-        self.sizes = Sizes({**num_channels, **{block.name: 1 for block in blocks}})
+        self.sizes = SizeTable({**num_channels, **{block.name: 1 for block in blocks}})
         self._blocks = {self.sizes.place(1, {block.name: 1}): block for block in blocks}
         self._heads = self._places_of_products()
 

@@ -25,7 +25,7 @@ _SIZES = (
     *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_channels"),
     *("num_groups", "normalized_shape", "hidden_size", "input_size", "embedding_dim", "num_parameters"),
 )
-Sizes: TypeAlias = Mapping[str, Mapping[str, Any]]
+LayerSizes: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Module path → attribute of PyTorch's layer, such as ``out_channels`` → an integer or several."""
 
 
@@ -78,7 +78,7 @@ class PrunedArchitecture:
     kept: CutPlan
     policy: PruningPolicy
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    sizes: Sizes = field(default_factory=dict)
+    sizes: LayerSizes = field(default_factory=dict)
     needs_autoprune: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -140,7 +140,7 @@ class PrunedArchitecture:
         )
 
 
-def _sizes_of(network: nn.Module, cut: CutPlan) -> Sizes:
+def _sizes_of(network: nn.Module, cut: CutPlan) -> LayerSizes:
     """Return what every module that was cut says of its own size, as the attributes of PyTorch's layers."""
     modules = dict(network.named_modules(remove_duplicate=False))
     cut_paths = [path for path, kept in sorted(cut.items()) if path in modules and BLOCK not in kept.sides]

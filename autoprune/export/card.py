@@ -15,7 +15,7 @@ from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.export.card_origin import AppliedPolicy, Origin, PickedTrial
-from autoprune.export.card_parts import CardScores, DataFacts, FolderFacts, ScoreGain, WeightsFacts
+from autoprune.export.card_parts import CardData, CardScores, FolderFacts, ScoreGain, WeightsFacts
 
 Gains = Mapping[str, ScoreGain]
 """Split → by how much the pruned network is better on it than another one."""
@@ -47,7 +47,7 @@ class Card:
     against: Mapping[str, Gains]
     policy: PruningPolicy
     seed: int
-    data: DataFacts | None
+    data: CardData | None
     weights: WeightsFacts
     latency: TimingPlan
     runtime: Mapping[str, str | int]
@@ -111,7 +111,7 @@ class Card:
             },
             policy=PruningPolicy.from_json(data["policy"]),
             seed=data["seed"],
-            data=DataFacts(**data["data"]) if data["data"] else None,
+            data=CardData(**data["data"]) if data["data"] else None,
             weights=WeightsFacts(**data["weights"]),
             latency=TimingPlan(**data["latency"]),
             runtime=data["runtime"],

@@ -53,7 +53,7 @@ class ScoreGain:
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class CardData:
     """The data that a network was trained and scored on.
 
     Attributes:

@@ -25,7 +25,7 @@ def engine_of(name: str) -> Engine:
     return _onnx_engine() if name == ONNX else TORCH_ENGINES[name]
 
 
-def check_runtime(plan: TimingPlan, device: str) -> None:
+def check_engine(plan: TimingPlan, device: str) -> None:
     """Refuse a latency runtime that this machine or device does not have, before any work.
 
     Args:
@@ -61,7 +61,7 @@ def check_takes(engine: Engine, network: nn.Module, example: Tensor) -> None:
         engine.prepare(network, example, 1)
 
 
-def decide_runtime(
+def decide_engine(
     plan: TimingPlan, device: str, dense: nn.Module, pruned: nn.Module, example: Tensor
 ) -> tuple[str, Engine, str]:
     """Return the latency runtime that ``auto`` stands for here, its engine, and the reason in a sentence.

@@ -11,7 +11,7 @@ from autoprune.core.notify import Notify, silent
 from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import AutopruneError, UsageError
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger, Observer
-from autoprune.loggers.standing import Course
+from autoprune.loggers.standing_tracker import StandingTracker
 
 METHODS = ("began", "told", "ended")
 
@@ -52,7 +52,7 @@ class Loggers:
 
     def __init__(self, loggers: Mapping[str, Logger], warn: Notify, notify: Notify = silent) -> None:
         self._live, self._warn, self._say = dict(loggers), warn, notify
-        self._course: Course | None = None
+        self._course: StandingTracker | None = None
         self._held: dict[str, frozenset[int]] = {}
 
     @classmethod
@@ -101,7 +101,7 @@ class Loggers:
                 lacking = sum(trial.number not in held for trial in stored)
                 if lacking:
                     self._say(f"logging the trials that {name} lacks: {lacking} of {len(stored)} stored trials")
-        self._course = course = Course(study.objectives, study.budget, study.dense)
+        self._course = course = StandingTracker(study.objectives, study.budget, study.dense)
         for trial in stored:
             course.add(trial)
             for name, logger in self._each():

@@ -20,7 +20,7 @@ from autoprune.export.convert import timed
 from autoprune.export.stored_policy import StoredPolicy
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.apply_target import TargetNetwork
-from autoprune.pick.judging import Judged
+from autoprune.pick.final_scores import FinalScores
 from autoprune.pick.make_card import make_card
 from autoprune.search.evaluation.measure_quality import quality_measurement
 from autoprune.search.setup.from_spec import timing_plan
@@ -70,7 +70,7 @@ def applied_card(
     )
 
 
-def _judged(network: nn.Module, target: TargetNetwork, policy: PruningPolicy) -> tuple[Judged, Judged]:
+def _judged(network: nn.Module, target: TargetNetwork, policy: PruningPolicy) -> tuple[FinalScores, FinalScores]:
     """Return what is measured of the pruned network and of the dense one."""
     spec = target.spec
     batch = target.runtime.place_images(torch.zeros(spec.latency.batch, *target.architecture.input_shape))
@@ -78,13 +78,13 @@ def _judged(network: nn.Module, target: TargetNetwork, policy: PruningPolicy) ->
     error = timing.ratio_stderr * timing.dense_ms
     masked = tuple(policy.mask.layers) if policy.mask else ()
 
-    def judged(one: nn.Module, milliseconds: float, stderr: float) -> Judged:
+    def final_scores(one: nn.Module, milliseconds: float, stderr: float) -> FinalScores:
         costs = measure_network(one, target.example, masked)
         measured = costs.merged(Measurement({"latency_ms": milliseconds}, {"latency_ms": stderr}))
         if target.task is None:
-            return Judged(measured)
+            return FinalScores(measured)
         found = score(one, target.task, "val", target.runtime)
         correct = {"validation": found.correct} if found.correct is not None else {}
-        return Judged(measured.merged(quality_measurement(found)), correct=correct)
+        return FinalScores(measured.merged(quality_measurement(found)), correct=correct)
 
-    return judged(network, timing.pruned_ms, error), judged(target.network, timing.dense_ms, 0.0)
+    return final_scores(network, timing.pruned_ms, error), final_scores(target.network, timing.dense_ms, 0.0)

@@ -45,7 +45,7 @@ def _picked(card: Card, pick: PickedTrial) -> list[str]:
         "network = autoprune.load('.')  # this folder",
         "```",
         "",
-        "Without autoprune, thirty lines of PyTorch do it: docs/picked.md of its repository.",
+        "Without autoprune, thirty lines of PyTorch do it: docs/how-to/pick-a-network.md of its repository.",
         "",
         "| group | sparsity | importance |",
         "|---|---|---|",

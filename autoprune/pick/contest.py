@@ -19,12 +19,12 @@ from autoprune.analysis.successive_halving import halve, rungs
 from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Trial
 from autoprune.errors import EvaluationError
-from autoprune.pick.judging import Judged, judge, judge_dense
-from autoprune.pick.memory import NoMemory, PickMemory, Reached
-from autoprune.pick.rival import Incomparable, Rival
+from autoprune.pick.final_scores import FinalScores, dense_final_scores, final_scores_of
+from autoprune.pick.pick_memory import NoMemory, PickMemory, Reached
+from autoprune.pick.uniform_rival import Incomparable, Rival
 from autoprune.pruning.cut_plan import CutPlan
+from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
-from autoprune.search.evaluation.measure_latency import LatencyMeter
 from autoprune.search.evaluation.measure_quality import quality_measurement
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.training.scoring import Score, score
@@ -67,8 +67,8 @@ class Finished:
     trial: Trial
     network: nn.Module
     cut: CutPlan
-    pruned: Judged
-    dense: Judged
+    pruned: FinalScores
+    dense: FinalScores
     uniform: Rival | Incomparable
     contenders: tuple[Contender, ...]
     borders: tuple[float, ...]
@@ -179,9 +179,9 @@ class _Contest:
             trial=winner.trial,
             network=network,
             cut=self.maker.pruner.cut(winner.trial.candidate.policy),
-            pruned=self.judge(winner, network),
+            pruned=self.final_scores_of(winner, network),
             uniform=self.finish_rival(rival_of(winner.trial), ranked),
-            dense=self.once("dense", lambda: judge_dense(self.maker, dense, winner.watch)),
+            dense=self.once("dense", lambda: dense_final_scores(self.maker, dense, winner.watch)),
             contenders=tuple(_contender(entrant) for entrant in ranked),
             borders=self.borders,
             seconds=self.seconds,
@@ -197,22 +197,22 @@ class _Contest:
             entrant = self.advance(entrant, first, last)
         if entrant.failure is not None:
             return Incomparable(f"the uniform baseline, trial {rival.number}, could not be finished: {entrant.failure}")
-        return Rival(rival, self.judge(replace(entrant, trial=rival), _network_of(entrant)))
+        return Rival(rival, self.final_scores_of(replace(entrant, trial=rival), _network_of(entrant)))
 
-    def judge(self, entrant: _Entrant, network: nn.Module) -> Judged:
+    def final_scores_of(self, entrant: _Entrant, network: nn.Module) -> FinalScores:
         """Return what is measured of an entrant at the end."""
         policy, found = entrant.trial.candidate.policy, entrant.scores[-1][1]
         return self.once(
             f"trial-{entrant.trial.number}",
-            lambda: judge(self.maker, self.meter, policy, network, found, entrant.watch),
+            lambda: final_scores_of(self.maker, self.meter, policy, network, found, entrant.watch),
         )
 
-    def once(self, name: str, measure: Callable[[], Judged]) -> Judged:
+    def once(self, name: str, measure: Callable[[], FinalScores]) -> FinalScores:
         """Return what an earlier pick measured, so that test is not scored again; or measure now, and keep it."""
-        found = self.memory.judged(name)
+        found = self.memory.final_scores(name)
         if found is None:
             found = measure()
-            self.memory.keep_judged(name, found)
+            self.memory.keep_final_scores(name, found)
         return found
 
 

@@ -21,8 +21,8 @@ from autoprune.export.publish import NetworkBundle, check_target, publish
 from autoprune.pick.card_text import card_text
 from autoprune.pick.contest import Finished, hold_contest
 from autoprune.pick.picked_card import picked_card
-from autoprune.pick.resume import unfinished
-from autoprune.pick.rival import Incomparable, uniform_rival
+from autoprune.pick.unfinished_pick import unfinished
+from autoprune.pick.uniform_rival import Incomparable, uniform_rival
 from autoprune.search.setup.build_evaluator import build_maker, build_meter
 from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_plan
 from autoprune.search.setup.prepare_study import prepare_study

@@ -10,8 +10,8 @@ from autoprune.core.versions import versions
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.export.card import Card
 from autoprune.export.card_origin import Origin
-from autoprune.export.card_parts import CardScores, DataFacts, ScoreGain, WeightsFacts
-from autoprune.pick.judging import Judged
+from autoprune.export.card_parts import CardData, CardScores, ScoreGain, WeightsFacts
+from autoprune.pick.final_scores import FinalScores
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.runtime import Runtime
 
@@ -19,8 +19,8 @@ from autoprune.training.device.runtime import Runtime
 def make_card(
     origin: Origin,
     policy: PruningPolicy,
-    pruned: Judged,
-    others: Mapping[str, Judged],
+    pruned: FinalScores,
+    others: Mapping[str, FinalScores],
     *,
     seed: int,
     task: DataTask | None,
@@ -48,7 +48,7 @@ def make_card(
         against={name: _gains(pruned, other) for name, other in others.items()},
         policy=policy,
         seed=seed,
-        data=DataFacts(task.name, dict(task.sizes), task.licence) if task else None,
+        data=CardData(task.name, dict(task.sizes), task.licence) if task else None,
         weights=weights,
         latency=timing,
         runtime=runtime.describe(),
@@ -56,12 +56,12 @@ def make_card(
     )
 
 
-def scores_of(judged: Judged) -> CardScores:
+def scores_of(final_scores: FinalScores) -> CardScores:
     """Return what a card says of a network's scores and costs."""
-    return CardScores(judged.validation, judged.test)
+    return CardScores(final_scores.validation, final_scores.test)
 
 
-def _gains(one: Judged, other: Judged) -> dict[str, ScoreGain]:
+def _gains(one: FinalScores, other: FinalScores) -> dict[str, ScoreGain]:
     """Return, for each split, by how much one network is more accurate than the other, paired image by image."""
     packed = {
         split: [PairedScores.pack(each.correct[split].tolist()) for each in (one, other)]

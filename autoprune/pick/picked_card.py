@@ -13,7 +13,7 @@ from autoprune.export.card_parts import WeightsFacts
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.contest import Contender, Finished
 from autoprune.pick.make_card import make_card, scores_of
-from autoprune.pick.rival import Incomparable, Rival
+from autoprune.pick.uniform_rival import Incomparable, Rival
 from autoprune.pruning.masks.maskable_layers import maskable_layers
 from autoprune.pruning.masks.two_of_four_kernels import can_accelerate
 from autoprune.search.setup.from_spec import timing_plan
@@ -34,7 +34,7 @@ def picked_card(
         study: that the trial is of.
         resumed: whether an earlier pick was gone on with.
     """
-    rival = finished.uniform.judged if isinstance(finished.uniform, Rival) else None
+    rival = finished.uniform.final_scores if isinstance(finished.uniform, Rival) else None
     others = {"dense": finished.dense, **({"uniform": rival} if rival else {})}
     return make_card(
         _origin(finished, budget, settings, study, resumed),
@@ -58,7 +58,9 @@ def _origin(
         proposed_by=trial.candidate.origin,
         budget=budget,
         not_met=budget.violations_of_known(finished.pruned.validation),
-        uniform=UniformRow(uniform.trial.number, scores_of(uniform.judged)) if isinstance(uniform, Rival) else None,
+        uniform=UniformRow(uniform.trial.number, scores_of(uniform.final_scores))
+        if isinstance(uniform, Rival)
+        else None,
         uniform_missing=uniform.reason if isinstance(uniform, Incomparable) else None,
         contenders=tuple(_row(one, is_picked=one.trial is trial) for one in finished.contenders),
         in_search=trial.outcome.measurement if isinstance(trial.outcome, Completed) else None,

@@ -14,9 +14,9 @@ from autoprune.errors import StudyError
 from autoprune.loggers.dispatch import Loggers, Watched
 from autoprune.loggers.log_file import logged
 from autoprune.loggers.protocol import Display, LoggedStudy
-from autoprune.search.begin_session import begin_session
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.loop import search
+from autoprune.search.prepare_session import begin_session
 from autoprune.search.setup.build_evaluator import build_evaluator
 from autoprune.search.setup.from_spec import resolve
 from autoprune.search.setup.prepared_study import PreparedStudy

@@ -19,7 +19,7 @@ from typing import Literal
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from autoprune.analysis.weight_retention import worth_keeping
+from autoprune.analysis.weight_retention import retained_trials
 from autoprune.core.atomic_write import write_bytes
 from autoprune.core.budget import Budget
 from autoprune.core.trial import Candidate, Completed, Trial
@@ -97,7 +97,7 @@ class TrialWeights:
             case "none":
                 return set()
             case _:
-                return worth_keeping(trials, self.objectives, self.budget)
+                return retained_trials(trials, self.objectives, self.budget)
 
     def _remove(self, path: Path) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The ledger: ask, tell, reclaim, resume.
+"""The ledger: ask and tell. What a killed process left behind is picked up by ``resume``.
 
 A study survives a kill at any instant because everything is derived from what is stored: the next number
 to ask, the candidates a dead process left unfinished, the baselines still owed to a budget. There is no
@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.trial import TrialState
 
 from autoprune.core.budget import Budget
 from autoprune.core.policy import PruningPolicy
@@ -23,10 +22,11 @@ from autoprune.core.proposal import Proposal
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Outcome, Trial
 from autoprune.errors import StudyError
-from autoprune.study import records
+from autoprune.study import trial_format
 from autoprune.study.lock import take_lock
 from autoprune.study.optuna_sampler import OptunaDraw, distributions, proposal_seed
 from autoprune.study.policy_params import Params, params_of
+from autoprune.study.resume import end_running, lost_candidates, noted_by_sampler
 from autoprune.study.storage import open_storage, reporting_faults
 from autoprune.study.trial_rows import Follower, open_rows
 
@@ -72,20 +72,23 @@ class Ledger:
     def __init__(self, url: str, name: str, objectives: Sequence[str], lock: Path) -> None:
         self.objectives = tuple(objectives)
         self._url = url
-        self._cache = records.RecordCache()
+        self._cache = trial_format.RecordCache()
         self._lock = take_lock(lock)
         try:
             storage = open_storage(url)
             with reporting_faults(url):
                 self._study = optuna.create_study(
-                    storage=storage, study_name=name, directions=records.directions(objectives), load_if_exists=True
+                    storage=storage,
+                    study_name=name,
+                    directions=trial_format.directions(objectives),
+                    load_if_exists=True,
                 )
                 self._storage, self._study_id = storage, storage.get_study_id_from_name(name)
                 self._rows = open_rows(storage, self._study_id)
                 self._follower = Follower(self._rows)
-                self._asked: dict[int, records.TrialPlace] = {}  # by the candidate's number
+                self._asked: dict[int, trial_format.TrialPlace] = {}  # by the candidate's number
                 self._session = 0
-                self.reclaimed = self._reclaim()
+                self.reclaimed = end_running(self._study, self._follower.trials(), self.objectives)
         except BaseException:
             self._lock.release()
             raise
@@ -104,7 +107,7 @@ class Ledger:
     def trials(self) -> list[Trial]:
         """Return every finished trial, by number."""
         with reporting_faults(self._url):
-            return records.read_trials(self._follower.trials(), self._cache)
+            return trial_format.read_trials(self._follower.trials(), self._cache)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -147,14 +150,14 @@ class Ledger:
     def _ask_next(self, proposer: Proposer, seed: int) -> Candidate:
         stored, space = self._follower.trials(), proposer.space
         self._study.sampler = RandomSampler()  # its trials may end without any sampler's seeing it
-        lost = records.lost_candidates(stored, self._cache)
+        lost = lost_candidates(stored, self._cache)
         if lost:
-            noted = self._noted_by_sampler(lost[0], stored)
+            noted = noted_by_sampler(self._storage, self._study_id, lost[0], stored, self._cache)
             new = self._new_trial(space, lost[0], space.canonical(lost[0].policy), noted)
             return self._asked_at(self._rows.add(new), lost[0])
         number = 1 + max((c.number for r in stored if (c := self._cache.candidate(r)) is not None), default=-1)
         draw = OptunaDraw(self._study, self._storage, self._study_id, distributions(space))
-        found = proposer.propose(number, records.read_trials(stored, self._cache), draw)
+        found = proposer.propose(number, trial_format.read_trials(stored, self._cache), draw)
         candidate = Candidate(number, found.policy, proposal_seed(seed, number), found.origin, found.budget)
         new = self._new_trial(space, candidate, found.policy, {})
         if draw.place is None:
@@ -164,23 +167,13 @@ class Ledger:
 
     def _new_trial(
         self, space: SearchSpace, candidate: Candidate, canonical: PruningPolicy, noted: Mapping[str, Any]
-    ) -> records.NewTrial:
-        attributes = {records.CANDIDATE: records.candidate_record(candidate, self._session)}
-        return records.NewTrial(params_of(space, canonical), distributions(space), attributes, noted)
+    ) -> trial_format.NewTrial:
+        attributes = {trial_format.CANDIDATE: trial_format.candidate_record(candidate, self._session)}
+        return trial_format.NewTrial(params_of(space, canonical), distributions(space), attributes, noted)
 
-    def _asked_at(self, place: records.TrialPlace, candidate: Candidate) -> Candidate:
+    def _asked_at(self, place: trial_format.TrialPlace, candidate: Candidate) -> Candidate:
         self._asked[candidate.number] = place
         return candidate
-
-    def _noted_by_sampler(self, candidate: Candidate, stored: Sequence[records.StoredTrial]) -> dict[str, Any]:
-        """Return what Optuna's sampler noted on a lost candidate's records, as NSGA-II its generation."""
-        found: dict[str, Any] = {}
-        for record in stored:
-            known = self._cache.candidate(record)
-            if known is not None and known.number == candidate.number:
-                trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, record.number)
-                found |= self._storage.get_trial_system_attrs(trial_id)
-        return found
 
     def tell(self, candidate: Candidate, outcome: Outcome, seconds: Mapping[str, float]) -> Trial:
         """Store how a candidate ended.
@@ -191,21 +184,9 @@ class Ledger:
         place = self._asked.pop(candidate.number, None)
         if place is None:
             raise StudyError(f"candidate {candidate.number} was not asked in this run; ask before you tell")
-        state, values = records.told_as(outcome, self.objectives)
+        state, values = trial_format.told_as(outcome, self.objectives)
         with reporting_faults(self._url):
-            told = records.outcome_record(outcome, seconds)
-            self._storage.set_trial_user_attr(place.trial_id, records.OUTCOME, told)
+            told = trial_format.outcome_record(outcome, seconds)
+            self._storage.set_trial_user_attr(place.trial_id, trial_format.OUTCOME, told)
             self._study.tell(place.number, values, state=state)
         return Trial(candidate, outcome, seconds, self._session)
-
-    def _reclaim(self) -> int:
-        """End what a dead process left running: finish a tell it had begun, give the rest up to be asked again."""
-        left = [trial for trial in self._follower.trials() if trial.state == TrialState.RUNNING]
-        for record in left:
-            if records.OUTCOME in record.user_attrs:
-                outcome = records.outcome_of(record)
-                state, values = records.told_as(outcome, self.objectives)
-                self._study.tell(record.number, values, state=state)
-            else:
-                self._study.tell(record.number, state=TrialState.FAIL)
-        return len(left)

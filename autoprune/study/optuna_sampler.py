@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial
 from autoprune.core.space import SearchSpace
 from autoprune.errors import UnknownNameError
 from autoprune.study.policy_params import Params, dimensions
-from autoprune.study.records import TrialPlace
+from autoprune.study.trial_format import TrialPlace
 
 GUIDED = "guided"
 SAMPLERS = ("gp", "nsga2", "random", "tpe")  # Optuna's; the guided one is ours

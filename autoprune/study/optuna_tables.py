@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.orm import Session
 
-from autoprune.study.records import CANDIDATE, OUTCOME, NewTrial, StoredTrial, TrialPlace
+from autoprune.study.trial_format import CANDIDATE, OUTCOME, NewTrial, StoredTrial, TrialPlace
 
 KNOWN_SCHEMA = ("v3.2.0.a",)  # versions of Optuna's tables that this file was written for
 

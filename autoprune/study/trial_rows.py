@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from autoprune.study import optuna_tables
-from autoprune.study.records import NewTrial, StoredTrial, TrialPlace
+from autoprune.study.trial_format import NewTrial, StoredTrial, TrialPlace
 
 
 class TrialRows(Protocol):

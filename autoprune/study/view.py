@@ -15,11 +15,11 @@ from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
-from autoprune.study.records import StoredTrial, read_trials
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
 from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, sqlite_url, without_password
 from autoprune.study.study_facts import SessionFacts, StudyFacts
+from autoprune.study.trial_format import StoredTrial, read_trials
 from autoprune.study.trial_rows import open_rows
 
 

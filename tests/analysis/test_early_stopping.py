@@ -51,7 +51,7 @@ def good_peers(count: int = 10, noise: float = 0.0) -> list[Trial]:
 
 
 def test_the_clearly_bad_is_stopped_with_its_reason() -> None:
-    verdict = EarlyStopper(asked(), good_peers()).verdict(RUNG, 8.0, EXACT)
+    verdict = EarlyStopper(asked(), good_peers()).decide(RUNG, 8.0, EXACT)
     assert verdict == Stop(
         "loss 8.0000 after recalibration foretells 1.6000 at the end, 1.6000 at best; the best of 10 peers "
         "within its budget has 0.2000"
@@ -60,7 +60,7 @@ def test_the_clearly_bad_is_stopped_with_its_reason() -> None:
 
 def test_who_is_as_good_as_the_best_goes_on() -> None:
     for loss in (0.01, 0.9, 1.0):
-        assert EarlyStopper(asked(), good_peers()).verdict(RUNG, loss, EXACT) == GoOn()
+        assert EarlyStopper(asked(), good_peers()).decide(RUNG, loss, EXACT) == GoOn()
 
 
 def test_two_deviations_are_given_to_its_favour() -> None:
@@ -69,35 +69,35 @@ def test_two_deviations_are_given_to_its_favour() -> None:
     found = forecast([1 + 0.1 * n for n in range(10)], [t.outcome.measurement["loss"] for t in peers], 3.0)  # type: ignore[union-attr]
     assert found is not None
     assert 0.15 < math.log(found.expected / found.at_best) < 0.3
-    assert EarlyStopper(asked(), peers).verdict(RUNG, 1.15, EXACT) == GoOn()
-    assert isinstance(EarlyStopper(asked(), peers).verdict(RUNG, 3.0, EXACT), Stop)
+    assert EarlyStopper(asked(), peers).decide(RUNG, 1.15, EXACT) == GoOn()
+    assert isinstance(EarlyStopper(asked(), peers).decide(RUNG, 3.0, EXACT), Stop)
 
 
 @given(pairs, st.floats(0.001, 100))
 def test_a_baseline_is_never_stopped(losses: list[tuple[float, float]], loss: float) -> None:
     trials = [completed(n, x, y) for n, (x, y) in enumerate(losses)]
     judge = EarlyStopper(asked(origin="baseline:uniform"), trials)
-    assert all(judge.verdict(RUNG, value, EXACT) == GoOn() for value in (loss, math.nan, math.inf))
+    assert all(judge.decide(RUNG, value, EXACT) == GoOn() for value in (loss, math.nan, math.inf))
 
 
 @pytest.mark.parametrize(("count", "stops"), [(0, False), (7, False), (8, True)])
 def test_seven_peers_are_too_few(count: int, stops: bool) -> None:
-    assert isinstance(EarlyStopper(asked(), good_peers(count)).verdict(RUNG, 100.0, EXACT), Stop) is stops
+    assert isinstance(EarlyStopper(asked(), good_peers(count)).decide(RUNG, 100.0, EXACT), Stop) is stops
 
 
 @given(pairs, st.floats(0.001, 1000))
 def test_without_agreement_nobody_is_stopped(losses: list[tuple[float, float]], loss: float) -> None:
     at_rung, final = zip(*losses, strict=True)
     trials = [completed(n, x, y) for n, (x, y) in enumerate(losses)]
-    verdict = EarlyStopper(asked(), trials).verdict(RUNG, loss, EXACT)
+    verdict = EarlyStopper(asked(), trials).decide(RUNG, loss, EXACT)
     assert verdict == GoOn() or rank_agreement(at_rung, final) >= 0.5
 
 
 def test_it_is_switched_off_and_on_again_as_agreement_changes() -> None:
     stream = np.random.RandomState(0)
     noise = [completed(n, 1 + float(x), 0.2 + 0.1 * float(y)) for n, (x, y) in enumerate(stream.rand(12, 2))]
-    assert EarlyStopper(asked(), noise).verdict(RUNG, 100.0, EXACT) == GoOn()
-    assert isinstance(EarlyStopper(asked(), noise + good_peers(40)).verdict(RUNG, 100.0, EXACT), Stop)
+    assert EarlyStopper(asked(), noise).decide(RUNG, 100.0, EXACT) == GoOn()
+    assert isinstance(EarlyStopper(asked(), noise + good_peers(40)).decide(RUNG, 100.0, EXACT), Stop)
 
 
 @given(pairs, st.floats(0.001, 1000), st.floats(0, 10))
@@ -105,31 +105,31 @@ def test_a_better_look_never_turns_against_a_candidate(
     losses: list[tuple[float, float]], loss: float, worse: float
 ) -> None:
     judge = EarlyStopper(asked(), [completed(n, x, y) for n, (x, y) in enumerate(losses)])
-    if judge.verdict(RUNG, loss + worse, EXACT) == GoOn():
-        assert judge.verdict(RUNG, loss, EXACT) == GoOn()
+    if judge.decide(RUNG, loss + worse, EXACT) == GoOn():
+        assert judge.decide(RUNG, loss, EXACT) == GoOn()
 
 
 @given(pairs)
 def test_nobody_ahead_of_all_peers_is_stopped(losses: list[tuple[float, float]]) -> None:
     judge = EarlyStopper(asked(), [completed(n, x, y) for n, (x, y) in enumerate(losses)])
-    assert judge.verdict(RUNG, min(x for x, _ in losses), EXACT) == GoOn()
+    assert judge.decide(RUNG, min(x for x, _ in losses), EXACT) == GoOn()
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_at_once(loss: float) -> None:
-    verdict = EarlyStopper(asked(), good_peers(1)).verdict("midway_loss", loss, EXACT)
+    verdict = EarlyStopper(asked(), good_peers(1)).decide("midway_loss", loss, EXACT)
     assert verdict == Stop(f"its validation loss half-way through the fine-tune is {loss}")
 
 
 def test_as_long_as_nothing_completed_it_goes_on_to_fail_with_the_cause() -> None:
     """A search ends when its first candidates all fail; stopped ones would hide that."""
-    assert EarlyStopper(asked(), [ended(0, Failed("NonFiniteError", ""))]).verdict(RUNG, math.nan, EXACT) == GoOn()
+    assert EarlyStopper(asked(), [ended(0, Failed("NonFiniteError", ""))]).decide(RUNG, math.nan, EXACT) == GoOn()
 
 
 def test_a_loss_of_zero_is_no_trouble() -> None:
     trials = [*good_peers(9), completed(9, 0.0, 0.0)]
-    assert isinstance(EarlyStopper(asked(), trials).verdict(RUNG, 5.0, EXACT), GoOn | Stop)
-    assert EarlyStopper(asked(), trials).verdict(RUNG, 0.0, EXACT) == GoOn()
+    assert isinstance(EarlyStopper(asked(), trials).decide(RUNG, 5.0, EXACT), GoOn | Stop)
+    assert EarlyStopper(asked(), trials).decide(RUNG, 0.0, EXACT) == GoOn()
 
 
 # --- peers
@@ -173,9 +173,9 @@ def timed(number: int, at_rung: float, final: float, latency_ms: float, mflops: 
 def test_nobody_has_to_beat_what_misses_its_budget(limits: dict[str, float], latency_ms: float, mflops: float) -> None:
     candidate = asked(budget=Budget.parse(limits))
     outside = [timed(n, 1 + 0.1 * n, 0.2 + 0.02 * n, latency_ms, mflops) for n in range(10)]
-    assert EarlyStopper(candidate, outside).verdict(RUNG, 2.2, EXACT) == GoOn()
+    assert EarlyStopper(candidate, outside).decide(RUNG, 2.2, EXACT) == GoOn()
     inside = timed(10, 1.8, 0.36, 4.0)
-    verdict = EarlyStopper(candidate, [*outside, inside]).verdict(RUNG, 2.2, EXACT)
+    verdict = EarlyStopper(candidate, [*outside, inside]).decide(RUNG, 2.2, EXACT)
     assert isinstance(verdict, Stop), "what it has to beat"
     assert verdict.reason.endswith("the best of 1 peers within its budget has 0.3600")
 
@@ -187,8 +187,8 @@ def test_every_fifth_that_would_be_stopped_runs_to_its_end() -> None:
     trials = good_peers()
     verdicts = []
     for number in range(len(trials), len(trials) + 15):
-        verdict = EarlyStopper(asked(number), tuple(trials)).verdict(RUNG, 8.0, EXACT)
-        assert verdict == EarlyStopper(asked(number), tuple(trials)).verdict(RUNG, 8.0, EXACT)
+        verdict = EarlyStopper(asked(number), tuple(trials)).decide(RUNG, 8.0, EXACT)
+        assert verdict == EarlyStopper(asked(number), tuple(trials)).decide(RUNG, 8.0, EXACT)
         verdicts.append(type(verdict))
         if isinstance(verdict, Stop):
             trials.append(ended(number, Stopped(verdict.reason, EXACT)))
@@ -200,7 +200,7 @@ def test_every_fifth_that_would_be_stopped_runs_to_its_end() -> None:
 
 def test_a_check_that_could_not_be_made_is_made_by_the_next() -> None:
     stopped = [ended(n, Stopped("", EXACT)) for n in range(5)]
-    assert isinstance(EarlyStopper(asked(), [*good_peers(), *stopped]).verdict(RUNG, 8.0, EXACT), RunToCheck)
+    assert isinstance(EarlyStopper(asked(), [*good_peers(), *stopped]).decide(RUNG, 8.0, EXACT), RunToCheck)
 
 
 # --- arithmetic

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune.analysis.pareto import front
-from autoprune.analysis.weight_retention import BEST, worth_keeping
+from autoprune.analysis.weight_retention import BEST, retained_trials
 from autoprune.core.budget import Budget, Limit
 from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
@@ -49,15 +49,15 @@ def test_the_front_the_three_best_of_each_budget_and_the_present_baselines_are_k
     assert [one.number for one in front(trials, OBJECTIVES)] == [2, 6]
     best_of_half, best_of_third = {2, 3, 4}, {6, 7, 8}
     assert len(best_of_half) == len(best_of_third) == BEST
-    assert worth_keeping(trials, OBJECTIVES, HALF) == {0} | best_of_half | best_of_third
-    assert worth_keeping(trials, OBJECTIVES, THIRD) == {1} | best_of_half | best_of_third
-    assert worth_keeping([], OBJECTIVES, HALF) == set()
+    assert retained_trials(trials, OBJECTIVES, HALF) == {0} | best_of_half | best_of_third
+    assert retained_trials(trials, OBJECTIVES, THIRD) == {1} | best_of_half | best_of_third
+    assert retained_trials([], OBJECTIVES, HALF) == set()
 
 
 def test_a_budget_that_nobody_meets_and_no_budget_at_all() -> None:
     few = [trial(number, 0.5 + number / 10, 40.0, budget=Budget()) for number in range(4)]
-    assert worth_keeping(few, OBJECTIVES, Budget({"mflops": Limit(1.0)})) == {3}
-    assert worth_keeping(few, OBJECTIVES, Budget()) == {1, 2, 3}
+    assert retained_trials(few, OBJECTIVES, Budget({"mflops": Limit(1.0)})) == {3}
+    assert retained_trials(few, OBJECTIVES, Budget()) == {1, 2, 3}
 
 
 def test_nothing_is_removed_where_no_trial_is_stored_as_with_another_storage(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_files_on_disk_are_what_the_rule_says_after_every_trial(happens: lis
                 budget = THIRD if budget == HALF else HALF
                 keeper = TrialWeights(folder, "front", OBJECTIVES, budget, lambda message: None)
                 keeper.begin(trials)
-                expected &= worth_keeping(trials, OBJECTIVES, budget)
+                expected &= retained_trials(trials, OBJECTIVES, budget)
             if isinstance(result, tuple):
                 accuracy, mflops, loss = result
                 trials.append(trial(number, accuracy / 20, mflops, origin, budget, loss / 10))
@@ -109,7 +109,7 @@ def test_the_files_on_disk_are_what_the_rule_says_after_every_trial(happens: lis
                 keeper.begin(trials)
             else:
                 keeper.remove_obsolete(trials)
-            expected &= worth_keeping(trials, OBJECTIVES, budget)
+            expected &= retained_trials(trials, OBJECTIVES, budget)
             assert set(stored_numbers(folder)) == expected
             assert [path.name for path in folder.weights.iterdir() if number_of(path) is None] == [bystander.name]
             assert len(expected) <= len(front(trials, OBJECTIVES)) + 2 * BEST + sum(

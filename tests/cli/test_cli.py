@@ -562,9 +562,9 @@ class Killed(BaseException):
     ("moment", "begun"),
     [
         ("search.setup.dense_network.train_dense", False),
-        ("search.setup.context.find_groups", False),
-        ("search.setup.dense_network.quality_and_hits", False),
-        ("search.setup.context.find_groups", True),
+        ("search.setup.find_space.find_groups", False),
+        ("search.setup.measure_dense.quality_and_answers", False),
+        ("search.setup.find_space.find_groups", True),
     ],
 )
 def test_options_survive_a_kill_while_the_study_is_prepared(

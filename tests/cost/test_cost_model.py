@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from autoprune.core.channel_groups import Block, Shrink
 from autoprune.core.counts import MASK_UNITS, ChannelCounts, masked_zeros
 from autoprune.cost.cost_model import CostModel, measure_network, state_bytes
-from autoprune.cost.size_products import Sizes, Totals
+from autoprune.cost.size_products import SizeTable, Totals
 from autoprune.models.cifar_resnet import resnet20
 
 IMAGE = torch.zeros(1, 3, 9, 9)
@@ -100,7 +100,7 @@ def test_a_shared_weight_shrinks_and_counts_once() -> None:
 
 
 def test_totals_beyond_64_bits_and_broken_uses_are_exact() -> None:
-    sizes = Sizes({"a": 2**20})
+    sizes = SizeTable({"a": 2**20})
     place = sizes.place(2**20, {"a": 1})
     totals = Totals([((place,) * 4, (1,)), ((place,), (Fraction(1, 3),)), ((), (Fraction(2, 3),))], sizes.of(DENSE))
     for count in (1, 4, 2**20):

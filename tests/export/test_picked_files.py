@@ -50,7 +50,7 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import StudyView
 
-DOCS = Path(__file__).parents[2] / "docs" / "picked.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "pick-a-network.md"
 PLAIN = Path(autoprune.__file__).with_name("export") / "standalone.py"
 BOTH = Wanted(("onnx", "pt2"), is_explicit=True)
 NONE = Wanted(is_explicit=True)

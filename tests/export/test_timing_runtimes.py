@@ -26,7 +26,7 @@ from autoprune.errors import AutopruneError, ExportError, ModelError, UsageError
 from autoprune.export import timing_runtimes as latency_runtimes
 from autoprune.export.onnx import missing_packages
 from autoprune.export.onnx_derivation import OnnxConverter
-from autoprune.export.timing_runtimes import WORDS, check_runtime, decide_runtime, engine_of
+from autoprune.export.timing_runtimes import WORDS, check_engine, decide_engine, engine_of
 from autoprune.search.session import run_search
 from autoprune.search.setup.build_evaluator import build_evaluator
 from autoprune.search.setup.from_spec import resolve
@@ -166,7 +166,7 @@ def parts() -> tuple[nn.Module, nn.Module, Tensor]:
 
 @pytest.mark.parametrize(("device", "name"), [("cuda", "cuda"), ("mps", "torch")])
 def test_auto_on_another_device(device: str, name: str, parts: tuple[nn.Module, nn.Module, Tensor]) -> None:
-    found, engine, why = decide_runtime(TimingPlan(), device, *parts)
+    found, engine, why = decide_engine(TimingPlan(), device, *parts)
     assert (found, engine.name) == (name, name)
     assert f"the device is {device}" in why
 
@@ -175,14 +175,14 @@ def test_auto_is_pytorch_where_packages_are_missing(
     parts: tuple[nn.Module, nn.Module, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latency_runtimes, "missing_packages", lambda: ("onnxruntime",))
-    name, _, why = decide_runtime(TimingPlan(), "cpu", *parts)
+    name, _, why = decide_engine(TimingPlan(), "cpu", *parts)
     assert name == "torch"
     assert "not installed: onnxruntime" in why
 
 
 @needs_onnx
 def test_auto_is_pytorch_for_a_network_that_cannot_be_exported_and_says_why() -> None:
-    name, _, why = decide_runtime(TimingPlan(), "cpu", Branches().eval(), Branches().eval(), torch.rand(1, 4))
+    name, _, why = decide_engine(TimingPlan(), "cpu", Branches().eval(), Branches().eval(), torch.rand(1, 4))
     assert name == "torch"
     assert "cannot be converted to ONNX" in why
 
@@ -197,7 +197,7 @@ def test_auto_is_pytorch_where_every_pruned_network_would_be_exported_anew(monke
 
     monkeypatch.setattr(OnnxConverter, "_export", export)
     dense, pruned = nn.Linear(4, 3), nn.Linear(4, 3)
-    name, _, why = decide_runtime(TimingPlan(), "cpu", dense, pruned, torch.rand(1, 4))
+    name, _, why = decide_engine(TimingPlan(), "cpu", dense, pruned, torch.rand(1, 4))
     assert converted == [dense, pruned]
     assert name == "torch"
     assert "exported anew" in why
@@ -205,12 +205,12 @@ def test_auto_is_pytorch_where_every_pruned_network_would_be_exported_anew(monke
 
 def test_what_is_not_there_is_refused_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"latency.runtime is cuda, and the device is cpu"):
-        check_runtime(TimingPlan(runtime="cuda"), "cpu")
+        check_engine(TimingPlan(runtime="cuda"), "cpu")
     monkeypatch.setattr(latency_runtimes, "missing_packages", lambda: ("onnxscript",))
     with pytest.raises(UsageError, match=r"not installed: .*onnxscript; pip install 'autoprune\[onnx\]'"):
-        check_runtime(TimingPlan(runtime="onnxruntime"), "cpu")
+        check_engine(TimingPlan(runtime="onnxruntime"), "cpu")
     for name in ("auto", "torch", "compile"):
-        check_runtime(TimingPlan(runtime=name), "cpu")
+        check_engine(TimingPlan(runtime=name), "cpu")
 
 
 def test_every_runtime_has_words() -> None:

@@ -14,9 +14,9 @@ from autoprune.analysis import pareto
 from autoprune.core.builtin_names import LOGGERS
 from autoprune.core.trial import KINDS, Trial
 from autoprune.errors import UnknownNameError, UsageError
-from autoprune.loggers.contract import OBJECTIVES, check_logger, example_study, example_trials
+from autoprune.loggers.check_logger import OBJECTIVES, check_logger, example_study, example_trials
 from autoprune.loggers.dispatch import Loggers, make_logger
-from autoprune.loggers.standing import Course
+from autoprune.loggers.standing_tracker import StandingTracker
 
 TRIALS = example_trials()
 
@@ -98,7 +98,7 @@ def test_one_that_never_began_is_not_ended(tmp_path: Path) -> None:
 
 def test_the_standing_is_that_of_all_trials_so_far(tmp_path: Path) -> None:
     study = example_study(tmp_path)
-    course = Course(OBJECTIVES, study.budget, study.dense)
+    course = StandingTracker(OBJECTIVES, study.budget, study.dense)
     for count, trial in enumerate(TRIALS, 1):
         course.add(trial)
         if count % 2 == 0:  # asking in between changes nothing

@@ -14,7 +14,7 @@ from tiny import write_study
 
 from autoprune.cli.read_request import read_request
 from autoprune.core.trial import Completed, Trial
-from autoprune.loggers.contract import check_logger, example_study, example_trials
+from autoprune.loggers.check_logger import check_logger, example_study, example_trials
 from autoprune.loggers.dispatch import Loggers, make_logger
 from autoprune.loggers.protocol import Standing
 from autoprune.search.session import Run, run_search

@@ -20,7 +20,7 @@ from torch import nn
 
 import autoprune
 import autoprune.pick.contest
-import autoprune.pick.judging
+import autoprune.pick.final_scores
 import autoprune.training.scoring
 from autoprune.cli.read_request import read_request
 from autoprune.core.budget import Budget, Limit
@@ -30,8 +30,8 @@ from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, NonFiniteError, StudyLockedError, UsageError
 from autoprune.pick.contest import Finished, hold_contest
-from autoprune.pick.resume import unfinished
-from autoprune.pick.rival import Incomparable, Rival, uniform_rival
+from autoprune.pick.unfinished_pick import unfinished
+from autoprune.pick.uniform_rival import Incomparable, Rival, uniform_rival
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.search.setup.build_evaluator import build_maker, build_meter
@@ -169,7 +169,7 @@ def test_test_is_scored_once_for_each_network_and_only_after_the_last_decision(
         events.append(split)
         return score(network, task, split, *rest)
 
-    for module in (autoprune.pick.contest, autoprune.pick.judging):
+    for module in (autoprune.pick.contest, autoprune.pick.final_scores):
         monkeypatch.setattr(module, "score", watched)
     run(maker, bench, trials[:3], lambda winner: trials[3], lambda of, phase: events.append(f"{phase} {of.number}"))
     assert events.count("test") == 3  # the winner, uniform and dense
@@ -195,11 +195,11 @@ def test_uniform_is_finished_alike_whether_it_was_a_contender_or_not(
     assert isinstance(apart.uniform, Rival)
     assert isinstance(inside.uniform, Rival)
     for name in ("accuracy", "loss", "train_accuracy", "mflops"):
-        assert apart.uniform.judged.validation[name] == inside.uniform.judged.validation[name]
+        assert apart.uniform.final_scores.validation[name] == inside.uniform.final_scores.validation[name]
     assert phases.count((0, "prune")) == 1, "it goes on from where it was left behind"
     assert phases.count((0, "finetune")) == 3
     plain = by_hand(bench, maker, uniform, Span(0, 3), Span(3, 6), Span(6, 12))
-    assert apart.uniform.judged.validation["loss"] == pytest.approx(loss_of(bench, plain), rel=1e-5)
+    assert apart.uniform.final_scores.validation["loss"] == pytest.approx(loss_of(bench, plain), rel=1e-5)
 
 
 def breaking(monkeypatch: pytest.MonkeyPatch, numbers: set[int], trials: list[Trial]) -> None:
@@ -418,7 +418,7 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, scores: int, split: str) -> list[
         seen.append(wanted)
         return score(network, task, wanted, *rest)
 
-    for module in (autoprune.pick.contest, autoprune.pick.judging):
+    for module in (autoprune.pick.contest, autoprune.pick.final_scores):
         monkeypatch.setattr(module, "score", watched)
     return seen
 

@@ -37,7 +37,7 @@ class Says:
         self.answer = verdict
         self.asked: list[tuple[str, float]] = []
 
-    def verdict(self, name: str, loss: float, exact: Measurement) -> Decision:
+    def decide(self, name: str, loss: float, exact: Measurement) -> Decision:
         assert exact["mflops"] == 1.0
         self.asked.append((name, loss))
         return self.answer

@@ -98,11 +98,11 @@ def kept_weights(folder: Path) -> set[str]:
 
 
 def worth_their_place(folder: Path) -> set[str]:
-    from autoprune.analysis.weight_retention import worth_keeping
+    from autoprune.analysis.weight_retention import retained_trials
     from autoprune.study.view import open_view
 
     view = open_view(folder)
-    return {f"{number}.safetensors" for number in worth_keeping(view.trials, view.spec.objectives, view.budget)}
+    return {f"{number}.safetensors" for number in retained_trials(view.trials, view.spec.objectives, view.budget)}
 
 
 @pytest.mark.timeout(400)

@@ -18,7 +18,7 @@ from tiny import finished, write_study
 import autoprune
 import autoprune.core.atomic_write
 import autoprune.search.trial_weights
-from autoprune.analysis.weight_retention import worth_keeping
+from autoprune.analysis.weight_retention import retained_trials
 from autoprune.cli import main
 from autoprune.cli.read_request import read_request
 from autoprune.core.budget import Budget
@@ -69,7 +69,7 @@ def search(folder: Path, trials: int = TRIALS, **disk: str) -> Quiet:
 
 def expected(folder: Path) -> list[int]:
     view = open_view(folder)
-    return sorted(worth_keeping(view.trials, view.spec.objectives, view.budget))
+    return sorted(retained_trials(view.trials, view.spec.objectives, view.budget))
 
 
 def stored(folder: Path) -> list[int]:

@@ -17,10 +17,10 @@ from autoprune.core.proposal import Proposal
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.errors import UnknownNameError
 from autoprune.search.proposals.proposer import Proposals
-from autoprune.study import records
+from autoprune.study import trial_format as records
 from autoprune.study.optuna_sampler import SAMPLERS, OptunaDraw, distributions, make_sampler, proposal_seed
 from autoprune.study.policy_params import dimensions, params_of, policy_of
-from autoprune.study.records import NewTrial
+from autoprune.study.trial_format import NewTrial
 
 WIDTHS = (8, 12, 16, 24, 32, 48)
 Params = dict[str, float | str]

@@ -16,10 +16,10 @@ from autoprune.core.trial import Completed, Failed
 from autoprune.errors import StudyError
 from autoprune.study import optuna_tables
 from autoprune.study.folder import StudyFolder
-from autoprune.study.records import StoredTrial, read_trials
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
 from autoprune.study.storage import open_storage, sqlite_url
+from autoprune.study.trial_format import StoredTrial, read_trials
 from autoprune.study.trial_rows import ApiRows, Follower, TableRows, TrialRows, open_rows
 from autoprune.study.view import open_view
 
@@ -122,7 +122,7 @@ def test_a_follower_reads_what_may_have_changed(tmp_path: Path) -> None:
     ("table", "told", "said"),
     [
         ("trial_user_attributes", "NaN", r"a trial in .*study\.db.* is damaged .*finite numbers only"),
-        ("study_user_attributes", "Infinity", r"its dense network is damaged .*finite numbers"),
+        ("study_user_attributes", "Infinity", r"about the study as a whole is damaged .*finite numbers"),
     ],
 )
 def test_a_number_that_is_not_finite_is_said(stored: Path, tmp_path: Path, table: str, told: str, said: str) -> None:

@@ -13,10 +13,10 @@ from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Stopped
-from autoprune.study import records
+from autoprune.study import trial_format as records
 from autoprune.study.copy_trials import backup_sqlite
 from autoprune.study.folder import StudyFolder
-from autoprune.study.portable import PortableStudy, write_portable
+from autoprune.study.portable_trials import PortableStudy, write_portable
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
 from autoprune.study.storage import open_storage, sqlite_url

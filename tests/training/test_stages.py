@@ -14,8 +14,8 @@ from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import finetune
 from autoprune.training.loop import Span, TrainingRun, stream
+from autoprune.training.pruning_stages import relative, share_cut, steps_of
 from autoprune.training.settings import FinetuneSettings
-from autoprune.training.stages import relative, share_cut, steps_of
 from autoprune.training.trainable import norms_and_head, training_only
 
 RECIPE = FinetuneSettings(epochs=2.4, batch_size=16, lr=0.05, weight_decay=1e-4)

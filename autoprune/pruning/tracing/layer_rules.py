@@ -21,7 +21,7 @@ from autoprune.pruning.tracing.rule_helpers import (
 
 
 def weighted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """A convolution or linear layer: unite what is read with its inputs; what it makes is its own."""
+    """Unite what a convolution or linear layer reads with its inputs; what it makes is its own."""
     x, weight = args[0], args[1]
     owner = tracer.layer(weight)
     transposed = "transpose" in operation(func) or bool(argument(func, args, kwargs, "transposed", False))
@@ -105,7 +105,7 @@ def _unite_norm_groups(tracer: ChannelTrace, atoms: Tensor, norm: nn.GroupNorm) 
 
 
 def layer_norm(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """A layer norm over one dimension is a norm like others; over several it has a fixed size."""
+    """Treat a layer norm over one dimension like other norms; over several it has a fixed size."""
     if len(args[1]) > 1:
         tracer.channels.freeze(tracer.labels(args[0]), "is normalised over several dimensions of fixed size")
         return
@@ -113,7 +113,7 @@ def layer_norm(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: 
 
 
 def embedding(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """An embedding makes channels out of indices."""
+    """Give an embedding channels of its own: it makes them out of indices."""
     owner = tracer.layer(args[0])
     out = result[0] if isinstance(result, tuple) else result
     if owner is None:
@@ -124,7 +124,7 @@ def embedding(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: A
 
 
 def prelu(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """A slope for each channel belongs to it; one slope for all lets them pass."""
+    """Tie a slope for each channel to it; one slope for all lets them pass."""
     x, slope = args[0], args[1]
     labels, owner = tracer.labels(x), tracer.layer(slope)
     if labels is not None and slope.numel() > 1:

@@ -70,7 +70,7 @@ def copied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any)
 
 
 def glu(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """A gated linear unit multiplies one half of the channels by the other: they shrink alike."""
+    """Unite the halves of a gated linear unit: it multiplies one by the other, so they shrink alike."""
     labels = tracer.labels(args[0])
     if labels is not None:
         first, second = labels.chunk(2, argument(func, args, kwargs, "dim", -1))
@@ -117,7 +117,7 @@ def _known(tracer: ChannelTrace, tensor: Tensor) -> Tensor:
 
 
 def viewed(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """A dimension of channels that is folded into (many, few) keeps ``many``: its ``few`` shrink alike."""
+    """Unite what shrinks alike: channels folded into (many, few) keep ``many``, and lose the same of each ``few``."""
     labels = tracer.labels(args[0])
     if labels is None:
         return
@@ -128,7 +128,7 @@ def viewed(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any)
 
 
 def shuffled(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """A shuffle between groups keeps the groups: their channels shrink alike."""
+    """Unite the groups of a channel shuffle: they stay, so their channels shrink alike."""
     labels = tracer.labels(args[0])
     if labels is not None:
         folded = labels.reshape(labels.shape[0], int(args[1]), -1, *labels.shape[2:])
@@ -190,7 +190,7 @@ def pooled(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any)
 
 
 def reduced(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """A mean, sum or maximum over positions passes; over channels it mixes them."""
+    """Let a mean, sum or maximum over positions pass; over channels it mixes them."""
     labels = tracer.labels(args[0])
     out = result[0] if isinstance(result, tuple) else result
     if len(args) > 1 and isinstance(args[1], Tensor):  # the larger of two tensors
@@ -209,7 +209,7 @@ def reduced(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any
 
 
 def along(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """A softmax or running sum over positions keeps channels apart; over channels it mixes them."""
+    """Let a softmax or running sum over positions pass; over channels it mixes them."""
     labels = tracer.labels(args[0])
     if labels is None:
         return
@@ -221,7 +221,7 @@ def along(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) 
 
 
 def multiplied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """A product with a bare parameter is a linear map; of two activations it mixes channels beyond following."""
+    """Treat a product with a bare parameter as a linear map; one of two activations mixes channels beyond following."""
     values = list(flat(args))
     if operation(func) == "matmul" and len(values) == 2 and values[1].dim() == 2 and tracer.path_of(values[1]):
         path, weight = str(tracer.path_of(values[1])), values[1]

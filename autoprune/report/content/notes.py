@@ -74,7 +74,7 @@ def latency_notes(sessions: Sequence[SessionFacts]) -> list[str]:
     ]
 
 
-def sparsity_notes(facts: RegularisationFacts | None) -> list[str]:
+def regularisation_notes(facts: RegularisationFacts | None) -> list[str]:
     """Return what the training of [sparsity] did to the dense network: accuracy, and the spread of channel strengths.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoprune.analysis.comparison import compare, scored
-from autoprune.analysis.early_stopping import RUNGS, Look, are_rivals, peers_of, rank_agreement, was_spared
+from autoprune.analysis.early_stopping import LOOKS, Look, are_rivals, peers_of, rank_agreement, was_spared
 from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Completed, Stopped, Trial
 from autoprune.report.content.rows import duration
@@ -33,8 +33,8 @@ class StoppingFacts:
             it is stored which were right), than every completed trial before them that has similar cost and meets the
             check's budget.
         within_noise: checks that were not wrong and came within that error of the best before them.
-        agreement: rung → rank correlation of its loss with the final loss, over the completed trials of similar cost to
-            the last one; a rung without three such trials is left out.
+        agreement: look → rank correlation of its loss with the final loss, over the completed trials of similar cost to
+            the last one; a look without three such trials is left out.
     """
 
     stopped: int = 0
@@ -93,7 +93,7 @@ def stopping_notes(facts: StoppingFacts) -> list[str]:
         if facts.checks
         else ""
     )
-    ranks = ", ".join(f"{value:.2f} {RUNGS[rung]}" for rung, value in facts.agreement.items())
+    ranks = ", ".join(f"{value:.2f} {LOOKS[look]}" for look, value in facts.agreement.items())
     return [f"{saved}; {checks}{found}" + (f"; rank agreement with the final loss: {ranks}" if ranks else "")]
 
 
@@ -122,10 +122,10 @@ def _agreement(trials: Sequence[Trial]) -> dict[Look, float]:
         return {}
     last = ended[-1]
     found: dict[Look, float] = {}
-    for rung in RUNGS:
-        peers = peers_of(trials, rung, last.candidate.budget, _measured(last))
+    for look in LOOKS:
+        peers = peers_of(trials, look, last.candidate.budget, _measured(last))
         if len(peers) >= _FEWEST_RANKS:
-            found[rung] = rank_agreement([m[rung] for m in peers], [m["loss"] for m in peers])
+            found[look] = rank_agreement([m[look] for m in peers], [m["loss"] for m in peers])
     return found
 
 

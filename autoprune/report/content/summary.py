@@ -13,7 +13,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import FLOP_CONVENTION, METRICS
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
-from autoprune.report.content.notes import compose_notes, latency_notes, sparsity_notes
+from autoprune.report.content.notes import compose_notes, latency_notes, regularisation_notes
 from autoprune.report.content.rows import Failure, Row, choose_rows, failures
 from autoprune.report.content.sensitivity_text import ShownSensitivity, read_sensitivity
 from autoprune.report.content.stopping_worth import StoppingFacts, stopping_facts, stopping_notes
@@ -160,7 +160,7 @@ def _notes(
     return (
         *chance_notes(dense.measurement, view.facts.data.num_classes),
         *compose_notes(rows, view.trials, budget, dense, quality_first(view.spec.objectives)),
-        *sparsity_notes(view.facts.regularisation),
+        *regularisation_notes(view.facts.regularisation),
         *(stopping_notes(stopping) if rows else ()),
         *latency_notes(view.sessions),
     )

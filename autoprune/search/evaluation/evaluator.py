@@ -16,9 +16,9 @@ from torch import nn
 from autoprune.analysis.early_stopping import EarlyStopper
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget
 from autoprune.errors import AutopruneError
+from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
-from autoprune.search.evaluation.measure_latency import LatencyMeter
-from autoprune.search.evaluation.measure_quality import quality_and_hits
+from autoprune.search.evaluation.measure_quality import quality_and_answers
 from autoprune.search.evaluation.monitor import Monitor, StoppedEarly
 from autoprune.search.evaluation.stopwatch import OnPhase, Stopwatch
 
@@ -86,7 +86,7 @@ class Evaluator:
         """Score and time a network after its training, and hand it out."""
         watch = monitor.watch
         with watch("score"):
-            quality, correct = quality_and_hits(network, self.maker.task, self.maker.runtime)
+            quality, correct = quality_and_answers(network, self.maker.task, self.maker.runtime)
         with watch("latency"):
             timing = self.meter.time(network)
         if self.on_network is not None:

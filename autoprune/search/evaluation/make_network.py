@@ -29,9 +29,9 @@ from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import finetune
 from autoprune.training.loop import OnStep, Span, TrainingRun
+from autoprune.training.pruning_stages import part_of, relative, share_cut, steps_of
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.settings import FinetuneSettings, total_steps
-from autoprune.training.stages import part_of, relative, share_cut, steps_of
 from autoprune.training.trainable import norms_and_head
 
 _CALIBRATION_BATCH = 64

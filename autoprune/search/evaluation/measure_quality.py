@@ -13,10 +13,10 @@ from autoprune.training.scoring import Score, score, score_train
 
 def measured_quality(network: nn.Module, task: DataTask, runtime: Runtime) -> Measurement:
     """Return ``accuracy`` and ``loss`` on validation, ``train_accuracy`` on training images, with standard errors."""
-    return quality_and_hits(network, task, runtime)[0]
+    return quality_and_answers(network, task, runtime)[0]
 
 
-def quality_and_hits(network: nn.Module, task: DataTask, runtime: Runtime) -> tuple[Measurement, str]:
+def quality_and_answers(network: nn.Module, task: DataTask, runtime: Runtime) -> tuple[Measurement, str]:
     """Return :func:`measured_quality`, and which validation images were right as the text of :class:`PairedScores`."""
     found, seen = score(network, task, "val", runtime), score_train(network, task, runtime)
     learnt = Measurement({"train_accuracy": seen.accuracy}, {"train_accuracy": seen.accuracy_stderr})

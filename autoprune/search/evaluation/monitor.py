@@ -70,7 +70,7 @@ class Monitor:
             return
         with self.watch(LOOK):
             loss = self._loss(name, self.recalibrate(network) if name == "midway_loss" else network)
-        decision = self.stopper.verdict(name, loss, self.measured) if self.stopper else None
+        decision = self.stopper.decide(name, loss, self.measured) if self.stopper else None
         if isinstance(decision, Stop):
             raise StoppedEarly(Stopped(decision.reason, self.measured))
         if isinstance(decision, RunToCheck):

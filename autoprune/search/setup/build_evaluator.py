@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from autoprune.search.evaluation.evaluator import Evaluator
+from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
-from autoprune.search.evaluation.measure_latency import LatencyMeter
 from autoprune.search.setup.from_spec import finetune_settings
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.training.distillation import Teacher

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from autoprune.cost.timing_engines import Engine
-from autoprune.export.timing_runtimes import check_takes, decide_runtime, engine_of
+from autoprune.export.timing_runtimes import check_takes, decide_engine, engine_of
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.build_costs import timing_batch
 from autoprune.search.setup.choose_layout import half_pruned
@@ -55,7 +55,7 @@ def with_latency_engine(context: StudyContext, pruner: Pruner, named: Engine | N
     else:
         pruned = context.device.place(half_pruned(pruner, pruner.space.blocks[:1])).eval()
         plan, batch = timing_plan(spec.latency), timing_batch(context)
-        name, engine, why = decide_runtime(plan, context.device.device, pruner.network, pruned, batch)
+        name, engine, why = decide_engine(plan, context.device.device, pruner.network, pruned, batch)
         context.notify(why)
     latency = spec.latency.model_copy(update={"runtime": name})
     return replace(context, spec=spec.model_copy(update={"latency": latency})), engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoprune.cost.timing_plan import TimingPlan
-from autoprune.export.timing_runtimes import check_runtime
+from autoprune.export.timing_runtimes import check_engine
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_run import LatencySpec
 from autoprune.tasks.builtin import build_task
@@ -23,7 +23,7 @@ def resolve(spec: StudySpec) -> StudySpec:
         UsageError: if this machine lacks the device or the latency runtime that the spec names.
     """
     runtime = runtime_of(spec)
-    check_runtime(timing_plan(spec.latency), runtime.device)
+    check_engine(timing_plan(spec.latency), runtime.device)
     decided = spec.runtime.model_copy(update={"device": runtime.device, "precision": runtime.precision})
     return spec.model_copy(update={"runtime": decided})
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from autoprune.core.measurement import Measurement
 from autoprune.cost.latency import Timer
-from autoprune.search.evaluation.measure_quality import quality_and_hits
+from autoprune.search.evaluation.measure_quality import quality_and_answers
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once
 from autoprune.search.setup.regularised_network import regularisation_facts
@@ -32,7 +32,7 @@ def measure_dense(context: StudyContext, network: nn.Module, exact: Measurement,
 
     def measure() -> DenseFacts:
         context.notify("scoring and timing the dense network")
-        quality, correct = quality_and_hits(network, context.task, context.device)
+        quality, correct = quality_and_answers(network, context.task, context.device)
         timing = timer.compare(blocks=REFERENCE_BLOCKS)
         latency = Measurement({"latency_ms": timing.dense_ms}, {"latency_ms": timing.ratio_stderr * timing.dense_ms})
         return DenseFacts(

@@ -27,7 +27,7 @@ from autoprune.export.architecture import Architecture, read_architecture
 from autoprune.export.onnx import missing_packages
 from autoprune.export.picked_files import WEIGHTS
 from autoprune.export.saved_network import load
-from autoprune.export.timing_runtimes import ONNX, check_runtime, engine_of
+from autoprune.export.timing_runtimes import ONNX, check_engine, engine_of
 from autoprune.models.build import build_model
 from autoprune.search.setup.inspect_network import layer_to_json
 from autoprune.training.device.runtime import Runtime
@@ -62,7 +62,7 @@ def is_picked(name: str) -> bool:
     return (Path(name) / WEIGHTS).is_file()
 
 
-def usual_runtimes(device: str) -> list[str]:
+def usual_engines(device: str) -> list[str]:
     """Return the latency runtimes that take no minute to make ready and that this machine has."""
     if device != "cpu":
         return ["torch", "cuda"] if device == "cuda" else ["torch"]
@@ -149,7 +149,7 @@ def profile_network(
         what: its name, inputs and outputs.
         runtime: device and layout.
         plan: how to time; its runtime is not looked at.
-        names: latency runtimes to time it in; ``None`` for :func:`usual_runtimes`, of which one that does not take the
+        names: latency runtimes to time it in; ``None`` for :func:`usual_engines`, of which one that does not take the
             network is passed over, with the reason.
 
     Raises:
@@ -157,11 +157,11 @@ def profile_network(
         ExportError, ModelError: if it does not take the network.
     """
     for name in names or ():
-        check_runtime(replace(plan, runtime=name), runtime.device)
+        check_engine(replace(plan, runtime=name), runtime.device)
     placed = runtime.place(network)
     example = runtime.place_images(_random(what.input_shape, plan.batch))
     counted = measure_network(placed, example)
-    chosen = usual_runtimes(runtime.device) if names is None else names
+    chosen = usual_engines(runtime.device) if names is None else names
     latency = {name: _time(placed, example, plan, name, must=names is not None) for name in chosen}
     with cpu_threads(plan.threads):
         layers = profile_layers(placed, example)

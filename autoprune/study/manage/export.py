@@ -16,7 +16,7 @@ from autoprune.study.manage.archive_file import ENDINGS, FACTS, RESOLVED, TRIALS
 from autoprune.study.manage.file_inventory import TRIAL_WEIGHTS, carried_files, stored_folder
 from autoprune.study.manage.manifest import Manifest
 from autoprune.study.manage.portable_paths import Wording, outside_values, portable_wording, without_paths
-from autoprune.study.portable import PortableStudy, read_portable
+from autoprune.study.portable_trials import PortableStudy, read_portable
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved, write_resolved
 from autoprune.study.storage import sqlite_url

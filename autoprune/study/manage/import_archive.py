@@ -20,7 +20,7 @@ from autoprune.study.manage.copy import building, written_at
 from autoprune.study.manage.file_inventory import holds_study
 from autoprune.study.manage.portable_paths import Wording, relocated
 from autoprune.study.manage.remove import removal_lock, remove_made
-from autoprune.study.portable import PortableStudy, check_portable, write_portable
+from autoprune.study.portable_trials import PortableStudy, check_portable, write_portable
 from autoprune.study.spec import NAME_PATTERN, StudySpec
 from autoprune.study.spec_toml import read_resolved, write_resolved
 from autoprune.study.storage import sqlite_url

@@ -181,22 +181,6 @@ def read_trials(records: Sequence[Record], memory: RecordCache | None = None) ->
     return sorted(found, key=lambda trial: trial.number)
 
 
-def lost_candidates(records: Sequence[Record], memory: RecordCache | None = None) -> list[Candidate]:
-    """Return the candidates that were asked, never finished and are not running, by number."""
-    read = memory.candidate if memory else read_candidate
-    lost: dict[int, Candidate] = {}
-    alive: set[int] = set()
-    for record in records:
-        candidate = read(record)
-        if candidate is None:
-            continue
-        if record.state.is_finished() and OUTCOME not in record.user_attrs:
-            lost[candidate.number] = candidate
-        else:
-            alive.add(candidate.number)
-    return [lost[number] for number in sorted(set(lost) - alive)]
-
-
 def told_as(outcome: Outcome, objectives: Sequence[str]) -> tuple[TrialState, list[float] | None]:
     """Return the state and the objective values under which Optuna learns of an outcome."""
     match outcome:

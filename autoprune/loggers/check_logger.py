@@ -17,7 +17,7 @@ from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
 from autoprune.core.trial import KINDS, Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
 from autoprune.loggers.dispatch import make_logger
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger
-from autoprune.loggers.standing import Course
+from autoprune.loggers.standing_tracker import StandingTracker
 
 BUDGET = Budget.parse({"mflops": 50})
 DENSE = Measurement({"accuracy": 0.95, "loss": 0.2, "mflops": 100.0, "latency_ms": 4.0}, {"accuracy": 0.01})
@@ -84,7 +84,7 @@ def _session(
 ) -> None:
     """Log to a new logger the trials after the first ``known``; it must hold exactly those before."""
     logger = make_logger(factory) if isinstance(factory, str) else factory()
-    course = Course(study.objectives, study.budget, study.dense)
+    course = StandingTracker(study.objectives, study.budget, study.dense)
     held = set(logger.began(study, trials[:known]))
     expected = {trial.number for trial in trials[:known]}
     if held != expected:

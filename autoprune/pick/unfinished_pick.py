@@ -27,8 +27,8 @@ from autoprune.core.trial import Trial
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import ModelError, StudyError, StudyLockedError
 from autoprune.models.load_weights import load_weights, own_tensors
-from autoprune.pick.judging import Judged
-from autoprune.pick.memory import Reached
+from autoprune.pick.final_scores import FinalScores
+from autoprune.pick.pick_memory import Reached
 from autoprune.pruning.surgery import shrink
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.training.scoring import Score
@@ -79,16 +79,16 @@ class Unfinished:
         scores = json.dumps([(share, _score_to(score)) for share, score in reached.scores])
         write_bytes(self._weights_of(trial), save(own_tensors(reached.network), metadata={"scores": scores}))
 
-    def judged(self, name: str) -> Judged | None:
+    def final_scores(self, name: str) -> FinalScores | None:
         """Return what was measured at the end; ``None`` if there is nothing, or nothing that can be read."""
         try:
-            return Judged.from_json(json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8")))
+            return FinalScores.from_json(json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8")))
         except (OSError, KeyError, TypeError, ValueError):
             return None
 
-    def keep_judged(self, name: str, judged: Judged) -> None:
+    def keep_final_scores(self, name: str, final_scores: FinalScores) -> None:
         """Keep what was measured at the end."""
-        write_text(self.folder / f"{name}.json", json.dumps(judged.to_json()))
+        write_text(self.folder / f"{name}.json", json.dumps(final_scores.to_json()))
 
     def forget(self) -> None:
         """Remove everything that was kept; other picks that were cut off keep theirs."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autoprune.core.budget import Budget
 from autoprune.core.trial import Completed, Trial
-from autoprune.pick.judging import Judged
+from autoprune.pick.final_scores import FinalScores
 
 UNIFORM = "baseline:uniform"
 
@@ -18,7 +18,7 @@ class Rival:
     """The finished baseline that the winner is compared with."""
 
     trial: Trial
-    judged: Judged
+    final_scores: FinalScores
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import nn
 
 from autoprune.core.trial import Trial
-from autoprune.pick.judging import Judged
+from autoprune.pick.final_scores import FinalScores
 from autoprune.training.scoring import Score
 
 
@@ -32,10 +32,10 @@ class PickMemory(Protocol):
     def keep_reached(self, trial: Trial, reached: Reached) -> None:
         """Keep how far a trial came."""
 
-    def judged(self, name: str) -> Judged | None:
+    def final_scores(self, name: str) -> FinalScores | None:
         """Return what an earlier pick of the same kind measured at the end, on test too; ``None`` if it did not."""
 
-    def keep_judged(self, name: str, judged: Judged) -> None:
+    def keep_final_scores(self, name: str, final_scores: FinalScores) -> None:
         """Keep what was measured at the end."""
 
 
@@ -49,9 +49,9 @@ class NoMemory:
     def keep_reached(self, trial: Trial, reached: Reached) -> None:
         """Forget it."""
 
-    def judged(self, name: str) -> Judged | None:
+    def final_scores(self, name: str) -> FinalScores | None:
         """Return nothing."""
         return None
 
-    def keep_judged(self, name: str, judged: Judged) -> None:
+    def keep_final_scores(self, name: str, final_scores: FinalScores) -> None:
         """Forget it."""

@@ -17,7 +17,7 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import StudyError
-from autoprune.study import records
+from autoprune.study import trial_format
 from autoprune.study.storage import open_storage, reporting_faults, without_password
 
 
@@ -66,7 +66,7 @@ def write_portable(study: PortableStudy, url: str, name: str, objectives: tuple[
     with reporting_faults(url):
         try:
             target = optuna.create_study(
-                storage=storage, study_name=name, directions=records.directions(objectives), load_if_exists=False
+                storage=storage, study_name=name, directions=trial_format.directions(objectives), load_if_exists=False
             )
         except optuna.exceptions.DuplicatedStudyError as error:
             raise StudyError(f"the storage {without_password(url)!r} holds a study named {name!r} already") from error
@@ -78,8 +78,8 @@ def write_portable(study: PortableStudy, url: str, name: str, objectives: tuple[
 
 def _packed(record: FrozenTrial, objectives: tuple[str, ...]) -> dict[str, Any]:
     state, values = record.state, record.values
-    if not state.is_finished() and records.OUTCOME in record.user_attrs:
-        state, values = records.told_as(records.outcome_of(record), objectives)
+    if not state.is_finished() and trial_format.OUTCOME in record.user_attrs:
+        state, values = trial_format.told_as(trial_format.outcome_of(record), objectives)
     elif not state.is_finished():
         state, values = TrialState.FAIL, None
     return {
@@ -116,7 +116,7 @@ def _unpacked(packed: Mapping[str, Any], number: int) -> FrozenTrial:
             intermediate_values={},
         )
         record._validate()
-        records.read_trial(record)
+        trial_format.read_trial(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StudyError(
             f"trial {number} of the archive is damaged: {type(error).__name__}: {error}; export the study again"

@@ -12,7 +12,7 @@ from autoprune.core.trial import KINDS, Completed, Trial, kind_of
 from autoprune.loggers.protocol import Standing
 
 
-class Course:
+class StandingTracker:
     """A search followed trial by trial; the work for each does not grow with the trials that cannot win.
 
     Args:

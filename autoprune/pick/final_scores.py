@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.policy import PruningPolicy
+from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
-from autoprune.search.evaluation.measure_latency import LatencyMeter
 from autoprune.search.evaluation.measure_quality import quality_measurement
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.training.scoring import Score, score, score_train
 
 
 @dataclass(frozen=True)
-class Judged:
+class FinalScores:
     """What was measured of one network after all training.
 
     Attributes:
@@ -42,7 +42,7 @@ class Judged:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Judged:
+    def from_json(cls, data: Mapping[str, Any]) -> FinalScores:
         """Return what :meth:`to_json` wrote."""
         return cls(
             Measurement.from_json(data["validation"]),
@@ -51,9 +51,9 @@ class Judged:
         )
 
 
-def judge(
+def final_scores_of(
     maker: NetworkMaker, meter: LatencyMeter, policy: PruningPolicy, network: nn.Module, found: Score, watch: Stopwatch
-) -> Judged:
+) -> FinalScores:
     """Measure a pruned network that has come to the end of its training.
 
     Args:
@@ -74,7 +74,7 @@ def judge(
     return _with_test(maker, network, maker.exact(policy).merged(quality).merged(timing), found, watch)
 
 
-def judge_dense(maker: NetworkMaker, dense: Measurement, watch: Stopwatch) -> Judged:
+def dense_final_scores(maker: NetworkMaker, dense: Measurement, watch: Stopwatch) -> FinalScores:
     """Score the dense network again, image by image, so that others can be paired with it.
 
     Args:
@@ -90,7 +90,7 @@ def judge_dense(maker: NetworkMaker, dense: Measurement, watch: Stopwatch) -> Ju
 
 def _with_test(
     maker: NetworkMaker, network: nn.Module, validation: Measurement, found: Score, watch: Stopwatch
-) -> Judged:
+) -> FinalScores:
     """Score a network on test, after the last decision."""
     scores = {"validation": found}
     if maker.task.sizes["test"]:
@@ -98,4 +98,4 @@ def _with_test(
             scores["test"] = score(network, maker.task, "test", maker.runtime)
     test = quality_measurement(scores["test"]) if "test" in scores else None
     correct = {split: one.correct for split, one in scores.items() if one.correct is not None}
-    return Judged(validation, test, correct)
+    return FinalScores(validation, test, correct)
