@@ -97,6 +97,11 @@ def test_generated_pages_are_up_to_date(script, function, page):
     assert written == getattr(load_script(script), function)(), f"run: python scripts/{script}.py"
 
 
+def test_who_may_import_whom_is_up_to_date_for_contributors():
+    written = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert written == load_script("make_arrow_docs").contributing(), "run: python scripts/make_arrow_docs.py"
+
+
 def anchors(page):
     """Return what a heading of a page is linked by, as GitHub makes it."""
     headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)

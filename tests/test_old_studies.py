@@ -179,7 +179,8 @@ def test_a_card_is_read_and_written_unchanged(name: str) -> None:
     card = Card.from_json(document)
     assert card.to_json() == document
     assert Card.from_json(card.to_json()) == card
-    assert card_text(card) == (PICKED[name] / "card.md").read_text(encoding="utf-8")
+    written = (PICKED[name] / "card.md").read_text(encoding="utf-8")
+    assert card_text(card) == written.replace("docs/picked.md", "docs/how-to/pick-a-network.md")  # the page has moved
 
 
 @pytest.mark.parametrize("name", EXPECTED)

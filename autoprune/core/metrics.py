@@ -71,69 +71,32 @@ class Metric:
         return math.ceil(round(value * scale, 6)) / scale
 
 
+def _quality(name: str, unit: str, goal: Literal["max", "min"], digits: int = 2) -> Metric:
+    return Metric(name, unit, goal, 0.0 if goal == "max" else math.inf, is_cost=False, digits=digits)
+
+
+def _cost(name: str, unit: str, described: str, digits: int = 2, *, closed_form: bool = True) -> Metric:
+    resolution = BUDGET_GAP if closed_form else 0.0
+    return Metric(name, unit, "min", math.inf, True, closed_form, digits, resolution, described)
+
+
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "", "max", 0.0, is_cost=False),
-        Metric("train_accuracy", "", "max", 0.0, is_cost=False),
-        Metric("loss", "nats", "min", math.inf, is_cost=False, digits=4),
-        Metric("recalibrated_loss", "nats", "min", math.inf, is_cost=False, digits=4),
-        Metric("midway_loss", "nats", "min", math.inf, is_cost=False, digits=4),
-        Metric("halfway_loss", "nats", "min", math.inf, is_cost=False, digits=4),  # what older studies hold instead
-        Metric(
-            "mflops",
-            "MFLOPs",
-            "min",
-            math.inf,
-            is_cost=True,
-            closed_form=True,
-            resolution=BUDGET_GAP,
-            help=f"MFLOPs ({FLOP_CONVENTION})",
+        _quality("accuracy", "", "max"),
+        _quality("train_accuracy", "", "max"),
+        _quality("loss", "nats", "min", 4),
+        _quality("recalibrated_loss", "nats", "min", 4),
+        _quality("midway_loss", "nats", "min", 4),
+        _quality("halfway_loss", "nats", "min", 4),  # what older studies hold instead
+        _cost("mflops", "MFLOPs", f"MFLOPs ({FLOP_CONVENTION})"),
+        _cost("mparams", "M parameters", "million parameters", 4),
+        _cost("nonzero_mflops", "MFLOPs that are not zero", "MFLOPs with weights that are not zero (for masks)"),
+        _cost(
+            "nonzero_mparams", "M parameters that are not zero", "million parameters that are not zero (for masks)", 4
         ),
-        Metric(
-            "mparams",
-            "M parameters",
-            "min",
-            math.inf,
-            is_cost=True,
-            closed_form=True,
-            resolution=BUDGET_GAP,
-            digits=4,
-            help="million parameters",
-        ),
-        Metric(
-            "nonzero_mflops",
-            "MFLOPs that are not zero",
-            "min",
-            math.inf,
-            is_cost=True,
-            closed_form=True,
-            resolution=BUDGET_GAP,
-            help="MFLOPs with weights that are not zero (for masks)",
-        ),
-        Metric(
-            "nonzero_mparams",
-            "M parameters that are not zero",
-            "min",
-            math.inf,
-            is_cost=True,
-            closed_form=True,
-            resolution=BUDGET_GAP,
-            digits=4,
-            help="million parameters that are not zero (for masks)",
-        ),
-        Metric("latency_ms", "ms", "min", math.inf, is_cost=True, digits=3, help="milliseconds on this device"),
-        Metric(
-            "size_mb",
-            "MB",
-            "min",
-            math.inf,
-            is_cost=True,
-            closed_form=True,
-            resolution=BUDGET_GAP,
-            digits=3,
-            help="MB of stored float32 weights",
-        ),
+        _cost("latency_ms", "ms", "milliseconds on this device", 3, closed_form=False),
+        _cost("size_mb", "MB", "MB of stored float32 weights", 3),
     )
 }
 

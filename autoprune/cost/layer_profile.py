@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from autoprune.cost.layer_table import layer_costs
+from autoprune.cost.layer_table import LayerCost, layer_costs
 from autoprune.cost.mac_counter import one_input, record_usage, without_fused_attention
 from autoprune.cost.tensor_sizes import stored_tensors
 from autoprune.cost.timing_engines import Clock, wait_for
@@ -196,3 +196,14 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.calls[name] += 1
             self.outputs[name] += first.numel() if isinstance(first, Tensor) else 0
         return answer
+
+
+def layer_to_json(layer: LayerCost | LayerProfile) -> dict[str, Any]:
+    """Return what a layer is and counts, as plain types for JSON."""
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "inputs": layer.inputs,
+        "outputs": layer.outputs,
+        "mflops": layer.macs / 1e6,
+    }

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from autoprune.analysis.comparison import chance_notes
 from autoprune.core.budget import Budget
-from autoprune.loggers.protocol import Display
+from autoprune.core.measurement import Measurement
+from autoprune.core.versions import versions
+from autoprune.loggers.protocol import Display, LoggedStudy
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.setup.build_proposals import build_proposals
 from autoprune.search.setup.describe_study import session_facts, study_facts
@@ -48,3 +50,18 @@ def begin_session(
     for note in chance_notes(study.dense, study.task.num_classes):
         display.warn(note)
     return study, proposals
+
+
+def logged_study(spec: StudySpec, folder: StudyFolder, budget: Budget, dense: Measurement) -> LoggedStudy:
+    """Return what loggers need to know of a session."""
+    return LoggedStudy(
+        name=spec.name,
+        folder=folder.path,
+        objectives=spec.objectives,
+        budget=budget,
+        dense=dense,
+        wanted=spec.trials,
+        sampler=spec.sampler,
+        settings=fingerprint(spec),
+        versions=versions(),
+    )

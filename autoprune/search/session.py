@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from autoprune.core.budget import Budget
-from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Trial
 from autoprune.core.versions import versions
 from autoprune.errors import StudyError
 from autoprune.loggers.dispatch import Loggers, Watched
 from autoprune.loggers.log_file import logged
-from autoprune.loggers.protocol import Display, LoggedStudy
+from autoprune.loggers.protocol import Display
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.loop import search
-from autoprune.search.prepare_session import begin_session
+from autoprune.search.prepare_session import begin_session, logged_study
 from autoprune.search.setup.build_evaluator import build_evaluator
 from autoprune.search.setup.from_spec import resolve
 from autoprune.search.setup.prepared_study import PreparedStudy
@@ -24,7 +23,7 @@ from autoprune.search.stored_spec import check_same_meaning, stored_meaning, wit
 from autoprune.search.trial_weights import TrialWeights
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
-from autoprune.study.spec import StudySpec, fingerprint
+from autoprune.study.spec import StudySpec
 from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import storage_url
 
@@ -79,7 +78,7 @@ def run_search(
         weights = _weights(study.spec, folder, proposals.budget, shown)
         evaluator = _evaluator(study, weights, done)
         shown.began(done, spec.trials, proposals.budget, study.dense)
-        with loggers.session(_logged(study.spec, folder, proposals.budget, study.dense), done):
+        with loggers.session(logged_study(study.spec, folder, proposals.budget, study.dense), done):
             observer = weights.watch(Watched(shown, loggers), done)
             added = search(ledger, proposals, evaluator, spec.trials, spec.seed, observer)
         return Run(added, len(ledger.trials), proposals.budget)
@@ -94,7 +93,8 @@ def _nothing_left(
         raise StudyError(f"{str(folder.path)!r} has trials and no dense network; restore its study.db from a copy")
     _weights(spec, folder, facts.budget, display).begin(done)
     budget = Budget.parse(spec.budget.model_dump()).resolve(facts.dense)
-    with loggers.session(_logged(spec, folder, budget, facts.dense), done):  # one may lack what a killed run left out
+    # One logger may lack what a killed run left out.
+    with loggers.session(logged_study(spec, folder, budget, facts.dense), done):
         return Run(0, len(done), budget)
 
 
@@ -103,21 +103,6 @@ def _evaluator(study: PreparedStudy, weights: TrialWeights, done: list[Trial]) -
     weights.begin(done)
     writer = weights.writer(study.pruner, study.architecture, versions())
     return replace(build_evaluator(study), on_network=writer)
-
-
-def _logged(spec: StudySpec, folder: StudyFolder, budget: Budget, dense: Measurement) -> LoggedStudy:
-    """Return what loggers need to know of a session."""
-    return LoggedStudy(
-        name=spec.name,
-        folder=folder.path,
-        objectives=spec.objectives,
-        budget=budget,
-        dense=dense,
-        wanted=spec.trials,
-        sampler=spec.sampler,
-        settings=fingerprint(spec),
-        versions=versions(),
-    )
 
 
 def _weights(spec: StudySpec, folder: StudyFolder, budget: Budget, display: Display) -> TrialWeights:

@@ -42,7 +42,7 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import StudyView
 from autoprune.training.finetune import finetune
-from autoprune.training.loop import Span
+from autoprune.training.loop import Span, TrainingRun
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
@@ -95,11 +95,12 @@ def run(
 
 
 def by_hand(bench: PreparedStudy, maker: NetworkMaker, asked: Trial, *spans: Span) -> nn.Module:
-    """Return a trial's network after some steps of the recipe, without the maker."""
+    """Return a trial's network after some steps of the settings, without the maker."""
     network = bench.device.place(bench.pruner.prune(asked.candidate.policy))
     recalibrate_batchnorm(network, bench.task, 48, bench.device, bench.spec.seed)
+    training = TrainingRun(bench.task, maker.settings, bench.device, bench.spec.seed)
     for span in spans:
-        finetune(network, bench.task, maker.settings, bench.device, bench.spec.seed, maker.teacher, span=span)
+        finetune(network, training, maker.teacher, span=span)
     return network.eval()
 
 
@@ -154,7 +155,8 @@ def test_one_contender_is_a_plain_fine_tune_to_the_last_bit(
 ) -> None:
     finished = run(maker, bench, trials[2:3])
     plain = by_hand(bench, maker, trials[2])
-    finetune(plain, bench.task, maker.settings, bench.device, bench.spec.seed, maker.teacher)
+    training = TrainingRun(bench.task, maker.settings, bench.device, bench.spec.seed)
+    finetune(plain, training, maker.teacher)
     assert same_weights(finished.network, plain)
     assert finished.borders == (1.0,)
 

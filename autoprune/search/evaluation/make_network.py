@@ -15,12 +15,10 @@ from autoprune.core.counts import ChannelCounts
 from autoprune.core.measurement import Measurement
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.cost.cost_model import CostModel
-from autoprune.errors import EvaluationError
-from autoprune.models.build import count_parameters
 from autoprune.pruning.cut_plan import CutPlan, KeptChannels
-from autoprune.pruning.masks.build_masks import build_masks
 from autoprune.pruning.masks.weight_masks import Masks
 from autoprune.pruning.surgery import Pruner, shrink
+from autoprune.search.evaluation.built_as_planned import apply_masks, check_size
 from autoprune.search.evaluation.monitor import recalibrated_copy
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.study.spec_training import ScheduleSpec
@@ -95,7 +93,7 @@ class NetworkMaker:
             with watch("prune"):
                 now, before = source.cut(policies[stage]), source.cut(policies[stage - 1])
                 network = self.runtime.place(shrink(network, relative_cut(now, before)))
-        self._check_size(network, policy)
+        check_size(network, self.exact(policy)["mparams"])
         if policy.mask is not None:
             with watch("prune"):
                 self._mask(network, policy, policy.mask)
@@ -103,31 +101,10 @@ class NetworkMaker:
             recalibrate_batchnorm(network, self.task, self.recalibration_images, self.runtime, self.seed)
         return network
 
-    def _check_size(self, network: nn.Module, policy: PruningPolicy) -> None:
-        built, planned = count_parameters(network) / 1e6, self.exact(policy)["mparams"]
-        if built != planned:
-            raise EvaluationError(
-                f"the pruned network has {built} M parameters where its policy says {planned}; "
-                f"this is a bug in autoprune, please report it with the network"
-            )
-
     def _mask(self, network: nn.Module, policy: PruningPolicy, mask: MaskPolicy) -> None:
-        """Set the masked weights to zero, as many as the policy says.
-
-        Raises:
-            EvaluationError: if it were others, since the costs would be wrong.
-        """
         stream = self.task.eval_batches("train", _CALIBRATION_BATCH, self.runtime, limit=self.calibration_images)
         batches = [] if mask.criterion == "magnitude" else [(batch.images, batch.labels) for batch in stream]
-        masks = build_masks(network, mask, batches)
-        found, planned = sum(masks.zeros().values()), self.cost.count_zeros(self.pruner.space.counts(policy))[1]
-        if found != planned:
-            left = "".join(f"; {layer} stays dense: {reason}" for layer, reason in masks.left_dense.items())
-            raise EvaluationError(
-                f"a mask by {mask.criterion} sets {found} weights to zero where its policy says {planned}{left}; "
-                f"leave these layers out with space.keep, or mask by 'magnitude'"
-            )
-        masks.apply(network)
+        apply_masks(network, mask, batches, self.cost.count_zeros(self.pruner.space.counts(policy))[1])
 
     def recalibrated_copy(self, network: nn.Module) -> nn.Module:
         """Return what is scored in place of a network in the midst of its fine-tune: a recalibrated copy."""

@@ -18,8 +18,7 @@ from autoprune.core.counts import ChannelCounts
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
-from autoprune.cost.layer_profile import LayerProfile
-from autoprune.cost.layer_table import LayerCost
+from autoprune.cost.layer_profile import layer_to_json
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.channel_positions import tensor_shrinks
@@ -116,17 +115,6 @@ def _group_to_json(group: PruningGroup) -> dict[str, Any]:
         "residual": group.is_residual,
         "kind": "heads" if group.members[0].side == "heads" else "channels",
         "layers": sorted({member.module for member in group.members}),
-    }
-
-
-def layer_to_json(layer: LayerCost | LayerProfile) -> dict[str, Any]:
-    """Return what a layer is and counts, as plain types for JSON."""
-    return {
-        "name": layer.name,
-        "kind": layer.kind,
-        "inputs": layer.inputs,
-        "outputs": layer.outputs,
-        "mflops": layer.macs / 1e6,
     }
 
 

@@ -20,7 +20,7 @@ from autoprune.core.shapes import Shape
 from autoprune.core.versions import versions
 from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads, time_alone
-from autoprune.cost.layer_profile import LayerProfile, Uncounted, profile_layers, uncounted_operations
+from autoprune.cost.layer_profile import LayerProfile, Uncounted, layer_to_json, profile_layers, uncounted_operations
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UnknownNameError, UsageError
 from autoprune.export.architecture import Architecture, read_architecture
@@ -29,7 +29,6 @@ from autoprune.export.picked_files import WEIGHTS
 from autoprune.export.saved_network import load
 from autoprune.export.timing_runtimes import ONNX, check_engine, engine_of
 from autoprune.models.build import build_model
-from autoprune.search.setup.inspect_network import layer_to_json
 from autoprune.training.device.runtime import Runtime
 
 
