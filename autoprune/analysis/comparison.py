@@ -207,12 +207,12 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def noise_notes(trials: Sequence[Trial], budget: Budget, dense: Scored) -> list[str]:
-    """Say which differences these validation images cannot tell apart, and that choosing on them flatters the best.
+    """Return notes on which differences lie within the noise, and on how far choosing flatters the best.
 
     What cannot be told apart is the half-width of the interval between the best trial and the five that are nearest to
     it in accuracy, in the median. Networks far below it err on other images, so they would say less; the front alone
-    would not do either, as it leaves out those that are equal within noise. Where a lead may be
-    nothing but the luck of being the best of so many, that is said.
+    would not do either, as it leaves out those that are equal within noise. A note also
+    warns where a lead may be nothing but the luck of being the best of so many.
 
     Args:
         trials: any trials, at least one of them completed.

@@ -65,7 +65,7 @@ class StudyFolder:
 
     @property
     def sparse_weights(self) -> Path:
-        """Return the dense network's weights after sparsity learning, with what it did among the metadata."""
+        """Return the dense network's weights after regularisation, with what it did among the metadata."""
         return self.path / "sparse.safetensors"
 
     @property

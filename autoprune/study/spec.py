@@ -48,7 +48,7 @@ class StudySpec(Section):
     budget: BudgetSpec = Field(default=BudgetSpec(), description="what the network may cost")
     space: SpaceSpec = Field(default=SpaceSpec(), description="what a policy may choose from")
     dense: DenseSpec = Field(default=DenseSpec(), description="training of the dense network")
-    sparsity: SparsitySpec = Field(default=SparsitySpec(), description="sparsity learning before pruning")
+    sparsity: SparsitySpec = Field(default=SparsitySpec(), description="regularisation before pruning")
     sensitivity: SensitivitySpec = Field(default=SensitivitySpec(), description="what cutting a group alone does")
     schedule: ScheduleSpec = Field(default=ScheduleSpec(), description="course of every candidate's training")
     finetune: FinetuneSpec = Field(default=FinetuneSpec(), description="training of every candidate")

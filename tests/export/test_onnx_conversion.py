@@ -1,4 +1,4 @@
-"""A network converted to ONNX answers as PyTorch does, for any number of examples, and what cannot be is told."""
+"""A network converted to ONNX answers as PyTorch does, for any number of examples, or the error says why not."""
 
 from __future__ import annotations
 

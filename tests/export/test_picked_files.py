@@ -1,4 +1,4 @@
-"""Every file of a picked folder: what it answers, what is said of it, and what is found out when it is not so."""
+"""Every file of a picked folder: what it holds, what the card says of it, and how damage is found."""
 
 from __future__ import annotations
 

@@ -222,7 +222,7 @@ def test_every_runtime_has_words() -> None:
 
 
 class Silent:
-    """Watch a run, and keep what is said."""
+    """Watch a run, and keep its messages."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

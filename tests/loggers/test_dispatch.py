@@ -1,4 +1,4 @@
-"""Loggers beside the display: what each is told, what one that raises does to a search, and how yours is held to it."""
+"""Loggers beside the display: what each receives, what a failing one does to a search, and how yours is checked."""
 
 from __future__ import annotations
 

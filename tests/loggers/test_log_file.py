@@ -117,7 +117,7 @@ def test_a_log_that_cannot_be_written_is_said_once_and_stops_nothing(tmp_path: P
     assert len(display.trials) == 2
 
 
-# -- how much is said -------------------------------------------------------------------------------------------------
+# -- how much it prints ------------------------------------------------------------------------------------------------
 
 
 def test_a_quiet_display_says_warnings_and_failures_alone() -> None:

@@ -32,7 +32,7 @@ SHORT = {"trials": 1, "finetune": {"epochs": 0.0, "recalibration_images": 1}}
 
 @dataclass
 class Heard:
-    """Listen to what is said."""
+    """Collect the messages."""
 
     said: list[str] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-// The trials, and the choice under a budget by the rule of autoprune/pareto.py: ranked_within.
+// The trials, and the choice under a budget by the rule of autoprune/analysis/pareto.py: ranked_within.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
