@@ -11,10 +11,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from autoprune.analysis import pareto
 from autoprune.core.budget import Budget
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores, paired_difference
 from autoprune.core.trial import Completed, Trial
@@ -90,7 +91,7 @@ class Comparison:
             return "better"
         return "worse" if self.high < 0 else "not distinguishable"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON; differences are fractions."""
         return {
             "baseline": self.baseline,

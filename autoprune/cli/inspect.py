@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autoprune.cli.read_request import Request
+    from autoprune.search.setup.inspect_network import NetworkInspection
 
 
 @click.command(
@@ -52,7 +52,7 @@ def inspect(
     request = read_request(study, root, values)
     found = _inspect(request, shape, classes, bool(values.get("model")))
     if as_json:
-        emit(found)
+        emit(found.to_json())
     else:
         _print(found)
 
@@ -63,7 +63,7 @@ def _is_model(name: str) -> bool:
     return ":" in name or name in MODELS.names()
 
 
-def _inspect(request: Request, text: str | None, classes: int | None, model_given: bool) -> dict[str, Any]:
+def _inspect(request: Request, text: str | None, classes: int | None, model_given: bool) -> NetworkInspection:
     """Inspect a network on inputs of the shape that was given, or else of the data's."""
     from autoprune.search.setup.from_spec import task_of
     from autoprune.search.setup.inspect_network import inspect_network
@@ -78,10 +78,10 @@ def _inspect(request: Request, text: str | None, classes: int | None, model_give
         classes, task = classes or task.num_classes, None
     wanted = shape or (task.input_shape if task else ())
     outputs = classes or (task.num_classes if task else 0)
-    return inspect_network(spec, wanted, outputs, StudyFolder(request.folder), task).to_json()
+    return inspect_network(spec, wanted, outputs, StudyFolder(request.folder), task)
 
 
-def _print(found: Mapping[str, Any]) -> None:
+def _print(found: NetworkInspection) -> None:
     from rich.console import Console
 
     console = Console()
@@ -89,76 +89,76 @@ def _print(found: Mapping[str, Any]) -> None:
     _print_groups(console, found)
     _print_layers(console, found)
     _print_scores(console, found)
-    if found["sparsity"]:
+    if found.regularisation:
         from autoprune.report.content.notes import regularisation_notes
-        from autoprune.study.regularisation_facts import RegularisationFacts
 
-        console.print(
-            *regularisation_notes(RegularisationFacts.from_json(found["sparsity"])), markup=False, highlight=False
-        )
-    for note in found["uncounted"]:
+        console.print(*regularisation_notes(found.regularisation), markup=False, highlight=False)
+    for note in found.dense.uncounted:
         console.print(f"not counted: {note}", markup=False, highlight=False)
 
 
-def _print_whole(console: Console, found: Mapping[str, Any]) -> None:
+def _print_whole(console: Console, found: NetworkInspection) -> None:
     """Print what the whole network costs, and how far it can be brought down."""
-    console.print(cost_line(found, found["dense"]), highlight=False)
-    share = 100 * found["smallest"]["mflops"]
+    console.print(cost_line(found.model, found.input_shape, found.dense), highlight=False)
+    share = 100 * found.smallest["mflops"]
     console.print(f"cutting channels alone can bring it to {share:.1f} % of its MFLOPs", highlight=False)
 
 
-def _print_groups(console: Console, found: Mapping[str, Any]) -> None:
+def _print_groups(console: Console, found: NetworkInspection) -> None:
     """Print the groups and blocks that can go, and the groups that stay."""
     from rich.markup import escape
     from rich.table import Table
 
+    from autoprune.search.setup.inspect_network import has_heads, layers_of
+
     groups = Table("group", "size", "kind", "layers it runs through", title="can be pruned")
-    for group in found["groups"]:
-        kind = "heads" if group["kind"] == "heads" else "residual stream" if group["residual"] else "inner"
-        groups.add_row(escape(group["name"]), str(group["channels"]), kind, str(len(group["layers"])))
+    for group in found.groups.cuttable:
+        kind = "heads" if has_heads(group) else "residual stream" if group.is_residual else "inner"
+        groups.add_row(escape(group.name), str(group.num_channels), kind, str(len(layers_of(group))))
     console.print(groups)
-    if found["blocks"]:
+    if found.blocks:
         blocks = Table("block", "MFLOPs", "groups inside", title="can be dropped whole, with --depth")
-        for block in found["blocks"]:
-            blocks.add_row(escape(block["name"]), f"{block['mflops']:.3f}", escape(", ".join(block["groups"])))
+        for block in found.blocks:
+            blocks.add_row(escape(block.name), f"{found.mflops_of(block):.3f}", escape(", ".join(block.groups)))
         console.print(blocks)
-    if found["frozen"]:
+    if found.groups.frozen:
         frozen = Table("group", "channels", "reason", title="frozen")
-        for group in found["frozen"]:
-            frozen.add_row(escape(group["name"]), str(group["channels"]), escape(group["reason"]))
+        for kept in found.groups.frozen:
+            frozen.add_row(escape(kept.name), str(kept.num_channels), escape(kept.reason))
         console.print(frozen)
 
 
-def _print_layers(console: Console, found: Mapping[str, Any]) -> None:
+def _print_layers(console: Console, found: NetworkInspection) -> None:
     """Print the MFLOPs of every layer that has some."""
     from rich.markup import escape
     from rich.table import Table
 
     layers = Table("layer", "kind", "in", "out", "MFLOPs", "share", title="MFLOPs by layer")
-    for layer in found["layers"]:
+    for layer in found.layers:
+        mflops = layer.macs / 1e6
         layers.add_row(
-            escape(layer["name"]),
-            layer["kind"],
-            str(layer["inputs"]),
-            str(layer["outputs"]),
-            f"{layer['mflops']:.3f}",
-            f"{100 * layer['mflops'] / found['dense']['mflops']:.1f} %",
+            escape(layer.name),
+            layer.kind,
+            str(layer.inputs),
+            str(layer.outputs),
+            f"{mflops:.3f}",
+            f"{100 * mflops / found.dense['mflops']:.1f} %",
         )
     console.print(layers)
 
 
-def _print_scores(console: Console, found: Mapping[str, Any]) -> None:
+def _print_scores(console: Console, found: NetworkInspection) -> None:
     """Print how each criterion's scores spread within every group; quantiles over all groups would hide that."""
     from rich.markup import escape
     from rich.table import Table
 
-    trained = "" if found["trained"] else "; weights are untrained, so scores say little"
+    trained = "" if found.trained else "; weights are untrained, so scores say little"
     scores = Table(
         "criterion", "group", "lowest", "25 %", "median", "75 %", "highest", title=f"scores, larger = keep{trained}"
     )
-    for name, criterion in found["criteria"].items():
-        for group, quantiles in criterion["quantiles"].items():
+    for name, criterion in found.criteria.items():
+        for group, quantiles in criterion.quantiles.items():
             scores.add_row(escape(name), escape(group), *(f"{value:.3g}" for value in quantiles))
-        if not criterion["quantiles"]:
-            scores.add_row(escape(name), escape(criterion.get("reason", "applies to no group")))
+        if not criterion.quantiles:
+            scores.add_row(escape(name), escape(criterion.reason or "applies to no group"))
     console.print(scores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,6 +12,7 @@ from autoprune.cli.headings import Heading, option
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
+    from autoprune.core.measurement import Measurement
     from autoprune.loggers.console import AnyDisplay, Verbosity
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -22,18 +23,21 @@ def emit(document: Any) -> None:
     click.echo(json.dumps(document, indent=1, allow_nan=False))
 
 
-def cost_line(found: Mapping[str, Any], costs: Mapping[str, float]) -> str:
+def cost_line(model: str, input_shape: Sequence[int], costs: Measurement) -> str:
     """Return what a network costs, in one line of rich's markup.
 
     Args:
-        found: with ``model``, ``input_shape`` and ``flop_convention``.
-        costs: metric → value, with ``mflops``, ``mparams`` and ``size_mb``.
+        model: its name.
+        input_shape: of one input.
+        costs: with ``mflops``, ``mparams`` and ``size_mb``.
     """
     from rich.markup import escape
 
-    shape = "×".join(map(str, found["input_shape"]))
+    from autoprune.core.metrics import FLOP_CONVENTION
+
+    shape = "×".join(map(str, input_shape))
     return (
-        f"{escape(found['model'])} on {shape}: {costs['mflops']:.2f} MFLOPs ({found['flop_convention']}), "
+        f"{escape(model)} on {shape}: {costs['mflops']:.2f} MFLOPs ({FLOP_CONVENTION}), "
         f"{costs['mparams']:.3f} M parameters, {costs['size_mb']:.2f} MB"
     )
 

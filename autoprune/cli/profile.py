@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autoprune.export.architecture import Architecture
+    from autoprune.search.setup.profile_network import NetworkProfile
 
-SORTS = {"order": None, "time": "eager_ms", "mflops": "mflops", "mparams": "mparams"}
+SORTS = {"order": None, "time": "seconds", "mflops": "macs", "mparams": "params"}  # attributes of a layer
 
 
 @click.command(
@@ -111,13 +113,13 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     network, what = open_network(model, _architecture(model, shape, classes, data))
     runtime = resolve_runtime(how["device"], "fp32", how["layout"], how["threads"])
     plan = TimingPlan(batch=how["batch"], threads=how["threads"], blocks=11)
-    found = profile_network(network, what, runtime, plan, runtimes).to_json()
-    if SORTS[how["sort"]]:
-        found["layers"].sort(key=lambda layer: -layer[SORTS[how["sort"]]])
+    found = profile_network(network, what, runtime, plan, runtimes)
+    if attribute := SORTS[how["sort"]]:
+        found = replace(found, layers=tuple(sorted(found.layers, key=attrgetter(attribute), reverse=True)))
     if as_json:
-        emit({**found, "model": model})
+        emit({**found.to_json(), "model": model})
     else:
-        _print({**found, "model": model})
+        _print(model, found)
 
 
 def _architecture(model: str, text: str | None, classes: int | None, data: str | None) -> Architecture | None:
@@ -138,7 +140,7 @@ def _architecture(model: str, text: str | None, classes: int | None, data: str |
         if text or classes or data:
             raise UsageError("a picked network knows its input; leave out --input, --classes and --data")
         return None
-    values: dict[str, Any] = {"model": {"source": model}, **({"data": {"source": data}} if data else {})}
+    values: dict[str, object] = {"model": {"source": model}, **({"data": {"source": data}} if data else {})}
     spec = parse_spec([Layer("command line", values)])
     if text is None and data is None and model.startswith("torchvision:"):
         text, classes = "3x224x224", classes or 1000
@@ -165,33 +167,29 @@ def _names(text: str | None) -> list[str] | None:
     return names
 
 
-def _print(found: Mapping[str, Any]) -> None:
+def _print(model: str, found: NetworkProfile) -> None:
     from rich.console import Console
 
     console = Console()
-    _print_whole(console, found)
+    _print_whole(console, model, found)
     _print_layers(console, found)
-    for one in found["uncounted"]:
-        console.print(
-            f"not counted: {one['operation']}, {one['calls']} calls, {one['outputs']} numbers out",
-            markup=False,
-            highlight=False,
-        )
+    for one in found.uncounted:
+        line = f"not counted: {one.operation}, {one.calls} calls, {one.outputs} numbers out"
+        console.print(line, markup=False, highlight=False)
 
 
-def _print_whole(console: Console, found: Mapping[str, Any]) -> None:
+def _print_whole(console: Console, model: str, found: NetworkProfile) -> None:
     """Print what the whole network costs, and its latency in each runtime."""
-    console.print(cost_line(found, found["whole"]), highlight=False)
-    timing = found["timing"]
-    threads = f"{timing['threads']} thread{'' if timing['threads'] == 1 else 's'}"
-    where = f"batch {timing['batch']}, {threads}, {found['runtime']['layout']}, {found['runtime']['device_name']}"
-    for name, timed in found["latency"].items():
-        shown = f"{timed['ms']:.3f} ± {timed['stderr_ms']:.3f} ms" if "ms" in timed else f"not timed: {timed['failed']}"
+    console.print(cost_line(model, found.what.input_shape, found.whole), highlight=False)
+    threads = f"{found.plan.threads} thread{'' if found.plan.threads == 1 else 's'}"
+    where = f"batch {found.plan.batch}, {threads}, {found.runtime['layout']}, {found.runtime['device_name']}"
+    for name, timed in found.latency.items():
+        shown = f"not timed: {timed.failed}" if timed.failed else f"{timed.ms:.3f} ± {timed.stderr_ms:.3f} ms"
         console.print(f"latency in {name}: {shown}", markup=False, highlight=False)
     console.print(f"timed with {where}", markup=False, highlight=False)
 
 
-def _print_layers(console: Console, found: Mapping[str, Any]) -> None:
+def _print_layers(console: Console, found: NetworkProfile) -> None:
     """Print what each layer costs, and its share of the eager time."""
     from rich.markup import escape
     from rich.table import Table
@@ -201,17 +199,17 @@ def _print_layers(console: Console, found: Mapping[str, Any]) -> None:
     table.columns[0].min_width = 14
     for column in table.columns[2:]:
         column.justify = "right"
-    for layer in found["layers"]:
+    for layer in found.layers:
         table.add_row(
-            escape(layer["name"] or "(itself)"),
-            escape(layer["kind"]),
-            f"{layer['inputs']}→{layer['outputs']}" if layer["outputs"] else "",
-            *(f"{layer[name]:.3f}" if layer[name] else "" for name in ("mflops", "mparams", "size_mb")),
-            f"{layer['eager_ms']:.3f}",
-            f"{100 * layer['share']:.1f} %",
+            escape(layer.name or "(itself)"),
+            escape(layer.kind),
+            f"{layer.inputs}→{layer.outputs}" if layer.outputs else "",
+            *(f"{value / 1e6:.3f}" if value else "" for value in (layer.macs, layer.params, layer.stored_bytes)),
+            f"{1e3 * layer.seconds:.3f}",
+            f"{100 * layer.seconds / found.eager_seconds:.1f} %",
         )
     console.print(table)
     console.print(
-        f"the eager times add up to {found['layers_eager_ms']:.3f} ms, the clocks between the layers included",
+        f"the eager times add up to {1e3 * found.eager_seconds:.3f} ms, the clocks between the layers included",
         highlight=False,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from autoprune.core.json_values import JsonObject
 from autoprune.errors import UnknownNameError, UsageError
 
 FILES = {"onnx": "model.onnx", "pt2": "model.pt2"}
@@ -28,7 +29,7 @@ class Wanted:
     is_explicit: bool = False
     note: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {"formats": list(self.formats), "is_explicit": self.is_explicit, "note": self.note}
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from autoprune.core.json_values import JsonObject
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -40,7 +42,7 @@ class Measurement:
             {**self.values, **other.values}, {**self.stderr, **other.stderr}, self.uncounted + other.uncounted
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {"values": dict(self.values), "stderr": dict(self.stderr), "uncounted": list(self.uncounted)}
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from autoprune.core.budget import Budget
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 
@@ -137,7 +138,7 @@ def kind_of(outcome: Outcome) -> str:
             return "failed"
 
 
-def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+def outcome_to_json(outcome: Outcome) -> JsonObject:
     """Return plain types for JSON, with the kind of outcome under ``"kind"``."""
     match outcome:
         case Completed(measurement, correct, spared):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from autoprune.core.json_values import JsonObject
 from autoprune.cost.layer_table import LayerCost, layer_costs
 from autoprune.cost.mac_counter import one_input, record_usage, without_fused_attention
 from autoprune.cost.tensor_sizes import stored_tensors
@@ -198,7 +199,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return answer
 
 
-def layer_to_json(layer: LayerCost | LayerProfile) -> dict[str, Any]:
+def layer_to_json(layer: LayerCost | LayerProfile) -> JsonObject:
     """Return what a layer is and counts, as plain types for JSON."""
     return {
         "name": layer.name,

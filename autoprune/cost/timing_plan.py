@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from autoprune.core.json_values import JsonObject
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,6 @@ class TimingPlan:
     blocks: int = 9
     calls: int = 5
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return asdict(self)

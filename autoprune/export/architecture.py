@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from autoprune.core.json_values import JsonObject
 from autoprune.core.policy import PruningPolicy
 from autoprune.errors import ModelError
 from autoprune.export.picked_files import ARCHITECTURE, WEIGHTS, architecture_file, missing_files
@@ -43,7 +44,7 @@ class Architecture:
     num_classes: int
     input_shape: tuple[int, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {"source": self.source, "num_classes": self.num_classes, "input_shape": list(self.input_shape)}
 
@@ -105,7 +106,7 @@ class PrunedArchitecture:
             dict(versions),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {
             "format": FORMAT,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoprune.core.json_values import JsonObject
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_plan import TimingPlan
@@ -71,7 +72,7 @@ class Card:
         """Return what the costs leave out, in words."""
         return self.scores.validation.uncounted
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON; :meth:`from_json` gives the card back unchanged."""
         meets_test = not isinstance(self.origin, AppliedPolicy)
         return {

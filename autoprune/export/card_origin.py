@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from autoprune.core.budget import Budget
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.export.card_parts import CardScores
 
@@ -23,7 +24,7 @@ class RungRow:
     share: float
     validation: Measurement
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {"share": self.share, "validation": self.validation.to_json()}
 
@@ -46,7 +47,7 @@ class ContenderRow:
     left_behind: float | None
     failure: str | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {**vars(self), "rungs": [rung.to_json() for rung in self.rungs]}
 
@@ -69,7 +70,7 @@ class UniformRow:
     trial: int
     scores: CardScores
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {"trial": self.trial, **self.scores.to_json()}
 
@@ -102,7 +103,7 @@ class FinetuneFacts:
     trainable: str
     start: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {**vars(self), "borders": list(self.borders)}
 
@@ -128,7 +129,7 @@ class MaskFacts:
     left_dense: Mapping[str, str]
     kernels: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return asdict(self)
 
@@ -167,7 +168,7 @@ class PickedTrial:
     regularisation: Mapping[str, Any] | None
     mask: MaskFacts | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {
             "trial": self.trial,
@@ -220,7 +221,7 @@ class GroupRow:
     kept: int
     importance: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return asdict(self)
 
@@ -241,7 +242,7 @@ class AppliedPolicy:
     notes: tuple[str, ...]
     groups: Mapping[str, GroupRow]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {
             "kind": "applied",

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoprune.core.export_formats import Wanted
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.export.export_result import ExportedFile, ExportResult, FailedExport, TimingResult, read_export
 
@@ -23,7 +24,7 @@ class CardScores:
     validation: Measurement
     test: Measurement | None = None
 
-    def to_json(self, meets_test: bool = True) -> dict[str, Any]:
+    def to_json(self, meets_test: bool = True) -> JsonObject:
         """Return plain types for JSON; without a place for test where no network of the card ever meets it."""
         test = {"test": self.test.to_json() if self.test else None} if meets_test else {}
         return {"validation": self.validation.to_json(), **test}
@@ -66,7 +67,7 @@ class CardData:
     sizes: Mapping[str, int]
     licence: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {"name": self.name, "sizes": dict(self.sizes), "licence": self.licence}
 
@@ -106,7 +107,7 @@ class CardFile:
     runtime: str | None = None
     latency: TimingResult | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON; what is ``None`` is left out."""
         known = {**vars(self), "latency": self.latency.to_json() if self.latency else None}
         return {name: value for name, value in known.items() if value is not None}
@@ -133,7 +134,7 @@ class FileCheck:
     passed: bool | None
     detail: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return asdict(self)
 
@@ -164,7 +165,7 @@ class FolderFacts:
         """Return the exports that were not."""
         return tuple(one for one in self.exports.values() if isinstance(one, FailedExport))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {
             "files": {name: file.to_json() for name, file in self.files.items()},

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
+from autoprune.core.json_values import JsonObject
+
 TOLERANCE = 1e-3  # of the largest output: other kernels round otherwise, about 1e-6; what is wrong is off by far more
 
 
@@ -29,7 +31,7 @@ class TimingResult:
     pruned_ms: float
     dense_ms: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return asdict(self)
 
@@ -66,7 +68,7 @@ class Agreement:
         """Return whether the outputs differ by rounding only."""
         return self.max_difference <= TOLERANCE * max(1.0, self.largest_output)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {**asdict(self), "bit_equal": self.max_difference == 0}
 
@@ -96,7 +98,7 @@ class ExportedFile:
     latency: TimingResult
     facts: Mapping[str, str | int] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {
             "file": self.file,
@@ -120,7 +122,7 @@ class FailedExport:
     file: str
     failure: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return asdict(self)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from autoprune.core.json_values import JsonObject
 from autoprune.core.policy import PruningPolicy
 
 FORMAT = 1
@@ -30,7 +31,7 @@ class StoredPolicy:
     num_classes: int = 0
     input_shape: tuple[int, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         made_for = {"model": self.model, "num_classes": self.num_classes, "input_shape": list(self.input_shape)}
         return {

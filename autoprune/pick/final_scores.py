@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.policy import PruningPolicy
@@ -33,7 +34,7 @@ class FinalScores:
     test: Measurement | None = None
     correct: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {
             "validation": self.validation.to_json(),

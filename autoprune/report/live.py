@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from autoprune.core.budget import Budget
+from autoprune.core.json_values import JsonObject
 from autoprune.core.trial import Trial
 from autoprune.loggers.console import RECENT, duration, how_it_ended
 from autoprune.report.content.summary import KINDS, Summary, summarise
@@ -110,7 +110,7 @@ class Snapshot:
             return "searching; the time left will be known after the first trial of this session"
         return f"searching, {self.left.describe()}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON; times are seconds."""
         left = self.left
         return {

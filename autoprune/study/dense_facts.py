@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
@@ -40,7 +41,7 @@ class DenseFacts:
         """Return the memory layout that the network was timed in."""
         return str(self.runtime["layout"])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {
             "measurement": self.measurement.to_json(),

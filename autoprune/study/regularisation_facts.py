@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 
 
@@ -37,7 +38,7 @@ class RegularisationFacts:
     after: tuple[float, ...]
     near_zero: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {
             "method": self.method,

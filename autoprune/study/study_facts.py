@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoprune.core.budget import Budget
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.study.regularisation_facts import RegularisationFacts
 
@@ -47,7 +48,7 @@ class DataFacts:
     description: str = ""
     licence: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {
             "name": self.name,
@@ -92,7 +93,7 @@ class SessionFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     started: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON, without the start, which the ledger writes."""
         return {
             "budget": self.budget.to_json(),
@@ -147,7 +148,7 @@ class StudyFacts:
         """Return the absolute budget of the last run, empty if there was none."""
         return self.sessions[-1].budget if self.sessions else Budget()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return key → value as JSON can hold it, of what is written before a session: not its fingerprint and runs."""
         return {
             "dense": self.dense.to_json() if self.dense else None,

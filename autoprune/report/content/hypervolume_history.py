@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from autoprune.analysis import pareto
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Completed, Trial
 
@@ -29,7 +29,7 @@ class History:
     hypervolume: tuple[float, ...]
     baselines: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON, rounded to what a plot can show."""
         return {
             "finished": list(self.finished),

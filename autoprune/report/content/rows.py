@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from autoprune.analysis import pareto
 from autoprune.analysis.comparison import baselines_for
 from autoprune.core.budget import Budget
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Failed, Trial
@@ -49,7 +49,7 @@ class Row:
         """Return whether it meets every limit of the budget."""
         return self.budget_used is None or round(self.budget_used - 1, 12) <= 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON; the gap is ``None`` if training accuracy was not recorded."""
         return {
             "trial": self.number,
@@ -76,7 +76,7 @@ class Failure:
     error: str
     message: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {"trial": self.number, "error": self.error, "message": self.message}
 

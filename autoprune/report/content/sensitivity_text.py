@@ -9,9 +9,9 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from autoprune.core import sensitivity
+from autoprune.core.json_values import JsonObject
 from autoprune.errors import StudyError
 
 HALF = 0.5
@@ -86,10 +86,12 @@ class ShownSensitivity:
         most = ranked[:LISTED]
         return most, ranked[len(most) :][-LISTED:][::-1]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON: the extremes at half their channels, and every block."""
         most, least = ([_entry(*pair) for pair in end] for end in self.extremes())
-        blocks = [{"name": block.name, "rise": rise} for block in self.blocks for rise in block.rises.values()]
+        blocks: list[JsonObject] = [
+            {"name": block.name, "rise": rise} for block in self.blocks for rise in block.rises.values()
+        ]
         return {"dense_loss": self.dense_loss, "kept_share": HALF, "most": most, "least": least, "blocks": blocks}
 
 
@@ -119,7 +121,7 @@ def sensitivity_lines(found: ShownSensitivity | None) -> list[str]:
     return [*lines, f"and least: {_listed(least)} nats"] if least else lines
 
 
-def _entry(curve: ShownCurve, rise: float) -> dict[str, Any]:
+def _entry(curve: ShownCurve, rise: float) -> JsonObject:
     return {"name": curve.name, "channels": curve.full, "rise": rise}
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from autoprune.analysis.comparison import compare, scored
 from autoprune.analysis.early_stopping import LOOKS, Look, are_rivals, peers_of, rank_agreement, was_spared
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Completed, Stopped, Trial
 from autoprune.report.content.rows import duration
@@ -46,7 +46,7 @@ class StoppingFacts:
     within_noise: int = 0
     agreement: Mapping[Look, float] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {
             "stopped": self.stopped,
@@ -56,7 +56,7 @@ class StoppingFacts:
             "checks": self.checks,
             "wrong": self.wrong,
             "within_noise": self.within_noise,
-            "agreement": dict(self.agreement),
+            "agreement": {str(look): correlation for look, correlation in self.agreement.items()},
         }
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoprune.analysis import pareto
 from autoprune.analysis.comparison import DENSE, Comparison, Scored, chance_notes, worth
 from autoprune.core.budget import Budget
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import FLOP_CONVENTION, METRICS
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
@@ -89,7 +90,7 @@ class Summary:
         """Return the time spent in all trials."""
         return sum(self.seconds.values())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON; every number is in the unit listed under ``units``, shares are fractions."""
         return {
             "study": self.study,

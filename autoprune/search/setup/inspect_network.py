@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.channel_groups import Block, PruningGroup
 from autoprune.core.counts import ChannelCounts
+from autoprune.core.json_values import JsonObject
+from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.layer_profile import layer_to_json
+from autoprune.cost.layer_table import LayerCost
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.channel_positions import tensor_shrinks
@@ -49,9 +52,9 @@ class CriterionSpread:
     quantiles: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     reason: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
-        found: dict[str, Any] = {"quantiles": {group: list(values) for group, values in self.quantiles.items()}}
+        found: JsonObject = {"quantiles": {group: list(values) for group, values in self.quantiles.items()}}
         return {**found, "reason": self.reason} if self.reason else found
 
 
@@ -81,40 +84,60 @@ class NetworkInspection:
     regularisation: RegularisationFacts | None
     criteria: Mapping[str, CriterionSpread]
 
-    def to_json(self) -> dict[str, Any]:
+    @cached_property
+    def dense(self) -> Measurement:
+        """Return what the network costs before anything is pruned."""
+        return self.cost.measure(ChannelCounts())
+
+    @property
+    def layers(self) -> tuple[LayerCost, ...]:
+        """Return the layers that do some multiply–accumulates, in network order."""
+        return tuple(layer for layer in self.cost.layers if layer.macs)
+
+    def mflops_of(self, block: Block) -> float:
+        """Return the MFLOPs that dropping a block saves."""
+        dropped = ChannelCounts(dropped_blocks=frozenset({block.name}))
+        return self.dense["mflops"] - self.cost.measure(dropped)["mflops"]
+
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
-        dense = self.cost.measure(ChannelCounts())
         return {
             "model": self.model,
             "trained": self.trained,
             "input_shape": list(self.input_shape),
             "flop_convention": FLOP_CONVENTION,
-            "uncounted": list(dense.uncounted),
-            "dense": dict(dense.values),
+            "uncounted": list(self.dense.uncounted),
+            "dense": dict(self.dense.values),
             "smallest": dict(self.smallest),
             "groups": [_group_to_json(group) for group in self.groups.cuttable],
             "blocks": [self._block_to_json(block) for block in self.blocks],
             "frozen": [{"name": g.name, "channels": g.num_channels, "reason": g.reason} for g in self.groups.frozen],
-            "layers": [layer_to_json(layer) for layer in self.cost.layers if layer.macs],
+            "layers": [layer_to_json(layer) for layer in self.layers],
             "sparsity": self.regularisation.to_json() if self.regularisation else None,
             "criteria": {name: spread.to_json() for name, spread in self.criteria.items()},
         }
 
-    def _block_to_json(self, block: Block) -> dict[str, Any]:
-        saved = (
-            self.cost.measure(ChannelCounts())["mflops"]
-            - self.cost.measure(ChannelCounts(dropped_blocks=frozenset({block.name})))["mflops"]
-        )
-        return {"name": block.name, "groups": list(block.groups), "mflops": saved}
+    def _block_to_json(self, block: Block) -> JsonObject:
+        return {"name": block.name, "groups": list(block.groups), "mflops": self.mflops_of(block)}
 
 
-def _group_to_json(group: PruningGroup) -> dict[str, Any]:
+def has_heads(group: PruningGroup) -> bool:
+    """Return whether what a group loses are attention heads."""
+    return group.members[0].side == "heads"
+
+
+def layers_of(group: PruningGroup) -> list[str]:
+    """Return the paths of the modules that a group runs through, sorted."""
+    return sorted({member.module for member in group.members})
+
+
+def _group_to_json(group: PruningGroup) -> JsonObject:
     return {
         "name": group.name,
         "channels": group.num_channels,
         "residual": group.is_residual,
-        "kind": "heads" if group.members[0].side == "heads" else "channels",
-        "layers": sorted({member.module for member in group.members}),
+        "kind": "heads" if has_heads(group) else "channels",
+        "layers": layers_of(group),
     }
 
 

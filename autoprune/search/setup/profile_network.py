@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from autoprune.core.builtin_names import MODELS
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.core.shapes import Shape
@@ -82,7 +82,7 @@ class Latency:
     stderr_ms: float | None = None
     failed: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {"failed": self.failed} if self.failed else {"ms": self.ms, "stderr_ms": self.stderr_ms}
 
@@ -109,9 +109,13 @@ class NetworkProfile:
     layers: tuple[LayerProfile, ...]
     uncounted: tuple[Uncounted, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    @property
+    def eager_seconds(self) -> float:
+        """Return what the layers take together, the clocks between them included."""
+        return sum(layer.seconds for layer in self.layers)
+
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
-        total = sum(layer.seconds for layer in self.layers)
         return {
             "model": self.what.source,
             "input_shape": list(self.what.input_shape),
@@ -122,13 +126,13 @@ class NetworkProfile:
             "timing": {name: value for name, value in self.plan.to_json().items() if name != "runtime"},
             "runtime": dict(self.runtime),
             "versions": versions(),
-            "layers": [_layer_to_json(layer, total) for layer in self.layers],
-            "layers_eager_ms": 1e3 * total,
+            "layers": [_layer_to_json(layer, self.eager_seconds) for layer in self.layers],
+            "layers_eager_ms": 1e3 * self.eager_seconds,
             "uncounted": [asdict(one) for one in self.uncounted],
         }
 
 
-def _layer_to_json(layer: LayerProfile, total: float) -> dict[str, Any]:
+def _layer_to_json(layer: LayerProfile, total: float) -> JsonObject:
     return {
         **layer_to_json(layer),
         "mparams": layer.params / 1e6,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.analysis.pareto import best_within
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Trial, completed_measurement
@@ -49,7 +50,7 @@ class Listed:
         """Return the best trial within the last run's budget."""
         return best_within(self.view.trials, self.view.budget) if self.view else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON; a study that cannot be read says why under ``error``."""
         row: dict[str, Any] = {
             "name": self.name,

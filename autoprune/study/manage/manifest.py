@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from autoprune.core.json_values import JsonObject
+
 VERSION = 1
 
 
@@ -42,7 +44,7 @@ class Manifest:
     measured_on: Mapping[str, Any]
     files: Mapping[str, PackedFile] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         about = {name: value for name, value in vars(self).items() if name != "files"}
         files = {name: asdict(file) for name, file in self.files.items()}
