@@ -39,7 +39,7 @@ class AutopruneError(Exception):
         return _restore, (type(self), self.args, self.__dict__)
 
 
-def _restore(kind: type[AutopruneError], args: tuple[Any, ...], state: dict[str, Any]) -> AutopruneError:
+def _restore(kind: type[AutopruneError], args: tuple[Any, ...], state: dict[str, object]) -> AutopruneError:
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)
     return error

@@ -191,7 +191,7 @@ def _guarded(criterion: Any, faults: list[str]) -> Criterion:
     return guarded
 
 
-def _circumstances(network: nn.Module) -> dict[str, Any]:
+def _circumstances(network: nn.Module) -> dict[str, object]:
     """Return what a criterion must leave unchanged, by name."""
     modules = list(network.modules())
     return {

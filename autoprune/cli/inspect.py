@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autoprune.cli.read_request import Request
-    from autoprune.search.setup.inspect_network import NetworkInspection
+    from autoprune.search.setup.network_inspection import NetworkInspection
 
 
 @click.command(
@@ -109,7 +109,7 @@ def _print_groups(console: Console, found: NetworkInspection) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from autoprune.search.setup.inspect_network import has_heads, layers_of
+    from autoprune.search.setup.network_inspection import has_heads, layers_of
 
     groups = Table("group", "size", "kind", "layers it runs through", title="can be pruned")
     for group in found.groups.cuttable:

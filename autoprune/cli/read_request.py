@@ -28,7 +28,7 @@ class Request:
 
     spec: StudySpec
     folder: Path
-    written: Mapping[str, Any]
+    written: Mapping[str, object]
 
 
 def layer_of(options: Mapping[str, Any], assignments: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def layer_of(options: Mapping[str, Any], assignments: tuple[str, ...] = ()) -> d
         SpecError: if an assignment is not KEY=VALUE.
     """
     lists = {each.key for each in SPEC_OPTIONS if each.is_list}
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for key, value in options.items():
         if value is not None and not key.startswith("budget_"):
             dotted = key.replace("__", ".")
@@ -59,7 +59,7 @@ def layer_of(options: Mapping[str, Any], assignments: tuple[str, ...] = ()) -> d
     return values
 
 
-def read_request(study: str | None, root: Path, values: Mapping[str, Any]) -> Request:
+def read_request(study: str | None, root: Path, values: Mapping[str, object]) -> Request:
     """Return the spec of a study and its folder: the command line over the study's file over the defaults.
 
     Once a study has begun, the values it began with replace the defaults and options that are not repeated; later
@@ -85,19 +85,20 @@ def read_request(study: str | None, root: Path, values: Mapping[str, Any]) -> Re
     return Request(parse_spec([*layers, Layer("command line", values)]), path, written)
 
 
-def _edited(accepted: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+def _edited(accepted: Mapping[str, object], written: Mapping[str, object]) -> dict[str, object]:
     """Return the values of a ``study.toml`` that were edited since a run accepted them; removed ones are ignored."""
-    changed: dict[str, Any] = {}
+    changed: dict[str, object] = {}
     for key, value in written.items():
-        if isinstance(value, Mapping) and isinstance(accepted.get(key), Mapping):
-            inner = _edited(accepted[key], value)
+        before = accepted.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            inner = _edited(before, value)
             changed |= {key: inner} if inner else {}
-        elif accepted.get(key) != value:
+        elif before != value:
             changed[key] = value
     return changed
 
 
-def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
+def _put(values: dict[str, object], dotted: str, value: Any) -> None:
     *sections, name = dotted.split(".")
     for section in sections:
         inner = values.setdefault(section, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -87,8 +87,8 @@ def _cells(each: Listed) -> tuple[str, ...]:
     when = "searching now" if each.searching else ago(each.active)
     if each.view is None:
         return each.name, "?", each.fault.splitlines()[0], size, when
-    row: dict[str, Any] = each.to_json()
-    return each.name, f"{row['finished']} of {row['trials']}", row["best"], size, when
+    row = each.to_json()
+    return each.name, f"{row['finished']} of {row['trials']}", str(row["best"]), size, when
 
 
 def ago(moment: datetime.datetime) -> str:

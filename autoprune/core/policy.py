@@ -98,7 +98,7 @@ class PruningPolicy:
     def to_json(self) -> str:
         """Return the policy as one line of JSON; :meth:`from_json` gives it back unchanged."""
         groups = {name: [group.sparsity, group.importance] for name, group in self.groups.items()}
-        data: dict[str, Any] = {"version": VERSION, "round_to": self.round_to, "groups": groups}
+        data: dict[str, object] = {"version": VERSION, "round_to": self.round_to, "groups": groups}
         if self.dropped_blocks:
             data["dropped_blocks"] = list(self.dropped_blocks)
         if self.mask is not None:

@@ -39,7 +39,9 @@ def call_with_accepted(function: Any, reference: str, error: type[AutopruneError
         raise error(f"{reference!r}, called with ({given}), raised {type(fault).__name__}: {fault}") from fault
 
 
-def _accepted(function: Any, reference: str, error: type[AutopruneError], offers: dict[str, Any]) -> dict[str, Any]:
+def _accepted(
+    function: Any, reference: str, error: type[AutopruneError], offers: dict[str, object]
+) -> dict[str, object]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some callables written in C show no signature

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from autoprune.core.atomic_write import write_bytes, write_text
+from autoprune.core.json_values import JsonObject
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Trial
 from autoprune.cost.timing_plan import TimingPlan
@@ -183,7 +184,7 @@ def _question(maker: NetworkMaker, timing: TimingPlan, trials: Sequence[Trial]) 
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _score_to(score: Score) -> dict[str, Any]:
+def _score_to(score: Score) -> JsonObject:
     correct = None if score.correct is None else PairedScores.pack(score.correct.tolist()).text
     numbers = {name: getattr(score, name) for name in ("accuracy", "accuracy_stderr", "loss", "loss_stderr", "count")}
     return {**numbers, "correct": correct}

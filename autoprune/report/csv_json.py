@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 from autoprune.core.atomic_write import write_text
 from autoprune.core.measurement import Measurement
@@ -64,7 +63,7 @@ def json_text(summary: Summary) -> str:
     return json.dumps(summary.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _row_cells(row: Row) -> dict[str, Any]:
+def _row_cells(row: Row) -> dict[str, object]:
     return {
         "trial": row.number,
         "origin": row.origin,
@@ -79,7 +78,7 @@ def _row_cells(row: Row) -> dict[str, Any]:
     }
 
 
-def _dense_cells(summary: Summary) -> dict[str, Any]:
+def _dense_cells(summary: Summary) -> dict[str, object]:
     return {
         "origin": "dense",
         "on_front": 0,

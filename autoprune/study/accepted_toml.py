@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from autoprune.core.atomic_write import write_text
 from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
 
 
-def write_accepted(folder: StudyFolder, values: Mapping[str, Any]) -> None:
+def write_accepted(folder: StudyFolder, values: Mapping[str, object]) -> None:
     """Store the values, in place of those of an earlier run.
 
     Raises:
@@ -24,7 +23,7 @@ def write_accepted(folder: StudyFolder, values: Mapping[str, Any]) -> None:
     folder.old_accepted_toml.unlink(missing_ok=True)
 
 
-def read_accepted(folder: StudyFolder) -> dict[str, Any] | None:
+def read_accepted(folder: StudyFolder) -> dict[str, object] | None:
     """Return the values; ``None`` if no run has stored any.
 
     Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from autoprune.errors import UnknownNameError, UsageError
 from autoprune.study.spec import NAME_PATTERN
@@ -21,7 +20,7 @@ DEFAULT_STUDY = "digits-resnet56"
 
 def find_study(
     argument: str | None, root: Path = Path("studies"), *, allow_new: bool = False
-) -> tuple[Path, Mapping[str, Any]]:
+) -> tuple[Path, Mapping[str, object]]:
     """Return the folder of a study and the values of its ``study.toml``.
 
     A bare name is a folder under ``root``, or else a packaged recipe, whose study will live under
@@ -41,7 +40,7 @@ def find_study(
     """
     folder = _folder(DEFAULT_STUDY if argument is None else argument, root)
     own, recipe = folder / STUDY_FILE, recipes().get(folder.name)
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     if own.exists() or Path(argument or "").name == STUDY_FILE:
         values = read_study_toml(own)
     elif recipe is not None and folder == root / folder.name:

@@ -124,7 +124,7 @@ class Ledger:
         with reporting_faults(self._url):
             self._study.set_user_attr(key, json.dumps(value))
 
-    def begin_session(self, facts: Mapping[str, Any]) -> int:
+    def begin_session(self, facts: Mapping[str, object]) -> int:
         """Store that a run begins, with whatever describes it; return its number, from 0."""
         sessions = [key for key in self.facts if key.startswith("session:")]
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -166,7 +166,7 @@ class Ledger:
         return self._asked_at(draw.place, candidate)
 
     def _new_trial(
-        self, space: SearchSpace, candidate: Candidate, canonical: PruningPolicy, noted: Mapping[str, Any]
+        self, space: SearchSpace, candidate: Candidate, canonical: PruningPolicy, noted: Mapping[str, object]
     ) -> trial_format.NewTrial:
         attributes = {trial_format.CANDIDATE: trial_format.candidate_record(candidate, self._session)}
         return trial_format.NewTrial(params_of(space, canonical), distributions(space), attributes, noted)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from optuna.distributions import distribution_to_json
 from optuna.storages import RDBStorage
@@ -128,7 +127,7 @@ def _insert_details(session: Session, place: TrialPlace, new: NewTrial, values: 
             session.execute(insert(table), found)
 
 
-def _attribute_rows(place: TrialPlace, attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _attribute_rows(place: TrialPlace, attributes: Mapping[str, object]) -> list[dict[str, object]]:
     return [
         {"trial_id": place.trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
     ]

@@ -16,6 +16,7 @@ import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprune.core.json_values import JsonObject
 from autoprune.errors import StudyError
 from autoprune.study import trial_format
 from autoprune.study.storage import open_storage, reporting_faults, without_password
@@ -76,7 +77,7 @@ def write_portable(study: PortableStudy, url: str, name: str, objectives: tuple[
             target.add_trial(_unpacked(packed, number))
 
 
-def _packed(record: FrozenTrial, objectives: tuple[str, ...]) -> dict[str, Any]:
+def _packed(record: FrozenTrial, objectives: tuple[str, ...]) -> JsonObject:
     state, values = record.state, record.values
     if not state.is_finished() and trial_format.OUTCOME in record.user_attrs:
         state, values = trial_format.told_as(trial_format.outcome_of(record), objectives)

@@ -7,7 +7,6 @@ its own policy and what Optuna's sampler noted on it, so that a resumed study pr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -56,9 +55,9 @@ def lost_candidates(stored: Sequence[Record], cache: RecordCache | None = None) 
 
 def noted_by_sampler(
     storage: BaseStorage, study_id: int, candidate: Candidate, stored: Sequence[StoredTrial], cache: RecordCache
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what Optuna's sampler noted on a lost candidate's records, as NSGA-II its generation."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for record in stored:
         known = cache.candidate(record)
         if known is not None and known.number == candidate.number:

@@ -39,10 +39,10 @@ class Layer:
     """
 
     source: str
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
 
 
-def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:
+def merge_layers(*layers: Mapping[str, object]) -> dict[str, object]:
     """Return all layers in one; tables are merged, and a later value wins over an earlier one.
 
     ``None`` is no value. The layers are left as they are, and share no table with the result.
@@ -50,7 +50,7 @@ def merge_layers(*layers: Mapping[str, Any]) -> dict[str, Any]:
     >>> merge_layers({"finetune": {"lr": 0.1, "epochs": 2}}, {"finetune": {"lr": 0.2, "epochs": None}})
     {'finetune': {'lr': 0.2, 'epochs': 2}}
     """
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for layer in layers:
         for key, value in layer.items():
             if isinstance(value, Mapping):
@@ -94,13 +94,13 @@ def _misplaced(layer: Layer) -> list[str]:
     return faults
 
 
-def _well_placed(values: Mapping[str, Any]) -> dict[str, Any]:
+def _well_placed(values: Mapping[str, object]) -> dict[str, object]:
     """Return what is left of a layer without the values that :func:`_misplaced` reports."""
     top = {key: value for key, value in values.items() if key in StudySpec.model_fields and key not in _SECTIONS}
     tables = {
-        key: {inner: values[key][inner] for inner in section.model_fields if inner in values[key]}
+        key: {name: table[name] for name in section.model_fields if name in table}
         for key, section in _SECTIONS.items()
-        if isinstance(values.get(key), Mapping)
+        if isinstance(table := values.get(key), Mapping)
     }
     return top | tables
 
@@ -115,7 +115,7 @@ def _nearest(key: str, section: type[BaseModel]) -> str:
     return did_you_mean(key, section.model_fields) or f"; known: {', '.join(section.model_fields)}"
 
 
-def _validate(values: dict[str, Any], layers: Sequence[Layer]) -> tuple[StudySpec | None, list[str]]:
+def _validate(values: dict[str, object], layers: Sequence[Layer]) -> tuple[StudySpec | None, list[str]]:
     """Validate in rounds, putting defaults where the last round found faults.
 
     Pydantic checks what concerns several fields only once each field is right by itself; a second
@@ -155,7 +155,7 @@ class _Fault:
         key = ".".join([*path, context["key"]] if context["key"] else path)
         return cls(key, tuple(".".join([*path, other]) for other in context["because"]), context["reason"])
 
-    def line(self, values: Mapping[str, Any], layers: Sequence[Layer]) -> str:
+    def line(self, values: Mapping[str, object], layers: Sequence[Layer]) -> str:
         """Return the fault in words, with the value and the last layer that gave it."""
         sources = [layer.source for layer in layers if _value(layer.values, self.key) is not None]
         return (
@@ -168,7 +168,7 @@ def _field(path: Sequence[str]) -> FieldInfo:
     return section.model_fields[path[-1]]
 
 
-def _value(values: Mapping[str, Any], key: str) -> Any:
+def _value(values: Mapping[str, object], key: str) -> Any:
     """Return the value at a dotted key, or ``None``."""
     found: Any = values
     for part in key.split("."):
@@ -176,12 +176,14 @@ def _value(values: Mapping[str, Any], key: str) -> Any:
     return found
 
 
-def _without(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+def _without(values: Mapping[str, object], keys: Iterable[str]) -> dict[str, object]:
     """Return a copy without the given dotted keys."""
     left = merge_layers(values)
     for key in keys:
         *section, name = key.split(".")
-        (left.get(section[0], {}) if section else left).pop(name, None)
+        table = left.get(section[0]) if section else left
+        if isinstance(table, dict):
+            table.pop(name, None)
     return left
 
 
@@ -211,7 +213,7 @@ def _show(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def read_study_toml(path: Path) -> dict[str, Any]:
+def read_study_toml(path: Path) -> dict[str, object]:
     """Return the values of a TOML file, unchecked.
 
     Raises:
@@ -257,7 +259,7 @@ def read_resolved(path: Path) -> StudySpec:
     Raises:
         SpecError: if the file is missing, damaged, or of a version with other fields.
     """
-    earlier: dict[str, Any] = {}
+    earlier: dict[str, dict[str, object]] = {}
     for key, value in BEFORE_IT_CAME.items():
         section, _, name = key.partition(".")
         earlier.setdefault(section, {})[name] = value

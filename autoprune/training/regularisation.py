@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -177,7 +177,7 @@ def channel_strengths(network: nn.Module, method: Method, tensors: ChannelTensor
     return torch.cat([_norms(where).cpu() for where in _places(network, tensors).values()])
 
 
-def describe_regularisation(before: Tensor, after: Tensor) -> dict[str, Any]:
+def describe_regularisation(before: Tensor, after: Tensor) -> dict[str, object]:
     """Return how the strengths of all channels changed, as plain data.
 
     Args:

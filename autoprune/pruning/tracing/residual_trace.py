@@ -99,7 +99,7 @@ def _looks(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
     return tensor.shape, tensor.dtype
 
 
-def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, object]) -> Iterator[Tensor]:
     """Yield the tensors that an operation writes to, according to its schema."""
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
@@ -107,7 +107,7 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Itera
             yield from (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
 
 
-def _carry(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], operands: Sequence[_Carried]) -> _Carried:
+def _carry(func: Any, args: Sequence[Any], kwargs: Mapping[str, object], operands: Sequence[_Carried]) -> _Carried:
     """Return what the result of an operation carries, given what its first two operands do."""
     name = func.overloadpacket.__name__.removesuffix("_")
     first, second = (*operands, {}, {})[:2]
@@ -122,7 +122,7 @@ def _carry(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], operands: 
     return {}
 
 
-def _leaves(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], call: _Call) -> bool:
+def _leaves(func: Any, args: Sequence[Any], kwargs: Mapping[str, object], call: _Call) -> bool:
     """Return whether an activation leaves the input of a call unchanged, as ReLU does after another ReLU."""
     if call.entered is None:
         return False

@@ -214,7 +214,7 @@ def _note(tracer: Tracer, path: str, module: nn.Module) -> tuple[Any, Any]:
     )
 
 
-def _tensors(args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
+def _tensors(args: Any, kwargs: Mapping[str, object]) -> list[Tensor]:
     """Return every tensor among arguments, lists included."""
     found: list[Tensor] = []
     for value in (*args, *kwargs.values()):

@@ -35,7 +35,7 @@ SHORT_TITLES = {
 }
 
 
-def page_document(view: StudyView, summary: Summary) -> dict[str, Any]:
+def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
     """Return the document; everything in it is finite, and text is as it was stored."""
     trials = view.trials
     low, high = accuracy_range(summary)
@@ -79,7 +79,7 @@ def costs_to_choose(summary: Summary, trials: Sequence[Trial]) -> list[str]:
     return [name for name in SHORT_TITLES if all(name in measured.values for measured in (summary.dense, *found))]
 
 
-def trial_columns(trials: Sequence[Trial]) -> dict[str, Any]:
+def trial_columns(trials: Sequence[Trial]) -> dict[str, object]:
     """Return the finished trials column by column, in order; ``None`` is what a trial does not have."""
     measured = [_measurement(trial) for trial in trials]
     names = [name for name in METRICS if any(name in m.values for m in measured)]

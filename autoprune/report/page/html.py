@@ -90,7 +90,7 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
 
 
-def _sections(view: StudyView, summary: Summary) -> dict[str, Any]:
+def _sections(view: StudyView, summary: Summary) -> dict[str, object]:
     """Return what the template shows as it is."""
     return {
         "title": summary.study,

@@ -7,7 +7,6 @@ fixed width, and by which criterion, one character each. What few policies have,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from autoprune.core.policy import PruningPolicy
 
@@ -15,7 +14,7 @@ DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 UNKNOWN = 1000  # channels that a group is given if the study does not say; what is kept is then per mille
 
 
-def encode_policies(policies: Sequence[PruningPolicy], channels: Mapping[str, int]) -> dict[str, Any]:
+def encode_policies(policies: Sequence[PruningPolicy], channels: Mapping[str, int]) -> dict[str, object]:
     """Return policies as plain types for JSON.
 
     Args:
@@ -96,7 +95,7 @@ def _criteria(policy: PruningPolicy, names: Sequence[str], code: Mapping[str, st
     return "".join(parts)
 
 
-def _mask(policy: PruningPolicy, layers: Sequence[str]) -> dict[str, Any] | None:
+def _mask(policy: PruningPolicy, layers: Sequence[str]) -> dict[str, object] | None:
     if policy.mask is None:
         return None
     shares = {layers.index(name): sparsity for name, sparsity in policy.mask.layers.items()}

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from autoprune.core.budget import Budget
 from autoprune.core.counts import ChannelCounts
@@ -118,7 +117,7 @@ def _evenly(names: list[str], count: int) -> list[str]:
     return [names[int((place + 0.5) * len(names) / count)] for place in range(count)]
 
 
-def _to_json(timed: list[Timed], space: SearchSpace) -> list[dict[str, Any]]:
+def _to_json(timed: list[Timed], space: SearchSpace) -> list[dict[str, object]]:
     return [{"latency_ms": one.latency_ms, "kept": space.cut_numbers(one.kept)} for one in timed]
 
 

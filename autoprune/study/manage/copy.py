@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from autoprune.errors import StudyError
 from autoprune.study.accepted_toml import read_accepted, write_accepted
@@ -82,7 +81,7 @@ def _copy_files(folder: StudyFolder, copy: StudyFolder) -> None:
                 raise
 
 
-def _accepted(folder: StudyFolder, target: Path, name: str) -> Mapping[str, Any]:
+def _accepted(folder: StudyFolder, target: Path, name: str) -> Mapping[str, object]:
     """Return the values of ``study.toml`` that count as accepted by the copy, so that none is taken for an edit."""
     accepted = read_accepted(folder) if folder.study_toml.exists() else None
     if accepted is None:
@@ -90,7 +89,7 @@ def _accepted(folder: StudyFolder, target: Path, name: str) -> Mapping[str, Any]
     return {**accepted, "name": read_study_toml(folder.study_toml).get("name", name)}
 
 
-def written_at(target: Path) -> Mapping[str, Any]:
+def written_at(target: Path) -> Mapping[str, object]:
     """Return the values of the ``study.toml`` or recipe that answers to a study's folder; or else only its name."""
     return dict(find_study(str(target.absolute()), target.parent.absolute(), allow_new=True)[1])
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from autoprune.errors import SpecError, StudyError, UsageError
 from autoprune.study.accepted_toml import write_accepted
@@ -40,7 +39,7 @@ class Imported:
     folder: Path
     trials: int
     needs: Mapping[str, str]
-    measured_on: Mapping[str, Any]
+    measured_on: Mapping[str, object]
 
 
 def import_study(
@@ -139,7 +138,7 @@ def _study(unpacked: Path, wording: Wording, file: Path) -> PortableStudy:
 
 
 def _assemble(
-    unpacked: Path, spec: StudySpec, study: PortableStudy, wording: Wording, written: Mapping[str, Any], own: bool
+    unpacked: Path, spec: StudySpec, study: PortableStudy, wording: Wording, written: Mapping[str, object], own: bool
 ) -> None:
     """Turn what came into a study's folder."""
     for name in (FACTS, TRIALS, RESOLVED):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from autoprune.analysis.pareto import best_within
 from autoprune.core.json_values import JsonObject
@@ -52,7 +51,7 @@ class Listed:
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON; a study that cannot be read says why under ``error``."""
-        row: dict[str, Any] = {
+        row: JsonObject = {
             "name": self.name,
             "folder": str(self.folder.path),
             "size_mb": round(self.size_bytes / 1e6, 3),

@@ -123,7 +123,7 @@ def relocated(spec: StudySpec, given: Mapping[str, str]) -> tuple[StudySpec, Wor
         spec: as it came.
         given: dotted key of :data:`OUTSIDE` → new value.
     """
-    changes: dict[str, dict[str, Any]] = {}
+    changes: dict[str, dict[str, object]] = {}
     for key, value in given.items():
         section, _, name = key.partition(".")
         changes.setdefault(section, {})[name] = value
