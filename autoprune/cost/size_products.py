@@ -109,7 +109,7 @@ class Totals:
         terms: factors and their coefficients, one for each total; terms of equal factors are merged.
         dense: all sizes of the dense network, where every total is largest.
 
-    >>> sizes = Sizes({"a": 4})
+    >>> sizes = SizeTable({"a": 4})
     >>> place = sizes.place(4, {"a": 1})
     >>> dense, half = (sizes.of(ChannelCounts({"a": count})) for count in (4, 2))
     >>> Totals([((place, place), [Fraction(3)]), ((), [Fraction(5)])], dense).of(half)

@@ -14,12 +14,13 @@ from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.core.json_values import JsonObject
 from autoprune.errors import StudyError
 from autoprune.study import trial_format
-from autoprune.study.storage import open_storage, reporting_faults, without_password
+from autoprune.study.storage import storage_for_one_look, without_password
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ def read_portable(url: str, name: str, objectives: tuple[str, ...]) -> PortableS
     Raises:
         StudyError: if the storage cannot be read or holds no such study.
     """
-    storage = open_storage(url)
-    with reporting_faults(url):
+    with storage_for_one_look(url) as storage:
         try:
             study = optuna.load_study(study_name=name, storage=storage)
         except KeyError as error:
@@ -63,18 +63,21 @@ def write_portable(study: PortableStudy, url: str, name: str, objectives: tuple[
     Raises:
         StudyError: if the storage cannot be written, or the data is not what :func:`read_portable` returns.
     """
-    storage = open_storage(url)
-    with reporting_faults(url):
-        try:
-            target = optuna.create_study(
-                storage=storage, study_name=name, directions=trial_format.directions(objectives), load_if_exists=False
-            )
-        except optuna.exceptions.DuplicatedStudyError as error:
-            raise StudyError(f"the storage {without_password(url)!r} holds a study named {name!r} already") from error
+    with storage_for_one_look(url) as storage:
+        target = _create(storage, url, name, objectives)
         for key, value in study.facts.items():
             target.set_user_attr(key, json.dumps(value))
         for number, packed in enumerate(study.trials):
             target.add_trial(_unpacked(packed, number))
+
+
+def _create(storage: RDBStorage, url: str, name: str, objectives: tuple[str, ...]) -> optuna.Study:
+    try:
+        return optuna.create_study(
+            storage=storage, study_name=name, directions=trial_format.directions(objectives), load_if_exists=False
+        )
+    except optuna.exceptions.DuplicatedStudyError as error:
+        raise StudyError(f"the storage {without_password(url)!r} holds a study named {name!r} already") from error
 
 
 def _packed(record: FrozenTrial, objectives: tuple[str, ...]) -> JsonObject:

@@ -83,6 +83,23 @@ def reporting_faults(url: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def storage_for_one_look(url: str) -> Iterator[RDBStorage]:
+    """Open a storage to read or write once, and close its connections afterwards.
+
+    A connection left open is one more for each look of a live view, and keeps SQLite's log beside the file.
+
+    Raises:
+        StudyError: if the storage cannot be opened, read or written.
+    """
+    storage = open_storage(url)
+    try:
+        with reporting_faults(url):
+            yield storage
+    finally:
+        storage.engine.dispose()
+
+
 def _first_cause(error: BaseException) -> str:
     """Return what the database itself said, on one line."""
     while (cause := getattr(error, "orig", None) or error.__cause__) is not None:

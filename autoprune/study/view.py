@@ -17,7 +17,7 @@ from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
-from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, sqlite_url, without_password
+from autoprune.study.storage import sqlite_path, sqlite_url, storage_for_one_look, without_password
 from autoprune.study.study_facts import SessionFacts, StudyFacts
 from autoprune.study.trial_format import StoredTrial, read_trials
 from autoprune.study.trial_rows import open_rows
@@ -88,17 +88,13 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
             f"`autoprune search {path}` begins one"
         )
     spec = read_resolved(folder.resolved)
-    opened = open_storage(url)
-    try:
-        with reporting_faults(url):
-            try:
-                study_id = opened.get_study_id_from_name(spec.name)
-            except KeyError as error:
-                raise StudyError(f"the storage {without_password(url)!r} holds no study named {spec.name!r}") from error
-            stored = open_rows(opened, study_id).read(0)
-            facts = _read_facts(opened.get_study_user_attrs(study_id), url)
-    finally:
-        opened.engine.dispose()  # who looks again and again holds no connection for each look
+    with storage_for_one_look(url) as opened:
+        try:
+            study_id = opened.get_study_id_from_name(spec.name)
+        except KeyError as error:
+            raise StudyError(f"the storage {without_password(url)!r} holds no study named {spec.name!r}") from error
+        stored = open_rows(opened, study_id).read(0)
+        facts = _read_facts(opened.get_study_user_attrs(study_id), url)
     running = sum(record.state == TrialState.RUNNING for record in stored)
     return StudyView(folder, spec, _readable(stored, facts.dense_correct, url), running, facts)
 

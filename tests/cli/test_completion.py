@@ -114,7 +114,7 @@ def test_every_option_and_command_is_explained(names: tuple[str, ...]) -> None:
 def test_the_list_of_commands_holds_every_module_of_commands() -> None:
     folder = Path(__file__).parents[2] / "autoprune" / "cli"
     others = {
-        *("__init__", "main", "lazy_group", "headings", "output", "completing", "manage_studies", "read_request"),
+        *("__init__", "main", "lazy_group", "headings", "output", "completed_values", "manage_studies", "read_request"),
         *("budget_options", "shared_options", "spec_options"),
     }
     assert {path.stem for path in folder.glob("*.py")} - others == set(COMMANDS)
