@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.core.json_values import JsonObject
 from autoprune.errors import StudyError
 from autoprune.study import trial_format
-from autoprune.study.storage import storage_for_one_look, without_password
+from autoprune.study.storage import closing_storage, without_password
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def read_portable(url: str, name: str, objectives: tuple[str, ...]) -> PortableS
     Raises:
         StudyError: if the storage cannot be read or holds no such study.
     """
-    with storage_for_one_look(url) as storage:
+    with closing_storage(url) as storage:
         try:
             study = optuna.load_study(study_name=name, storage=storage)
         except KeyError as error:
@@ -63,7 +63,7 @@ def write_portable(study: PortableStudy, url: str, name: str, objectives: tuple[
     Raises:
         StudyError: if the storage cannot be written, or the data is not what :func:`read_portable` returns.
     """
-    with storage_for_one_look(url) as storage:
+    with closing_storage(url) as storage:
         target = _create(storage, url, name, objectives)
         for key, value in study.facts.items():
             target.set_user_attr(key, json.dumps(value))

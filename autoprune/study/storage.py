@@ -84,10 +84,10 @@ def reporting_faults(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def storage_for_one_look(url: str) -> Iterator[RDBStorage]:
+def closing_storage(url: str) -> Iterator[RDBStorage]:
     """Open a storage to read or write once, and close its connections afterwards.
 
-    A connection left open is one more for each look of a live view, and keeps SQLite's log beside the file.
+    A connection left open is one more for each refresh of a live view, and keeps SQLite's log beside the file.
 
     Raises:
         StudyError: if the storage cannot be opened, read or written.

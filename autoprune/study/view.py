@@ -17,7 +17,7 @@ from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
-from autoprune.study.storage import sqlite_path, sqlite_url, storage_for_one_look, without_password
+from autoprune.study.storage import closing_storage, sqlite_path, sqlite_url, without_password
 from autoprune.study.study_facts import SessionFacts, StudyFacts
 from autoprune.study.trial_format import StoredTrial, read_trials
 from autoprune.study.trial_rows import open_rows
@@ -88,7 +88,7 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
             f"`autoprune search {path}` begins one"
         )
     spec = read_resolved(folder.resolved)
-    with storage_for_one_look(url) as opened:
+    with closing_storage(url) as opened:
         try:
             study_id = opened.get_study_id_from_name(spec.name)
         except KeyError as error:
