@@ -5,33 +5,20 @@ Each :class:`CutCase` builds the network with any number of channels directly, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from pytorch_counter import counting_flops
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.core.channel_groups import Shrink
 
 
-@contextmanager
-def without_fused_kernels() -> Iterator[None]:
-    """Make LSTMs and attention run as matrix products, which PyTorch's counter sees."""
-    torch.backends.mkldnn.enabled = False
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = True
-        torch.backends.mha.set_fastpath_enabled(True)
-
-
 def really(network: nn.Module, example: Tensor) -> tuple[int, int, int]:
     """Count without the package: PyTorch's FLOPs halved, parameters, bytes of a saved file without its header."""
-    with without_fused_kernels(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with counting_flops() as counter:
         network.eval()(example)
     saved = save(network.state_dict())
     header = 8 + int.from_bytes(saved[:8], "little")

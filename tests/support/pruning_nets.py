@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pytorch_counter import counting_flops
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import VisionTransformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.densenet import DenseNet
@@ -270,21 +269,9 @@ def outputs(network: nn.Module, inputs: Tensor) -> Tensor:
         return network.eval()(inputs)
 
 
-@contextmanager
-def without_fused_kernels() -> Iterator[None]:
-    """Make LSTMs and attention run as matrix products, which PyTorch's counter sees."""
-    torch.backends.mkldnn.enabled = False
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = True
-        torch.backends.mha.set_fastpath_enabled(True)
-
-
 def counted(network: nn.Module, inputs: Tensor) -> tuple[int, int, int]:
     """Count without the package: PyTorch's FLOPs of one input halved, parameters, bytes of the state."""
-    with without_fused_kernels(), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with counting_flops() as counter:
         network.eval()(inputs[:1])
     stored = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     return counter.get_total_flops() // 2, sum(parameter.numel() for parameter in network.parameters()), stored

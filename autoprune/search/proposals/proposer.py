@@ -110,10 +110,6 @@ class Proposals:
         projected = projector.project(policy_of(self.space, params))
         return self._proposal(self._unseen(projected, projector, number, trials), f"sampler:{self.chosen_sampler}")
 
-    def baseline_waits(self, trials: Sequence[Trial]) -> bool:
-        """Return whether a baseline of this budget is still due."""
-        return self._waiting_baseline(self.projector(trials), trials) is not None
-
     def _proposal(self, policy: PruningPolicy, origin: str) -> Proposal:
         return Proposal(policy, self.space.counts(policy), origin, self.budget)
 
