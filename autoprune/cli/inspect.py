@@ -109,12 +109,12 @@ def _print_groups(console: Console, found: NetworkInspection) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from autoprune.search.setup.network_inspection import has_heads, layers_of
+    from autoprune.search.setup.network_inspection import has_heads
 
     groups = Table("group", "size", "kind", "layers it runs through", title="can be pruned")
     for group in found.groups.cuttable:
         kind = "heads" if has_heads(group) else "residual stream" if group.is_residual else "inner"
-        groups.add_row(escape(group.name), str(group.num_channels), kind, str(len(layers_of(group))))
+        groups.add_row(escape(group.name), str(group.num_channels), kind, str(len(group.layers)))
     console.print(groups)
     if found.blocks:
         blocks = Table("block", "MFLOPs", "groups inside", title="can be dropped whole, with --depth")

@@ -37,6 +37,29 @@ class Member:
 
 
 @dataclass(frozen=True)
+class ProductShare:
+    """A matrix product that shrinks with the channels of a group, though no weight of it does.
+
+    It is one of activations, as in attention, or one with a weight that runs over positions, once for each channel.
+
+    Attributes:
+        module: path of the innermost module that multiplies.
+        key: which product of the network, and which of its dimensions that shrink.
+        macs: multiply–accumulates of the whole product, for one input.
+        size: length of that dimension in the dense network.
+        width: positions along it per channel of the group.
+        weight: path of the weight; empty for a product of activations.
+    """
+
+    module: str
+    key: tuple[int, int]
+    macs: int
+    size: int
+    width: int
+    weight: str = ""
+
+
+@dataclass(frozen=True)
 class PruningGroup:
     """Channels that must go together, as after a residual add or a concatenation.
 
@@ -45,12 +68,19 @@ class PruningGroup:
         num_channels: how many there are.
         members: every place where they appear.
         is_residual: whether several layers add into the same channels, as in a residual stream.
+        products: matrix products that shrink with it, beside the weights among its members.
     """
 
     name: str
     num_channels: int
     members: tuple[Member, ...]
     is_residual: bool = False
+    products: tuple[ProductShare, ...] = ()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Return the paths of the modules and parameters that the group runs through, each once."""
+        return tuple(dict.fromkeys(member.module for member in self.members))
 
     def producers(self) -> tuple[Member, ...]:
         """Return the members that produce the channels (norms included)."""
@@ -76,11 +106,19 @@ class Block:
 
 @dataclass(frozen=True)
 class FrozenGroup:
-    """A group that cannot be cut, with the reason in words a user understands."""
+    """A group that cannot be cut, with the reason in words a user understands.
+
+    Attributes:
+        name: module path of the first layer that produces its channels.
+        num_channels: how many there are.
+        reason: why it stays whole.
+        layers: paths of the modules and parameters that it runs through, where they are known.
+    """
 
     name: str
     num_channels: int
     reason: str
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,8 +129,11 @@ class Shrink:
         tensor: path of a parameter or buffer, or ``MODULE:products`` for the matrix products of attention.
         dim: the dimension that gets shorter.
         per_channel: by how much, for each channel removed.
+        product: the one product of activations that this is about; ``None`` for a tensor, and for all products of an
+            attention module together.
     """
 
     tensor: str
     dim: int
     per_channel: int
+    product: ProductShare | None = None

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 _Shape: TypeAlias = tuple[int, ...]
@@ -61,7 +62,7 @@ def record_usage(network: nn.Module, example: Tensor) -> Usage:
         network: any network.
         example: input of shape ``(N, *input_shape)``.
     """
-    twin = copy.deepcopy(network).cpu().eval()
+    twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     record = _Record(twin)
     formulas = {op: _Watched(op, formula, record) for op, formula in flop_registry.items()}
     with record.following(twin):
@@ -76,7 +77,7 @@ def count_macs(network: nn.Module, example: Tensor) -> int:
         network: any network.
         example: input of shape ``(N, *input_shape)``.
     """
-    twin = copy.deepcopy(network).cpu().eval()
+    twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     return _count_pass(twin, example, {_LSTM_LAYER: _lstm_layer_flops})
 
 
@@ -135,7 +136,8 @@ class _Record:
         self.products: Counter[str] = Counter()
         self._modules = dict(network.named_modules())
         self._inside = [""]
-        named = ((p.data_ptr(), p.numel() * p.element_size(), path) for path, p in network.named_parameters())
+        tensors = (*network.named_parameters(), *network.named_buffers())  # a fixed filter is a weight too
+        named = ((p.data_ptr(), p.numel() * p.element_size(), path) for path, p in tensors)
         self._extents = sorted(extent for extent in named if extent[1])
         self._starts = [start for start, _, _ in self._extents]
 
@@ -182,7 +184,10 @@ class _Record:
 
     def _path_like(self, shape: torch.Size, module: str) -> str | None:
         """Return a module's one parameter of that shape or the transposed one, as a standardised weight has."""
-        own = self._modules[module].named_parameters(recurse=False)
+        owner = self._modules[module]
+        own = [*owner.named_parameters(recurse=False)]
+        if parametrize.is_parametrized(owner):
+            own += owner.parametrizations.named_parameters("parametrizations")
         alike = [name for name, parameter in own if sorted(parameter.shape) == sorted(shape)]
         return ".".join(filter(None, (module, alike[0]))) if len(alike) == 1 else None
 

@@ -87,10 +87,11 @@ class Rows:
         num_channels: Mapping[str, int],
         blocks: Sequence[Block],
     ) -> None:
-        self._stored = stored_tensors(network)
+        self._stored = {**stored_tensors(network), **_unstored(network)}
         self._first = {path: first for first, tensor in self._stored.items() for path in tensor.paths}
         self._check_known(network, shrinks)
         self._takes = _takes_of(shrinks, self._first)
+        self._shares = _shares_of(shrinks)
         self._channels = num_channels
         self.sizes = SizeTable({**num_channels, **{block.name: 1 for block in blocks}})
         self._blocks = {self.sizes.place(1, {block.name: 1}): block for block in blocks}
@@ -118,16 +119,27 @@ class Rows:
         for (path, module), macs in usage.weights.items():
             row = self.row(path)
             further = tuple(place for place in self.around(module) if place not in row.factors)
-            yield (*row.factors, *further), (Fraction(macs, row.varying), 0, 0)
+            factors, rest = (*row.factors, *further), macs
+            for product, places, dense in self._products_of(module, path, macs):
+                yield (*factors, *places), (Fraction(product.macs, row.varying * dense), 0, 0)
+                rest -= product.macs
+            if rest:
+                yield factors, (Fraction(rest, row.varying), 0, 0)
 
     def products(self, usage: Usage) -> Iterator[Term]:
-        """Yield the multiply–accumulates of all other products: by heads where a group shrinks them, else constant.
+        """Yield the multiply–accumulates of all other products: by what shrinks them, else constant.
+
+        That is the heads of an attention module for all its products together, or the channels along a dimension of
+        one product.
 
         Raises:
             ValueError: if those of a module do not divide evenly over its heads.
         """
         totals: Counter[str] = Counter()
-        for module, macs in usage.products.items():
+        for module, total in usage.products.items():
+            for product, places, dense in self._products_of(module, "", total):
+                yield (*places, *self.around(module)), (Fraction(product.macs, dense), 0, 0)
+            macs = total - self._known_macs(module, "", total)
             attention = self._attention_around(module)
             totals[attention] += macs
             place, heads = self._heads[attention]
@@ -139,9 +151,26 @@ class Rows:
                     f"{macs} multiply–accumulates of products in {attention} do not divide over {heads} heads"
                 )
 
+    def _products_of(self, module: str, weight: str, total: int) -> Iterator[tuple[ProductCost, Factors, int]]:
+        """Yield the products that groups shrink one by one: the sizes that are channels, and their dense product."""
+        if not self._known_macs(module, weight, total):
+            return
+        for product, factors in self._shares[module, weight].items():
+            places = tuple(self.sizes.place(size, takes) for size, takes in factors.values())
+            yield product, places, prod(size for size, _ in factors.values())
+
+    def _known_macs(self, module: str, weight: str, total: int) -> int:
+        """Return the multiply–accumulates of these products; 0 if they are more than were counted."""
+        macs = sum(product.macs for product in self._shares.get((module, weight), {}))
+        return macs if macs <= total else 0
+
     def constants(self, usage: Usage) -> Iterator[str]:
         """Yield in words what is held constant, if anything is."""
-        macs = sum(macs for module, macs in usage.products.items() if self._attention_around(module) == NOBODY)
+        macs = sum(
+            total - self._known_macs(module, "", total)
+            for module, total in usage.products.items()
+            if self._attention_around(module) == NOBODY
+        )
         if macs:
             yield f"{macs / 1e6:.2f} MFLOPs of products between activations are taken as constant"
 
@@ -171,6 +200,41 @@ class Rows:
             raise ValueError(f"this network has no tensor {', '.join(unknown)}; a group cannot shrink it")
 
 
+def _unstored(network: nn.Module) -> dict[str, Stored]:
+    """Return the buffers that are not stored: they cost no bytes, and a fixed filter among them has its work."""
+    stored = network.state_dict(keep_vars=True).keys()
+    return {
+        path: Stored((path,), tuple(buffer.shape), 0, False)
+        for path, buffer in network.named_buffers()
+        if path not in stored
+    }
+
+
+@dataclass(frozen=True)
+class ProductCost:
+    """One product of activations: its number in the network, and its multiply–accumulates."""
+
+    number: int
+    macs: int
+
+
+_Dims = dict[int, tuple[int, dict[str, int]]]
+"""Dimension → how long it is, and what each group takes of it per channel."""
+
+
+def _shares_of(
+    shrinks: Mapping[str, Sequence[Shrink]],
+) -> dict[tuple[str, str], dict[ProductCost, _Dims]]:
+    """Return (module, weight) → product → which of its dimensions shrink."""
+    found: dict[tuple[str, str], dict[ProductCost, _Dims]] = defaultdict(dict)
+    for group, each in shrinks.items():
+        for share in (shrink.product for shrink in each if shrink.product is not None):
+            number, factor = share.key
+            factors = found[share.module, share.weight].setdefault(ProductCost(number, share.macs), {})
+            factors.setdefault(factor, (share.size, {}))[1][group] = share.width
+    return found
+
+
 def _takes_of(
     shrinks: Mapping[str, Sequence[Shrink]], first: Mapping[str, str]
 ) -> dict[tuple[str, int], dict[str, int]]:
@@ -178,6 +242,8 @@ def _takes_of(
     summed: Counter[tuple[str, int, str]] = Counter()
     for group, each in shrinks.items():
         for shrink in each:
+            if shrink.product is not None:
+                continue
             summed[shrink.tensor, shrink.dim, group] += shrink.per_channel
     takes: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
     for (path, dim, group), by in summed.items():

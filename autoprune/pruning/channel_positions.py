@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from autoprune.core.channel_groups import PruningGroup, Shrink, Side
 from autoprune.errors import ModelError
 from autoprune.pruning.layers.kinds import axes_of, kind_of
+from autoprune.pruning.number_attributes import NUMBER, numbers_of
 
 
 def part_at(network: nn.Module, path: str) -> Any:
@@ -35,22 +36,26 @@ def part_at(network: nn.Module, path: str) -> Any:
 def sizes_of(network: nn.Module, path: str) -> Mapping[Side, int]:
     """Return how many channels a layer has on each side, or a bare parameter along each dimension.
 
+    The numbers that a module keeps are sides too, ``number:width``.
+
     Raises:
         ModelError: if the path leads to nothing, or to a module that cannot be cut.
     """
     found = part_at(network, path)
     if isinstance(found, Tensor):
         return {f"dim{d}": size for d, size in enumerate(found.shape)}
-    kind = kind_of(found)
-    if kind is None:
+    kind, numbers = kind_of(found), numbers_of(found)
+    if kind is None and not numbers:
         raise ModelError(f"{path!r} is a {type(found).__name__}, which has no channels that can be cut")
-    return kind.sizes(found)
+    return {**(kind.sizes(found) if kind else {}), **numbers}
 
 
 def positions_of(
     network: nn.Module, path: str, side: Side, channels: Iterable[int]
 ) -> Iterable[tuple[str, int, tuple[int, ...]]]:
     """Yield where channels of one side lie: tensor path, dimension, positions along it."""
+    if side.startswith(NUMBER):
+        return
     channels = tuple(channels)
     found = part_at(network, path)
     if isinstance(found, Tensor):
@@ -76,4 +81,6 @@ def _shrinks_of(network: nn.Module, group: PruningGroup) -> Iterable[Shrink]:
                 found[tensor, dim] = found.get((tensor, dim), 0) + len(positions)
         if member.side == "heads":
             found[f"{member.module}:products", 0] = member.width
-    return (Shrink(tensor, dim, count) for (tensor, dim), count in found.items())
+    yield from (Shrink(tensor, dim, count) for (tensor, dim), count in found.items())
+    for share in group.products:
+        yield Shrink(f"{share.module}:products", 0, share.width, share)

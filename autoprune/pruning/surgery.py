@@ -23,7 +23,8 @@ from autoprune.pruning.channel_positions import part_at, positions_of, sizes_of
 from autoprune.pruning.cut_plan import BLOCK, CutPlan, KeptChannels, dropped_blocks, plan_cut
 from autoprune.pruning.drop_blocks import drop_blocks, replace_module
 from autoprune.pruning.importance import ImportanceScores
-from autoprune.pruning.layers.kinds import kind_of
+from autoprune.pruning.layers.kinds import axes_of, kind_of
+from autoprune.pruning.number_attributes import NUMBER, set_number
 
 
 def lowest_channels(scores: Tensor, count: int) -> tuple[int, ...]:
@@ -90,6 +91,9 @@ def _shrink_one(network: nn.Module, path: str, sides: Mapping[Side, tuple[int, .
         _replace(network, tensor, partial(_without, dim=dim, positions=positions))
     if kind is not None and kind.resize is not None:
         kind.resize(part_at(network, path), sides)
+    for side, indices in sides.items():
+        if side.startswith(NUMBER):
+            set_number(part_at(network, path), side, len(indices))
 
 
 def zeroed(network: nn.Module, cut: CutPlan) -> nn.Module:
@@ -103,14 +107,22 @@ def zeroed(network: nn.Module, cut: CutPlan) -> nn.Module:
     for path, kept in cut.items():
         if BLOCK in kept.sides:
             continue
+        spared = _directions(masked, path)
         for (tensor, dim), positions in _gone(masked, path, kept.sides).items():
-            if not tensor.endswith(("running_mean", "running_var")):
+            if not tensor.endswith(("running_mean", "running_var")) and (tensor, dim) not in spared:
                 _replace(masked, tensor, partial(_silenced, dim=dim, positions=positions))
         found = part_at(masked, path)
         kind = kind_of(found) if isinstance(found, nn.Module) else None
         if kind is not None and kind.masked is not None and "out" in kept.sides:
             replace_module(masked, path, kind.masked(found, kept.sides["out"]))
     return masked
+
+
+def _directions(network: nn.Module, path: str) -> set[tuple[str, int]]:
+    """Return the tensors and dimensions in which a zero would mean nothing, because only directions count."""
+    found = part_at(network, path)
+    axes = axes_of(found) if isinstance(found, nn.Module) else ()
+    return {(f"{path}.{axis.tensor}".removeprefix("."), axis.dim) for axis in axes if axis.is_direction}
 
 
 def _gone(

@@ -34,7 +34,6 @@ CRITERIA = sorted(IMPORTANCES.builtins)
 # what is frozen besides the output: name of the group → why
 FROZEN: Mapping[str, dict[str, str]] = {
     "option-a": {"stem": "is padded with a fixed number of channels", "outer2": "is combined with a tensor of fixed"},
-    "vit": {"conv_proj": "x = x.reshape(n, self.hidden_dim, n_h * n_w)"},
 }
 
 

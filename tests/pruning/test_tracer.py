@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
 import torch
-from pruning_nets import OUTPUT, Body, Flow, Tokens, outputs, parameter, random_cut
+from pruning_nets import OUTPUT, Body, Flow, Part, Tokens, outputs, parameter, random_cut
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.surgery import shrink, zeroed
-from autoprune.pruning.tracing.tracer import OutOfTime, trace
+from autoprune.pruning.tracing.tracer import OutOfTime
+from autoprune.pruning.tracing.whole_trace import trace
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Case:
     """
 
     flow: Flow
-    parts: Mapping[str, nn.Module | Tensor] = field(default_factory=dict)
+    parts: Mapping[str, Part] = field(default_factory=dict)
     channels: int = 8
     cuttable: Mapping[str, int] = field(default_factory=lambda: {"stem": 8})
     frozen: Mapping[str, str] = field(default_factory=dict)
@@ -63,6 +65,37 @@ def shifted_in_part(s: Body, x: Tensor) -> Tensor:
     shifted = torch.zeros_like(x)
     shifted[:, :, 1:] = x[:, :, :-1]
     return shifted
+
+
+def written_side_by_side(s: Body, x: Tensor) -> Tensor:
+    whole = torch.zeros(x.shape)
+    whole[:, :4], whole[:, 4:] = x[:, 4:], x[:, :4]
+    return whole
+
+
+def written_by_mask(x: Tensor) -> Tensor:
+    where = x.mean((1, 2, 3)) > -100
+    out = torch.zeros(x.shape, dtype=x.dtype)
+    out[where] = x[where] * 2
+    return out
+
+
+def checked(s: Body, x: Tensor) -> Tensor:
+    s.seen = torch.fft.fft2(x).real
+    if torch.isnan(x).any() or x.flatten(1).quantile(0.5, 1).isinf().any():
+        raise RuntimeError("not finite")
+    return x
+
+
+class Gained(nn.Conv2d):
+    """A convolution with a further scale for each of its filters, by which it multiplies its weight."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.gain = nn.Parameter(torch.rand(sizes[1], 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight * self.gain, self.bias)
 
 
 def last(x: Tensor) -> Tensor:
@@ -113,6 +146,43 @@ FREELY: Mapping[str, Case] = {
     "shifted by a buffer": Case(lambda s, x: x + s.place, {"place": torch.randn(8, 8, 8)}),
     "scaled by one number": Case(lambda s, x: x * s.scale + 1, {"scale": parameter(1)}),
     "scaled by place": Case(lambda s, x: x * s.scale, {"scale": parameter(1, 1, 8, 8)}),
+    "less its mean": Case(lambda s, x: x - x.mean(1, keepdim=True)),
+    "of unit length": Case(lambda s, x: F.normalize(x, dim=1)),
+    "largest of all": Case(lambda s, x: x * torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+                           .sum(1, keepdim=True).sigmoid()),
+    "branches, stacked and added": Case(lambda s, x: torch.stack([x, s.side(x)], 1).sum(1), beside()),
+    "branches, stacked, the larger": Case(lambda s, x: torch.stack([x, s.side(x)]).amax(0), beside()),
+    "a branch of code": Case(lambda s, x: x * 2 if x.abs().sum() > 0 else x * 3),
+    "checked and not used": Case(checked),
+    "written in part": Case(shifted_in_part),
+    "written where a mask says": Case(lambda s, x: written_by_mask(x)),
+    "added to zeros of its own": Case(lambda s, x: x + x.new_zeros(x.shape[1], 1, 1) + torch.ones(x.shape)),
+    "einsum": Case(lambda s, x: torch.einsum("nchw,oc->nohw", x, s.w), {"w": parameter(8, 8)},
+                   cuttable={"stem": 8, "w": 8}),
+    "bare convolution": Case(lambda s, x: F.conv2d(x, s.weight), {"weight": parameter(8, 8, 1, 1)},
+                             cuttable={"stem": 8, "weight": 8}),
+    "blurred": Case(lambda s, x: F.conv2d(x, s.blur, groups=x.shape[1]), {"blur": torch.rand(8, 1, 3, 3)}),
+    "blurred by one filter": Case(lambda s, x: F.conv2d(x, s.blur.expand(x.shape[1], 1, 3, 3), groups=x.shape[1]),
+                                  {"blur": torch.rand(1, 1, 3, 3)}),
+    "products of all pairs": Case(lambda s, x: (x.flatten(2).mT @ x.flatten(2))[:, :8, :8][:, :, None, :] + 0
+                                  * s.side(x).sum(), beside(), cuttable={"stem": 8, "side": 8}),
+    "over positions": Case(lambda s, x: s.mix(x.flatten(2)).view_as(x), {"mix": nn.Linear(64, 64)},
+                           frozen={"mix": "is computed over positions, which are not channels"}),
+    "positions by a matrix": Case(lambda s, x: (s.w @ x.flatten(2).mT).mT.reshape(x.shape), {"w": parameter(64, 64)}),
+    "resized exactly": Case(lambda s, x: F.interpolate(x, scale_factor=2, mode="nearest-exact")),
+    "resized without aliases": Case(lambda s, x: F.interpolate(x, (5, 5), mode="bicubic", antialias=True)),
+    "resized in space": Case(lambda s, x: F.interpolate(x[:, :, None], (2, 5, 5), mode="trilinear").mean(2)),
+    "a width kept as a number": Case(lambda s, x: x.view(len(x), s.width, -1).view_as(x), {"width": 8}),
+    "widths kept in a list": Case(lambda s, x: torch.cat(x.split(s.widths, 1)[::-1], 1), {"widths": [3, 5]},
+                                  cuttable={"stem": 3, "stem[3:]": 5}),
+    "a scale of the layer itself": Case(lambda s, x: s.gained(x), {"gained": Gained(8, 8, 1)},
+                                        cuttable={"stem": 8, "gained": 8}),
+    "weight norm": Case(lambda s, x: s.layer(x), {"layer": parametrizations.weight_norm(nn.Conv2d(8, 8, 3))},
+                        cuttable={"stem": 8, "layer": 8}),
+    "spectral norm": Case(lambda s, x: s.layer(x), {"layer": parametrizations.spectral_norm(nn.Conv2d(8, 8, 3))},
+                          cuttable={"stem": 8, "layer": 8}),
+    "same of every group": Case(lambda s, x: s.pair(x), {"pair": nn.Conv2d(8, 8, 3, groups=2)},
+                                cuttable={"stem": 4, "pair": 4}),
     "bare linear map": Case(lambda s, x: first(F.linear(last(x), s.weight, s.bias)),
                             {"weight": parameter(8, 8), "bias": parameter(8)}, cuttable={"weight": 8, "stem": 8}),
     "bare product": Case(lambda s, x: first(last(x) @ s.weight), {"weight": parameter(8, 8)},
@@ -121,12 +191,9 @@ FREELY: Mapping[str, Case] = {
 STUCK: Mapping[str, Case] = {
     name: Case(flow, parts, channels, {**cuttable}, {"stem": words} if isinstance(words, str) else words)
     for name, flow, parts, channels, cuttable, words in [
-        ("mean", lambda s, x: x - x.mean(1, keepdim=True), {}, 8, {}, "is mixed with other channels by mean"),
-        ("unit length", lambda s, x: F.normalize(x, dim=1), {}, 8, {}, "is mixed with other channels by linalg_vector"),
         ("softmax", lambda s, x: x.softmax(1), {}, 8, {}, "is mixed with other channels by softmax"),
         ("running sum", lambda s, x: x.cumsum(1), {}, 8, {}, "is mixed with other channels by cumsum"),
-        ("maxout", lambda s, x: x.view(-1, 4, 2, 8, 8).amax(2), {}, 4, {}, "is mixed with other channels by amax"),
-        ("branch", lambda s, x: x * 2 if x.sum() > 0 else x * 3, {}, 8, {}, "is mixed with other channels by sum"),
+        ("maxout", lambda s, x: x.view(-1, 4, 2, 8, 8).amax(2), {}, 4, {}, "the output changes its shape"),
         ("gate", lambda s, x: x * s.gate(x).sigmoid(), {"gate": nn.Conv2d(8, 1, 1)}, 8, {"stem": 8},
          {"gate": "is one channel for many others"}),
         ("fixed split", lambda s, x: torch.cat(x.split([3, 5], 1)[::-1], 1), {}, 8, {}, "split_with_sizes expects"),
@@ -134,20 +201,20 @@ STUCK: Mapping[str, Case] = {
         ("fixed order", lambda s, x: x[:, [7, 6, 5, 4, 3, 2, 1, 0]], {}, 8, {}, "index 7 is out of bounds"),
         ("fixed zeros", lambda s, x: x + torch.zeros(8, 1, 1), {}, 8, {}, "is combined with a tensor of fixed size"),
         ("padding", lambda s, x: F.pad(x, (0, 0, 0, 0, 1, 1)), {}, 10, {}, "is padded with a fixed number of channels"),
-        ("written in part", shifted_in_part, {}, 8, {}, "is copied into a tensor of fixed size"),
+        ("written side by side", written_side_by_side, {}, 8, {}, "forward pass fails once it is cut"),
         ("every pair", lambda s, x: x.mean((2, 3))[:, :, None, None] * x.mean((2, 3))[:, None, :, None], {}, 8, {},
          "meets other channels in every combination"),
-        ("products", lambda s, x: (x.flatten(2) @ x.flatten(2).mT)[..., None], {}, 8, {}, "is multiplied as a matrix"),
-        ("einsum", lambda s, x: torch.einsum("nchw,oc->nohw", x, s.w), {"w": parameter(8, 8)}, 8, {},
-         "is multiplied as a matrix"),
-        ("bare convolution", lambda s, x: F.conv2d(x, s.weight), {"weight": parameter(8, 8, 1, 1)}, 8, {},
-         "is read by a convolution whose weight is no layer's own"),
+        ("computed weight", lambda s, x: F.conv2d(x, s.weight * s.weight), {"weight": parameter(8, 8, 1, 1)}, 8, {},
+         "is read by a convolution whose weight is computed"),
         ("unknown", lambda s, x: torch.fft.fft2(x).real, {}, 8, {}, "passes through fft_fft2, which autoprune"),
         ("not for integers", lambda s, x: F.unfold(x, 2, stride=2)[..., None], {}, 32, {}, "passes through im2col"),
         ("along channels", lambda s, x: x * s.line(x.mean((2, 3))[:, None]).sigmoid().mT[..., None],
          {"line": nn.Conv1d(1, 1, 3, padding=1)}, 8, {}, "all its 8 channels are coupled with one another"),
     ]
 }  # fmt: skip
+
+
+NOTHING = "no channels of it can be cut"
 
 
 def found(network: nn.Module) -> Groups:
@@ -160,15 +227,37 @@ def test_an_operation_lets_channels_go_or_says_why_not(name: str) -> None:
     case = (FREELY | STUCK)[name]
     groups = found(Body(case.flow, case.channels, **case.parts))
     assert {g.name: g.num_channels for g in groups.cuttable} == {**case.cuttable, "plain": 12}
-    reasons = {group.name: group.reason for group in groups.frozen}
+    reasons = {group.name: group.reason for group in groups.frozen if group.reason != NOTHING}
     assert set(reasons) == {*case.frozen, "head"}
     assert reasons["head"] == OUTPUT
     for group, words in case.frozen.items():
         assert words in reasons[group]
-        assert re.search(r"\(test_tracer\.py:\d+, in \S+: .+\)$|zeroing|coupled", reasons[group], re.S)
+        assert re.search(
+            r"\(test_tracer\.py:\d+, in \S+: .+\)$|zeroing|coupled|changes its shape", reasons[group], re.S
+        )
 
 
-@pytest.mark.parametrize("name", FREELY)
+STATISTICS: Mapping[str, Callable[[Body, Tensor, list[int]], Tensor]] = {
+    "less its mean": lambda s, x, kept: x - x[:, kept].mean(1, keepdim=True),
+    "largest of all": lambda s, x, kept: (
+        x * (x[:, kept].mean(1, keepdim=True) + x[:, kept].amax(1, keepdim=True)).sigmoid()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_a_statistic_is_that_of_the_channels_that_stay(name: str) -> None:
+    torch.manual_seed(0)
+    network = Body(FREELY[name].flow, 8).double().eval()
+    x = torch.randn(network.example, dtype=torch.float64)
+    cut = random_cut(network, found(network).cuttable)
+    pruned, twin = outputs(shrink(network, cut), x), zeroed(network, cut)
+    kept = list(cut["stem"].sides["out"])
+    twin.flow = lambda s, x: STATISTICS[name](s, x, kept)
+    torch.testing.assert_close(pruned, outputs(twin, x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in FREELY if name not in STATISTICS])
 def test_what_goes_is_what_zeroing_says(name: str) -> None:
     torch.manual_seed(0)
     case = FREELY[name]
@@ -193,13 +282,22 @@ ATTENTION: Mapping[str, Flow] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ATTENTION)
-def test_attention_written_by_hand_keeps_its_channels_and_the_rest_goes(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "cuttable"),
+    [
+        ("matmul", {"embed": 8, "q": 8, "v": 8}),
+        ("fused", {"embed": 8, "v": 8}),  # the number of queries' channels sets the scale
+        ("einsum", {"embed": 8, "q": 8, "v": 8}),
+        ("heads", {"embed": 8, "v": 4}),
+    ],
+)
+def test_attention_written_by_hand_loses_channels_of_its_heads(name: str, cuttable: dict[str, int]) -> None:
     parts = {part: nn.Linear(8, 8) for part in ("q", "k", "v", "out")}
     groups = found(Tokens(lambda s, x: (x + s.out(ATTENTION[name](s, x))).mean(1), **parts))
-    assert [(group.name, group.is_residual) for group in groups.cuttable] == [("embed", True)]
-    assert [group.name for group in groups.frozen] == ["q", "k", "v", "head"]
-    assert all("is multiplied as a matrix outside of any known layer" in g.reason for g in groups.frozen[:3])
+    assert {group.name: group.num_channels for group in groups.cuttable} == cuttable
+    assert [group.name for group in groups.cuttable if group.is_residual] == ["embed"]
+    for group in groups.frozen[:-1]:
+        assert "sets the scale of attention by its number" in group.reason
 
 
 def test_a_class_token_and_places_go_with_the_tokens() -> None:

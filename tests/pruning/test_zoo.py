@@ -97,7 +97,6 @@ FAMILIES: Mapping[str, tuple[Callable[[], nn.Module], int]] = {
 }
 REASONS: Mapping[str, tuple[str, ...]] = {  # what is frozen besides the output
     "shufflenet v2": ("all its 48 channels are coupled with one another",),
-    "vit": ("x = x.reshape(n, self.hidden_dim, n_h * n_w)",),
 }
 
 

@@ -206,7 +206,7 @@ class Body(nn.Module):
 
     example = torch.Size((2, 3, 8, 8))
 
-    def __init__(self, flow: Flow, channels: int = 8, **parts: nn.Module | Tensor) -> None:
+    def __init__(self, flow: Flow, channels: int = 8, **parts: Part) -> None:
         super().__init__()
         self.flow = flow
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
@@ -228,7 +228,7 @@ class Tokens(nn.Module):
 
     example = torch.Size((2, 5, 6))
 
-    def __init__(self, flow: Flow, channels: int = 8, **parts: nn.Module | Tensor) -> None:
+    def __init__(self, flow: Flow, channels: int = 8, **parts: Part) -> None:
         super().__init__()
         self.flow = flow
         self.embed = nn.Linear(6, 8)
@@ -242,12 +242,15 @@ class Tokens(nn.Module):
 Flow = Callable[[Any, Tensor], Tensor]
 
 
-def _attach(module: nn.Module, parts: Mapping[str, nn.Module | Tensor]) -> None:
+Part = nn.Module | Tensor | int | list[int]
+
+
+def _attach(module: nn.Module, parts: Mapping[str, Part]) -> None:
     for name, part in parts.items():
-        if isinstance(part, (nn.Module, nn.Parameter)):
-            setattr(module, name, part)
-        else:
+        if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
             module.register_buffer(name, part)
+        else:
+            setattr(module, name, part)
 
 
 def parameter(*shape: int) -> nn.Parameter:

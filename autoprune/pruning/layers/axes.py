@@ -31,6 +31,9 @@ class Axis:
         offsets: where the channels begin, once for each gate or projection.
         block: positions per channel, the head size in attention.
         produces: whether these numbers make the channel (its filter), rather than read it.
+        period: in every group of a grouped layer channels lie at the same positions, which repeat after so many;
+            ``None`` if each has positions of its own.
+        is_direction: whether the tensor is only divided by its own length, so that zeros in it would mean nothing.
     """
 
     tensor: str
@@ -41,17 +44,21 @@ class Axis:
     offsets: tuple[int, ...] = (0,)
     block: int = 1
     produces: bool = True
+    period: int | None = None
+    is_direction: bool = False
 
     def of(self, channel: int) -> tuple[int, ...]:
         """Return the positions of one channel, none if it does not lie here."""
         place = channel - self.start
         if place < 0 or (self.count is not None and place >= self.count):
             return ()
+        if self.period is not None:
+            place %= self.period
         return tuple(offset + place * self.block + i for offset in self.offsets for i in range(self.block))
 
     def positions(self, channels: Iterable[int]) -> tuple[int, ...]:
-        """Return the positions of several channels, in their order."""
-        return tuple(position for channel in channels for position in self.of(channel))
+        """Return the positions of several channels, in their order, each once."""
+        return tuple(dict.fromkeys(position for channel in channels for position in self.of(channel)))
 
 
 SideSizes = Mapping[Side, int]

@@ -20,6 +20,9 @@ from autoprune.core.channel_groups import Side
 from autoprune.pruning.layers.attention import ATTENTION_KINDS
 from autoprune.pruning.layers.axes import Axis, LayerKind, SideSizes
 from autoprune.pruning.layers.axes import tensor_of as tensor_of
+from autoprune.pruning.layers.cells import CELL_KINDS
+from autoprune.pruning.layers.grouping import decide_groups, loses_whole_groups
+from autoprune.pruning.layers.stored_weights import has_known_weight, stored_axes
 
 GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
 
@@ -50,23 +53,27 @@ def _conv_sizes(module: _ConvNd) -> SideSizes:
 
 
 def _conv_axes(module: _ConvNd) -> tuple[Axis, ...]:
-    """A grouped convolution loses whole groups: along the dimension that a group shares nothing goes."""
+    """Of a convolution that loses whole groups, nothing goes along the dimension that holds one group's channels."""
     transposed, grouped = isinstance(module, _ConvTransposeNd), module.groups > 1
+    whole = grouped and loses_whole_groups(module)
     out, read = (1, 0) if transposed else (0, 1)
+    shared = 1 if grouped else None  # the dimension that holds one group's channels only
     axes = [Axis("bias", 0, "out")]
-    if not (grouped and transposed):
-        axes.insert(0, Axis("weight", out, "out"))
-    if not grouped or transposed:
-        axes.append(Axis("weight", read, "in", produces=False))
-    return tuple(axes)
+    if not (whole and transposed):
+        period = module.out_channels // module.groups if shared == out else None
+        axes.insert(0, Axis("weight", out, "out", period=period))
+    if not whole or transposed:
+        period = module.in_channels // module.groups if shared == read else None
+        axes.append(Axis("weight", read, "in", produces=False, period=period))
+    return stored_axes(module, tuple(axes))
 
 
 def _resize_conv(module: _ConvNd, kept: Mapping[Side, tuple[int, ...]]) -> None:
     per_group = module.in_channels // module.groups, module.out_channels // module.groups
-    grouped = module.groups > 1
+    whole = module.groups > 1 and decide_groups(module)
     module.in_channels = len(kept["in"]) if "in" in kept else module.in_channels
     module.out_channels = len(kept["out"]) if "out" in kept else module.out_channels
-    if grouped:
+    if whole:
         module.groups = module.in_channels // per_group[0]
         if module.groups * per_group[1] != module.out_channels:
             raise ValueError("a grouped convolution loses whole groups, on both sides alike")
@@ -77,11 +84,13 @@ def _linear_sizes(module: nn.Linear) -> SideSizes:
 
 
 def _linear_axes(module: nn.Linear) -> tuple[Axis, ...]:
-    return Axis("weight", 0, "out"), Axis("bias", 0, "out"), Axis("weight", 1, "in", produces=False)
+    axes = Axis("weight", 0, "out"), Axis("bias", 0, "out"), Axis("weight", 1, "in", produces=False)
+    return stored_axes(module, axes)
 
 
 def _resize_linear(module: nn.Linear, kept: Mapping[Side, tuple[int, ...]]) -> None:
-    module.out_features, module.in_features = module.weight.shape
+    module.out_features = len(kept["out"]) if "out" in kept else module.out_features
+    module.in_features = len(kept["in"]) if "in" in kept else module.in_features
 
 
 # norms
@@ -113,14 +122,9 @@ def _groupnorm_sizes(module: nn.GroupNorm) -> SideSizes:
 
 def _resize_groupnorm(module: nn.GroupNorm, kept: Mapping[Side, tuple[int, ...]]) -> None:
     """Keep the channels per group if whole groups went, else the number of groups."""
-    if loses_whole_groups(module):
+    if decide_groups(module):
         module.num_groups = len(kept["out"]) // (module.num_channels // module.num_groups)
     module.num_channels = len(kept["out"])
-
-
-def loses_whole_groups(module: nn.GroupNorm) -> bool:
-    """Return whether a group norm loses whole groups, or else channels of every group: the finer of the two."""
-    return module.num_groups >= module.num_channels // module.num_groups
 
 
 class MaskedLayerNorm(nn.Module):
@@ -247,8 +251,16 @@ def _resize_prelu(module: nn.PReLU, kept: Mapping[Side, tuple[int, ...]]) -> Non
 
 
 KINDS: list[LayerKind] = [
-    LayerKind("convolution", lambda m: isinstance(m, _ConvNd), _conv_sizes, _conv_axes, _resize_conv),
-    LayerKind("linear layer", lambda m: isinstance(m, nn.Linear), _linear_sizes, _linear_axes, _resize_linear),
+    LayerKind(
+        "convolution", lambda m: isinstance(m, _ConvNd) and has_known_weight(m), _conv_sizes, _conv_axes, _resize_conv
+    ),
+    LayerKind(
+        "linear layer",
+        lambda m: isinstance(m, nn.Linear) and has_known_weight(m),
+        _linear_sizes,
+        _linear_axes,
+        _resize_linear,
+    ),
     LayerKind(
         "batch or instance norm",
         lambda m: isinstance(m, (_BatchNorm, _NormBase)),
@@ -287,6 +299,7 @@ KINDS: list[LayerKind] = [
         _prelu_axes,
         _resize_prelu,
     ),
+    *CELL_KINDS,
     *ATTENTION_KINDS,
 ]
 """Every kind of layer that can be cut; the first that matches applies."""

@@ -7,7 +7,8 @@ can be cut". Where two channels meet their atoms are united. What is left apart 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -15,12 +16,14 @@ from torch import Tensor
 from autoprune.core.channel_groups import Side
 
 Owner = tuple[str, Side]
+Loss = tuple[int, str]
+"""A channel that was lost, and why; it is frozen only if what it was lost in reaches the network's output."""
 
 
 class Channels:
     """Numbered channels, which can be united, and frozen with a reason (union-find).
 
-    Args:
+    Attributes:
         whereabouts: returns where in the user's code the trace is; appended to a reason.
     """
 
@@ -28,8 +31,9 @@ class Channels:
         self._parent = [0]
         self._reasons: dict[int, str] = {}
         self._added: set[int] = set()
+        self._held: list[Loss] | None = None
         self._first: dict[Owner, tuple[int, int]] = {}
-        self._whereabouts = whereabouts
+        self.whereabouts = whereabouts
 
     def atoms(self, path: str, side: Side, count: int) -> Tensor:
         """Return the atoms of one side of a layer, int64 ``(count,)``; the same ones at every call."""
@@ -62,7 +66,7 @@ class Channels:
                 continue
             low, high = min(a, b), max(a, b)
             if not low:
-                self._freeze(high, "is combined with a tensor of fixed size" + self._whereabouts())
+                self._freeze(high, "is combined with a tensor of fixed size" + self.whereabouts())
                 continue
             self._parent[high] = low
             if high in self._reasons:
@@ -86,10 +90,33 @@ class Channels:
             return
         for atom in torch.unique(compact(labels)[0]).tolist():
             if atom:
-                self._freeze(self.find(atom), reason + (self._whereabouts() if here else ""))
+                self._freeze(self.find(atom), reason + (self.whereabouts() if here else ""))
 
     def _freeze(self, root: int, reason: str) -> None:
-        self._reasons.setdefault(root, reason)
+        if self._held is None:
+            self._reasons.setdefault(root, reason)
+        else:
+            self._held.append((root, reason))
+
+    def freeze_now(self, labels: Tensor, reason: str) -> None:
+        """Freeze every channel in a tensor of atoms, whatever becomes of the result; for weights that are shared."""
+        held, self._held = self._held, None
+        self.freeze(labels, reason)
+        self._held = held
+
+    @contextmanager
+    def holding(self) -> Iterator[list[Loss]]:
+        """Collect what is frozen meanwhile, instead of freezing it."""
+        self._held = losses = list[Loss]()
+        try:
+            yield losses
+        finally:
+            self._held = None
+
+    def freeze_lost(self, losses: Iterable[Loss]) -> None:
+        """Freeze channels that were lost earlier."""
+        for atom, reason in losses:
+            self._reasons.setdefault(self.find(atom), reason)
 
     def note_added(self, labels: Tensor) -> None:
         """Record that these channels are sums: several layers add into them, as in a residual stream."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from autoprune.pruning.layers.kinds import loses_whole_groups
+from autoprune.pruning.layers.grouping import loses_whole_groups
 from autoprune.pruning.tracing.rule_helpers import (
     ChannelTrace,
     Rule,
     argument,
-    flat,
+    first_along,
     follow_unknown,
     operation,
+    pass_positions,
     read_along,
     spread,
 )
@@ -23,50 +25,105 @@ from autoprune.pruning.tracing.rule_helpers import (
 def weighted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Unite what a convolution or linear layer reads with its inputs; what it makes is its own."""
     x, weight = args[0], args[1]
-    owner = tracer.layer(weight)
-    transposed = "transpose" in operation(func) or bool(argument(func, args, kwargs, "transposed", False))
-    labels = tracer.labels(x)
     is_linear = operation(func) == "linear"
-    if owner is None and not is_linear:
-        tracer.channels.freeze(labels, "is read by a convolution whose weight is no layer's own")
-        return
     dim = x.dim() - 1 if is_linear else x.dim() - weight.dim() + 1
+    owner = tracer.layer(weight)
     if owner is None:
-        _bare_linear(tracer, x, weight, argument(func, args, kwargs, "bias"), result)
+        bare_map(tracer, func, args, kwargs, result, dim)
         return
     path, module, kind = owner
     sizes = kind.sizes(module)
     read, made = tracer.side(path, "in", sizes["in"]), tracer.side(path, "out", sizes["out"])
-    groups = 1 if is_linear else int(argument(func, args, kwargs, "groups", 1))
-    if transposed and groups == 1:
-        groups = getattr(module, "groups", 1)
+    labels = tracer.labels(x)
+    if mixes_positions(tracer, labels, dim, weight):
+        tracer.channels.freeze_now(torch.cat([read, made]), "is computed over positions, which are not channels")
+        pass_positions(tracer, weight, labels, dim, result)
+        return
+    if statistic := tracer.statistic_in(weight):
+        tracer.channels.freeze_now(read, f"is read by {path}, which takes the {statistic} of what it reads with")
+    groups = _groups_of(func, args, kwargs, module)
     if groups > 1:
-        _unite_groups(tracer, read, made, groups)
-        if labels is None:
-            tracer.channels.freeze(read, "is tied to the network's input, or to what cannot be followed")
+        _unite_groups(tracer, module, read, made, groups)
+        if labels is None and loses_whole_groups(module):
+            tracer.channels.freeze_now(read, "is tied to the network's input, or to what cannot be followed")
     read_along(tracer, labels, dim, read)
     tracer.set_labels(result, spread(made, result, dim))
 
 
-def _unite_groups(tracer: ChannelTrace, read: Tensor, made: Tensor, groups: int) -> None:
-    """A grouped convolution loses whole groups: what a group reads and makes is one."""
+def mixes_positions(tracer: ChannelTrace, labels: Tensor | None, dim: int, weight: Tensor) -> bool:
+    """Return whether a layer that looks at one position at a time reads along another dimension than channels lie."""
+    varying = tracer.channels.varying(labels)
+    return bool(varying) and dim not in varying and all(size == 1 for size in weight.shape[2:])
+
+
+def _groups_of(func: Any, args: Any, kwargs: Any, module: nn.Module) -> int:
+    if operation(func) == "linear":
+        return 1
+    groups = int(argument(func, args, kwargs, "groups", 1))
+    transposed = "transpose" in operation(func) or bool(argument(func, args, kwargs, "transposed", False))
+    return int(getattr(module, "groups", 1)) if transposed and groups == 1 else groups
+
+
+def _unite_groups(tracer: ChannelTrace, module: nn.Module, read: Tensor, made: Tensor, groups: int) -> None:
+    """Unite what a grouped convolution can only lose together: whole groups, or the same channel of every group."""
     ins, outs = read.view(groups, -1), made.view(groups, -1)
-    tracer.channels.unite(ins, ins[:, :1])
-    tracer.channels.unite(outs, ins[:, :1])
+    if loses_whole_groups(module):
+        tracer.channels.unite(ins, ins[:, :1])
+        tracer.channels.unite(outs, ins[:, :1])
+    else:
+        tracer.channels.unite_along(ins, [0])
+        tracer.channels.unite_along(outs, [0])
 
 
-def _bare_linear(tracer: ChannelTrace, x: Tensor, weight: Any, bias: Any, result: Any) -> None:
-    """A linear map whose weight belongs to no layer that autoprune knows: its two dimensions are its sides."""
+def bare_map(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any, dim: int) -> None:
+    """Follow a linear map or convolution whose weight belongs to no known layer: its dimensions are its sides."""
+    x, weight, labels = args[0], args[1], tracer.labels(args[0])
     path = tracer.path_of(weight)
-    if path is None or weight.dim() != 2:
-        tracer.channels.freeze(tracer.labels(x), "is read by a linear map whose weight is computed")
+    is_linear = operation(func) == "linear"
+    groups = 1 if is_linear else int(argument(func, args, kwargs, "groups", 1))
+    transposed = "transpose" in operation(func) or bool(argument(func, args, kwargs, "transposed", False))
+    if groups > 1:
+        _bare_depthwise(tracer, weight, groups, labels, dim, result)
         return
-    made = tracer.side(path, "dim0", weight.shape[0])
-    tracer.makers.add((path, "dim0"))
-    read_along(tracer, tracer.labels(x), x.dim() - 1, tracer.side(path, "dim1", weight.shape[1]))
-    if isinstance(bias, Tensor) and (labels := tracer.labels(bias)) is not None:
-        tracer.channels.unite(labels, made)
-    tracer.set_labels(result, spread(made, result, result.dim() - 1))
+    if path is None or (is_linear and weight.dim() != 2):
+        what = "a linear map whose weight is computed" if is_linear else "a convolution whose weight is computed"
+        tracer.channels.freeze(labels, f"is read by {what}")
+        return
+    if mixes_positions(tracer, labels, dim, weight):
+        pass_positions(tracer, weight, labels, dim, result)
+        return
+    made = bare_weight(tracer, path, weight, labels, dim, *((1, 0) if transposed else (0, 1)))
+    bias = argument(func, args, kwargs, "bias")
+    if isinstance(bias, Tensor) and (shift := tracer.labels(bias)) is not None:
+        tracer.channels.unite(shift, made)
+    tracer.set_labels(result, spread(made, result, dim))
+
+
+def bare_weight(
+    tracer: ChannelTrace, path: str, weight: Tensor, labels: Tensor | None, dim: int, out: int, read: int
+) -> Tensor:
+    """Unite one dimension of a bare weight with what it reads, and return the atoms of the one that it makes."""
+    made = tracer.side(path, f"dim{out}", weight.shape[out])
+    tracer.findings.makers.add((path, f"dim{out}"))
+    read_along(tracer, labels, dim, tracer.side(path, f"dim{read}", weight.shape[read]))
+    return made
+
+
+def _bare_depthwise(
+    tracer: ChannelTrace, weight: Tensor, groups: int, labels: Tensor | None, dim: int, result: Tensor
+) -> None:
+    """Let channels pass through fixed or computed filters of one channel each, as those that blur."""
+    if labels is None:
+        return
+    if groups != labels.shape[dim] or weight.shape[:2] != (groups, 1):
+        tracer.channels.freeze(labels, "is read by a grouped convolution whose weight is no layer's own")
+        return
+    path = tracer.path_of(weight)
+    if path is not None:
+        read_along(tracer, labels, dim, tracer.side(path, "dim0", groups))
+    others = [d for d in range(labels.dim()) if d != dim]
+    tracer.channels.unite_along(labels, others)
+    tracer.set_labels(result, first_along(labels, others).expand(result.shape))
 
 
 def normalised(dim_of: Callable[[Any], int], weight_at: int) -> Rule:
@@ -82,7 +139,7 @@ def normalised(dim_of: Callable[[Any], int], weight_at: int) -> Rule:
         if labels is None:
             if owner is not None:
                 atoms = tracer.side(owner[0], "out", x.shape[dim])
-                tracer.channels.freeze(atoms, "normalises what cannot be cut")
+                tracer.channels.freeze_now(atoms, "normalises what cannot be cut")
             return
         if owner is None and (parameters or name in ("layer_norm", "rms_norm")):
             tracer.channels.freeze(labels, f"passes through a {name} without a layer of its own")
@@ -133,30 +190,3 @@ def prelu(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) 
         else:
             read_along(tracer, labels, 1, tracer.side(owner[0], "out", slope.numel()))
     tracer.set_labels(result, labels)
-
-
-def recurrent(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """Hidden unit h of every layer and direction is one channel, because a recurrent layer has one hidden size."""
-    params = next(v for v in args if isinstance(v, (list, tuple)) and len(v) >= 2 and _all_owned(tracer, v))
-    owner = tracer.layer(params[0])
-    if owner is None:
-        follow_unknown(tracer, func, args, kwargs, result)
-        return
-    path, module, kind = owner
-    sizes, hidden = kind.sizes(module), int(module.hidden_size)  # type: ignore[arg-type]
-    units = tracer.side(path, "out", sizes["out"]).view(-1, hidden)
-    tracer.channels.unite_along(units, [0])
-    x = args[0]
-    read_along(tracer, tracer.labels(x), x.dim() - 1, tracer.side(path, "in", sizes["in"]))
-    for state in flat(v for v in args[1:] if v is not params):
-        if (labels := tracer.labels(state)) is not None:
-            read_along(tracer, labels, state.dim() - 1, units[0])
-    output, *states = result
-    directions = output.shape[-1] // hidden
-    tracer.set_labels(output, spread(units[-directions:].reshape(-1), output, output.dim() - 1))
-    for state in states:
-        tracer.set_labels(state, spread(units[0], state, state.dim() - 1))
-
-
-def _all_owned(tracer: ChannelTrace, values: Iterable[Any]) -> bool:
-    return all(isinstance(value, Tensor) and tracer.path_of(value) is not None for value in values)

@@ -14,8 +14,6 @@ from autoprune.pruning.tracing.rule_helpers import (
     first_along,
     flat,
     operation,
-    read_along,
-    spread,
 )
 
 # element by element
@@ -29,23 +27,29 @@ def pointwise(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: A
         return
     met: Tensor | None = None
     for value in values:
-        if value.numel() == 1 and out.numel() > 1 and tracer.labels(value) is None:
+        if tracer.labels(value) is None and (tracer.is_fresh(value) or (value.numel() == 1 and out.numel() > 1)):
             continue
         lifted = _lifted(tracer, value, out)
         if met is not None and operation(func).rstrip("_") in ("add", "sub", "rsub"):
             tracer.channels.note_added(lifted)
-        met = lifted if met is None else _meet(tracer, met, lifted)
+        met = lifted if met is None else meet(tracer, met, lifted)
     tracer.set_labels(out, met if met is not None and bool((met != 0).any()) else None)
 
 
 def _lifted(tracer: ChannelTrace, value: Tensor, out: Tensor) -> Tensor:
-    """Return an argument's atoms in as many dimensions as the result, sizes of 1 kept; zeros if it has none."""
+    """Return an argument's atoms in as many dimensions as the result, sizes of 1 kept; zeros if it has none.
+
+    What was expanded along a dimension holds one number there, and counts as of size 1.
+    """
     labels = tracer.labels(value)
-    shape = (1,) * (out.dim() - value.dim()) + tuple(value.shape)
-    return torch.zeros((), dtype=torch.int64).expand(shape) if labels is None else labels.view(shape)
+    before = (1,) * (out.dim() - value.dim())
+    if labels is not None:
+        return labels.view((*before, *value.shape))
+    sizes = (1 if stride == 0 else size for size, stride in zip(value.shape, value.stride(), strict=True))
+    return torch.zeros((), dtype=torch.int64).expand((*before, *sizes))
 
 
-def _meet(tracer: ChannelTrace, first: Tensor, second: Tensor) -> Tensor:
+def meet(tracer: ChannelTrace, first: Tensor, second: Tensor) -> Tensor:
     channels = tracer.channels
     shape = torch.Size(max(sizes) for sizes in zip(first.shape, second.shape, strict=True))
     over_second = {d for d in channels.varying(first) if second.shape[d] == 1}
@@ -64,9 +68,46 @@ def _meet(tracer: ChannelTrace, first: Tensor, second: Tensor) -> Tensor:
 
 
 def copied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """Numbers that are copied into part of another tensor cannot be followed there."""
+    """Copy all of a tensor over another like a sum; numbers copied into part of one cannot be followed there."""
+    if operation(func).rstrip("_") == "copy" and tuple(args[1].shape) == tuple(args[0].shape):
+        source, target = tracer.labels(args[1]), tracer.labels(args[0])
+        if source is not None and target is not None and tracer.path_of(args[0]) is not None:
+            tracer.channels.unite(target, source)  # statistics kept by hand, in a buffer
+        if source is not None and (target is None or tracer.path_of(args[0]) is None):
+            tracer.set_labels(args[0], source)
+        return
+    if operation(func).rstrip("_") == "index_put" and _written_rows(tracer, args):
+        return
     tracer.channels.freeze(tracer.labels(args[1]), "is copied into a tensor of fixed size")
     tracer.channels.freeze(tracer.labels(args[0]), "is overwritten in part")
+    for value in flat(args[2:]):
+        tracer.channels.freeze(tracer.labels(value), "is copied into a tensor of fixed size")
+
+
+def _written_rows(tracer: ChannelTrace, args: Any) -> bool:
+    """Follow values that are written into chosen rows of a tensor, all channels of each; return whether they were."""
+    target, indices, values = args[:3]
+    chosen = [index for index in indices if index is not None]
+    if len(chosen) != len(indices) or tracer.labels(values) is None:
+        return False
+    rows = sum(index.dim() if index.dtype == torch.bool else 1 for index in chosen)
+    labels, kept = tracer.labels(values), target.dim() - rows
+    if (
+        labels is None
+        or kept > labels.dim()
+        or tuple(labels.shape[labels.dim() - kept :]) != tuple(target.shape[rows:])
+    ):
+        return False
+    before = list(range(labels.dim() - kept))
+    tracer.channels.unite_along(labels, before)
+    written = first_along(labels, before).reshape(labels.shape[len(before) :]).expand(target.shape)
+    there = tracer.labels(target)
+    if there is None and not tracer.is_fresh(target):
+        return False
+    if there is not None:
+        tracer.channels.unite(there, written)
+    tracer.set_labels(target, written)
+    return True
 
 
 def glu(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -83,7 +124,7 @@ def glu(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) ->
 
 def moved(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Apply the operation to the atoms themselves."""
-    values = list(flat(args))
+    values = list(flat(args[:1] if operation(func).endswith("_as") else args))
     if not any(tracer.labels(value) is not None for value in values):
         return
 
@@ -117,14 +158,31 @@ def _known(tracer: ChannelTrace, tensor: Tensor) -> Tensor:
 
 
 def viewed(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """Unite what shrinks alike: channels folded into (many, few) keep ``many``, and lose the same of each ``few``."""
+    """Unite what shrinks alike: of the parts that channels are folded into, one gets shorter and the others stay.
+
+    It is the part whose size the code leaves open, -1; else the last, or the first if that turned out better.
+    """
     labels = tracer.labels(args[0])
     if labels is None:
         return
     tracer.set_labels(result, labels.reshape(result.shape))
+    open_dim = _open_dim(func, args, kwargs, result)
     for dim in tracer.channels.varying(labels):
         parts = _folds_of(tuple(args[0].shape), tuple(result.shape), dim)
-        tracer.channels.unite_along(_known(tracer, result), parts[:-1])
+        if len(parts) > 1:
+            kept = open_dim if open_dim in parts else tracer.fold_kept(parts, labels)
+            tracer.channels.unite_along(_known(tracer, result), [part for part in parts if part != kept])
+
+
+def _open_dim(func: Any, args: Any, kwargs: Any, result: Tensor) -> int | None:
+    """Return the dimension of a view whose size was given as -1, ``None`` if there is none."""
+    name = operation(func)
+    if name == "unflatten":
+        sizes, before = list(argument(func, args, kwargs, "sizes")), int(argument(func, args, kwargs, "dim"))
+        before %= args[0].dim()
+    else:
+        sizes, before = list(argument(func, args, kwargs, "size", None) or argument(func, args, kwargs, "shape", [])), 0
+    return before + sizes.index(-1) if -1 in sizes else None
 
 
 def shuffled(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -190,7 +248,11 @@ def pooled(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any)
 
 
 def reduced(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """Let a mean, sum or maximum over positions pass; over channels it mixes them."""
+    """Let a mean, sum or maximum over positions pass, add branches, and note a statistic over channels.
+
+    Over branches, as after ``torch.stack``, the channels of one meet those of the others. Over channels themselves the
+    result belongs to none, and is the statistic of those that stay.
+    """
     labels = tracer.labels(args[0])
     out = result[0] if isinstance(result, tuple) else result
     if len(args) > 1 and isinstance(args[1], Tensor):  # the larger of two tensors
@@ -201,11 +263,24 @@ def reduced(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any
     wanted = argument(func, args, kwargs, "dim")
     wanted = list(range(labels.dim())) if wanted is None or wanted == [] else wanted
     dims = sorted(d % labels.dim() for d in ([wanted] if isinstance(wanted, int) else wanted))
-    if set(dims) & tracer.channels.varying(labels):
-        tracer.channels.freeze(labels, f"is mixed with other channels by {operation(func)}")
+    varying = tracer.channels.varying(labels)
+    across = sorted(varying & set(dims))
+    if across and varying - set(dims):
+        tracer.channels.note_added(labels)
+        tracer.channels.unite_along(labels, across)
+    elif len(across) == 1:
+        lines = first_along(labels, [d for d in range(labels.dim()) if d != across[0]]).reshape(-1)
+        tracer.note_statistic(across[0], tracer.channels.classes(lines))
+        tracer.set_labels(out, None)
+        return
+    elif across:
+        tracer.channels.freeze(labels, f"is mixed with other channels by {operation(func)} over several dimensions")
         return
     narrow = first_along(labels, dims)
     tracer.set_labels(out, narrow if out.dim() == labels.dim() else narrow.squeeze(dims))
+    for further in result[1:] if isinstance(result, tuple) else ():
+        if isinstance(further, Tensor) and further.is_floating_point():
+            tracer.set_labels(further, tracer.labels(out))
 
 
 def along(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -218,16 +293,3 @@ def along(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) 
         tracer.channels.freeze(labels, f"is mixed with other channels by {operation(func)}")
         return
     tracer.set_labels(result[0] if isinstance(result, tuple) else result, labels.narrow(dim, 0, 1))
-
-
-def multiplied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """Treat a product with a bare parameter as a linear map; one of two activations mixes channels beyond following."""
-    values = list(flat(args))
-    if operation(func) == "matmul" and len(values) == 2 and values[1].dim() == 2 and tracer.path_of(values[1]):
-        path, weight = str(tracer.path_of(values[1])), values[1]
-        tracer.makers.add((path, "dim1"))
-        read_along(tracer, tracer.labels(values[0]), values[0].dim() - 1, tracer.side(path, "dim0", weight.shape[0]))
-        tracer.set_labels(result, spread(tracer.side(path, "dim1", weight.shape[1]), result, result.dim() - 1))
-        return
-    for value in values:
-        tracer.channels.freeze(tracer.labels(value), "is multiplied as a matrix outside of any known layer")

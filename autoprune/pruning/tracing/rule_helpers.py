@@ -3,12 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from autoprune.pruning.layers.axes import LayerKind
 from autoprune.pruning.tracing.channel_union import Channels
+from autoprune.pruning.tracing.statistics import Statistic
+
+
+FoldKey = tuple[bool, int]
+"""Whether the pass was one of training, and which fold of channels in that pass, from 0."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix product some of whose dimensions are channels.
+
+    Attributes:
+        module: path of the innermost module that was running.
+        macs: multiply–accumulates.
+        factors: the channels along each such dimension.
+        weight: path of the weight, empty for a product of activations.
+    """
+
+    module: str
+    macs: int
+    factors: tuple[Tensor, ...]
+    weight: str = ""
+
+
+@dataclass
+class Findings:
+    """What the passes of a trace showed beside which channels are the same.
+
+    Attributes:
+        flipped: folds in which the first part gets shorter instead of the last; given, not found.
+        used: paths of the parameters and buffers that some operation read.
+        shapes: path → shape, of every bare parameter whose elements were followed.
+        makers: the sides of bare parameters that make channels, as the weight of a linear map does.
+        statistics: those over channels, of the evaluation pass.
+        products: those whose dimensions are channels, though no weight of them is; of the evaluation pass.
+        folds: every view that folded channels and did not say which part follows, with the channels.
+    """
+
+    flipped: frozenset[FoldKey] = frozenset()
+    used: set[str] = field(default_factory=set)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    makers: set[tuple[str, str]] = field(default_factory=set)
+    statistics: list[Statistic] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    folds: list[tuple[FoldKey, Tensor]] = field(default_factory=list)
 
 
 class ChannelTrace(Protocol):
@@ -16,11 +62,11 @@ class ChannelTrace(Protocol):
 
     Attributes:
         channels: what is known of all atoms so far.
-        makers: the sides of bare parameters that make channels.
+        findings: what else was seen.
     """
 
     channels: Channels
-    makers: set[tuple[str, str]]
+    findings: Findings
 
     def labels(self, tensor: Any) -> Tensor | None:
         """Return the atoms of an activation or bare parameter, ``None`` if it has no channels that can be cut."""
@@ -30,12 +76,20 @@ class ChannelTrace(Protocol):
         """Record the atoms of a result."""
         ...  # pragma: no cover
 
+    def is_fresh(self, tensor: Any) -> bool:
+        """Return whether a tensor was made out of nothing but sizes, as zeros are."""
+        ...  # pragma: no cover
+
     def layer(self, weight: Any) -> tuple[str, nn.Module, LayerKind] | None:
-        """Return the layer that owns a parameter, ``None`` if there is none."""
+        """Return the layer that owns a weight or computed it, ``None`` if there is none."""
+        ...  # pragma: no cover
+
+    def statistic_in(self, weight: Any) -> str:
+        """Return the statistic by which a layer's weight was computed; empty if it was not."""
         ...  # pragma: no cover
 
     def running(self) -> tuple[str, nn.Module, LayerKind] | None:
-        """Return the norm without parameters that is running, if one is."""
+        """Return the innermost module that is running, if it is a layer of a known kind."""
         ...  # pragma: no cover
 
     def path_of(self, tensor: Any) -> str | None:
@@ -44,6 +98,18 @@ class ChannelTrace(Protocol):
 
     def side(self, path: str, side: str, count: int) -> Tensor:
         """Return the atoms of one side of a layer."""
+        ...  # pragma: no cover
+
+    def note_statistic(self, dim: int, atoms: Tensor) -> None:
+        """Record that the running operation is a statistic over channels."""
+        ...  # pragma: no cover
+
+    def note_product(self, macs: int, *factors: Tensor, weight: str = "") -> None:
+        """Record the multiply–accumulates of a product, and the channels along its dimensions that are some."""
+        ...  # pragma: no cover
+
+    def fold_kept(self, parts: list[int], labels: Tensor) -> int:
+        """Return which of the dimensions that channels are folded into gets shorter."""
         ...  # pragma: no cover
 
 
@@ -87,6 +153,26 @@ def read_along(tracer: ChannelTrace, labels: Tensor | None, dim: int, atoms: Ten
 def spread(atoms: Tensor, like: Tensor, dim: int) -> Tensor:
     """Return atoms laid along one dimension of a result, the same at every other position."""
     return atoms.view([-1 if d == dim else 1 for d in range(like.dim())]).expand(like.shape)
+
+
+def pass_positions(tracer: ChannelTrace, weight: Tensor, labels: Tensor | None, dim: int, result: Tensor) -> None:
+    """Let channels pass a layer that reads positions, along another dimension, once for each channel."""
+    if labels is None:
+        return
+    narrow = first_along(labels, [dim])
+    tracer.set_labels(result, narrow.expand(result.shape))
+    path = tracer.path_of(weight)
+    if path is not None:
+        lines = one_line(tracer, narrow)
+        tracer.note_product(result.numel() * labels.shape[dim], *lines, weight=path)
+
+
+def one_line(tracer: ChannelTrace, labels: Tensor) -> tuple[Tensor, ...]:
+    """Return the channels along the one dimension in which they vary; nothing if they vary in several or in none."""
+    varying = tracer.channels.varying(labels)
+    if len(varying) != 1:
+        return ()
+    return (first_along(labels, [d for d in range(labels.dim()) if d not in varying]).reshape(-1),)
 
 
 def first_along(labels: Tensor, dims: Iterable[int]) -> Tensor:

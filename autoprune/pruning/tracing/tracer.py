@@ -1,9 +1,9 @@
-"""The trace of a network: one forward pass, and from its operations, which channels are the same.
+"""The trace of a network: forward passes, and from their operations, which channels are the same.
 
 A dispatch mode sees every operation with the parameters it uses. ``rule_table.py`` holds, for each, how the channels
 of its inputs become those of its output; modules with heads are seen from outside only. No class is known beyond
 those of ``layers/``, so any network that runs can be traced. What cannot be followed is frozen, with the line of the
-user's code where it was lost.
+user's code where it was lost, if it reaches the output. ``whole_trace.py`` runs the passes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +19,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from autoprune.pruning.layers.axes import LayerKind
-from autoprune.pruning.layers.kinds import kind_of
+from autoprune.pruning.layers.axes import Axis, LayerKind
+from autoprune.pruning.layers.kinds import axes_of, kind_of
 from autoprune.pruning.tracing.channel_union import Channels
-from autoprune.pruning.tracing.rule_helpers import follow_unknown
-from autoprune.pruning.tracing.rule_table import RULES
-from autoprune.pruning.tracing.safe_forward import plain_attention
+from autoprune.pruning.tracing.derived_weights import DerivedWeights
+from autoprune.pruning.tracing.loss_flow import LossFlow, tensors_in, written_by
+from autoprune.pruning.tracing.rule_helpers import Findings, Product, follow_unknown, operation
+from autoprune.pruning.tracing.rule_table import MAKES, READS_WEIGHTS, RULES
+from autoprune.pruning.tracing.statistics import REDUCTIONS, Statistic
+from autoprune.pruning.tracing.tensor_names import holder_of, shared_tensors, tensor_paths
 
-OUTPUT = "its channels are the network's output"
 NOT_THE_USERS = (str(Path(__file__).parents[1]) + os.sep, str(Path(torch.__file__).parent) + os.sep, "<")
 _LARGEST = 1_000_000  # elements of a bare parameter that are followed one by one
 
@@ -39,41 +38,73 @@ class OutOfTime(Exception):
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A dispatch mode in which the atoms of its channels accompany every activation.
+    """A dispatch mode in which the atoms of its channels accompany every activation of one forward pass.
 
     Attributes:
-        channels: what is known so far.
-        shapes: path → shape, of every bare parameter that was used.
-        makers: the sides of bare parameters that make channels, as the weight of a linear map does.
+        channels: what is known so far; the passes of one trace share it.
+        findings: what else was seen, of all passes.
         is_exact: whether every number was in float64.
 
     Args:
-        network: in eval mode.
-        deadline: ``time.monotonic()`` after which tracing is given up.
+        network: the one that runs.
+        findings: what earlier passes found; this one adds to it.
+        channels: likewise.
+        deadline: ``time.process_time()`` after which tracing is given up.
     """
 
-    def __init__(self, network: nn.Module, deadline: float = float("inf")) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        findings: Findings | None = None,
+        channels: Channels | None = None,
+        deadline: float = float("inf"),
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.network, self.deadline = network, deadline
-        self.channels = Channels(self._whereabouts)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.makers: set[tuple[str, str]] = set()
+        self.channels = channels or Channels()
+        self.channels.whereabouts = self._whereabouts
+        self.findings = findings or Findings()
         self.is_exact = True
         self._labels: Any = WeakIdKeyDictionary()
-        self._paths = _tensor_paths(network)
-        self._shared = _shared(network)
-        self._opaque = 0
-        self._running: list[str] = []
+        self._fresh: Any = WeakIdKeyDictionary()
+        self._paths = tensor_paths(network)
+        self._shared = shared_tensors(network)
+        self._weights = DerivedWeights(network, self._paths)
+        self._losses = LossFlow()
+        self._opaque = self._reductions = self._views = 0
+        self._running: list[str] = [""]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation and follow the channels through it."""
         kwargs = kwargs or {}
-        if time.monotonic() > self.deadline:
+        if time.process_time() > self.deadline:
             raise OutOfTime
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) and result.is_floating_point() and result.dtype != torch.float64:
             self.is_exact = False
-        if self._opaque:
-            return result
+        taken = tensors_in(args, kwargs)
+        self.findings.used.update(self._paths[id(tensor)] for tensor in taken if id(tensor) in self._paths)
+        if not self._opaque:
+            self._follow(func, args, kwargs, result, taken)
+        self._reductions += operation(func) in REDUCTIONS
+        return result
+
+    def _follow(self, func: Any, args: Any, kwargs: Any, result: Any, taken: list[Tensor]) -> None:
+        name, made = operation(func), tensors_in(result)
+        if self._is_fresh(name, taken):
+            for tensor in made:
+                self._fresh[tensor] = True
+            return
+        data = taken[:1] if name in READS_WEIGHTS else taken
+        if not any(self._labels.get(tensor) is not None for tensor in taken) and self._weights.note(name, data, made):
+            return
+        with self.channels.holding() as lost:
+            self._apply_rule(func, args, kwargs, result)
+        losses = self._losses.of(taken) | frozenset(lost)
+        if losses:
+            self._losses.add([*made, *written_by(func, args, kwargs)], losses)
+
+    def _apply_rule(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         name = func._schema.name.removeprefix("aten::")
         rule = RULES.get(name) or RULES.get(name.rstrip("_"))
         if rule is None:
@@ -82,7 +113,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             rule(self, func, args, kwargs, result)
         except Exception:  # a rule cannot foresee every use of an operation, and a lost channel is only frozen
             follow_unknown(self, func, args, kwargs, result)
-        return result
+
+    def _is_fresh(self, name: str, taken: list[Tensor]) -> bool:
+        """Return whether an operation makes numbers out of none but sizes; where they meet channels, they follow."""
+        if name in MAKES:
+            return not any(id(tensor) in self._paths for tensor in taken)
+        return bool(taken) and all(tensor in self._fresh for tensor in taken)
 
     # what rules read and write
 
@@ -99,29 +135,56 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         path = self._paths[id(tensor)]
         if tensor.numel() > _LARGEST or path in self._shared:
             return None
-        self.shapes[path] = tuple(tensor.shape)
+        if (of_layer := self._along_axis(path, tensor)) is not None:
+            return of_layer
+        self.findings.shapes[path] = tuple(tensor.shape)
         return self.channels.atoms(path, "elements", tensor.numel()).view(tensor.shape)
+
+    def _along_axis(self, path: str, tensor: Tensor) -> Tensor | None:
+        """Return the atoms of a layer's parameter that holds one number per channel, ``None`` of any other tensor."""
+        layer = holder_of(path)
+        module = self.network.get_submodule(layer)
+        name = path.removeprefix(f"{layer}.")
+        axes = [axis for axis in axes_of(module) if axis.tensor == name]
+        kind = kind_of(module)
+        if kind is None or len(axes) != 1 or axes[0] != Axis(name, axes[0].dim, axes[0].side):
+            return None
+        count = kind.sizes(module)[axes[0].side]
+        if tensor.numel() != count:
+            return None
+        return self.side(layer, axes[0].side, count).view(tensor.shape)
 
     def set_labels(self, tensor: Any, labels: Tensor | None) -> None:
         """Note the atoms of a result."""
         if not isinstance(tensor, Tensor):
             return
+        self._fresh.pop(tensor, None)
         if labels is None:
             self._labels.pop(tensor, None)
         else:
             self._labels[tensor] = labels.expand(tensor.shape)
 
+    def is_fresh(self, tensor: Any) -> bool:
+        """Return whether a tensor was made out of nothing but sizes, as zeros are."""
+        return isinstance(tensor, Tensor) and tensor in self._fresh
+
     def layer(self, weight: Any) -> tuple[str, nn.Module, LayerKind] | None:
-        """Return the layer that owns a parameter: its path, the module and its kind; ``None`` if there is none."""
-        path = self._paths.get(id(weight), "").rpartition(".")[0]
+        """Return the layer that owns a weight or computed it: its path, the module and its kind; ``None`` if none."""
+        path = self._weights.layer_of(weight)
+        if path is None:
+            if id(weight) not in self._paths:
+                return None
+            path = self._paths[id(weight)].rpartition(".")[0]
         module = self.network.get_submodule(path)
         kind = kind_of(module)
-        return (path, module, kind) if kind is not None and id(weight) in self._paths else None
+        return (path, module, kind) if kind is not None else None
+
+    def statistic_in(self, weight: Any) -> str:
+        """Return the statistic by which a layer's weight was computed; empty if it was not."""
+        return self._weights.statistic_in(weight)
 
     def running(self) -> tuple[str, nn.Module, LayerKind] | None:
-        """Return the norm without parameters that is running, if one is."""
-        if not self._running:
-            return None
+        """Return the innermost module that is running, if it is a layer of a known kind."""
         module = self.network.get_submodule(self._running[-1])
         kind = kind_of(module)
         return (self._running[-1], module, kind) if kind else None
@@ -134,30 +197,57 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return the atoms of one side of a layer; those of a layer that shares its weights are frozen."""
         atoms = self.channels.atoms(path, side, count)
         if path in self._shared:
-            self.channels.freeze(atoms, f"{path} shares its weight with {self._shared[path]}")
+            self.channels.freeze_now(atoms, f"{path} shares its weight with {self._shared[path]}")
         return atoms
+
+    def note_statistic(self, dim: int, atoms: Tensor) -> None:
+        """Record that the running operation is a statistic over channels; only evaluation is ever compared."""
+        if not self.network.training:
+            self.findings.statistics.append(Statistic(self._reductions, dim, atoms))
+
+    def note_product(self, macs: int, *factors: Tensor, weight: str = "") -> None:
+        """Record the multiply–accumulates of a product, and the channels along its dimensions that are some."""
+        if not self.network.training:
+            self.findings.products.append(Product(self._running[-1], macs, factors, weight))
+
+    def fold_kept(self, parts: list[int], labels: Tensor) -> int:
+        """Return which of the dimensions that channels are folded into gets shorter, by default the last."""
+        number, self._views = self._views, self._views + 1
+        key = (self.network.training, number)
+        self.findings.folds.append((key, labels))
+        return parts[0] if key in self.findings.flipped else parts[-1]
 
     # modules that are seen from outside
 
-    def enter(self, *_: Any) -> None:
-        """Ignore operations from now on: a module with heads begins."""
-        self._opaque += 1
+    def enter(self, path: str, is_opaque: bool) -> None:
+        """Note that a module begins; operations in one with heads are ignored."""
+        self._running.append(path)
+        self._opaque += is_opaque
 
-    def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        """Follow operations again: a module with heads has returned."""
-        self._opaque -= 1
-        if self._opaque:
+    def leave(self, path: str, module: nn.Module, is_opaque: bool, given: Any, result: Any) -> None:
+        """Note that a module has returned; one with heads was seen from outside only."""
+        self._running.pop()
+        self._opaque -= is_opaque
+        if not is_opaque or self._opaque:
             return
         kind = kind_of(module)
         sizes = kind.sizes(module) if kind else {}
         for side, count in sizes.items():
             self.side(path, side, count)
-        for value in _tensors(args, kwargs):
+        for value in tensors_in(given):
             labels = self.labels(value)
             if labels is not None and value.shape[-1] == sizes["in"]:
                 self.channels.unite(labels, self.side(path, "in", sizes["in"]).expand_as(labels))
         first = result[0] if isinstance(result, tuple) else result
         self.set_labels(first, self.side(path, "out", sizes["out"]))
+        self._losses.add(tensors_in(result), self._losses.of(tensors_in(given)))
+
+    def end(self, result: Any, reason: str) -> None:
+        """Freeze what the network returns, and what was lost on the way to it."""
+        returned = tensors_in(result)
+        for tensor in returned:
+            self.channels.freeze(self.labels(tensor), reason, here=False)
+        self.channels.freeze_lost(self._losses.of(returned))
 
     def _whereabouts(self) -> str:
         """Return the innermost line of code outside of PyTorch and of this package."""
@@ -165,86 +255,3 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not frame.filename.startswith(NOT_THE_USERS):
                 return f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name}: {frame.line})"
         return ""
-
-
-def trace(network: nn.Module, example: Tensor, seconds: float = float("inf")) -> Tracer:
-    """Run a network on one example and return the tracer with what it found.
-
-    Args:
-        network: in eval mode, on the CPU.
-        example: shape ``(1, *input_shape)``.
-        seconds: how long this may take.
-
-    Raises:
-        OutOfTime: if it takes longer.
-    """
-    tracer = Tracer(network, time.monotonic() + seconds)
-    with ExitStack() as hooks:
-        hooks.enter_context(plain_attention())
-        for path, module in network.named_modules():
-            kind = kind_of(module)
-            if kind is None:
-                continue
-            watch = _watch if kind.slim is not None else _note
-            if kind.slim is not None or not any(True for _ in module.parameters()):
-                for handle in watch(tracer, path, module):
-                    hooks.callback(handle.remove)
-        with torch.inference_mode(), tracer:
-            result = network(example)
-    for value in _tensors(result if isinstance(result, (tuple, list)) else (result,), {}):
-        tracer.channels.freeze(tracer.labels(value), OUTPUT, here=False)
-    return tracer
-
-
-def _watch(tracer: Tracer, path: str, module: nn.Module) -> tuple[Any, Any]:
-    def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        tracer.leave(path, module, args, kwargs, result)
-
-    return (
-        module.register_forward_pre_hook(tracer.enter),
-        module.register_forward_hook(leave, with_kwargs=True),
-    )
-
-
-def _note(tracer: Tracer, path: str, module: nn.Module) -> tuple[Any, Any]:
-    """Record in the tracer that a layer without parameters of its own is running."""
-    return (
-        module.register_forward_pre_hook(lambda *_: tracer._running.append(path)),
-        module.register_forward_hook(lambda *_: (tracer._running.pop(), None)[1]),
-    )
-
-
-def _tensors(args: Any, kwargs: Mapping[str, object]) -> list[Tensor]:
-    """Return every tensor among arguments, lists included."""
-    found: list[Tensor] = []
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (tuple, list)):
-            found += _tensors(value, {})
-    return found
-
-
-def _tensor_paths(network: nn.Module) -> dict[int, str]:
-    """Return identity → path of every parameter and buffer; the first path of one that has several."""
-    paths: dict[int, str] = {}
-    for path, tensor in (*network.named_parameters(), *network.named_buffers()):
-        paths.setdefault(id(tensor), path)
-    return paths
-
-
-def _shared(network: nn.Module) -> dict[str, str]:
-    """Return the paths of modules and parameters that others hold too → who shares them."""
-    holders: dict[int, list[str]] = {}
-    for path, module in network.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            holders.setdefault(id(parameter), []).append(f"{path}.{name}".removeprefix("."))
-    count = Counter({identity: len(paths) for identity, paths in holders.items()})
-    shared = {}
-    for identity, paths in holders.items():
-        if count[identity] > 1:
-            for path in paths:
-                other = next(p for p in paths if p != path)
-                shared[path] = other
-                shared[path.rpartition(".")[0]] = other.rpartition(".")[0]
-    return shared

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from autoprune.core.channel_groups import Block, PruningGroup
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.json_values import JsonObject
+from autoprune.core.json_values import JsonObject, JsonValue
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.cost.cost_model import CostModel
@@ -91,7 +91,7 @@ class NetworkInspection:
             "smallest": dict(self.smallest),
             "groups": [_group_to_json(group) for group in self.groups.cuttable],
             "blocks": [self._block_to_json(block) for block in self.blocks],
-            "frozen": [{"name": g.name, "channels": g.num_channels, "reason": g.reason} for g in self.groups.frozen],
+            "frozen": frozen_to_json(self.groups),
             "layers": [layer_to_json(layer) for layer in self.layers],
             "sparsity": self.regularisation.to_json() if self.regularisation else None,
             "criteria": {name: spread.to_json() for name, spread in self.criteria.items()},
@@ -106,9 +106,24 @@ def has_heads(group: PruningGroup) -> bool:
     return group.members[0].side == "heads"
 
 
-def layers_of(group: PruningGroup) -> list[str]:
-    """Return the paths of the modules that a group runs through, sorted."""
-    return sorted({member.module for member in group.members})
+def frozen_to_json(groups: Groups) -> list[JsonValue]:
+    """Return one entry for everything that stays whole: each group, then each further layer that goes with one.
+
+    So every layer with parameters is named, among the groups or here.
+    """
+    named = {name for group in groups.cuttable for name in (group.name, *group.layers)}
+    named |= {group.name for group in groups.frozen}
+    found: list[JsonValue] = [
+        {"name": g.name, "channels": g.num_channels, "reason": g.reason, "layers": list(g.layers)}
+        for g in groups.frozen
+    ]
+    for group in groups.frozen:
+        for layer in group.layers:
+            if layer not in named:
+                named.add(layer)
+                reason = f"goes with {group.name}, which stays whole"
+                found.append({"name": layer, "channels": group.num_channels, "reason": reason, "layers": []})
+    return found
 
 
 def _group_to_json(group: PruningGroup) -> JsonObject:
@@ -117,5 +132,5 @@ def _group_to_json(group: PruningGroup) -> JsonObject:
         "channels": group.num_channels,
         "residual": group.is_residual,
         "kind": "heads" if has_heads(group) else "channels",
-        "layers": layers_of(group),
+        "layers": list(group.layers),
     }

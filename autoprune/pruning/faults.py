@@ -1,0 +1,140 @@
+"""What goes wrong when groups are cut: the reason in words, and the numbers that the failing code had read.
+
+Code often keeps a width as a number, ``self.width``, ``self.splits``. Where a forward pass fails once a group is cut,
+the modules that were running then are looked at: a number among their attributes that counts the group's channels, and
+that the failing function reads, is proposed as one that shrinks with it.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from autoprune.core.channel_groups import Member, PruningGroup
+from autoprune.pruning.channel_positions import sizes_of
+from autoprune.pruning.layers.kinds import kind_of
+from autoprune.pruning.number_attributes import NUMBER, numbers_of
+from autoprune.pruning.tracing.tracer import NOT_THE_USERS
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why groups cannot be cut.
+
+    Attributes:
+        reason: in words a user understands.
+        numbers: for each function that was running, from the innermost: attributes that may have to shrink.
+    """
+
+    reason: str
+    numbers: tuple[tuple[Member, ...], ...] = ()
+
+
+def fault_of(what: str, error: Exception, network: nn.Module, groups: Sequence[PruningGroup]) -> Fault:
+    """Return the fault that an exception of a cut network's forward pass is.
+
+    Args:
+        what: failed.
+        error: what was raised.
+        network: the dense one.
+        groups: that were cut; numbers are looked for if it is one.
+    """
+    numbers = tuple(_numbers(error, network, groups[0])) if len(groups) == 1 else ()
+    return Fault(f"{what}: {where(error)}", numbers)
+
+
+def where(error: Exception) -> str:
+    """Return an error with the line of the user's own code that it came from."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(NOT_THE_USERS)
+    ]
+    last = frames[-1] if frames else None
+    line = f" ({Path(last.filename).name}:{last.lineno}, in {last.name}: {last.line})" if last else ""
+    return f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{line}"
+
+
+def _numbers(error: Exception, network: nn.Module, group: PruningGroup) -> Iterator[tuple[Member, ...]]:
+    """Yield, for each function that was running, the numbers that it may have read; the innermost first."""
+    running = list(_running(error))
+    if not running:
+        return
+    paths = {id(module): path for path, module in running[0][0].named_modules()}
+    dense = dict(network.named_modules())
+    for module, names in reversed(running):
+        path = paths.get(id(module))
+        if path in dense and kind_of(module) is None:
+            found = members_for(network, path, group, names)
+            if found:
+                yield found
+
+
+def _running(error: Exception) -> Iterator[tuple[nn.Module, set[str]]]:
+    """Yield the modules whose functions were running, the outermost first, with the names that each function reads.
+
+    A function without a module of its own, as a helper, reads on behalf of the one that called it.
+    """
+    running: list[tuple[nn.Module, set[str]]] = []
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        held = [value for value in frame.f_locals.values() if isinstance(value, nn.Module)]
+        module = frame.f_locals.get("self")
+        owner = module if isinstance(module, nn.Module) else held[0] if held else None
+        if owner is not None:
+            running.append((owner, set(frame.f_code.co_names)))
+        elif running:
+            running[-1][1].update(frame.f_code.co_names)
+    yield from running
+
+
+def members_for(
+    network: nn.Module, path: str, group: PruningGroup, names: Iterable[str] | None = None
+) -> tuple[Member, ...]:
+    """Return the numbers of a module that count a group's channels, as members of the group.
+
+    Args:
+        network: the dense one.
+        path: of the module.
+        group: whose channels.
+        names: attributes that are looked at; ``None`` for all.
+    """
+    found = []
+    wanted = None if names is None else set(names)
+    numbers = numbers_of(network.get_submodule(path))
+    for side, value in numbers.items():
+        name, _, place = side.removeprefix(NUMBER).partition(".")
+        if wanted is not None and name not in wanted:
+            continue
+        first = sum(v for s, v in numbers.items() if _is_before(s, name, place)) if place else 0
+        member = _as_member(network, path, side, value, group, first if place else None)
+        found += [member] if member is not None else []
+    return tuple(found)
+
+
+def _is_before(side: str, name: str, place: str) -> bool:
+    other, _, index = side.removeprefix(NUMBER).partition(".")
+    return other == name and index != "" and int(index) < int(place)
+
+
+def _as_member(
+    network: nn.Module, path: str, side: str, value: int, group: PruningGroup, first: int | None
+) -> Member | None:
+    """Return one number as a member of a group if it counts its channels, ``None`` if it does not."""
+    for member in group.members:
+        if member.side.startswith(NUMBER):
+            continue
+        size = sizes_of(network, member.module)[member.side]
+        if size == value:
+            return Member(path, side, member.indices, member.width)
+        if first is not None:
+            inside = [
+                [i - first for i in member.of(c) if first <= i < first + value] for c in range(group.num_channels)
+            ]
+            if len({len(each) for each in inside}) == 1 and inside[0] and sum(map(len, inside)) <= value:
+                return Member(path, side, tuple(i for each in inside for i in each), len(inside[0]))
+    for width in dict.fromkeys([1, *(member.width for member in group.members)]):
+        if value == width * group.num_channels:
+            return Member(path, side, tuple(range(value)), width)
+    return None

@@ -1,0 +1,73 @@
+"""What becomes of lost channels: a channel that an operation loses is frozen only if the result reaches the output.
+
+A check for NaN, a statistic that is printed, or a value that is never used says nothing about what can be cut. So the
+losses of an operation travel with its result, by memory and not by tensor: a write into a view reaches its base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from autoprune.pruning.tracing.channel_union import Loss
+
+
+class LossFlow:
+    """The losses that every tensor of a forward pass carries."""
+
+    def __init__(self) -> None:
+        self._carried: dict[int, frozenset[Loss]] = {}
+        self._alive: list[Any] = []  # memory that carries something is never given to another tensor
+
+    def of(self, tensors: Iterable[Tensor]) -> frozenset[Loss]:
+        """Return all losses that some tensors carry."""
+        if not self._carried:
+            return frozenset()
+        return frozenset().union(*(self._carried.get(_place(tensor), frozenset()) for tensor in tensors))
+
+    def add(self, tensors: Iterable[Tensor], losses: frozenset[Loss]) -> None:
+        """Let tensors carry losses, beside what they carry already."""
+        if not losses:
+            return
+        for tensor in tensors:
+            place = _place(tensor)
+            if not place:
+                continue
+            if place not in self._carried:
+                self._alive.append(tensor.untyped_storage())
+            self._carried[place] = self._carried.get(place, frozenset()) | losses
+
+
+def tensors_in(*values: Any) -> list[Tensor]:
+    """Return every tensor in arguments or results, whatever holds it."""
+    return [leaf for leaf in tree_leaves([_plain(value) for value in values]) if isinstance(leaf, Tensor)]
+
+
+def _plain(value: Any) -> Any:
+    """Return what a result holds as containers that PyTorch can walk: dataclasses and output classes as dictionaries."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, Tensor) or not hasattr(value, "__dict__"):
+        return value
+    return [_plain(each) for each in vars(value).values()] if hasattr(value, "__dataclass_fields__") else value
+
+
+def written_by(func: Any, args: Any, kwargs: Mapping[str, object]) -> Iterator[Tensor]:
+    """Yield the tensors that an operation writes to, by its schema."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[place] if place < len(args) else kwargs.get(argument.name)
+            yield from (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+
+
+def _place(tensor: Tensor) -> int:
+    """Return where a tensor's memory begins, 0 if it has none of its own, as a sparse one."""
+    try:
+        return int(tensor.untyped_storage().data_ptr())
+    except (RuntimeError, NotImplementedError):
+        return 0

@@ -1,0 +1,199 @@
+"""How channels flow through products of matrices: with a bare weight, over positions, and between activations.
+
+A product runs over one dimension, which is contracted, of both factors. If channels lie along it they end there, and
+those of both factors shrink alike. Channels along another dimension pass. Weights that no layer owns are two sides of
+a linear map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoprune.pruning.tracing.layer_rules import bare_weight, mixes_positions
+from autoprune.pruning.tracing.reshape_rules import meet
+from autoprune.pruning.tracing.rule_helpers import (
+    ChannelTrace,
+    argument,
+    first_along,
+    flat,
+    one_line,
+    operation,
+    pass_positions,
+    spread,
+)
+
+
+def multiplied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Follow channels through a product of two matrices, or of two batches of them."""
+    name = operation(func)
+    bias, (first, second) = (args[0], args[1:3]) if name in ("addmm", "baddbmm") else (None, args[:2])
+    path = tracer.path_of(second)
+    if path is not None and second.dim() == 2 and first.dim() >= 2:
+        _by_weight(tracer, path, second, first, bias, result)
+        return
+    path = tracer.path_of(first)
+    if path is not None and first.dim() == 2 and second.dim() >= 2 and bias is None:
+        _by_weight_from_left(tracer, path, first, second, result)
+        return
+    if first.dim() < 2 or second.dim() < 2 or name in ("dot", "mv", "bilinear", "tensordot"):
+        _freeze_all(tracer, args)
+        return
+    labels = product_of(tracer, tracer.labels(first), tracer.labels(second), result.shape, first.shape[-1])
+    tracer.set_labels(result, labels)
+    if bias is not None and (shift := tracer.labels(bias)) is not None:
+        tracer.channels.freeze(shift, "is added to a product of activations")
+
+
+def _by_weight(tracer: ChannelTrace, path: str, weight: Tensor, x: Tensor, bias: Tensor | None, result: Tensor) -> None:
+    """Treat a product with a bare parameter, as in GPT-2, as a linear map."""
+    labels = tracer.labels(x)
+    if mixes_positions(tracer, labels, x.dim() - 1, weight):
+        pass_positions(tracer, weight, labels, x.dim() - 1, result)
+        return
+    made = bare_weight(tracer, path, weight, labels, x.dim() - 1, out=1, read=0)
+    if bias is not None and (shift := tracer.labels(bias)) is not None:
+        tracer.channels.unite(made if shift.dim() == 1 else made.expand(shift.shape), shift)
+    tracer.set_labels(result, spread(made, result, result.dim() - 1))
+
+
+def _by_weight_from_left(tracer: ChannelTrace, path: str, weight: Tensor, x: Tensor, result: Tensor) -> None:
+    """Treat ``weight @ x`` as a linear map along the last dimension but one, or as one over positions."""
+    labels = tracer.labels(x)
+    if mixes_positions(tracer, labels, x.dim() - 2, weight):
+        pass_positions(tracer, weight, labels, x.dim() - 2, result)
+        return
+    made = bare_weight(tracer, path, weight, labels, x.dim() - 2, out=0, read=1)
+    tracer.set_labels(result, spread(made, result, result.dim() - 2))
+
+
+def product_of(
+    tracer: ChannelTrace, first: Tensor | None, second: Tensor | None, shape: Sequence[int], inner: int
+) -> Tensor | None:
+    """Return the atoms of a product of activations, and note what it costs.
+
+    Args:
+        tracer: of the forward pass.
+        first: atoms of the first factor, ``(…, M, K)``; ``None`` if none of it can be cut.
+        second: atoms of the second, ``(…, K, N)``; likewise.
+        shape: of the product, ``(…, M, N)``.
+        inner: K.
+    """
+    channels, macs = tracer.channels, prod(shape) * inner
+    rows, columns = len(shape) - 2, len(shape) - 1
+    a, b = _aligned(first, len(shape)), _aligned(second, len(shape))
+    along_a, along_b = channels.varying(a), channels.varying(b)
+    if a is not None and b is not None and columns in along_a and rows in along_b:
+        channels.unite_along(a, [rows])
+        channels.unite_along(b, [columns])
+        left, right = first_along(a, [rows]).transpose(-1, -2), first_along(b, [columns])
+        whole = torch.broadcast_shapes(left.shape, right.shape)
+        channels.unite(left.expand(whole), right.expand(whole))
+        tracer.note_product(macs, *one_line(tracer, left))
+        return None
+    if columns in along_a or rows in along_b:
+        for labels in (first, second):
+            channels.freeze(labels, "is multiplied as a matrix with what is no layer's own")
+        return None
+    left = None if a is None else first_along(a, [columns])
+    right = None if b is None else first_along(b, [rows])
+    met = left if right is None else right if left is None else meet(tracer, left, right)
+    if met is None:
+        return None
+    tracer.note_product(macs, *one_line(tracer, met))
+    return met.expand(tuple(shape))
+
+
+def attended(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Follow queries, keys and values: two products; the size of a head sets the scale of the first, unless given."""
+    query, key, value = args[:3]
+    asks, answers = tracer.labels(query), tracer.labels(key)
+    if argument(func, args, kwargs, "scale") is None:
+        for labels in (asks, answers):
+            if labels is not None and labels.dim() - 1 in tracer.channels.varying(labels):
+                tracer.channels.freeze(labels, "sets the scale of attention by its number")
+    turned = None if answers is None else answers.transpose(-1, -2)
+    scores = product_of(tracer, asks, turned, (*result.shape[:-1], key.shape[-2]), query.shape[-1])
+    tracer.set_labels(result, product_of(tracer, scores, tracer.labels(value), result.shape, key.shape[-2]))
+
+
+def summed_by_letters(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Follow channels through ``einsum`` of two tensors, each letter a dimension."""
+    inputs, _, output = str(args[0]).replace(" ", "").partition("->")
+    letters = inputs.split(",")
+    if len(letters) != 2 or "." in inputs or not output or any(len(set(each)) < len(each) for each in letters):
+        _freeze_all(tracer, args)
+        return
+    operands = args[1]
+    weights = [i for i in (0, 1) if tracer.path_of(operands[i]) is not None]
+    lines = [{} if i in weights else _by_letter(tracer, operands[i], letters[i]) for i in (0, 1)]
+    made: dict[str, Tensor] = {}
+    for i in weights:
+        lines[i], made = _weight_by_letter(tracer, operands[i], letters[i], lines[1 - i], letters[1 - i])
+    passing = dict(made)
+    for letter in dict.fromkeys(inputs.replace(",", "")):
+        found = [line[letter] for line in lines if letter in line]
+        if len(found) == 2:
+            tracer.channels.unite(*found)
+        elif found and all(letter in each for each in letters):
+            tracer.channels.freeze(found[0], "is multiplied with what is no layer's own")
+            continue
+        if found and letter in output:
+            passing[letter] = found[0]
+    _spread_letters(tracer, passing, output, result)
+    if not weights:
+        sizes = dict(zip("".join(letters), (*operands[0].shape, *operands[1].shape), strict=True))
+        ends = [line[letter] for line in lines for letter in line]
+        tracer.note_product(prod(sizes.values()), *ends[:1])
+
+
+def _by_letter(tracer: ChannelTrace, operand: Tensor, letters: str) -> dict[str, Tensor]:
+    """Return the channels along the one letter in which they vary."""
+    labels = tracer.labels(operand)
+    varying = sorted(tracer.channels.varying(labels))
+    if labels is None or not varying:
+        return {}
+    if len(varying) > 1:
+        tracer.channels.freeze(labels, "lies along several dimensions of an einsum")
+        return {}
+    return {letters[varying[0]]: one_line(tracer, labels)[0]}
+
+
+def _weight_by_letter(
+    tracer: ChannelTrace, weight: Tensor, letters: str, other: Mapping[str, Tensor], others: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the sides of a bare weight that meet the other operand's channels, and the one that it makes."""
+    path = str(tracer.path_of(weight))
+    sides = {letter: f"dim{i}" for i, letter in enumerate(letters)}
+    met = {
+        letter: tracer.side(path, sides[letter], weight.shape[letters.index(letter)])
+        for letter in letters
+        if letter in other
+    }
+    makes = [letter for letter in letters if letter not in others]
+    if len(makes) != 1:
+        return met, {}
+    tracer.findings.makers.add((path, sides[makes[0]]))
+    return met, {makes[0]: tracer.side(path, sides[makes[0]], weight.shape[letters.index(makes[0])])}
+
+
+def _spread_letters(tracer: ChannelTrace, passing: Mapping[str, Tensor], output: str, result: Tensor) -> None:
+    if len(passing) > 1:
+        for line in passing.values():
+            tracer.channels.freeze(line, "meets other channels in every combination")
+        return
+    for letter, line in passing.items():
+        tracer.set_labels(result, spread(line, result, output.index(letter)))
+
+
+def _aligned(labels: Tensor | None, dims: int) -> Tensor | None:
+    return None if labels is None else labels.view((1,) * (dims - labels.dim()) + tuple(labels.shape))
+
+
+def _freeze_all(tracer: ChannelTrace, args: Any) -> None:
+    for value in flat(args):
+        tracer.channels.freeze(tracer.labels(value), "is multiplied as a matrix outside of any known layer")
