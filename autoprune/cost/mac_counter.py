@@ -8,7 +8,6 @@ record into costs of networks that are not built.
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from autoprune.models.copying.copy_network import copy_network
 
 _Shape: TypeAlias = tuple[int, ...]
 _aten = torch.ops.aten
@@ -61,7 +62,7 @@ def record_usage(network: nn.Module, example: Tensor) -> Usage:
         network: any network.
         example: input of shape ``(N, *input_shape)``.
     """
-    twin = copy.deepcopy(network).cpu().eval()
+    twin = copy_network(network).cpu().eval()
     record = _Record(twin)
     formulas = {op: _Watched(op, formula, record) for op, formula in flop_registry.items()}
     with record.following(twin):
@@ -76,7 +77,7 @@ def count_macs(network: nn.Module, example: Tensor) -> int:
         network: any network.
         example: input of shape ``(N, *input_shape)``.
     """
-    twin = copy.deepcopy(network).cpu().eval()
+    twin = copy_network(network).cpu().eval()
     return _count_pass(twin, example, {_LSTM_LAYER: _lstm_layer_flops})
 
 

@@ -6,7 +6,6 @@ exactly what the dense network computes with those channels zeroed. What fails i
 
 from __future__ import annotations
 
-import copy
 import random
 import time
 import traceback
@@ -21,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from autoprune.core.channel_groups import FrozenGroup, Member, PruningGroup, Side
 from autoprune.errors import ModelError
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.cut_plan import plan_cut
 from autoprune.pruning.layers.kinds import kind_of
 from autoprune.pruning.surgery import shrink, zeroed
@@ -83,7 +83,7 @@ def _probe(network: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor, Tens
     Tensors of one value, such as a scale of zero before training, are drawn anew: a cut behind them would change
     nothing and prove nothing. In float64, if the network runs in it, rounding does not hide small changes either.
     """
-    probe, example = copy.deepcopy(network).cpu().float().eval(), example.detach().cpu()
+    probe, example = copy_network(network).cpu().float().eval(), example.detach().cpu()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in probe.parameters():
@@ -92,7 +92,7 @@ def _probe(network: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor, Tens
     example = example.float() if example.is_floating_point() else example
     expected = answer_of(probe, example)
     try:
-        wide, same = copy.deepcopy(probe).double(), example.double() if example.is_floating_point() else example
+        wide, same = copy_network(probe).double(), example.double() if example.is_floating_point() else example
         return wide, same, answer_of(wide, same)
     except ModelError:  # it makes float32 tensors of its own
         return probe, example, expected
