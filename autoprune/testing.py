@@ -18,7 +18,6 @@ Steps for adding a criterion:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.channel_groups import Member, PruningGroup
 from autoprune.loggers.check_logger import check_logger
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.importance import Calibration, Criterion, has_mark, score_by
 from autoprune.pruning.layers.axes import tensor_of
 from autoprune.pruning.layers.kinds import axes_of
@@ -216,7 +216,7 @@ def permuted(network: nn.Module, group: PruningGroup, order: Sequence[int]) -> n
         group: every place where its channels are must be among its members.
         order: a permutation of ``range(num_channels)``.
     """
-    twin = copy.deepcopy(network)
+    twin = copy_network(network)
     for member in group.members:
         moved = {
             to: source

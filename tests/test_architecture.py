@@ -24,17 +24,21 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     "analysis": ("errors", "core"),
     # strangers to one another
     "tasks": ("errors", "core"),
-    "models": ("errors", "core"),
-    "cost": ("errors", "core"),
+    "models.copying": ("errors",),  # everybody copies networks
+    "models": ("errors", "core", "models.copying"),
+    "cost": ("errors", "core", "models.copying"),
     "pruning.layers": ("errors", "core"),
     "pruning.tracing": ("errors", "core", "pruning.layers"),
-    "pruning.masks": ("errors", "core"),
-    "pruning": ("errors", "core", "pruning.layers", "pruning.tracing"),
-    "pruning.criteria": ("errors", "core", "pruning", "pruning.layers"),
+    "pruning.masks": ("errors", "core", "models.copying"),
+    "pruning": ("errors", "core", "models.copying", "pruning.layers", "pruning.tracing"),
+    "pruning.criteria": ("errors", "core", "models.copying", "pruning", "pruning.layers"),
     # what is built with them
     "training.device": ("errors", "core"),
-    "training": ("errors", "core", "tasks", "training.device"),
-    "export": ("errors", "core", "tasks", "models", "pruning", "pruning.layers", "pruning.masks", "cost"),
+    "training": ("errors", "core", "tasks", "models.copying", "training.device"),
+    "export": (
+        *("errors", "core", "tasks", "models", "models.copying", "pruning", "pruning.layers", "pruning.masks"),
+        "cost",
+    ),
     # the stored study: no torch
     "study": ("errors", "core"),
     "study.manage": ("errors", "core", "analysis", "study"),
@@ -42,12 +46,12 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     # the search
     "search.proposals": ("errors", "core", "study"),
     "search.evaluation": (
-        *("errors", "core", "analysis", "tasks", "models", "cost", "pruning", "pruning.masks"),
+        *("errors", "core", "analysis", "tasks", "models", "models.copying", "cost", "pruning", "pruning.masks"),
         *("training", "training.device", "study"),
     ),
     "search.setup": (
-        *("errors", "core", "tasks", "models", "cost", "pruning", "pruning.layers", "pruning.masks"),
-        *("pruning.tracing", "pruning.criteria", "training", "training.device", "export", "study"),
+        *("errors", "core", "tasks", "models", "models.copying", "cost", "pruning", "pruning.layers"),
+        *("pruning.masks", "pruning.tracing", "pruning.criteria", "training", "training.device", "export", "study"),
         *("search.evaluation", "search.proposals"),
     ),
     "search": (
@@ -67,7 +71,7 @@ MAY_USE: dict[str, tuple[str, ...]] = {
         "report.plots",
     ),
     # the ways in
-    "testing": ("core", "pruning", "pruning.layers", "loggers"),
+    "testing": ("core", "models.copying", "pruning", "pruning.layers", "loggers"),
     "cli": (
         *("errors", "core", "analysis", "cost", "training.device", "export", "study", "study.manage", "loggers"),
         *("search", "search.setup", "pick", "report", "report.content"),

@@ -13,6 +13,7 @@ from autoprune.cli.output import json_option
 from autoprune.cli.pick import conclude
 from autoprune.cli.shared_options import export_option, parse_shape
 from autoprune.cli.spec_options import target_options
+from autoprune.core.user_code import as_its_owner_runs_it
 
 if TYPE_CHECKING:
     from autoprune.core.export_formats import Wanted
@@ -82,7 +83,9 @@ def apply(
     values = layer_of(options)
     spec = parse_spec([Layer("command line", values)])
     size = parse_shape(shape) if shape else ()
-    conclude(_apply(policy, spec, size, classes or 0, bool(values.get("data")), output, force, wanted), output, as_json)
+    with as_its_owner_runs_it(spec.model.source):
+        card = _apply(policy, spec, size, classes or 0, bool(values.get("data")), output, force, wanted)
+    conclude(card, output, as_json)
 
 
 def _apply(

@@ -10,6 +10,7 @@ from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import cost_line, emit, json_option
 from autoprune.cli.shared_options import parse_shape, root_option, shape_option, study_argument
 from autoprune.cli.spec_options import model_options
+from autoprune.core.user_code import as_its_owner_runs_it
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +51,8 @@ def inspect(
         values.setdefault("model", {})["source"] = study
         study = None
     request = read_request(study, root, values)
-    found = _inspect(request, shape, classes, bool(values.get("model")))
+    with as_its_owner_runs_it(request.spec.model.source):
+        found = _inspect(request, shape, classes, bool(values.get("model")))
     if as_json:
         emit(found.to_json())
     else:

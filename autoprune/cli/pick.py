@@ -18,6 +18,7 @@ from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import emit, open_display, verbosity_options
 from autoprune.cli.shared_options import export_option, fraction, stored_study_options, study_argument
+from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import NothingFitsError, UsageError
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
         raise NothingFitsError(f"{error}:\n{_search_on(view, folder, request.limits, storage)}") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as cleanly as Ctrl-C
     try:
-        card, target = _finish(view, trials, budget, request)
+        with as_its_owner_runs_it(view.spec.model.source):
+            card, target = _finish(view, trials, budget, request)
     except KeyboardInterrupt:
         click.echo(
             f"\nautoprune: interrupted; the parts of the fine-tune that were finished are kept. Resume with:\n"

@@ -12,6 +12,7 @@ from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import cost_line, emit, json_option
 from autoprune.cli.shared_options import parse_shape, shape_option
 from autoprune.cli.spec_options import DATA_WORDS
+from autoprune.core.user_code import as_its_owner_runs_it
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,10 +111,11 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     from autoprune.training.device.resolve_runtime import resolve_runtime
 
     runtimes = _names(how["runtimes"])
-    network, what = open_network(model, _architecture(model, shape, classes, data))
     runtime = resolve_runtime(how["device"], "fp32", how["layout"], how["threads"])
     plan = TimingPlan(batch=how["batch"], threads=how["threads"], blocks=11)
-    found = profile_network(network, what, runtime, plan, runtimes)
+    with as_its_owner_runs_it(model):
+        network, what = open_network(model, _architecture(model, shape, classes, data))
+        found = profile_network(network, what, runtime, plan, runtimes)
     if attribute := SORTS[how["sort"]]:
         found = replace(found, layers=tuple(sorted(found.layers, key=attrgetter(attribute), reverse=True)))
     if as_json:

@@ -16,6 +16,7 @@ from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import emit, open_display, verbosity_options
 from autoprune.cli.shared_options import stored_study_options, study_argument
 from autoprune.cli.spec_options import spec_options
+from autoprune.core.user_code import as_its_owner_runs_it
 
 if TYPE_CHECKING:
     from autoprune.cli.read_request import Request
@@ -56,7 +57,8 @@ def search(
     request = read_request(study, root, layer_of(options, assignments))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as cleanly as Ctrl-C
     try:
-        run = _run(request, storage)
+        with as_its_owner_runs_it(request.spec.model.source):
+            run = _run(request, storage)
     except KeyboardInterrupt:
         click.echo(
             f"\nautoprune: interrupted; every finished trial is stored in {request.folder}. Resume with:\n"

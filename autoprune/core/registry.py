@@ -12,17 +12,20 @@ Nothing is imported until it is looked up, so listing names costs nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from autoprune.core.user_code import as_its_owner_runs_it, in_user_code
 from autoprune.errors import UnknownNameError, UsageError
 
 
@@ -91,9 +94,10 @@ def load_object(reference: str, kind: str = "object") -> Any:
     if is_file and not Path(where).is_file():
         raise UsageError(f"{kind} {reference!r}: there is no file {str(Path(where).absolute())!r}")
     try:
-        module = _import_file(Path(where)) if is_file else importlib.import_module(where)
-    except Exception as error:  # the user's own code may raise anything
-        raise UsageError(f"{kind} {reference!r}: importing {where!r} failed with {_brief(error)}") from error
+        with as_its_owner_runs_it(where), _importable(Path(where).resolve().parent if is_file else Path.cwd()):
+            module = _import_file(Path(where)) if is_file else importlib.import_module(where)
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
+        raise UsageError(f"{kind} {reference!r}: importing {where!r} failed with {in_user_code(error)}") from error
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -101,6 +105,21 @@ def load_object(reference: str, kind: str = "object") -> Any:
             raise UnknownNameError(f"attribute of {where!r}", attribute, public)
         found = getattr(found, part)
     return found
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let code import what lies beside it before anything else of that name, as when it is run by itself.
+
+    Afterwards the folder and the working directory come last, for what is imported late, in functions.
+    """
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the code may have changed the list itself
+            sys.path.remove(str(folder))
+        sys.path.extend(where for where in (str(folder), str(Path.cwd())) if where not in sys.path)
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -124,12 +143,10 @@ def _import_file(path: Path) -> ModuleType:
 
 def _load_plugin(point: Any, kind: str) -> Any:
     try:
-        return point.load()
-    except Exception as error:  # a third party's plug-in may raise anything
+        with as_its_owner_runs_it(point.value):
+            return point.load()
+    except (Exception, SystemExit) as error:  # a third party's plug-in may raise anything
         raise UsageError(
-            f"{kind} {point.name!r} comes from the plug-in {point.value!r}, which failed to load with {_brief(error)}"
+            f"{kind} {point.name!r} comes from the plug-in {point.value!r}, which failed to load with "
+            f"{in_user_code(error)}"
         ) from error
-
-
-def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

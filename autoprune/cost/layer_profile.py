@@ -8,7 +8,6 @@ without clocks in it.
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -27,6 +26,7 @@ from autoprune.cost.layer_table import LayerCost, layer_costs
 from autoprune.cost.mac_counter import one_input, record_usage, without_fused_attention
 from autoprune.cost.tensor_sizes import stored_tensors
 from autoprune.cost.timing_engines import Clock, wait_for
+from autoprune.models.copying.copy_network import copy_network
 
 _MOVES = ("clone", "copy_", "_to_copy", "contiguous", "detach", "empty", "lift_fresh")  # they compute nothing
 
@@ -174,7 +174,7 @@ def uncounted_operations(network: nn.Module, example: Tensor) -> list[Uncounted]
         network: not touched.
         example: one batch, shape ``(N, *input_shape)``.
     """
-    twin = copy.deepcopy(network).cpu().eval()
+    twin = copy_network(network).cpu().eval()
     with without_fused_attention(), torch.no_grad(), _Operations() as seen:
         twin(one_input(twin, example))
     return [Uncounted(name, seen.calls[name], seen.outputs[name]) for name, _ in seen.outputs.most_common()]

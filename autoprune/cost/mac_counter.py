@@ -8,7 +8,6 @@ record into costs of networks that are not built.
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from autoprune.models.copying.copy_network import copy_network
 
 _Shape: TypeAlias = tuple[int, ...]
 _aten = torch.ops.aten
@@ -62,7 +63,7 @@ def record_usage(network: nn.Module, example: Tensor) -> Usage:
         network: any network.
         example: input of shape ``(N, *input_shape)``.
     """
-    twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+    twin = copy_network(network).cpu().eval().requires_grad_(False)
     record = _Record(twin)
     formulas = {op: _Watched(op, formula, record) for op, formula in flop_registry.items()}
     with record.following(twin):
@@ -77,7 +78,7 @@ def count_macs(network: nn.Module, example: Tensor) -> int:
         network: any network.
         example: input of shape ``(N, *input_shape)``.
     """
-    twin = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+    twin = copy_network(network).cpu().eval().requires_grad_(False)
     return _count_pass(twin, example, {_LSTM_LAYER: _lstm_layer_flops})
 
 

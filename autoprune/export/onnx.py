@@ -6,7 +6,6 @@ conversion is PyTorch's own exporter; that both answer alike is for the caller t
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ExportError
+from autoprune.models.copying.copy_network import copy_network
 
 CONVERTER = ("onnx", "onnxscript")
 RUNTIME = ("onnxruntime",)
@@ -61,7 +61,7 @@ def onnx_model(network: nn.Module, example: Tensor, *, optimize: bool = True) ->
     _need(CONVERTER)
     try:
         with _quiet(), torch.inference_mode(False), torch.no_grad():
-            twin: nn.Module = copy.deepcopy(network).cpu().eval()
+            twin: nn.Module = copy_network(network).cpu().eval()
             twin.to(memory_format=torch.contiguous_format)
             program = torch.onnx.export(
                 twin,

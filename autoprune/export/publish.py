@@ -6,7 +6,6 @@ Both a pick and the application of a stored policy end here.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -40,6 +39,7 @@ from autoprune.export.picked_files import (
 from autoprune.export.saved_network import load, save_network, weights_content
 from autoprune.export.stored_policy import StoredPolicy
 from autoprune.export.verify import Reference, verify_in_new_process
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.cut_plan import CutPlan
 
 CardText = Callable[[Card], str]
@@ -200,7 +200,7 @@ def _as_loaded(network: nn.Module) -> nn.Module:
 
     Kernels are chosen by strides, and round otherwise for channels_last.
     """
-    twin = copy.deepcopy(network).cpu().eval()
+    twin = copy_network(network).cpu().eval()
     for tensor in (*twin.parameters(), *twin.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     return twin

@@ -6,7 +6,6 @@ takes ``model.safetensors`` or ``model.onnx``.
 
 from __future__ import annotations
 
-import copy
 import io
 import warnings
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ExportError
+from autoprune.models.copying.copy_network import copy_network
 
 _LONGEST_REASON = 300
 
@@ -28,7 +28,7 @@ def program_bytes(network: nn.Module, example: Tensor) -> bytes:
     Raises:
         ExportError: with the exporter's own reason if the network cannot be followed.
     """
-    twin = copy.deepcopy(network).cpu().eval()
+    twin = copy_network(network).cpu().eval()
     two = example[:1].detach().cpu().contiguous().expand(2, *example.shape[1:]).clone()  # of one, N would be taken as 1
     file = io.BytesIO()
     try:

@@ -14,9 +14,10 @@ from torch import nn
 
 from autoprune.core.builtin_names import MODELS
 from autoprune.core.shapes import Shape, channels_of, image_of
-from autoprune.core.user_code import call_with_accepted
+from autoprune.core.user_code import as_its_owner_runs_it, call_with_accepted
 from autoprune.errors import ModelError
 from autoprune.models.load_weights import load_weights
+from autoprune.models.own_network import former_names, own_network
 from autoprune.models.torchvision_zoo import PREFIX, build_torchvision
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,9 @@ def build_model(
     notify: Callable[[str], None] = _log.warning,
 ) -> nn.Module:
     """Build a network on the CPU, in training mode, load its weights, and leave the global random state as it was.
+
+    What the user's own function returns is copied, so that its object stays as it is. Wrappers such as ``DataParallel``
+    are left out of the copy, and lazy layers get their weights.
 
     Args:
         source: a built-in or plug-in (``resnet56``), ``torchvision:NAME``, or the user's own ``pkg.mod:fn`` or
@@ -55,11 +59,15 @@ def build_model(
             if input_shape is not None:
                 image_of(input_shape, source)
             return build_torchvision(source, num_classes, offers["in_channels"], weights, notify)
-        network = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
-    if not isinstance(network, nn.Module):
-        raise ModelError(f"model {source!r} returned {type(network).__name__}; expected a torch.nn.Module")
+        made = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
+        if not isinstance(made, nn.Module):
+            raise ModelError(f"model {source!r} returned {type(made).__name__}; expected a torch.nn.Module")
+        network = made
+        if source not in MODELS.builtins:
+            with as_its_owner_runs_it(source):
+                network = own_network(made, source, input_shape)
     if weights:
-        load_weights(network, weights)
+        load_weights(network, weights, former_names(made))
     return network.train()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,21 @@ _BATCH_COUNT = "num_batches_tracked"
 _SHOWN = 4
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
+def load_weights(network: nn.Module, path: str | Path, former_names: Mapping[str, str] | None = None) -> None:
     """Load trained weights into a network, in place, and only if every one of them fits.
 
     Args:
         network: receives the weights.
         path: a ``.safetensors`` file, or a PyTorch file that holds a state dict, bare or under one of the
             keys ``state_dict``, ``model`` and ``model_state_dict``.
+        former_names: what tensors may be called in the file → in the network, for a network whose wrappers are gone.
 
     Raises:
         ModelError: if the file is missing, damaged or a pickled object, or if names or shapes differ.
     """
     path = Path(path)
-    state = _unwrap(_read(path), path)
+    state = _unwrap(_read(path), path, network)
+    state = {(former_names or {}).get(name, name): tensor for name, tensor in state.items()}
     faults = _faults(network.state_dict(), state)
     if faults:
         raise ModelError(
@@ -82,7 +84,7 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
+def _unwrap(loaded: Any, path: Path, network: nn.Module) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -92,7 +94,8 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
             f"the weights file {str(path)!r} holds {type(loaded).__name__}; "
             "expected a state dict, that is names and tensors: save network.state_dict()"
         )
-    if loaded and all(str(name).startswith(_PARALLEL_PREFIX) for name in loaded):
+    own = any(name.startswith(_PARALLEL_PREFIX) for name in network.state_dict())  # it calls a module of its own so
+    if loaded and not own and all(str(name).startswith(_PARALLEL_PREFIX) for name in loaded):
         return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in loaded.items()}
     return loaded
 

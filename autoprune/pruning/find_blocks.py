@@ -8,7 +8,6 @@ block.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.channel_groups import Block, PruningGroup
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.drop_blocks import DroppedBlock, replace_module
 from autoprune.pruning.tracing.residual_trace import SeenModule, watch_modules
 from autoprune.pruning.tracing.safe_forward import plain_attention
@@ -36,7 +36,7 @@ def find_blocks(network: nn.Module, example: Tensor, groups: Sequence[PruningGro
     Raises:
         ModelError: if the network does not run on the example, or does not return one tensor.
     """
-    probe = copy.deepcopy(network).cpu().float().eval()
+    probe = copy_network(network).cpu().float().eval()
     example = example.detach().cpu()
     example = example.float() if example.is_floating_point() else example  # not the indices of an embedding
     with plain_attention(), torch.no_grad():

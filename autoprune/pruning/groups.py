@@ -8,7 +8,6 @@ still is frozen, with the reason.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from autoprune.core.channel_groups import FrozenGroup, PruningGroup
 from autoprune.errors import ModelError
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.couple_groups import Failed, tied, with_numbers
 from autoprune.pruning.faults import where
 from autoprune.pruning.layers.kinds import kind_of
@@ -137,7 +137,7 @@ class _Attempt:
 def _trace(subject: Subject, seconds: float, flipped: Iterable[FoldKey]) -> Trace:
     training = None
     if subject.in_training is not None:
-        training = copy.deepcopy(subject.network).train(), subject.example[:2]
+        training = copy_network(subject.network).train(), subject.example[:2]
     return trace(subject.network, subject.example[:1], training, seconds, flipped)
 
 
@@ -147,7 +147,7 @@ def _subject(network: nn.Module, example: Tensor) -> Subject:
     Tensors of one value, such as a scale of zero before training, are drawn anew: a cut behind them would change
     nothing and prove nothing. In float64, if the network runs in it, rounding does not hide small changes either.
     """
-    probe, example = copy.deepcopy(network).cpu().float().eval(), example.detach().cpu()
+    probe, example = copy_network(network).cpu().float().eval(), example.detach().cpu()
     example = example if len(example) > 1 else torch.cat([example, example.flip(-1)])
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -157,7 +157,7 @@ def _subject(network: nn.Module, example: Tensor) -> Subject:
     example = example.float() if example.is_floating_point() else example
     expected = answer_of(probe, example)
     try:
-        wide, same = copy.deepcopy(probe).double(), example.double() if example.is_floating_point() else example
+        wide, same = copy_network(probe).double(), example.double() if example.is_floating_point() else example
         probe, example, expected = wide, same, answer_of(wide, same)
     except ModelError:  # it makes float32 tensors of its own
         pass
@@ -173,7 +173,7 @@ def _in_training(network: nn.Module, example: Tensor) -> tuple[list[Tensor], lis
         ModelError: if it does not run.
     """
     try:
-        first, second = (training_answers(copy.deepcopy(network), example, seed) for seed in (0, 1))
+        first, second = (training_answers(copy_network(network), example, seed) for seed in (0, 1))
     except Exception as error:  # the user's own network may raise anything
         raise ModelError(
             f"the network runs in evaluation mode, and not in training mode, on an input of shape "

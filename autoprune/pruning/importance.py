@@ -8,7 +8,6 @@ groups at once is marked with :func:`scores_jointly`. A criterion that makes no 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.channel_groups import PruningGroup
 from autoprune.errors import AutopruneError, ModelError
+from autoprune.models.copying.copy_network import copy_network
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def score_by(
             f"the importance criteria {', '.join(need_data)} need data, and there is no calibration batch; raise "
             f"space.calibration_images, or choose criteria that read the weights alone, such as l2"
         )
-    twin = copy.deepcopy(network).float().eval()
+    twin = copy_network(network).float().eval()
     for parameter in twin.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     by_gradient = {name: c for name, c in criteria.items() if has_mark(c, "uses_gradients")}

@@ -7,7 +7,6 @@ criterion tested. :class:`Pruner` goes from a policy to the pruned network.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from autoprune.core.channel_groups import Side
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.errors import ModelError
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.channel_positions import part_at, positions_of, sizes_of
 from autoprune.pruning.cut_plan import BLOCK, CutPlan, KeptChannels, dropped_blocks, plan_cut
 from autoprune.pruning.drop_blocks import drop_blocks, replace_module
@@ -73,7 +73,7 @@ def shrink(network: nn.Module, cut: CutPlan) -> nn.Module:
     """
     for path, kept in cut.items():
         _check_indices(network, path, kept)
-    small = copy.deepcopy(network)
+    small = copy_network(network)
     drop_blocks(small, dropped_blocks(cut))
     for path, kept in cut.items():
         if BLOCK not in kept.sides:
@@ -102,7 +102,7 @@ def zeroed(network: nn.Module, cut: CutPlan) -> nn.Module:
     Norms whose statistics run over channels are replaced by twins that leave the removed ones out; dropped blocks
     are dropped. Running means and variances stay, because a scale of zero silences them.
     """
-    masked = copy.deepcopy(network)
+    masked = copy_network(network)
     drop_blocks(masked, dropped_blocks(cut))
     for path, kept in cut.items():
         if BLOCK in kept.sides:

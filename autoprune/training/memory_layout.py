@@ -7,7 +7,6 @@ images have a choice: a recurrent network or a perceptron stays contiguous and i
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from dataclasses import replace
@@ -17,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoprune.core.shapes import is_image
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.tasks.task import Batch, DataTask
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
@@ -39,7 +39,7 @@ def fastest_layout(network: nn.Module, task: DataTask, batch_size: int, runtime:
         return contiguous
     choices = [replace(runtime, channels_last=True), contiguous]
     (batch,) = islice(task.train_stream(batch_size, 0, seed, runtime), 1)
-    twins = [choice.place(copy.deepcopy(network)).train() for choice in choices]
+    twins = [choice.place(copy_network(network)).train() for choice in choices]
     seconds: list[list[float]] = [[], []]
     with seeded(seed, runtime.device):
         for _ in range(ROUNDS):

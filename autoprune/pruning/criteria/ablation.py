@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.channel_groups import PruningGroup
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.criteria.channel_hooks import ChannelPlace, edited, places_of
 from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.criteria.forward_replay import Recording
@@ -115,7 +115,7 @@ def _losses_by_mask(
 
 def _without(group: PruningGroup, network: nn.Module, channel: int) -> nn.Module:
     """Return a copy in which nothing produces the channel."""
-    twin = copy.deepcopy(network)
+    twin = copy_network(network)
     for slices in producing(group, twin):
         slices.parameter.detach().movedim(slices.dim, 0)[slices.positions[slices.channels == channel]] = 0
     return twin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from autoprune.core.channel_groups import PruningGroup
 from autoprune.errors import ModelError
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.criteria.channel_hooks import channel_dim
 from autoprune.pruning.criteria.channel_parameters import channel_sums
 from autoprune.pruning.importance import Calibration, scores_jointly
@@ -68,7 +68,7 @@ def _input_shape(calibration: Calibration) -> tuple[int, ...]:
 
 def _magnitudes(network: nn.Module) -> nn.Module:
     """Return a linear copy: magnitudes for weights, zero for biases, constant factors for norms."""
-    twin = copy.deepcopy(network).cpu().double().eval()
+    twin = copy_network(network).cpu().double().eval()
     for module in twin.modules():
         if isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)):
             _make_constant(module)

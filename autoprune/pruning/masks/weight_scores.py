@@ -6,7 +6,6 @@ weights by their scores.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.errors import ModelError
+from autoprune.models.copying.copy_network import copy_network
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 
@@ -102,7 +102,7 @@ def _twin(network: nn.Module, criterion: str, batches: Batches) -> nn.Module:
             f"mask criterion {criterion!r} needs data, and there is no calibration batch; "
             f"raise space.calibration_images, or mask by 'magnitude'"
         )
-    return copy.deepcopy(network).float().eval()
+    return copy_network(network).float().eval()
 
 
 def _onto(tensor: Tensor, network: nn.Module) -> Tensor:

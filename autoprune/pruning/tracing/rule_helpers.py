@@ -12,7 +12,6 @@ from autoprune.pruning.layers.axes import LayerKind
 from autoprune.pruning.tracing.channel_union import Channels
 from autoprune.pruning.tracing.statistics import Statistic
 
-
 FoldKey = tuple[bool, int]
 """Whether the pass was one of training, and which fold of channels in that pass, from 0."""
 

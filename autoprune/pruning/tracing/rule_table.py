@@ -68,8 +68,7 @@ RULES: dict[str, Rule] = {name: rule for rule, names in _FAMILIES.items() for na
 """Operation → rule; operations that PyTorch marks as pointwise follow the rule of ``add``."""
 
 MAKES = frozenset(
-    "zeros ones full empty rand randn randint randperm arange linspace eye new_zeros new_ones new_full new_empty "
-    "new_empty_strided empty_strided scalar_tensor".split()
+    ["zeros", "ones", "full", "empty", "rand", "randn", "randint", "randperm", "arange", "linspace", "eye", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "empty_strided", "scalar_tensor"]
 )
 """Operations that make a tensor out of sizes alone."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 REDUCTIONS = frozenset(
-    "mean sum amax amin max min var std prod logsumexp norm linalg_vector_norm var_mean std_mean nanmean median".split()
+    ["mean", "sum", "amax", "amin", "max", "min", "var", "std", "prod", "logsumexp", "norm", "linalg_vector_norm", "var_mean", "std_mean", "nanmean", "median"]
 )
 
 

@@ -6,7 +6,6 @@ goes on is decided by the :class:`EarlyStopper` of ``analysis.early_stopping``.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,6 +17,7 @@ from autoprune.analysis.early_stopping import EarlyStopper, Look, RunToCheck, St
 from autoprune.core.measurement import Measurement
 from autoprune.core.trial import Stopped
 from autoprune.errors import NonFiniteError
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.search.evaluation.stopwatch import LOOK
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.runtime import Runtime
@@ -112,7 +112,7 @@ def recalibrated_copy(network: nn.Module, task: DataTask, images: int, runtime: 
         runtime: where and how it runs.
         seed: of the stream.
     """
-    copied = copy.deepcopy(network)
+    copied = copy_network(network)
     recalibrate_batchnorm(copied, task, images, runtime, seed)  # puts the streams back itself
     return copied
 

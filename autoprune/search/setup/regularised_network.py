@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterable
 from functools import partial
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from autoprune.core.channel_groups import PruningGroup
 from autoprune.errors import StudyError
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.groups import Groups
@@ -65,7 +65,7 @@ def regularised_network(context: StudyContext, network: nn.Module, groups: Group
 
 
 def _stored(dense: nn.Module, path: Path) -> Regularised:
-    sparse = copy.deepcopy(dense)
+    sparse = copy_network(dense)
     load_weights(sparse, path)
     return Regularised(sparse, _facts_in(path))
 
@@ -75,7 +75,7 @@ def _learnt(context: StudyContext, network: nn.Module, groups: Groups) -> Regula
     if wish.method == "none":
         raise ValueError("the spec wants no regularisation; this is a bug in autoprune")
     context.notify(f"learning sparsity by {wish.method} for {wish.epochs:g} epochs, once per study")
-    sparse, tensors = copy.deepcopy(network), channel_tensors(network, groups.cuttable)
+    sparse, tensors = copy_network(network), channel_tensors(network, groups.cuttable)
     before = channel_strengths(network, wish.method, tensors)
     settings = FinetuneSettings(wish.epochs, spec.dense.batch_size, wish.lr, spec.dense.weight_decay)
     run = TrainingRun(task, settings, device, spec.seed)

@@ -6,12 +6,12 @@ with the initial ones. Each is made once per study, stored, and read by every la
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 from torch import nn
 
 from autoprune.errors import ModelError
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.groups import Groups
 from autoprune.search.setup.context import StudyContext
@@ -86,6 +86,6 @@ def _rewound_network(network: nn.Module, folder: StudyFolder) -> nn.Module:
             f"there is no {str(folder.rewind_weights)!r}, to which candidates are to rewind; restore it from a copy, "
             f"or begin a new study in another folder, whose dense network is trained anew"
         )
-    rewound = copy.deepcopy(network)
+    rewound = copy_network(network)
     load_weights(rewound, folder.rewind_weights)
     return rewound

@@ -1,0 +1,103 @@
+"""From the module that a user's function returned to a network of our own, which is complete and independent.
+
+The user's object stays as it is: the function may return the same one each time. Layers that make their weights at the
+first forward pass get them here, before anything counts or copies them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
+
+from autoprune.core.shapes import Shape
+from autoprune.core.user_code import in_user_code
+from autoprune.errors import ModelError
+from autoprune.models.copying.copy_network import copy_network
+from autoprune.models.copying.wrappers import unwrapped_name
+
+_EXAMPLES = 2
+
+
+def own_network(made: nn.Module, source: str, input_shape: Shape | None) -> nn.Module:
+    """Return a copy of a network, with every weight made, that runs no module but its own.
+
+    Args:
+        made: what the user's function returned; not changed.
+        source: its name, for messages.
+        input_shape: of one example; ``None`` if it is not known, and then nothing is run.
+
+    Raises:
+        ModelError: if it cannot be copied, runs modules of the first instance, or has lazy layers that no pass makes.
+    """
+    network = copy_network(made)
+    if input_shape is not None:
+        network = _run_once(network, made, source, input_shape)
+    unmade = [name for name, tensor in network.state_dict(keep_vars=True).items() if is_lazy(tensor)]
+    if unmade:
+        raise ModelError(
+            f"model {source!r} has lazy layers whose weights no forward pass made ({', '.join(unmade[:4])}); build "
+            f"them with their sizes instead, or leave out what never runs"
+        )
+    return network
+
+
+def former_names(made: nn.Module) -> dict[str, str]:
+    """Return what tensors are called in the user's object → in our copy, where a wrapper makes a difference.
+
+    >>> sorted(former_names(nn.Sequential(nn.DataParallel(nn.Linear(1, 2)), nn.Linear(2, 2))).items())
+    [('0.module.bias', '0.bias'), ('0.module.weight', '0.weight')]
+    """
+    both = {name: unwrapped_name(made, name) for name in made.state_dict(keep_vars=True)}
+    return {former: name for former, name in both.items() if former != name}
+
+
+def _run_once(network: nn.Module, made: nn.Module, source: str, input_shape: Shape) -> nn.Module:
+    """Return a network after a forward pass if that made weights, else as it was; refuse one that runs another."""
+    tried = copy_network(network).eval()
+    strangers = {id(module): path for path, module in made.named_modules()}
+    names, fault = set(network.state_dict()), None
+    with _modules_run(strangers) as run:
+        try:
+            _run(tried, input_shape)
+            if any(is_lazy(tensor) for tensor in tried.state_dict(keep_vars=True).values()):
+                _run(tried.train(), input_shape)  # what only training runs
+        except Exception as error:  # the user's own forward may raise anything
+            fault = error
+    if run:
+        raise ModelError(
+            f"a copy of model {source!r} runs the module {run[0]!r} of the first instance, because a function or an "
+            f"object outside of the network holds that instance; let it use the module that it is given"
+        )
+    lazy = any(is_lazy(tensor) for tensor in network.state_dict(keep_vars=True).values())
+    if fault is not None and lazy:
+        raise ModelError(
+            f"model {source!r} has lazy layers, and does not run on an input of shape {(_EXAMPLES, *input_shape)}, "
+            f"which would make their weights: {in_user_code(fault)}"
+        ) from fault
+    return tried if fault is None and (lazy or set(tried.state_dict()) != names) else network
+
+
+def _run(network: nn.Module, input_shape: Shape) -> None:
+    with torch.no_grad():
+        network(torch.rand(_EXAMPLES, *input_shape))
+
+
+@contextmanager
+def _modules_run(watched: dict[int, str]) -> Iterator[list[str]]:
+    """Collect the paths of the watched modules that run meanwhile: id of a module → its path."""
+    found: list[str] = []
+
+    def note(module: nn.Module, _: object) -> None:
+        if id(module) in watched:
+            found.append(watched[id(module)] or type(module).__name__)
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        yield found
+    finally:
+        hook.remove()
