@@ -69,10 +69,8 @@ def _around(proof: Proof, group: PruningGroup) -> Iterator[tuple[Member, ...]]:
         path = member.module.rpartition(".")[0]
         while path not in seen:
             seen.add(path)
-            module = network.get_submodule(path)
-            code = getattr(type(module).forward, "__code__", None)
-            if kind_of(module) is None and code is not None:
-                numbers = members_for(network, path, group, code.co_names)
+            if kind_of(network.get_submodule(path)) is None:
+                numbers = members_for(network, path, group)
                 if numbers:
                     yield numbers
             path = path.rpartition(".")[0]

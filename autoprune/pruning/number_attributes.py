@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 NUMBER = "number:"
@@ -26,9 +27,8 @@ def numbers_of(module: nn.Module) -> dict[str, int]:
             continue
         if _is_number(value):
             found[f"{NUMBER}{name}"] = value
-        elif type(value) in (list, tuple) or type(value).__name__ == "Size":
-            if 0 < len(value) <= _LONGEST and all(map(_is_number, value)):
-                found |= {f"{NUMBER}{name}.{place}": each for place, each in enumerate(value)}
+        elif _is_list(value):
+            found |= {f"{NUMBER}{name}.{place}": each for place, each in enumerate(value)}
     return found
 
 
@@ -41,6 +41,14 @@ def set_number(module: nn.Module, side: str, value: int) -> None:
     values: Any = list(getattr(module, name))
     values[int(place)] = value
     setattr(module, name, values if isinstance(getattr(module, name), list) else tuple(values))
+
+
+def _is_list(value: Any) -> bool:
+    return (
+        type(value) in (list, tuple, torch.Size)
+        and 0 < len(value) <= _LONGEST
+        and all(_is_number(each) for each in value)
+    )
 
 
 def _is_number(value: object) -> bool:

@@ -67,15 +67,25 @@ class _Reader:
 
     def read(self) -> Proposals:
         places = self._places()
-        by_pattern: dict[tuple[tuple[_Owner, int], ...], list[int]] = defaultdict(list)
+        by_pattern: dict[tuple[frozenset[int], tuple[tuple[_Owner, int], ...]], list[int]] = defaultdict(list)
+        parts = self._parts()
         for root, found in places.items():
-            by_pattern[tuple(sorted((owner, len(indices)) for owner, indices in found.items()))].append(root)
+            pattern = tuple(sorted((owner, len(indices)) for owner, indices in found.items()))
+            by_pattern[frozenset(parts[root]), pattern].append(root)
         sums = self.trace.channels.added()
-        for pattern, classes in by_pattern.items():
+        for (_, pattern), classes in by_pattern.items():
             self._add([owner for owner, _ in pattern], classes, places, bool(sums.intersection(classes)))
         shares = _product_shares(self.trace, self.channel_of)
         groups = (replace(group, products=tuple(shares.get(name, ()))) for name, group in self.groups.items())
         return Proposals(tuple(groups), tuple(self.frozen), self.channel_of, self.order)
+
+    def _parts(self) -> dict[int, set[int]]:
+        """Return class → the fixed parts of channels that it is in."""
+        parts: dict[int, set[int]] = defaultdict(set)
+        for number, atoms in enumerate(self.trace.findings.parts):
+            for atom in atoms.tolist():
+                parts[self.trace.channels.find(atom)].add(number)
+        return parts
 
     def _places(self) -> dict[int, _Places]:
         """Return class → where its channels lie."""

@@ -77,7 +77,7 @@ def _unite_groups(tracer: ChannelTrace, module: nn.Module, read: Tensor, made: T
 
 def bare_map(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any, dim: int) -> None:
     """Follow a linear map or convolution whose weight belongs to no known layer: its dimensions are its sides."""
-    x, weight, labels = args[0], args[1], tracer.labels(args[0])
+    weight, labels = args[1], tracer.labels(args[0])
     path = tracer.path_of(weight)
     is_linear = operation(func) == "linear"
     groups = 1 if is_linear else int(argument(func, args, kwargs, "groups", 1))

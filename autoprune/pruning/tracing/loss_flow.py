@@ -47,7 +47,7 @@ def tensors_in(*values: Any) -> list[Tensor]:
 
 
 def _plain(value: Any) -> Any:
-    """Return what a result holds as containers that PyTorch can walk: dataclasses and output classes as dictionaries."""
+    """Return what a result holds as containers that PyTorch can walk, those of dataclasses too."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -50,6 +50,7 @@ def _lifted(tracer: ChannelTrace, value: Tensor, out: Tensor) -> Tensor:
 
 
 def meet(tracer: ChannelTrace, first: Tensor, second: Tensor) -> Tensor:
+    """Return the atoms of a result in which two tensors meet element by element, sizes of 1 broadcast."""
     channels = tracer.channels
     shape = torch.Size(max(sizes) for sizes in zip(first.shape, second.shape, strict=True))
     over_second = {d for d in channels.varying(first) if second.shape[d] == 1}
@@ -147,9 +148,22 @@ def parted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any)
         return
     moved(tracer, func, args, kwargs, result)
     dim = int(argument(func, args, kwargs, "dim", 0)) % labels.dim()
-    if dim in tracer.channels.varying(labels) and len({part.shape for part in result}) == 1:
-        for part in result[1:]:
+    if dim not in tracer.channels.varying(labels):
+        return
+    for part in result[1:]:
+        if len({part.shape for part in result}) == 1:
             tracer.channels.unite(_known(tracer, part), _known(tracer, result[0]))
+        else:
+            tracer.findings.parts.append(torch.unique(_known(tracer, part)))
+
+
+def sliced(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Cut a range out of a tensor; one of channels parts them from the others."""
+    moved(tracer, func, args, kwargs, result)
+    labels = tracer.labels(args[0])
+    dim = int(argument(func, args, kwargs, "dim", 0)) % max(1, args[0].dim())
+    if labels is not None and result.shape[dim] < labels.shape[dim] and dim in tracer.channels.varying(labels):
+        tracer.findings.parts.append(torch.unique(_known(tracer, result)))
 
 
 def _known(tracer: ChannelTrace, tensor: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class Findings:
         makers: the sides of bare parameters that make channels, as the weight of a linear map does.
         statistics: those over channels, of the evaluation pass.
         products: those whose dimensions are channels, though no weight of them is; of the evaluation pass.
+        parts: atoms of channels that were split off others by a fixed number; each belongs to a group of its own.
         folds: every view that folded channels and did not say which part follows, with the channels.
     """
 
@@ -53,6 +54,7 @@ class Findings:
     makers: set[tuple[str, str]] = field(default_factory=set)
     statistics: list[Statistic] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
+    parts: list[Tensor] = field(default_factory=list)
     folds: list[tuple[FoldKey, Tensor]] = field(default_factory=list)
 
 

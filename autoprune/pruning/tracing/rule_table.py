@@ -21,6 +21,7 @@ from autoprune.pruning.tracing.reshape_rules import (
     pooled,
     reduced,
     shuffled,
+    sliced,
     viewed,
 )
 from autoprune.pruning.tracing.rule_helpers import Rule
@@ -42,9 +43,10 @@ _FAMILIES: dict[Rule, str] = {
     copied: "copy index_put slice_scatter select_scatter index_copy masked_scatter scatter index_add",
     glu: "glu",
     moved: "permute transpose swapaxes t T numpy_T mT adjoint expand expand_as squeeze unsqueeze movedim moveaxis "
-    "narrow slice select cat concat concatenate stack hstack vstack roll flip repeat tile index index_select gather "
+    "select cat concat concatenate stack hstack vstack roll flip repeat tile index index_select gather "
     "pixel_shuffle pixel_unshuffle unfold im2col diagonal rot90 repeat_interleave take_along_dim view_as "
     "reshape_as broadcast_to",
+    sliced: "narrow slice",
     parted: "chunk split split_with_sizes unbind tensor_split unsafe_chunk unsafe_split hsplit vsplit",
     viewed: "view _unsafe_view reshape flatten unflatten",
     shuffled: "channel_shuffle native_channel_shuffle",
@@ -67,9 +69,11 @@ _FAMILIES: dict[Rule, str] = {
 RULES: dict[str, Rule] = {name: rule for rule, names in _FAMILIES.items() for name in names.split()}
 """Operation → rule; operations that PyTorch marks as pointwise follow the rule of ``add``."""
 
-MAKES = frozenset(
-    ["zeros", "ones", "full", "empty", "rand", "randn", "randint", "randperm", "arange", "linspace", "eye", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "empty_strided", "scalar_tensor"]
+_MAKES = (
+    "zeros ones full empty rand randn randint randperm arange linspace eye new_zeros new_ones new_full "
+    "new_empty new_empty_strided empty_strided scalar_tensor"
 )
+MAKES = frozenset(_MAKES.split())
 """Operations that make a tensor out of sizes alone."""
 
 READS_WEIGHTS = frozenset(

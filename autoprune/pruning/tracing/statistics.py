@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-REDUCTIONS = frozenset(
-    ["mean", "sum", "amax", "amin", "max", "min", "var", "std", "prod", "logsumexp", "norm", "linalg_vector_norm", "var_mean", "std_mean", "nanmean", "median"]
+_REDUCTIONS = (
+    "mean sum amax amin max min var std prod logsumexp norm linalg_vector_norm var_mean std_mean nanmean median"
 )
+REDUCTIONS = frozenset(_REDUCTIONS.split())
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from autoprune.pruning.layers.axes import Axis, LayerKind
@@ -31,6 +32,9 @@ from autoprune.pruning.tracing.tensor_names import holder_of, shared_tensors, te
 
 NOT_THE_USERS = (str(Path(__file__).parents[1]) + os.sep, str(Path(torch.__file__).parent) + os.sep, "<")
 _LARGEST = 1_000_000  # elements of a bare parameter that are followed one by one
+
+
+_CHOOSES = {"index", "index_put", "masked_select", "nonzero"}  # by a mask
 
 
 class OutOfTime(Exception):
@@ -79,6 +83,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if time.process_time() > self.deadline:
             raise OutOfTime
+        if operation(func).rstrip("_") in _CHOOSES:
+            args = tree_map(_some, args)
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) and result.is_floating_point() and result.dtype != torch.float64:
             self.is_exact = False
@@ -255,3 +261,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not frame.filename.startswith(NOT_THE_USERS):
                 return f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name}: {frame.line})"
         return ""
+
+
+def _some(value: Any) -> Any:
+    """Return a mask that chooses all instead of one that chooses nothing, which would hide what is done with it."""
+    if isinstance(value, Tensor) and value.dtype == torch.bool and value.numel() and not bool(value.any()):
+        return torch.ones_like(value)
+    return value
