@@ -66,7 +66,7 @@ def _numbers(error: Exception, network: nn.Module, group: PruningGroup) -> Itera
     dense = dict(network.named_modules())
     for module, names in reversed(running):
         path = paths.get(id(module))
-        if path in dense and kind_of(module) is None:
+        if path is not None and path in dense and kind_of(module) is None:
             found = members_for(network, path, group, names)
             if found:
                 yield found

@@ -204,7 +204,7 @@ def draws(groups: Iterable[PruningGroup]) -> Iterator[dict[str, tuple[int, ...]]
 
 def _codes(wanted: int, levels: int, digits: int) -> list[tuple[int, ...]]:
     """Return different digits for each of some numbers, never all 0."""
-    codes = []
+    codes = list[tuple[int, ...]]()
     number = 0
     while len(codes) < wanted:
         code = tuple((number // levels**digit + 1 + digit) % levels for digit in range(digits))

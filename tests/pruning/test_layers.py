@@ -217,3 +217,29 @@ def test_a_weight_that_is_computed_in_an_unknown_way_stays_and_is_named() -> Non
     reasons = {group.name: group.reason for group in groups.frozen}
     assert "is read by a convolution whose weight is computed" in reasons["stem"]
     assert "layer" in reasons
+
+
+def test_an_axis_says_where_channels_lie() -> None:
+    gates = Axis("weight", 0, "out", start=4, count=4, offsets=(0, 4, 8))
+    assert gates.positions([3, 5, 8]) == (1, 5, 9)
+    heads = Axis("weight", 0, "heads", offsets=(0, 8), block=4)
+    assert heads.of(1) == (4, 5, 6, 7, 12, 13, 14, 15)
+
+
+def test_sides_without_a_tensor_have_no_axis() -> None:
+    assert {axis.tensor for axis in axes_of(nn.Conv2d(2, 2, 1, bias=False))} == {"weight"}
+    assert axes_of(nn.BatchNorm2d(3, affine=False, track_running_stats=False)) == ()
+    assert axes_of(nn.ReLU()) == ()
+    assert tensor_of(nn.Linear(2, 2, bias=False), "bias") is None
+    assert [axis.tensor for axis in axes_of(nn.Linear(2, 2), "in")] == ["weight"]
+
+
+def test_every_kind_has_a_name_of_its_own_and_relu_is_none() -> None:
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+    assert kind_of(nn.ReLU()) is None
+
+
+def test_a_grouped_convolution_that_would_lose_part_of_a_group_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 8, 1, groups=2))
+    with pytest.raises(ValueError, match="loses whole groups, on both sides alike"):
+        shrink(network, {"0": KeptChannels({"in": (0, 1), "out": (0, 1, 2, 3, 4)})})

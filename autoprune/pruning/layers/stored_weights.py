@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -35,8 +36,9 @@ def has_known_weight(module: nn.Module) -> bool:
 def _way(module: nn.Module) -> str | None:
     """Return how a layer's weight is stored: empty for a parameter, else one of the known ways, else ``None``."""
     if parametrize.is_parametrized(module):
-        steps = list(module.parametrizations["weight"]) if "weight" in module.parametrizations else []
-        if set(module.parametrizations) != {"weight"} or len(steps) != 1:
+        computed = dict(cast(nn.ModuleDict, module.parametrizations).items())
+        steps = list(cast(nn.ModuleList, computed.get("weight", ())))
+        if computed.keys() != {"weight"} or len(steps) != 1:
             return None
         known = {_WeightNorm: "weight norm", _SpectralNorm: "spectral norm"}
         return known.get(type(steps[0]))

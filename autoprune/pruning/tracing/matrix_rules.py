@@ -90,10 +90,10 @@ def product_of(
     if a is not None and b is not None and columns in along_a and rows in along_b:
         channels.unite_along(a, [rows])
         channels.unite_along(b, [columns])
-        left, right = first_along(a, [rows]).transpose(-1, -2), first_along(b, [columns])
-        whole = torch.broadcast_shapes(left.shape, right.shape)
-        channels.unite(left.expand(whole), right.expand(whole))
-        tracer.note_product(macs, *one_line(tracer, left))
+        ends, begins = first_along(a, [rows]).transpose(-1, -2), first_along(b, [columns])
+        whole = torch.Size(max(sizes) for sizes in zip(ends.shape, begins.shape, strict=True))
+        channels.unite(ends.expand(whole), begins.expand(whole))
+        tracer.note_product(macs, *one_line(tracer, ends))
         return None
     if columns in along_a or rows in along_b:
         for labels in (first, second):

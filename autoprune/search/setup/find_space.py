@@ -16,7 +16,7 @@ from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.layers.kinds import has_heads
 from autoprune.pruning.masks.maskable_layers import maskable_layers
 from autoprune.pruning.selection import choose_blocks, choose_groups, choose_layers
-from autoprune.pruning.tracing.tracer import OUTPUT
+from autoprune.pruning.tracing.whole_trace import OUTPUT
 from autoprune.search.setup.context import StudyContext
 from autoprune.study.spec import StudySpec
 
