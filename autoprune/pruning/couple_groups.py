@@ -1,124 +1,148 @@
 """Groups that cannot be cut as they were proposed, and can once they are changed: with numbers, or with one another.
 
 A group may need a number that some module keeps to shrink with it, and two groups may need to lose equally many
-channels, because the code reads the width of one to shape the other. Both are tried, and proved like everything else.
+channels, because the code reads the width of one to shape the other. Changes are tried one after the other, as long as
+each lets the forward pass come further, and the whole is proved like everything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+
+from torch import nn
 
 from autoprune.core.channel_groups import Member, PruningGroup
 from autoprune.pruning.faults import Fault, members_for
 from autoprune.pruning.layers.kinds import kind_of
+from autoprune.pruning.number_attributes import NUMBER, name_of
 from autoprune.pruning.prove_groups import Proof
 
-_ROUNDS = 8  # numbers in different places that one group may need
-_NEIGHBOURS = 8  # other groups that one is tried together with
+_ROUNDS = 12  # changes that one group may need
+_NEIGHBOURS = 8  # other groups that one is tried with
 
 Failed = tuple[PruningGroup, Fault]
 
 
-def with_numbers(proof: Proof, group: PruningGroup, fault: Fault) -> PruningGroup | None:
-    """Return a group with the numbers that have to shrink with it, proved; ``None`` if that is not enough.
+@dataclass(frozen=True)
+class Repair:
+    """What is tried for groups that cannot be cut.
 
-    Args:
+    Attributes:
         proof: of the network's groups.
-        group: that cannot be cut as it is.
-        fault: why.
+        hints: class of a module → names of its numbers that other groups needed; tried first, all together.
     """
-    for _ in range(_ROUNDS):
-        if proof.is_over:
-            return None
-        for numbers in _choices(proof, group, fault):
-            changed = replace(group, members=(*group.members, *numbers))
-            found = proof.fault([changed])
-            if found is None:
-                return changed
-            if found.reason != fault.reason and _is_further(found, fault):
-                group, fault = changed, found
+
+    proof: Proof
+    hints: dict[type[nn.Module], set[str]] = field(default_factory=dict)
+
+    def with_numbers(self, failed: Sequence[Failed]) -> tuple[list[PruningGroup], list[Failed]]:
+        """Return the groups that can be cut together with some numbers, and those that still cannot."""
+        proved, left = list[PruningGroup](), list[Failed]()
+        for group, fault in failed:
+            changed, _ = self._grown(group, fault, ())
+            if changed is None:
+                left.append((group, fault))
+            else:
+                proved.append(changed)
+        return proved, left
+
+    def coupled(self, failed: Sequence[Failed]) -> tuple[list[PruningGroup], list[Failed]]:
+        """Return groups coupled with those whose numbers must agree, and those that still cannot be cut."""
+        waiting, proved, left = list(failed), list[PruningGroup](), list[Failed]()
+        while waiting:
+            group, fault = waiting.pop(0)
+            changed, names = self._grown(group, fault, [other for other, _ in waiting])
+            if changed is None:
+                left.append((group, fault))
+                continue
+            waiting = [each for each in waiting if each[0].name not in names]
+            proved.append(changed)
+        return proved, left
+
+    def _grown(
+        self, group: PruningGroup, fault: Fault, others: Sequence[PruningGroup]
+    ) -> tuple[PruningGroup | None, set[str]]:
+        """Return a group with what has to shrink with it, and which others that takes; ``None`` if it cannot be cut."""
+        names = set[str]()
+        for _ in range(_ROUNDS):
+            if self.proof.is_over or group.num_channels < 2:
                 break
-        else:
-            return None
-    return None
+            for changed, taken in self._changes(group, fault, [each for each in others if each.name not in names]):
+                found = self._fault_of(changed, group, taken)
+                if found is None:
+                    self._remember(changed)
+                    return changed, names | taken
+                if found.progress > fault.progress:
+                    group, fault, names = changed, found, names | taken
+                    self.proof.alias.update(dict.fromkeys(taken, group.name))
+                    break
+            else:
+                break
+        for name in names:
+            self.proof.alias.pop(name, None)
+        return None, set()
+
+    def _fault_of(self, changed: PruningGroup, group: PruningGroup, taken: set[str]) -> Fault | None:
+        """Return why a changed group cannot be cut, ``None`` if it can; the others that it takes are then of it."""
+        alias = self.proof.alias
+        alias.update(dict.fromkeys(taken, group.name))
+        found = self.proof.fault([changed])
+        if found is not None:
+            for name in taken:
+                del alias[name]
+        return found
+
+    def _changes(
+        self, group: PruningGroup, fault: Fault, others: Sequence[PruningGroup]
+    ) -> Iterator[tuple[PruningGroup, set[str]]]:
+        """Yield changes of a group: numbers, then couplings, the nearest first, each with the groups that it takes."""
+        tried = [self._hinted(group), *fault.numbers]
+        if not fault.numbers:
+            tried += _around(self.proof.subject.network, group)
+        tried += [(each,) for numbers in tried[1:] if len(numbers) > 1 for each in numbers]
+        for numbers in tried:
+            fresh = tuple(each for each in numbers if each not in group.members)
+            if fresh:
+                yield replace(group, members=(*group.members, *fresh)), set()
+        alike = [other for other in others if other.num_channels == group.num_channels]
+        for other in alike[:_NEIGHBOURS]:
+            yield merge(group, [other]), {other.name}
+
+    def _hinted(self, group: PruningGroup) -> tuple[Member, ...]:
+        """Return the numbers around a group that others of its like needed."""
+        network = self.proof.subject.network
+        found = list[Member]()
+        for path in _surroundings(network, group):
+            names = self.hints.get(type(network.get_submodule(path)))
+            found += members_for(network, path, group, names) if names else ()
+        return tuple(found)
+
+    def _remember(self, group: PruningGroup) -> None:
+        network = self.proof.subject.network
+        for member in group.members:
+            if member.side.startswith(NUMBER):
+                kind = type(network.get_submodule(member.module))
+                self.hints.setdefault(kind, set()).add(name_of(member.side))
 
 
-def _is_further(found: Fault, before: Fault) -> bool:
-    """Return whether a forward pass came further than it did: it now fails elsewhere, or no longer fails."""
-    return found.reason.rpartition(" (")[2] != before.reason.rpartition(" (")[2]
-
-
-def _choices(proof: Proof, group: PruningGroup, fault: Fault) -> Iterator[tuple[Member, ...]]:
-    """Yield numbers that may have to shrink: all of a function that failed, then one by one; the innermost first."""
-    places = fault.numbers or tuple(_around(proof, group))
-    for numbers in places:
-        fresh = tuple(each for each in numbers if each not in group.members)
-        if fresh:
-            yield fresh
-    for numbers in places:
-        if len(numbers) > 1:
-            yield from ((each,) for each in numbers if each not in group.members)
-
-
-def _around(proof: Proof, group: PruningGroup) -> Iterator[tuple[Member, ...]]:
+def _around(network: nn.Module, group: PruningGroup) -> Iterator[tuple[Member, ...]]:
     """Yield the numbers of the modules around a group's layers, for a pass that does not fail but is wrong."""
-    network = proof.subject.network
-    seen = set[str]()
+    for path in _surroundings(network, group):
+        numbers = members_for(network, path, group)
+        if numbers:
+            yield numbers
+
+
+def _surroundings(network: nn.Module, group: PruningGroup) -> list[str]:
+    """Return the paths of the modules that hold a group's layers, from the inside, each once."""
+    seen = dict[str, None]()
     for member in group.members:
-        path = member.module.rpartition(".")[0]
-        while path not in seen:
-            seen.add(path)
-            if kind_of(network.get_submodule(path)) is None:
-                numbers = members_for(network, path, group)
-                if numbers:
-                    yield numbers
+        path = member.module
+        while path:
             path = path.rpartition(".")[0]
-
-
-def tied(proof: Proof, failed: Sequence[Failed]) -> tuple[list[PruningGroup], list[Failed]]:
-    """Couple groups whose numbers must agree, and return what is proved then, and what still cannot be cut.
-
-    Args:
-        proof: of the network's groups.
-        failed: groups that cannot be cut alone.
-    """
-    waiting, proved, left = list(failed), list[PruningGroup](), list[Failed]()
-    while waiting:
-        group, fault = waiting.pop(0)
-        partners = None if proof.is_over or group.num_channels < 2 else _partners(proof, group, waiting)
-        if partners is None:
-            left.append((group, fault))
-            continue
-        names = {partner.name for partner in partners}
-        merged = merge(group, partners)
-        proof.alias.update({**dict.fromkeys(names, group.name)})
-        waiting = [each for each in waiting if each[0].name not in names]
-        proved.append(merged)
-    return proved, left
-
-
-def _partners(proof: Proof, group: PruningGroup, waiting: Sequence[Failed]) -> list[PruningGroup] | None:
-    """Return the other groups with which one can be cut, as few as possible; ``None`` if there are none."""
-    alike = [other for other, _ in waiting if _ratio(group, other) is not None]
-    for other in alike[:_NEIGHBOURS]:
-        if _passes(proof, group, [other]):
-            return [other]
-    return alike if len(alike) > 1 and _passes(proof, group, alike) else None
-
-
-def _passes(proof: Proof, group: PruningGroup, others: Sequence[PruningGroup]) -> bool:
-    before = dict(proof.alias)
-    proof.alias.update({other.name: group.name for other in others})
-    passed = proof.fault([merge(group, others)]) is None
-    proof.alias.clear()
-    proof.alias.update(before)
-    return passed
-
-
-def _ratio(group: PruningGroup, other: PruningGroup) -> int | None:
-    """Return how many channels of another group go with one of a group, ``None`` if their numbers do not fit."""
-    return 1 if group.num_channels == other.num_channels else None
+            seen.setdefault(path)
+    return [path for path in seen if kind_of(network.get_submodule(path)) is None]
 
 
 def merge(group: PruningGroup, others: Iterable[PruningGroup]) -> PruningGroup:

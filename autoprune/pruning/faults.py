@@ -8,7 +8,8 @@ that the failing function reads, is proposed as one that shrinks with it.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from autoprune.pruning.layers.kinds import kind_of
 from autoprune.pruning.number_attributes import NUMBER, numbers_of
 from autoprune.pruning.tracing.tracer import NOT_THE_USERS
 
+_CALLS = ("_wrapped_call_impl", "_call_impl", "inner")  # frames between a module's call and its forward
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -27,14 +30,19 @@ class Fault:
 
     Attributes:
         reason: in words a user understands.
+        progress: how far a forward pass came, as lines of functions and modules in the order in which they begin; a
+            larger one is further.
         numbers: for each function that was running, from the innermost: attributes that may have to shrink.
     """
 
     reason: str
+    progress: tuple[float, ...] = (float("inf"),)
     numbers: tuple[tuple[Member, ...], ...] = ()
 
 
-def fault_of(what: str, error: Exception, network: nn.Module, groups: Sequence[PruningGroup]) -> Fault:
+def fault_of(
+    what: str, error: Exception, network: nn.Module, groups: Sequence[PruningGroup], begun: Mapping[str, int]
+) -> Fault:
     """Return the fault that an exception of a cut network's forward pass is.
 
     Args:
@@ -42,9 +50,31 @@ def fault_of(what: str, error: Exception, network: nn.Module, groups: Sequence[P
         error: what was raised.
         network: the dense one.
         groups: that were cut; numbers are looked for if it is one.
+        begun: module → when it began in a forward pass of the dense one.
     """
     numbers = tuple(_numbers(error, network, groups[0])) if len(groups) == 1 else ()
-    return Fault(f"{what}: {where(error)}", numbers)
+    return Fault(f"{what}: {where(error)}", _progress(error, begun), numbers)
+
+
+def _progress(error: Exception, begun: Mapping[str, int]) -> tuple[float, ...]:
+    """Return how far a pass came: for each running module, from the outside, when it began, and its line."""
+    found, paths, before = list[float](), dict[int, str](), None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module = _owner(frame)
+        if module is None or module is before or frame.f_code.co_name in _CALLS:
+            continue
+        if not paths:  # the first is the whole network
+            paths = {id(each): path for path, each in module.named_modules()}
+        found += [begun.get(paths.get(id(module), ""), 0), line]
+        before = module
+    return tuple(found[2:])
+
+
+def _owner(frame: types.FrameType) -> nn.Module | None:
+    """Return the module whose function a frame is: its first argument, or else a module that it holds."""
+    held = [value for value in frame.f_locals.values() if isinstance(value, nn.Module)]
+    module = frame.f_locals.get("self")
+    return module if isinstance(module, nn.Module) else held[0] if held else None
 
 
 def where(error: Exception) -> str:
@@ -79,9 +109,7 @@ def _running(error: Exception) -> Iterator[tuple[nn.Module, set[str]]]:
     """
     running: list[tuple[nn.Module, set[str]]] = []
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        held = [value for value in frame.f_locals.values() if isinstance(value, nn.Module)]
-        module = frame.f_locals.get("self")
-        owner = module if isinstance(module, nn.Module) else held[0] if held else None
+        owner = _owner(frame)
         if owner is not None:
             running.append((owner, set(frame.f_code.co_names)))
         elif running:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autoprune.core.channel_groups import FrozenGroup, PruningGroup
 from autoprune.errors import ModelError
 from autoprune.models.copying.copy_network import copy_network
-from autoprune.pruning.couple_groups import Failed, tied, with_numbers
+from autoprune.pruning.couple_groups import Repair
 from autoprune.pruning.faults import where
 from autoprune.pruning.layers.kinds import kind_of
 from autoprune.pruning.propose_groups import Proposals, propose_groups, unnamed_layers
@@ -61,12 +61,12 @@ def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -
     deadline = time.process_time() + seconds
     subject = _subject(network, example)
     try:
-        first = _Attempt(subject, deadline, seconds)
-        flips = first.flips()
-        best = first
+        best = _Attempt(subject, deadline, seconds)
+        flips = best.flips()
         if flips:
-            second = _Attempt(subject, deadline, seconds, flips)
-            best = second if second.is_better_than(first) else first
+            other = _Attempt(subject, deadline, seconds, flips)
+            best = other if other.is_better_than(best) else best
+        best.couple()
     except OutOfTime:
         return Groups((), tuple(_out_of_time(subject.network, seconds)))
     return best.groups()
@@ -89,25 +89,22 @@ class _Attempt:
         statistics = self.trace.findings.statistics
         rounding = torch.finfo(torch.float64 if self.trace.is_exact else torch.float32).eps
         subject = replace(subject, rounding=rounding)
-        self.proof = Proof(subject, statistics, self.proposals.channel_of, deadline, seconds)
-        self.proved, self.failed = self._prove()
+        self.proof = Proof(subject, statistics, self.proposals.channel_of, deadline, seconds, self.trace.findings.begun)
+        self.repair = Repair(self.proof)
+        self.proved, failed = self.proof.all(self.proposals.groups)
+        helped, self.failed = self.repair.with_numbers(failed)
+        self._add(helped)
 
-    def _prove(self) -> tuple[list[PruningGroup], list[Failed]]:
-        proved, failed = self.proof.all(self.proposals.groups)
-        if not failed or self.proof.is_over:
-            return proved, failed
-        helped, left = list[PruningGroup](), list[Failed]()
-        for group, fault in failed:
-            changed = with_numbers(self.proof, group, fault)
-            if changed is None:
-                left.append((group, fault))
-            else:
-                helped.append(changed)
-        coupled, left = tied(self.proof, left)
-        if not helped and not coupled:
-            return proved, failed
-        together, apart = self.proof.all([*proved, *helped, *coupled])
-        return together, [*left, *apart]
+    def couple(self) -> None:
+        """Couple what cannot be cut alone with others whose numbers must agree."""
+        coupled, self.failed = self.repair.coupled(self.failed)
+        self._add(coupled)
+
+    def _add(self, changed: Sequence[PruningGroup]) -> None:
+        """Prove groups that were changed together with the others."""
+        if changed:
+            self.proved, apart = self.proof.all([*self.proved, *changed])
+            self.failed = [*self.failed, *apart]
 
     def flips(self) -> frozenset[FoldKey]:
         """Return the folds of channels that could not be cut as they were folded."""

@@ -32,6 +32,15 @@ def numbers_of(module: nn.Module) -> dict[str, int]:
     return found
 
 
+def name_of(side: str) -> str:
+    """Return the attribute that a side names.
+
+    >>> name_of("number:splits.1")
+    'splits'
+    """
+    return side.removeprefix(NUMBER).partition(".")[0]
+
+
 def set_number(module: nn.Module, side: str, value: int) -> None:
     """Write a number of a module, by its side, in place."""
     name, _, place = side.removeprefix(NUMBER).partition(".")

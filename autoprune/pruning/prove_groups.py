@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from autoprune.core.channel_groups import FrozenGroup, PruningGroup
 from autoprune.pruning.cut_plan import CutPlan, plan_cut
 from autoprune.pruning.faults import Fault, fault_of
+from autoprune.pruning.light_copy import light_copy
 from autoprune.pruning.propose_groups import ChannelOf
 from autoprune.pruning.surgery import shrink, zeroed
 from autoprune.pruning.tracing.loss_flow import tensors_in
@@ -69,6 +70,7 @@ class Proof:
         channel_of: where each channel of the trace went.
         deadline: ``time.process_time()`` after which nothing more is proved.
         seconds: how long that was, for messages.
+        begun: module → when it began in the forward pass of the trace.
         alias: group → the group that it was coupled with.
     """
 
@@ -77,6 +79,7 @@ class Proof:
     channel_of: ChannelOf
     deadline: float
     seconds: float
+    begun: Mapping[str, int] = field(default_factory=dict)
     alias: dict[str, str] = field(default_factory=dict)
 
     def all(self, groups: Sequence[PruningGroup]) -> tuple[list[PruningGroup], list[tuple[PruningGroup, Fault]]]:
@@ -115,14 +118,14 @@ class Proof:
         subject = self.subject
         try:
             cut = plan_cut(subject.network, groups, removed)
-            small = shrink(subject.network, cut)
+            small = shrink(subject.network, cut, light_copy)
             with torch.no_grad():
                 found = small(subject.example)
         except Exception as error:  # the user's own forward may raise anything
-            return fault_of("its forward pass fails once it is cut", error, subject.network, groups)
+            return fault_of("its forward pass fails once it is cut", error, subject.network, groups, self.begun)
         if found.shape != subject.expected.shape:
             return Fault("the output changes its shape once it is cut")
-        twin = zeroed(subject.network, cut)
+        twin = zeroed(subject.network, cut, light_copy)
         wanted = self._masked_answer(twin, removed, subject.example)
         difference = float((found - wanted).abs().max())
         if not difference <= self._tolerance(twin, removed, wanted, difference):
@@ -164,12 +167,14 @@ class Proof:
         try:
             found = training_answers(small, subject.example, 0)
         except Exception as error:  # the user's own forward may raise anything
-            return fault_of("its forward pass fails in training mode once it is cut", error, subject.network, groups)
+            return fault_of(
+                "its forward pass fails in training mode once it is cut", error, subject.network, groups, self.begun
+            )
         if [each.shape for each in found] != [each.shape for each in subject.in_training[0]]:
             return Fault("an output of training mode changes its shape")
         if subject.is_random_in_training or self.statistics:
             return None
-        wanted = training_answers(zeroed(subject.network, cut), subject.example, 0)
+        wanted = training_answers(zeroed(subject.network, cut, light_copy), subject.example, 0)
         for one, other, dense in zip(found, wanted, subject.in_training[0], strict=True):
             if not float((one - other).abs().max()) <= TRAINING_ROUNDINGS * float(dense.abs().max()):
                 return Fault("cutting it is not the same as zeroing its channels in training mode")

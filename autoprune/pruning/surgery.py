@@ -26,6 +26,8 @@ from autoprune.pruning.importance import ImportanceScores
 from autoprune.pruning.layers.kinds import axes_of, kind_of
 from autoprune.pruning.number_attributes import NUMBER, set_number
 
+Copier = Callable[[nn.Module], nn.Module]
+
 
 def lowest_channels(scores: Tensor, count: int) -> tuple[int, ...]:
     """Return the ``count`` channels that score lowest, ascending; of equal scores the lower index goes first.
@@ -65,15 +67,20 @@ def removed_channels(space: SearchSpace, policy: PruningPolicy, scores: Importan
     return removed
 
 
-def shrink(network: nn.Module, cut: CutPlan) -> nn.Module:
+def shrink(network: nn.Module, cut: CutPlan, copied: Copier = copy_network) -> nn.Module:
     """Return a smaller copy of a network that has only the kept channels; the original is not touched.
+
+    Args:
+        network: the dense network.
+        cut: what stays.
+        copied: makes the copy that is cut.
 
     Raises:
         ModelError: if a module is missing, or its shape does not have the indices.
     """
     for path, kept in cut.items():
         _check_indices(network, path, kept)
-    small = copy_network(network)
+    small = copied(network)
     drop_blocks(small, dropped_blocks(cut))
     for path, kept in cut.items():
         if BLOCK not in kept.sides:
@@ -96,13 +103,13 @@ def _shrink_one(network: nn.Module, path: str, sides: Mapping[Side, tuple[int, .
             set_number(part_at(network, path), side, len(indices))
 
 
-def zeroed(network: nn.Module, cut: CutPlan) -> nn.Module:
+def zeroed(network: nn.Module, cut: CutPlan, copied: Copier = copy_network) -> nn.Module:
     """Return a copy of the same size with the weights of every channel that ``cut`` would remove set to zero.
 
     Norms whose statistics run over channels are replaced by twins that leave the removed ones out; dropped blocks
     are dropped. Running means and variances stay, because a scale of zero silences them.
     """
-    masked = copy_network(network)
+    masked = copied(network)
     drop_blocks(masked, dropped_blocks(cut))
     for path, kept in cut.items():
         if BLOCK in kept.sides:

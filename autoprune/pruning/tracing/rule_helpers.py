@@ -45,6 +45,7 @@ class Findings:
         statistics: those over channels, of the evaluation pass.
         products: those whose dimensions are channels, though no weight of them is; of the evaluation pass.
         parts: atoms of channels that were split off others by a fixed number; each belongs to a group of its own.
+        begun: module → how many had begun before it, in the evaluation pass.
         folds: every view that folded channels and did not say which part follows, with the channels.
     """
 
@@ -55,6 +56,7 @@ class Findings:
     statistics: list[Statistic] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     parts: list[Tensor] = field(default_factory=list)
+    begun: dict[str, int] = field(default_factory=dict)
     folds: list[tuple[FoldKey, Tensor]] = field(default_factory=list)
 
 

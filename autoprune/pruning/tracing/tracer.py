@@ -228,6 +228,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def enter(self, path: str, is_opaque: bool) -> None:
         """Note that a module begins; operations in one with heads are ignored."""
         self._running.append(path)
+        self.findings.begun.setdefault(path, len(self.findings.begun))
         self._opaque += is_opaque
 
     def leave(self, path: str, module: nn.Module, is_opaque: bool, given: Any, result: Any) -> None:

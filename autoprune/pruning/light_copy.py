@@ -1,0 +1,94 @@
+"""A copy of a network for a trial cut, which shares the numbers of its weights instead of cloning them.
+
+The proof makes hundreds of copies, runs each once and throws it away. Surgery replaces tensors and never writes into
+them, so the copies may share them; buffers are cloned, because training mode writes into them. A network that holds
+more than plain values beside its modules is copied like any other.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.models.copying.copy_network import copy_network
+
+_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
+_DEPTH = 4  # of containers and objects that are looked into
+_HOOKS = "hooks"
+
+
+class _NotPlain(Exception):
+    """A module holds something that may refer to a module."""
+
+
+def light_copy(network: nn.Module) -> nn.Module:
+    """Return a copy that shares its parameters' numbers with the network; for running it once.
+
+    Args:
+        network: in any mode; its forward pass may write into buffers, and must not write into parameters.
+
+    Raises:
+        ModelError: if it cannot be copied.
+    """
+    try:
+        return _twin(network, {})
+    except _NotPlain:
+        return copy_network(network)
+
+
+def _twin(module: nn.Module, done: dict[int, Any]) -> nn.Module:
+    if id(module) in done:
+        found: nn.Module = done[id(module)]
+        return found
+    twin = done[id(module)] = module.__class__.__new__(module.__class__)
+    held = vars(twin)
+    for name, value in vars(module).items():
+        if name == "_modules":
+            held[name] = {key: None if each is None else _twin(each, done) for key, each in value.items()}
+        elif name == "_parameters":
+            held[name] = {key: _shared(each, done) for key, each in value.items()}
+        elif name == "_buffers":
+            held[name] = {key: None if each is None else each.clone() for key, each in value.items()}
+        elif _HOOKS in name and isinstance(value, dict):
+            _check(list(value.values()), 0)
+            held[name] = copy.copy(value)
+        else:
+            _check(value, 0)
+            held[name] = copy.copy(value) if isinstance(value, (list, dict, set)) else value
+    return twin
+
+
+def _shared(parameter: nn.Parameter | None, done: dict[int, Any]) -> nn.Parameter | None:
+    """Return another parameter with the same numbers, the same one for one that several modules hold."""
+    if parameter is None:
+        return None
+    if id(parameter) not in done:
+        done[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    found: nn.Parameter = done[id(parameter)]
+    return found
+
+
+def _check(value: Any, depth: int) -> None:
+    """Raise if a value may refer to a module, directly or through what it holds."""
+    if isinstance(value, (*_PLAIN, types.BuiltinFunctionType, types.ModuleType, Tensor)):
+        return
+    if isinstance(value, types.FunctionType):
+        if value.__closure__ is None and "self" not in (value.__kwdefaults__ or {}):
+            return
+        raise _NotPlain
+    if isinstance(value, (nn.Module, types.MethodType)) or depth >= _DEPTH:
+        raise _NotPlain
+    if isinstance(value, dict):
+        inside = list(value.values())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        inside = list(value)
+    elif hasattr(value, "__dict__"):
+        inside = list(vars(value).values())
+    else:
+        raise _NotPlain
+    for each in inside:
+        _check(each, depth + 1)
