@@ -15,6 +15,7 @@ from autoprune.cli.budget_options import budget_options, budget_text
 from autoprune.cli.headings import HeadedCommand
 from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import emit, open_display, verbosity_options
+from autoprune.cli.secrets import command_again
 from autoprune.cli.shared_options import stored_study_options, study_argument
 from autoprune.cli.spec_options import spec_options
 
@@ -63,7 +64,7 @@ def search(
     except KeyboardInterrupt:
         click.echo(
             f"\nautoprune: interrupted; every finished trial is stored in {request.folder}. Resume with:\n"
-            f"  autoprune {shlex.join(sys.argv[1:])}",
+            f"  {command_again(click.get_current_context())}",
             err=True,
         )
         sys.exit(INTERRUPTED)

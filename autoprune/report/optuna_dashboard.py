@@ -16,7 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autoprune.errors import StudyError, UsageError
 from autoprune.study.copy_trials import backup_sqlite, copy_study
-from autoprune.study.storage import sqlite_url
+from autoprune.study.storage_url import sqlite_url
 from autoprune.study.view import StudyView
 
 HOST = "127.0.0.1"

@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.core.json_values import JsonObject
 from autoprune.errors import StudyError
 from autoprune.study import trial_format
-from autoprune.study.storage import closing_storage, without_password
+from autoprune.study.storage import closing_storage
+from autoprune.study.storage_url import without_password
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from autoprune.study.manage.portable_paths import Wording, outside_values, porta
 from autoprune.study.portable_trials import PortableStudy, read_portable
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved, write_resolved
-from autoprune.study.storage import sqlite_url
+from autoprune.study.storage_url import sqlite_url
 
 
 @dataclass(frozen=True)
