@@ -7,10 +7,12 @@ instead of seconds. WAL needs a local disk; for network file systems give a data
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import optuna
@@ -37,6 +39,8 @@ def open_storage(url: str) -> RDBStorage:
     file = sqlite_path(url)
     if file is None:
         return _opened(plain, url, {"pool_pre_ping": True})
+    if file.is_file() and not os.access(file, os.W_OK):
+        return _opened_for_reading(file, url)
     try:
         with sqlite3.connect(file, timeout=30) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -46,6 +50,21 @@ def open_storage(url: str) -> RDBStorage:
     storage = _opened(plain, url, {"pool_pre_ping": True, "connect_args": {"timeout": 60}})
     _relax_fsync(storage)
     return storage
+
+
+def _opened_for_reading(file: Path, url: str) -> RDBStorage:
+    """Open a SQLite file that this user may not write, as on a read-only disk; what writes to it later is refused."""
+    beside = file.with_name(f"{file.name}-wal")  # without it nobody has the file open, and it will not change
+    mode = "mode=ro" if beside.exists() else "immutable=1"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True, timeout=60, check_same_thread=False)
+
+    kwargs: dict[str, object] = {"creator": connect}
+    try:
+        return RDBStorage("sqlite:///read-only", engine_kwargs=kwargs, skip_table_creation=True)
+    except Exception as error:  # as below
+        raise StudyError(_cannot_open(url, error)) from error
 
 
 def _opened(plain: str, url: str, engine_kwargs: dict[str, object]) -> RDBStorage:

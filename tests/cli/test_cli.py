@@ -250,6 +250,20 @@ def test_a_run_that_only_adds_failures_to_a_good_study_exits_with_1(tmp_path: Pa
     assert run("search", folder, "--trials", "6").exit_code == 0
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_report_whose_files_cannot_be_written_prints_its_table(study: Path, as_json: bool) -> None:
+    (study / "report.html").mkdir()
+    result = run("report", study, *(["--json"] if as_json else []))
+    assert result.exit_code == 0
+    assert result.stderr.startswith("autoprune: the report's files are not written: cannot write ")
+    if as_json:
+        assert document(result)["files"] == []
+        assert document(result)["rows"]
+    else:
+        assert "best within budget" in result.stdout
+        assert "written: " not in result.stdout
+
+
 def test_a_stored_study_answers_another_budget(study: Path) -> None:
     result = run("search", study, "--budget-mflops", "45%", "--trials", "8")
     assert result.exit_code == 0, result.output

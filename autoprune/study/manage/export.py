@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
+from autoprune.core.leftovers import remove_leftovers, scratch_folder, temporary_neighbour
 from autoprune.errors import StudyError, UsageError
 from autoprune.study.manage.archive_file import ENDINGS, FACTS, RESOLVED, TRIALS, write_archive
 from autoprune.study.manage.file_inventory import TRIAL_WEIGHTS, carried_files, stored_folder
@@ -60,12 +59,13 @@ def export_study(path: Path, target: Path, storage: str | None = None, *, force:
     _check_target(target, force)
     spec = read_resolved(folder.resolved)
     url, wording = _url(folder.database, storage), portable_wording(spec)
-    hidden = target.with_name(f".{target.name}.{os.getpid()}.tmp{''.join(target.suffixes[-1:])}")
+    hidden = temporary_neighbour(target)
     try:
-        with tempfile.TemporaryDirectory(prefix="autoprune-export-") as temporary:
-            about = _stage(path, Path(temporary), spec, url, wording)
+        with scratch_folder("export") as scratch:
+            about = _stage(path, scratch, spec, url, wording)
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_archive(Path(temporary), about, hidden)
+            remove_leftovers(target.parent)
+            write_archive(scratch, about, hidden)
             hidden.replace(target)
     except OSError as error:
         raise StudyError(
