@@ -39,7 +39,7 @@ def open_storage(url: str) -> RDBStorage:
     file = sqlite_path(url)
     if file is None:
         return _opened(plain, url, {"pool_pre_ping": True})
-    if file.is_file() and not os.access(file, os.W_OK):
+    if file.is_file() and not may_write(file):
         return _opened_for_reading(file, url)
     try:
         with sqlite3.connect(file, timeout=30) as connection:
@@ -50,6 +50,11 @@ def open_storage(url: str) -> RDBStorage:
     storage = _opened(plain, url, {"pool_pre_ping": True, "connect_args": {"timeout": 60}})
     _relax_fsync(storage)
     return storage
+
+
+def may_write(file: Path) -> bool:
+    """Return whether this user may write a file."""
+    return os.access(file, os.W_OK)
 
 
 def _opened_for_reading(file: Path, url: str) -> RDBStorage:

@@ -96,7 +96,6 @@ def test_version_and_an_unknown_command() -> None:
 
 def test_help_and_the_list_of_studies_load_no_torch(tmp_path: Path) -> None:
     import subprocess
-    import sys
 
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom autoprune.cli import main\n"
@@ -294,7 +293,6 @@ def test_a_dense_network_at_chance_is_said_by_search_and_report(tmp_path: Path) 
 def test_a_logger_whose_library_is_missing_is_refused_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
 
     folder = write_study(tmp_path / "studies", trials=1)
     with monkeypatch.context() as patch:
@@ -807,12 +805,11 @@ def test_an_interrupted_pick_says_how_to_go_on(study: Path, monkeypatch: pytest.
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys, "argv", ["autoprune", "pick", "a study", "--trial", "1"])
     with monkeypatch.context() as patch:
         patch.setattr(autoprune.export.publish, "verify_in_new_process", interrupt)
         stopped = run("pick", study, "--trial", "1", "--no-compare")
     assert stopped.exit_code == 130
-    assert "are kept. Resume with:\n  autoprune pick 'a study' --trial 1" in stopped.stderr
+    assert f"are kept. Resume with:\n  autoprune pick {study} --trial 1 --no-compare\n" in stopped.stderr
     assert not (study / "picked" / "1").exists()
     gone_on = run("pick", study, "--trial", "1", "--no-compare")
     assert gone_on.exit_code == 0
