@@ -32,7 +32,8 @@ from autoprune.study import trial_format as records
 from autoprune.study.ledger import Ledger
 from autoprune.study.optuna_sampler import distributions
 from autoprune.study.policy_params import dimensions, params_of, policy_of
-from autoprune.study.storage import open_storage, sqlite_url
+from autoprune.study.storage import open_storage
+from autoprune.study.storage_url import sqlite_url
 
 NETWORK, IMPORTANCES = "resnet56", ("fisher", "fpgm", "l2")
 BUDGET, SECOND_BUDGET = 50.0, 55.0  # MFLOPs

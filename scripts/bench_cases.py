@@ -31,7 +31,7 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import Layer, parse_spec
-from autoprune.study.storage import sqlite_url
+from autoprune.study.storage_url import sqlite_url
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import DataTask, steps_per_epoch

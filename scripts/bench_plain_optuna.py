@@ -22,7 +22,8 @@ from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Trial, completed_measurement, outcome_from_json, outcome_to_json
 from autoprune.search.setup.build_evaluator import build_evaluator
 from autoprune.study.optuna_sampler import proposal_seed
-from autoprune.study.storage import open_storage, sqlite_url
+from autoprune.study.storage import open_storage
+from autoprune.study.storage_url import sqlite_url
 
 SAMPLERS = ("tpe", "random", "nsga2", "gp")
 PLAIN = {f"plain-{name}": name for name in SAMPLERS}

@@ -34,7 +34,8 @@ from autoprune.study import trial_format as records
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
-from autoprune.study.storage import open_storage, sqlite_url
+from autoprune.study.storage import open_storage
+from autoprune.study.storage_url import sqlite_url
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 

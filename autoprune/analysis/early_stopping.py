@@ -4,7 +4,8 @@ A candidate is looked at on its way: its exact cost, its loss after recalibratio
 fine-tune (with batch norm recalibrated once more), and last its full score and timing. At the two in the middle an
 :class:`EarlyStopper` predicts its final loss from trials that came to their end. It is stopped if it can no longer beat
 the best of those that meet all its limits: one made for a lower latency need not beat slower networks of the same
-MFLOPs. All that decides is stored, so a search that was killed decides as if it had not been.
+MFLOPs, and where latency is traded without a limit it is never stopped. All that decides is stored, so a search that
+was killed decides as if it had not been.
 
 Source: Domhan, Springenberg and Hutter, "Speeding up automatic hyperparameter optimization of deep neural networks by
 extrapolation of learning curves", IJCAI 2015, section 3.3 (end a run that surely stays below the best); here the curve
@@ -36,6 +37,7 @@ SIMILAR_COST = 0.10  # relative difference up to which two trials are peers
 FEWEST_PEERS = 8
 LEAST_AGREEMENT = 0.5  # rank correlation below which a look foretells too little to stop by
 DEVIATIONS = 2.0  # residual standard deviations given to the candidate's favour
+FASTER = "guided:faster"  # the origin of what is made to trade loss for latency
 CHECK_EVERY = 5  # of the candidates that would be stopped, this one runs to its end to show whether the rule is right
 
 _LEAST_LOSS = 1e-6  # nats; a perfect network's loss has no logarithm
@@ -93,6 +95,8 @@ class EarlyStopper:
                 return GoOn()
             return Stop(f"its validation loss {LOOKS[look]} is {loss}")
         budget = self.candidate.budget
+        if self.candidate.origin == FASTER and "latency_ms" not in budget.limits:
+            return GoOn()
         peers = peers_of(self.trials, look, budget, exact)
         rivals = [m["loss"] for m in peers if are_rivals(m, exact, budget)]
         found = forecast([m[look] for m in peers], [m["loss"] for m in peers], loss)

@@ -1,12 +1,14 @@
 """The ``autoprune`` command: its group, and how an error ends a command.
 
 A deliberate error prints one message on stderr and exits with its code (2 usage, 1 runtime, 3 nothing fits); an
-interrupt exits with 130. Anything else is a bug and shows its traceback. With ``--json``, stdout holds one document,
-for an error too.
+interrupt exits with 130. What the operating system refuses, as for want of a permission or of space, exits with 1. If
+the reader of stdout is gone, the command ends with 0. Anything else is a bug and shows its traceback. With ``--json``,
+stdout holds one document, for an error too. No message shows a password of a storage URL.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -14,9 +16,18 @@ import click
 
 from autoprune.cli.lazy_group import LazyGroup
 from autoprune.cli.output import emit
-from autoprune.errors import AutopruneError
+from autoprune.cli.secrets import hidden, remember_arguments
+from autoprune.cli.standard_streams import steady_streams
+from autoprune.errors import AutopruneError, StudyError
 
 INTERRUPTED = 130
+# what the machine refuses, whatever the code: permissions, full or broken disks, names and links it cannot follow
+REFUSED = frozenset(
+    (
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE),
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE),
+    )
+)
 
 COMMANDS = {
     "apply": "Prune a network by the policy of a picked one.",
@@ -45,6 +56,16 @@ class Commands(LazyGroup):
             ctx.fail(f"no command named {args[0]!r}{did_you_mean(args[0], COMMANDS)}; known: {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line, whatever becomes of its output."""
+        with steady_streams():
+            return super().main(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments, and remember them as they were typed."""
+        remember_arguments(ctx, args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; exit with the code of a deliberate error."""
         ctx.obj = {"json": False}
@@ -54,15 +75,30 @@ class Commands(LazyGroup):
         try:
             return super().invoke(ctx)
         except AutopruneError as error:
-            click.echo(f"autoprune: {error}", err=True)
-            if ctx.obj["json"]:
-                emit({"error": {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}})
-            ctx.exit(error.exit_code)
+            _exit_for(error, ctx)
+        except click.UsageError as error:
+            shown = hidden(error.format_message(), ctx)
+            if shown == error.format_message():
+                raise
+            raise click.UsageError(shown, error.ctx) from error
         except KeyboardInterrupt:
             click.echo("autoprune: interrupted", err=True)
             ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            ctx.exit(0)  # the reader of the pipe has closed it
+        except OSError as error:
+            if error.errno not in REFUSED:
+                raise
+            named = f"{str(error.filename)!r}: " if error.filename else ""
+            advice = "give another path, or free its permissions or the disk"
+            _exit_for(StudyError(f"{named}{error.strerror}; {advice}"), ctx)
+
+
+def _exit_for(error: AutopruneError, ctx: click.Context) -> None:
+    """Print a deliberate error, and end the command with its code."""
+    message = hidden(str(error), ctx)
+    click.echo(f"autoprune: {message}", err=True)
+    if ctx.obj["json"]:
+        emit({"error": {"kind": type(error).__name__, "message": message, "exit_code": error.exit_code}})
+    ctx.exit(error.exit_code)
 
 
 @click.group(

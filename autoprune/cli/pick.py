@@ -17,6 +17,7 @@ from autoprune.cli.completed_values import complete_trial
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import emit, open_display, verbosity_options
+from autoprune.cli.secrets import command_again
 from autoprune.cli.shared_options import export_option, fraction, stored_study_options, study_argument
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import NothingFitsError, UsageError
@@ -165,7 +166,7 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
     except KeyboardInterrupt:
         click.echo(
             f"\nautoprune: interrupted; the parts of the fine-tune that were finished are kept. Resume with:\n"
-            f"  autoprune {shlex.join(sys.argv[1:])}",
+            f"  {command_again(click.get_current_context())}",
             err=True,
         )
         sys.exit(INTERRUPTED)

@@ -13,7 +13,7 @@ from autoprune.cli.budget_options import asked_budget, budget_options, budget_va
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import emit
 from autoprune.cli.shared_options import stored_study_options, study_argument
-from autoprune.errors import UsageError
+from autoprune.errors import StudyError, UsageError
 
 
 @click.command(
@@ -62,7 +62,8 @@ def report(
     The front holds the completed trials that no other trial beats beyond noise: accuracies within their
     standard error count as equal. Notes compare the best trial with each baseline and the dense network, with
     95 % intervals. Where sensitivity was measured, sensitivity.png is drawn too. Reading is safe beside
-    a running search. One FLOP is one multiply–accumulate.
+    a running search. Where the files cannot be written, the table is
+    still shown. One FLOP is one multiply–accumulate.
     """
     from autoprune.study.find_study import find_study
 
@@ -84,17 +85,23 @@ def _write(
     """Write the report into the study's folder, and print it."""
     from rich.console import Console
 
+    from autoprune.report.content.summary import summarise
     from autoprune.report.content.terminal import render
     from autoprune.report.write_report import write_report
     from autoprune.study.view import open_view
 
     view = open_view(folder, storage)
     budget = asked_budget(limits, view.dense)
-    summary, files = write_report(view, budget, not show_all, elsewhere=bool(storage))
-    if open_page and not webbrowser.open(files[0].resolve().as_uri()):
+    try:
+        summary, files = write_report(view, budget, not show_all, elsewhere=bool(storage))
+    except StudyError as error:
+        summary, files = summarise(view, budget, not show_all), []  # which raises what is no fault of writing
+        click.echo(f"autoprune: the report's files are not written: {error}", err=True)
+    if open_page and files and not webbrowser.open(files[0].resolve().as_uri()):
         click.echo(f"no browser could be started; open {files[0]} in a browser", err=True)
     if as_json:
         emit({**summary.to_json(), "files": [str(path) for path in files]})
     else:
         render(summary, Console())
-        click.echo("\nwritten: " + ", ".join(str(path) for path in files))
+        if files:
+            click.echo("\nwritten: " + ", ".join(str(path) for path in files))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ from autoprune.cli.budget_options import budget_options, budget_text
 from autoprune.cli.headings import HeadedCommand
 from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import emit, open_display, verbosity_options
+from autoprune.cli.secrets import command_again
 from autoprune.cli.shared_options import stored_study_options, study_argument
 from autoprune.cli.spec_options import spec_options
 from autoprune.core.user_code import as_its_owner_runs_it
 
 if TYPE_CHECKING:
     from autoprune.cli.read_request import Request
+    from autoprune.core.trial import Trial
     from autoprune.search.session import Run
     from autoprune.study.spec import StudySpec
 
@@ -50,7 +53,8 @@ def search(
 
     STUDY is a folder, a name under --root, or a recipe that ships with autoprune; without it, the main job runs. A
     budget may be absolute (50) or relative to the dense network (40%); several limits hold together. One study serves
-    any budget, so another budget later needs no new study. One FLOP is one multiply–accumulate.
+    any budget, so another budget later needs no new study. The exit code is 1 if no trial completed, or all of this run
+    failed. One FLOP is one multiply–accumulate.
     """
     from autoprune.cli.read_request import layer_of, read_request
 
@@ -62,7 +66,7 @@ def search(
     except KeyboardInterrupt:
         click.echo(
             f"\nautoprune: interrupted; every finished trial is stored in {request.folder}. Resume with:\n"
-            f"  autoprune {shlex.join(sys.argv[1:])}",
+            f"  {command_again(click.get_current_context())}",
             err=True,
         )
         sys.exit(INTERRUPTED)
@@ -89,9 +93,11 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
     from autoprune.study.folder import StudyFolder
     from autoprune.study.view import open_view
 
-    summary, size = summarise(open_view(folder, storage), run.budget), size_of(StudyFolder(folder))
+    view, size = open_view(folder, storage), size_of(StudyFolder(folder))
+    summary = summarise(view, run.budget)
     if as_json:
         emit({**summary.to_json(), "size": size.to_json()})
+        _exit_if_nothing_came_of_it(view.trials, run.added)
         return
     if not run.added:
         click.echo(f"nothing to do: {run.finished} of {spec.trials} trials are done; raise --trials for more\n")
@@ -99,8 +105,25 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
     shown, budget = shlex.quote(str(folder)), _budget_options(spec)
     click.echo(f"\nstored in {folder}, {size.describe()}\nnext{' (with the same --storage)' if storage else ''}:")
     click.echo(f"  autoprune report {shown}")
-    click.echo(f"  autoprune pick {shown}{budget}")
+    if summary.counts["completed"]:
+        click.echo(f"  autoprune pick {shown}{budget}")
     click.echo(f"  autoprune search {shown}{budget} --trials {2 * run.finished}")
+    _exit_if_nothing_came_of_it(view.trials, run.added)
+
+
+def _exit_if_nothing_came_of_it(trials: Sequence[Trial], added: int) -> None:
+    """Say how many trials failed and why; exit with 1 if none of the study completed, or all of this run failed."""
+    from autoprune.analysis.failures import failures_in_words
+    from autoprune.core.trial import Completed, Failed
+
+    failed = failures_in_words(trials)
+    completed = sum(isinstance(trial.outcome, Completed) for trial in trials)
+    if failed:
+        click.echo(f"autoprune: {failed}", err=True)
+    if not completed:
+        click.echo("autoprune: no trial completed, so there is nothing to pick from", err=True)
+    if not completed or (added and all(isinstance(trial.outcome, Failed) for trial in trials[-added:])):
+        sys.exit(1)
 
 
 def _budget_options(spec: StudySpec) -> str:

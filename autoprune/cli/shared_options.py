@@ -11,6 +11,7 @@ import click
 from autoprune.cli.completed_values import complete_study
 from autoprune.cli.headings import Heading, option
 from autoprune.cli.output import json_option
+from autoprune.cli.secrets import STORAGE_VARIABLE
 from autoprune.errors import UsageError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -27,9 +28,10 @@ root_option = option(
 storage_option = option(
     "--storage",
     heading=Heading.OUTPUT,
-    envvar="AUTOPRUNE_STORAGE",
+    envvar=STORAGE_VARIABLE,
     metavar="URL",
-    help="Optuna storage URL for the trials; default: SQLite in the study's folder.",
+    help="Optuna storage URL for the trials; default: $AUTOPRUNE_STORAGE, or SQLite in the study's folder. Others on "
+    "the machine can read a password that is typed here, not one in the variable.",
 )
 export_option = option(
     "--export",

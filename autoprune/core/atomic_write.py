@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from autoprune.core.leftovers import remove_leftovers
 from autoprune.errors import StudyError
 
 
@@ -17,6 +18,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()

@@ -104,8 +104,20 @@ class _Handler(RotatingFileHandler):
         if not self._is_broken:
             super().emit(record)
 
+    def close(self) -> None:
+        """Close the file; a disk that is full by then is reported as it is while writing."""
+        try:
+            super().close()
+        except OSError:
+            self._report()
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Report that the log cannot be written."""
+        self._report()
+
+    def _report(self) -> None:
+        if self._is_broken:
+            return
         self._is_broken = True
         fault = sys.exc_info()[1]
         self._on_fault(f"the log {str(self._path)!r} cannot be written ({fault}); the search goes on without it")

@@ -6,17 +6,16 @@ it never gets the study itself.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from autoprune.core.leftovers import scratch_folder
 from autoprune.errors import StudyError, UsageError
 from autoprune.study.copy_trials import backup_sqlite, copy_study
-from autoprune.study.storage import sqlite_url
+from autoprune.study.storage_url import sqlite_url
 from autoprune.study.view import StudyView
 
 HOST = "127.0.0.1"
@@ -52,8 +51,8 @@ def copied(view: StudyView, storage: str | None = None) -> Iterator[str]:
     Raises:
         StudyError: if the trials cannot be read or copied.
     """
-    with tempfile.TemporaryDirectory(prefix="autoprune-dashboard-") as folder:
-        copy = Path(folder) / "study.db"
+    with scratch_folder("dashboard") as folder:
+        copy = folder / "study.db"
         if storage is None:
             backup_sqlite(view.folder.database, copy)
         else:

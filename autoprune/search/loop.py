@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from autoprune.analysis.early_stopping import EarlyStopper
+from autoprune.analysis.failures import SURE, sure_to_repeat
 from autoprune.core.trial import Candidate, Failed, Trial
 from autoprune.errors import EvaluationError
 from autoprune.loggers.protocol import Observer
@@ -26,11 +26,11 @@ def search(ledger: Ledger, proposer: Proposer, evaluate: Evaluate, trials: int, 
     asked again by the next run. Each is judged by the trials stored before it, so the next run judges it alike.
 
     Raises:
-        EvaluationError: if several candidates in a row fail, since the next would fail too.
+        EvaluationError: if the first candidates all fail for one cause, or several in a row for any, since the next
+            would fail too.
     """
     done = list(ledger.trials)
     first = len(done)
-    recent: deque[Trial] = deque(maxlen=FAILURES_IN_A_ROW)
     idle_since = time.perf_counter()
     while len(done) < trials:
         candidate = ledger.ask(proposer, seed)
@@ -42,17 +42,23 @@ def search(ledger: Ledger, proposer: Proposer, evaluate: Evaluate, trials: int, 
         trial = ledger.tell(candidate, evaluation.outcome, seconds)
         observer.told(trial)
         done.append(trial)
-        recent.append(trial)
-        _raise_if_all_fail(recent)
+        _raise_if_all_fail(done, done[first:])
     return len(done) - first
 
 
-def _raise_if_all_fail(recent: deque[Trial]) -> None:
+def _raise_if_all_fail(trials: Sequence[Trial], of_run: Sequence[Trial]) -> None:
+    cause = sure_to_repeat(trials, of_run)
+    recent = of_run[-(SURE if cause else FAILURES_IN_A_ROW) :]
     failures = [trial.outcome for trial in recent if isinstance(trial.outcome, Failed)]
-    if len(failures) == FAILURES_IN_A_ROW:
+    if cause is None and len(failures) < FAILURES_IN_A_ROW:
+        return
+    if cause is not None:
+        said = f"the first {SURE} candidates all failed for one cause, so the next would too: {cause.describe()}"
+    else:
         last = failures[-1]
-        raise EvaluationError(
-            f"the last {len(failures)} candidates all failed, so the search ends here; the last one with "
-            f"{last.error}: {last.message}. They are stored with their reasons; fix the cause and raise "
-            f"--trials to go on\n{last.trace}".rstrip()
-        )
+        said = f"the last {len(failures)} candidates all failed; the last one with {last.error}: {last.message}"
+    what_next = (
+        "The search ends here; the failed trials are stored with their reasons. Repair the cause, then the same "
+        "command goes on with other candidates (raise --trials if it has none left)"
+    )
+    raise EvaluationError(f"{said}. {what_next}\n{failures[-1].trace}".rstrip())

@@ -76,7 +76,7 @@ def run_search(
             return _nothing_left(wanted, folder, ledger, done, shown, loggers)
         study, proposals = begin_session(wanted, written or {}, folder, ledger, shown)
         weights = _weights(study.spec, folder, proposals.budget, shown)
-        evaluator = _evaluator(study, weights, done)
+        evaluator = _evaluator(study, weights, ledger, done)
         shown.began(done, spec.trials, proposals.budget, study.dense)
         with loggers.session(logged_study(study.spec, folder, proposals.budget, study.dense), done):
             observer = weights.watch(Watched(shown, loggers), done)
@@ -98,10 +98,10 @@ def _nothing_left(
         return Run(0, len(done), budget)
 
 
-def _evaluator(study: PreparedStudy, weights: TrialWeights, done: list[Trial]) -> Evaluator:
+def _evaluator(study: PreparedStudy, weights: TrialWeights, ledger: Ledger, done: list[Trial]) -> Evaluator:
     """Return what evaluates candidates and stores their weights, with the files of earlier runs put in order."""
     weights.begin(done)
-    writer = weights.writer(study.pruner, study.architecture, versions())
+    writer = weights.writer(study.pruner, study.architecture, versions(), ledger.check_place)
     return replace(build_evaluator(study), on_network=writer)
 
 

@@ -10,16 +10,17 @@ from autoprune.study.accepted_toml import write_accepted
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec, differences, fingerprint
 from autoprune.study.spec_budget import BudgetSpec
+from autoprune.study.spec_run import OPEN_LAYOUTS
 from autoprune.study.spec_toml import read_resolved, write_resolved
 
 
 def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
-    """Return the spec with the layout and the latency runtime that the study began with, where left to ``auto``."""
+    """Return the spec with the layout and the latency runtime that the study began with, where left open."""
     if not folder.has_begun:
         return spec
     stored = read_resolved(folder.resolved)
     runtime, latency = spec.runtime, spec.latency
-    if runtime.layout == "auto":
+    if runtime.layout in OPEN_LAYOUTS:
         runtime = runtime.model_copy(update={"layout": stored.runtime.layout})
     if latency.runtime == "auto":
         latency = latency.model_copy(update={"runtime": stored.latency.runtime})

@@ -55,9 +55,16 @@ class TrialWeights:
     _has_warned: bool = field(default=False, init=False)
 
     def writer(
-        self, pruner: Pruner, architecture: Architecture, versions: dict[str, str]
+        self, pruner: Pruner, architecture: Architecture, versions: dict[str, str], check_place: Callable[[], None]
     ) -> Callable[[Candidate, nn.Module], None] | None:
-        """Return what stores a completed candidate's network; ``None`` if none is to be stored."""
+        """Return what stores a completed candidate's network; ``None`` if none is to be stored.
+
+        Args:
+            pruner: cuts candidates' networks.
+            architecture: how the dense network is built.
+            versions: package → version.
+            check_place: called before a file is written; raises if the study was deleted, moved or replaced.
+        """
         if self.keep == "none":
             return None
 
@@ -65,6 +72,7 @@ class TrialWeights:
             policy = candidate.policy
             pruned = PrunedArchitecture.of(network, pruner.cut(policy), architecture, policy, versions)
             content = weights_content(network, {_ARCHITECTURE: json.dumps(pruned.to_json())})
+            check_place()
             try:
                 write_bytes(self.folder.trial_weights(candidate.number), content)
             except StudyError as error:

@@ -13,7 +13,8 @@ import optuna
 
 from autoprune.errors import StudyError, UsageError
 from autoprune.study.optuna_tables import RENAME, rename_study
-from autoprune.study.storage import open_storage, reporting_faults, sqlite_path, without_password
+from autoprune.study.storage import open_storage, reporting_faults
+from autoprune.study.storage_url import sqlite_path, without_password
 
 
 def backup_sqlite(source: Path, target: Path) -> None:

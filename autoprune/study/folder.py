@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoprune.core.leftovers import remove_leftovers
 from autoprune.errors import StudyError
 
 
@@ -148,6 +149,8 @@ class StudyFolder:
             probe = self.path / ".writable"
             probe.write_bytes(b"")
             probe.unlink()
+            for folder in (self.path, self.weights, self.teacher):
+                remove_leftovers(folder)
         except OSError as error:
             raise StudyError(
                 f"the study's folder {str(self.path)!r} cannot be written: {error.strerror or error}; "

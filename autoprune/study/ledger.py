@@ -11,7 +11,7 @@ import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import optuna
 from optuna.samplers import RandomSampler
@@ -27,8 +27,11 @@ from autoprune.study.lock import take_lock
 from autoprune.study.optuna_sampler import OptunaDraw, distributions, proposal_seed
 from autoprune.study.policy_params import Params, params_of
 from autoprune.study.resume import end_running, lost_candidates, noted_by_sampler
-from autoprune.study.storage import open_storage, reporting_faults
+from autoprune.study.same_place import SamePlace
+from autoprune.study.storage import open_storage, reporting_faults, tried_again
 from autoprune.study.trial_rows import Follower, open_rows
+
+T = TypeVar("T")
 
 
 class Proposer(Protocol):
@@ -88,6 +91,7 @@ class Ledger:
                 self._follower = Follower(self._rows)
                 self._asked: dict[int, trial_format.TrialPlace] = {}  # by the candidate's number
                 self._session = 0
+                self._place = SamePlace(lock, url, storage, self._study_id, name)
                 self.reclaimed = end_running(self._study, self._follower.trials(), self.objectives)
         except BaseException:
             self._lock.release()
@@ -106,14 +110,12 @@ class Ledger:
     @property
     def trials(self) -> list[Trial]:
         """Return every finished trial, by number."""
-        with reporting_faults(self._url):
-            return trial_format.read_trials(self._follower.trials(), self._cache)
+        return self._tried(lambda _: trial_format.read_trials(self._follower.trials(), self._cache))
 
     @property
     def facts(self) -> dict[str, Any]:
         """Return what is stored about the study as a whole."""
-        with reporting_faults(self._url):
-            return {key: json.loads(value) for key, value in self._study.user_attrs.items()}
+        return self._tried(lambda _: {key: json.loads(value) for key, value in self._study.user_attrs.items()})
 
     def remember(self, key: str, value: Any) -> None:
         """Store a fact about the study as a whole, as JSON.
@@ -121,8 +123,15 @@ class Ledger:
         Raises:
             StudyError: if it cannot be stored.
         """
-        with reporting_faults(self._url):
-            self._study.set_user_attr(key, json.dumps(value))
+        self._tried(lambda _: self._study.set_user_attr(key, json.dumps(value)))
+
+    def check_place(self) -> None:
+        """Raise if the study was deleted, moved or replaced since it was opened.
+
+        Raises:
+            StudyError: naming what is gone or another one.
+        """
+        self._tried(lambda _: self._place.check())
 
     def begin_session(self, facts: Mapping[str, object]) -> int:
         """Store that a run begins, with whatever describes it; return its number, from 0."""
@@ -142,12 +151,15 @@ class Ledger:
             seed: the study's seed; a candidate's own seed follows from it and its number.
 
         Raises:
-            StudyError: if it cannot be stored.
+            StudyError: if it cannot be stored, or the study was deleted, moved or replaced.
         """
-        with reporting_faults(self._url):
-            return self._ask_next(proposer, seed)
+        return self._tried(lambda _: self._ask_next(proposer, seed))
+
+    def _tried(self, act: Callable[[bool], T]) -> T:
+        return tried_again(self._storage, self._url, act)
 
     def _ask_next(self, proposer: Proposer, seed: int) -> Candidate:
+        self._place.check()
         stored, space = self._follower.trials(), proposer.space
         self._study.sampler = RandomSampler()  # its trials may end without any sampler's seeing it
         lost = lost_candidates(stored, self._cache)
@@ -179,14 +191,21 @@ class Ledger:
         """Store how a candidate ended.
 
         Raises:
-            StudyError: if it was not asked by this ledger, or cannot be stored.
+            StudyError: if it was not asked by this ledger, cannot be stored, or the study was deleted, moved or
+                replaced.
         """
         place = self._asked.pop(candidate.number, None)
         if place is None:
             raise StudyError(f"candidate {candidate.number} was not asked in this run; ask before you tell")
         state, values = trial_format.told_as(outcome, self.objectives)
-        with reporting_faults(self._url):
-            told = trial_format.outcome_record(outcome, seconds)
+        told = trial_format.outcome_record(outcome, seconds)
+
+        def write(is_second: bool) -> None:
+            self._place.check()
+            if is_second and self._storage.get_trial(place.trial_id).state == state:
+                return  # the connection was lost after the last write
             self._storage.set_trial_user_attr(place.trial_id, trial_format.OUTCOME, told)
             self._study.tell(place.number, values, state=state)
+
+        self._tried(write)
         return Trial(candidate, outcome, seconds, self._session)

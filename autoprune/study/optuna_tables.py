@@ -19,9 +19,8 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.orm import Session
 
-from autoprune.study.trial_format import CANDIDATE, OUTCOME, NewTrial, StoredTrial, TrialPlace
-
-KNOWN_SCHEMA = ("v3.2.0.a",)  # versions of Optuna's tables that this file was written for
+from autoprune.study.table_schema import CANDIDATE, KNOWN_SCHEMA, OUTCOME
+from autoprune.study.trial_format import NewTrial, StoredTrial, TrialPlace
 
 # an attribute's value is JSON, and ours is JSON within it
 _QUERY = text(

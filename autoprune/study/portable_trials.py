@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.distributions import json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.core.json_values import JsonObject
 from autoprune.errors import StudyError
 from autoprune.study import trial_format
-from autoprune.study.storage import closing_storage, without_password
+from autoprune.study.storage import closing_storage
+from autoprune.study.storage_url import without_password
+from autoprune.study.whole_trials import WholeTrial, whole_trials
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,11 @@ class PortableStudy:
     trials: tuple[Mapping[str, Any], ...]
 
 
-def read_portable(url: str, name: str, objectives: tuple[str, ...]) -> PortableStudy:
-    """Read a study as it is at this moment; safe beside a running search.
+@contextmanager
+def reading_portable(
+    url: str, name: str, objectives: tuple[str, ...]
+) -> Iterator[tuple[Mapping[str, Any], Iterator[JsonObject]]]:
+    """Give what is stored of a study as a whole, and its trials one after the other; safe beside a running search.
 
     Args:
         url: Optuna storage URL.
@@ -49,19 +55,19 @@ def read_portable(url: str, name: str, objectives: tuple[str, ...]) -> PortableS
     """
     with closing_storage(url) as storage:
         try:
-            study = optuna.load_study(study_name=name, storage=storage)
+            study_id = storage.get_study_id_from_name(name)
         except KeyError as error:
             raise StudyError(f"the storage {without_password(url)!r} holds no study named {name!r}") from error
-        trials = tuple(_packed(record, objectives) for record in study.get_trials(deepcopy=False))
-        facts = {key: json.loads(value) for key, value in study.user_attrs.items()}
-    return PortableStudy(dict(sorted(facts.items())), trials)
+        stored = storage.get_study_user_attrs(study_id)
+        facts = {key: json.loads(value) for key, value in sorted(stored.items())}
+        yield facts, (_packed(trial, objectives) for trial in whole_trials(storage, study_id))
 
 
 def write_portable(study: PortableStudy, url: str, name: str, objectives: tuple[str, ...]) -> None:
     """Write a study into a storage that holds none of this name.
 
     Raises:
-        StudyError: if the storage cannot be written, or the data is not what :func:`read_portable` returns.
+        StudyError: if the storage cannot be written, or the data is not what :func:`reading_portable` gives.
     """
     with closing_storage(url) as storage:
         target = _create(storage, url, name, objectives)
@@ -80,7 +86,7 @@ def _create(storage: RDBStorage, url: str, name: str, objectives: tuple[str, ...
         raise StudyError(f"the storage {without_password(url)!r} holds a study named {name!r} already") from error
 
 
-def _packed(record: FrozenTrial, objectives: tuple[str, ...]) -> JsonObject:
+def _packed(record: WholeTrial, objectives: tuple[str, ...]) -> JsonObject:
     state, values = record.state, record.values
     if not state.is_finished() and trial_format.OUTCOME in record.user_attrs:
         state, values = trial_format.told_as(trial_format.outcome_of(record), objectives)
@@ -89,10 +95,10 @@ def _packed(record: FrozenTrial, objectives: tuple[str, ...]) -> JsonObject:
     return {
         "state": state.name,
         "values": values,
-        "start": _when(record.datetime_start),
-        "complete": _when(record.datetime_complete or record.datetime_start),
+        "start": _when(record.start),
+        "complete": _when(record.complete or record.start),
         "params": dict(record.params),
-        "distributions": {key: json.loads(distribution_to_json(d)) for key, d in record.distributions.items()},
+        "distributions": dict(record.distributions),
         "user_attrs": {key: json.loads(value) for key, value in record.user_attrs.items()},
         "system_attrs": dict(record.system_attrs),
     }

@@ -134,7 +134,12 @@ class SensitivitySpec(Section):
 
     enabled: bool = Field(default=True, description="whether it is measured; proposals start from it")
     images: int = Field(default=1024, ge=1, description="most validation images each network is scored on")
-    share: float = Field(default=0.1, gt=0, le=1, description="most of the search's expected time it takes")
+    share: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="most of the search's expected forward passes it takes; a training step counts as three",
+    )
 
 
 class StoppingSpec(Section):

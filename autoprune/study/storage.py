@@ -7,62 +7,77 @@ instead of seconds. WAL needs a local disk; for network file systems give a data
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
 from autoprune.errors import StudyError
+from autoprune.study.storage_url import read_url, sqlite_path, without_password, without_secret
 
-
-def sqlite_url(path: Path) -> str:
-    """Return the storage URL of a SQLite file.
-
-    Raises:
-        StudyError: if a URL cannot hold the path.
-    """
-    if "?" in str(path.absolute()):
-        raise StudyError(f"{str(path)!r} has a '?' in its path, which no storage URL can hold; choose another folder")
-    return f"sqlite:///{path.absolute()}"
-
-
-def sqlite_path(url: str) -> Path | None:
-    """Return the file of a SQLite URL, or ``None`` for any other storage."""
-    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+PAUSE = 1.0  # seconds before a lost connection is made anew: a database that is restarted needs a moment
+T = TypeVar("T")
 
 
 def open_storage(url: str) -> RDBStorage:
     """Open a storage by URL; SQLite is put into WAL mode.
 
+    A connection is tried before it is used, so that one which a database dropped meanwhile is replaced.
+
     Raises:
         StudyError: if the storage cannot be opened or is not an Optuna storage.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if not url.startswith("sqlite"):
-        return _opened(url, {})
-    path = Path(url.removeprefix("sqlite:///"))
+    plain = read_url(url).render_as_string(hide_password=False)
+    file = sqlite_path(url)
+    if file is None:
+        return _opened(plain, url, {"pool_pre_ping": True})
+    if file.is_file() and not may_write(file):
+        return _opened_for_reading(file, url)
     try:
-        with sqlite3.connect(path, timeout=30) as connection:
+        with sqlite3.connect(file, timeout=30) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
         connection.close()
     except sqlite3.Error as error:
         raise StudyError(_cannot_open(url, error)) from error
-    storage = _opened(url, {"connect_args": {"timeout": 60}})
+    storage = _opened(plain, url, {"pool_pre_ping": True, "connect_args": {"timeout": 60}})
+    _relax_fsync(storage)
     return storage
 
 
-def _opened(url: str, engine_kwargs: dict[str, object]) -> RDBStorage:
+def may_write(file: Path) -> bool:
+    """Return whether this user may write a file."""
+    return os.access(file, os.W_OK)
+
+
+def _opened_for_reading(file: Path, url: str) -> RDBStorage:
+    """Open a SQLite file that this user may not write, as on a read-only disk; what writes to it later is refused."""
+    beside = file.with_name(f"{file.name}-wal")  # without it nobody has the file open, and it will not change
+    mode = "mode=ro" if beside.exists() else "immutable=1"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True, timeout=60, check_same_thread=False)
+
+    kwargs: dict[str, object] = {"creator": connect}
     try:
-        storage = RDBStorage(url, engine_kwargs=engine_kwargs)
+        return RDBStorage("sqlite:///read-only", engine_kwargs=kwargs, skip_table_creation=True)
+    except Exception as error:  # as below
+        raise StudyError(_cannot_open(url, error)) from error
+
+
+def _opened(plain: str, url: str, engine_kwargs: dict[str, object]) -> RDBStorage:
+    braces = {"{": "{{", "}": "}}"}  # Optuna formats it
+    try:
+        return RDBStorage("".join(braces.get(c, c) for c in plain), engine_kwargs=engine_kwargs)
     except Exception as error:  # the driver of any database may raise anything
         raise StudyError(_cannot_open(url, error)) from error
-    if url.startswith("sqlite"):
-        _relax_fsync(storage)
-    return storage
 
 
 @contextmanager
@@ -78,9 +93,48 @@ def reporting_faults(url: str) -> Iterator[None]:
         yield
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
         raise StudyError(
-            f"the study's storage {without_password(url)!r} could not be read or written: {_first_cause(error)}. "
+            f"the study's storage {without_password(url)!r} could not be read or written: "
+            f"{without_secret(_first_cause(error), url)}. "
             f"Finished trials are safe; free the disk or repair the database, then run the same command again"
         ) from error
+
+
+def tried_again(storage: RDBStorage, url: str, act: Callable[[bool], T]) -> T:
+    """Return what a reader or writer of a storage returns; where the connection was lost in its midst, do it once more.
+
+    Args:
+        storage: open.
+        url: of the storage.
+        act: reads or writes; its argument says whether this is the second try, when some of it may be done already.
+
+    Raises:
+        StudyError: if the storage cannot be read or written the second time either.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    with reporting_faults(url):
+        try:
+            return act(False)
+        except (StorageInternalError, SQLAlchemyError) as error:
+            if not _is_lost_connection(error, url):
+                raise
+            storage.remove_session()
+            storage.engine.dispose()
+            time.sleep(PAUSE)
+            return act(True)
+
+
+def _is_lost_connection(error: BaseException, url: str) -> bool:
+    """Return whether the database ended the connection or could not be reached, rather than refused what was asked."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    seen: BaseException | None = error
+    while seen is not None:
+        is_on_the_way = isinstance(seen, InterfaceError | OperationalError) and not url.startswith("sqlite")
+        if is_on_the_way or getattr(seen, "connection_invalidated", False):
+            return True
+        seen = seen.__cause__
+    return False
 
 
 @contextmanager
@@ -107,17 +161,6 @@ def _first_cause(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def without_password(url: str) -> str:
-    """Return a URL as it may be shown."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url
-
-
 def _relax_fsync(storage: RDBStorage) -> None:
     """Let every SQLite connection commit to the log without waiting for the disk."""
     from sqlalchemy import event
@@ -130,7 +173,7 @@ def _relax_fsync(storage: RDBStorage) -> None:
 
 
 def _cannot_open(url: str, error: Exception) -> str:
-    detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+    detail = without_secret(_first_cause(error), url)
     return (
         f"the study's storage {without_password(url)!r} cannot be opened: {detail}. Expected an Optuna "
         f"storage that this user may read and write; check the path, its permissions and the free disk space"

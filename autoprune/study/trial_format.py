@@ -33,8 +33,8 @@ from autoprune.core.trial import (
     outcome_from_json,
     outcome_to_json,
 )
-
-CANDIDATE, OUTCOME = "candidate", "outcome"
+from autoprune.study.table_schema import CANDIDATE as CANDIDATE
+from autoprune.study.table_schema import OUTCOME as OUTCOME
 
 
 class Record(Protocol):

@@ -17,7 +17,8 @@ from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
-from autoprune.study.storage import closing_storage, sqlite_path, sqlite_url, without_password
+from autoprune.study.storage import closing_storage
+from autoprune.study.storage_url import sqlite_path, sqlite_url, without_password
 from autoprune.study.study_facts import SessionFacts, StudyFacts
 from autoprune.study.trial_format import StoredTrial, read_trials
 from autoprune.study.trial_rows import open_rows

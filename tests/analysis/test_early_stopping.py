@@ -180,6 +180,15 @@ def test_nobody_has_to_beat_what_misses_its_budget(limits: dict[str, float], lat
     assert verdict.reason.endswith("the best of 1 peers within its budget has 0.3600")
 
 
+def test_what_trades_loss_for_latency_without_a_limit_is_stopped_only_when_it_is_broken() -> None:
+    faster = asked(origin="guided:faster")
+    assert EarlyStopper(faster, good_peers()).decide(RUNG, 8.0, EXACT) == GoOn()
+    assert isinstance(EarlyStopper(faster, good_peers()).decide(RUNG, math.nan, EXACT), Stop)
+    limited = asked(origin="guided:faster", budget=Budget.parse({"mflops": 50, "latency_ms": 99}))
+    peers = [timed(n, 1 + 0.1 * n, 0.2 + 0.02 * n, 9.0) for n in range(10)]
+    assert isinstance(EarlyStopper(limited, peers).decide(RUNG, 8.0, EXACT), Stop)
+
+
 # --- checks
 
 

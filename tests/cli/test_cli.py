@@ -96,7 +96,6 @@ def test_version_and_an_unknown_command() -> None:
 
 def test_help_and_the_list_of_studies_load_no_torch(tmp_path: Path) -> None:
     import subprocess
-    import sys
 
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom autoprune.cli import main\n"
@@ -197,6 +196,73 @@ def test_a_finished_study_does_nothing_more(study: Path) -> None:
     assert len(stored_trials(study)) == 5
 
 
+def breaking_study(root: Path, condition: str, trials: int) -> Path:
+    """Write a study of a network whose forward pass raises where a condition on ``self`` holds."""
+    folder = write_study(root / "studies", trials=trials)
+    file = root / "code" / "tiny.py"
+    wrong = (
+        f"    def forward(self, x):\n        if {condition}:\n            raise ValueError('a width I cannot bear')\n"
+    )
+    file.write_text(file.read_text().replace("    def forward(self, x):\n", wrong, 1))
+    return folder
+
+
+PRUNED = "self.training and self.conv2.out_channels != 16"
+
+
+def test_a_search_in_which_every_candidate_fails_alike_ends_at_the_third(tmp_path: Path) -> None:
+    folder = breaking_study(tmp_path, PRUNED, trials=9)
+    result = CliRunner(env={"AUTOPRUNE_STORAGE": ""}).invoke(main, ["search", str(folder)])
+    assert result.exit_code == 1
+    assert (
+        "the first 3 candidates all failed for one cause, so the next would too: ValueError: a width I cannot bear ("
+        in (result.stderr)
+    )
+    assert "tiny.py, line " in result.stderr
+    assert len(stored_trials(folder)) == 3
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_search_in_which_nothing_completes_says_why_and_exits_with_1(tmp_path: Path, as_json: bool) -> None:
+    folder = breaking_study(tmp_path, PRUNED, trials=2)
+    for _ in range(2):  # the same command again, with nothing left to do
+        result = run("search", folder, *(["--json"] if as_json else []))
+        assert result.exit_code == 1
+        assert "autoprune: 2 of 2 trials failed: ValueError: a width I cannot bear (tiny.py, line " in result.stderr
+        assert "autoprune: no trial completed, so there is nothing to pick from" in result.stderr
+        if as_json:
+            assert document(result)["counts"]["failed"] == 2
+        else:
+            assert "autoprune pick" not in result.stdout
+
+
+def test_a_run_that_only_adds_failures_to_a_good_study_exits_with_1(tmp_path: Path) -> None:
+    folder = breaking_study(tmp_path, f"pathlib.Path(__file__).with_name('broken').exists() and {PRUNED}", trials=3)
+    assert run("search", folder).exit_code == 0
+    broken = tmp_path / "code" / "broken"
+    broken.touch()
+    result = run("search", folder, "--trials", "5")
+    assert result.exit_code == 1
+    assert "autoprune: 2 of 5 trials failed: ValueError: a width I cannot bear" in result.stderr
+    assert "no trial completed" not in result.stderr
+    broken.unlink()
+    assert run("search", folder, "--trials", "6").exit_code == 0
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_report_whose_files_cannot_be_written_prints_its_table(study: Path, as_json: bool) -> None:
+    (study / "report.html").mkdir()
+    result = run("report", study, *(["--json"] if as_json else []))
+    assert result.exit_code == 0
+    assert result.stderr.startswith("autoprune: the report's files are not written: cannot write ")
+    if as_json:
+        assert document(result)["files"] == []
+        assert document(result)["rows"]
+    else:
+        assert "best within budget" in result.stdout
+        assert "written: " not in result.stdout
+
+
 def test_a_stored_study_answers_another_budget(study: Path) -> None:
     result = run("search", study, "--budget-mflops", "45%", "--trials", "8")
     assert result.exit_code == 0, result.output
@@ -227,7 +293,6 @@ def test_a_dense_network_at_chance_is_said_by_search_and_report(tmp_path: Path) 
 def test_a_logger_whose_library_is_missing_is_refused_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
 
     folder = write_study(tmp_path / "studies", trials=1)
     with monkeypatch.context() as patch:
@@ -657,9 +722,9 @@ def test_a_study_that_is_searched_now_is_refused_to_a_second_search_but_not_to_a
 def test_trials_that_all_fail_end_the_search_with_the_cause(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=10)
     message = refused("search", folder, "--set", "finetune.lr=1e30", code=1)
-    assert "5 candidates all failed" in message
+    assert "the first 3 candidates all failed for one cause" in message
     assert "NonFiniteError" in message
-    assert len(stored_trials(folder)) == 5
+    assert len(stored_trials(folder)) == 3
     assert "no completed trial" in refused("pick", folder, code=3)
     assert run("report", folder).exit_code == 0
 
@@ -740,12 +805,11 @@ def test_an_interrupted_pick_says_how_to_go_on(study: Path, monkeypatch: pytest.
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys, "argv", ["autoprune", "pick", "a study", "--trial", "1"])
     with monkeypatch.context() as patch:
         patch.setattr(autoprune.export.publish, "verify_in_new_process", interrupt)
         stopped = run("pick", study, "--trial", "1", "--no-compare")
     assert stopped.exit_code == 130
-    assert "are kept. Resume with:\n  autoprune pick 'a study' --trial 1" in stopped.stderr
+    assert f"are kept. Resume with:\n  autoprune pick {study} --trial 1 --no-compare\n" in stopped.stderr
     assert not (study / "picked" / "1").exists()
     gone_on = run("pick", study, "--trial", "1", "--no-compare")
     assert gone_on.exit_code == 0

@@ -34,7 +34,7 @@ def go(folder: Path, trials: int, **values: Any) -> list[Trial]:
 def test_a_study_in_pieces_asks_what_one_that_ran_through_does(tmp_path: Path) -> None:
     through, pieces = (write_study(tmp_path / name / "studies") for name in ("through", "pieces"))
     expected = [trial.candidate for trial in go(through, 12)]
-    # how deep sensitivity is measured depends on the time it takes; from then on nothing does
+    # how deep sensitivity is measured depends on the trials that are planned; from then on nothing does
     shutil.copy(through / "sensitivity.json", pieces / "sensitivity.json")
     for trials in (2, 7, 12):
         found = [trial.candidate for trial in go(pieces, trials)]

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from autoprune.analysis.early_stopping import EarlyStopper
+from autoprune.analysis.failures import SURE
 from autoprune.core.measurement import Measurement
-from autoprune.core.policy import PruningPolicy
+from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
 from autoprune.errors import EvaluationError, StudyError
 from autoprune.search.evaluation.evaluator import Evaluation
@@ -30,7 +31,8 @@ class FakeLedger:
     def ask(self, proposer: object, seed: int) -> Candidate:
         self.seeds.add(seed)
         self.log.append("ask")
-        return Candidate(len(self.trials), PruningPolicy(), seed, "sampler:fake")
+        policy = PruningPolicy({"a": GroupPolicy(len(self.trials) / 1000, "l1")})
+        return Candidate(len(self.trials), policy, seed, "sampler:fake")
 
     def tell(self, candidate: Candidate, outcome: Outcome, seconds: dict[str, float]) -> Trial:
         self.log.append("tell")
@@ -113,34 +115,42 @@ def test_seconds_are_the_evaluator_s_with_the_time_of_asking() -> None:
     assert 0 <= seconds["ask"] < 1
 
 
-def test_it_gives_up_when_several_in_a_row_fail_and_names_the_cause() -> None:
+def test_it_gives_up_when_the_first_ones_fail_for_one_cause_and_names_it() -> None:
     ledger = FakeLedger()
     with pytest.raises(EvaluationError, match="the forward pass fails") as caught:
         go(ledger, always(BAD), 50)
-    assert len(ledger.trials) == FAILURES_IN_A_ROW == 5
-    for part in ("5 candidates", "ModelError", "--trials", "Traceback of number"):
+    assert len(ledger.trials) == SURE == 3
+    for part in ("first 3 candidates", "ModelError", "same command", "--trials", "Traceback of number"):
         assert part in str(caught.value)
-    assert ledger.log[-1] == "told 4 Failed"
+    assert ledger.log[-1] == "told 2 Failed"
+
+
+def test_it_gives_up_when_several_in_a_row_fail_for_any_cause() -> None:
+    outcomes = iter([GOOD, *(Failed("ModelError", "abcde"[n]) for n in range(5)), GOOD])
+    ledger = FakeLedger()
+    with pytest.raises(EvaluationError, match="the last 5 candidates all failed; the last one with ModelError: e"):
+        go(ledger, lambda candidate, on_phase, stopper: Evaluation(next(outcomes), {}), 50)
+    assert len(ledger.trials) == 1 + FAILURES_IN_A_ROW == 6
 
 
 def test_the_failures_of_an_earlier_run_do_not_count() -> None:
     ledger = FakeLedger()
     with pytest.raises(EvaluationError):
         go(ledger, always(BAD), 50)
-    assert go(ledger, always(GOOD), 8) == 3
+    assert go(ledger, always(GOOD), 6) == 3
 
 
 def test_one_success_among_failures_lets_it_go_on() -> None:
     ledger = FakeLedger()
-    outcomes = iter([BAD, BAD, BAD, BAD, GOOD] * 4)
-    assert go(ledger, lambda candidate, on_phase, stopper: Evaluation(next(outcomes), {}), 20) == 20
+    outcomes = iter([BAD, BAD, GOOD, BAD, BAD, BAD, BAD, GOOD] * 3)
+    assert go(ledger, lambda candidate, on_phase, stopper: Evaluation(next(outcomes), {}), 24) == 24
 
 
 def test_failing_to_the_end_of_a_short_search_is_told_too() -> None:
     ledger = FakeLedger()
     with pytest.raises(EvaluationError):
-        go(ledger, always(BAD), FAILURES_IN_A_ROW)
-    assert go(FakeLedger(), always(BAD), FAILURES_IN_A_ROW - 1) == FAILURES_IN_A_ROW - 1
+        go(ledger, always(BAD), SURE)
+    assert go(FakeLedger(), always(BAD), SURE - 1) == SURE - 1
 
 
 def test_an_interrupt_leaves_the_candidate_asked_and_untold() -> None:

@@ -28,7 +28,7 @@ from autoprune.study.ledger import Ledger
 from autoprune.study.policy_params import policy_of
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
-from autoprune.study.storage import sqlite_url
+from autoprune.study.storage_url import sqlite_url
 from autoprune.study.view import open_view
 
 EXACT = Measurement({"mflops": 12.5, "mparams": 0.1, "size_mb": 0.4}, {}, ("biases",))

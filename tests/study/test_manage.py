@@ -28,7 +28,7 @@ from autoprune.study.manage.import_archive import import_study
 from autoprune.study.manage.list import list_studies
 from autoprune.study.manage.remove import remove_study
 from autoprune.study.resume import lost_candidates
-from autoprune.study.storage import sqlite_url
+from autoprune.study.storage_url import sqlite_url
 from autoprune.study.view import open_view
 
 KINDS = ("fake.tar.gz", "fake.zip")
@@ -563,11 +563,6 @@ def test_a_folder_of_any_name_is_listed_watched_reported_exported_and_removed(tm
     assert run("studies", "cp", folder, "plain", "--root", tmp_path).exit_code == 0
     assert run("studies", "rm", folder, "--yes").exit_code == 0
     assert not folder.exists()
-
-
-def test_a_path_that_no_url_can_hold_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="has a '\\?' in its path"):
-        sqlite_url(tmp_path / "a?b" / "study.db")
 
 
 def test_a_study_of_failures_alone_travels(tmp_path: Path) -> None:

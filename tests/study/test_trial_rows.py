@@ -18,7 +18,8 @@ from autoprune.study import optuna_tables
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
-from autoprune.study.storage import open_storage, sqlite_url
+from autoprune.study.storage import open_storage
+from autoprune.study.storage_url import sqlite_url
 from autoprune.study.trial_format import StoredTrial, read_trials
 from autoprune.study.trial_rows import ApiRows, Follower, TableRows, TrialRows, open_rows
 from autoprune.study.view import open_view

@@ -16,7 +16,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from autoprune.study.storage import open_storage, sqlite_url
+from autoprune.study.storage import open_storage
+from autoprune.study.storage_url import sqlite_url
 from autoprune.study.trial_format import NewTrial, TrialPlace
 from autoprune.study.trial_rows import ApiRows, TableRows
 

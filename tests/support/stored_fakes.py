@@ -19,7 +19,8 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.portable_trials import PortableStudy, write_portable
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
-from autoprune.study.storage import open_storage, sqlite_url
+from autoprune.study.storage import open_storage
+from autoprune.study.storage_url import sqlite_url
 
 DENSE = Measurement({"accuracy": 0.99, "mflops": 100.0, "latency_ms": 4.0}, {"accuracy": 0.005})
 BUDGET = Budget.parse({"mflops": 50})

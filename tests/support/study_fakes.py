@@ -17,7 +17,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget, Stopped
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.study.ledger import Ledger
-from autoprune.study.storage import sqlite_url
+from autoprune.study.storage_url import sqlite_url
 
 OBJECTIVES = ("accuracy", "mflops")
 

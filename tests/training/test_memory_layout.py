@@ -1,4 +1,4 @@
-"""The memory layout is chosen by the clock, and really is the one asked for."""
+"""The memory layout is chosen by rule, or by the clock where that is asked, and really is the one asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autoprune.models.build import build_model
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.training import memory_layout as layout
 from autoprune.training.device.runtime import Runtime
-from autoprune.training.memory_layout import fastest_layout
+from autoprune.training.memory_layout import fastest_layout, usual_layout
 
 
 @pytest.fixture
@@ -63,3 +63,27 @@ def test_a_contiguous_runtime_runs_convolutions_contiguous(channels: int) -> Non
     for one in itertools.chain(images, (i.to(memory_format=torch.channels_last) for i in images)):
         assert convolution(runtime.place_images(one)).is_contiguous()
         assert torch.equal(runtime.place_images(one), one)
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "channels_last"),
+    [
+        ((3, 224, 224), "cpu", True),
+        ((3, 96, 96), "cuda", True),
+        ((3, 32, 32), "cpu", False),
+        ((1, 8, 8), "cuda", False),
+        ((3, 224, 224), "mps", False),
+    ],
+)
+def test_the_usual_layout_goes_by_the_size_of_the_images(
+    shape: tuple[int, ...], device: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "_step", lambda *_: pytest.fail("a step was timed"))
+    runtime = Runtime(device, threads=1, channels_last=not channels_last)
+    assert usual_layout(make_toy(), shape, runtime) == Runtime(device, threads=1, channels_last=channels_last)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mlp", (6,)), ("lstm", (128, 128)), ("lstm", (1, 128, 128))])
+def test_what_convolves_no_images_is_contiguous(name: str, shape: tuple[int, ...]) -> None:
+    network = build_model(name, num_classes=2, input_shape=shape, seed=0)
+    assert usual_layout(network, shape, Runtime(channels_last=True)) == Runtime(channels_last=False)

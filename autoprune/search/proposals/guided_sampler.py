@@ -76,7 +76,8 @@ class GuidedSampler:
             trials: what is stored.
             projector: onto the budget of this run; without limits a number of MFLOPs is drawn each time.
             budget: of this run, which the best networks were measured to meet; the projector's limits may be predicted.
-            timed: the projector with a limit on predicted latency, if that is an objective; asked only if it is needed.
+            timed: the projector with a limit on predicted or assumed latency, if latency is traded; asked only if it is
+                needed.
         """
         rng = np.random.default_rng([self.seed, number, attempt])
         self._elites.read(trials)

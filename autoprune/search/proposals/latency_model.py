@@ -183,6 +183,28 @@ def latency_projector(space: SearchSpace, budget: Budget, probes: LatencyProbes,
     return Projector(space, cost, Budget(limits), predicted=projector.predicted)
 
 
+def assumed_projector(space: SearchSpace, budget: Budget, cost: WorkCost, rng: np.random.Generator) -> Projector:
+    """Return what brings policies to a budget and below the dense network's time, by shares drawn at random.
+
+    Nothing is timed, so that proposals do not depend on how busy the machine is: which kind of work takes the time is
+    drawn anew for each proposal. ``latency_ms`` stands for the share of the dense network's time, 1 for all of it.
+
+    Args:
+        space: what may be proposed.
+        budget: absolute limits, none of them on latency.
+        cost: closed-form costs and work over the space.
+        rng: draws the shares.
+    """
+    whole = cost.work(space.full)
+    counted = whole > 0
+    shares = rng.dirichlet(np.ones(int(counted.sum())))
+    coefficients = np.zeros(len(whole))
+    coefficients[counted] = shares / whole[counted]
+    limits = {"latency_ms": Limit(1.0), **budget.limits}
+    predicted = PredictedCost(cost, LatencyModel(coefficients))
+    return Projector(space, predicted, Budget(limits), predicted=frozenset({"latency_ms"}))
+
+
 def _corrected_model(space: SearchSpace, limit: float, probes: LatencyProbes, trials: Sequence[Trial]) -> LatencyModel:
     """Return the model of probes and trials, scaled so that it is right near the limit."""
     measured = [(trial, m) for trial in trials if (m := completed_measurement(trial)) and "latency_ms" in m.values]

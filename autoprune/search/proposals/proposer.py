@@ -24,7 +24,7 @@ from autoprune.errors import UsageError
 from autoprune.search.proposals.baselines import Ranking, baselines, further_baselines
 from autoprune.search.proposals.budget_projection import Cost, Projector
 from autoprune.search.proposals.guided_sampler import GuidedSampler
-from autoprune.search.proposals.latency_model import LatencyProbes, latency_projector
+from autoprune.search.proposals.latency_model import LatencyProbes, WorkCost, assumed_projector, latency_projector
 from autoprune.study.optuna_sampler import GUIDED, proposal_seed
 from autoprune.study.policy_params import Params, dimensions, policy_of
 
@@ -46,7 +46,9 @@ class Proposals:
         tolerated: group → fewest channels that the measured error allows, for the threshold baseline.
         sensitivity: how much the loss rises when each group alone is cut, for the knapsack.
         with_baselines: whether the baselines of a budget are evaluated first.
-        probes: networks timed when the study began; ``None`` if there are none, as in an older study.
+        probes: networks timed when the study began; ``None`` if there are none: no limit is on latency, or the study is
+            older.
+        work: costs that also say how much there is to do, if latency is an objective; ``None`` if it is none.
     """
 
     space: SearchSpace
@@ -60,6 +62,7 @@ class Proposals:
     tolerated: Mapping[str, int] = field(default_factory=dict)
     sensitivity: Sensitivity = field(default_factory=Sensitivity)
     probes: LatencyProbes | None = None
+    work: WorkCost | None = None
 
     @property
     def chosen_sampler(self) -> str:
@@ -114,13 +117,19 @@ class Proposals:
         return Proposal(policy, self.space.counts(policy), origin, self.budget)
 
     def _guided(self, number: int, trials: Sequence[Trial], projector: Projector) -> Proposal:
-        """Return the guided sampler's proposal, the first of a few that was not evaluated before."""
-        timed = partial(self._timed, trials) if self.probes is not None else None
+        """Return the guided sampler's proposal, the first of a few that was not evaluated before.
+
+        One for a lower latency is made for that latency where a limit is on it. Otherwise it is for this run's budget:
+        what its latency is assumed to be is no number to be held to.
+        """
+        is_limited = "latency_ms" in self.budget.limits
+        is_known = self.probes is not None if is_limited else self.work is not None
+        timed = partial(self._timed, number, trials) if is_known else None
         for attempt in range(RANDOM_DRAWS):
             found = self._guide.propose(number, attempt, trials, projector, self.budget, timed)
             if not self._guide.has_seen(found):
                 break
-        is_lower = found.origin in ("guided:lower", "guided:faster")
+        is_lower = found.origin == "guided:lower" or (found.origin == "guided:faster" and is_limited)
         return replace(found, budget=self._within(found.budget) if is_lower else self.budget)
 
     def _within(self, lower: Budget) -> Budget:
@@ -170,12 +179,13 @@ class Proposals:
             return latency_projector(self.space, self.budget, self.probes, trials)
         return Projector(self.space, self.cost, self._closed_form_budget(trials))
 
-    def _timed(self, trials: Sequence[Trial]) -> Projector:
-        """Return a projector that limits predicted latency too, by the dense network's if by nothing else."""
-        limits = {"latency_ms": Limit(self.dense["latency_ms"]), **self.budget.limits}
-        if self.probes is None:
-            raise ValueError("no network was timed, so no latency can be predicted; this is a bug in autoprune")
-        return latency_projector(self.space, Budget(limits), self.probes, trials)
+    def _timed(self, number: int, trials: Sequence[Trial]) -> Projector:
+        """Return a projector that limits latency too: as timed networks predict, or else as is assumed at random."""
+        if "latency_ms" in self.budget.limits and self.probes is not None:
+            return latency_projector(self.space, self.budget, self.probes, trials)
+        if self.work is None:
+            raise ValueError("nothing says what takes time, so no latency can be limited; this is a bug in autoprune")
+        return assumed_projector(self.space, self.budget, self.work, np.random.default_rng([self.seed, number, 1]))
 
     def _closed_form_budget(self, trials: Sequence[Trial]) -> Budget:
         """Return the budget with a latency limit turned into the MFLOPs that are predicted to meet it."""

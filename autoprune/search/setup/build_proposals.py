@@ -25,7 +25,7 @@ def build_proposals(study: PreparedStudy, budget: Budget) -> Proposals:
     tolerated = tolerated_counts(context, study.start_pruner)
     sensitivity = measured_sensitivity(context, study.start_pruner)
     probes = None
-    if needs_probes(budget, spec.objectives):
+    if needs_probes(budget):
         probes = latency_probes(context, pruner, study.cost, study.timer, study.dense["latency_ms"])
     return Proposals(
         study.space,
@@ -38,4 +38,5 @@ def build_proposals(study: PreparedStudy, budget: Budget) -> Proposals:
         tolerated=tolerated,
         sensitivity=sensitivity,
         probes=probes,
+        work=study.cost if "latency_ms" in spec.objectives else None,
     )

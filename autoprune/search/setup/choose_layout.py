@@ -1,4 +1,8 @@
-"""The memory layout that a study's networks have: as the spec says, or the faster one."""
+"""The memory layout that a study's networks have: as the spec says, by rule, or the faster one if that is asked for.
+
+Two layouts round differently, so the layout is part of what a seed fixes: it is decided once, said in a line and stored
+with the study, and ``auto`` never looks at a clock.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +16,33 @@ from autoprune.core.counts import ChannelCounts
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.context import StudyContext
 from autoprune.study.dense_facts import read_dense_facts
+from autoprune.study.spec_run import OPEN_LAYOUTS
 from autoprune.training.device.runtime import Runtime
-from autoprune.training.memory_layout import fastest_layout
+from autoprune.training.memory_layout import fastest_layout, has_layouts, usual_layout
 
 
 def with_layout(context: StudyContext, pruner: Pruner) -> StudyContext:
-    """Return the context with the layout decided: as given, or the faster one for a half-pruned network."""
+    """Return the context with the layout decided: as given, as stored, by rule, or the faster one."""
     spec = context.spec
-    device = _measured_layout(context, pruner) if spec.runtime.layout == "auto" else context.device
-    layout = "channels_last" if device.channels_last else "contiguous"
-    runtime = spec.runtime.model_copy(update={"layout": layout})
+    device = _decided_layout(context, pruner) if spec.runtime.layout in OPEN_LAYOUTS else context.device
+    runtime = spec.runtime.model_copy(update={"layout": device.layout})
     return replace(context, spec=spec.model_copy(update={"runtime": runtime}), device=device)
 
 
-def _measured_layout(context: StudyContext, pruner: Pruner) -> Runtime:
+def _decided_layout(context: StudyContext, pruner: Pruner) -> Runtime:
     spec, device = context.spec, context.device
     if context.folder.dense_facts.exists():  # the dense network was timed in it already
         return replace(device, channels_last=read_dense_facts(context.folder).layout == "channels_last")
-    context.notify("choosing the faster memory layout")
-    return fastest_layout(half_pruned(pruner), context.task, spec.finetune.batch_size, device, spec.seed)
+    if not has_layouts(pruner.network, context.task.input_shape):
+        return replace(device, channels_last=False)
+    if spec.runtime.layout == "measured":
+        decided = fastest_layout(half_pruned(pruner), context.task, spec.finetune.batch_size, device, spec.seed)
+        context.notify(f"memory layout: {decided.layout}, in which a few training steps took less time here")
+        return decided
+    decided = usual_layout(pruner.network, context.task.input_shape, device)
+    size = "×".join(map(str, context.task.input_shape[-2:]))
+    context.notify(f"memory layout: {decided.layout}, as usual for images of {size} pixels; --layout names another")
+    return decided
 
 
 def half_pruned(pruner: Pruner, without: Iterable[Block] = ()) -> nn.Module:

@@ -16,8 +16,8 @@ from autoprune.training.settings import FinetuneSettings
 def resolve(spec: StudySpec) -> StudySpec:
     """Return the spec with device and precision decided for this machine.
 
-    A layout left to ``auto`` is decided when a study is prepared, which can measure it, and so is what networks are
-    timed in.
+    A layout left open is decided when a study is prepared, which knows the network, and so is what networks are timed
+    in.
 
     Raises:
         UsageError: if this machine lacks the device or the latency runtime that the spec names.

@@ -3,7 +3,8 @@
 Every group is cut to half first and every block dropped; then groups are cut to a quarter, and after that only where
 it tells something: to three quarters where half already hurts, to an eighth where a quarter does not. Each network is
 recalibrated and scored on the same validation images as the dense one, so that differences are paired and small ones
-show. It takes a set share of the time that the search itself is expected to take.
+show. It takes a set share of the work that the search itself is expected to be. Work is counted in forward passes and
+never timed: on a busy machine the same seed measures the same.
 
 Source: Li et al. 2017, "Pruning Filters for Efficient ConvNets", section 3.2, with the recalibration of Li et al.
 2020, "EagleEye", section 3.3.
@@ -112,27 +113,24 @@ def _measured(probe: SensitivityProbe) -> Sensitivity:
     context, space, names = probe.context, probe.pruner.space, probe.pruner.space.cut_names
     wish = context.spec.sensitivity
     started = time.perf_counter()
-    per_image = _seconds_per_image(probe)
-    allowed = wish.share * Expected.of(context).forward_passes * per_image
-    affordable = int(allowed / (2 * len(names) * 2 * per_image))  # two levels each, seen twice
+    allowed = wish.share * Expected.of(context).forward_passes
+    affordable = int(allowed / (2 * len(names) * 2))  # two levels each, seen twice
     images = min(context.task.sizes["val"], max(FEWEST_IMAGES, min(wish.images, affordable)))
     context.notify(f"measuring how sensitive {len(names)} groups and blocks are, on {images} validation images each")
-    dense = probe.loss({}, images)
+    dense, passes = probe.loss({}, images), _passes(images)
     rises: dict[str, dict[int, float]] = {name: {} for name in names}
     for is_first, (name, count) in _levels(probe, rises, dense):
-        if not is_first and time.perf_counter() - started > allowed:
+        if not is_first and passes > allowed:
             break
         rises[name][count] = _rise(probe, (name, count), images, dense)
+        passes += _passes(images)
     curves = {name: Curve(space.cut_choices[name][-1], rise) for name, rise in rises.items()}
     return Sensitivity(curves, dense, time.perf_counter() - started, {"images": images, "seed": context.spec.seed})
 
 
-def _seconds_per_image(probe: SensitivityProbe) -> float:
-    """Return what it takes to recalibrate on one image, or to score it."""
-    probe.loss({}, FEWEST_IMAGES)  # the first call of all is slow
-    before = time.perf_counter()
-    probe.loss({}, FEWEST_IMAGES)
-    return (time.perf_counter() - before) / (2 * FEWEST_IMAGES)
+def _passes(images: int) -> int:
+    """Return the forward passes of one image that a network's recalibration and score take together."""
+    return images + min(images, RECALIBRATION_IMAGES)
 
 
 def _rise(probe: SensitivityProbe, level: Level, images: int, dense: float) -> float:

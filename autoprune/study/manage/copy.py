@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from autoprune.core.leftovers import is_alive
 from autoprune.errors import StudyError
 from autoprune.study.accepted_toml import read_accepted, write_accepted
 from autoprune.study.copy_trials import backup_sqlite, copy_study, delete_study, rename_in_sqlite
@@ -107,7 +108,8 @@ def building(target: Path) -> Iterator[StudyFolder]:
     is_new = not target.parent.exists()
     try:
         for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-            if not _is_alive(left.name.split(".")[-2]):
+            number = left.name.split(".")[-2]
+            if number.isdecimal() and not is_alive(int(number)):
                 shutil.rmtree(left, ignore_errors=True)
         hidden.mkdir(parents=True)
         yield StudyFolder(hidden)
@@ -120,16 +122,3 @@ def building(target: Path) -> Iterator[StudyFolder]:
         if is_new:
             with suppress(OSError):  # something is in it, as it should be
                 target.parent.rmdir()
-
-
-def _is_alive(number: str) -> bool:
-    """Return whether a process of this number may be alive."""
-    if not number.isdecimal():
-        return True
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from autoprune.core.leftovers import remove_leftovers, scratch_folder, temporary_neighbour
 from autoprune.errors import StudyError, UsageError
 from autoprune.study.manage.archive_file import ENDINGS, FACTS, RESOLVED, TRIALS, write_archive
 from autoprune.study.manage.file_inventory import TRIAL_WEIGHTS, carried_files, stored_folder
 from autoprune.study.manage.manifest import Manifest
 from autoprune.study.manage.portable_paths import Wording, outside_values, portable_wording, without_paths
-from autoprune.study.portable_trials import PortableStudy, read_portable
+from autoprune.study.portable_trials import reading_portable
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved, write_resolved
-from autoprune.study.storage import sqlite_url
+from autoprune.study.storage_url import sqlite_url
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,14 @@ def export_study(path: Path, target: Path, storage: str | None = None, *, force:
     folder = stored_folder(path)
     _check_target(target, force)
     spec = read_resolved(folder.resolved)
-    study, wording = _read(folder.database, spec, storage), portable_wording(spec)
-    about = _about(spec, study, wording)
-    hidden = target.with_name(f".{target.name}.{os.getpid()}.tmp{''.join(target.suffixes[-1:])}")
+    url, wording = _url(folder.database, storage), portable_wording(spec)
+    hidden = temporary_neighbour(target)
     try:
-        with tempfile.TemporaryDirectory(prefix="autoprune-export-") as temporary:
-            _stage(path, Path(temporary), spec, study, wording)
+        with scratch_folder("export") as scratch:
+            about = _stage(path, scratch, spec, url, wording)
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_archive(Path(temporary), about, hidden)
+            remove_leftovers(target.parent)
+            write_archive(scratch, about, hidden)
             hidden.replace(target)
     except OSError as error:
         raise StudyError(
@@ -77,14 +76,14 @@ def export_study(path: Path, target: Path, storage: str | None = None, *, force:
     return Exported(target, target.stat().st_size, about.trials, about.needs)
 
 
-def _about(spec: StudySpec, study: PortableStudy, wording: Wording) -> Manifest:
+def _about(spec: StudySpec, facts: Mapping[str, Any], trials: int, wording: Wording) -> Manifest:
     """Return what the archive says of itself, but for its files."""
     return Manifest(
         study=spec.name,
         autoprune=version("autoprune"),
-        trials=len(study.trials),
+        trials=trials,
         needs={key: wording.apply(value) for key, value in outside_values(spec).items()},
-        measured_on=_measured_on(study.facts),
+        measured_on=_measured_on(facts),
     )
 
 
@@ -95,17 +94,37 @@ def _check_target(target: Path, force: bool) -> None:
         raise UsageError(f"{str(target)!r} exists already; give another name, or --force to replace it")
 
 
-def _read(database: Path, spec: StudySpec, storage: str | None) -> PortableStudy:
+def _url(database: Path, storage: str | None) -> str:
     if not database.exists() and storage is None:
         raise StudyError(
             f"there are no trials in {str(database.parent)!r}; if they are in another storage, give it with --storage"
         )
-    url = sqlite_url(database) if database.exists() or storage is None else storage
-    return read_portable(url, spec.name, spec.objectives)
+    return sqlite_url(database) if database.exists() or storage is None else storage
 
 
-def _stage(path: Path, staged: Path, spec: StudySpec, study: PortableStudy, wording: Wording) -> None:
-    """Put everything that travels into a folder, without the paths of this machine."""
+def _stage(path: Path, staged: Path, spec: StudySpec, url: str, wording: Wording) -> Manifest:
+    """Put everything that travels into a folder, without the paths of this machine; return what it says of itself."""
+    with (
+        reading_portable(url, spec.name, spec.objectives) as (facts, trials),
+        (staged / TRIALS).open("w", encoding="utf-8") as lines,
+    ):
+        count = sum(_write_line(lines, wording.apply_to_json(_without_paths(trial))) for trial in trials)
+    (staged / FACTS).write_text(json.dumps(wording.apply_to_json(dict(facts)), indent=1), encoding="utf-8")
+    _stage_files(path, staged, wording)
+    values = spec.model_dump(mode="json")
+    values["data"]["root"] = ""
+    write_resolved(StudySpec.model_validate(wording.apply_to_json(values)), staged / RESOLVED)
+    return _about(spec, facts, count, wording)
+
+
+def _write_line(lines: TextIO, trial: object) -> int:
+    """Write a trial; return 1, to be added up."""
+    lines.write(f"{json.dumps(trial)}\n")
+    return 1
+
+
+def _stage_files(path: Path, staged: Path, wording: Wording) -> None:
+    """Put the files that travel beside the trials into a folder."""
     for name in carried_files(path):
         (staged / name).parent.mkdir(exist_ok=True)
         try:
@@ -118,12 +137,6 @@ def _stage(path: Path, staged: Path, spec: StudySpec, study: PortableStudy, word
             (staged / name).write_bytes(wording.apply_to_tensors(content))
         else:
             (staged / name).write_text(wording.apply(content.decode("utf-8")), encoding="utf-8")
-    values = spec.model_dump(mode="json")
-    values["data"]["root"] = ""
-    write_resolved(StudySpec.model_validate(wording.apply_to_json(values)), staged / RESOLVED)
-    (staged / FACTS).write_text(json.dumps(wording.apply_to_json(dict(study.facts)), indent=1), encoding="utf-8")
-    lines = (json.dumps(wording.apply_to_json(_without_paths(trial))) for trial in study.trials)
-    (staged / TRIALS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _without_paths(trial: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from autoprune.study.manage.remove import removal_lock, remove_made
 from autoprune.study.portable_trials import PortableStudy, check_portable, write_portable
 from autoprune.study.spec import NAME_PATTERN, StudySpec
 from autoprune.study.spec_toml import read_resolved, write_resolved
-from autoprune.study.storage import sqlite_url
+from autoprune.study.storage_url import sqlite_url
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from autoprune.analysis.pareto import best_within
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS
-from autoprune.core.trial import Trial, completed_measurement
-from autoprune.errors import AutopruneError
+from autoprune.core.trial import completed_measurement
+from autoprune.errors import AutopruneError, StudyError
 from autoprune.study.disk_usage import size_of
 from autoprune.study.folder import StudyFolder
 from autoprune.study.lock import is_searched
 from autoprune.study.manage.file_inventory import DATABASE, SPEC
-from autoprune.study.view import StudyView, open_view
+from autoprune.study.manage.quick_look import QuickLook, quick_look
+from autoprune.study.spec_toml import read_resolved
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Listed:
         size_bytes: of all its files.
         active: when its trials were last written to.
         searching: whether a process is searching it now.
-        view: what is stored, or ``None`` if it cannot be read.
+        look: what is stored, or ``None`` if it cannot be read.
+        wanted: how many trials the study is to reach.
         fault: why it cannot be read, or an empty string.
     """
 
@@ -36,18 +38,14 @@ class Listed:
     size_bytes: int
     active: datetime.datetime
     searching: bool
-    view: StudyView | None
+    look: QuickLook | None
+    wanted: int = 0
     fault: str = ""
 
     @property
     def name(self) -> str:
         """Return the folder's name, by which commands know the study."""
         return self.folder.path.name
-
-    @property
-    def best(self) -> Trial | None:
-        """Return the best trial within the last run's budget."""
-        return best_within(self.view.trials, self.view.budget) if self.view else None
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON; a study that cannot be read says why under ``error``."""
@@ -58,19 +56,18 @@ class Listed:
             "last_activity": self.active.isoformat(timespec="seconds"),
             "searching": self.searching,
         }
-        if self.view is None:
+        if self.look is None:
             return {**row, "error": self.fault}
-        best = self.best
-        measured = completed_measurement(best) if best else None
+        best = self.look.best
         return {
             **row,
-            "finished": len(self.view.trials),
-            "trials": self.view.spec.trials,
-            "running": self.view.running,
-            "budget": self.view.budget.to_json(),
-            "best_trial": best.number if best else None,
-            "best_accuracy": measured["accuracy"] if measured else None,
-            "best": best_text(measured) if measured else "",
+            "finished": self.look.finished,
+            "trials": self.wanted,
+            "running": self.look.running,
+            "budget": self.look.facts.budget.to_json(),
+            "best_trial": self.look.best_number,
+            "best_accuracy": best["accuracy"] if best else None,
+            "best": best_text(best) if best else "",
         }
 
 
@@ -90,19 +87,50 @@ def list_studies(root: Path, storage: str | None = None) -> list[Listed]:
         root: the folder that holds the studies.
         storage: Optuna storage URL for those that have no trials in their own folder.
     """
-    found = sorted(path.parent for path in root.glob(f"*/{SPEC[0]}"))
+    try:
+        found = sorted(path for path in root.iterdir() if _may_hold_study(path))
+    except (FileNotFoundError, NotADirectoryError):
+        found = []
     return [_listed(StudyFolder(path), storage) for path in found if not path.name.startswith(".")]  # being built
 
 
-def _listed(folder: StudyFolder, storage: str | None) -> Listed:
-    size, active = size_of(folder).total, last_activity(folder)
+def _may_hold_study(path: Path) -> bool:
     try:
+        return (path / SPEC[0]).exists()
+    except OSError:  # it cannot be looked into, which the list says
+        return True
+
+
+def _listed(folder: StudyFolder, storage: str | None) -> Listed:
+    size, active = size_of(folder).total, datetime.datetime.fromtimestamp(0, datetime.UTC)
+    try:
+        active = last_activity(folder)
         searching = is_searched(folder.lock)
-        view = open_view(folder.path, None if folder.database.exists() else storage)
-    except AutopruneError as error:
-        where = " (or its trials are in another storage: give --storage)" if not folder.database.exists() else ""
-        return Listed(folder, size, active, False, None, f"{error}{where}")
-    return Listed(folder, size, active, searching, view)
+        wanted = read_resolved(folder.resolved).trials
+        look = _look(folder, storage)
+    except (AutopruneError, OSError) as error:
+        is_elsewhere = isinstance(error, StudyError) and not folder.database.exists()
+        where = " (or its trials are in another storage: give --storage)" if is_elsewhere else ""
+        return Listed(folder, size, active, False, None, fault=f"{error}{where}")
+    return Listed(folder, size, active, searching, look, wanted)
+
+
+def _look(folder: StudyFolder, storage: str | None) -> QuickLook:
+    """Return what a list shows of a study, from a quick look if one is enough.
+
+    Raises:
+        StudyError: if it cannot be read.
+    """
+    if folder.database.exists():
+        found = quick_look(folder.database, read_resolved(folder.resolved).name)
+        if found is not None:
+            return found
+    from autoprune.study.view import open_view  # loads Optuna, which takes longer than a list should
+
+    view = open_view(folder.path, None if folder.database.exists() else storage)
+    best = best_within(view.trials, view.budget)
+    measured = completed_measurement(best) if best else None
+    return QuickLook(len(view.trials), view.running, view.facts, best.number if best else None, measured)
 
 
 def last_activity(folder: StudyFolder) -> datetime.datetime:

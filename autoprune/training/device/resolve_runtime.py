@@ -12,7 +12,7 @@ from autoprune.training.device.runtime import Precision, Runtime
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 _PRECISIONS = ("auto", "fp32", "bf16")
-_LAYOUTS = ("auto", "channels_last", "contiguous")
+_LAYOUTS = ("auto", "measured", "channels_last", "contiguous")
 
 
 def resolve_runtime(device: str = "auto", precision: str = "auto", layout: str = "auto", threads: int = 0) -> Runtime:
@@ -21,7 +21,8 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", layout: str =
     Args:
         device: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the first present of cuda, mps, cpu.
         precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware multiplies it natively.
-        layout: ``channels_last``, ``contiguous``, or ``auto`` for channels last except on mps, where it gains nothing.
+        layout: ``channels_last``, ``contiguous``, or, until a study decides it, ``auto`` or ``measured`` for channels
+            last except on mps, where it gains nothing.
         threads: CPU threads; 0 for one on each core this process may use.
 
     Raises:
@@ -36,7 +37,7 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", layout: str =
     device = _present_device(device)
     if precision == "auto":
         precision = "bf16" if _has_fast_bf16(device) else "fp32"
-    channels_last = device != "mps" if layout == "auto" else layout == "channels_last"
+    channels_last = device != "mps" if layout in ("auto", "measured") else layout == "channels_last"
     return Runtime(device, cast(Precision, precision), channels_last, threads)
 
 

@@ -42,6 +42,11 @@ class Runtime:
     threads: int = 0
 
     @property
+    def layout(self) -> Literal["channels_last", "contiguous"]:
+        """Return the layout's name, as a spec has it."""
+        return "channels_last" if self.channels_last else "contiguous"
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """Return the layout that images and convolution weights are given."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
@@ -104,7 +109,7 @@ class Runtime:
             "device": self.device,
             "device_name": _device_name(self.device),
             "precision": self.precision,
-            "layout": "channels_last" if self.channels_last else "contiguous",
+            "layout": self.layout,
             "threads": self.threads or available_cores(),
             "torch": str(torch.__version__),
             "platform": platform.platform(terse=True),

@@ -1,0 +1,52 @@
+"""What of the command line may be shown again: everything but the passwords of storage URLs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+
+import click
+
+STORAGE_VARIABLE = "AUTOPRUNE_STORAGE"
+_ARGUMENTS = "autoprune.cli.arguments"  # a key of click's own memory of the whole command
+
+
+def remember_arguments(ctx: click.Context, arguments: Sequence[str]) -> None:
+    """Keep what was typed after ``autoprune``, for :func:`command_again` and :func:`hidden`."""
+    ctx.meta[_ARGUMENTS] = tuple(arguments)
+
+
+def command_again(ctx: click.Context) -> str:
+    """Return the command as it was typed, to be typed again; in the place of a password stands ``***``."""
+    return f"autoprune {shlex.join(_shown(each) for each in _arguments(ctx))}"
+
+
+def hidden(message: str, ctx: click.Context) -> str:
+    """Return a message in which no URL that was typed, or is in the environment, shows its password."""
+    for given in (*_arguments(ctx), os.environ.get(STORAGE_VARIABLE, "")):
+        for text in (given, given.partition("=")[2]):
+            shown = _shown(text)
+            if shown != text:
+                message = message.replace(text, shown).replace(repr(text)[1:-1], repr(shown)[1:-1])
+    return message
+
+
+def _arguments(ctx: click.Context) -> tuple[str, ...]:
+    return tuple(ctx.meta.get(_ARGUMENTS, ()))
+
+
+def _shown(argument: str) -> str:
+    """Return an argument as it may be shown.
+
+    >>> _shown("--storage=mysql://me:secret@host/db"), _shown("space.keep=a:b@c")
+    ('--storage=mysql://me:***@host/db', 'space.keep=a:b@c')
+    """
+    from autoprune.study.storage_url import without_password
+
+    if "://" not in argument:
+        return argument
+    flag, equals, value = argument.partition("=")
+    if "://" in flag:
+        return without_password(argument)
+    return f"{flag}{equals}{without_password(value)}"

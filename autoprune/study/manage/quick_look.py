@@ -1,0 +1,100 @@
+"""A SQLite study at a glance, for lists of many studies: a few queries, without Optuna, SQLAlchemy or a single policy.
+
+Where the tables are not those that are known, or anything else is unusual, there is no quick look, and ``view`` reads
+the study as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.analysis.pareto import best_within
+from autoprune.core.measurement import Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Candidate, Completed, Trial, outcome_from_json
+from autoprune.study.study_facts import StudyFacts
+from autoprune.study.table_schema import CANDIDATE, KNOWN_SCHEMA, OUTCOME
+
+_STUDY = "SELECT study_id FROM studies WHERE study_name = ?"
+_FACTS = "SELECT key, value_json FROM study_user_attributes WHERE study_id = ?"
+_TRIALS = """
+    SELECT trials.trial_id, trials.state, attributes.value_json FROM trials
+    LEFT JOIN trial_user_attributes AS attributes ON attributes.trial_id = trials.trial_id AND attributes.key = ?
+    WHERE trials.study_id = ? ORDER BY trials.number
+"""
+_CANDIDATE = "SELECT value_json FROM trial_user_attributes WHERE trial_id = ? AND key = ?"
+
+
+@dataclass(frozen=True)
+class QuickLook:
+    """What a line of a list shows of a study.
+
+    Attributes:
+        finished: how many trials have ended.
+        running: how many candidates have no outcome yet.
+        facts: what is stored about the study as a whole.
+        best_number: of the best trial within the last run's budget; ``None`` if none meets it.
+        best: what was measured of it.
+    """
+
+    finished: int
+    running: int
+    facts: StudyFacts
+    best_number: int | None
+    best: Measurement | None
+
+
+def quick_look(database: Path, name: str) -> QuickLook | None:
+    """Return what a list shows of a study; ``None`` if it has to be read as a whole.
+
+    Args:
+        database: a SQLite file, which a search may be writing.
+        name: of the study in it.
+    """
+    try:
+        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+            return _look(connection, name)
+    except (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # whoever reads it as a whole says what is wrong
+
+
+def _look(connection: sqlite3.Connection, name: str) -> QuickLook | None:
+    versions = {version for (version,) in connection.execute("SELECT version_num FROM alembic_version")}
+    found = connection.execute(_STUDY, (name,)).fetchone()
+    if found is None or not versions <= set(KNOWN_SCHEMA):
+        return None
+    connection.execute("BEGIN")  # one moment
+    stored = dict(connection.execute(_FACTS, found))
+    facts = StudyFacts.from_json({key: json.loads(json.loads(value)) for key, value in stored.items()})
+    rows = connection.execute(_TRIALS, (OUTCOME, *found)).fetchall()
+    ended = [
+        (trial_id, json.loads(json.loads(text))["outcome"])
+        for trial_id, state, text in rows
+        if text is not None and state not in ("RUNNING", "WAITING")
+    ]
+    running = sum(state == "RUNNING" for _, state, _ in rows)
+    best = _best(connection, ended, facts)
+    number, measured = best if best else (None, None)
+    return QuickLook(len(ended), running, facts, number, measured)
+
+
+def _best(
+    connection: sqlite3.Connection, ended: list[tuple[int, dict[str, Any]]], facts: StudyFacts
+) -> tuple[int, Measurement] | None:
+    """Return the number of the best trial within the budget, and what it measured."""
+    nobody = PruningPolicy()
+    trials = [  # under the number of their record: of all candidates only the best one's is read
+        Trial(Candidate(trial_id, nobody, 0, ""), outcome, {}, 0)
+        for trial_id, data in ended
+        if isinstance(outcome := outcome_from_json(data), Completed)
+    ]
+    found = best_within(trials, facts.budget)
+    if found is None or not isinstance(found.outcome, Completed):
+        return None
+    (text,) = connection.execute(_CANDIDATE, (found.number, CANDIDATE)).fetchone()
+    return int(json.loads(json.loads(text))["number"]), found.outcome.measurement
