@@ -41,8 +41,14 @@ class RuntimeSpec(Section):
     """Where and how the arithmetic runs."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="auto: the fastest there is")
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of activations in training")
-    layout: Literal["auto", "channels_last", "contiguous"] = Field(default="auto", description="of images in memory")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="of activations in training; auto: bf16 where the machine multiplies it natively and the network "
+        "works in it",
+    )
+    layout: Literal["auto", "channels_last", "contiguous"] = Field(
+        default="auto", description="of images in memory; auto: the faster one that the network works in"
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads for training; 0: all cores")
 
 
