@@ -107,6 +107,7 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     whole network is timed without these clocks, in each runtime. One FLOP is one multiply–accumulate.
     """
     from autoprune.cost.timing_plan import TimingPlan
+    from autoprune.search.setup.choose_runtime import runtime_to_run
     from autoprune.search.setup.profile_network import open_network, profile_network
     from autoprune.training.device.resolve_runtime import resolve_runtime
 
@@ -115,6 +116,8 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     plan = TimingPlan(batch=how["batch"], threads=how["threads"], blocks=11)
     with as_its_owner_runs_it(model):
         network, what = open_network(model, _architecture(model, shape, classes, data))
+        named = {"layout"} if how["layout"] != "auto" else set()
+        runtime = runtime_to_run(network, what.input_shape, runtime, named, _say)
         found = profile_network(network, what, runtime, plan, runtimes)
     if attribute := SORTS[how["sort"]]:
         found = replace(found, layers=tuple(sorted(found.layers, key=attrgetter(attribute), reverse=True)))
@@ -122,6 +125,10 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
         emit({**found.to_json(), "model": model})
     else:
         _print(model, found)
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
 
 
 def _architecture(model: str, text: str | None, classes: int | None, data: str | None) -> Architecture | None:

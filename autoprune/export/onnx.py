@@ -1,7 +1,8 @@
 """Converting a network to ONNX, and running such a file in ONNX Runtime on the CPU.
 
 Needs the extra ``onnx`` (the packages ``onnx``, ``onnxscript`` and ``onnxruntime``), which is loaded late. The
-conversion is PyTorch's own exporter; that both answer alike is for the caller to check, on inputs that matter.
+conversion is PyTorch's own exporter, in a process of its own because it may crash; that both answer alike is for the
+caller to check, on inputs that matter.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ExportError
+from autoprune.export.own_process import ForeignCodeError, in_own_process
 from autoprune.models.copying.copy_network import copy_network
 
 CONVERTER = ("onnx", "onnxscript")
@@ -59,28 +61,42 @@ def onnx_model(network: nn.Module, example: Tensor, *, optimize: bool = True) ->
         ExportError: as :func:`onnx_bytes` does.
     """
     _need(CONVERTER)
+    import onnx
+    import onnxscript  # noqa: F401  # here, so that children need not load it anew
+
+    twin: nn.Module = copy_network(network).cpu().eval()
+    twin.to(memory_format=torch.contiguous_format)
+    inputs = torch.zeros(2, *example.shape[1:], dtype=example.dtype)  # of one, N would be taken as the number 1
     try:
-        with _quiet(), torch.inference_mode(False), torch.no_grad():
-            twin: nn.Module = copy_network(network).cpu().eval()
-            twin.to(memory_format=torch.contiguous_format)
-            program = torch.onnx.export(
-                twin,
-                (torch.zeros(2, *example.shape[1:], dtype=example.dtype),),  # of one, N would be taken as the number 1
-                dynamo=True,
-                verbose=False,
-                optimize=optimize,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: BATCH},),
-            )
-            model = program.model_proto  # type: ignore[union-attr]
-    except Exception as error:  # the exporter, or the user's own network, may raise anything
+        content = in_own_process(lambda: _converted(twin, inputs, optimize), _described)
+    except ForeignCodeError as error:
         raise ExportError(
-            f"the network cannot be converted to ONNX: {type(error).__name__}: {_reason(error)}; its other files and "
-            f"the latency runtime torch do without"
+            f"the network cannot be converted to ONNX: {error}; its other files and the latency runtime torch do "
+            f"without"
         ) from error
+    model = onnx.load_from_string(content)
     check_ends(model)
     return model
+
+
+def _converted(network: nn.Module, inputs: Tensor, optimize: bool) -> bytes:
+    """Return what the exporter makes of a network, with its notes; may raise anything, or crash."""
+    with _quiet(), torch.inference_mode(False), torch.no_grad():
+        program = torch.onnx.export(
+            network,
+            (inputs,),
+            dynamo=True,
+            verbose=False,
+            optimize=optimize,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: BATCH},),
+        )
+        return bytes(program.model_proto.SerializeToString())  # type: ignore[union-attr]
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {_reason(error)}"
 
 
 def optimized(model: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ExportError
+from autoprune.export.own_process import ForeignCodeError, in_own_process
 from autoprune.models.copying.copy_network import copy_network
 
 _LONGEST_REASON = 300
@@ -30,17 +31,21 @@ def program_bytes(network: nn.Module, example: Tensor) -> bytes:
     """
     twin = copy_network(network).cpu().eval()
     two = example[:1].detach().cpu().contiguous().expand(2, *example.shape[1:]).clone()  # of one, N would be taken as 1
-    file = io.BytesIO()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(twin, (two,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-            torch.export.save(program, file)
-    except Exception as error:  # the exporter, or the user's own network, may raise anything
+        return in_own_process(lambda: _exported(twin, two), _described)
+    except ForeignCodeError as error:
         raise ExportError(
-            f"the network cannot be exported as a program: {type(error).__name__}: {_reason(error)}; its other files "
-            f"do without"
+            f"the network cannot be exported as a program: {error}; its other files do without"
         ) from error
+
+
+def _exported(network: nn.Module, inputs: Tensor) -> bytes:
+    """Return the exported program; may raise anything, or crash."""
+    file = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(network, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(program, file)
     return file.getvalue()
 
 
@@ -54,6 +59,10 @@ def load_program(content: bytes) -> nn.Module:
         return torch.export.load(io.BytesIO(content)).module()
     except Exception as error:  # a damaged file makes the reader raise anything
         raise ExportError(f"PyTorch does not take the program: {_reason(error)}; export it again") from error
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {_reason(error)}"
 
 
 def _reason(error: BaseException) -> str:

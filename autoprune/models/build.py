@@ -60,15 +60,20 @@ def build_model(
                 image_of(input_shape, source)
             return build_torchvision(source, num_classes, offers["in_channels"], weights, notify)
         made = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
-        if not isinstance(made, nn.Module):
-            raise ModelError(f"model {source!r} returned {type(made).__name__}; expected a torch.nn.Module")
-        network = made
-        if source not in MODELS.builtins:
-            with as_its_owner_runs_it(source):
-                network = own_network(made, source, input_shape)
+        network = _network_of(made, source, input_shape)
     if weights:
         load_weights(network, weights, former_names(made))
     return network.train()
+
+
+def _network_of(made: object, source: str, input_shape: Shape | None) -> nn.Module:
+    """Return a built-in network as it is, and a copy of what another function returned."""
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"model {source!r} returned {type(made).__name__}; expected a torch.nn.Module")
+    if source in MODELS.builtins:
+        return made
+    with as_its_owner_runs_it(source):
+        return own_network(made, source, input_shape)
 
 
 def count_parameters(network: nn.Module) -> int:

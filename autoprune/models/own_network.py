@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
@@ -21,6 +21,7 @@ from autoprune.models.copying.copy_network import copy_network
 from autoprune.models.copying.wrappers import unwrapped_name
 
 _EXAMPLES = 2
+_SAME = 1e-5  # of the largest answer; sums in another order differ by about 1e-6
 
 
 def own_network(made: nn.Module, source: str, input_shape: Shape | None) -> nn.Module:
@@ -57,15 +58,16 @@ def former_names(made: nn.Module) -> dict[str, str]:
 
 
 def _run_once(network: nn.Module, made: nn.Module, source: str, input_shape: Shape) -> nn.Module:
-    """Return a network after a forward pass if that made weights, else as it was; refuse one that runs another."""
+    """Return a network after a forward pass if that made weights, else as it was; refuse what answers by chance."""
     tried = copy_network(network).eval()
     strangers = {id(module): path for path, module in made.named_modules()}
-    names, fault = set(network.state_dict()), None
+    had_lazy, names, fault, spread = _has_lazy(network), set(network.state_dict()), None, 0.0
     with _modules_run(strangers) as run:
         try:
-            _run(tried, input_shape)
-            if any(is_lazy(tensor) for tensor in tried.state_dict(keep_vars=True).values()):
-                _run(tried.train(), input_shape)  # what only training runs
+            spread = _spread_of_answers(tried, torch.rand(_EXAMPLES, *input_shape))
+            if _has_lazy(tried):
+                with torch.no_grad():
+                    tried.train()(torch.rand(_EXAMPLES, *input_shape))  # what only training runs
         except Exception as error:  # the user's own forward may raise anything
             fault = error
     if run:
@@ -73,18 +75,33 @@ def _run_once(network: nn.Module, made: nn.Module, source: str, input_shape: Sha
             f"a copy of model {source!r} runs the module {run[0]!r} of the first instance, because a function or an "
             f"object outside of the network holds that instance; let it use the module that it is given"
         )
-    lazy = any(is_lazy(tensor) for tensor in network.state_dict(keep_vars=True).values())
-    if fault is not None and lazy:
+    if spread > _SAME:
+        raise ModelError(
+            f"model {source!r} answers at random: its answers to one input, given twice in eval mode, differ by "
+            f"{spread:.2g} of the largest, so neither a cut nor a score could be checked. Let it draw nothing and "
+            f"change nothing in eval mode, as by F.dropout(x, p, training=self.training)"
+        )
+    if fault is not None and had_lazy:
         raise ModelError(
             f"model {source!r} has lazy layers, and does not run on an input of shape {(_EXAMPLES, *input_shape)}, "
             f"which would make their weights: {in_user_code(fault)}"
         ) from fault
-    return tried if fault is None and (lazy or set(tried.state_dict()) != names) else network
+    return tried if fault is None and (had_lazy or set(tried.state_dict()) != names) else network
 
 
-def _run(network: nn.Module, input_shape: Shape) -> None:
+def _has_lazy(network: nn.Module) -> bool:
+    return any(is_lazy(tensor) for tensor in network.state_dict(keep_vars=True).values())
+
+
+def _spread_of_answers(network: nn.Module, inputs: Tensor) -> float:
+    """Return how far two answers to one input differ, as a share of the largest number; 0 if they are no tensors."""
     with torch.no_grad():
-        network(torch.rand(_EXAMPLES, *input_shape))
+        first, second = (network(inputs.clone()) for _ in range(2))
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)) or first.shape != second.shape:
+        return 0.0
+    if not (first.isfinite().all() and second.isfinite().all()):
+        return 0.0
+    return float((first - second).abs().max() / first.abs().max().clamp(min=1e-30)) if first.numel() else 0.0
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from autoprune.export.architecture import Architecture
 from autoprune.export.convert import Examples, examples_of, random_examples
 from autoprune.export.stored_policy import StoredPolicy
 from autoprune.models.build import build_model
+from autoprune.search.setup.choose_runtime import named_settings, runtime_to_run
 from autoprune.search.setup.from_spec import runtime_of, task_of
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
@@ -105,8 +106,8 @@ def target_network(
         weights=spec.model.weights,
         notify=notify,
     )
-    runtime = runtime_of(spec)
-    runtime.apply_threads()
+    runtime_of(spec).apply_threads()
+    runtime = runtime_to_run(network, shape, runtime_of(spec), named_settings(spec.runtime), notify)
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(spec.seed))
     if task is not None:
         example = next(iter(task.eval_batches("val", 2, runtime))).images.cpu()

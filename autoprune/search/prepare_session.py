@@ -38,8 +38,8 @@ def begin_session(
     """
     if ledger.reclaimed:
         display.say(f"{ledger.reclaimed} trial(s) left unfinished by a process that died will be asked again")
-    with remembering(spec, written, folder):
-        study = prepare_study(spec, folder, display.say)
+    with remembering(spec, written, folder) as decided:
+        study = prepare_study(spec, folder, display.say, decided)
         proposals = build_proposals(study, Budget.parse(spec.budget.model_dump()).resolve(study.dense))
         proposals.check()
     remember(study.spec, written, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from autoprune.errors import AutopruneError, StudyMismatchError
@@ -15,13 +15,15 @@ from autoprune.study.spec_toml import read_resolved, write_resolved
 
 
 def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
-    """Return the spec with the layout and the latency runtime that the study began with, where left open."""
+    """Return the spec with the precision, layout and latency runtime that the study began with, if left to ``auto``."""
     if not folder.has_begun:
         return spec
     stored = read_resolved(folder.resolved)
     runtime, latency = spec.runtime, spec.latency
     if runtime.layout in OPEN_LAYOUTS:
         runtime = runtime.model_copy(update={"layout": stored.runtime.layout})
+    if runtime.precision == "auto":
+        runtime = runtime.model_copy(update={"precision": stored.runtime.precision})
     if latency.runtime == "auto":
         latency = latency.model_copy(update={"runtime": stored.latency.runtime})
     return spec.model_copy(update={"runtime": runtime, "latency": latency})
@@ -59,20 +61,27 @@ def check_same_meaning(stored: Mapping[str, object] | None, spec: StudySpec, fol
 
 
 @contextmanager
-def remembering(spec: StudySpec, written: Mapping[str, object], folder: StudyFolder) -> Iterator[None]:
+def remembering(
+    spec: StudySpec, written: Mapping[str, object], folder: StudyFolder
+) -> Iterator[Callable[[StudySpec], None]]:
     """Write down what a new study begins with, so that a kill forgets nothing; what is refused is forgotten again.
 
     A study that has begun keeps what it was last accepted with. Once its dense network is made, only the budget
-    can still be refused.
+    can still be refused. What this gives takes the spec as more of it is decided.
     """
-    is_new = not folder.has_begun
-    if is_new:
-        remember(spec, written, folder)
+    is_new, latest = not folder.has_begun, [spec]
+
+    def decided(newer: StudySpec) -> None:
+        latest.append(newer)
+        if is_new:
+            remember(newer, written, folder)
+
+    decided(spec)
     try:
-        yield
+        yield decided
     except AutopruneError:
         if is_new and folder.has_begun:
-            remember(spec.model_copy(update={"budget": BudgetSpec()}), written, folder)
+            remember(latest[-1].model_copy(update={"budget": BudgetSpec()}), written, folder)
         elif is_new:
             folder.resolved.unlink()
         raise

@@ -43,11 +43,16 @@ class RuntimeSpec(Section):
     """Where and how the arithmetic runs."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="auto: the fastest there is")
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="of activations in training")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="of activations in training; auto: bf16 where the machine multiplies it natively and the network "
+        "works in it",
+    )
     layout: Literal["auto", "measured", "channels_last", "contiguous"] = Field(
         default="auto",
-        description="of images in memory. auto: channels_last for convolutions of images of 96×96 pixels or more, else "
-        "contiguous; measured: the one in which a few training steps take less time when the study begins",
+        description="of images in memory. auto: channels_last for convolutions of images of 96×96 pixels or more if the "
+        "network works in it, else contiguous; measured: the one in which a few training steps take less time when the "
+        "study begins",
     )
     threads: int = Field(default=0, ge=0, description="CPU threads for training; 0: all cores")
 

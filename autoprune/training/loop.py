@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import DataError, ModelError, NonFiniteError, UnknownNameError
+from autoprune.core.user_code import in_user_code
+from autoprune.errors import AutopruneError, DataError, ModelError, NonFiniteError, UnknownNameError
 from autoprune.tasks.task import Batch, DataTask, steps_per_epoch, stream_seed
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
@@ -102,7 +104,7 @@ def train(
     """
     started = time.perf_counter()
     run.runtime.place(network).train()
-    optimizer = _optimizer(network, run.settings, run.runtime)
+    optimizer = optimizer_of(network, run.settings, run.runtime)
     if on_optimizer:
         on_optimizer(optimizer)
     total = total_steps(run.task.sizes["train"], run.settings)
@@ -129,10 +131,11 @@ def _take_steps(
         for step, (batch, answers) in enumerate(batches, span.first):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, settings.lr)
-            loss = loss_of(runtime.logits(network, batch.images, task.num_classes), batch.labels, answers)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            with named_by_line(f"training at step {step + 1} of {total}"):
+                loss = loss_of(runtime.logits(network, batch.images, task.num_classes), batch.labels, answers)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
             watch.add(loss, step)
             images += len(batch)
             if on_step:
@@ -174,8 +177,12 @@ def stream(
         epoch += 1
 
 
-def _optimizer(network: nn.Module, settings: FinetuneSettings, runtime: Runtime) -> torch.optim.Optimizer:
+def optimizer_of(network: nn.Module, settings: FinetuneSettings, runtime: Runtime) -> torch.optim.Optimizer:
     """Return the optimizer; biases and norms, which have one dimension, are not decayed.
+
+    Raises:
+        UnknownNameError: if there is no such optimizer.
+        ModelError: if nothing in the network can be trained.
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101 (AdamW).
     """
@@ -188,10 +195,26 @@ def _optimizer(network: nn.Module, settings: FinetuneSettings, runtime: Runtime)
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    fused = runtime.device != "mps"  # one kernel for all tensors instead of several for each
+    # one kernel for all tensors instead of several for each; it takes real numbers only
+    fused = runtime.device != "mps" and all(parameter.is_floating_point() for parameter in trained)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=_MOMENTUM, nesterov=True, fused=fused)
+
+
+@contextmanager
+def named_by_line(doing: str) -> Iterator[None]:
+    """Turn what the user's network raises meanwhile into an error that names the line of its code.
+
+    Raises:
+        ModelError: in the place of an exception that is not ours.
+    """
+    try:
+        yield
+    except AutopruneError:
+        raise
+    except Exception as error:  # the user's own network may raise anything
+        raise ModelError(f"the network fails in {doing}: {in_user_code(error)}; correct it") from error
 
 
 class _LossWatch:

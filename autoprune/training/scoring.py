@@ -17,6 +17,7 @@ from autoprune.errors import NonFiniteError
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.evaluation_mode import evaluating
 from autoprune.training.device.runtime import Runtime
+from autoprune.training.loop import named_by_line
 
 TRAIN_LIMIT = 2000  # training images that are scored, at most
 
@@ -73,9 +74,11 @@ def _judge(
 ) -> tuple[Tensor, Tensor]:
     """Return which images are right, bool ``(count,)``, and their losses, float64 ``(count,)``, both on the CPU."""
     hits, losses, finite = [], [], []
-    with torch.inference_mode(), evaluating(network):
+    # not in inference mode: what a network keeps of it, or assigns to its weights, could not be trained afterwards
+    with torch.no_grad(), evaluating(network):
         for batch in task.eval_batches(split, batch_size, runtime, limit):
-            logits = runtime.logits(network, batch.images, task.num_classes)
+            with named_by_line(f"scoring on {split}"):
+                logits = runtime.logits(network, batch.images, task.num_classes)
             hits.append(logits.argmax(1) == batch.labels)
             losses.append(F.cross_entropy(logits, batch.labels, reduction="none"))
             finite.append(logits.isfinite().all())

@@ -181,4 +181,43 @@ def test_prints_of_user_code_go_to_standard_error(tmp_path: Path, capsys: pytest
     built(tmp_path, f"{code}return super().forward(x)\ndef net():\n    print('building'); return Net(8, 4)\n")
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.split() == ["importing", "building", "running"]
+    assert list(dict.fromkeys(err.split())) == ["importing", "building", "running"]
+
+
+RANDOM = """
+from torch.nn import functional as F
+class Net(nn.Linear):
+    def forward(self, x):
+        x = x.flatten(1)
+        {}
+        return super().forward(x)
+def net(): return Net(192, 4)
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x = F.dropout(x, 0.3)",
+        "x = x + 0.001 * torch.randn_like(x)",
+        "x = x * torch.bernoulli(torch.full_like(x, 0.5))",
+        "x = x[:, torch.randperm(192)]",
+        "self.bias.data += 1",
+    ],
+)
+def test_a_network_that_answers_one_input_in_two_ways_is_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ModelError, match=r"answers at random: .*training=self\.training"):
+        built(tmp_path, RANDOM.format(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x = F.dropout(x, 0.3, training=self.training)",
+        "self.weight.data = torch.renorm(self.weight.data, 2, 0, 1.0)",
+        "x = x * float('nan')",
+        "x = x[:0]",
+    ],
+)
+def test_a_network_that_repeats_itself_is_taken(tmp_path: Path, line: str) -> None:
+    assert built(tmp_path, RANDOM.format(line)).training

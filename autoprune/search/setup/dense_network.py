@@ -12,15 +12,13 @@ from torch import nn
 
 from autoprune.core.atomic_write import write_bytes
 from autoprune.core.notify import Notify, silent
-from autoprune.errors import AutopruneError, ModelError
+from autoprune.errors import ModelError
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.selection import check_patterns
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once
-from autoprune.tasks.task import DataTask
 from autoprune.training.device.evaluation_mode import evaluating
-from autoprune.training.device.runtime import Runtime
 from autoprune.training.loop import TrainingRun
 from autoprune.training.settings import FinetuneSettings
 from autoprune.training.train_dense import train_dense
@@ -34,7 +32,7 @@ def dense_network(context: StudyContext, check: Callable[[nn.Module], None] = la
         check: may raise for a new network, in eval mode on the device, before time is spent on it.
 
     Raises:
-        ModelError: if it cannot be built or loaded, or does not run on the data.
+        ModelError: if it cannot be built or loaded, or fails in training.
     """
     return once(context.folder.dense_weights, partial(_stored, context), partial(_made, context, check), network_bytes)
 
@@ -51,8 +49,7 @@ def _made(context: StudyContext, check: Callable[[nn.Module], None]) -> nn.Modul
     for note in notes:
         context.notify(note)
     check_patterns(network, (*spec.space.keep, *spec.space.only))  # before an hour of training, not after
-    _check_runs(network, context.task, context.device)
-    with evaluating(network):
+    with evaluating(context.device.place(network)):
         check(network)
     if spec.dense.epochs and (not spec.model.weights or notes):
         _train(context, network)
@@ -75,25 +72,6 @@ def fresh_network(context: StudyContext, weights: str, notify: Notify = silent) 
 def network_bytes(network: nn.Module, metadata: dict[str, str] | None = None) -> bytes:
     """Return a network's weights as the content of a file."""
     return save(own_tensors(network), metadata)
-
-
-def _check_runs(network: nn.Module, task: DataTask, runtime: Runtime) -> None:
-    """Raise if a network does not answer the data's images, before time is spent on it.
-
-    Raises:
-        ModelError: with the error of the network's own code.
-    """
-    images = next(iter(task.eval_batches("val", 2, runtime))).images
-    try:
-        with torch.no_grad(), evaluating(runtime.place(network)):
-            runtime.logits(network, images, task.num_classes)
-    except AutopruneError:
-        raise
-    except Exception as error:  # the user's own network may raise anything
-        raise ModelError(
-            f"the network does not run on images of shape {tuple(images.shape)}: {type(error).__name__}: {error}; "
-            f"give a network made for {task.name}, or other data"
-        ) from error
 
 
 def _train(context: StudyContext, network: nn.Module) -> None:

@@ -14,17 +14,17 @@ from autoprune.training.settings import FinetuneSettings
 
 
 def resolve(spec: StudySpec) -> StudySpec:
-    """Return the spec with device and precision decided for this machine.
+    """Return the spec with the device decided for this machine.
 
-    A layout left open is decided when a study is prepared, which knows the network, and so is what networks are timed
-    in.
+    A precision or a layout left to ``auto`` is decided when a study is prepared, which can try it on the network, and
+    so is what networks are timed in.
 
     Raises:
         UsageError: if this machine lacks the device or the latency runtime that the spec names.
     """
     runtime = runtime_of(spec)
     check_engine(timing_plan(spec.latency), runtime.device)
-    decided = spec.runtime.model_copy(update={"device": runtime.device, "precision": runtime.precision})
+    decided = spec.runtime.model_copy(update={"device": runtime.device})
     return spec.model_copy(update={"runtime": decided})
 
 

@@ -6,6 +6,8 @@ enough to build at each start.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from autoprune.core.counts import ChannelCounts
 from autoprune.core.measurement import Measurement
 from autoprune.core.notify import Notify
@@ -14,6 +16,7 @@ from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.build_costs import cost_model, timer_of
 from autoprune.search.setup.choose_latency_engine import check_engine_takes, named_engine, with_latency_engine
 from autoprune.search.setup.choose_layout import with_layout
+from autoprune.search.setup.choose_runtime import with_working_runtime
 from autoprune.search.setup.context import open_context
 from autoprune.search.setup.dense_network import dense_network
 from autoprune.search.setup.find_space import find_prunable, search_space
@@ -25,25 +28,32 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 
 
-def prepare_study(spec: StudySpec, folder: StudyFolder, notify: Notify) -> PreparedStudy:
+def prepare_study(
+    spec: StudySpec, folder: StudyFolder, notify: Notify, on_decided: Callable[[StudySpec], None] = lambda spec: None
+) -> PreparedStudy:
     """Build everything a study works with, doing once what is needed only once.
 
     Args:
         spec: resolved for this machine.
         folder: where the study is stored; it must be writable.
         notify: called with a sentence on what is going on.
+        on_decided: called for a new study, before time is spent on its network, with the spec in which the settings are
+            decided that the network works in.
 
     Raises:
         AutopruneError: if the network, the data or the folder cannot be used.
     """
     opened = open_context(spec, folder, notify)
+    if opened.spec.runtime.precision == "auto" or not folder.dense_weights.exists():
+        opened = with_working_runtime(opened)
+        on_decided(opened.spec)
     engine = named_engine(opened)
     network = opened.device.place(dense_network(opened, check_engine_takes(opened, engine))).eval()
     example = opened.example()
     prunable = find_prunable(opened, network, example)
     origins = starting_networks(opened, network, prunable.groups)
     scores = importance_scores(opened, origins.scored, prunable.groups)
-    space, frozen = search_space(spec, prunable, scores)
+    space, frozen = search_space(opened.spec, prunable, scores)
     pruner = Pruner(network, space, scores)
     cost = cost_model(network, space, example)
     laid_out = with_layout(opened, pruner)
