@@ -36,16 +36,30 @@ class Repair:
     proof: Proof
     hints: dict[type[nn.Module], set[str]] = field(default_factory=dict)
 
-    def with_numbers(self, failed: Sequence[Failed]) -> tuple[list[PruningGroup], list[Failed]]:
-        """Return the groups that can be cut together with some numbers, and those that still cannot."""
-        proved, left = list[PruningGroup](), list[Failed]()
-        for group, fault in failed:
-            changed, _ = self._grown(group, fault, ())
+    def with_numbers(self, groups: Sequence[PruningGroup]) -> tuple[list[PruningGroup], list[Failed]]:
+        """Return the groups that can be cut, with numbers where they need some, and those that cannot.
+
+        What one group needed, its like will need: all others are proved with it at once.
+        """
+        waiting, proved, failed = list(groups), list[PruningGroup](), list[Failed]()
+        while waiting:
+            group = waiting.pop(0)
+            fault = self.proof.fault([group])
+            changed = group if fault is None else self._grown(group, fault, ())[0]
             if changed is None:
-                left.append((group, fault))
-            else:
-                proved.append(changed)
-        return proved, left
+                failed += [(group, fault)] if fault is not None else []
+                continue
+            proved.append(changed)
+            if changed is not group or len(proved) == 1:
+                done, _ = self.proof.all([self._with_hints(each) for each in waiting])
+                proved += done
+                names = {each.name for each in done}
+                waiting = [each for each in waiting if each.name not in names]
+        return proved, failed
+
+    def _with_hints(self, group: PruningGroup) -> PruningGroup:
+        fresh = tuple(each for each in self._hinted(group) if each not in group.members)
+        return replace(group, members=(*group.members, *fresh)) if fresh else group
 
     def coupled(self, failed: Sequence[Failed]) -> tuple[list[PruningGroup], list[Failed]]:
         """Return groups coupled with those whose numbers must agree, and those that still cannot be cut."""

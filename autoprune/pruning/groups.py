@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autoprune.core.channel_groups import FrozenGroup, PruningGroup
 from autoprune.errors import ModelError
 from autoprune.models.copying.copy_network import copy_network
-from autoprune.pruning.couple_groups import Repair
+from autoprune.pruning.couple_groups import Failed, Repair
 from autoprune.pruning.faults import where
 from autoprune.pruning.layers.kinds import kind_of
 from autoprune.pruning.propose_groups import Proposals, propose_groups, unnamed_layers
@@ -91,9 +91,19 @@ class _Attempt:
         subject = replace(subject, rounding=rounding)
         self.proof = Proof(subject, statistics, self.proposals.channel_of, deadline, seconds, self.trace.findings.begun)
         self.repair = Repair(self.proof)
-        self.proved, failed = self.proof.all(self.proposals.groups)
-        helped, self.failed = self.repair.with_numbers(failed)
-        self._add(helped)
+        self.proved, self.failed = self._prove()
+
+    def _prove(self) -> tuple[list[PruningGroup], list[Failed]]:
+        """Prove all groups at once, or else those that no fixed size has touched, and the others one by one."""
+        groups = self.proposals.groups
+        if self.proof.fault(groups) is None:
+            return list(groups), []
+        suspects = self._touched((*(labels for _, labels in self.trace.findings.folds), *self.trace.findings.parts))
+        proved, failed = self.proof.all([group for group in groups if group.name not in suspects])
+        doubtful = [group for group in groups if group.name in {*suspects, *(group.name for group, _ in failed)}]
+        helped, failed = self.repair.with_numbers(doubtful)
+        together, apart = self.proof.all([*proved, *helped])
+        return together, [*failed, *apart]
 
     def couple(self) -> None:
         """Couple what cannot be cut alone with others whose numbers must agree."""
@@ -109,12 +119,15 @@ class _Attempt:
     def flips(self) -> frozenset[FoldKey]:
         """Return the folds of channels that could not be cut as they were folded."""
         lost = {group.name for group, _ in self.failed}
-        find, place = self.trace.channels.find, self.proposals.channel_of
         return frozenset(
-            key
-            for key, labels in self.trace.findings.folds
-            if any(place.get(find(atom), ("",))[0] in lost for atom in torch.unique(labels).tolist())
+            key for key, labels in self.trace.findings.folds if not lost.isdisjoint(self._touched([labels]))
         )
+
+    def _touched(self, labels: Iterable[Tensor]) -> set[str]:
+        """Return the groups to which some channels belong."""
+        find, place = self.trace.channels.find, self.proposals.channel_of
+        atoms = {atom for each in labels for atom in torch.unique(each).tolist()}
+        return {place[root][0] for root in map(find, atoms) if root in place}
 
     def is_better_than(self, other: _Attempt) -> bool:
         """Return whether more of the network can be cut."""
