@@ -8,6 +8,7 @@ not replaced: it is named instead.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -65,7 +66,8 @@ class Rehearsal:
         doing = "run"
         images, labels = runtime.place_images(self.batch.images), self.batch.labels.to(runtime.device)
         try:
-            with seeded(self.seed, runtime.device):
+            with warnings.catch_warnings(), seeded(self.seed, runtime.device):
+                warnings.simplefilter("ignore")  # they are shown when it is trained in earnest
                 twin = runtime.place(copy_network(network))
                 with torch.no_grad(), evaluating(twin), runtime.autocast():
                     twin(images) if self.settings is None else runtime.logits(twin, images, self.num_classes)

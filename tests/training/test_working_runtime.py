@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -88,6 +90,12 @@ class Both(Views):
         return super().middle(x) + GoesThroughNumpy.middle(self, x)  # type: ignore[arg-type]
 
 
+class Warns(Net):
+    def middle(self, x: Tensor) -> Tensor:
+        warnings.warn("an odd way to go", stacklevel=1)
+        return x
+
+
 class RaisesInTraining(Net):
     def middle(self, x: Tensor) -> Tensor:
         return x * self.scale if self.training else x  # type: ignore[operator]
@@ -112,6 +120,7 @@ def rehearsal(settings: FinetuneSettings | None = SETTINGS) -> Rehearsal:
     ("kind", "channels_last", "precision", "said"),
     [
         (Net, True, "bf16", []),
+        (Warns, True, "bf16", []),
         (ComplexWeights, True, "bf16", []),
         (Views, False, "bf16", ["layout is contiguous"]),
         (ViewsInTraining, False, "bf16", ["layout is contiguous"]),
