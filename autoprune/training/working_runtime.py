@@ -8,6 +8,7 @@ not replaced: it is named instead.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,7 @@ from autoprune.training.settings import FinetuneSettings
 
 
 @dataclass(frozen=True)
-class SettingFault:
+class Fault:
     """What goes wrong when a network runs.
 
     Attributes:
@@ -43,7 +44,7 @@ class SettingFault:
 
 
 @dataclass(frozen=True)
-class TryOut:
+class Rehearsal:
     """What a network is tried on.
 
     Attributes:
@@ -60,12 +61,13 @@ class TryOut:
     seed: int
     data: str = ""
 
-    def fault(self, network: nn.Module, runtime: Runtime) -> SettingFault | None:
+    def fault(self, network: nn.Module, runtime: Runtime) -> Fault | None:
         """Return what goes wrong in a copy of a network that answers once and is then trained for one step."""
         doing = "run"
         images, labels = runtime.place_images(self.batch.images), self.batch.labels.to(runtime.device)
         try:
-            with seeded(self.seed, runtime.device):
+            with warnings.catch_warnings(), seeded(self.seed, runtime.device):
+                warnings.simplefilter("ignore")  # they are shown when it is trained in earnest
                 twin = runtime.place(copy_network(network))
                 with torch.no_grad(), evaluating(twin), runtime.autocast():
                     twin(images) if self.settings is None else runtime.logits(twin, images, self.num_classes)
@@ -73,9 +75,9 @@ class TryOut:
                     doing = "train"
                     self._step(twin.train(), Batch(images, labels), self.settings, runtime)
         except AutopruneError as error:
-            return SettingFault(doing, str(error), error)
+            return Fault(doing, str(error), error)
         except Exception as error:  # the user's own network may raise anything
-            return SettingFault(doing, in_user_code(error), error)
+            return Fault(doing, in_user_code(error), error)
         return None
 
     def _step(self, network: nn.Module, batch: Batch, settings: FinetuneSettings, runtime: Runtime) -> None:
@@ -114,12 +116,14 @@ LAYOUT = Setting("layout", "channels_last", "contiguous")
 PRECISION = Setting("precision", "bf16", "fp32")
 
 
-def working_runtime(network: nn.Module, trial: TryOut, runtime: Runtime, named: set[str], notify: Notify) -> Runtime:
+def working_runtime(
+    network: nn.Module, rehearsal: Rehearsal, runtime: Runtime, named: set[str], notify: Notify
+) -> Runtime:
     """Return the runtime, with the settings that the network does not work in at their plain values.
 
     Args:
         network: on any device, in any mode; not touched.
-        trial: what it is tried on.
+        rehearsal: what it is tried on.
         runtime: as fast as the machine allows, or as it was asked for.
         named: keys of the settings that were asked for by name, which stay.
         notify: called with a sentence for each setting that falls back.
@@ -128,23 +132,23 @@ def working_runtime(network: nn.Module, trial: TryOut, runtime: Runtime, named: 
         UsageError: if the network does not work in a setting that was asked for by name; names the option.
         ModelError: if it does not work in the plain ones either; names the line of its code.
     """
-    fault = trial.fault(network, runtime)
+    fault = rehearsal.fault(network, runtime)
     if fault is None:
         return runtime
     on = [setting for setting in (LAYOUT, PRECISION) if setting.is_on(runtime)]
     for off in _fallbacks([setting for setting in on if setting.key not in named]):
         tried = _without(runtime, off)
-        if trial.fault(network, tried) is None:
+        if rehearsal.fault(network, tried) is None:
             for setting in off:
                 notify(
                     f"{setting.key} is {setting.plain}, because this network does not {fault.doing} in {setting.fast}: "
                     f"{fault.reason}"
                 )
             return tried
-    own = trial.fault(network, _without(runtime, on)) if on else fault
+    own = rehearsal.fault(network, _without(runtime, on)) if on else fault
     if own is not None:
-        raise _own_fault(own, trial) from own.error
-    blamed = _blamed(network, trial, runtime, [setting for setting in on if setting.key in named])
+        raise _own_fault(own, rehearsal) from own.error
+    blamed = _blamed(network, rehearsal, runtime, [setting for setting in on if setting.key in named])
     options = " and ".join(f"--{setting.key} {setting.fast} (runtime.{setting.key})" for setting in blamed)
     raise UsageError(
         f"{options} was asked for, and this network does not {fault.doing} so: {fault.reason}; ask for "
@@ -165,23 +169,23 @@ def _without(runtime: Runtime, settings: list[Setting]) -> Runtime:
     return runtime
 
 
-def _blamed(network: nn.Module, trial: TryOut, runtime: Runtime, named: list[Setting]) -> list[Setting]:
+def _blamed(network: nn.Module, rehearsal: Rehearsal, runtime: Runtime, named: list[Setting]) -> list[Setting]:
     """Return which of the settings asked for fail: those that fail while the other is plain, or else all of them."""
     plain = _without(runtime, [LAYOUT, PRECISION])
     alone = []
     for setting in named:
         only = replace(plain, **({"channels_last": True} if setting is LAYOUT else {"precision": runtime.precision}))
-        alone += [setting] if trial.fault(network, only) is not None else []
+        alone += [setting] if rehearsal.fault(network, only) is not None else []
     return alone or named
 
 
-def _own_fault(fault: SettingFault, trial: TryOut) -> AutopruneError:
+def _own_fault(fault: Fault, rehearsal: Rehearsal) -> AutopruneError:
     """Return the error for a network that does not work in the plainest settings."""
     if isinstance(fault.error, AutopruneError):
         return fault.error
-    shape = tuple(trial.batch.images.shape)
+    shape = tuple(rehearsal.batch.images.shape)
     if fault.doing == "run":
-        other = f"give a network made for {trial.data}, or other data" if trial.data else "correct it"
+        other = f"give a network made for {rehearsal.data}, or other data" if rehearsal.data else "correct it"
         return ModelError(f"the network does not run on images of shape {shape}: {fault.reason}; {other}")
     return ModelError(
         f"the network runs on images of shape {shape} in eval mode and fails in training mode, in its forward or "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from autoprune.training.device.seeding import seeded
 from autoprune.training.loop import TrainingRun, train
 from autoprune.training.loss import dense_loss
 from autoprune.training.settings import FinetuneSettings
-from autoprune.training.working_runtime import TryOut, working_runtime
+from autoprune.training.working_runtime import Rehearsal, working_runtime
 
 FAST = Runtime(precision="bf16", channels_last=True, threads=1)
 SETTINGS = FinetuneSettings(1.0, 16, 0.01, 0.0)
@@ -88,6 +90,12 @@ class Both(Views):
         return super().middle(x) + GoesThroughNumpy.middle(self, x)  # type: ignore[arg-type]
 
 
+class Warns(Net):
+    def middle(self, x: Tensor) -> Tensor:
+        warnings.warn("an odd way to go", stacklevel=1)
+        return x
+
+
 class RaisesInTraining(Net):
     def middle(self, x: Tensor) -> Tensor:
         return x * self.scale if self.training else x  # type: ignore[operator]
@@ -103,15 +111,16 @@ def built(kind: type[Net]) -> Net:
         return kind()
 
 
-def trial(settings: FinetuneSettings | None = SETTINGS) -> TryOut:
+def rehearsal(settings: FinetuneSettings | None = SETTINGS) -> Rehearsal:
     batch = next(iter(make_task().train_stream(16, 0, 0, Runtime(threads=1))))
-    return TryOut(Batch(batch.images.float(), batch.labels), 3, settings, 0, "toy")
+    return Rehearsal(Batch(batch.images.float(), batch.labels), 3, settings, 0, "toy")
 
 
 @pytest.mark.parametrize(
     ("kind", "channels_last", "precision", "said"),
     [
         (Net, True, "bf16", []),
+        (Warns, True, "bf16", []),
         (ComplexWeights, True, "bf16", []),
         (Views, False, "bf16", ["layout is contiguous"]),
         (ViewsInTraining, False, "bf16", ["layout is contiguous"]),
@@ -127,7 +136,7 @@ def test_what_fails_falls_back_with_a_line_that_names_it(
 ) -> None:
     network, lines = built(kind).eval(), list[str]()
     before = state_of(network)
-    found = working_runtime(network, trial(), FAST, set(), lines.append)
+    found = working_runtime(network, rehearsal(), FAST, set(), lines.append)
     assert (found.channels_last, found.precision) == (channels_last, precision)
     assert [line.partition(",")[0] for line in lines] == said
     assert all("Error" in line and "test_working_runtime.py:" in line and "\n" not in line for line in lines)
@@ -147,7 +156,7 @@ def test_what_fails_falls_back_with_a_line_that_names_it(
 )
 def test_what_was_asked_for_by_name_is_refused_by_its_option(kind: type[Net], named: set[str], option: str) -> None:
     with pytest.raises(UsageError) as raised:
-        working_runtime(built(kind), trial(), FAST, named, lambda line: None)
+        working_runtime(built(kind), rehearsal(), FAST, named, lambda line: None)
     assert str(raised.value).startswith(option)
     assert "test_working_runtime.py:" in str(raised.value)
 
@@ -162,16 +171,16 @@ def test_what_was_asked_for_by_name_is_refused_by_its_option(kind: type[Net], na
 @pytest.mark.parametrize("runtime", [FAST, Runtime(threads=1)])
 def test_a_fault_of_the_networks_own_blames_no_setting(kind: type[Net], part: str, runtime: Runtime) -> None:
     with pytest.raises(ModelError) as raised:
-        working_runtime(built(kind), trial(), runtime, {"layout"}, lambda line: None)
+        working_runtime(built(kind), rehearsal(), runtime, {"layout"}, lambda line: None)
     assert part in str(raised.value)
     assert "channels_last" not in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_a_network_that_is_only_run_may_fail_in_training_and_return_anything() -> None:
-    kept = working_runtime(built(RaisesInTraining), trial(None), FAST, set(), lambda line: None)
+    kept = working_runtime(built(RaisesInTraining), rehearsal(None), FAST, set(), lambda line: None)
     assert kept == FAST
-    assert not working_runtime(built(Views), trial(None), FAST, set(), lambda line: None).channels_last
+    assert not working_runtime(built(Views), rehearsal(None), FAST, set(), lambda line: None).channels_last
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
