@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from autoprune.core.channel_groups import Member, PruningGroup
-from autoprune.pruning.faults import Fault, members_for
+from autoprune.pruning.faults import CutFault, members_for
 from autoprune.pruning.layers.kinds import kind_of
 from autoprune.pruning.number_attributes import NUMBER, name_of
 from autoprune.pruning.prove_groups import Proof
@@ -21,7 +21,7 @@ from autoprune.pruning.prove_groups import Proof
 _ROUNDS = 12  # changes that one group may need
 _NEIGHBOURS = 8  # other groups that one is tried with
 
-Failed = tuple[PruningGroup, Fault]
+Failed = tuple[PruningGroup, CutFault]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Repair:
         return proved, left
 
     def _grown(
-        self, group: PruningGroup, fault: Fault, others: Sequence[PruningGroup]
+        self, group: PruningGroup, fault: CutFault, others: Sequence[PruningGroup]
     ) -> tuple[PruningGroup | None, set[str]]:
         """Return a group with what has to shrink with it, and which others that takes; ``None`` if it cannot be cut."""
         names = set[str]()
@@ -97,7 +97,7 @@ class Repair:
             self.proof.alias.pop(name, None)
         return None, set()
 
-    def _fault_of(self, changed: PruningGroup, group: PruningGroup, taken: set[str]) -> Fault | None:
+    def _fault_of(self, changed: PruningGroup, group: PruningGroup, taken: set[str]) -> CutFault | None:
         """Return why a changed group cannot be cut, ``None`` if it can; the others that it takes are then of it."""
         alias = self.proof.alias
         alias.update(dict.fromkeys(taken, group.name))
@@ -108,7 +108,7 @@ class Repair:
         return found
 
     def _changes(
-        self, group: PruningGroup, fault: Fault, others: Sequence[PruningGroup]
+        self, group: PruningGroup, fault: CutFault, others: Sequence[PruningGroup]
     ) -> Iterator[tuple[PruningGroup, set[str]]]:
         """Yield changes of a group: numbers, then couplings, the nearest first, each with the groups that it takes."""
         tried = [self._hinted(group), *fault.numbers]

@@ -7,6 +7,8 @@ that the failing function reads, is proposed as one that shrinks with it.
 
 from __future__ import annotations
 
+import linecache
+import re
 import traceback
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +27,7 @@ _CALLS = ("_wrapped_call_impl", "_call_impl", "inner")  # frames between a modul
 
 
 @dataclass(frozen=True)
-class Fault:
+class CutFault:
     """Why groups cannot be cut.
 
     Attributes:
@@ -42,7 +44,7 @@ class Fault:
 
 def fault_of(
     what: str, error: Exception, network: nn.Module, groups: Sequence[PruningGroup], begun: Mapping[str, int]
-) -> Fault:
+) -> CutFault:
     """Return the fault that an exception of a cut network's forward pass is.
 
     Args:
@@ -53,7 +55,7 @@ def fault_of(
         begun: module → when it began in a forward pass of the dense one.
     """
     numbers = tuple(_numbers(error, network, groups[0])) if len(groups) == 1 else ()
-    return Fault(f"{what}: {where(error)}", _progress(error, begun), numbers)
+    return CutFault(f"{what}: {where(error)}", _progress(error, begun), numbers)
 
 
 def _progress(error: Exception, begun: Mapping[str, int]) -> tuple[float, ...]:
@@ -94,27 +96,37 @@ def _numbers(error: Exception, network: nn.Module, group: PruningGroup) -> Itera
         return
     paths = {id(module): path for path, module in running[0][0].named_modules()}
     dense = dict(network.named_modules())
-    for module, names in reversed(running):
+    for module, on_line, anywhere in reversed(running):
         path = paths.get(id(module))
         if path is not None and path in dense and kind_of(module) is None:
-            found = members_for(network, path, group, names)
-            if found:
-                yield found
+            yield from filter(None, (members_for(network, path, group, names) for names in (on_line, anywhere)))
 
 
-def _running(error: Exception) -> Iterator[tuple[nn.Module, set[str]]]:
+def _running(error: Exception) -> Iterator[tuple[nn.Module, set[str], set[str]]]:
     """Yield the modules whose functions were running, the outermost first, with the names that each function reads.
+
+    The names on the line that was running come first, then those of the whole function.
 
     A function without a module of its own, as a helper, reads on behalf of the one that called it.
     """
-    running: list[tuple[nn.Module, set[str]]] = []
-    for frame, _ in traceback.walk_tb(error.__traceback__):
+    running: list[tuple[nn.Module, set[str], set[str]]] = []
+    lines = traceback.extract_tb(error.__traceback__)
+    for (frame, _), said in zip(traceback.walk_tb(error.__traceback__), lines, strict=True):
+        on_line = _names_on(said)
         owner = _owner(frame)
         if owner is not None:
-            running.append((owner, set(frame.f_code.co_names)))
+            running.append((owner, on_line, set(frame.f_code.co_names)))
         elif running:
-            running[-1][1].update(frame.f_code.co_names)
+            running[-1][1].update(on_line)
+            running[-1][2].update(frame.f_code.co_names)
     yield from running
+
+
+def _names_on(said: traceback.FrameSummary) -> set[str]:
+    """Return the attributes that the running statement names."""
+    first = said.lineno or 0
+    text = "".join(linecache.getline(said.filename, line) for line in range(first, (said.end_lineno or first) + 1))
+    return set(re.findall(r"\.(\w+)", text))
 
 
 def members_for(

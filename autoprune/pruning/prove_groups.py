@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from autoprune.core.channel_groups import FrozenGroup, PruningGroup
 from autoprune.pruning.cut_plan import CutPlan, plan_cut
-from autoprune.pruning.faults import Fault, fault_of
+from autoprune.pruning.faults import CutFault, fault_of
 from autoprune.pruning.light_copy import light_copy
 from autoprune.pruning.propose_groups import ChannelOf
 from autoprune.pruning.surgery import shrink, zeroed
@@ -82,12 +82,12 @@ class Proof:
     begun: Mapping[str, int] = field(default_factory=dict)
     alias: dict[str, str] = field(default_factory=dict)
 
-    def all(self, groups: Sequence[PruningGroup]) -> tuple[list[PruningGroup], list[tuple[PruningGroup, Fault]]]:
+    def all(self, groups: Sequence[PruningGroup]) -> tuple[list[PruningGroup], list[tuple[PruningGroup, CutFault]]]:
         """Prove all groups at once; if that fails, each half by itself, and then what is left together."""
         if not groups:
             return [], []
         if self.is_over:
-            return [], [(group, Fault(f"not proved within {self.seconds:g} s")) for group in groups]
+            return [], [(group, CutFault(f"not proved within {self.seconds:g} s")) for group in groups]
         if (fault := self.fault(groups)) is None:
             return list(groups), []
         if len(groups) == 1:
@@ -97,7 +97,7 @@ class Proof:
         more, also_failed = self.all(groups[half:])
         together = [*proved, *more]
         if proved and more and (fault := self.fault(together)) is not None:
-            apart = Fault(f"can be cut only while others are not: {fault.reason}")
+            apart = CutFault(f"can be cut only while others are not: {fault.reason}")
             return [], [*failed, *also_failed, *((group, apart) for group in together)]
         return together, [*failed, *also_failed]
 
@@ -106,7 +106,7 @@ class Proof:
         """Return whether the time is used up."""
         return time.process_time() > self.deadline
 
-    def fault(self, groups: Sequence[PruningGroup]) -> Fault | None:
+    def fault(self, groups: Sequence[PruningGroup]) -> CutFault | None:
         """Return what goes wrong when these groups are cut, ``None`` if nothing does."""
         for number, removed in enumerate(draws(groups)):
             found = self._fault_of(groups, removed, with_training=number == 0)
@@ -114,7 +114,7 @@ class Proof:
                 return found
         return None
 
-    def _fault_of(self, groups: Sequence[PruningGroup], removed: Removed, with_training: bool) -> Fault | None:
+    def _fault_of(self, groups: Sequence[PruningGroup], removed: Removed, with_training: bool) -> CutFault | None:
         subject = self.subject
         try:
             cut = plan_cut(subject.network, groups, removed)
@@ -124,12 +124,12 @@ class Proof:
         except Exception as error:  # the user's own forward may raise anything
             return fault_of("its forward pass fails once it is cut", error, subject.network, groups, self.begun)
         if found.shape != subject.expected.shape:
-            return Fault("the output changes its shape once it is cut")
+            return CutFault("the output changes its shape once it is cut")
         twin = zeroed(subject.network, cut, light_copy)
         wanted = self._masked_answer(twin, removed, subject.example)
         difference = float((found - wanted).abs().max())
         if not difference <= self._tolerance(twin, removed, wanted, difference):
-            return Fault(f"cutting it is not the same as zeroing its channels (outputs differ by {difference:.1e})")
+            return CutFault(f"cutting it is not the same as zeroing its channels (outputs differ by {difference:.1e})")
         return self._training_fault(groups, cut, small) if with_training else None
 
     def _masked_answer(self, twin: nn.Module, removed: Removed, example: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class Proof:
 
         return is_removed
 
-    def _training_fault(self, groups: Sequence[PruningGroup], cut: CutPlan, small: nn.Module) -> Fault | None:
+    def _training_fault(self, groups: Sequence[PruningGroup], cut: CutPlan, small: nn.Module) -> CutFault | None:
         subject = self.subject
         if subject.in_training is None:
             return None
@@ -171,13 +171,13 @@ class Proof:
                 "its forward pass fails in training mode once it is cut", error, subject.network, groups, self.begun
             )
         if [each.shape for each in found] != [each.shape for each in subject.in_training[0]]:
-            return Fault("an output of training mode changes its shape")
+            return CutFault("an output of training mode changes its shape")
         if subject.is_random_in_training or self.statistics:
             return None
         wanted = training_answers(zeroed(subject.network, cut, light_copy), subject.example, 0)
         for one, other, dense in zip(found, wanted, subject.in_training[0], strict=True):
             if not float((one - other).abs().max()) <= TRAINING_ROUNDINGS * float(dense.abs().max()):
-                return Fault("cutting it is not the same as zeroing its channels in training mode")
+                return CutFault("cutting it is not the same as zeroing its channels in training mode")
         return None
 
 
@@ -224,6 +224,6 @@ def _random_channels(group: PruningGroup, share: float, draw: int) -> tuple[int,
     return tuple(sorted(random.Random(f"{group.name} {draw}").sample(range(group.num_channels), lost)))
 
 
-def frozen_by(group: PruningGroup, fault: Fault) -> FrozenGroup:
+def frozen_by(group: PruningGroup, fault: CutFault) -> FrozenGroup:
     """Return a group that could not be proved as one that stays whole."""
     return FrozenGroup(group.name, group.num_channels, fault.reason, group.layers)
