@@ -104,6 +104,7 @@ def target_network(
         seed=spec.seed,
         weights=spec.model.weights,
         notify=notify,
+        remark=notify,
     )
     runtime = runtime_of(spec)
     runtime.apply_threads()

@@ -47,7 +47,7 @@ def _stored(context: StudyContext, path: Path) -> nn.Module:
 
 def _made(context: StudyContext, check: Callable[[nn.Module], None]) -> nn.Module:
     spec, notes = context.spec, list[str]()
-    network = fresh_network(context, spec.model.weights, notes.append)
+    network = fresh_network(context, spec.model.weights, notes.append, context.notify)
     for note in notes:
         context.notify(note)
     check_patterns(network, (*spec.space.keep, *spec.space.only))  # before an hour of training, not after
@@ -60,7 +60,7 @@ def _made(context: StudyContext, check: Callable[[nn.Module], None]) -> nn.Modul
     return network
 
 
-def fresh_network(context: StudyContext, weights: str, notify: Notify = silent) -> nn.Module:
+def fresh_network(context: StudyContext, weights: str, notify: Notify = silent, remark: Notify = silent) -> nn.Module:
     """Return the network as its source builds it by the study's seed, with weights or without."""
     return build_model(
         context.spec.model.source,
@@ -69,6 +69,7 @@ def fresh_network(context: StudyContext, weights: str, notify: Notify = silent) 
         seed=context.spec.seed,
         weights=weights,
         notify=notify,
+        remark=remark,
     )
 
 

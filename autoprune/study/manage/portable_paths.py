@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from autoprune.study.spec import StudySpec
+from autoprune.study.spec_sections import WEIGHT_SUFFIXES
 
 OUTSIDE = ("model.source", "model.weights", "data.source", "data.root")  # what an import may point elsewhere
 _ABSOLUTE = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?/(?:[^\s/\"'<>:]+/)+(?=[^\s/\"'<>:])")
@@ -113,7 +114,7 @@ def outside_values(spec: StudySpec) -> dict[str, str]:
 
 def _is_outside(value: str) -> bool:
     named, colon, _ = value.partition(":")
-    return value != "" and (value.endswith((".safetensors", ".pt", ".pth")) or (colon != "" and named != "torchvision"))
+    return value != "" and (value.endswith(WEIGHT_SUFFIXES) or (colon != "" and named != "torchvision"))
 
 
 def relocated(spec: StudySpec, given: Mapping[str, str]) -> tuple[StudySpec, Wording]:
