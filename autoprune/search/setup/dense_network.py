@@ -16,6 +16,7 @@ from autoprune.errors import AutopruneError, ModelError
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.selection import check_patterns
+from autoprune.search.setup.check_batches import check_batches
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once
 from autoprune.tasks.task import DataTask
@@ -52,6 +53,7 @@ def _made(context: StudyContext, check: Callable[[nn.Module], None]) -> nn.Modul
         context.notify(note)
     check_patterns(network, (*spec.space.keep, *spec.space.only))  # before an hour of training, not after
     _check_runs(network, context.task, context.device)
+    check_batches(network, context.task, spec, context.device, context.notify)
     with evaluating(network):
         check(network)
     if spec.dense.epochs and (not spec.model.weights or notes):
