@@ -8,12 +8,14 @@ for an error too.
 from __future__ import annotations
 
 import sys
+import traceback
+from types import TracebackType
 from typing import Any
 
 import click
 
 from autoprune.cli.lazy_group import LazyGroup
-from autoprune.cli.output import emit
+from autoprune.cli.output import echo, emit
 from autoprune.errors import AutopruneError
 
 INTERRUPTED = 130
@@ -30,6 +32,11 @@ COMMANDS = {
     "studies": "List stored studies; remove, copy, export or import one.",
     "watch": "Watch a search that is running in another terminal.",
 }
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback; what the exception quotes cannot command the terminal."""
+    echo("".join(traceback.format_exception(kind, error, trace)).rstrip(), err=True)
 
 
 class Commands(LazyGroup):
@@ -54,15 +61,18 @@ class Commands(LazyGroup):
         try:
             return super().invoke(ctx)
         except AutopruneError as error:
-            click.echo(f"autoprune: {error}", err=True)
+            echo(f"autoprune: {error}", err=True)
             if ctx.obj["json"]:
                 emit({"error": {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}})
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("autoprune: interrupted", err=True)
+            echo("autoprune: interrupted", err=True)
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             ctx.exit(0)  # the reader of the pipe has closed it
+        except Exception:
+            sys.excepthook = _show_bug
+            raise
 
 
 @click.group(

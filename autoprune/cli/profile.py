@@ -10,7 +10,7 @@ import click
 
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import cost_line, emit, json_option
-from autoprune.cli.shared_options import parse_shape, shape_option
+from autoprune.cli.shared_options import parse_shape, shape_option, trust_option
 from autoprune.cli.spec_options import DATA_WORDS
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ Examples:
     show_default=True,
     help="How layers are listed.",
 )
+@trust_option
 @json_option
 def profile(model: str, shape: str | None, classes: int | None, data: str | None, as_json: bool, **how: Any) -> None:
     """Show what MODEL costs: MACs, parameters and size of every layer, and how long it takes.
@@ -110,7 +111,7 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     from autoprune.training.device.resolve_runtime import resolve_runtime
 
     runtimes = _names(how["runtimes"])
-    network, what = open_network(model, _architecture(model, shape, classes, data))
+    network, what = open_network(model, _architecture(model, shape, classes, data), trust_code=how["trust_code"])
     runtime = resolve_runtime(how["device"], "fp32", how["layout"], how["threads"])
     plan = TimingPlan(batch=how["batch"], threads=how["threads"], blocks=11)
     found = profile_network(network, what, runtime, plan, runtimes)
@@ -168,9 +169,9 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _print(model: str, found: NetworkProfile) -> None:
-    from rich.console import Console
+    from autoprune.loggers.safe_console import SafeConsole
 
-    console = Console()
+    console = SafeConsole()
     _print_whole(console, model, found)
     _print_layers(console, found)
     for one in found.uncounted:

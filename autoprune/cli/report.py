@@ -11,7 +11,7 @@ import click
 
 from autoprune.cli.budget_options import asked_budget, budget_options, budget_values
 from autoprune.cli.headings import HeadedCommand, Heading, option
-from autoprune.cli.output import emit
+from autoprune.cli.output import echo, emit
 from autoprune.cli.shared_options import stored_study_options, study_argument
 from autoprune.errors import UsageError
 
@@ -82,8 +82,7 @@ def _write(
     folder: Path, storage: str | None, limits: Mapping[str, str], show_all: bool, open_page: bool, as_json: bool
 ) -> None:
     """Write the report into the study's folder, and print it."""
-    from rich.console import Console
-
+    from autoprune.loggers.safe_console import SafeConsole
     from autoprune.report.content.terminal import render
     from autoprune.report.write_report import write_report
     from autoprune.study.view import open_view
@@ -92,9 +91,9 @@ def _write(
     budget = asked_budget(limits, view.dense)
     summary, files = write_report(view, budget, not show_all, elsewhere=bool(storage))
     if open_page and not webbrowser.open(files[0].resolve().as_uri()):
-        click.echo(f"no browser could be started; open {files[0]} in a browser", err=True)
+        echo(f"no browser could be started; open {files[0]} in a browser", err=True)
     if as_json:
         emit({**summary.to_json(), "files": [str(path) for path in files]})
     else:
-        render(summary, Console())
-        click.echo("\nwritten: " + ", ".join(str(path) for path in files))
+        render(summary, SafeConsole())
+        echo("\nwritten: " + ", ".join(str(path) for path in files))

@@ -17,7 +17,7 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.core.json_values import JsonObject
+from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
 from autoprune.errors import StudyError
 from autoprune.study import trial_format
 from autoprune.study.storage import closing_storage, without_password
@@ -53,7 +53,7 @@ def read_portable(url: str, name: str, objectives: tuple[str, ...]) -> PortableS
         except KeyError as error:
             raise StudyError(f"the storage {without_password(url)!r} holds no study named {name!r}") from error
         trials = tuple(_packed(record, objectives) for record in study.get_trials(deepcopy=False))
-        facts = {key: json.loads(value) for key, value in study.user_attrs.items()}
+        facts = {key: parse_json(value) for key, value in study.user_attrs.items()}
     return PortableStudy(dict(sorted(facts.items())), trials)
 
 
@@ -93,7 +93,7 @@ def _packed(record: FrozenTrial, objectives: tuple[str, ...]) -> JsonObject:
         "complete": _when(record.datetime_complete or record.datetime_start),
         "params": dict(record.params),
         "distributions": {key: json.loads(distribution_to_json(d)) for key, d in record.distributions.items()},
-        "user_attrs": {key: json.loads(value) for key, value in record.user_attrs.items()},
+        "user_attrs": {key: parse_json(value) for key, value in record.user_attrs.items()},
         "system_attrs": dict(record.system_attrs),
     }
 
@@ -121,7 +121,7 @@ def _unpacked(packed: Mapping[str, Any], number: int) -> FrozenTrial:
         )
         record._validate()
         trial_format.read_trial(record)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except DAMAGE as error:
         raise StudyError(
             f"trial {number} of the archive is damaged: {type(error).__name__}: {error}; export the study again"
         ) from error

@@ -16,6 +16,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
+from autoprune.core.json_values import DAMAGE
 from autoprune.errors import StudyError
 
 
@@ -80,6 +81,22 @@ def reporting_faults(url: str) -> Iterator[None]:
         raise StudyError(
             f"the study's storage {without_password(url)!r} could not be read or written: {_first_cause(error)}. "
             f"Finished trials are safe; free the disk or repair the database, then run the same command again"
+        ) from error
+
+
+@contextmanager
+def reporting_damage(url: str) -> Iterator[None]:
+    """Turn what records raise that are not what autoprune wrote into a :class:`StudyError`.
+
+    Raises:
+        StudyError: naming the storage and what is wrong.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        raise StudyError(
+            f"a record in the study's storage {without_password(url)!r} is damaged ({type(error).__name__}: {error}); "
+            f"expected what autoprune wrote, all numbers finite: restore the storage from a copy"
         ) from error
 
 

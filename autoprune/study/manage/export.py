@@ -29,12 +29,14 @@ class Exported:
     Attributes:
         file: the archive.
         size_bytes: its size.
+        unpacked: bytes that it unpacks to.
         trials: how many records of trials it holds.
         needs: dotted key of the spec → file or module that the study needs and the archive does not hold.
     """
 
     file: Path
     size_bytes: int
+    unpacked: int
     trials: int
     needs: Mapping[str, str]
 
@@ -66,7 +68,7 @@ def export_study(path: Path, target: Path, storage: str | None = None, *, force:
         with tempfile.TemporaryDirectory(prefix="autoprune-export-") as temporary:
             _stage(path, Path(temporary), spec, study, wording)
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_archive(Path(temporary), about, hidden)
+            about = write_archive(Path(temporary), about, hidden)
             hidden.replace(target)
     except OSError as error:
         raise StudyError(
@@ -74,7 +76,7 @@ def export_study(path: Path, target: Path, storage: str | None = None, *, force:
         ) from error
     finally:
         hidden.unlink(missing_ok=True)
-    return Exported(target, target.stat().st_size, about.trials, about.needs)
+    return Exported(target, target.stat().st_size, about.unpacked, about.trials, about.needs)
 
 
 def _about(spec: StudySpec, study: PortableStudy, wording: Wording) -> Manifest:

@@ -95,14 +95,19 @@ def list_studies(root: Path, storage: str | None = None) -> list[Listed]:
 
 
 def _listed(folder: StudyFolder, storage: str | None) -> Listed:
-    size, active = size_of(folder).total, last_activity(folder)
+    size, active = 0, datetime.datetime.fromtimestamp(0, datetime.UTC)
     try:
+        size, active = size_of(folder).total, last_activity(folder)
         searching = is_searched(folder.lock)
         view = open_view(folder.path, None if folder.database.exists() else storage)
+        listed = Listed(folder, size, active, searching, view)
+        listed.to_json()  # what is shown is made of what is stored, whatever that is
     except AutopruneError as error:
         where = " (or its trials are in another storage: give --storage)" if not folder.database.exists() else ""
         return Listed(folder, size, active, False, None, f"{error}{where}")
-    return Listed(folder, size, active, searching, view)
+    except Exception as error:  # one study must not hide the others, whatever has become of it
+        return Listed(folder, size, active, False, None, f"it cannot be read ({type(error).__name__}: {error})")
+    return listed
 
 
 def last_activity(folder: StudyFolder) -> datetime.datetime:
