@@ -6,13 +6,13 @@ Combined with ``load_weights``, which reads files, and ``torchvision_zoo``, whic
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from autoprune.core.builtin_names import MODELS
+from autoprune.core.notify import Notify
 from autoprune.core.shapes import Shape, channels_of, image_of
 from autoprune.core.user_code import as_its_owner_runs_it, call_with_accepted
 from autoprune.errors import ModelError
@@ -31,7 +31,8 @@ def build_model(
     input_shape: Shape | None = None,
     seed: int,
     weights: str = "",
-    notify: Callable[[str], None] = _log.warning,
+    notify: Notify = _log.warning,
+    remark: Notify = _log.warning,
 ) -> nn.Module:
     """Build a network on the CPU, in training mode, load its weights, and leave the global random state as it was.
 
@@ -47,6 +48,7 @@ def build_model(
         seed: for the initial weights; the same arguments give the same bits.
         weights: empty for fresh ones, a file, or the name of torchvision's (``DEFAULT``), downloaded once.
         notify: called with one sentence if a classifier is replaced because it has another number of outputs.
+        remark: called with one sentence if a file of weights holds more than these, and a choice was made.
 
     Raises:
         UnknownNameError: if the source or the name of the torchvision weights is unknown.
@@ -58,11 +60,11 @@ def build_model(
         if source.startswith(PREFIX):
             if input_shape is not None:
                 image_of(input_shape, source)
-            return build_torchvision(source, num_classes, offers["in_channels"], weights, notify)
+            return build_torchvision(source, num_classes, offers["in_channels"], weights, notify, remark)
         made = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
         network = _network_of(made, source, input_shape)
     if weights:
-        load_weights(network, weights, former_names(made))
+        load_weights(network, weights, remark, former_names=former_names(made))
     return network.train()
 
 
