@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autoprune.cli.conclude import conclude
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import json_option
-from autoprune.cli.pick import conclude
 from autoprune.cli.shared_options import export_option, parse_shape, trust_option
 from autoprune.cli.spec_options import target_options
 from autoprune.core.user_code import as_its_owner_runs_it

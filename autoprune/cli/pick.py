@@ -14,9 +14,10 @@ import click
 
 from autoprune.cli.budget_options import asked_budget, budget_options, budget_text, budget_values
 from autoprune.cli.completed_values import complete_trial
+from autoprune.cli.conclude import conclude
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.main import INTERRUPTED
-from autoprune.cli.output import echo, emit, open_display, verbosity_options
+from autoprune.cli.output import echo, open_display, verbosity_options
 from autoprune.cli.secrets import command_again
 from autoprune.cli.shared_options import export_option, fraction, stored_study_options, study_argument, trust_option
 from autoprune.core.user_code import as_its_owner_runs_it
@@ -174,23 +175,6 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
         )
         sys.exit(INTERRUPTED)
     conclude(card, target, as_json)
-
-
-def conclude(card: Card, target: Path, as_json: bool) -> None:
-    """Print a card; exit with 1 if an export failed that was named."""
-    from autoprune.export.picked_files import CARD
-    from autoprune.pick.card_text import summary_text
-    from autoprune.pick.facts_text import load_call
-
-    if as_json:
-        emit({**card.to_json(), "folder": str(target)})
-    else:
-        echo(summary_text(card))
-        echo(f"\nwritten: {target} (see {CARD}); load it with {load_call(card.weights.model, str(target))}")
-    for failed in card.written.failed:
-        echo(f"autoprune: {failed.file} was not written; the other files are complete", err=True)
-    if card.written.failed and card.written.wanted.is_explicit:
-        sys.exit(1)
 
 
 def choose_trials(view: StudyView, request: PickRequest) -> tuple[Budget, list[Trial]]:

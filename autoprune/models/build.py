@@ -6,6 +6,8 @@ Combined with ``load_weights``, which reads files, and ``torchvision_zoo``, whic
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,17 +57,22 @@ def build_model(
         ModelError: if the network cannot be built, or its weights cannot be loaded.
     """
     offers = {"num_classes": num_classes, **_input_offers(source, in_channels, input_shape)}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with _drawing_by(seed):
         if source.startswith(PREFIX):
-            if input_shape is not None:
-                image_of(input_shape, source)
             return build_torchvision(source, num_classes, offers["in_channels"], weights, notify, remark)
         made = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
         network = _network_of(made, source, input_shape)
     if weights:
         load_weights(network, weights, remark, former_names=former_names(made))
     return network.train()
+
+
+@contextmanager
+def _drawing_by(seed: int) -> Iterator[None]:
+    """Draw random numbers on the CPU by a seed, and put the global random state back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _network_of(made: object, source: str, input_shape: Shape | None) -> nn.Module:
@@ -90,6 +97,8 @@ def count_parameters(network: nn.Module) -> int:
 def _input_offers(source: str, in_channels: int | None, input_shape: Shape | None) -> dict[str, Any]:
     """Return the arguments about the input that a network may accept; the shape, if known, decides the channels."""
     if input_shape is not None:
+        if source.startswith(PREFIX):
+            image_of(input_shape, source)
         return {"in_channels": channels_of(input_shape), "input_shape": input_shape}
     if in_channels is None:
         raise ModelError(f"model {source!r} was given without in_channels and input_shape; give one of them")
