@@ -11,6 +11,7 @@ shows itself. A message says what happened, what was given, what was expected an
     │   ├── UnknownNameError                      no such criterion, model, data set, study …
     │   ├── SpecError                             faults of a study.toml or of the options, all at once
     │   ├── BudgetError                           a budget that is malformed, needless or out of reach
+    │   ├── UntrustedCodeError                    a file names code to run, and nobody has allowed that
     │   └── StudyMismatchError                    the spec would change the meaning of stored trials
     ├── ModelError                       exit 1   the network cannot be built, loaded or pruned
     ├── ExportError                      exit 1   the network cannot be written in another format, or run from it
@@ -25,6 +26,7 @@ shows itself. A message says what happened, what was given, what was expected an
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,6 +35,10 @@ class AutopruneError(Exception):
     """The root of every deliberate error; the command line exits with ``exit_code``."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message, in which text of files and of other exceptions cannot command a terminal."""
+        return printable(super().__str__())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return what pickles the error whole, whatever its constructor takes."""
@@ -86,6 +92,10 @@ class BudgetError(UsageError):
     """A budget that is malformed, above the dense cost, or below what can be reached."""
 
 
+class UntrustedCodeError(UsageError):
+    """Code that a file from elsewhere names, and that the caller has not allowed to be run."""
+
+
 class StudyMismatchError(UsageError):
     """A spec that would change the meaning of the trials already stored."""
 
@@ -122,6 +132,20 @@ class NothingFitsError(AutopruneError):
     """A request that no stored trial meets; the message names the nearest trial."""
 
     exit_code = 3
+
+
+# what terminals take for commands (colours, titles, links), other control characters, and marks that turn text around
+_COMMANDS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\r(?=\n)")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    r"""Return a text without anything that commands a terminal; line breaks and tabs stay.
+
+    >>> printable("\x1b[31mred\x1b[0m\a\tand \x1b]0;a title\x07plain\r\n")
+    'red\tand plain\n'
+    """
+    return _CONTROL.sub("", _COMMANDS.sub("", text))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

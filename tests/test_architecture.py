@@ -115,7 +115,7 @@ DOORS = {
     "plotly": ("report.page",),
     "matplotlib": ("report.plots",),
     "optuna_dashboard": ("report.optuna_dashboard",),
-    "rich": ("report.content.terminal", "loggers.console", "cli"),
+    "rich": ("report.content.terminal", "loggers.console", "loggers.safe_console", "cli"),
     "click": ("cli",),
 }
 

@@ -202,18 +202,17 @@ def test_every_table_of_a_study_is_understood(page):
 def place(tmp_path_factory):
     """Return a folder with README's ``mine.py`` and two picked networks, where pages look for them."""
     from autoprune.core.policy import PruningPolicy
-    from autoprune.core.registry import load_object
     from autoprune.export.architecture import Architecture, PrunedArchitecture
     from autoprune.export.saved_network import save_network
+    from autoprune.models.build import build_model
 
     folder = tmp_path_factory.mktemp("docs")
-    source = folder / "mine.py"
-    source.write_text(block("file", "mine.py"), encoding="utf-8")
-    network = load_object(f"{source}:network")(2, 1)
+    (folder / "mine.py").write_text(block("file", "mine.py"), encoding="utf-8")
+    network = build_model("resnet20", num_classes=2, input_shape=(1, 8, 8), seed=0)  # built in, as the pages' own is
     for number in (17, 28):
         picked = folder / "studies" / "digits-resnet56" / "picked" / str(number)
         picked.mkdir(parents=True)
-        dense = Architecture(f"{source}:network", 2, (1, 8, 8))
+        dense = Architecture("resnet20", 2, (1, 8, 8))
         save_network(picked, network, PrunedArchitecture.of(network, {}, dense, PruningPolicy(), {}))
     return folder
 

@@ -44,7 +44,7 @@ def test_parent_and_exit_code_are_as_drawn(kind: type[AutopruneError]) -> None:
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_every_class_names_what_went_wrong(kind: type[AutopruneError]) -> None:
     assert kind.__doc__
-    assert kind.__doc__.split()[0] in {"A", "Data", "Every", "The"}
+    assert kind.__doc__.split()[0] in {"A", "Code", "Data", "Every", "The"}
 
 
 def test_an_unknown_name_brings_the_nearest_the_known_and_the_hint() -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autoprune.cli.conclude import conclude
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import json_option
-from autoprune.cli.pick import conclude
-from autoprune.cli.shared_options import export_option, parse_shape
+from autoprune.cli.shared_options import export_option, parse_shape, trust_option
 from autoprune.cli.spec_options import target_options
 from autoprune.core.user_code import as_its_owner_runs_it
 
@@ -56,6 +56,7 @@ Examples:
 )
 @export_option
 @option("--force", heading=Heading.OUTPUT, is_flag=True, help="Replace the folder if it exists.")
+@trust_option
 @json_option
 def apply(
     policy: Path,
@@ -64,6 +65,7 @@ def apply(
     output: Path,
     export: str | None,
     force: bool,
+    trust_code: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -83,8 +85,9 @@ def apply(
     values = layer_of(options)
     spec = parse_spec([Layer("command line", values)])
     size = parse_shape(shape) if shape else ()
+    has_data = bool(values.get("data"))
     with as_its_owner_runs_it(spec.model.source):
-        card = _apply(policy, spec, size, classes or 0, bool(values.get("data")), output, force, wanted)
+        card = _apply(policy, spec, size, classes or 0, has_data, output, wanted, force=force, trust_code=trust_code)
     conclude(card, output, as_json)
 
 
@@ -95,14 +98,15 @@ def _apply(
     classes: int,
     has_data: bool,
     target: Path,
-    force: bool,
     wanted: Wanted,
+    *,
+    force: bool,
+    trust_code: bool,
 ) -> Card:
-    from rich.console import Console
-
     from autoprune.loggers.console import PlainDisplay
+    from autoprune.loggers.safe_console import SafeConsole
 
-    display = PlainDisplay(Console(stderr=True))
+    display = PlainDisplay(SafeConsole(stderr=True))
     from autoprune.export.publish import check_target
     from autoprune.pick.apply_policy import apply_policy
     from autoprune.pick.apply_target import read_policy, target_network
@@ -110,4 +114,4 @@ def _apply(
     check_target(target, force)
     stored = read_policy(policy)
     subject = target_network(spec, stored, shape, classes, has_data, display.say)
-    return apply_policy(stored, subject, target, wanted, display.say, force=force)
+    return apply_policy(stored, subject, target, wanted, display.say, force=force, trust_code=trust_code)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from autoprune.cli.headings import Heading, option
+from autoprune.cli.output import echo
 from autoprune.cli.shared_options import root_option, storage_option, study_argument
 
 
@@ -49,9 +50,9 @@ def dashboard(study: str | None, port: int, opens: bool, root: Path, storage: st
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill removes the copy as well
     try:
         with copied(view, storage) as url, served(url, port) as (address, serve):
-            click.echo(f"{CAVEAT}\n{view.spec.name}: {address} (Ctrl-C to stop)")
+            echo(f"{CAVEAT}\n{view.spec.name}: {address} (Ctrl-C to stop)")
             if opens:
                 click.launch(address)
             serve()
     except KeyboardInterrupt:
-        click.echo("dashboard stopped; the copy is removed", err=True)
+        echo("dashboard stopped; the copy is removed", err=True)

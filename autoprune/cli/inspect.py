@@ -8,7 +8,7 @@ import click
 
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import cost_line, emit, json_option
-from autoprune.cli.shared_options import parse_shape, root_option, shape_option, study_argument
+from autoprune.cli.shared_options import parse_shape, root_option, shape_option, study_argument, trust_option
 from autoprune.cli.spec_options import model_options
 from autoprune.core.user_code import as_its_owner_runs_it
 
@@ -34,10 +34,17 @@ Examples:
 @model_options
 @shape_option
 @option("--classes", heading=Heading.NETWORK, type=int, help="Number of classes; default: the data's.")
+@trust_option
 @root_option
 @json_option
 def inspect(
-    study: str | None, shape: str | None, classes: int | None, root: Path, as_json: bool, **options: Any
+    study: str | None,
+    shape: str | None,
+    classes: int | None,
+    trust_code: bool,
+    root: Path,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Show what can be pruned in STUDY or in a model: groups and blocks, what is frozen and why, MACs and scores.
 
@@ -45,12 +52,15 @@ def inspect(
     inspected; otherwise no weights are needed. Nothing is trained or stored. One FLOP is one multiply–accumulate.
     """
     from autoprune.cli.read_request import layer_of, read_request
+    from autoprune.study.folder import StudyFolder
+    from autoprune.study.named_code import check_code_is_trusted
 
     values = layer_of(options)
     if study is not None and _is_model(study):
         values.setdefault("model", {})["source"] = study
         study = None
     request = read_request(study, root, values)
+    check_code_is_trusted(StudyFolder(request.folder), request.spec, trust_code=trust_code)
     with as_its_owner_runs_it(request.spec.model.source):
         found = _inspect(request, shape, classes, bool(values.get("model")))
     if as_json:
@@ -84,9 +94,9 @@ def _inspect(request: Request, text: str | None, classes: int | None, model_give
 
 
 def _print(found: NetworkInspection) -> None:
-    from rich.console import Console
+    from autoprune.loggers.safe_console import SafeConsole
 
-    console = Console()
+    console = SafeConsole()
     _print_whole(console, found)
     _print_groups(console, found)
     _print_layers(console, found)

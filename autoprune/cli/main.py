@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
+from functools import partial
+from types import TracebackType
 from typing import Any
 
 import click
 
 from autoprune.cli.lazy_group import LazyGroup
-from autoprune.cli.output import emit
+from autoprune.cli.output import echo, emit
 from autoprune.cli.secrets import hidden, remember_arguments
 from autoprune.cli.standard_streams import steady_streams
-from autoprune.errors import AutopruneError, StudyError
+from autoprune.errors import AutopruneError, StudyError, printable
 
 INTERRUPTED = 130
 # what the machine refuses, whatever the code: permissions, full or broken disks, names and links it cannot follow
@@ -77,28 +80,34 @@ class Commands(LazyGroup):
         except AutopruneError as error:
             _exit_for(error, ctx)
         except click.UsageError as error:
-            shown = hidden(error.format_message(), ctx)
+            shown = printable(hidden(error.format_message(), ctx))
             if shown == error.format_message():
                 raise
             raise click.UsageError(shown, error.ctx) from error
         except KeyboardInterrupt:
-            click.echo("autoprune: interrupted", err=True)
+            echo("autoprune: interrupted", err=True)
             ctx.exit(INTERRUPTED)
-        except OSError as error:
-            if error.errno not in REFUSED:
-                raise
-            named = f"{str(error.filename)!r}: " if error.filename else ""
-            advice = "give another path, or free its permissions or the disk"
-            _exit_for(StudyError(f"{named}{error.strerror}; {advice}"), ctx)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in REFUSED:
+                named = f"{str(error.filename)!r}: " if error.filename else ""
+                advice = "give another path, or free its permissions or the disk"
+                _exit_for(StudyError(f"{named}{error.strerror}; {advice}"), ctx)
+            sys.excepthook = partial(_show_bug, ctx)
+            raise
 
 
 def _exit_for(error: AutopruneError, ctx: click.Context) -> None:
     """Print a deliberate error, and end the command with its code."""
     message = hidden(str(error), ctx)
-    click.echo(f"autoprune: {message}", err=True)
+    echo(f"autoprune: {message}", err=True)
     if ctx.obj["json"]:
         emit({"error": {"kind": type(error).__name__, "message": message, "exit_code": error.exit_code}})
     ctx.exit(error.exit_code)
+
+
+def _show_bug(ctx: click.Context, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback; what the exception quotes cannot command the terminal, and shows no password."""
+    echo(hidden("".join(traceback.format_exception(kind, error, trace)).rstrip(), ctx), err=True)
 
 
 @click.group(

@@ -11,8 +11,8 @@ import click
 
 from autoprune.cli.completed_values import complete_stored
 from autoprune.cli.headings import HeadedCommand, Heading, option
-from autoprune.cli.output import emit
-from autoprune.cli.shared_options import stored_study_options
+from autoprune.cli.output import echo, emit
+from autoprune.cli.shared_options import stored_study_options, trust_option
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ def rm_study(
         return
     for each in removed:
         kept = f"; kept: {', '.join(each.kept)}" if each.kept else ""
-        click.echo(f"removed {each.folder}: {each.freed_bytes / 1e6:.1f} MB freed{kept}")
+        echo(f"removed {each.folder}: {each.freed_bytes / 1e6:.1f} MB freed{kept}")
         if each.trials_stay:
             where = "nor in the --storage given" if storage else "and no --storage was given"
-            click.echo(f"its trials were not in the folder, {where}: they stay where they are")
+            echo(f"its trials were not in the folder, {where}: they stay where they are")
 
 
 def _ask(question: str) -> None:
@@ -119,7 +119,7 @@ def cp_study(source: str, target: str, root: Path, storage: str | None, as_json:
     if as_json:
         emit({"folder": str(goal), "size_mb": round(size / 1e6, 3)})
         return
-    click.echo(f"copied {path} to {goal}: {size / 1e6:.1f} MB\nnext:\n  autoprune report {shlex.quote(str(goal))}")
+    echo(f"copied {path} to {goal}: {size / 1e6:.1f} MB\nnext:\n  autoprune report {shlex.quote(str(goal))}")
 
 
 @click.command(
@@ -146,16 +146,19 @@ def export_study(name: str, file: Path, force: bool, root: Path, storage: str | 
     done = pack(find_study(name, root)[0], file, storage, force=force)
     if as_json:
         size = round(done.size_bytes / 1e6, 3)
-        emit({"file": str(file), "size_mb": size, "trials": done.trials, "needs": dict(done.needs)})
+        unpacked = round(done.unpacked / 1e6, 3)
+        about = {"file": str(file), "size_mb": size, "unpacked_mb": unpacked, "trials": done.trials}
+        emit({**about, "needs": dict(done.needs)})
         return
-    click.echo(f"written: {file} ({done.size_bytes / 1e6:.1f} MB, {done.trials} trials)")
+    size_mb, unpacked_mb = done.size_bytes / 1e6, done.unpacked / 1e6
+    echo(f"written: {file} ({size_mb:.1f} MB, {unpacked_mb:.1f} MB unpacked, {done.trials} trials)")
     _print_needs(done.needs)
-    click.echo(f"elsewhere:\n  autoprune studies import {shlex.quote(file.name)}")
+    echo(f"elsewhere:\n  autoprune studies import {shlex.quote(file.name)}")
 
 
 def _print_needs(needs: object) -> None:
     for key, value in dict(needs).items():  # type: ignore[call-overload]
-        click.echo(f"also needed: {value} ({key})")
+        echo(f"also needed: {value} ({key})")
 
 
 @click.command(
@@ -179,11 +182,22 @@ Examples:
     is_flag=True,
     help="Replace a stored study of that name; its study.toml stays.",
 )
+@option(
+    "--max-gb",
+    heading=Heading.OUTPUT,
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="Refuse an archive that unpacks to more gigabytes.",
+)
+@trust_option
 @stored_study_options
 def import_study(
     file: Path,
     name: str | None,
     force: bool,
+    max_gb: float,
+    trust_code: bool,
     model: str | None,
     weights: str | None,
     data: str | None,
@@ -201,12 +215,17 @@ def import_study(
 
     given = {"model.source": model, "model.weights": weights, "data.source": data, "data.root": data_root}
     places = {key: value for key, value in given.items() if value is not None}
-    done = unpack(file, root, name, storage, force=force, places=places)
+    limit = 1e9 * max_gb
+    done = unpack(file, root, name, storage, force=force, places=places, trust_code=trust_code, limit=limit)
     if as_json:
-        emit({"folder": str(done.folder), "trials": done.trials, "needs": dict(done.needs)})
+        about = {"folder": str(done.folder), "unpacked_mb": round(done.unpacked / 1e6, 3), "trials": done.trials}
+        emit({**about, "needs": dict(done.needs), "code": {key: list(names) for key, names in done.code.items()}})
         return
-    click.echo(f"imported {done.folder}: {done.trials} trials")
+    echo(f"imported {done.folder}: {done.trials} trials, {done.unpacked / 1e6:.1f} MB unpacked")
     _print_needs(done.needs)
+    if done.code and not trust_code:
+        named = ", ".join(f"{name} ({key})" for key, names in done.code.items() for name in names)
+        echo(f"its spec names code that a search or pick would run: {named}; look at it, then give --trust-code once")
     if device := done.measured_on.get("device_name"):
-        click.echo(f"its latencies were measured on {device}; new trials are timed on this machine")
-    click.echo(f"next:\n  autoprune report {shlex.quote(str(done.folder))}")
+        echo(f"its latencies were measured on {device}; new trials are timed on this machine")
+    echo(f"next:\n  autoprune report {shlex.quote(str(done.folder))}")

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from autoprune.cli.headings import Heading, option
-from autoprune.errors import UsageError
+from autoprune.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from autoprune.core.measurement import Measurement
     from autoprune.loggers.console import AnyDisplay, Verbosity
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text, without the control characters that a file, an archive or an exception may have put into it."""
+    click.echo(printable(text), err=err)
 
 
 def emit(document: Any) -> None:
@@ -85,8 +90,7 @@ def open_display(*, live: bool = True) -> AnyDisplay:
     Args:
         live: whether a terminal may get a display that is kept up to date, rather than lines.
     """
-    from rich.console import Console
-
     from autoprune.loggers.console import make_display
+    from autoprune.loggers.safe_console import SafeConsole
 
-    return make_display(Console(stderr=True), verbosity(), live=live)
+    return make_display(SafeConsole(stderr=True), verbosity(), live=live)

@@ -14,11 +14,12 @@ import click
 
 from autoprune.cli.budget_options import asked_budget, budget_options, budget_text, budget_values
 from autoprune.cli.completed_values import complete_trial
+from autoprune.cli.conclude import conclude
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.main import INTERRUPTED
-from autoprune.cli.output import emit, open_display, verbosity_options
+from autoprune.cli.output import echo, open_display, verbosity_options
 from autoprune.cli.secrets import command_again
-from autoprune.cli.shared_options import export_option, fraction, stored_study_options, study_argument
+from autoprune.cli.shared_options import export_option, fraction, stored_study_options, study_argument, trust_option
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import NothingFitsError, UsageError
 
@@ -45,6 +46,7 @@ class PickRequest:
         finetune_epochs: epochs of the longer fine-tune, ``None`` for the study's own.
         export: further files, ``None`` for the study's own.
         force: whether to replace a folder.
+        trust_code: whether code may be run that an imported study names.
     """
 
     limits: Mapping[str, str]
@@ -56,6 +58,7 @@ class PickRequest:
     finetune_epochs: float | None = None
     export: str | None = None
     force: bool = False
+    trust_code: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> PickRequest:
@@ -137,6 +140,7 @@ Examples:
 )
 @export_option
 @option("--force", heading=Heading.OUTPUT, is_flag=True, help="Replace a network that was picked before.")
+@trust_option
 @verbosity_options
 @stored_study_options
 def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **options: Any) -> None:
@@ -164,29 +168,13 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
         with as_its_owner_runs_it(view.spec.model.source):
             card, target = _finish(view, trials, budget, request)
     except KeyboardInterrupt:
-        click.echo(
+        echo(
             f"\nautoprune: interrupted; the parts of the fine-tune that were finished are kept. Resume with:\n"
             f"  {command_again(click.get_current_context())}",
             err=True,
         )
         sys.exit(INTERRUPTED)
     conclude(card, target, as_json)
-
-
-def conclude(card: Card, target: Path, as_json: bool) -> None:
-    """Print a card; exit with 1 if an export failed that was named."""
-    from autoprune.export.picked_files import CARD
-    from autoprune.pick.card_text import summary_text
-
-    if as_json:
-        emit({**card.to_json(), "folder": str(target)})
-    else:
-        click.echo(summary_text(card))
-        click.echo(f"\nwritten: {target} (see {CARD}); load it with autoprune.load({str(target)!r})")
-    for failed in card.written.failed:
-        click.echo(f"autoprune: {failed.file} was not written; the other files are complete", err=True)
-    if card.written.failed and card.written.wanted.is_explicit:
-        sys.exit(1)
 
 
 def choose_trials(view: StudyView, request: PickRequest) -> tuple[Budget, list[Trial]]:
@@ -259,4 +247,5 @@ def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickR
         compare=request.compare,
         force=request.force,
         wanted=wanted,
+        trust_code=request.trust_code,
     )

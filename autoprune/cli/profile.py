@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autoprune.cli.headings import HeadedCommand, Heading, option
-from autoprune.cli.output import cost_line, emit, json_option
-from autoprune.cli.shared_options import parse_shape, shape_option
+from autoprune.cli.output import cost_line, echo, emit, json_option
+from autoprune.cli.shared_options import parse_shape, shape_option, trust_option
 from autoprune.cli.spec_options import DATA_WORDS
 from autoprune.core.user_code import as_its_owner_runs_it
 
@@ -98,6 +98,7 @@ Examples:
     show_default=True,
     help="How layers are listed.",
 )
+@trust_option
 @json_option
 def profile(model: str, shape: str | None, classes: int | None, data: str | None, as_json: bool, **how: Any) -> None:
     """Show what MODEL costs: MACs, parameters and size of every layer, and how long it takes.
@@ -115,7 +116,7 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     runtime = resolve_runtime(how["device"], "fp32", how["layout"], how["threads"])
     plan = TimingPlan(batch=how["batch"], threads=how["threads"], blocks=11)
     with as_its_owner_runs_it(model):
-        network, what = open_network(model, _architecture(model, shape, classes, data))
+        network, what = open_network(model, _architecture(model, shape, classes, data), trust_code=how["trust_code"])
         named = {"layout"} if how["layout"] != "auto" else set()
         runtime = runtime_to_run(network, what.input_shape, runtime, named, _say)
         found = profile_network(network, what, runtime, plan, runtimes)
@@ -128,7 +129,7 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
 
 
 def _say(message: str) -> None:
-    click.echo(message, err=True)
+    echo(message, err=True)
 
 
 def _architecture(model: str, text: str | None, classes: int | None, data: str | None) -> Architecture | None:
@@ -177,9 +178,9 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _print(model: str, found: NetworkProfile) -> None:
-    from rich.console import Console
+    from autoprune.loggers.safe_console import SafeConsole
 
-    console = Console()
+    console = SafeConsole()
     _print_whole(console, model, found)
     _print_layers(console, found)
     for one in found.uncounted:

@@ -112,5 +112,5 @@ def _toml_value(text: str) -> Any:
     """Return a TOML value; what is not TOML is a string, so that quotes may be left out."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, a number beyond what Python reads, or nested too deeply
         return text

@@ -11,7 +11,8 @@ import click
 
 from autoprune.cli.budget_options import asked_budget, budget_options, budget_values
 from autoprune.cli.headings import HeadedCommand, Heading, option
-from autoprune.cli.output import emit
+from autoprune.cli.output import echo, emit
+from autoprune.cli.secrets import hidden
 from autoprune.cli.shared_options import stored_study_options, study_argument
 from autoprune.errors import StudyError, UsageError
 
@@ -83,8 +84,7 @@ def _write(
     folder: Path, storage: str | None, limits: Mapping[str, str], show_all: bool, open_page: bool, as_json: bool
 ) -> None:
     """Write the report into the study's folder, and print it."""
-    from rich.console import Console
-
+    from autoprune.loggers.safe_console import SafeConsole
     from autoprune.report.content.summary import summarise
     from autoprune.report.content.terminal import render
     from autoprune.report.write_report import write_report
@@ -96,12 +96,12 @@ def _write(
         summary, files = write_report(view, budget, not show_all, elsewhere=bool(storage))
     except StudyError as error:
         summary, files = summarise(view, budget, not show_all), []  # which raises what is no fault of writing
-        click.echo(f"autoprune: the report's files are not written: {error}", err=True)
+        echo(hidden(f"autoprune: the report's files are not written: {error}", click.get_current_context()), err=True)
     if open_page and files and not webbrowser.open(files[0].resolve().as_uri()):
-        click.echo(f"no browser could be started; open {files[0]} in a browser", err=True)
+        echo(f"no browser could be started; open {files[0]} in a browser", err=True)
     if as_json:
         emit({**summary.to_json(), "files": [str(path) for path in files]})
     else:
-        render(summary, Console())
+        render(summary, SafeConsole())
         if files:
-            click.echo("\nwritten: " + ", ".join(str(path) for path in files))
+            echo("\nwritten: " + ", ".join(str(path) for path in files))

@@ -14,9 +14,9 @@ import click
 from autoprune.cli.budget_options import budget_options, budget_text
 from autoprune.cli.headings import HeadedCommand
 from autoprune.cli.main import INTERRUPTED
-from autoprune.cli.output import emit, open_display, verbosity_options
-from autoprune.cli.secrets import command_again
-from autoprune.cli.shared_options import stored_study_options, study_argument
+from autoprune.cli.output import echo, emit, open_display, verbosity_options
+from autoprune.cli.secrets import command_again, hidden
+from autoprune.cli.shared_options import stored_study_options, study_argument, trust_option
 from autoprune.cli.spec_options import spec_options
 from autoprune.core.user_code import as_its_owner_runs_it
 
@@ -44,10 +44,17 @@ Examples:
 @study_argument
 @budget_options
 @spec_options
+@trust_option
 @verbosity_options
 @stored_study_options
 def search(
-    study: str | None, assignments: tuple[str, ...], root: Path, storage: str | None, as_json: bool, **options: Any
+    study: str | None,
+    assignments: tuple[str, ...],
+    trust_code: bool,
+    root: Path,
+    storage: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Search pruning policies for STUDY under a budget; the same command resumes an interrupted search.
 
@@ -62,9 +69,9 @@ def search(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as cleanly as Ctrl-C
     try:
         with as_its_owner_runs_it(request.spec.model.source):
-            run = _run(request, storage)
+            run = _run(request, storage, trust_code)
     except KeyboardInterrupt:
-        click.echo(
+        echo(
             f"\nautoprune: interrupted; every finished trial is stored in {request.folder}. Resume with:\n"
             f"  {command_again(click.get_current_context())}",
             err=True,
@@ -73,20 +80,20 @@ def search(
     _conclude(run, request.spec, request.folder, storage, as_json)
 
 
-def _run(request: Request, storage: str | None) -> Run:
+def _run(request: Request, storage: str | None, trust_code: bool) -> Run:
     from autoprune.study.folder import StudyFolder
 
     with open_display() as display:
         display.say("loading PyTorch")
         from autoprune.search.session import run_search
 
-        return run_search(request.spec, StudyFolder(request.folder), display, storage, request.written)
+        folder = StudyFolder(request.folder)
+        return run_search(request.spec, folder, display, storage, request.written, trust_code=trust_code)
 
 
 def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_json: bool) -> None:
     """Print the front, the study's folder, and the commands to type next."""
-    from rich.console import Console
-
+    from autoprune.loggers.safe_console import SafeConsole
     from autoprune.report.content.summary import summarise
     from autoprune.report.content.terminal import render
     from autoprune.study.disk_usage import size_of
@@ -100,14 +107,14 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
         _exit_if_nothing_came_of_it(view.trials, run.added)
         return
     if not run.added:
-        click.echo(f"nothing to do: {run.finished} of {spec.trials} trials are done; raise --trials for more\n")
-    render(summary, Console())
+        echo(f"nothing to do: {run.finished} of {spec.trials} trials are done; raise --trials for more\n")
+    render(summary, SafeConsole())
     shown, budget = shlex.quote(str(folder)), _budget_options(spec)
-    click.echo(f"\nstored in {folder}, {size.describe()}\nnext{' (with the same --storage)' if storage else ''}:")
-    click.echo(f"  autoprune report {shown}")
+    echo(f"\nstored in {folder}, {size.describe()}\nnext{' (with the same --storage)' if storage else ''}:")
+    echo(f"  autoprune report {shown}")
     if summary.counts["completed"]:
-        click.echo(f"  autoprune pick {shown}{budget}")
-    click.echo(f"  autoprune search {shown}{budget} --trials {2 * run.finished}")
+        echo(f"  autoprune pick {shown}{budget}")
+    echo(f"  autoprune search {shown}{budget} --trials {2 * run.finished}")
     _exit_if_nothing_came_of_it(view.trials, run.added)
 
 
@@ -119,9 +126,9 @@ def _exit_if_nothing_came_of_it(trials: Sequence[Trial], added: int) -> None:
     failed = failures_in_words(trials)
     completed = sum(isinstance(trial.outcome, Completed) for trial in trials)
     if failed:
-        click.echo(f"autoprune: {failed}", err=True)
+        echo(hidden(f"autoprune: {failed}", click.get_current_context()), err=True)
     if not completed:
-        click.echo("autoprune: no trial completed, so there is nothing to pick from", err=True)
+        echo("autoprune: no trial completed, so there is nothing to pick from", err=True)
     if not completed or (added and all(isinstance(trial.outcome, Failed) for trial in trials[-added:])):
         sys.exit(1)
 

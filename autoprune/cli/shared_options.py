@@ -39,6 +39,13 @@ export_option = option(
     metavar="onnx,pt2|none",
     help="Further files: model.onnx, model.pt2. Default: model.onnx if the extra onnx is installed.",
 )
+trust_option = option(
+    "--trust-code",
+    heading=Heading.NETWORK,
+    is_flag=True,
+    help="Run code that a file from elsewhere names, such as net.py:build in an imported study or a picked folder; "
+    "needed once for an imported study, never for one that was made here.",
+)
 shape_option = option(
     "--input",
     "shape",

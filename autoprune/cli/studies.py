@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from autoprune.cli.lazy_group import LazyGroup
-from autoprune.cli.output import emit
+from autoprune.cli.output import echo, emit
 from autoprune.cli.shared_options import stored_study_options
 from autoprune.errors import UsageError
 
@@ -65,21 +65,22 @@ def studies(ctx: click.Context, root: Path, storage: str | None, as_json: bool) 
         return
     _print(found, root)
     if unused:
-        click.echo(f"recipes not begun: {', '.join(unused)}")
+        echo(f"recipes not begun: {', '.join(unused)}")
 
 
 def _print(found: list[Listed], root: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from autoprune.loggers.safe_console import SafeConsole
+
     if not found:
-        click.echo(f"no stored study under {root}; begin one with `autoprune search --budget-mflops 50`")
+        echo(f"no stored study under {root}; begin one with `autoprune search --budget-mflops 50`")
         return
     table = Table("study", "trials", "best within its budget", "MB on disk", "last activity")
     for each in found:
         table.add_row(*(Text(cell) for cell in _cells(each)))
-    Console().print(table)
+    SafeConsole().print(table)
 
 
 def _cells(each: Listed) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import click
 
 from autoprune.cli.budget_options import budget_options, budget_values
 from autoprune.cli.headings import HeadedCommand, Heading, option
-from autoprune.cli.output import emit
+from autoprune.cli.output import echo, emit
 from autoprune.cli.shared_options import stored_study_options, study_argument
 
 if TYPE_CHECKING:
@@ -75,14 +75,13 @@ def follow(
         once: whether to show one moment only.
         as_json: whether to print one moment as a JSON document.
     """
-    from rich.console import Console
-
     from autoprune.core.budget import Budget
+    from autoprune.loggers.safe_console import SafeConsole
     from autoprune.report.live import take_snapshot
 
     budget = Budget.parse(limits) if limits else None
     shot = take_snapshot(folder, storage, budget)
-    console = Console()
+    console = SafeConsole()
     if as_json:
         emit(shot.to_json())
         return
@@ -125,7 +124,7 @@ def _lines(looks: Iterator[Snapshot]) -> None:
     before = None
     for shot in looks:
         for line in news(before, shot):
-            click.echo(line)
+            echo(line)
         before = shot
 
 

@@ -37,6 +37,7 @@ MODELS = Registry(
         **{f"resnet{depth}": f"autoprune.models.cifar_resnet:resnet{depth}" for depth in (20, 32, 44, 56)},
         **{name: f"autoprune.models.{name}:{name}" for name in ("lstm", "vit", "mlp")},
     },
+    prefixes=("torchvision:",),
 )
 """Networks; ``torchvision:NAME`` is understood beside these, by whoever builds the network."""
 
@@ -46,6 +47,7 @@ DATA = Registry(
     builtins={
         name: f"autoprune.tasks.builtin:{name.replace('-', '_')}" for name in ("digits", "breast-cancer", "cifar10")
     },
+    prefixes=("imagefolder:",),
 )
 """Data sets; ``imagefolder:PATH`` is understood beside these, by whoever builds the data."""
 

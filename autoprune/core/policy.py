@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from autoprune.core.json_values import DAMAGE, parse_json
+
 VERSION = 2
 MASK_PATTERNS = ("weight", "2:4")
 
@@ -117,13 +119,13 @@ class PruningPolicy:
             ValueError: if the text is not such a policy.
         """
         try:
-            data = json.loads(text) if isinstance(text, str) else text
+            data = parse_json(text) if isinstance(text, str) else text
             if data["version"] not in (1, VERSION):
                 raise ValueError(f"policy version is {data['version']}; this autoprune reads 1 and {VERSION}")
             groups = {name: _group(float(s), str(i)) for name, (s, i) in data["groups"].items()}
             blocks = tuple(str(name) for name in data.get("dropped_blocks", ()))
             return cls(groups, int(data["round_to"]), blocks, _mask_from(data.get("mask")))
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except DAMAGE as error:
             raise ValueError(f"not a pruning policy: {error!r}; expected the JSON that to_json() writes") from error
 
 

@@ -37,16 +37,27 @@ class Registry:
         kind: what is looked up, in words ("importance criterion"); used in messages.
         group: entry-point group for third parties ("autoprune.importances").
         builtins: name → ``"module:attribute"``.
+        prefixes: what a name may begin with that is understood elsewhere, such as ``torchvision:``.
     """
 
     kind: str
     group: str
     builtins: Mapping[str, str] = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
         """Return every name that needs no path: built-ins, then plug-ins, sorted within each."""
         plugins = {point.name for point in entry_points(group=self.group)} - set(self.builtins)
         return [*sorted(self.builtins), *sorted(plugins)]
+
+    def is_code(self, name: str) -> bool:
+        """Return whether a name stands for code by its place, ``module:attr`` or ``file.py:attr``; imports nothing.
+
+        >>> registry = Registry("model", "autoprune.models", prefixes=("torchvision:",))
+        >>> registry.is_code("net.py:build"), registry.is_code("torchvision:resnet18"), registry.is_code("resnet56")
+        (True, False, False)
+        """
+        return ":" in name and not name.startswith(self.prefixes) and name not in self.names()
 
     def check(self, name: str) -> None:
         """Raise if ``name`` cannot be a name of this registry; imports nothing.

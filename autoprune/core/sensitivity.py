@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.core.arrays import Floats
+from autoprune.core.json_values import parse_json
 
 VERSION = 1
 _LEAST = 1e-4  # a rise of the loss below this is none; keeps logarithms finite and larger cuts dearer
@@ -103,7 +104,7 @@ class Sensitivity:
             ValueError: if it is something else, or holds counts or losses that cannot be.
         """
         try:
-            data = json.loads(text)
+            data = parse_json(text)
             if data["version"] != VERSION:
                 raise ValueError(f"version {data['version']}; this autoprune reads version {VERSION}")
             curves = {name: _curve(name, each) for name, each in data["curves"].items()}

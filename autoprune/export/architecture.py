@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from autoprune.core.json_values import JsonObject
+from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
 from autoprune.core.policy import PruningPolicy
 from autoprune.errors import ModelError
 from autoprune.export.picked_files import ARCHITECTURE, WEIGHTS, architecture_file, missing_files
@@ -58,7 +58,7 @@ class Architecture:
         shape = tuple(map(int, data["input_shape"]))
         if not shape or min(shape) < 1:
             raise ValueError(f"its input shape is {list(shape)}")
-        return cls(data["source"], data["num_classes"], shape)
+        return cls(str(data["source"]), int(data["num_classes"]), shape)
 
 
 @dataclass(frozen=True)
@@ -158,16 +158,16 @@ def read_architecture(folder: Path) -> PrunedArchitecture:
     """
     path = architecture_file(folder)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise ModelError(f"{str(path)!r} has format {data['format']}; this autoprune reads format {FORMAT}")
     except FileNotFoundError:
         raise _missing(folder) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *DAMAGE) as error:
         raise ModelError(f"{str(path)!r} cannot be read as an architecture: {error}; pick the trial again") from error
     try:
         return PrunedArchitecture.from_json(data)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise ModelError(
             f"{str(path)!r} is damaged ({type(error).__name__}: {error}); copy it again, or pick the trial again"
         ) from error

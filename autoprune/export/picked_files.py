@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from autoprune.core.export_formats import FILES
+from autoprune.core.json_values import DAMAGE, parse_json
 
 WEIGHTS, ARCHITECTURE, POLICY = "model.safetensors", "architecture.json", "policy.json"
 CARD_JSON, CARD = "card.json", "card.md"
@@ -24,9 +24,9 @@ def missing_files(folder: Path) -> list[str]:
     needed = [WEIGHTS, architecture_file(folder).name, CARD_JSON, CARD]
     lacking = [name for name in needed if not (folder / name).is_file()]
     try:
-        files = json.loads((folder / CARD_JSON).read_text(encoding="utf-8")).get("files", {})
+        files = parse_json((folder / CARD_JSON).read_text(encoding="utf-8")).get("files", {})
         sizes = {name: int(facts["bytes"]) for name, facts in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, *DAMAGE):
         return lacking if CARD_JSON in lacking else [*lacking, f"a {CARD_JSON} that can be read"]
     if OLD_ARCHITECTURE in sizes:  # under this name the card of an older folder knows it
         lacking = [name for name in lacking if name != ARCHITECTURE]

@@ -15,7 +15,8 @@ from safetensors.torch import save
 from torch import nn
 
 from autoprune.core.atomic_write import write_bytes, write_text
-from autoprune.errors import ModelError
+from autoprune.core.builtin_names import MODELS
+from autoprune.errors import ModelError, UntrustedCodeError
 from autoprune.export.architecture import PrunedArchitecture, read_architecture
 from autoprune.export.picked_files import ARCHITECTURE, WEIGHTS
 from autoprune.models.build import build_model
@@ -45,43 +46,57 @@ def weights_content(network: nn.Module, facts: Mapping[str, str] | None = None) 
     return save(own_tensors(network), metadata={"format": "pt", **(facts or {})})
 
 
-def load(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
+def load(folder: str | Path, network: nn.Module | None = None, *, trust_code: bool = False) -> nn.Module:
     """Return a picked network, bit-equal to the one saved, in eval mode on the CPU, trainable, without pickle.
 
     Args:
         folder: a folder that ``autoprune pick`` wrote.
         network: the dense architecture, needed only if the code it was built by cannot be found here; its
             weights do not matter and it is not modified.
+        trust_code: whether the code that the folder names, such as ``net.py:build``, is run to build the dense network.
+            Built-in networks, installed plug-ins and torchvision's need no trust.
 
     Raises:
         ModelError: if the folder is damaged, or the architecture is not the one that was pruned.
         UnknownNameError: if the architecture's name is not known here and no network was given.
+        UntrustedCodeError: if the folder names code, and neither trust nor a network was given.
     """
     folder = Path(folder)
-    return rebuild(read_architecture(folder), folder / WEIGHTS, network)
+    return rebuild(read_architecture(folder), folder / WEIGHTS, network, trust_code=trust_code)
 
 
-def rebuild(architecture: PrunedArchitecture, weights: Path, network: nn.Module | None = None) -> nn.Module:
+def rebuild(
+    architecture: PrunedArchitecture, weights: Path, network: nn.Module | None = None, *, trust_code: bool = False
+) -> nn.Module:
     """Return the network of an architecture and a file of weights, in eval mode on the CPU.
 
     Args:
         architecture: of the pruned network.
         weights: the file of its weights.
         network: as :func:`load` takes it.
+        trust_code: as :func:`load` takes it.
 
     Raises:
         ModelError: if the weights are damaged, or the architecture is not the one that was pruned.
         UnknownNameError: if the architecture's name is not known here and no network was given.
+        UntrustedCodeError: if the architecture names code, and neither trust nor a network was given.
     """
     if network is None:
         dense = architecture.dense
+        if MODELS.is_code(dense.source) and not trust_code:
+            raise UntrustedCodeError(
+                f"{str(weights)!r} is rebuilt by the code {dense.source!r}, which would be run. If you trust it, allow "
+                "it with trust_code=True (on the command line: --trust-code), or give the dense network as network="
+            )
         network = build_model(dense.source, num_classes=dense.num_classes, input_shape=dense.input_shape, seed=0)
     small = shrink(network, architecture.kept)
     load_weights(small, weights)
     return small.cpu().eval()
 
 
-def load_compressed(folder: str | Path, network: nn.Module | None = None, device: str = "cuda") -> nn.Module:
+def load_compressed(
+    folder: str | Path, network: nn.Module | None = None, device: str = "cuda", *, trust_code: bool = False
+) -> nn.Module:
     """Return a network that was picked with a 2:4 mask for a GPU that multiplies such weights in half the time.
 
     The masked weights of linear layers are stored compressed, everything is in bfloat16, and nothing can be trained
@@ -91,6 +106,7 @@ def load_compressed(folder: str | Path, network: nn.Module | None = None, device
         folder: a folder that ``autoprune pick`` wrote.
         network: as :func:`load` takes it.
         device: where it runs.
+        trust_code: as :func:`load` takes it.
 
     Raises:
         ModelError: if the network has no 2:4 mask, or the device has no kernels for it, as no CPU has.
@@ -101,6 +117,6 @@ def load_compressed(folder: str | Path, network: nn.Module | None = None, device
     mask = read_architecture(Path(folder)).policy.mask
     if mask is None or mask.pattern != "2:4":
         raise ModelError(f"{str(folder)!r} was picked without a 2:4 mask; search with --patterns 2:4 to get one")
-    loaded = load(folder, network).to(device, torch.bfloat16)
+    loaded = load(folder, network, trust_code=trust_code).to(device, torch.bfloat16)
     to_semi_structured(loaded, Masks.of_zeros(loaded, [layer for layer, share in mask.layers.items() if share]))
     return loaded

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.export_formats import FILES
+from autoprune.core.json_values import parse_json
 from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads
 from autoprune.errors import EvaluationError
@@ -96,18 +97,21 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[FileCheck]
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise EvaluationError(f"the self-check of {str(folder)!r} ended with exit code {done.returncode}: {last}")
-    return [FileCheck(**found) for found in json.loads(result.read_text(encoding="utf-8"))]
+    return [FileCheck(**found) for found in parse_json(result.read_text(encoding="utf-8"))]
 
 
 def verify(folder: Path, reference: Reference) -> list[FileCheck]:
-    """Return the checks of a folder, made in this process with the reference's number of threads."""
-    card = Card.from_json(json.loads((folder / CARD_JSON).read_text(encoding="utf-8")))
+    """Return the checks of a folder, made in this process with the reference's number of threads.
+
+    The folder is one that was just written here, so the code that it names is the user's own and is run.
+    """
+    card = Card.from_json(parse_json((folder / CARD_JSON).read_text(encoding="utf-8")))
     with cpu_threads(reference.threads):
         return list(_checks(folder, reference, card))
 
 
 def _checks(folder: Path, reference: Reference, card: Card) -> Iterator[FileCheck]:
-    yield _guarded("autoprune.load", lambda: _same_outputs(load(folder), reference))
+    yield _guarded("autoprune.load", lambda: _same_outputs(load(folder, trust_code=True), reference))
     yield _guarded("plain PyTorch", lambda: _plain(folder, reference))
     yield _guarded("costs counted anew", lambda: _costs(folder, reference, card))
     yield _guarded("policy.json", lambda: _policy(folder, card))
@@ -150,7 +154,7 @@ def _plain(folder: Path, reference: Reference) -> tuple[bool | None, str]:
 def _costs(folder: Path, reference: Reference, card: Card) -> tuple[bool, str]:
     """Count multiply–accumulates (half of what PyTorch's counter says), parameters and bytes."""
     mask = read_architecture(folder).policy.mask
-    counted = measure_network(load(folder), reference.images, tuple(mask.layers) if mask else ())
+    counted = measure_network(load(folder, trust_code=True), reference.images, tuple(mask.layers) if mask else ())
     claimed = {name: card.scores.validation[name] for name in counted.values}
     listed = ", ".join(f"{name} {value:g}" for name, value in counted.values.items())
     if dict(counted.values) == claimed:
@@ -159,7 +163,7 @@ def _costs(folder: Path, reference: Reference, card: Card) -> tuple[bool, str]:
 
 
 def _policy(folder: Path, card: Card) -> tuple[bool, str]:
-    read = StoredPolicy.from_json(json.loads((folder / POLICY).read_text(encoding="utf-8")))
+    read = StoredPolicy.from_json(parse_json((folder / POLICY).read_text(encoding="utf-8")))
     same = read.policy == card.policy == read_architecture(folder).policy
     return same, f"{'the same as' if same else 'differs from what is'} on the card and in {ARCHITECTURE}"
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.core.atomic_write import write_text
+from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.core.trial import Failed, OverBudget, Stopped, Trial, kind_of
 from autoprune.loggers.flatten import chosen_of, measured_of, seconds_of, standing_of, values_of
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Standing, missing_library
@@ -189,8 +190,8 @@ def _batches(params: Iterable[Any]) -> Iterable[list[Any]]:
 def _read_parents(path: Path) -> dict[str, str]:
     """Return tracking URI → the study's parent run there; empty if the file is not there or damaged."""
     try:
-        return {str(uri): str(run) for uri, run in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, AttributeError):
+        return {str(uri): str(run) for uri, run in parse_json(path.read_text(encoding="utf-8")).items()}
+    except (OSError, *DAMAGE):
         return {}
 
 

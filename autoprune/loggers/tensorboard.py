@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.core.atomic_write import write_text
+from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Completed, Trial
 from autoprune.loggers.console import how_it_ended
@@ -100,9 +101,9 @@ def _cut_off(folder: Path) -> int:
     Without that record, or if it is damaged, all are deleted and 0 is returned: everything is logged again.
     """
     try:
-        record = json.loads((folder / LOGGED).read_text(encoding="utf-8"))
+        record = parse_json((folder / LOGGED).read_text(encoding="utf-8"))
         following, lengths = int(record["next"]), {str(name): int(size) for name, size in record["lengths"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, *DAMAGE):
         following, lengths = 0, {}
     if not following:
         shutil.rmtree(folder / "trials", ignore_errors=True)

@@ -6,13 +6,15 @@ Combined with ``load_weights``, which reads files, and ``torchvision_zoo``, whic
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from autoprune.core.builtin_names import MODELS
+from autoprune.core.notify import Notify
 from autoprune.core.shapes import Shape, channels_of, image_of
 from autoprune.core.user_code import as_its_owner_runs_it, call_with_accepted
 from autoprune.errors import ModelError
@@ -31,7 +33,8 @@ def build_model(
     input_shape: Shape | None = None,
     seed: int,
     weights: str = "",
-    notify: Callable[[str], None] = _log.warning,
+    notify: Notify = _log.warning,
+    remark: Notify = _log.warning,
 ) -> nn.Module:
     """Build a network on the CPU, in training mode, load its weights, and leave the global random state as it was.
 
@@ -47,23 +50,29 @@ def build_model(
         seed: for the initial weights; the same arguments give the same bits.
         weights: empty for fresh ones, a file, or the name of torchvision's (``DEFAULT``), downloaded once.
         notify: called with one sentence if a classifier is replaced because it has another number of outputs.
+        remark: called with one sentence if a file of weights holds more than these, and a choice was made.
 
     Raises:
         UnknownNameError: if the source or the name of the torchvision weights is unknown.
         ModelError: if the network cannot be built, or its weights cannot be loaded.
     """
     offers = {"num_classes": num_classes, **_input_offers(source, in_channels, input_shape)}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with _drawing_by(seed):
         if source.startswith(PREFIX):
-            if input_shape is not None:
-                image_of(input_shape, source)
-            return build_torchvision(source, num_classes, offers["in_channels"], weights, notify)
+            return build_torchvision(source, num_classes, offers["in_channels"], weights, notify, remark)
         made = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
         network = _network_of(made, source, input_shape)
     if weights:
-        load_weights(network, weights, former_names(made))
+        load_weights(network, weights, remark, former_names=former_names(made))
     return network.train()
+
+
+@contextmanager
+def _drawing_by(seed: int) -> Iterator[None]:
+    """Draw random numbers on the CPU by a seed, and put the global random state back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _network_of(made: object, source: str, input_shape: Shape | None) -> nn.Module:
@@ -88,6 +97,8 @@ def count_parameters(network: nn.Module) -> int:
 def _input_offers(source: str, in_channels: int | None, input_shape: Shape | None) -> dict[str, Any]:
     """Return the arguments about the input that a network may accept; the shape, if known, decides the channels."""
     if input_shape is not None:
+        if source.startswith(PREFIX):
+            image_of(input_shape, source)
         return {"in_channels": channels_of(input_shape), "input_shape": input_shape}
     if in_channels is None:
         raise ModelError(f"model {source!r} was given without in_channels and input_shape; give one of them")

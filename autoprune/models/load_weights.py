@@ -1,51 +1,58 @@
-"""Reading trained weights into a network, without running anything that a file contains; and writing them.
+"""Loading trained weights into a network, only if every one of them fits; and collecting them to be written.
 
-Reads safetensors, and PyTorch's own files with ``weights_only=True``; a pickled module is refused. ``build.py`` builds
-the network that the weights must fit.
+``read_checkpoint`` reads the file without running anything in it, ``unwrap_checkpoint`` finds the weights in what it
+holds. ``build.py`` builds the network that they must fit.
 """
 
 from __future__ import annotations
 
-import pickle
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from autoprune.core.notify import Notify, silent
 from autoprune.errors import ModelError
+from autoprune.models.read_checkpoint import read_checkpoint
+from autoprune.models.state_faults import first_names
+from autoprune.models.unwrap_checkpoint import FoundState, find_states, named_states, nearest_faults
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-_PARALLEL_PREFIX = "module."  # torch.nn.DataParallel puts it before every name
-_BATCH_COUNT = "num_batches_tracked"
-_SHOWN = 4
+_SHOWN = 12
+_NO_OTHERS: Mapping[str, str] = {}
 
 
-def load_weights(network: nn.Module, path: str | Path, former_names: Mapping[str, str] | None = None) -> None:
+def load_weights(
+    network: nn.Module, path: str | Path, notify: Notify = silent, *, former_names: Mapping[str, str] = _NO_OTHERS
+) -> None:
     """Load trained weights into a network, in place, and only if every one of them fits.
 
     Args:
         network: receives the weights.
-        path: a ``.safetensors`` file, or a PyTorch file that holds a state dict, bare or under one of the
-            keys ``state_dict``, ``model`` and ``model_state_dict``.
+        path: a ``.safetensors`` file, or a PyTorch file that holds a state dict, bare or under keys of any name
+            (``state_dict``, ``net``, ``model_ema``, …). What wrappers put before the names does not matter, and neither
+            does what a profiler or an average counts beside them.
+        notify: called with one sentence if a choice was made: the file also holds an average of these weights, or
+            tensors that the network has no place for.
         former_names: what tensors may be called in the file → in the network, for a network whose wrappers are gone.
 
     Raises:
-        ModelError: if the file is missing, damaged or a pickled object, or if names or shapes differ.
+        ModelError: if the file is missing, damaged or a pickled object, if names or shapes differ, or if it holds
+            several weights that would fit.
     """
     path = Path(path)
-    state = _unwrap(_read(path), path, network)
-    state = {(former_names or {}).get(name, name): tensor for name, tensor in state.items()}
-    faults = _faults(network.state_dict(), state)
-    if faults:
+    loaded, expected = read_checkpoint(path), network.state_dict()
+    found = find_states(loaded, expected, former_names)
+    plain = [one for one in found if not one.is_average] or found
+    if not found:
+        raise ModelError(_no_fit(path, loaded, expected, former_names))
+    if len(plain) > 1:
         raise ModelError(
-            f"the weights in {str(path)!r} do not fit this network: {'; '.join(faults)}. "
-            "Check that the model source, its number of classes and the file belong together."
+            f"the weights file {str(path)!r} holds several weights that fit this network, under {_places(plain)}; "
+            "save the ones that you mean alone in a file"
         )
-    network.load_state_dict(state, strict=False)  # checked above, but for batch counts
+    for sentence in _choices(path, plain[0], found):
+        notify(sentence)
+    network.load_state_dict(plain[0].state, strict=False)  # checked above, but for batch counts
 
 
 def own_tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -62,58 +69,49 @@ def own_tensors(network: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise ModelError(f"there is no weights file {str(path.absolute())!r}; check the path")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():  # about the version of a pickle that is then refused or read well
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"the weights file {str(path)!r} holds more than tensors, or is damaged. Only state dicts are read, "
-            "because unpickling can run code: in the program that wrote it, save network.state_dict() instead. "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    except Exception as error:  # a damaged file makes the readers raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"the weights file {str(path)!r} could not be read ({reason}); it may be cut short: copy it again"
-        ) from error
-
-
-def _unwrap(loaded: Any, path: Path, network: nn.Module) -> dict[str, Tensor]:
-    for key in _WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-            break
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ModelError(
-            f"the weights file {str(path)!r} holds {type(loaded).__name__}; "
+def _no_fit(path: Path, loaded: object, expected: Mapping[str, Tensor], former_names: Mapping[str, str]) -> str:
+    """Return the message about a file whose weights do not fit, or that holds none."""
+    faults = nearest_faults(loaded, expected, former_names)
+    if not faults:
+        return (
+            f"the weights file {str(path)!r} holds {type(loaded).__name__}{_keys(loaded)}; "
             "expected a state dict, that is names and tensors: save network.state_dict()"
         )
-    own = any(name.startswith(_PARALLEL_PREFIX) for name in network.state_dict())  # it calls a module of its own so
-    if loaded and not own and all(str(name).startswith(_PARALLEL_PREFIX) for name in loaded):
-        return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in loaded.items()}
-    return loaded
+    return (
+        f"the weights in {str(path)!r} do not fit this network: {'; '.join(faults)}. "
+        f"Check that the model source, its number of classes and the file belong together.{_keys(loaded)}"
+    )
 
 
-def _faults(expected: dict[str, Tensor], given: dict[str, Tensor]) -> list[str]:
-    """Return one phrase for what is missing, one for what is unexpected and one for what has another shape."""
-    # Files older than PyTorch 0.4.1 do not count batches; only a cumulative average would miss it.
-    missing = [name for name in expected if name not in given and not name.endswith(_BATCH_COUNT)]
-    unexpected = [name for name in given if name not in expected]
-    misshapen = [
-        f"{name} is {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    phrases = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-    return [f"{len(names)} {phrase} ({_first(names)})" for phrase, names in phrases if names]
+def _keys(loaded: object) -> str:
+    """Return which keys a file has beside bare weights, in words; empty if it has none."""
+    if not isinstance(loaded, Mapping) or (loaded and all(isinstance(value, Tensor) for value in loaded.values())):
+        return ""
+    shown = [f"{str(key)!r} ({_described(value)})" for key, value in list(loaded.items())[:_SHOWN]]
+    return f" The file has the keys {', '.join(shown)}{', …' if len(loaded) > _SHOWN else ''}" if shown else ""
 
 
-def _first(names: Iterable[str]) -> str:
-    names = sorted(names, key=lambda name: name.endswith(_BATCH_COUNT))  # the telling ones first
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+def _described(value: object) -> str:
+    tensors = sum(len(state) for _, state in named_states(value))
+    return f"{tensors} tensors" if tensors else type(value).__name__
+
+
+def _places(found: Sequence[FoundState]) -> str:
+    return " and ".join(repr(one.place) if one.place else "no key" for one in found)
+
+
+def _choices(path: Path, taken: FoundState, found: Sequence[FoundState]) -> list[str]:
+    """Return what was chosen for the user, in sentences."""
+    said = []
+    others = [one for one in found if one is not taken]
+    if others:
+        said.append(
+            f"{str(path)!r} holds weights under {_places(found)}; those under {_places([taken])} are loaded, not their "
+            "average over the training: to load that, save it alone in a file"
+        )
+    elif taken.left_out:
+        said.append(
+            f"{len(taken.left_out)} tensors in {str(path)!r} have no place in this network and are left out: "
+            f"{first_names(taken.left_out)}"
+        )
+    return said

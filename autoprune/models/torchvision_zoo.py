@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from autoprune.core.notify import Notify, silent
 from autoprune.errors import ModelError, UnknownNameError
 from autoprune.models.load_weights import load_weights
 
@@ -16,7 +17,7 @@ PREFIX = "torchvision:"
 
 
 def build_torchvision(
-    source: str, num_classes: int, in_channels: int, weights: str, notify: Callable[[str], None]
+    source: str, num_classes: int, in_channels: int, weights: str, notify: Notify, remark: Notify = silent
 ) -> nn.Module:
     """Return one of torchvision's classifiers with ``num_classes`` outputs, in training mode.
 
@@ -26,6 +27,7 @@ def build_torchvision(
         in_channels: channels of the data's images; these networks take 3.
         weights: a name such as ``DEFAULT``, a file, or empty for none.
         notify: called with one sentence if the last layer is replaced.
+        remark: as :func:`~autoprune.models.build.build_model` takes it.
 
     Raises:
         UnknownNameError: if torchvision has no such network or weights.
@@ -50,7 +52,7 @@ def build_torchvision(
     if named:
         _fit_head(network, num_classes, f"{source} with weights {named}", notify)
     elif weights:
-        load_weights(network, weights)
+        load_weights(network, weights, remark)
     return network.train()
 
 
@@ -79,7 +81,7 @@ def looks_like_file(weights: str) -> bool:
     return Path(weights).suffix != "" or Path(weights).name != weights or Path(weights).exists()
 
 
-def _fit_head(network: nn.Module, num_classes: int, source: str, notify: Callable[[str], None]) -> None:
+def _fit_head(network: nn.Module, num_classes: int, source: str, notify: Notify) -> None:
     """Replace the last linear layer or convolution if its number of outputs is not ``num_classes``."""
     name, head = _last(
         (name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)

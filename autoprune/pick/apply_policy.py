@@ -23,7 +23,15 @@ from autoprune.export.stored_policy import StoredPolicy
 from autoprune.pick.applied_card import applied_card
 from autoprune.pick.apply_target import TargetNetwork
 from autoprune.pick.card_text import card_text
-from autoprune.pick.policy_fit import FoundParts, check_data, check_fits, criteria_of, find_parts, space_of
+from autoprune.pick.policy_fit import (
+    FoundParts,
+    check_criteria_are_trusted,
+    check_data,
+    check_fits,
+    criteria_of,
+    find_parts,
+    space_of,
+)
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.masks.build_masks import build_masks
 from autoprune.pruning.surgery import Pruner
@@ -32,7 +40,14 @@ from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 
 
 def apply_policy(
-    stored: StoredPolicy, target: TargetNetwork, folder: Path, wanted: Wanted, notify: Notify, *, force: bool = False
+    stored: StoredPolicy,
+    target: TargetNetwork,
+    folder: Path,
+    wanted: Wanted,
+    notify: Notify,
+    *,
+    force: bool = False,
+    trust_code: bool = False,
 ) -> Card:
     """Prune a network by a stored policy and write it into a folder; return its card.
 
@@ -43,14 +58,17 @@ def apply_policy(
         wanted: formats that the network is exported to.
         notify: called with a sentence when something begins.
         force: whether a folder that autoprune wrote is replaced.
+        trust_code: whether criteria that the policy names by their code, such as ``mine.py:score``, are run.
 
     Raises:
         UsageError: if the folder exists and may not be replaced.
+        UntrustedCodeError: if the policy names code, and that is not allowed.
         ModelError: if the network lacks groups, blocks or layers that the policy names, listing all, or a criterion
             needs data and there is none.
         StudyError: if the folder cannot be written.
         EvaluationError: if a file does not pass its checks.
     """
+    check_criteria_are_trusted(stored.policy, trust_code=trust_code)
     notify("finding groups of coupled channels, and proving each by a trial cut")
     parts = find_parts(target.network, target.example)
     notes = check_fits(stored, parts)

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.core.notify import Notify
 from autoprune.errors import UsageError
 from autoprune.export.architecture import Architecture
@@ -34,12 +34,12 @@ def read_policy(path: Path) -> StoredPolicy:
         UsageError: if there is no such file, or it holds no policy.
     """
     try:
-        return StoredPolicy.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return StoredPolicy.from_json(parse_json(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(
             f"{str(path)!r} cannot be read: {error.strerror or error}; give the policy.json of a picked folder"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise UsageError(
             f"{str(path)!r} holds no policy ({type(error).__name__}: {error}); give the policy.json of a picked folder"
         ) from error
@@ -105,6 +105,7 @@ def target_network(
         seed=spec.seed,
         weights=spec.model.weights,
         notify=notify,
+        remark=notify,
     )
     runtime_of(spec).apply_threads()
     runtime = runtime_to_run(network, shape, runtime_of(spec), named_settings(spec.runtime), notify)

@@ -11,7 +11,7 @@ from autoprune.export.card_origin import AppliedPolicy, ContenderRow, MaskFacts,
 from autoprune.export.card_parts import CardFile, CardScores, FolderFacts, ScoreGain
 from autoprune.export.export_result import Agreement
 from autoprune.export.picked_files import WEIGHTS
-from autoprune.pick.facts_text import in_words
+from autoprune.pick.facts_text import in_words, load_call
 
 _COSTS = ("mflops", "mparams", "size_mb", "latency_ms", "nonzero_mflops", "nonzero_mparams")
 
@@ -42,7 +42,7 @@ def _picked(card: Card, pick: PickedTrial) -> list[str]:
         "",
         "```python",
         "import autoprune",
-        "network = autoprune.load('.')  # this folder",
+        f"network = {load_call(card.weights.model, '.')}  # this folder",
         "```",
         "",
         "Without autoprune, thirty lines of PyTorch do it: docs/how-to/pick-a-network.md of its repository.",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from autoprune.core.builtin_names import MODELS
+
 
 def in_words(facts: Mapping[str, object]) -> str:
     """Return facts as a line of text.
@@ -22,3 +24,16 @@ def _word(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(map(_word, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def load_call(source: str, folder: str) -> str:
+    """Return the line of Python that loads a picked network.
+
+    >>> load_call("resnet56", "."), load_call("net.py:build", ".")
+    ("autoprune.load('.')", "autoprune.load('.', trust_code=True)")
+
+    Args:
+        source: of the dense network; code has to be trusted to be run.
+        folder: the picked folder.
+    """
+    return f"autoprune.load({folder!r}{', trust_code=True' if MODELS.is_code(source) else ''})"

@@ -20,6 +20,7 @@ from autoprune.export.convert import examples_of
 from autoprune.export.publish import NetworkBundle, check_target, publish
 from autoprune.pick.card_text import card_text
 from autoprune.pick.contest import Finished, hold_contest
+from autoprune.pick.facts_text import load_call
 from autoprune.pick.picked_card import picked_card
 from autoprune.pick.unfinished_pick import unfinished
 from autoprune.pick.uniform_rival import Incomparable, uniform_rival
@@ -28,6 +29,7 @@ from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.trial_weights import check_kept, load_trial
+from autoprune.study.named_code import check_code_is_trusted
 from autoprune.study.view import StudyView
 
 
@@ -41,6 +43,7 @@ def finish_trials(
     compare: bool | None = None,
     force: bool = False,
     wanted: Wanted | None = None,
+    trust_code: bool = False,
 ) -> tuple[Card, Path]:
     """Fine-tune trials longer, keep the best on validation, score it once on test, and write ``picked/<trial>/``.
 
@@ -56,15 +59,18 @@ def finish_trials(
         compare: whether the uniform baseline is finished too; ``None`` for the study's ``pick.compare``.
         force: whether a folder from an earlier pick is replaced.
         wanted: formats that the network is exported to; ``None`` for the study's ``pick.export``.
+        trust_code: whether code may be run that an imported study names; remembered.
 
     Returns:
         the card, and the folder. An export that fails is named on the card.
 
     Raises:
         UsageError: if a folder of one of the trials exists and ``force`` is false, or the epochs are no length.
+        UntrustedCodeError: if the study was imported, and its code has never been allowed.
         StudyError: if there is no fine-tune, and a trial's weights are not kept.
         AutopruneError: if the network cannot be rebuilt, trained, scored or written, or a file fails its checks.
     """
+    check_code_is_trusted(view.folder, view.spec, trust_code=trust_code)
     epochs = _length(view, epochs)
     _check_before(view, trials, epochs, force)
     wanted = wanted_formats(view.spec.pick.export) if wanted is None else wanted  # before an hour of training
@@ -85,8 +91,8 @@ def _check_before(view: StudyView, trials: Sequence[Trial], epochs: float, force
         check_target(
             target,
             force,
-            f"test is scored once: load it with autoprune.load({str(target)!r}), or give --force to finish trial "
-            f"{target.name} again and replace it if it is picked",
+            f"test is scored once: load it with {load_call(view.spec.model.source, str(target))}, or give --force to "
+            f"finish trial {target.name} again and replace it if it is picked",
         )
     for trial in trials if epochs == 0 else ():
         check_kept(view.folder, trial)

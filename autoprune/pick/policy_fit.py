@@ -11,7 +11,7 @@ from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.channel_groups import Block, PruningGroup
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import MaskSpace, SearchSpace
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, UntrustedCodeError
 from autoprune.export.stored_policy import StoredPolicy
 from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
@@ -90,6 +90,20 @@ def _lacking(policy: PruningPolicy, parts: FoundParts) -> dict[str, list[str]]:
         "blocks it lacks": sorted(set(policy.dropped_blocks) - {block.name for block in parts.blocks}),
         "layers that cannot be masked": sorted(set(masked) - set(able)),
     }
+
+
+def check_criteria_are_trusted(policy: PruningPolicy, *, trust_code: bool) -> None:
+    """Raise if a policy ranks channels by code, and that is not allowed.
+
+    Raises:
+        UntrustedCodeError: naming the criteria.
+    """
+    code = [name for name in criteria_of(policy) if IMPORTANCES.is_code(name)]
+    if code and not trust_code:
+        raise UntrustedCodeError(
+            f"the policy ranks channels by the code {', '.join(code)}, which would be run; if you trust it, allow it "
+            "with --trust-code (in Python: trust_code=True)"
+        )
 
 
 def check_data(policy: PruningPolicy, has_data: bool) -> None:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from autoprune.core.atomic_write import write_bytes, write_text
-from autoprune.core.json_values import JsonObject
+from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Trial
 from autoprune.cost.timing_plan import TimingPlan
@@ -66,12 +66,12 @@ class Unfinished:
         path = self._weights_of(trial)
         try:
             with safe_open(path, "pt") as file:
-                stored = json.loads(file.metadata()["scores"])
+                stored = parse_json(file.metadata()["scores"])
             scores = tuple((float(share), _score_from(score)) for share, score in stored)
             pruner = self.maker.pruner
             network = shrink(pruner.network, pruner.cut(trial.candidate.policy))
             load_weights(network, path)
-        except (OSError, SafetensorError, ModelError, KeyError, TypeError, ValueError):
+        except (OSError, SafetensorError, ModelError, *DAMAGE):
             return None  # never begun, or damaged: it is trained now
         return Reached(self.maker.runtime.place(network).eval(), scores)
 
@@ -83,8 +83,8 @@ class Unfinished:
     def final_scores(self, name: str) -> FinalScores | None:
         """Return what was measured at the end; ``None`` if there is nothing, or nothing that can be read."""
         try:
-            return FinalScores.from_json(json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8")))
-        except (OSError, KeyError, TypeError, ValueError):
+            return FinalScores.from_json(parse_json((self.folder / f"{name}.json").read_text(encoding="utf-8")))
+        except (OSError, *DAMAGE):
             return None
 
     def keep_final_scores(self, name: str, final_scores: FinalScores) -> None:

@@ -23,6 +23,7 @@ from autoprune.search.stored_spec import check_same_meaning, stored_meaning, wit
 from autoprune.search.trial_weights import TrialWeights
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
+from autoprune.study.named_code import check_code_is_trusted
 from autoprune.study.spec import StudySpec
 from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import storage_url
@@ -49,6 +50,8 @@ def run_search(
     display: Display,
     storage: str | None = None,
     written: Mapping[str, object] | None = None,
+    *,
+    trust_code: bool = False,
 ) -> Run:
     """Bring a study to ``spec.trials`` finished trials; the same call resumes, and does nothing when it is done.
 
@@ -58,12 +61,15 @@ def run_search(
         display: shows what happens.
         storage: Optuna storage URL for the trials; ``None`` for SQLite in the folder.
         written: values of the ``study.toml`` that went into the spec, remembered so that a later edit is noticed.
+        trust_code: whether code may be run that an imported study names; remembered.
 
     Raises:
+        UntrustedCodeError: if the study was imported, and its code has never been allowed.
         StudyMismatchError: if the spec would change the meaning of the stored trials.
         StudyLockedError: if another process is searching this study.
         AutopruneError: if budget, network, data, folder or a logger cannot be used.
     """
+    check_code_is_trusted(folder, spec, trust_code=trust_code)  # loggers may be code
     loggers = Loggers.named(spec.logging.loggers, display.warn, display.say)  # before anything is trained
     folder.create()
     wanted = with_stored_choices(resolve(spec), folder)

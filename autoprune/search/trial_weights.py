@@ -22,6 +22,7 @@ from torch import nn
 from autoprune.analysis.weight_retention import retained_trials
 from autoprune.core.atomic_write import write_bytes
 from autoprune.core.budget import Budget
+from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
 from autoprune.export.architecture import Architecture, PrunedArchitecture
@@ -170,7 +171,9 @@ def stored_numbers(folder: StudyFolder) -> list[int]:
     return sorted(number for path in _listed(folder.weights) if (number := number_of(path)) is not None)
 
 
-def load_trial(study: str | Path, number: int, network: nn.Module | None = None) -> nn.Module:
+def load_trial(
+    study: str | Path, number: int, network: nn.Module | None = None, *, trust_code: bool = False
+) -> nn.Module:
     """Return a trial's network with the very weights that were measured in the search, without pickle.
 
     It is in eval mode, on the CPU, and can be trained on.
@@ -180,17 +183,20 @@ def load_trial(study: str | Path, number: int, network: nn.Module | None = None)
         number: of the trial.
         network: the dense architecture, needed only if the code it was built by cannot be found here; its
             weights do not matter and it is not modified.
+        trust_code: whether the code that the file of weights names, such as ``net.py:build``, is run to build the dense
+            network. Built-in networks, installed plug-ins and torchvision's need no trust.
 
     Raises:
         StudyError: if the trial's weights are not kept.
         ModelError: if the file is damaged, or the architecture is not the one that was pruned.
         UnknownNameError: if the architecture's name is not known here and no network was given.
+        UntrustedCodeError: if the file names code, and neither trust nor a network was given.
     """
     folder = StudyFolder(Path(study))
     path = folder.trial_weights(number)
     if not path.is_file():
         raise _not_kept(folder, number)
-    return rebuild(_read_architecture(path), path, network)
+    return rebuild(_read_architecture(path), path, network, trust_code=trust_code)
 
 
 def check_kept(folder: StudyFolder, trial: Trial) -> None:
@@ -223,8 +229,8 @@ def _read_architecture(path: Path) -> PrunedArchitecture:
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata()
-        return PrunedArchitecture.from_json(json.loads(facts.get(_ARCHITECTURE) or facts[_OLD_ARCHITECTURE]))
-    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        return PrunedArchitecture.from_json(parse_json(facts.get(_ARCHITECTURE) or facts[_OLD_ARCHITECTURE]))
+    except (OSError, SafetensorError, *DAMAGE) as error:
         raise ModelError(
             f"{str(path)!r} is damaged ({type(error).__name__}: {error}); delete it, and pick the trial, which "
             f"fine-tunes it anew"

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 
 from autoprune.core.atomic_write import write_text
+from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
 
@@ -31,10 +32,10 @@ def read_accepted(folder: StudyFolder) -> dict[str, object] | None:
     """
     path = folder.accepted_toml if folder.accepted_toml.exists() else folder.old_accepted_toml
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, *DAMAGE) as error:
         raise StudyError(
             f"{str(path)!r} is damaged ({type(error).__name__}: {error}); delete it, and repeat the options the study "
             f"was begun with"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.json_values import JsonObject
+from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
 from autoprune.core.measurement import Measurement
 from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
@@ -86,8 +85,8 @@ def read_dense_file(path: Path) -> DenseFacts:
         StudyError: if it is missing or damaged.
     """
     try:
-        return DenseFacts.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return DenseFacts.from_json(parse_json(path.read_text(encoding="utf-8")))
+    except (OSError, *DAMAGE) as error:
         raise StudyError(
             f"{str(path)!r} is damaged ({type(error).__name__}: {error}); restore it from a copy, or "
             f"delete it to measure the dense network again"

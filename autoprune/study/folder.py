@@ -40,6 +40,11 @@ class StudyFolder:
         return self.path / "recipe.json"
 
     @property
+    def imported(self) -> Path:
+        """Return which code the archive named that the study came as; missing if it was made here."""
+        return self.path / "imported.json"
+
+    @property
     def database(self) -> Path:
         """Return the SQLite ledger."""
         return self.path / "study.db"

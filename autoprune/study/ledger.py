@@ -17,6 +17,7 @@ import optuna
 from optuna.samplers import RandomSampler
 
 from autoprune.core.budget import Budget
+from autoprune.core.json_values import parse_json
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.proposal import Proposal
 from autoprune.core.space import SearchSpace
@@ -28,7 +29,7 @@ from autoprune.study.optuna_sampler import OptunaDraw, distributions, proposal_s
 from autoprune.study.policy_params import Params, params_of
 from autoprune.study.resume import end_running, lost_candidates, noted_by_sampler
 from autoprune.study.same_place import SamePlace
-from autoprune.study.storage import open_storage, reporting_faults, tried_again
+from autoprune.study.storage import open_storage, reporting_damage, reporting_faults, tried_again
 from autoprune.study.trial_rows import Follower, open_rows
 
 T = TypeVar("T")
@@ -110,12 +111,14 @@ class Ledger:
     @property
     def trials(self) -> list[Trial]:
         """Return every finished trial, by number."""
-        return self._tried(lambda _: trial_format.read_trials(self._follower.trials(), self._cache))
+        with reporting_damage(self._url):
+            return self._tried(lambda _: trial_format.read_trials(self._follower.trials(), self._cache))
 
     @property
     def facts(self) -> dict[str, Any]:
         """Return what is stored about the study as a whole."""
-        return self._tried(lambda _: {key: json.loads(value) for key, value in self._study.user_attrs.items()})
+        with reporting_damage(self._url):
+            return self._tried(lambda _: {key: parse_json(value) for key, value in self._study.user_attrs.items()})
 
     def remember(self, key: str, value: Any) -> None:
         """Store a fact about the study as a whole, as JSON.

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.orm import Session
 
+from autoprune.core.json_values import parse_json
 from autoprune.study.table_schema import CANDIDATE, KNOWN_SCHEMA, OUTCOME
 from autoprune.study.trial_format import NewTrial, StoredTrial, TrialPlace
 
@@ -63,7 +64,7 @@ def read_rows(storage: RDBStorage, study_id: int, first: int) -> list[StoredTria
     for number, state, key, value in rows:
         trial = found.setdefault(number, StoredTrial(number, TrialState[state], {}))
         if key is not None:
-            found[number] = StoredTrial(number, trial.state, {**trial.user_attrs, key: json.loads(value)})
+            found[number] = StoredTrial(number, trial.state, {**trial.user_attrs, key: parse_json(value)})
     return list(found.values())
 
 

@@ -18,10 +18,10 @@ from optuna.distributions import json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.core.json_values import JsonObject
+from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
 from autoprune.errors import StudyError
 from autoprune.study import trial_format
-from autoprune.study.storage import closing_storage
+from autoprune.study.storage import closing_storage, reporting_damage
 from autoprune.study.storage_url import without_password
 from autoprune.study.whole_trials import WholeTrial, whole_trials
 
@@ -58,9 +58,10 @@ def reading_portable(
             study_id = storage.get_study_id_from_name(name)
         except KeyError as error:
             raise StudyError(f"the storage {without_password(url)!r} holds no study named {name!r}") from error
-        stored = storage.get_study_user_attrs(study_id)
-        facts = {key: json.loads(value) for key, value in sorted(stored.items())}
-        yield facts, (_packed(trial, objectives) for trial in whole_trials(storage, study_id))
+        with reporting_damage(url):
+            stored = storage.get_study_user_attrs(study_id)
+            facts = {key: parse_json(value) for key, value in sorted(stored.items())}
+            yield facts, (_packed(trial, objectives) for trial in whole_trials(storage, study_id))
 
 
 def write_portable(study: PortableStudy, url: str, name: str, objectives: tuple[str, ...]) -> None:
@@ -99,7 +100,7 @@ def _packed(record: WholeTrial, objectives: tuple[str, ...]) -> JsonObject:
         "complete": _when(record.complete or record.start),
         "params": dict(record.params),
         "distributions": dict(record.distributions),
-        "user_attrs": {key: json.loads(value) for key, value in record.user_attrs.items()},
+        "user_attrs": {key: parse_json(value) for key, value in record.user_attrs.items()},
         "system_attrs": dict(record.system_attrs),
     }
 
@@ -127,7 +128,7 @@ def _unpacked(packed: Mapping[str, Any], number: int) -> FrozenTrial:
         )
         record._validate()
         trial_format.read_trial(record)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except DAMAGE as error:
         raise StudyError(
             f"trial {number} of the archive is damaged: {type(error).__name__}: {error}; export the study again"
         ) from error

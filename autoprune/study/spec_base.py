@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from autoprune.core.registry import Registry
 from autoprune.errors import UnknownNameError
+
+LARGEST = 2**63 - 1
+LARGEST_BATCH = 2**40
 
 
 class Section(BaseModel):
     """A frozen table that knows every key, and converts nothing but whole numbers into floats."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _fits_a_machine(cls, value: object) -> object:
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise fault(f"expected a whole number up to {LARGEST}, as 64 bits hold")
+        return value
 
 
 def fault(reason: str, key: str = "", because: Sequence[str] = ()) -> PydanticCustomError:

@@ -13,7 +13,7 @@ from autoprune.core.policy import MASK_PATTERNS
 from autoprune.errors import did_you_mean
 from autoprune.study.spec_base import Names, Section, check_name, check_unique, fault
 
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")  # the last of .pth.tar
 PATTERNS = ("channel", *MASK_PATTERNS)
 MASK_CRITERIA = ("magnitude", "gradient", "wanda")
 
@@ -27,8 +27,8 @@ class ModelSpec(Section):
     )
     weights: str = Field(
         default="",
-        description="state dict (.safetensors, .pt, .pth), or for torchvision models a weights name such as DEFAULT; "
-        "empty: train the dense network",
+        description="state dict (.safetensors, .pt, .pth, .ckpt, .bin, .pth.tar), or for torchvision models a weights "
+        "name such as DEFAULT; empty: train the dense network",
     )
 
     @field_validator("source")

@@ -229,6 +229,8 @@ def read_study_toml(path: Path) -> dict[str, object]:
         fault = f"the file cannot be read: {error.strerror or error}"
     except UnicodeDecodeError as error:
         fault = f"byte {error.start} is not UTF-8; save the file as UTF-8"
+    except RecursionError:
+        fault = "this is nested too deeply; expected tables of values"
     except ValueError as error:  # TOMLDecodeError, or a whole number beyond what Python reads
         fault = f"this is not TOML: {error}"
     raise SpecError(str(path), [fault])

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from autoprune.core.export_formats import named_formats
 from autoprune.errors import UnknownNameError
-from autoprune.study.spec_base import OptimizerName, Section, fault
+from autoprune.study.spec_base import LARGEST_BATCH, OptimizerName, Section, fault
 
 
 class DenseSpec(Section):
@@ -17,7 +17,7 @@ class DenseSpec(Section):
     epochs: int = Field(
         default=16, ge=0, description="passes over the training images; 0: the network comes trained from its source"
     )
-    batch_size: int = Field(default=64, ge=1, description="images per step")
+    batch_size: int = Field(default=64, ge=1, le=LARGEST_BATCH, description="images per step")
     lr: float = Field(default=0.05, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
     optimizer: OptimizerName = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
@@ -54,7 +54,7 @@ class FinetuneSpec(Section):
     """How every candidate is recalibrated and fine-tuned before it is scored."""
 
     epochs: float = Field(default=1.25, ge=0, description="passes over the training images; 0: recalibrate only")
-    batch_size: int = Field(default=32, ge=1, description="images per step")
+    batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH, description="images per step")
     lr: float = Field(default=0.03, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
     optimizer: OptimizerName = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")

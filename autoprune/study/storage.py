@@ -19,6 +19,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
+from autoprune.core.json_values import DAMAGE
 from autoprune.errors import StudyError
 from autoprune.study.storage_url import read_url, sqlite_path, without_password, without_secret
 
@@ -135,6 +136,22 @@ def _is_lost_connection(error: BaseException, url: str) -> bool:
             return True
         seen = seen.__cause__
     return False
+
+
+@contextmanager
+def reporting_damage(url: str) -> Iterator[None]:
+    """Turn what records raise that are not what autoprune wrote into a :class:`StudyError`.
+
+    Raises:
+        StudyError: naming the storage and what is wrong.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        raise StudyError(
+            f"a record in the study's storage {without_password(url)!r} is damaged ({type(error).__name__}: {error}); "
+            f"expected what autoprune wrote, all numbers finite: restore the storage from a copy"
+        ) from error
 
 
 @contextmanager

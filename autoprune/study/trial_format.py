@@ -11,6 +11,7 @@ Optuna has no room for stands beside it as two JSON attributes: ``candidate``, w
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +21,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from autoprune.core.budget import Budget
+from autoprune.core.json_values import parse_json
 from autoprune.core.metrics import METRICS
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import (
@@ -125,7 +127,7 @@ def read_candidate(record: Record) -> Candidate | None:
     """Return the candidate of a record, or ``None`` if its process died while asking."""
     if CANDIDATE not in record.user_attrs:
         return None
-    data = json.loads(record.user_attrs[CANDIDATE])
+    data = parse_json(record.user_attrs[CANDIDATE])
     return Candidate(
         data["number"],
         PruningPolicy.from_json(data["policy"]),
@@ -140,9 +142,21 @@ def read_trial(record: Record) -> Trial | None:
     candidate = read_candidate(record)
     if candidate is None or not record.state.is_finished() or OUTCOME not in record.user_attrs:
         return None
-    data = json.loads(record.user_attrs[OUTCOME])
-    session = json.loads(record.user_attrs[CANDIDATE])["session"]
-    return Trial(candidate, outcome_from_json(data["outcome"]), data["seconds"], session)
+    data = parse_json(record.user_attrs[OUTCOME])
+    session = parse_json(record.user_attrs[CANDIDATE])["session"]
+    return Trial(candidate, outcome_from_json(data["outcome"]), _seconds(data["seconds"]), int(session))
+
+
+def _seconds(stored: Mapping[str, Any]) -> dict[str, float]:
+    """Return phase → seconds.
+
+    Raises:
+        ValueError: if one is no finite number.
+    """
+    spent = {str(phase): float(seconds) for phase, seconds in stored.items()}
+    if not all(map(math.isfinite, spent.values())):
+        raise ValueError(f"seconds by phase are {spent}")
+    return spent
 
 
 class RecordCache:
@@ -171,7 +185,7 @@ class RecordCache:
 
 def outcome_of(record: Record) -> Outcome:
     """Return the outcome that was written for a record, told or not."""
-    return outcome_from_json(json.loads(record.user_attrs[OUTCOME])["outcome"])
+    return outcome_from_json(parse_json(record.user_attrs[OUTCOME])["outcome"])
 
 
 def read_trials(records: Sequence[Record], memory: RecordCache | None = None) -> list[Trial]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from autoprune.core.budget import Budget
+from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Completed, Trial
@@ -17,7 +17,7 @@ from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
-from autoprune.study.storage import closing_storage
+from autoprune.study.storage import closing_storage, reporting_damage
 from autoprune.study.storage_url import sqlite_path, sqlite_url, without_password
 from autoprune.study.study_facts import SessionFacts, StudyFacts
 from autoprune.study.trial_format import StoredTrial, read_trials
@@ -94,8 +94,10 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
             study_id = opened.get_study_id_from_name(spec.name)
         except KeyError as error:
             raise StudyError(f"the storage {without_password(url)!r} holds no study named {spec.name!r}") from error
-        stored = open_rows(opened, study_id).read(0)
-        facts = _read_facts(opened.get_study_user_attrs(study_id), url)
+        with reporting_damage(url):
+            stored = open_rows(opened, study_id).read(0)
+            kept = opened.get_study_user_attrs(study_id)
+        facts = _read_facts(kept, url)
     running = sum(record.state == TrialState.RUNNING for record in stored)
     return StudyView(folder, spec, _readable(stored, facts.dense_correct, url), running, facts)
 
@@ -107,8 +109,8 @@ def _read_facts(stored: Mapping[str, str], url: str) -> StudyFacts:
         StudyError: if they are damaged, as by a number that is not finite.
     """
     try:
-        return StudyFacts.from_json({key: json.loads(value) for key, value in stored.items()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return StudyFacts.from_json({key: parse_json(value) for key, value in stored.items()})
+    except DAMAGE as error:
         raise StudyError(
             f"what the storage {without_password(url)!r} holds about the study as a whole is damaged "
             f"({type(error).__name__}: {error}); expected finite numbers: restore study.db from a copy"
@@ -125,7 +127,7 @@ def _readable(stored: Sequence[StoredTrial], of_dense: str, url: str) -> tuple[T
         trials = tuple(read_trials(stored))
         _check_hits(trials, of_dense)
         return trials
-    except (ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise StudyError(
             f"a trial in the study's storage {without_password(url)!r} is damaged ({type(error).__name__}: {error}); "
             f"expected what autoprune wrote, all numbers finite: restore the storage from a copy"

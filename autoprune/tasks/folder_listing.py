@@ -11,6 +11,7 @@ from pathlib import Path
 
 from autoprune.errors import DataError
 
+_PROGRAMS_OWN = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found")  # of zips, Python, disks
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -24,7 +25,7 @@ class Listing:
 
 
 def list_split(folder: Path) -> Listing:
-    """Return the images of one split: those in each class folder and the folders below it.
+    """Return the images of one split: those in each class folder and the folders below it, but for hidden ones.
 
     Raises:
         DataError: if the folder is missing, or it or one of its class folders holds no image.
@@ -34,7 +35,7 @@ def list_split(folder: Path) -> Listing:
             f"there is no folder {str(folder)!r}; expected {folder.parent.name}/train, {folder.parent.name}/val and "
             "perhaps a test beside them, each with one folder of images for every class"
         )
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name)))
     found = [(file, label) for label, name in enumerate(names) for file in _images_in(folder / name)]
     if not found:
         raise DataError(f"{str(folder)!r} holds no image in any class folder; known endings: {', '.join(_SUFFIXES)}")
@@ -45,8 +46,20 @@ def list_split(folder: Path) -> Listing:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    files = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
-    return sorted(file for file in files if file.suffix.lower() in _SUFFIXES and not file.name.startswith("."))
+    files = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]  # which os.walk then leaves out
+        files += [Path(where) / name for name in names if not _is_hidden(name)]
+    return sorted(file for file in files if file.suffix.lower() in _SUFFIXES)
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether a file or folder is a program's own, such as Jupyter's copies of images it has shown.
+
+    >>> [_is_hidden(name) for name in (".ipynb_checkpoints", "._cat.png", "__MACOSX", "cat.png")]
+    [True, True, True, False]
+    """
+    return name.startswith(".") or name in _PROGRAMS_OWN
 
 
 def check_classes(listings: dict[str, Listing], root: Path) -> None:

@@ -1,6 +1,7 @@
 """From what a user's function returned to a task: a task stays as it is, arrays are wrapped, the rest is refused.
 
-The arrays may be NumPy's or PyTorch's. uint8 images are normalised and cropped at random; floats, which may be
+The arrays may be NumPy's or PyTorch's. uint8 images are normalised and cropped at random, and so are uint16 ones, which
+are scaled to uint8; floats, which may be
 images, rows of features or sequences, are used unchanged. ``builtin.py`` calls the function.
 """
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import DataError
+from autoprune.tasks.array_checks import check_channels_first, eight_bits
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import SPLITS, DataTask
 
@@ -77,16 +79,20 @@ def _arrays(split: Any, where: str) -> Arrays:
     if not isinstance(split, tuple | list) or len(split) != 2:
         raise DataError(f"{where} is {type(split).__name__}; expected (images, labels)")
     images, labels = _tensor(split[0], f"{where} images"), _tensor(split[1], f"{where} labels")
+    check_channels_first(images, f"{where} images")
+    if images.dtype == torch.uint16 and images.dim() == 4:
+        images = eight_bits(images, f"{where} images")
     is_image = images.dim() == 4 and images.dtype == torch.uint8
     if not is_image and not (images.dim() >= 2 and images.is_floating_point()):
         raise DataError(
             f"{where} images have shape {tuple(images.shape)} and type {images.dtype}; expected (N, C, H, W), uint8 or "
             "float, or floats of another shape, such as (N, F) for rows of features and (N, T, F) for sequences"
+            f"{_images_hint(images)}"
         )
     if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
         raise DataError(
             f"{where} labels have shape {tuple(labels.shape)} and type {labels.dtype}; expected ({len(images)},), "
-            "whole numbers: the index of a class for each image"
+            f"whole numbers: the index of a class for each image{_labels_hint(labels)}"
         )
     if not len(images):
         raise DataError(f"{where} is empty; it needs at least one image")
@@ -97,12 +103,31 @@ def _arrays(split: Any, where: str) -> Arrays:
     return Arrays(images.detach().cpu(), labels.long().cpu())
 
 
+def _images_hint(images: Tensor) -> str:
+    """Return what may be meant by images of another shape or type, to end a message with; or nothing."""
+    if images.dim() == 3 and images.dtype == torch.uint8:
+        return ". Grey images need a channel: images[:, None]"
+    if images.dim() == 4 and not images.is_complex():
+        return ". Pixels from 0 to 255 are uint8: cast them"
+    return ""
+
+
+def _labels_hint(labels: Tensor) -> str:
+    """Return how labels of another form become indices, to end a message with; or nothing."""
+    if labels.dim() == 2 and labels.shape[1] > 1:
+        return ". One column for each class: labels.argmax(1)"
+    if labels.dim() == 2:
+        return ". One column: labels[:, 0]"
+    return ". Cast whole numbers that are stored as floats" if labels.is_floating_point() else ""
+
+
 def _tensor(value: Any, where: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ndarray | list | tuple):
         try:
-            return torch.from_numpy(np.array(value))
+            array = np.array(value)
+            return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))  # files may have the other byte order
         except (TypeError, ValueError) as error:
             raise DataError(f"{where} cannot be converted to a tensor: {error}") from error
     raise DataError(f"{where} are {type(value).__name__}; expected a tensor or a NumPy array")

@@ -14,7 +14,8 @@ from torch import Tensor
 from autoprune.errors import DataError
 from autoprune.tasks.folder_listing import Listing, check_classes, list_split
 from autoprune.tasks.in_memory import Arrays, ArrayTask
-from autoprune.tasks.streaming import FolderTask, Unreadable, open_image
+from autoprune.tasks.read_image import Unreadable, read_image
+from autoprune.tasks.streaming import FolderTask
 from autoprune.tasks.task import SPLITS, DataTask
 
 _SMALL_SIDE = 64
@@ -72,7 +73,7 @@ def _read_small_test(listing: Listing) -> Arrays:
 def _read_small(listing: Listing) -> Arrays | None:
     images: Tensor | None = None
     for position, file in enumerate(listing.files):
-        image = open_image(file)
+        image = read_image(file)
         if isinstance(image, Unreadable):
             raise DataError(image.message())
         shape = (3, image.height, image.width)

@@ -17,6 +17,13 @@ from torch import Tensor
 
 from autoprune.core.shapes import Shape, channels_of, described
 from autoprune.errors import DataError
+from autoprune.tasks.array_checks import (
+    check_channels_first,
+    check_starts_at_zero,
+    check_varied,
+    missing_classes,
+    unscaled,
+)
 from autoprune.tasks.augment import crop_and_flip, pad_images
 from autoprune.tasks.task import SEARCHED, Batch, Placement, check_split, stream_seed, subset
 
@@ -83,6 +90,8 @@ class ArrayTask:
         description: str = "",
     ) -> None:
         self.name, self.licence, self.description = name, licence, description
+        if not class_names and len(train):
+            check_starts_at_zero(train.labels, f"train labels of {name}")
         self.num_classes = len(class_names) if class_names else int(train.labels.max()) + 1
         self.class_names = tuple(class_names or map(str, range(self.num_classes)))
         self.input_shape = _shape(train.images)
@@ -98,6 +107,8 @@ class ArrayTask:
             raise DataError(
                 f"{name} has {len(train)} training image; batch norm needs at least 2, and training many more"
             )
+        found = missing_classes(train.labels, self.num_classes), unscaled(train.images)
+        self.notes = tuple(note for note in found if note)
         self._stored = {
             "train": (_to_stored(train.images, self._padding), train.labels),
             "val": (_to_stored(val.images, 0), val.labels),
@@ -193,6 +204,7 @@ class ArrayTask:
     def _check(self, arrays: Arrays, split: str) -> None:
         if not len(arrays):
             raise DataError(f"the {split} split of {self.name} is empty; it needs at least one image")
+        check_varied(arrays.images, f"{split} images of {self.name}")
         shape = _shape(arrays.images)
         if shape != self.input_shape:
             raise DataError(
@@ -223,6 +235,7 @@ def _shape(images: Tensor) -> Shape:
             f"images of shape {tuple(images.shape)} and type {images.dtype} were given; expected (N, C, H, W), uint8 "
             "or float32, or other examples (N, …), float32"
         )
+    check_channels_first(images, "images")
     return tuple(images.shape[1:])
 
 

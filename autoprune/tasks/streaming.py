@@ -1,25 +1,24 @@
 """Images that are decoded while they are needed: :class:`FolderTask`, with torchvision's transforms.
 
 The random crop of an image is seeded by (seed, epoch, image), so a stream does not depend on the number of
-worker processes. ``folder_listing.py`` finds the files.
+worker processes. ``folder_listing.py`` finds the files, ``read_image.py`` reads one.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from autoprune.core.cores import available_cores
 from autoprune.errors import DataError
 from autoprune.tasks.folder_listing import Listing
+from autoprune.tasks.read_image import Unreadable, read_image
 from autoprune.tasks.task import SEARCHED, SPLITS, Batch, Placement, check_split, stream_seed, subset
 
 _REPLAY_BYTES = 256_000_000  # a teacher's stored answers to one epoch
@@ -104,18 +103,6 @@ class FolderTask:
             yield Batch(placed.sub_(mean).div_(std), labels.to(runtime.device, non_blocking=True))
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """An image that cannot be read; a value, because an exception in a worker process ends as a page of traceback."""
-
-    file: str
-    reason: str
-
-    def message(self) -> str:
-        """Return the error message: which file, why, and what to do."""
-        return f"the image {self.file!r} cannot be read ({self.reason}); replace or remove it"
-
-
 class _Decoded(Dataset[Any]):
     """The images of a listing, read and transformed; with a seed, the same way every time."""
 
@@ -123,7 +110,7 @@ class _Decoded(Dataset[Any]):
         self.listing, self.transform, self.seed = listing, transform, seed
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | Unreadable:
-        image = open_image(self.listing.files[index])
+        image = read_image(self.listing.files[index])
         if isinstance(image, Unreadable):
             return image
         with torch.random.fork_rng(devices=[]):  # torchvision's transforms draw from PyTorch's global generator
@@ -139,15 +126,6 @@ def _collate(items: list[tuple[Tensor, int] | Unreadable]) -> tuple[Tensor, Tens
         images.append(item[0])
         labels.append(item[1])
     return torch.stack(images), torch.tensor(labels)
-
-
-def open_image(file: Path) -> Image.Image | Unreadable:
-    """Return an image in RGB, or why it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and their own
-        return Unreadable(str(file), f"{type(error).__name__}: {error}")
 
 
 def _train_transform(size: int) -> Any:

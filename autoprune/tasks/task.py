@@ -123,6 +123,11 @@ class DataTask(Protocol):
         """Return a hash of the training and validation images, their labels and how they are augmented."""
 
 
+def notes_of(task: DataTask) -> tuple[str, ...]:
+    """Return sentences on what may be wrong with the data, for a person to read; a task need not have any."""
+    return tuple(getattr(task, "notes", ()))
+
+
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
     """Return the batches of one epoch; a last batch of one image is left out, as batch norm cannot use it.
 

@@ -19,6 +19,7 @@ from autoprune.training.device.evaluation_mode import evaluating
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.loop import named_by_line
 
+SCORED_TOGETHER = 256  # images per forward pass
 TRAIN_LIMIT = 2000  # training images that are scored, at most
 
 
@@ -44,7 +45,7 @@ def score(
     task: DataTask,
     split: str,
     runtime: Runtime,
-    batch_size: int = 256,
+    batch_size: int = SCORED_TOGETHER,
     limit: int | None = None,
 ) -> Score:
     """Score a network on a split.

@@ -106,7 +106,7 @@ def test_the_onnx_file_answers_as_the_card_says(bench: PreparedStudy, picked: tu
     one_by_one = [session.run(None, {name: image[None].numpy()})[0] for image in images]
     answers = torch.cat([torch.from_numpy(answer) for answer in one_by_one])
     with torch.no_grad():
-        expected = autoprune.load(folder)(images)
+        expected = autoprune.load(folder, trust_code=True)(images)
     told = card["exports"]["onnx"]["agreement"]
     assert float((answers - expected).abs().max()) < 1e-4
     assert told["max_difference"] < 1e-4
@@ -126,7 +126,7 @@ def test_the_program_answers_as_the_card_says(bench: PreparedStudy, picked: tupl
     images, _ = validation(bench)
     with torch.no_grad():
         for batch in (images[:1], images):
-            assert torch.equal(program(batch), autoprune.load(folder)(batch))
+            assert torch.equal(program(batch), autoprune.load(folder, trust_code=True)(batch))
     assert card["exports"]["pt2"]["agreement"]["bit_equal"]
 
 
@@ -191,7 +191,7 @@ def test_the_lines_of_the_docs_rebuild_a_picked_network(
     network = plain_lines().rebuild(str(picked[1]), dense)
     images, _ = validation(bench)
     with torch.no_grad():
-        assert torch.equal(network(images), autoprune.load(picked[1])(images))
+        assert torch.equal(network(images), autoprune.load(picked[1], trust_code=True)(images))
     assert not network.training
     assert network.conv1.out_channels == len(network.conv1.weight)
 
@@ -263,7 +263,7 @@ def failed(checks: list[FileCheck]) -> set[str]:
 def reference(bench: PreparedStudy, picked: tuple[dict[str, Any], Path]) -> Reference:
     images, _ = validation(bench)
     with torch.no_grad():
-        return Reference(images[:8], autoprune.load(picked[1])(images[:8]))
+        return Reference(images[:8], autoprune.load(picked[1], trust_code=True)(images[:8]))
 
 
 def edit_json(path: Path, edit: Any) -> None:
@@ -348,7 +348,7 @@ def test_an_exporter_that_fails_is_named_and_the_others_are_there(
     bench: PreparedStudy, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], convert=failing))
-    network, said = autoprune.load(picked[1]), list[str]()
+    network, said = autoprune.load(picked[1], trust_code=True), list[str]()
     found = export_network(tmp_path, network, bench.network, examples_of(bench.task), BOTH, QUICK, said.append)
     assert found["onnx"] == FailedExport("model.onnx", "RuntimeError: no such operator and much more")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2"]
@@ -364,7 +364,7 @@ def test_a_file_that_answers_otherwise_is_not_written(
         return program_bytes(bench.network, example)
 
     monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], convert=other))
-    wanted, network = Wanted(("pt2",)), autoprune.load(picked[1])
+    wanted, network = Wanted(("pt2",)), autoprune.load(picked[1], trust_code=True)
     found = export_network(
         tmp_path, network, bench.network, examples_of(bench.task), wanted, QUICK, lambda message: None
     )
@@ -433,7 +433,7 @@ def test_its_policy_applied_to_the_same_network_cuts_the_same_channels(
         assert card["validation"]["values"][name] == picked[0]["validation"]["values"][name]
     images, labels = validation(bench)
     with torch.no_grad():
-        right = (autoprune.load(tmp_path / "applied")(images).argmax(1) == labels).double()
+        right = (autoprune.load(tmp_path / "applied", trust_code=True)(images).argmax(1) == labels).double()
     assert card["validation"]["values"]["accuracy"] == pytest.approx(float(right.mean()))
     assert card["against"]["dense"]["validation"]["accuracy"] == pytest.approx(
         float(right.mean()) - card["dense"]["validation"]["values"]["accuracy"]
@@ -452,7 +452,7 @@ def test_a_half_written_folder_is_recognised_and_named(copied: Path) -> None:
     (copied / "architecture.json").unlink()
     assert missing_files(copied) == ["architecture.json", "model.onnx"]
     with pytest.raises(ModelError, match=r"half written or half copied: it lacks architecture\.json, model\.onnx"):
-        autoprune.load(copied)
+        autoprune.load(copied, trust_code=True)
     with pytest.raises(UsageError, match=r"half written .* --force"):
         check_target(copied, force=False)
     check_target(copied, force=True)

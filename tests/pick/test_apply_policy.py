@@ -79,7 +79,7 @@ def test_a_wider_network_loses_the_same_share_of_its_own_channels(code: Path, tm
     assert card["groups"]["conv1"] == {"channels": 8, "kept": 4, "importance": "l1"}
     assert card["groups"]["conv2"] == {"channels": 40, "kept": 20, "importance": "l1"}
     assert "other channel counts: conv2 (16 channels there, 40 here)" in card["notes"]
-    network = autoprune.load(target)
+    network = autoprune.load(target, trust_code=True)
     assert [len(network.get_submodule(name).weight) for name in ("conv1", "conv2", "conv3")] == [4, 20, 4]
     kept = json.loads((target / "architecture.json").read_text())["kept"]["conv2"]["out"]
     assert torch.equal(network.conv2.weight[:, 0], dense.conv2.weight[kept][:, json_in(target)[0]])
@@ -112,7 +112,7 @@ def test_data_recalibrates_and_scores_and_masks_are_put_on(code: Path, tmp_path:
     assert done.exit_code == 0, done.output
     assert "accuracy on validation" in done.stdout
     assert f"written: {target}" in done.stdout
-    network = autoprune.load(target)
+    network = autoprune.load(target, trust_code=True)
     assert int((network.conv3.weight == 0).sum()) == network.conv3.weight.numel() // 2
     assert float(network.bn1.running_mean.abs().sum()) > 0
     assert json.loads((target / "card.json").read_text())["data"]["sizes"]["val"] == 48

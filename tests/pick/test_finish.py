@@ -73,13 +73,13 @@ IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 def test_the_network_is_the_one_that_was_saved_to_the_last_bit(picked: tuple[Path, dict[str, Any]]) -> None:
     from safetensors.torch import load_file
 
-    network = autoprune.load(picked[0])
+    network = autoprune.load(picked[0], trust_code=True)
     state, saved = network.state_dict(), load_file(picked[0] / WEIGHTS)
     assert state.keys() == saved.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in saved.items())
     assert not network.training
     with torch.no_grad():
-        one, other = network(IMAGES), autoprune.load(str(picked[0]))(IMAGES)
+        one, other = network(IMAGES), autoprune.load(str(picked[0]), trust_code=True)(IMAGES)
     assert torch.equal(one, other)
 
 
@@ -87,7 +87,7 @@ def test_the_card_s_validation_score_is_the_loaded_network_s(study: Path, picked
     """The oracle is a plain loop over the images that the user's function returns."""
     folder, card = picked
     bench = prepare_study(open_view(study).spec, StudyFolder(study), lambda message: None)
-    network = autoprune.load(folder)
+    network = autoprune.load(folder, trust_code=True)
     for split, recorded in (("val", card["validation"]), ("test", card["test"])):
         hits = total = 0
         for batch in bench.task.eval_batches(split, 7, bench.device):
@@ -99,7 +99,7 @@ def test_the_card_s_validation_score_is_the_loaded_network_s(study: Path, picked
 
 
 def test_it_can_be_trained_on(picked: tuple[Path, dict[str, Any]]) -> None:
-    network = autoprune.load(picked[0]).train()
+    network = autoprune.load(picked[0], trust_code=True).train()
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     nn.functional.cross_entropy(network(IMAGES), torch.tensor([0, 1, 2, 0, 1])).backward()
@@ -110,7 +110,7 @@ def test_it_can_be_trained_on(picked: tuple[Path, dict[str, Any]]) -> None:
 
 def test_its_counted_cost_is_the_card_s(picked: tuple[Path, dict[str, Any]]) -> None:
     folder, card = picked
-    network = autoprune.load(folder)
+    network = autoprune.load(folder, trust_code=True)
     with FlopCounterMode(display=False) as counter:
         network(IMAGES[:1])
     values = card["validation"]["values"]
@@ -124,7 +124,7 @@ def test_its_counted_cost_is_the_card_s(picked: tuple[Path, dict[str, Any]]) -> 
 
 
 def test_the_module_s_own_attributes_say_its_new_width(picked: tuple[Path, dict[str, Any]]) -> None:
-    network = autoprune.load(picked[0])
+    network = autoprune.load(picked[0], trust_code=True)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             assert module.weight.shape[:2] == (module.out_channels, module.in_channels)
@@ -153,14 +153,14 @@ def test_an_architecture_given_by_hand_serves_where_its_code_is_missing(
     stored["architecture"]["source"] = "gone.py:net"
     (copied / ARCHITECTURE).write_text(json.dumps(stored))
     with pytest.raises(UsageError, match=r"gone\.py"):
-        autoprune.load(copied)
+        autoprune.load(copied, trust_code=True)
     from autoprune.core.registry import load_object
 
     dense = load_object(source)(num_classes=3, in_channels=1)
     before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
     network = autoprune.load(copied, network=dense)
     with torch.no_grad():
-        assert torch.equal(network(IMAGES), autoprune.load(picked[0])(IMAGES))
+        assert torch.equal(network(IMAGES), autoprune.load(picked[0], trust_code=True)(IMAGES))
     assert all(torch.equal(dense.state_dict()[name], tensor) for name, tensor in before.items())
 
 
@@ -169,7 +169,7 @@ def test_an_unknown_architecture_is_named(copied: Path) -> None:
     stored["architecture"]["source"] = "resnet2000"
     (copied / ARCHITECTURE).write_text(json.dumps(stored))
     with pytest.raises(UnknownNameError, match="resnet20"):
-        autoprune.load(copied)
+        autoprune.load(copied, trust_code=True)
 
 
 def test_the_wrong_architecture_is_refused(picked: tuple[Path, dict[str, Any]]) -> None:
@@ -189,7 +189,7 @@ def test_a_network_for_rows_is_rebuilt_from_its_shape(tmp_path: Path) -> None:
     save_network(tmp_path, network, architecture)
     rows = torch.rand(4, 30, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert torch.equal(autoprune.load(tmp_path)(rows), network(rows))
+        assert torch.equal(autoprune.load(tmp_path, trust_code=True)(rows), network(rows))
 
 
 def test_a_weight_that_two_modules_share_is_stored_under_both_names(tmp_path: Path) -> None:
@@ -208,9 +208,9 @@ def test_a_weight_that_two_modules_share_is_stored_under_both_names(tmp_path: Pa
 
 def test_a_folder_that_is_no_picked_network_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a picked network"):
-        autoprune.load(tmp_path)
+        autoprune.load(tmp_path, trust_code=True)
     with pytest.raises(ModelError, match="not a picked network"):
-        autoprune.load(tmp_path / "nothing")
+        autoprune.load(tmp_path / "nothing", trust_code=True)
 
 
 def _cut_short(text: str) -> str:
@@ -259,20 +259,20 @@ DAMAGES = {
 def test_a_damaged_architecture_is_a_model_error(copied: Path, damage: Any) -> None:
     (copied / ARCHITECTURE).write_text(damage((copied / ARCHITECTURE).read_text()))
     with pytest.raises(ModelError) as caught:
-        autoprune.load(copied)
+        autoprune.load(copied, trust_code=True)
     assert len(str(caught.value)) > 30
 
 
 def test_a_folder_with_the_older_name_of_its_architecture_loads(copied: Path) -> None:
     (copied / ARCHITECTURE).rename(copied / OLD_ARCHITECTURE)
     with torch.no_grad():
-        expected = autoprune.load(copied)(IMAGES)
+        expected = autoprune.load(copied, trust_code=True)(IMAGES)
     stored = json.loads((copied / OLD_ARCHITECTURE).read_text())
     for name in ("sizes", "needs_autoprune"):  # the first folders had neither
         del stored[name]
     (copied / OLD_ARCHITECTURE).write_text(json.dumps(stored))
     with torch.no_grad():
-        assert torch.equal(autoprune.load(copied)(IMAGES), expected)
+        assert torch.equal(autoprune.load(copied, trust_code=True)(IMAGES), expected)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut short", "garbage", "another network"])
@@ -293,7 +293,7 @@ def test_damaged_weights_are_a_model_error(copied: Path, damage: str) -> None:
 
             save_file({"weight": torch.zeros(3)}, weights)
     with pytest.raises(ModelError, match=r"model\.safetensors"):
-        autoprune.load(copied)
+        autoprune.load(copied, trust_code=True)
 
 
 def test_picking_does_not_touch_the_study(study: Path, picked: tuple[Path, dict[str, Any]]) -> None:

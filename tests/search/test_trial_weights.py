@@ -111,7 +111,7 @@ def test_a_loaded_network_answers_as_it_did_when_it_was_measured(whole: Path) ->
     assert [trial.number for trial in completed] == stored(whole)
     assert len(completed) >= TRIALS - 1
     for trial in completed:
-        network = autoprune.load_trial(whole, trial.number)
+        network = autoprune.load_trial(whole, trial.number, trust_code=True)
         assert not network.training
         assert all(parameter.requires_grad for parameter in network.parameters())
         right, losses = [], []
@@ -260,7 +260,7 @@ def run(*arguments: str | Path) -> Any:
 def test_weights_that_are_not_kept_are_said_with_what_to_do(copied: Path) -> None:
     StudyFolder(copied).trial_weights(2).unlink()
     with pytest.raises(StudyError, match=r"trial 2 are not kept.*kept: 0, 1, 3") as caught:
-        autoprune.load_trial(copied, 2)
+        autoprune.load_trial(copied, 2, trust_code=True)
     assert "--keep-weights all" in str(caught.value)
     result = run("pick", copied, "--trial", "2", "--finetune-epochs", "0")
     assert result.exit_code == 1
@@ -268,7 +268,7 @@ def test_weights_that_are_not_kept_are_said_with_what_to_do(copied: Path) -> Non
     assert not (copied / "picked").exists()
     empty = copied.with_name("empty")
     with pytest.raises(StudyError, match="kept: none"):
-        autoprune.load_trial(empty, 0)
+        autoprune.load_trial(empty, 0, trust_code=True)
 
 
 def test_the_command_line_takes_the_best_as_measured(copied: Path) -> None:
@@ -288,7 +288,7 @@ def test_damaged_weights_and_those_of_another_policy_are_refused(copied: Path) -
     for content in (b"", path.read_bytes()[:40], path.read_bytes()[:-8]):
         path.write_bytes(content)
         with pytest.raises(ModelError, match=r"3\.safetensors"):
-            autoprune.load_trial(copied, 3)
+            autoprune.load_trial(copied, 3, trust_code=True)
 
 
 # --- how large a study is

@@ -672,3 +672,22 @@ def test_reading_a_spec_imports_nothing_heavy() -> None:
     code = f"import sys, autoprune.study.find_study; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"finetune": {"batch_size": 2**70}}, "finetune.batch_size: given 1180591620717411303424"),
+        ({"latency": {"calls": 2**63}}, "latency.calls: .*as 64 bits hold"),
+        ({"trials": 10**30}, "trials: .*as 64 bits hold"),
+    ],
+)
+def test_whole_numbers_that_no_machine_holds(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        parsed(**values)
+
+
+def test_a_toml_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text("a = " + "[" * 100_000)
+    with pytest.raises(SpecError, match="nested too deeply"):
+        read_study_toml(tmp_path / "study.toml")

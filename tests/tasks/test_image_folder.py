@@ -157,3 +157,16 @@ class TestFolderFaults:
         (root / "train" / ".thumbnails").mkdir()
         (root / "train" / "dog" / "._1.png").write_bytes(b"")
         assert build_task(f"imagefolder:{root}").sizes["train"] == 4
+
+    @pytest.mark.parametrize("hidden", [".ipynb_checkpoints", "__MACOSX", "@eaDir", "deeper/.thumbnails"])
+    def test_hidden_folders_inside_a_class_are_not_there(self, root: Path, hidden: str) -> None:
+        for split in ("train", "val"):
+            place = root / split / "dog" / hidden
+            place.mkdir(parents=True)
+            shutil.copy(root / split / "dog" / "0.png", place / "0-checkpoint.png")
+        assert build_task(f"imagefolder:{root}").sizes["train"] == 4
+
+    def test_a_folder_that_a_zip_left_is_no_class(self, root: Path) -> None:
+        (root / "train" / "__MACOSX" / "dog").mkdir(parents=True)
+        (root / "train" / "__MACOSX" / "dog" / "._0.png").write_bytes(b"x")
+        assert build_task(f"imagefolder:{root}").class_names == ("cat", "dog")

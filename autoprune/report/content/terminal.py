@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import FLOP_CONVENTION, METRICS
+from autoprune.errors import printable
 from autoprune.report.content.rows import Failure, Row, cost_ratios, duration, generalisation_gap, short
 from autoprune.report.content.sensitivity_text import sensitivity_lines
 from autoprune.report.content.summary import Summary
@@ -70,7 +71,7 @@ def front_text(summary: Summary, width: int = 100) -> str:
     buffer = io.StringIO()
     console = Console(file=buffer, width=width, force_terminal=False, force_jupyter=False, color_system=None)
     render(summary, console)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in printable(buffer.getvalue()).splitlines()) + "\n"
 
 
 def headline(summary: Summary) -> tuple[str, ...]:

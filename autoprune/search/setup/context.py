@@ -12,7 +12,7 @@ from autoprune.search.setup.from_spec import runtime_of, task_of
 from autoprune.study.dense_facts import read_dense_facts
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
-from autoprune.tasks.task import DataTask
+from autoprune.tasks.task import DataTask, notes_of
 from autoprune.training.device.runtime import Runtime
 
 
@@ -55,6 +55,8 @@ def open_context(spec: StudySpec, folder: StudyFolder, notify: Notify) -> StudyC
     device.apply_threads()
     notify(f"data: {spec.data.source}")
     task = task_of(spec)
+    for note in notes_of(task):
+        notify(f"data: {note}")
     _check_same_data(task, folder)
     return StudyContext(spec, task, device, folder, notify)
 

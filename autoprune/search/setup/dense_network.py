@@ -16,6 +16,7 @@ from autoprune.errors import ModelError
 from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.selection import check_patterns
+from autoprune.search.setup.check_batches import check_batches
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once
 from autoprune.training.device.evaluation_mode import evaluating
@@ -45,11 +46,12 @@ def _stored(context: StudyContext, path: Path) -> nn.Module:
 
 def _made(context: StudyContext, check: Callable[[nn.Module], None]) -> nn.Module:
     spec, notes = context.spec, list[str]()
-    network = fresh_network(context, spec.model.weights, notes.append)
+    network = fresh_network(context, spec.model.weights, notes.append, context.notify)
     for note in notes:
         context.notify(note)
     check_patterns(network, (*spec.space.keep, *spec.space.only))  # before an hour of training, not after
-    with evaluating(context.device.place(network)):
+    check_batches(context.device.place(network), context.task, spec, context.device, context.notify)
+    with evaluating(network):
         check(network)
     if spec.dense.epochs and (not spec.model.weights or notes):
         _train(context, network)
@@ -57,7 +59,7 @@ def _made(context: StudyContext, check: Callable[[nn.Module], None]) -> nn.Modul
     return network
 
 
-def fresh_network(context: StudyContext, weights: str, notify: Notify = silent) -> nn.Module:
+def fresh_network(context: StudyContext, weights: str, notify: Notify = silent, remark: Notify = silent) -> nn.Module:
     """Return the network as its source builds it by the study's seed, with weights or without."""
     return build_model(
         context.spec.model.source,
@@ -66,6 +68,7 @@ def fresh_network(context: StudyContext, weights: str, notify: Notify = silent) 
         seed=context.spec.seed,
         weights=weights,
         notify=notify,
+        remark=remark,
     )
 
 

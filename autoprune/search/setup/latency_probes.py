@@ -13,6 +13,7 @@ from pathlib import Path
 
 from autoprune.core.budget import Budget
 from autoprune.core.counts import ChannelCounts
+from autoprune.core.json_values import parse_json
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer, measured_latency
@@ -123,7 +124,7 @@ def _to_json(timed: list[Timed], space: SearchSpace) -> list[dict[str, object]]:
 
 def _stored(settings: Mapping[str, object], space: SearchSpace, path: Path) -> list[Timed] | None:
     """Return the stored networks; ``None`` if they were timed by other settings."""
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = parse_json(path.read_text(encoding="utf-8"))
     before = stored["settings"]
     latency = {"runtime": "torch", **before["latency"]}  # as it was before there was a choice
     if {**before, "latency": latency} != settings:

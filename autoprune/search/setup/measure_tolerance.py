@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from autoprune.core.counts import ChannelCounts
+from autoprune.core.json_values import parse_json
 from autoprune.errors import NonFiniteError
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.context import StudyContext
@@ -83,6 +84,6 @@ def fewest(choices: tuple[int, ...], is_tolerated: Callable[[int], bool]) -> int
 
 def _stored(settings: Mapping[str, object], path: Path) -> dict[str, int] | None:
     """Return the stored counts; ``None`` if they were measured by other settings."""
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = parse_json(path.read_text(encoding="utf-8"))
     counts = {str(name): int(count) for name, count in stored["counts"].items()}
     return counts if stored["settings"] == settings else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from autoprune.core.atomic_write import write_bytes, write_text
+from autoprune.core.json_values import DAMAGE
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ def unless_damaged(read: Callable[[Path], T | None]) -> Callable[[Path], T | Non
     def attempt(path: Path) -> T | None:
         try:
             return read(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, *DAMAGE):
             return None
 
     return attempt

@@ -32,20 +32,22 @@ from autoprune.models.build import build_model
 from autoprune.training.device.runtime import Runtime
 
 
-def open_network(name: str, given: Architecture | None) -> tuple[nn.Module, Architecture]:
+def open_network(name: str, given: Architecture | None, *, trust_code: bool = False) -> tuple[nn.Module, Architecture]:
     """Return a network in eval mode on the CPU, and what it is: built by name, or loaded from a picked folder.
 
     Args:
         name: a folder that ``autoprune pick`` wrote, or a model's name as ``--model`` takes it.
         given: input shape and outputs of a model by name; a picked folder knows its own.
+        trust_code: whether code that a picked folder names is run; a model that is named here is the user's own.
 
     Raises:
         UsageError: if the name is a folder that holds no picked network.
         UnknownNameError: if no model has this name.
         ModelError: if the network cannot be built or loaded.
+        UntrustedCodeError: if a picked folder names code, and that is not allowed.
     """
     if is_picked(name):
-        return load(name), read_architecture(Path(name)).dense
+        return load(name, trust_code=trust_code), read_architecture(Path(name)).dense
     if Path(name).is_dir():
         raise UsageError(
             f"{name!r} is a folder without {WEIGHTS}; expected a model's name, or a folder that `autoprune pick` wrote"

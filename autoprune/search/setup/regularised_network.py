@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from autoprune.core.channel_groups import PruningGroup
+from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.errors import StudyError
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.models.load_weights import load_weights
@@ -105,8 +106,8 @@ def regularisation_facts(folder: StudyFolder) -> RegularisationFacts | None:
 def _facts_in(path: Path) -> RegularisationFacts:
     try:
         with safe_open(path, "pt") as file:
-            return RegularisationFacts.from_json(json.loads(file.metadata()[_FACTS]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            return RegularisationFacts.from_json(parse_json(file.metadata()[_FACTS]))
+    except (OSError, SafetensorError, *DAMAGE) as error:
         raise StudyError(
             f"{str(path)!r} is damaged ({type(error).__name__}: {error}); restore it from a copy"
         ) from error

@@ -16,29 +16,38 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, TypeAlias
 
+from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.errors import StudyError, UsageError
+from autoprune.study.manage.bounded_file import BoundedFile
 from autoprune.study.manage.file_inventory import CARRIED
 from autoprune.study.manage.manifest import VERSION, Manifest, PackedFile
 
 PREFIX = "autoprune-study"
 MANIFEST, RESOLVED, FACTS, TRIALS = "manifest.json", "resolved.toml", "facts.json", "trials.jsonl"
 ENDINGS = (".tar.gz", ".tgz", ".zip")
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, RuntimeError),
+    NotImplementedError,  # a zip packed in a way that Python does not read
+)
+_Member: TypeAlias = tuple[str, int, IO[bytes]]
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip file can hold
 _LARGEST_MANIFEST = 16_000_000
+_LARGEST_FRAME = 64_000_000  # the manifest and the headers of all files
 
 
-def write_archive(folder: Path, about: Manifest, target: Path) -> None:
-    """Pack a folder's files, in order, behind a manifest of them.
+def write_archive(folder: Path, about: Manifest, target: Path) -> Manifest:
+    """Pack a folder's files, in order, behind a manifest of them; return it.
 
     Args:
         folder: what to pack; every file in it.
@@ -50,11 +59,13 @@ def write_archive(folder: Path, about: Manifest, target: Path) -> None:
     """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = {name: PackedFile((folder / name).stat().st_size, _digest(folder / name)) for name in names}
-    manifest = json.dumps(replace(about, files=files).to_json(), indent=1).encode()
+    complete = replace(about, files=files)
+    manifest = json.dumps(complete.to_json(), indent=1).encode()
     if target.name.endswith(".zip"):
         _write_zip(folder, names, manifest, target)
     else:
         _write_tar(folder, names, manifest, target)
+    return complete
 
 
 def _digest(path: Path) -> str:
@@ -89,23 +100,30 @@ def _write_tar(folder: Path, names: list[str], manifest: bytes, target: Path) ->
                 archive.addfile(entry, content)
 
 
-def unpack_archive(file: Path, folder: Path) -> Manifest:
+def unpack_archive(file: Path, folder: Path, limit: float = math.inf) -> Manifest:
     """Unpack an archive into an empty folder, and return its manifest.
 
     Only what the manifest names is written, and only if its name is one that an archive may hold, so that nothing can
     land elsewhere; size and content are checked.
 
+    Args:
+        file: the archive.
+        folder: empty.
+        limit: most bytes that its files may have together.
+
     Raises:
-        UsageError: if there is no such file, or it is no archive of a study.
+        UsageError: if there is no such file, it is no archive of a study, or its files are larger than the limit.
         StudyError: if it is damaged, incomplete, or of a newer version.
     """
     if not file.is_file():
         raise UsageError(f"there is no file {str(file)!r}; expected an archive that `autoprune studies export` wrote")
     try:
-        with _members(file) as members:
+        with _members(file) as (members, allow):
             manifest = _read_manifest(file, members)
+            _check_size(file, manifest, limit)
+            allow(manifest.unpacked)
             seen = [_unpack(name, size, content, manifest.files, folder, file) for name, size, content in members]
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, RuntimeError) as error:
+    except _DAMAGED as error:
         raise StudyError(f"{str(file)!r} is damaged: {error}; copy or export it again") from error
     missing = sorted(set(manifest.files) - set(seen)) or sorted({RESOLVED, FACTS, TRIALS} - set(seen))
     if missing:
@@ -113,21 +131,35 @@ def unpack_archive(file: Path, folder: Path) -> Manifest:
     return manifest
 
 
+def _check_size(file: Path, manifest: Manifest, limit: float) -> None:
+    if manifest.unpacked > limit:
+        raise UsageError(
+            f"{str(file)!r} unpacks to {manifest.unpacked / 1e9:.3g} GB, and at most {limit / 1e9:.3g} GB are allowed; "
+            f"if you trust it, allow more with --max-gb {math.ceil(manifest.unpacked / 1e9)}"
+        )
+
+
 @contextmanager
-def _members(file: Path) -> Iterator[Iterator[tuple[str, int, IO[bytes]]]]:
-    """Give the name, size and content of each regular file, in order.
+def _members(file: Path) -> Iterator[tuple[Iterator[_Member], Callable[[int], None]]]:
+    """Give the name, size and content of each regular file, in order, and what allows so many bytes to be unpacked.
+
+    Before that, no more is unpacked than a manifest may take.
 
     Raises:
         UsageError: if the file is neither a tar nor a zip.
     """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
-            yield ((entry.filename, entry.file_size, archive.open(entry)) for entry in archive.infolist())
-    elif tarfile.is_tarfile(file):
-        with tarfile.open(file) as tar:
-            yield ((entry.name, entry.size, _content(tar, entry, file)) for entry in tar)
-    else:
-        raise UsageError(f"{str(file)!r} is neither a tar nor a zip; expected what `autoprune studies export` wrote")
+            yield ((one.filename, one.file_size, archive.open(one)) for one in archive.infolist()), lambda _: None
+        return
+    with BoundedFile(file, _LARGEST_FRAME) as unpacked:
+        try:
+            tar = tarfile.open(fileobj=unpacked, mode="r|")  # noqa: SIM115 - closed with the file
+        except tarfile.ReadError as error:
+            raise UsageError(
+                f"{str(file)!r} is neither a tar nor a zip; expected what `autoprune studies export` wrote"
+            ) from error
+        yield ((entry.name, entry.size, _content(tar, entry, file)) for entry in tar), unpacked.allow
 
 
 def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo, file: Path) -> IO[bytes]:
@@ -142,9 +174,9 @@ def _read_manifest(file: Path, members: Iterator[tuple[str, int, IO[bytes]]]) ->
     if name != f"{PREFIX}/{MANIFEST}" or content is None or size > _LARGEST_MANIFEST:
         raise UsageError(f"{str(file)!r} is no archive of a study: expected {PREFIX}/{MANIFEST} first, found {name!r}")
     try:
-        data = dict(json.loads(content.read(size)))
+        data = dict(parse_json(content.read(size)))
         version, manifest = int(data["format"]), Manifest.from_json(data)
-    except (ValueError, TypeError, KeyError) as error:
+    except DAMAGE as error:
         raise StudyError(f"the manifest of {str(file)!r} is damaged: {type(error).__name__}: {error}") from error
     if version > VERSION:
         raise StudyError(

@@ -14,7 +14,7 @@ from autoprune.errors import StudyError
 from autoprune.study.accepted_toml import read_accepted, write_accepted
 from autoprune.study.copy_trials import backup_sqlite, copy_study, delete_study, rename_in_sqlite
 from autoprune.study.disk_usage import size_of
-from autoprune.study.find_study import STUDY_FILE, find_study
+from autoprune.study.find_study import find_study
 from autoprune.study.folder import StudyFolder
 from autoprune.study.manage.file_inventory import TRIAL_WEIGHTS, carried_files, check_free, stored_folder
 from autoprune.study.spec_toml import read_resolved, read_study_toml, write_resolved
@@ -71,7 +71,8 @@ def _copy_trials(folder: StudyFolder, copy: StudyFolder, old: str, new: str, sto
 
 
 def _copy_files(folder: StudyFolder, copy: StudyFolder) -> None:
-    names = [*carried_files(folder.path), *([Path(STUDY_FILE)] if folder.study_toml.exists() else [])]
+    beside = [path.relative_to(folder.path) for path in (folder.study_toml, folder.imported) if path.exists()]
+    names = [*carried_files(folder.path), *beside]
     for name in names:
         source, goal = folder.path / name, copy.path / name
         goal.parent.mkdir(parents=True, exist_ok=True)

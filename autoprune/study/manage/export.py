@@ -28,12 +28,14 @@ class Exported:
     Attributes:
         file: the archive.
         size_bytes: its size.
+        unpacked: bytes that it unpacks to.
         trials: how many records of trials it holds.
         needs: dotted key of the spec → file or module that the study needs and the archive does not hold.
     """
 
     file: Path
     size_bytes: int
+    unpacked: int
     trials: int
     needs: Mapping[str, str]
 
@@ -65,7 +67,7 @@ def export_study(path: Path, target: Path, storage: str | None = None, *, force:
             about = _stage(path, scratch, spec, url, wording)
             target.parent.mkdir(parents=True, exist_ok=True)
             remove_leftovers(target.parent)
-            write_archive(scratch, about, hidden)
+            about = write_archive(scratch, about, hidden)
             hidden.replace(target)
     except OSError as error:
         raise StudyError(
@@ -73,7 +75,7 @@ def export_study(path: Path, target: Path, storage: str | None = None, *, force:
         ) from error
     finally:
         hidden.unlink(missing_ok=True)
-    return Exported(target, target.stat().st_size, about.trials, about.needs)
+    return Exported(target, target.stat().st_size, about.unpacked, about.trials, about.needs)
 
 
 def _about(spec: StudySpec, facts: Mapping[str, Any], trials: int, wording: Wording) -> Manifest:

@@ -20,7 +20,8 @@ CARRIED = (
     f"{TRIAL_WEIGHTS}/[0-9]*.safetensors",  # by the number of the trial
 )
 DATABASE = ("study.db", "study.db-wal", "study.db-shm", "study.db-journal")
-SPEC = ("resolved.toml", "accepted_toml.json", "recipe.json")  # the last is an older name of the second
+# recipe.json is an older name of accepted_toml.json
+SPEC = ("resolved.toml", "accepted_toml.json", "recipe.json", "imported.json")
 LOCK = "study.lock"
 # made anew from the rest, or for people
 DERIVED = (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.errors import SpecError, StudyError, UsageError
 from autoprune.study.accepted_toml import write_accepted
 from autoprune.study.copy_trials import backup_sqlite, delete_study, has_study, take_name
@@ -17,12 +17,15 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.manage.archive_file import FACTS, RESOLVED, TRIALS, unpack_archive
 from autoprune.study.manage.copy import building, written_at
 from autoprune.study.manage.file_inventory import holds_study
-from autoprune.study.manage.portable_paths import Wording, relocated
+from autoprune.study.manage.portable_paths import Wording, outside_values, relocated
 from autoprune.study.manage.remove import removal_lock, remove_made
+from autoprune.study.named_code import ImportMark, code_in
 from autoprune.study.portable_trials import PortableStudy, check_portable, write_portable
 from autoprune.study.spec import NAME_PATTERN, StudySpec
 from autoprune.study.spec_toml import read_resolved, write_resolved
 from autoprune.study.storage_url import sqlite_url
+
+LARGEST = 2e9  # bytes that an archive may unpack to unless more are allowed
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,18 @@ class Imported:
     Attributes:
         folder: where the study lies now.
         trials: how many records of trials it has.
-        needs: dotted key of the spec → file or module that it needs and the archive did not hold.
+        needs: dotted key of the spec → file or module that it needs and the archive did not hold. The spec itself says
+            so: it is what a search will run, whatever the archive says of itself.
+        code: dotted key → code that the archive names, and that nobody here has named.
+        unpacked: bytes that the archive unpacked to.
         measured_on: the device and versions that its latencies were measured with.
     """
 
     folder: Path
     trials: int
     needs: Mapping[str, str]
+    code: Mapping[str, tuple[str, ...]]
+    unpacked: int
     measured_on: Mapping[str, object]
 
 
@@ -50,6 +58,8 @@ def import_study(
     *,
     force: bool = False,
     places: Mapping[str, str] | None = None,
+    trust_code: bool = False,
+    limit: float = LARGEST,
 ) -> Imported:
     """Unpack a study that :func:`export_study` wrote; it appears whole or not at all.
 
@@ -61,9 +71,13 @@ def import_study(
         force: whether a stored study of that name is replaced. A ``study.toml`` in its folder stays.
         places: dotted key → value for what lies elsewhere on this machine: ``model.source``, ``model.weights``,
             ``data.source``, ``data.root``.
+        trust_code: whether searches and picks may run the code that the archive names. Otherwise that has to be allowed
+            later, once.
+        limit: most bytes that the archive may unpack to.
 
     Raises:
-        UsageError: if the file is no archive of a study, the name cannot be one, or a study is there already.
+        UsageError: if the file is no archive of a study or unpacks to more than the limit, the name cannot be one, or a
+            study is there already.
         StudyError: if the archive is damaged, incomplete or of a newer version, or the folder cannot be written.
         StudyLockedError: if a study that is to be replaced is being searched.
     """
@@ -72,15 +86,18 @@ def import_study(
         scratch = held.enter_context(building(root / "import"))
         unpacked = scratch.path / "unpacked"
         unpacked.mkdir()
-        manifest = unpack_archive(file, unpacked)
+        manifest = unpack_archive(file, unpacked, limit)
         target, called = _target(manifest.study if name is None else name, root)
         _take_place(target, called, storage, force, held)
         spec, wording = _spec(unpacked, called, places, file)
         study = _study(unpacked, wording, file)
         _assemble(unpacked, spec, study, wording, written_at(target), storage is None)
+        brought = {key: names for key, names in code_in(spec).items() if key not in places}
+        if brought:
+            ImportMark(file.name, brought, trust_code).write(StudyFolder(unpacked))
         _install(unpacked, target, spec, study, storage)
-    needs = {**manifest.needs, **{key: value for key, value in places.items() if key in manifest.needs}}
-    return Imported(target, len(study.trials), needs, manifest.measured_on)
+    needs = outside_values(spec)
+    return Imported(target, len(study.trials), needs, brought, manifest.unpacked, manifest.measured_on)
 
 
 def _take_place(target: Path, called: str, storage: str | None, force: bool, held: ExitStack) -> None:
@@ -128,10 +145,10 @@ def _study(unpacked: Path, wording: Wording, file: Path) -> PortableStudy:
         StudyError: if they are not.
     """
     try:
-        facts = dict(json.loads((unpacked / FACTS).read_text(encoding="utf-8")))
+        facts = dict(parse_json((unpacked / FACTS).read_text(encoding="utf-8")))
         lines = (unpacked / TRIALS).read_text(encoding="utf-8").splitlines()
-        trials = tuple(dict(json.loads(line)) for line in lines)
-    except (ValueError, TypeError) as error:
+        trials = tuple(dict(parse_json(line)) for line in lines)
+    except DAMAGE as error:
         raise StudyError(f"the trials in {str(file)!r} are damaged: {error}; export the study again") from error
     check_portable(trials)
     return PortableStudy(wording.apply_to_json(facts), trials)

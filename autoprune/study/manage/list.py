@@ -102,17 +102,22 @@ def _may_hold_study(path: Path) -> bool:
 
 
 def _listed(folder: StudyFolder, storage: str | None) -> Listed:
-    size, active = size_of(folder).total, datetime.datetime.fromtimestamp(0, datetime.UTC)
+    size, active = 0, datetime.datetime.fromtimestamp(0, datetime.UTC)
     try:
+        size = size_of(folder).total
         active = last_activity(folder)
         searching = is_searched(folder.lock)
         wanted = read_resolved(folder.resolved).trials
-        look = _look(folder, storage)
+        listed = Listed(folder, size, active, searching, _look(folder, storage), wanted)
+        listed.to_json()  # what is shown is made of what is stored, whatever that is
     except (AutopruneError, OSError) as error:
         is_elsewhere = isinstance(error, StudyError) and not folder.database.exists()
         where = " (or its trials are in another storage: give --storage)" if is_elsewhere else ""
         return Listed(folder, size, active, False, None, fault=f"{error}{where}")
-    return Listed(folder, size, active, searching, look, wanted)
+    except Exception as error:  # one study must not hide the others, whatever has become of it
+        fault = f"it cannot be read ({type(error).__name__}: {error})"
+        return Listed(folder, size, active, False, None, fault=fault)
+    return listed
 
 
 def _look(folder: StudyFolder, storage: str | None) -> QuickLook:

@@ -44,6 +44,11 @@ class Manifest:
     measured_on: Mapping[str, Any]
     files: Mapping[str, PackedFile] = field(default_factory=dict)
 
+    @property
+    def unpacked(self) -> int:
+        """Return the bytes of all files, as the archive says."""
+        return sum(max(0, file.bytes) for file in self.files.values())
+
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         about = {name: value for name, value in vars(self).items() if name != "files"}

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+from autoprune.study.named_code import code_in
 from autoprune.study.spec import StudySpec
+from autoprune.study.spec_sections import WEIGHT_SUFFIXES
 
 OUTSIDE = ("model.source", "model.weights", "data.source", "data.root")  # what an import may point elsewhere
 _ABSOLUTE = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?/(?:[^\s/\"'<>:]+/)+(?=[^\s/\"'<>:])")
@@ -107,13 +109,14 @@ def _value(spec: StudySpec, key: str) -> Any:
 
 def outside_values(spec: StudySpec) -> dict[str, str]:
     """Return what a study needs that its archive does not carry: files and modules, by dotted key."""
-    found = {key: str(_value(spec, key)) for key in OUTSIDE if key != "data.root"}
-    return {key: value for key, value in found.items() if _is_outside(value)}
+    values = {key: str(_value(spec, key)) for key in OUTSIDE if key != "data.root"}
+    found = {key: value for key, value in values.items() if _is_outside(value)}
+    return {**{key: ", ".join(names) for key, names in code_in(spec).items()}, **found}
 
 
 def _is_outside(value: str) -> bool:
     named, colon, _ = value.partition(":")
-    return value != "" and (value.endswith((".safetensors", ".pt", ".pth")) or (colon != "" and named != "torchvision"))
+    return value != "" and (value.endswith(WEIGHT_SUFFIXES) or (colon != "" and named != "torchvision"))
 
 
 def relocated(spec: StudySpec, given: Mapping[str, str]) -> tuple[StudySpec, Wording]:

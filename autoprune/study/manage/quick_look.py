@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.analysis.pareto import best_within
+from autoprune.core.json_values import DAMAGE
 from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial, outcome_from_json
@@ -59,7 +60,7 @@ def quick_look(database: Path, name: str) -> QuickLook | None:
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
             return _look(connection, name)
-    except (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (sqlite3.Error, *DAMAGE):
         return None  # whoever reads it as a whole says what is wrong
 
 

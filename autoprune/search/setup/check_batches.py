@@ -1,0 +1,110 @@
+"""The smallest batches that a network will meet, tried before an hour is spent on its training.
+
+A network that loses the batch dimension of a single image (``squeeze()``), or whose batch norm cannot be trained on
+one, runs well until the last batch of a split or of an epoch holds just that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.core.notify import Notify
+from autoprune.errors import ModelError
+from autoprune.search.setup.importance_scores import CALIBRATION_BATCH
+from autoprune.study.spec import StudySpec
+from autoprune.tasks.task import SPLITS, DataTask
+from autoprune.training.device.evaluation_mode import evaluating
+from autoprune.training.device.runtime import Runtime
+from autoprune.training.device.seeding import seeded
+from autoprune.training.scoring import SCORED_TOGETHER, TRAIN_LIMIT
+
+
+def check_batches(network: nn.Module, task: DataTask, spec: StudySpec, runtime: Runtime, notify: Notify) -> None:
+    """Run a network on a single image, and in training mode on the smallest batch of an epoch; it is left as it was.
+
+    Args:
+        network: placed on the runtime; it answers a batch of two.
+        task: the data.
+        spec: whose batch sizes count.
+        runtime: where the network runs.
+        notify: called with a sentence if it fails on a single image and none comes alone.
+
+    Raises:
+        ModelError: that says which batch is so small, and what to do.
+    """
+    images = next(iter(task.eval_batches("val", 2, runtime))).images
+    fault = _fault_of(network, images[:1], task, runtime, training=False)
+    if fault and (split := _single_image(task, spec)):
+        raise ModelError(
+            f"the network fails on a single image, and the last of the {split} images comes alone: {fault}; keep the "
+            "batch dimension, by flatten(1) where it is squeeze(), for example"
+        )
+    if fault:
+        notify(f"the network answers several images at once, and fails on a single one: {fault}")
+    for key, size in _smallest_in_training(task, spec):
+        _check_training(network, task, runtime, key, size)
+
+
+def _single_image(task: DataTask, spec: StudySpec) -> str:
+    """Return which split leaves one image for its last batch when it is looked at; empty if none does."""
+    train, val, test = (task.sizes[split] for split in SPLITS)
+    together = [
+        *(("validation", min(val, most)) for most in (val, spec.stopping.images, spec.sensitivity.images)),
+        ("test", test),
+        ("training", min(train, val, TRAIN_LIMIT)),
+    ]
+    alone = [split for split, count in together if count % SCORED_TOGETHER == 1]
+    calibrated = min(train, spec.space.calibration_images) % CALIBRATION_BATCH == 1
+    return next(iter(alone), "training" if calibrated else "")
+
+
+def _smallest_in_training(task: DataTask, spec: StudySpec) -> list[tuple[str, int]]:
+    """Return key of the spec → images of the smallest batch of an epoch; of one image only if all have one."""
+    wanted = {"finetune.batch_size": (spec.finetune.batch_size, spec.finetune.epochs)}
+    if not spec.model.weights:
+        wanted["dense.batch_size"] = (spec.dense.batch_size, spec.dense.epochs)
+    images = task.sizes["train"]
+    whole = {key: min(size, images) for key, (size, epochs) in wanted.items() if epochs}
+    return [(key, images % size if images % size > 1 else size) for key, size in whole.items()]
+
+
+def _check_training(network: nn.Module, task: DataTask, runtime: Runtime, key: str, size: int) -> None:
+    images = next(iter(task.eval_batches("train", size, runtime, limit=size))).images
+    fault = _fault_of(network, images, task, runtime, training=True)
+    if fault is None:
+        return
+    several = next(iter(task.eval_batches("train", 2 * size, runtime, limit=2 * size))).images
+    if _fault_of(network, several, task, runtime, training=True) is None:  # else it is no matter of the batch
+        raise ModelError(
+            f"the network cannot be trained on a batch of {size}, the smallest of an epoch of {task.sizes['train']} "
+            f"images: {fault}; give another {key}"
+        )
+
+
+def _fault_of(network: nn.Module, images: Tensor, task: DataTask, runtime: Runtime, *, training: bool) -> str | None:
+    """Return what a network raises on a batch, in words; ``None`` if it answers."""
+    try:
+        with evaluating(network), _unchanged(network), seeded(0, runtime.device), torch.no_grad():
+            network.train(training)
+            runtime.logits(network, images, task.num_classes)
+    except ModelError as error:
+        return str(error).partition(". ")[0]
+    except Exception as error:  # the user's own network may raise anything
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+@contextmanager
+def _unchanged(network: nn.Module) -> Iterator[None]:
+    """Put back what a forward pass in training mode changes, such as batch norm's statistics."""
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in network.named_buffers():
+            if name in before and buffer.shape == before[name].shape:
+                buffer.copy_(before[name])
