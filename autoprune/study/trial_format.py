@@ -125,7 +125,10 @@ def read_candidate(record: Record) -> Candidate | None:
     """Return the candidate of a record, or ``None`` if its process died while asking."""
     if CANDIDATE not in record.user_attrs:
         return None
-    data = json.loads(record.user_attrs[CANDIDATE])
+    return _candidate(json.loads(record.user_attrs[CANDIDATE]))
+
+
+def _candidate(data: Mapping[str, Any]) -> Candidate:
     return Candidate(
         data["number"],
         PruningPolicy.from_json(data["policy"]),
@@ -137,12 +140,10 @@ def read_candidate(record: Record) -> Candidate | None:
 
 def read_trial(record: Record) -> Trial | None:
     """Return a finished trial, or ``None`` for one that is running or lost."""
-    candidate = read_candidate(record)
-    if candidate is None or not record.state.is_finished() or OUTCOME not in record.user_attrs:
+    if CANDIDATE not in record.user_attrs or not record.state.is_finished() or OUTCOME not in record.user_attrs:
         return None
-    data = json.loads(record.user_attrs[OUTCOME])
-    session = json.loads(record.user_attrs[CANDIDATE])["session"]
-    return Trial(candidate, outcome_from_json(data["outcome"]), data["seconds"], session)
+    asked, told = json.loads(record.user_attrs[CANDIDATE]), json.loads(record.user_attrs[OUTCOME])
+    return Trial(_candidate(asked), outcome_from_json(told["outcome"]), told["seconds"], asked["session"])
 
 
 class RecordCache:
