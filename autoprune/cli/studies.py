@@ -86,7 +86,7 @@ def _print(found: list[Listed], root: Path) -> None:
 def _cells(each: Listed) -> tuple[str, ...]:
     size = f"{each.size_bytes / 1e6:.1f}"
     when = "searching now" if each.searching else ago(each.active)
-    if each.look is None:
+    if each.overview is None:
         return each.name, "?", each.fault.splitlines()[0], size, when
     row = each.to_json()
     return each.name, f"{row['finished']} of {row['trials']}", str(row["best"]), size, when

@@ -127,7 +127,10 @@ def read_candidate(record: Record) -> Candidate | None:
     """Return the candidate of a record, or ``None`` if its process died while asking."""
     if CANDIDATE not in record.user_attrs:
         return None
-    data = parse_json(record.user_attrs[CANDIDATE])
+    return _candidate(parse_json(record.user_attrs[CANDIDATE]))
+
+
+def _candidate(data: Mapping[str, Any]) -> Candidate:
     return Candidate(
         data["number"],
         PruningPolicy.from_json(data["policy"]),
@@ -139,12 +142,12 @@ def read_candidate(record: Record) -> Candidate | None:
 
 def read_trial(record: Record) -> Trial | None:
     """Return a finished trial, or ``None`` for one that is running or lost."""
-    candidate = read_candidate(record)
-    if candidate is None or not record.state.is_finished() or OUTCOME not in record.user_attrs:
+    if CANDIDATE not in record.user_attrs or not record.state.is_finished() or OUTCOME not in record.user_attrs:
         return None
-    data = parse_json(record.user_attrs[OUTCOME])
-    session = parse_json(record.user_attrs[CANDIDATE])["session"]
-    return Trial(candidate, outcome_from_json(data["outcome"]), _seconds(data["seconds"]), int(session))
+    asked, told = parse_json(record.user_attrs[CANDIDATE]), parse_json(record.user_attrs[OUTCOME])
+    return Trial(
+        _candidate(asked), outcome_from_json(told["outcome"]), _seconds(told["seconds"]), int(asked["session"])
+    )
 
 
 def _seconds(stored: Mapping[str, Any]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from autoprune.analysis.pareto import best_within
 from autoprune.study import optuna_tables, whole_trials
 from autoprune.study import storage as storages
 from autoprune.study.manage.list import list_studies
-from autoprune.study.manage.quick_look import quick_look
+from autoprune.study.manage.overview import overview
 from autoprune.study.storage import open_storage
 from autoprune.study.storage_url import sqlite_url
 from autoprune.study.view import open_view
@@ -38,13 +38,13 @@ def test_tables_in_portions_give_what_the_api_gives(folder: Path, monkeypatch: p
     assert [list(trial["params"]) for trial in by_tables] == [list(trial["params"]) for trial in by_api]
 
 
-def test_a_quick_look_says_what_the_whole_study_says(folder: Path) -> None:
-    view, look = open_view(folder), quick_look(folder / "study.db", "fake")
-    assert look is not None
-    assert (look.finished, look.running, look.facts) == (len(view.trials), view.running, view.facts)
+def test_an_overview_says_what_the_whole_study_says(folder: Path) -> None:
+    view, seen = open_view(folder), overview(folder / "study.db", "fake")
+    assert seen is not None
+    assert (seen.finished, seen.running, seen.facts) == (len(view.trials), view.running, view.facts)
     best = best_within(view.trials, view.budget)
     assert best is not None
-    assert (look.best_number, look.best) == (best.number, best.outcome.measurement)  # type: ignore[union-attr]
+    assert (seen.best_number, seen.best) == (best.number, best.outcome.measurement)  # type: ignore[union-attr]
 
 
 def shown(folder: Path) -> list[dict[str, object]]:
@@ -52,15 +52,15 @@ def shown(folder: Path) -> list[dict[str, object]]:
     return [{**each.to_json(), "size_mb": None} for each in list_studies(folder.parent)]
 
 
-def test_what_is_unusual_gets_no_quick_look_and_is_listed_all_the_same(
+def test_what_is_unusual_gets_no_overview_and_is_listed_all_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = shown(folder)
-    assert quick_look(folder / "study.db", "another") is None
-    assert quick_look(folder / "resolved.toml", "fake") is None
-    assert quick_look(folder / "missing.db", "fake") is None
-    monkeypatch.setattr("autoprune.study.manage.quick_look.KNOWN_SCHEMA", ())
-    assert quick_look(folder / "study.db", "fake") is None
+    assert overview(folder / "study.db", "another") is None
+    assert overview(folder / "resolved.toml", "fake") is None
+    assert overview(folder / "missing.db", "fake") is None
+    monkeypatch.setattr("autoprune.study.manage.overview.KNOWN_SCHEMA", ())
+    assert overview(folder / "study.db", "fake") is None
     assert shown(folder) == expected
 
 

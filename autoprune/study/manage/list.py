@@ -16,7 +16,7 @@ from autoprune.study.disk_usage import size_of
 from autoprune.study.folder import StudyFolder
 from autoprune.study.lock import is_searched
 from autoprune.study.manage.file_inventory import DATABASE, SPEC
-from autoprune.study.manage.quick_look import QuickLook, quick_look
+from autoprune.study.manage.overview import Overview, overview
 from autoprune.study.spec_toml import read_resolved
 
 
@@ -29,7 +29,7 @@ class Listed:
         size_bytes: of all its files.
         active: when its trials were last written to.
         searching: whether a process is searching it now.
-        look: what is stored, or ``None`` if it cannot be read.
+        overview: what is stored, or ``None`` if it cannot be read.
         wanted: how many trials the study is to reach.
         fault: why it cannot be read, or an empty string.
     """
@@ -38,7 +38,7 @@ class Listed:
     size_bytes: int
     active: datetime.datetime
     searching: bool
-    look: QuickLook | None
+    overview: Overview | None
     wanted: int = 0
     fault: str = ""
 
@@ -56,16 +56,16 @@ class Listed:
             "last_activity": self.active.isoformat(timespec="seconds"),
             "searching": self.searching,
         }
-        if self.look is None:
+        if self.overview is None:
             return {**row, "error": self.fault}
-        best = self.look.best
+        best = self.overview.best
         return {
             **row,
-            "finished": self.look.finished,
+            "finished": self.overview.finished,
             "trials": self.wanted,
-            "running": self.look.running,
-            "budget": self.look.facts.budget.to_json(),
-            "best_trial": self.look.best_number,
+            "running": self.overview.running,
+            "budget": self.overview.facts.budget.to_json(),
+            "best_trial": self.overview.best_number,
             "best_accuracy": best["accuracy"] if best else None,
             "best": best_text(best) if best else "",
         }
@@ -108,7 +108,7 @@ def _listed(folder: StudyFolder, storage: str | None) -> Listed:
         active = last_activity(folder)
         searching = is_searched(folder.lock)
         wanted = read_resolved(folder.resolved).trials
-        listed = Listed(folder, size, active, searching, _look(folder, storage), wanted)
+        listed = Listed(folder, size, active, searching, _overview(folder, storage), wanted)
         listed.to_json()  # what is shown is made of what is stored, whatever that is
     except (AutopruneError, OSError) as error:
         is_elsewhere = isinstance(error, StudyError) and not folder.database.exists()
@@ -120,14 +120,14 @@ def _listed(folder: StudyFolder, storage: str | None) -> Listed:
     return listed
 
 
-def _look(folder: StudyFolder, storage: str | None) -> QuickLook:
-    """Return what a list shows of a study, from a quick look if one is enough.
+def _overview(folder: StudyFolder, storage: str | None) -> Overview:
+    """Return what a list shows of a study, from an overview if one is enough.
 
     Raises:
         StudyError: if it cannot be read.
     """
     if folder.database.exists():
-        found = quick_look(folder.database, read_resolved(folder.resolved).name)
+        found = overview(folder.database, read_resolved(folder.resolved).name)
         if found is not None:
             return found
     from autoprune.study.view import open_view  # loads Optuna, which takes longer than a list should
@@ -135,7 +135,7 @@ def _look(folder: StudyFolder, storage: str | None) -> QuickLook:
     view = open_view(folder.path, None if folder.database.exists() else storage)
     best = best_within(view.trials, view.budget)
     measured = completed_measurement(best) if best else None
-    return QuickLook(len(view.trials), view.running, view.facts, best.number if best else None, measured)
+    return Overview(len(view.trials), view.running, view.facts, best.number if best else None, measured)
 
 
 def last_activity(folder: StudyFolder) -> datetime.datetime:

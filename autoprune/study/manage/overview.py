@@ -1,6 +1,6 @@
-"""A SQLite study at a glance, for lists of many studies: a few queries, without Optuna, SQLAlchemy or a single policy.
+"""A SQLite study in short, for lists of many studies: a few queries, without Optuna, SQLAlchemy or a single policy.
 
-Where the tables are not those that are known, or anything else is unusual, there is no quick look, and ``view`` reads
+Where the tables are not those that are known, or anything else is unusual, there is no overview, and ``view`` reads
 the study as a whole.
 """
 
@@ -32,7 +32,7 @@ _CANDIDATE = "SELECT value_json FROM trial_user_attributes WHERE trial_id = ? AN
 
 
 @dataclass(frozen=True)
-class QuickLook:
+class Overview:
     """What a line of a list shows of a study.
 
     Attributes:
@@ -50,7 +50,7 @@ class QuickLook:
     best: Measurement | None
 
 
-def quick_look(database: Path, name: str) -> QuickLook | None:
+def overview(database: Path, name: str) -> Overview | None:
     """Return what a list shows of a study; ``None`` if it has to be read as a whole.
 
     Args:
@@ -59,12 +59,12 @@ def quick_look(database: Path, name: str) -> QuickLook | None:
     """
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
-            return _look(connection, name)
+            return _read(connection, name)
     except (sqlite3.Error, *DAMAGE):
         return None  # whoever reads it as a whole says what is wrong
 
 
-def _look(connection: sqlite3.Connection, name: str) -> QuickLook | None:
+def _read(connection: sqlite3.Connection, name: str) -> Overview | None:
     versions = {version for (version,) in connection.execute("SELECT version_num FROM alembic_version")}
     found = connection.execute(_STUDY, (name,)).fetchone()
     if found is None or not versions <= set(KNOWN_SCHEMA):
@@ -81,7 +81,7 @@ def _look(connection: sqlite3.Connection, name: str) -> QuickLook | None:
     running = sum(state == "RUNNING" for _, state, _ in rows)
     best = _best(connection, ended, facts)
     number, measured = best if best else (None, None)
-    return QuickLook(len(ended), running, facts, number, measured)
+    return Overview(len(ended), running, facts, number, measured)
 
 
 def _best(
