@@ -21,7 +21,7 @@ from autoprune.pruning.prove_groups import Proof
 _ROUNDS = 12  # changes that one group may need
 _NEIGHBOURS = 8  # other groups that one is tried with
 
-Failed = tuple[PruningGroup, CutFault]
+Unproved = tuple[PruningGroup, CutFault]
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Repair:
     proof: Proof
     hints: dict[type[nn.Module], set[str]] = field(default_factory=dict)
 
-    def with_numbers(self, groups: Sequence[PruningGroup]) -> tuple[list[PruningGroup], list[Failed]]:
+    def with_numbers(self, groups: Sequence[PruningGroup]) -> tuple[list[PruningGroup], list[Unproved]]:
         """Return the groups that can be cut, with numbers where they need some, and those that cannot.
 
         What one group needed, its like will need: all others are proved with it at once.
         """
-        waiting, proved, failed = list(groups), list[PruningGroup](), list[Failed]()
+        waiting, proved, failed = list(groups), list[PruningGroup](), list[Unproved]()
         while waiting:
             group = waiting.pop(0)
             fault = self.proof.fault([group])
@@ -61,9 +61,9 @@ class Repair:
         fresh = tuple(each for each in self._hinted(group) if each not in group.members)
         return replace(group, members=(*group.members, *fresh)) if fresh else group
 
-    def coupled(self, failed: Sequence[Failed]) -> tuple[list[PruningGroup], list[Failed]]:
+    def coupled(self, failed: Sequence[Unproved]) -> tuple[list[PruningGroup], list[Unproved]]:
         """Return groups coupled with those whose numbers must agree, and those that still cannot be cut."""
-        waiting, proved, left = list(failed), list[PruningGroup](), list[Failed]()
+        waiting, proved, left = list(failed), list[PruningGroup](), list[Unproved]()
         while waiting:
             group, fault = waiting.pop(0)
             changed, names = self._grown(group, fault, [other for other, _ in waiting])
@@ -113,7 +113,7 @@ class Repair:
         """Yield changes of a group: numbers, then couplings, the nearest first, each with the groups that it takes."""
         tried = [self._hinted(group), *fault.numbers]
         if not fault.numbers:
-            tried += _around(self.proof.subject.network, group)
+            tried += _around(self.proof.specimen.network, group)
         tried += [(each,) for numbers in tried[1:] if len(numbers) > 1 for each in numbers]
         for numbers in tried:
             fresh = tuple(each for each in numbers if each not in group.members)
@@ -125,7 +125,7 @@ class Repair:
 
     def _hinted(self, group: PruningGroup) -> tuple[Member, ...]:
         """Return the numbers around a group that others of its like needed."""
-        network = self.proof.subject.network
+        network = self.proof.specimen.network
         found = list[Member]()
         for path in _surroundings(network, group):
             names = self.hints.get(type(network.get_submodule(path)))
@@ -133,7 +133,7 @@ class Repair:
         return tuple(found)
 
     def _remember(self, group: PruningGroup) -> None:
-        network = self.proof.subject.network
+        network = self.proof.specimen.network
         for member in group.members:
             if member.side.startswith(NUMBER):
                 kind = type(network.get_submodule(member.module))

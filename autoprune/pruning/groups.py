@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from autoprune.core.channel_groups import FrozenGroup, PruningGroup
 from autoprune.errors import ModelError
 from autoprune.models.copying.copy_network import copy_network
-from autoprune.pruning.couple_groups import Failed, Repair
+from autoprune.pruning.couple_groups import Repair, Unproved
 from autoprune.pruning.faults import where
 from autoprune.pruning.layers.kinds import kind_of
-from autoprune.pruning.propose_groups import Proposals, propose_groups, unnamed_layers
-from autoprune.pruning.prove_groups import Proof, Subject, frozen_by, training_answers
+from autoprune.pruning.propose_groups import ProposedGroups, propose_groups, unnamed_layers
+from autoprune.pruning.prove_groups import Proof, Specimen, frozen_by, training_answers
 from autoprune.pruning.tracing.rule_helpers import FoldKey
 from autoprune.pruning.tracing.safe_forward import answer_of
 from autoprune.pruning.tracing.tracer import OutOfTime
@@ -59,16 +59,16 @@ def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -
     if isinstance(network, torch.jit.ScriptModule):
         raise ModelError("a ScriptModule's layers cannot be cut; give the Python module that it was made from")
     deadline = time.process_time() + seconds
-    subject = _subject(network, example)
+    specimen = _specimen(network, example)
     try:
-        best = _Attempt(subject, deadline, seconds)
+        best = _Attempt(specimen, deadline, seconds)
         flips = best.flips()
         if flips:
-            other = _Attempt(subject, deadline, seconds, flips)
+            other = _Attempt(specimen, deadline, seconds, flips)
             best = other if other.is_better_than(best) else best
         best.couple()
     except OutOfTime:
-        return Groups((), tuple(_out_of_time(subject.network, seconds)))
+        return Groups((), tuple(_out_of_time(specimen.network, seconds)))
     return best.groups()
 
 
@@ -76,24 +76,26 @@ class _Attempt:
     """One trace with its proof.
 
     Args:
-        subject: the network.
+        specimen: the network.
         deadline: ``time.process_time()`` after which nothing more is proved.
         seconds: how long that was, for messages.
         flipped: folds of channels in which the first part gets shorter instead of the last.
     """
 
-    def __init__(self, subject: Subject, deadline: float, seconds: float, flipped: Iterable[FoldKey] = ()) -> None:
-        self.subject = subject
-        self.trace = _trace(subject, max(0.0, deadline - time.process_time()), flipped)
-        self.proposals: Proposals = propose_groups(subject.network, self.trace)
+    def __init__(self, specimen: Specimen, deadline: float, seconds: float, flipped: Iterable[FoldKey] = ()) -> None:
+        self.specimen = specimen
+        self.trace = _trace(specimen, max(0.0, deadline - time.process_time()), flipped)
+        self.proposals: ProposedGroups = propose_groups(specimen.network, self.trace)
         statistics = self.trace.findings.statistics
         rounding = torch.finfo(torch.float64 if self.trace.is_exact else torch.float32).eps
-        subject = replace(subject, rounding=rounding)
-        self.proof = Proof(subject, statistics, self.proposals.channel_of, deadline, seconds, self.trace.findings.begun)
+        specimen = replace(specimen, rounding=rounding)
+        self.proof = Proof(
+            specimen, statistics, self.proposals.channel_of, deadline, seconds, self.trace.findings.begun
+        )
         self.repair = Repair(self.proof)
         self.proved, self.failed = self._prove()
 
-    def _prove(self) -> tuple[list[PruningGroup], list[Failed]]:
+    def _prove(self) -> tuple[list[PruningGroup], list[Unproved]]:
         """Prove all groups at once, or else those that no fixed size has touched, and the others one by one."""
         groups = self.proposals.groups
         if self.proof.fault(groups) is None:
@@ -135,7 +137,7 @@ class _Attempt:
 
     def groups(self) -> Groups:
         """Return what was found, in network order, every layer with parameters among it."""
-        network, order = self.subject.network, self.proposals.order
+        network, order = self.specimen.network, self.proposals.order
         frozen = [*self.proposals.frozen, *(frozen_by(group, fault) for group, fault in self.failed)]
         unnamed = unnamed_layers(network, self.proved, frozen, self.trace.findings.used)
         return Groups(
@@ -144,14 +146,14 @@ class _Attempt:
         )
 
 
-def _trace(subject: Subject, seconds: float, flipped: Iterable[FoldKey]) -> Trace:
+def _trace(specimen: Specimen, seconds: float, flipped: Iterable[FoldKey]) -> Trace:
     training = None
-    if subject.in_training is not None:
-        training = copy_network(subject.network).train(), subject.example[:2]
-    return trace(subject.network, subject.example[:1], training, seconds, flipped)
+    if specimen.in_training is not None:
+        training = copy_network(specimen.network).train(), specimen.example[:2]
+    return trace(specimen.network, specimen.example[:1], training, seconds, flipped)
 
 
-def _subject(network: nn.Module, example: Tensor) -> Subject:
+def _specimen(network: nn.Module, example: Tensor) -> Specimen:
     """Return a copy in which no channel is silent, its input, and its outputs.
 
     Tensors of one value, such as a scale of zero before training, are drawn anew: a cut behind them would change
@@ -173,7 +175,7 @@ def _subject(network: nn.Module, example: Tensor) -> Subject:
         pass
     answer_of(probe, example[:1])  # which is what the trace sees
     rounding = torch.finfo(torch.float32).eps
-    return Subject(probe, example, expected, rounding, _in_training(probe, example))
+    return Specimen(probe, example, expected, rounding, _in_training(probe, example))
 
 
 def _in_training(network: nn.Module, example: Tensor) -> tuple[list[Tensor], list[Tensor]]:

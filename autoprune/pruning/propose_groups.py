@@ -25,7 +25,7 @@ ChannelOf = Mapping[int, tuple[str, int]]
 
 
 @dataclass(frozen=True)
-class Proposals:
+class ProposedGroups:
     """What a trace proposes.
 
     Attributes:
@@ -41,7 +41,7 @@ class Proposals:
     order: Mapping[str, int]
 
 
-def propose_groups(network: nn.Module, trace: Trace) -> Proposals:
+def propose_groups(network: nn.Module, trace: Trace) -> ProposedGroups:
     """Return the groups that a trace shows, and what it froze.
 
     Args:
@@ -65,7 +65,7 @@ class _Reader:
     def __post_init__(self) -> None:
         self.positions = {name: position for position, (name, _) in enumerate(named_parts(self.network))}
 
-    def read(self) -> Proposals:
+    def read(self) -> ProposedGroups:
         places = self._places()
         by_pattern: dict[tuple[frozenset[int], tuple[tuple[_Owner, int], ...]], list[int]] = defaultdict(list)
         parts = self._parts()
@@ -77,7 +77,7 @@ class _Reader:
             self._add([owner for owner, _ in pattern], classes, places, bool(sums.intersection(classes)))
         shares = _product_shares(self.trace, self.channel_of)
         groups = (replace(group, products=tuple(shares.get(name, ()))) for name, group in self.groups.items())
-        return Proposals(tuple(groups), tuple(self.frozen), self.channel_of, self.order)
+        return ProposedGroups(tuple(groups), tuple(self.frozen), self.channel_of, self.order)
 
     def _parts(self) -> dict[int, set[int]]:
         """Return class → the fixed parts of channels that it is in."""

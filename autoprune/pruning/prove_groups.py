@@ -30,11 +30,11 @@ TRAINING_ROUNDINGS = 1e-3  # of the output; statistics of two images enlarge rou
 LARGEST_ROUNDING = 1e-6  # of the output; what is larger is never taken for one
 LEVELS = 4  # how many different shares of its channels a group loses over the draws
 
-Removed = Mapping[str, tuple[int, ...]]
+RemovedChannels = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Subject:
+class Specimen:
     """A network as the proof sees it.
 
     Attributes:
@@ -65,7 +65,7 @@ class Proof:
     """The proof of groups of one network.
 
     Attributes:
-        subject: the network.
+        specimen: the network.
         statistics: over channels, which the masked twin must take over those that stay.
         channel_of: where each channel of the trace went.
         deadline: ``time.process_time()`` after which nothing more is proved.
@@ -74,7 +74,7 @@ class Proof:
         alias: group → the group that it was coupled with.
     """
 
-    subject: Subject
+    specimen: Specimen
     statistics: Sequence[Statistic]
     channel_of: ChannelOf
     deadline: float
@@ -114,44 +114,46 @@ class Proof:
                 return found
         return None
 
-    def _fault_of(self, groups: Sequence[PruningGroup], removed: Removed, with_training: bool) -> CutFault | None:
-        subject = self.subject
+    def _fault_of(
+        self, groups: Sequence[PruningGroup], removed: RemovedChannels, with_training: bool
+    ) -> CutFault | None:
+        specimen = self.specimen
         try:
-            cut = plan_cut(subject.network, groups, removed)
-            small = shrink(subject.network, cut, light_copy)
+            cut = plan_cut(specimen.network, groups, removed)
+            small = shrink(specimen.network, cut, light_copy)
             with torch.no_grad():
-                found = small(subject.example)
+                found = small(specimen.example)
         except Exception as error:  # the user's own forward may raise anything
-            return fault_of("its forward pass fails once it is cut", error, subject.network, groups, self.begun)
-        if found.shape != subject.expected.shape:
+            return fault_of("its forward pass fails once it is cut", error, specimen.network, groups, self.begun)
+        if found.shape != specimen.expected.shape:
             return CutFault("the output changes its shape once it is cut")
-        twin = zeroed(subject.network, cut, light_copy)
-        wanted = self._masked_answer(twin, removed, subject.example)
+        twin = zeroed(specimen.network, cut, light_copy)
+        wanted = self._masked_answer(twin, removed, specimen.example)
         difference = float((found - wanted).abs().max())
         if not difference <= self._tolerance(twin, removed, wanted, difference):
             return CutFault(f"cutting it is not the same as zeroing its channels (outputs differ by {difference:.1e})")
         return self._training_fault(groups, cut, small) if with_training else None
 
-    def _masked_answer(self, twin: nn.Module, removed: Removed, example: Tensor) -> Tensor:
+    def _masked_answer(self, twin: nn.Module, removed: RemovedChannels, example: Tensor) -> Tensor:
         with torch.no_grad(), WithoutRemoved(self.statistics, self._is_removed(removed)):
             answer: Tensor = twin(example)
         return answer
 
-    def _tolerance(self, twin: nn.Module, removed: Removed, wanted: Tensor, difference: float) -> float:
+    def _tolerance(self, twin: nn.Module, removed: RemovedChannels, wanted: Tensor, difference: float) -> float:
         """Return by how much two answers may differ: by roundings, which a deep network may enlarge.
 
         By how much it does shows when its input is changed by a rounding.
         """
-        subject = self.subject
-        scale = float(torch.maximum(subject.expected.abs().max(), wanted.abs().max()))
-        strict = ROUNDINGS * subject.rounding * scale
-        if difference <= strict or difference > LARGEST_ROUNDING * scale or not subject.example.is_floating_point():
+        specimen = self.specimen
+        scale = float(torch.maximum(specimen.expected.abs().max(), wanted.abs().max()))
+        strict = ROUNDINGS * specimen.rounding * scale
+        if difference <= strict or difference > LARGEST_ROUNDING * scale or not specimen.example.is_floating_point():
             return strict
-        noise = torch.rand(subject.example.shape, generator=torch.Generator().manual_seed(0)).to(subject.example)
-        near = self._masked_answer(twin, removed, subject.example * (1 + subject.rounding * (noise - 0.5)))
+        noise = torch.rand(specimen.example.shape, generator=torch.Generator().manual_seed(0)).to(specimen.example)
+        near = self._masked_answer(twin, removed, specimen.example * (1 + specimen.rounding * (noise - 0.5)))
         return max(strict, ROUNDINGS * float((near - wanted).abs().max()))
 
-    def _is_removed(self, removed: Removed) -> Callable[[int], bool]:
+    def _is_removed(self, removed: RemovedChannels) -> Callable[[int], bool]:
         gone = {(group, channel) for group, channels in removed.items() for channel in channels}
 
         def is_removed(atom: int) -> bool:
@@ -161,21 +163,21 @@ class Proof:
         return is_removed
 
     def _training_fault(self, groups: Sequence[PruningGroup], cut: CutPlan, small: nn.Module) -> CutFault | None:
-        subject = self.subject
-        if subject.in_training is None:
+        specimen = self.specimen
+        if specimen.in_training is None:
             return None
         try:
-            found = training_answers(small, subject.example, 0)
+            found = training_answers(small, specimen.example, 0)
         except Exception as error:  # the user's own forward may raise anything
             return fault_of(
-                "its forward pass fails in training mode once it is cut", error, subject.network, groups, self.begun
+                "its forward pass fails in training mode once it is cut", error, specimen.network, groups, self.begun
             )
-        if [each.shape for each in found] != [each.shape for each in subject.in_training[0]]:
+        if [each.shape for each in found] != [each.shape for each in specimen.in_training[0]]:
             return CutFault("an output of training mode changes its shape")
-        if subject.is_random_in_training or self.statistics:
+        if specimen.is_random_in_training or self.statistics:
             return None
-        wanted = training_answers(zeroed(subject.network, cut, light_copy), subject.example, 0)
-        for one, other, dense in zip(found, wanted, subject.in_training[0], strict=True):
+        wanted = training_answers(zeroed(specimen.network, cut, light_copy), specimen.example, 0)
+        for one, other, dense in zip(found, wanted, specimen.in_training[0], strict=True):
             if not float((one - other).abs().max()) <= TRAINING_ROUNDINGS * float(dense.abs().max()):
                 return CutFault("cutting it is not the same as zeroing its channels in training mode")
         return None

@@ -16,7 +16,7 @@ from torch import Tensor
 from autoprune.core.channel_groups import Side
 
 Owner = tuple[str, Side]
-Loss = tuple[int, str]
+LostChannel = tuple[int, str]
 """A channel that was lost, and why; it is frozen only if what it was lost in reaches the network's output."""
 
 
@@ -31,7 +31,7 @@ class Channels:
         self._parent = [0]
         self._reasons: dict[int, str] = {}
         self._added: set[int] = set()
-        self._held: list[Loss] | None = None
+        self._held: list[LostChannel] | None = None
         self._first: dict[Owner, tuple[int, int]] = {}
         self.whereabouts = whereabouts
 
@@ -105,15 +105,15 @@ class Channels:
         self._held = held
 
     @contextmanager
-    def holding(self) -> Iterator[list[Loss]]:
+    def holding(self) -> Iterator[list[LostChannel]]:
         """Collect what is frozen meanwhile, instead of freezing it."""
-        self._held = losses = list[Loss]()
+        self._held = losses = list[LostChannel]()
         try:
             yield losses
         finally:
             self._held = None
 
-    def freeze_lost(self, losses: Iterable[Loss]) -> None:
+    def freeze_lost(self, losses: Iterable[LostChannel]) -> None:
         """Freeze channels that were lost earlier."""
         for atom, reason in losses:
             self._reasons.setdefault(self.find(atom), reason)

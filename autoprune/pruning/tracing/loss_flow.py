@@ -12,23 +12,23 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from autoprune.pruning.tracing.channel_union import Loss
+from autoprune.pruning.tracing.channel_union import LostChannel
 
 
 class LossFlow:
     """The losses that every tensor of a forward pass carries."""
 
     def __init__(self) -> None:
-        self._carried: dict[int, frozenset[Loss]] = {}
+        self._carried: dict[int, frozenset[LostChannel]] = {}
         self._alive: list[Any] = []  # memory that carries something is never given to another tensor
 
-    def of(self, tensors: Iterable[Tensor]) -> frozenset[Loss]:
+    def of(self, tensors: Iterable[Tensor]) -> frozenset[LostChannel]:
         """Return all losses that some tensors carry."""
         if not self._carried:
             return frozenset()
         return frozenset().union(*(self._carried.get(_place(tensor), frozenset()) for tensor in tensors))
 
-    def add(self, tensors: Iterable[Tensor], losses: frozenset[Loss]) -> None:
+    def add(self, tensors: Iterable[Tensor], losses: frozenset[LostChannel]) -> None:
         """Let tensors carry losses, beside what they carry already."""
         if not losses:
             return
