@@ -2,7 +2,8 @@
 
 Every network has its published size and random weights. What is found is also checked here, apart from the package's
 own proof: with a random part of every group gone, the network must compute what it computes with those zeroed.
-On one thread this takes some ten minutes. ``tests/pruning/test_zoo.py`` does the same with small relatives.
+This needs timm and transformers, and some twenty minutes on one thread.
+``tests/pruning/test_zoo.py`` does the same with small relatives.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from network_families import families
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models as zoo
@@ -47,6 +49,11 @@ everything else is exact.
 
 {table}
 
+The smallest members of some families of timm, at 64×64 pixels, and of transformers, at the width of its smallest
+published encoders (128), with 10 classes:
+
+{further}
+
 How to read it:
 
 - **groups** can be cut: channels that must go together, as along a residual stream or after a concatenation, count
@@ -58,11 +65,11 @@ How to read it:
 - **smallest** is the share of the multiply–accumulates that is left when every group loses as much as
   `max_sparsity = {max_sparsity}` allows, and no block is dropped; counted on the network really cut.
   {convention}; biases, norms and activations are not counted.
-- **seconds** is how long it takes to find and prove the groups.
+- **seconds** is the processor time that it takes to find and prove the groups.
 
 ## What stays whole, and why
 
-The last layer of every network, because {output}. Besides:
+The last layer of every network, because {output}. Besides, in the first table:
 
 {frozen}
 
@@ -159,24 +166,32 @@ def macs(network: nn.Module, example: Tensor) -> float:
     return counter.get_total_flops() / 2
 
 
-def look_at(name: str, build: Callable[[], nn.Module], shape: tuple[int, ...]) -> Row:
+def look_at(name: str, build: Callable[[], nn.Module], example: Tensor, is_checked: bool = True) -> Row:
     """Return what is found in one network.
+
+    Args:
+        name: of the network.
+        build: makes it, with random weights.
+        example: two inputs.
+        is_checked: whether the groups are proved a second time, here; that takes a network without statistics over
+            channels.
 
     Raises:
         RuntimeError: if a cut is not the same as zeroing.
     """
     torch.manual_seed(0)
-    network, example = build().eval(), torch.randn(2, *shape)
-    began = time.monotonic()
+    network = build().eval().requires_grad_(False)
+    began = time.process_time()
     groups = find_groups(network, example)
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     blocks = find_blocks(network, example[:1], groups.cuttable)
     space = SearchSpace(groups.cuttable, {group.name: ("l2",) for group in groups.cuttable}, MAX_SPARSITY)
     most = {group.name: range(group.num_channels - space.channel_choices[group.name][0]) for group in groups.cuttable}
     smallest = shrink(network, plan_cut(network, groups.cuttable, most))
     share = macs(smallest, example) / macs(network, example)
-    check(name, network.double(), groups.cuttable, example[:1].double())
-    return Row(name, shape, groups.cuttable, len(blocks), groups.frozen, share, seconds)
+    if is_checked:
+        check(name, network.double(), groups.cuttable, example[:1].double())
+    return Row(name, tuple(example.shape[1:]), groups.cuttable, len(blocks), groups.frozen, share, seconds)
 
 
 def check(name: str, network: nn.Module, groups: Iterable[PruningGroup], example: Tensor) -> None:
@@ -194,11 +209,14 @@ def check(name: str, network: nn.Module, groups: Iterable[PruningGroup], example
         raise RuntimeError(f"{name}: cutting is not the same as zeroing")
 
 
-def network_docs(rows: Iterable[Row]) -> str:
-    rows = list(rows)
+def table_of(rows: Iterable[Row]) -> str:
     heads = ("network", "input", "groups", "residual", "heads", "blocks", "frozen", "smallest", "seconds")
     lines = [heads, ["---"] * 2 + ["--:"] * 7, *(list(row.cells()) for row in rows)]
-    table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def network_docs(rows: Iterable[Row], further: Iterable[Row]) -> str:
+    rows = list(rows)
     frozen = [
         f"- `{row.name}`: `{group.name}`, {counted(group.num_channels)}: {in_words(group.reason)}."
         for row in rows
@@ -208,7 +226,8 @@ def network_docs(rows: Iterable[Row]) -> str:
     return HEADER.format(
         day=date.today().isoformat(),
         torch=torch.__version__.partition("+")[0],
-        table=table,
+        table=table_of(rows),
+        further=table_of(further),
         max_sparsity=MAX_SPARSITY,
         convention=FLOP_CONVENTION[0].upper() + FLOP_CONVENTION[1:],
         output=OUTPUT,
@@ -231,12 +250,20 @@ def every_row() -> Iterator[Row]:
     for name in ("googlenet", "inception_v3"):
         networks[name] = partial(without_helpers, getattr(zoo, name)), PUBLISHED[name]
     for name, (build, shape) in {**networks, **OWN}.items():
-        row = look_at(name, build, shape)
-        print(*row.cells(), f"{row.seconds:.1f} s", file=sys.stderr, flush=True)
-        yield row
+        yield shown(look_at(name, build, torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))))
+
+
+def further_rows() -> Iterator[Row]:
+    for name, build, example in families():
+        yield shown(look_at(name, build, example, is_checked=False))
+
+
+def shown(row: Row) -> Row:
+    print(*row.cells(), f"{row.seconds:.1f} s", file=sys.stderr, flush=True)
+    return row
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    TARGET.write_text(network_docs(every_row()), encoding="utf-8")
+    TARGET.write_text(network_docs(list(every_row()), list(further_rows())), encoding="utf-8")
     print(f"written: {TARGET}", file=sys.stderr)

@@ -7,12 +7,12 @@ the atoms themselves, so views, concatenations and shuffles need no rule of thei
 
 from __future__ import annotations
 
+from autoprune.pruning.tracing.copy_rules import copied
 from autoprune.pruning.tracing.layer_rules import embedding, layer_norm, normalised, prelu, weighted
 from autoprune.pruning.tracing.matrix_rules import attended, multiplied, summed_by_letters
 from autoprune.pruning.tracing.recurrent_rules import cell, packed, recurrent
 from autoprune.pruning.tracing.reshape_rules import (
     along,
-    copied,
     glu,
     moved,
     padded,
