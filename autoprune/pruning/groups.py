@@ -21,6 +21,7 @@ from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.couple_groups import Repair, Unproved
 from autoprune.pruning.faults import where
 from autoprune.pruning.layers.kinds import kind_of
+from autoprune.pruning.light_copy import light_copy
 from autoprune.pruning.propose_groups import ProposedGroups, propose_groups, unnamed_layers
 from autoprune.pruning.prove_groups import Proof, Specimen, frozen_by, training_answers
 from autoprune.pruning.tracing.rule_helpers import FoldKey
@@ -150,7 +151,8 @@ def _trace(specimen: Specimen, seconds: float, flipped: Iterable[FoldKey]) -> Tr
     training = None
     if specimen.in_training is not None:
         training = copy_network(specimen.network).train(), specimen.example[:2]
-    return trace(specimen.network, specimen.example[:1], training, seconds, flipped)
+    passed = light_copy(specimen.network)  # a pass may leave its mark, as weights assigned in forward do
+    return trace(passed, specimen.example[:1], training, seconds, flipped)
 
 
 def _specimen(network: nn.Module, example: Tensor) -> Specimen:

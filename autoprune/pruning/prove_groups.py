@@ -86,12 +86,12 @@ class Proof:
         """Prove all groups at once; if that fails, each half by itself, and then what is left together."""
         if not groups:
             return [], []
-        if self.is_over:
-            return [], [(group, CutFault(f"not proved within {self.seconds:g} s")) for group in groups]
         if (fault := self.fault(groups)) is None:
             return list(groups), []
         if len(groups) == 1:
             return [], [(groups[0], fault)]
+        if self.is_over:
+            return [], [(group, fault) for group in groups]
         half = len(groups) // 2
         proved, failed = self.all(groups[:half])
         more, also_failed = self.all(groups[half:])
@@ -108,6 +108,8 @@ class Proof:
 
     def fault(self, groups: Sequence[PruningGroup]) -> CutFault | None:
         """Return what goes wrong when these groups are cut, ``None`` if nothing does."""
+        if self.is_over:
+            return CutFault(f"not proved within {self.seconds:g} s")
         for number, removed in enumerate(draws(groups)):
             found = self._fault_of(groups, removed, with_training=number == 0)
             if found is not None:

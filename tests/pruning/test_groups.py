@@ -8,13 +8,16 @@ import warnings
 
 import pytest
 import torch
-from pruning_nets import OUTPUT, PaddedShortcut
+from pruning_nets import OUTPUT, PaddedShortcut, random_cut
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoprune.core.channel_groups import PruningGroup
 from autoprune.errors import ModelError
 from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.groups import Groups, find_groups
+from autoprune.pruning.prove_groups import draws
+from autoprune.pruning.surgery import shrink
 from autoprune.pruning.tracing.whole_trace import trace
 
 
@@ -263,3 +266,109 @@ def test_a_network_that_returns_no_tensor_says_what_it_returns(output: object, k
 
     with pytest.raises(ModelError, match=f"returns a {kind} in eval mode.*wrap it"):
         found_in(Wrapped())
+
+
+def test_weights_that_forward_assigns_hide_no_group() -> None:
+    class MaxNorm(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            self.weight.data = torch.renorm(self.weight.data, 2, 0, 1.0)
+            return super().forward(x)
+
+    groups = find_groups(
+        nn.Sequential(nn.Linear(6, 8), nn.ReLU(), MaxNorm(8, 8), nn.ReLU(), MaxNorm(8, 3)), torch.randn(2, 6)
+    )
+    assert [group.name for group in groups.cuttable] == ["0", "2"]
+
+
+class Reduced(nn.Module):
+    """Two widths tied by their number alone: one is reshaped with the other's.
+
+    Args:
+        width: of both.
+        names: of the two layers; the channels that a proof draws depend on them.
+    """
+
+    def __init__(self, width: int, names: tuple[str, str]) -> None:
+        super().__init__()
+        self.names = names
+        self.add_module(names[0], nn.Conv2d(3, width, 3, padding=1))
+        self.add_module(names[1], nn.Conv2d(width, width, 2, 2))
+        self.few, self.head = nn.Linear(width, 5), nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem, reduce = (self.get_submodule(name) for name in self.names)
+        x = stem(x).relu()
+        few = reduce(x).reshape(x.shape[0], x.shape[1], -1).transpose(1, 2)
+        return self.few(few.relu()).mean(1) + self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("width", [4, 6, 16])
+@pytest.mark.parametrize("names", [("stem", "reduce"), ("abc", "xyz"), ("q", "w"), ("left", "right")])
+def test_groups_tied_only_by_their_number_are_coupled_whatever_their_names(names: tuple[str, str], width: int) -> None:
+    (group,) = find_groups(Reduced(width, names), torch.randn(2, 3, 8, 8)).cuttable
+    assert (group.name, group.num_channels) == (names[0], width)
+    assert set(group.layers) == {*names, "few", "head"}
+
+
+class Helped(nn.Module):
+    """A network with a layer that only training runs, and one that nothing runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 12, 3)
+        self.aux, self.head, self.spare = nn.Linear(16, 5), nn.Linear(12, 5), nn.Linear(7, 9)
+        self.register_buffer("mean", torch.zeros(16))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.stem(x).relu()
+        answer = self.head(self.body(x).relu().mean((2, 3)))
+        if not self.training:
+            return answer
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(0.1 * x.mean((0, 2, 3)))
+        return answer, self.aux(x.mean((2, 3)))
+
+
+def test_layers_that_only_training_runs_shrink_with_what_feeds_them() -> None:
+    network = Helped()
+    groups = find_groups(network, torch.randn(2, 3, 8, 8))
+    stem = next(group for group in groups.cuttable if group.name == "stem")
+    assert set(stem.layers) == {"stem", "body", "aux", "mean"}
+    small = shrink(network, random_cut(network, groups.cuttable)).train()
+    assert [answer.shape for answer in small(torch.randn(2, 3, 8, 8))] == [(2, 5), (2, 5)]
+    reasons = {group.name: group.reason for group in groups.frozen}
+    assert reasons["spare"] == "no pass runs it, in evaluation or in training"
+
+
+def test_a_network_that_fails_in_training_mode_says_so_with_its_line() -> None:
+    class Lacking(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x * self.lacking if self.training else x)
+
+    with pytest.raises(ModelError, match=r"not in training mode, .*has no attribute 'lacking' \(test_groups\.py:\d+"):
+        find_groups(nn.Sequential(nn.Linear(4, 8), Lacking(8, 3)), torch.randn(2, 4))
+
+
+def test_every_group_loses_another_share_than_every_other_in_some_draw() -> None:
+    for channels in (2, 3, 4, 16):
+        groups = [PruningGroup(f"g{number}", channels, ()) for number in range(40)]
+        lost = [{name: len(gone) for name, gone in removed.items()} for removed in draws(groups)]
+        shares = {group.name: tuple(removed.get(group.name, 0) for removed in lost) for group in groups}
+        assert len(set(shares.values())) == len(groups)
+        assert all(any(share) for share in shares.values())
+
+
+def test_names_are_unique_and_may_hold_any_character() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("conv[0:]", "a:b"):
+                self.add_module(name, nn.Conv2d(3, 8, 1))
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = [self.get_submodule(name)(x).relu().mean((2, 3)) for name in ("conv[0:]", "a:b")]
+            return self.head(torch.cat(parts, 1))
+
+    groups = find_groups(Odd(), torch.randn(2, 3, 8, 8))
+    assert [group.name for group in groups.cuttable] == ["conv[0:]", "a:b"]
