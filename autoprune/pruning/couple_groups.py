@@ -43,14 +43,14 @@ class Repair:
         """
         waiting, proved, failed = list(groups), list[PruningGroup](), list[Unproved]()
         while waiting:
-            group = waiting.pop(0)
+            group, known = waiting.pop(0), sum(map(len, self.hints.values()))
             fault = self.proof.fault([group])
             changed = group if fault is None else self._grown(group, fault, ())[0]
             if changed is None:
                 failed += [(group, fault)] if fault is not None else []
                 continue
             proved.append(changed)
-            if changed is not group or len(proved) == 1:
+            if sum(map(len, self.hints.values())) > known or len(proved) == 1:
                 done, _ = self.proof.all([self._with_hints(each) for each in waiting])
                 proved += done
                 names = {each.name for each in done}
