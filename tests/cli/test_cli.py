@@ -207,18 +207,16 @@ def breaking_study(root: Path, condition: str, trials: int) -> Path:
     return folder
 
 
-PRUNED = "self.training and self.conv2.out_channels != 16"
+# a fault that no proof can see, because it takes gradients
+PRUNED = "__import__('torch').is_grad_enabled() and self.conv2.out_channels != 16"
 
 
 def test_a_search_in_which_every_candidate_fails_alike_ends_at_the_third(tmp_path: Path) -> None:
     folder = breaking_study(tmp_path, PRUNED, trials=9)
     result = CliRunner(env={"AUTOPRUNE_STORAGE": ""}).invoke(main, ["search", str(folder)])
     assert result.exit_code == 1
-    assert (
-        "the first 3 candidates all failed for one cause, so the next would too: ValueError: a width I cannot bear ("
-        in (result.stderr)
-    )
-    assert "tiny.py, line " in result.stderr
+    assert "the first 3 candidates all failed for one cause, so the next would too: " in result.stderr
+    assert "ValueError: a width I cannot bear (tiny.py:" in result.stderr
     assert len(stored_trials(folder)) == 3
 
 
@@ -228,7 +226,8 @@ def test_a_search_in_which_nothing_completes_says_why_and_exits_with_1(tmp_path:
     for _ in range(2):  # the same command again, with nothing left to do
         result = run("search", folder, *(["--json"] if as_json else []))
         assert result.exit_code == 1
-        assert "autoprune: 2 of 2 trials failed: ValueError: a width I cannot bear (tiny.py, line " in result.stderr
+        assert "autoprune: 2 of 2 trials failed: " in result.stderr
+        assert "ValueError: a width I cannot bear (tiny.py:" in result.stderr
         assert "autoprune: no trial completed, so there is nothing to pick from" in result.stderr
         if as_json:
             assert document(result)["counts"]["failed"] == 2
@@ -243,7 +242,8 @@ def test_a_run_that_only_adds_failures_to_a_good_study_exits_with_1(tmp_path: Pa
     broken.touch()
     result = run("search", folder, "--trials", "5")
     assert result.exit_code == 1
-    assert "autoprune: 2 of 5 trials failed: ValueError: a width I cannot bear" in result.stderr
+    assert "autoprune: 2 of 5 trials failed: " in result.stderr
+    assert "ValueError: a width I cannot bear (tiny.py:" in result.stderr
     assert "no trial completed" not in result.stderr
     broken.unlink()
     assert run("search", folder, "--trials", "6").exit_code == 0

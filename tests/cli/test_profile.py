@@ -85,7 +85,7 @@ def picked(tmp_path: Path) -> Path:
 
 
 def test_a_picked_folder_knows_what_it_is(picked: Path) -> None:
-    found = document(picked, *QUICK)
+    found = document(picked, "--trust-code", *QUICK)
     check_sums(found)
     (conv,) = (layer for layer in found["layers"] if layer["name"] == "conv2")
     assert (conv["inputs"], conv["outputs"]) == (8, 8)
