@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from autoprune.core.leftovers import remove_leftovers
+from autoprune.core.leftovers import remove_leftovers, temporary_neighbour
 from autoprune.errors import StudyError
 
 
@@ -15,7 +15,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         StudyError: if the file cannot be written; what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_neighbour(path, keep_ending=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)

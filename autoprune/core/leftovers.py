@@ -13,9 +13,14 @@ from pathlib import Path
 _TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.tmp(\.\w+)?")
 
 
-def temporary_neighbour(path: Path) -> Path:
-    """Return the hidden neighbour of a file under which this process writes it, with the file's own ending last."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+def temporary_neighbour(path: Path, *, keep_ending: bool = True) -> Path:
+    """Return the hidden neighbour of a file or folder under which this process writes it.
+
+    Args:
+        path: of what is written.
+        keep_ending: whether the file's own ending comes last, for writers that go by it.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix if keep_ending else ''}")
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +54,9 @@ def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -
         seconds: of processor time that this may take; what is not proved by then is frozen, with that as the reason.
 
     Raises:
-        ModelError: if the network does not run on the example, in evaluation or in training mode, or is a
-            ScriptModule.
+        ModelError: if the network does not run on the example, in evaluation or in training mode, or cannot be copied,
+            as a ScriptModule.
     """
-    if isinstance(network, torch.jit.ScriptModule):
-        raise ModelError("a ScriptModule's layers cannot be cut; give the Python module that it was made from")
     deadline = time.process_time() + seconds
     specimen = _specimen(network, example)
     try:
@@ -87,26 +85,26 @@ class _Attempt:
         self.specimen = specimen
         self.trace = _trace(specimen, max(0.0, deadline - time.process_time()), flipped)
         self.proposals: ProposedGroups = propose_groups(specimen.network, self.trace)
-        statistics = self.trace.findings.statistics
+        findings = self.trace.findings
         rounding = torch.finfo(torch.float64 if self.trace.is_exact else torch.float32).eps
-        specimen = replace(specimen, rounding=rounding)
         self.proof = Proof(
-            specimen, statistics, self.proposals.channel_of, deadline, seconds, self.trace.findings.begun
+            specimen, rounding, findings.statistics, self.proposals.channel_of, deadline, seconds, findings.begun
         )
         self.repair = Repair(self.proof)
-        self.proved, self.failed = self._prove()
+        self.proved, self.failed = list[PruningGroup](), list[Unproved]()
+        self._prove()
 
-    def _prove(self) -> tuple[list[PruningGroup], list[Unproved]]:
+    def _prove(self) -> None:
         """Prove all groups at once, or else those that no fixed size has touched, and the others one by one."""
         groups = self.proposals.groups
         if self.proof.fault(groups) is None:
-            return list(groups), []
+            self.proved = list(groups)
+            return
         suspects = self._touched((*(labels for _, labels in self.trace.findings.folds), *self.trace.findings.parts))
-        proved, failed = self.proof.all([group for group in groups if group.name not in suspects])
+        self.proved, failed = self.proof.all([group for group in groups if group.name not in suspects])
         doubtful = [group for group in groups if group.name in {*suspects, *(group.name for group, _ in failed)}]
-        helped, failed = self.repair.with_numbers(doubtful)
-        together, apart = self.proof.all([*proved, *helped])
-        return together, [*failed, *apart]
+        helped, self.failed = self.repair.with_numbers(doubtful)
+        self._add(helped)
 
     def couple(self) -> None:
         """Couple what cannot be cut alone with others whose numbers must agree."""
@@ -148,9 +146,7 @@ class _Attempt:
 
 
 def _trace(specimen: Specimen, seconds: float, flipped: Iterable[FoldKey]) -> Trace:
-    training = None
-    if specimen.in_training is not None:
-        training = copy_network(specimen.network).train(), specimen.example[:2]
+    training = copy_network(specimen.network).train(), specimen.example[:2]
     passed = light_copy(specimen.network)  # a pass may leave its mark, as weights assigned in forward do
     return trace(passed, specimen.example[:1], training, seconds, flipped)
 
@@ -176,8 +172,7 @@ def _specimen(network: nn.Module, example: Tensor) -> Specimen:
     except ModelError:  # it makes float32 tensors of its own
         pass
     answer_of(probe, example[:1])  # which is what the trace sees
-    rounding = torch.finfo(torch.float32).eps
-    return Specimen(probe, example, expected, rounding, _in_training(probe, example))
+    return Specimen(probe, example, expected, _in_training(probe, example))
 
 
 def _in_training(network: nn.Module, example: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -202,6 +197,3 @@ def _out_of_time(network: nn.Module, seconds: float) -> Iterable[FrozenGroup]:
         if kind is not None and "in" in kind.sizes(module):
             channels = kind.sizes(module).get("out", 0)
             yield FrozenGroup(path, channels, f"the network could not be traced within {seconds:g} s")
-
-
-__all__: Sequence[str] = ["SECONDS", "Groups", "find_groups"]

@@ -18,7 +18,6 @@ from autoprune.models.copying.copy_network import copy_network
 
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 _DEPTH = 4  # of containers and objects that are looked into
-_HOOKS = "hooks"
 
 
 class _NotPlain(Exception):
@@ -53,9 +52,6 @@ def _twin(module: nn.Module, done: dict[int, Any]) -> nn.Module:
             held[name] = {key: _shared(each, done) for key, each in value.items()}
         elif name == "_buffers":
             held[name] = {key: None if each is None else each.clone() for key, each in value.items()}
-        elif _HOOKS in name and isinstance(value, dict):
-            _check(list(value.values()), 0)
-            held[name] = copy.copy(value)
         else:
             _check(value, 0)
             held[name] = copy.copy(value) if isinstance(value, (list, dict, set)) else value

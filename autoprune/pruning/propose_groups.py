@@ -150,13 +150,23 @@ def _why_single(group: PruningGroup, maker: _Owner) -> str | None:
 
 def _makes(network: nn.Module, path: str, side: Side) -> bool:
     """Return whether a side makes channels: a filter, a head, an embedding; a norm only passes them on."""
+    module = _module_at(network, path)
+    is_embedding = isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+    return side == "heads" or (side == "out" and ("in" in _sizes_of(module) or is_embedding))
+
+
+def _module_at(network: nn.Module, path: str) -> nn.Module | None:
+    """Return the module of a path, ``None`` for that of a bare parameter."""
     try:
-        module = network.get_submodule(path)
+        return network.get_submodule(path)
     except AttributeError:
-        return False  # a bare parameter
-    kind = kind_of(module)
-    sizes = kind.sizes(module) if kind else {}
-    return side == "heads" or (side == "out" and ("in" in sizes or isinstance(module, (nn.Embedding, nn.EmbeddingBag))))
+        return None
+
+
+def _sizes_of(module: nn.Module | None) -> Mapping[Side, int]:
+    """Return how many channels a module has on each side; none if it is of no known kind."""
+    kind = kind_of(module) if module is not None else None
+    return kind.sizes(module) if kind else {}
 
 
 def _group(name: str, owners: Sequence[_Owner], channels: Sequence[_Places]) -> PruningGroup:
@@ -169,15 +179,9 @@ def _group(name: str, owners: Sequence[_Owner], channels: Sequence[_Places]) -> 
 
 def _mixes(network: nn.Module, member: Member) -> bool:
     """Return whether a member is a layer that makes the channels out of others, all with all."""
-    if member.side != "out":
-        return False
-    try:
-        module = network.get_submodule(member.module)
-    except AttributeError:
-        return False
-    kind = kind_of(module)
+    module = _module_at(network, member.module)
     grouped = isinstance(module, _ConvNd) and module.groups > 1
-    return kind is not None and "in" in kind.sizes(module) and not grouped
+    return member.side == "out" and "in" in _sizes_of(module) and not grouped
 
 
 def _product_shares(trace: Trace, channel_of: ChannelOf) -> dict[str, list[ProductShare]]:
@@ -208,7 +212,7 @@ def unnamed_layers(
     seen, shared = set(used), shared_tensors(network)
     named = {name for group in groups for name in (group.name, *group.layers)}
     named |= {name for group in frozen for name in (group.name, *group.layers)}
-    heads = [name for name in named if name and _has_heads(network, name)]
+    heads = [name for name in named if name and "heads" in _sizes_of(_module_at(network, name))]
     found = []
     for path, module in network.named_modules():
         own = [f"{path}.{name}".removeprefix(".") for name, _ in module.named_parameters(recurse=False)]
@@ -226,14 +230,5 @@ def unnamed_layers(
 
 
 def _size_of(module: nn.Module) -> int:
-    kind = kind_of(module)
-    sizes = kind.sizes(module) if kind else {}
+    sizes = _sizes_of(module)
     return sizes.get("out") or max(p.shape[0] if p.dim() else 1 for p in module.parameters(recurse=False))
-
-
-def _has_heads(network: nn.Module, path: str) -> bool:
-    try:
-        kind = kind_of(network.get_submodule(path))
-    except AttributeError:
-        return False
-    return kind is not None and "heads" in kind.sizes(network.get_submodule(path))

@@ -41,22 +41,17 @@ class Specimen:
         network: in eval mode, no channel of which is silent.
         example: its input, shape ``(N, *input_shape)``.
         expected: its output.
-        rounding: of the numbers that it computes in.
-        in_training: its outputs in training mode, twice, drawn with the same seed and another; ``None`` if the network
-            is not run in training mode.
+        in_training: its outputs in training mode, twice, drawn with the same seed and another.
     """
 
     network: nn.Module
     example: Tensor
     expected: Tensor
-    rounding: float
-    in_training: tuple[list[Tensor], list[Tensor]] | None = None
+    in_training: tuple[list[Tensor], list[Tensor]]
 
     @property
     def is_random_in_training(self) -> bool:
         """Return whether training draws random numbers, as dropout does, so that no two answers are alike."""
-        if self.in_training is None:
-            return True
         return not all(torch.equal(a, b) for a, b in zip(*self.in_training, strict=True))
 
 
@@ -66,6 +61,7 @@ class Proof:
 
     Attributes:
         specimen: the network.
+        rounding: of the numbers that it computes in.
         statistics: over channels, which the masked twin must take over those that stay.
         channel_of: where each channel of the trace went.
         deadline: ``time.process_time()`` after which nothing more is proved.
@@ -75,6 +71,7 @@ class Proof:
     """
 
     specimen: Specimen
+    rounding: float
     statistics: Sequence[Statistic]
     channel_of: ChannelOf
     deadline: float
@@ -148,11 +145,11 @@ class Proof:
         """
         specimen = self.specimen
         scale = float(torch.maximum(specimen.expected.abs().max(), wanted.abs().max()))
-        strict = ROUNDINGS * specimen.rounding * scale
+        strict = ROUNDINGS * self.rounding * scale
         if difference <= strict or difference > LARGEST_ROUNDING * scale or not specimen.example.is_floating_point():
             return strict
         noise = torch.rand(specimen.example.shape, generator=torch.Generator().manual_seed(0)).to(specimen.example)
-        near = self._masked_answer(twin, removed, specimen.example * (1 + specimen.rounding * (noise - 0.5)))
+        near = self._masked_answer(twin, removed, specimen.example * (1 + self.rounding * (noise - 0.5)))
         return max(strict, ROUNDINGS * float((near - wanted).abs().max()))
 
     def _is_removed(self, removed: RemovedChannels) -> Callable[[int], bool]:
@@ -166,8 +163,6 @@ class Proof:
 
     def _training_fault(self, groups: Sequence[PruningGroup], cut: CutPlan, small: nn.Module) -> CutFault | None:
         specimen = self.specimen
-        if specimen.in_training is None:
-            return None
         try:
             found = training_answers(small, specimen.example, 0)
         except Exception as error:  # the user's own forward may raise anything

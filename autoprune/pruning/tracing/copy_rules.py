@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from autoprune.pruning.tracing.rule_helpers import ChannelTrace, first_along, flat, operation
+from autoprune.pruning.tracing.operation import operation
+from autoprune.pruning.tracing.rule_helpers import ChannelTrace, first_along, flat
 
 
 def copied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:

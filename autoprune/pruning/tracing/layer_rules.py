@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.pruning.layers.grouping import loses_whole_groups
+from autoprune.pruning.tracing.operation import operation
 from autoprune.pruning.tracing.rule_helpers import (
     ChannelTrace,
     Rule,
     argument,
     first_along,
     follow_unknown,
-    operation,
     pass_positions,
     read_along,
     spread,
@@ -60,8 +60,11 @@ def _groups_of(func: Any, args: Any, kwargs: Any, module: nn.Module) -> int:
     if operation(func) == "linear":
         return 1
     groups = int(argument(func, args, kwargs, "groups", 1))
-    transposed = "transpose" in operation(func) or bool(argument(func, args, kwargs, "transposed", False))
-    return int(getattr(module, "groups", 1)) if transposed and groups == 1 else groups
+    return int(getattr(module, "groups", 1)) if groups == 1 and _is_transposed(func, args, kwargs) else groups
+
+
+def _is_transposed(func: Any, args: Any, kwargs: Any) -> bool:
+    return "transpose" in operation(func) or bool(argument(func, args, kwargs, "transposed", False))
 
 
 def _unite_groups(tracer: ChannelTrace, module: nn.Module, read: Tensor, made: Tensor, groups: int) -> None:
@@ -78,35 +81,43 @@ def _unite_groups(tracer: ChannelTrace, module: nn.Module, read: Tensor, made: T
 def bare_map(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any, dim: int) -> None:
     """Follow a linear map or convolution whose weight belongs to no known layer: its dimensions are its sides."""
     weight, labels = args[1], tracer.labels(args[0])
-    path = tracer.path_of(weight)
     is_linear = operation(func) == "linear"
     groups = 1 if is_linear else int(argument(func, args, kwargs, "groups", 1))
-    transposed = "transpose" in operation(func) or bool(argument(func, args, kwargs, "transposed", False))
     if groups > 1:
         _bare_depthwise(tracer, weight, groups, labels, dim, result)
         return
-    if path is None or (is_linear and weight.dim() != 2):
+    if tracer.path_of(weight) is None or (is_linear and weight.dim() != 2):
         what = "a linear map whose weight is computed" if is_linear else "a convolution whose weight is computed"
         tracer.channels.freeze(labels, f"is read by {what}")
         return
+    out = int(_is_transposed(func, args, kwargs))
+    read_by_bare(tracer, weight, args[0], argument(func, args, kwargs, "bias"), result, dim, out)
+
+
+def read_by_bare(
+    tracer: ChannelTrace, weight: Tensor, x: Tensor, bias: Tensor | None, result: Tensor, dim: int, out: int
+) -> None:
+    """Unite what a bare weight reads along a dimension with one of its first two, and lay the other along the result.
+
+    Args:
+        tracer: of the forward pass.
+        weight: a parameter or buffer that belongs to no layer.
+        x: what it reads.
+        bias: what is added, ``None`` if nothing is.
+        result: what it makes.
+        dim: the dimension of ``x`` that it reads, and of the result that it makes.
+        out: 0 or 1, the dimension of the weight that it makes; the other one is what it reads.
+    """
+    path, labels = str(tracer.path_of(weight)), tracer.labels(x)
     if mixes_positions(tracer, labels, dim, weight):
         pass_positions(tracer, weight, labels, dim, result)
         return
-    made = bare_weight(tracer, path, weight, labels, dim, *((1, 0) if transposed else (0, 1)))
-    bias = argument(func, args, kwargs, "bias")
+    made = tracer.side(path, f"dim{out}", weight.shape[out])
+    tracer.findings.makers.add((path, f"dim{out}"))
+    read_along(tracer, labels, dim, tracer.side(path, f"dim{1 - out}", weight.shape[1 - out]))
     if isinstance(bias, Tensor) and (shift := tracer.labels(bias)) is not None:
         tracer.channels.unite(shift, made)
     tracer.set_labels(result, spread(made, result, dim))
-
-
-def bare_weight(
-    tracer: ChannelTrace, path: str, weight: Tensor, labels: Tensor | None, dim: int, out: int, read: int
-) -> Tensor:
-    """Unite one dimension of a bare weight with what it reads, and return the atoms of the one that it makes."""
-    made = tracer.side(path, f"dim{out}", weight.shape[out])
-    tracer.findings.makers.add((path, f"dim{out}"))
-    read_along(tracer, labels, dim, tracer.side(path, f"dim{read}", weight.shape[read]))
-    return made
 
 
 def _bare_depthwise(

@@ -6,13 +6,14 @@ losses of an operation travel with its result, by memory and not by tensor: a wr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from autoprune.pruning.tracing.channel_union import LostChannel
+from autoprune.pruning.tracing.memory import memory_of
 
 
 class LossFlow:
@@ -26,14 +27,14 @@ class LossFlow:
         """Return all losses that some tensors carry."""
         if not self._carried:
             return frozenset()
-        return frozenset().union(*(self._carried.get(_place(tensor), frozenset()) for tensor in tensors))
+        return frozenset().union(*(self._carried.get(memory_of(tensor) or 0, frozenset()) for tensor in tensors))
 
     def add(self, tensors: Iterable[Tensor], losses: frozenset[LostChannel]) -> None:
         """Let tensors carry losses, beside what they carry already."""
         if not losses:
             return
         for tensor in tensors:
-            place = _place(tensor)
+            place = memory_of(tensor)
             if not place:
                 continue
             if place not in self._carried:
@@ -55,19 +56,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor) or not hasattr(value, "__dict__"):
         return value
     return [_plain(each) for each in vars(value).values()] if hasattr(value, "__dataclass_fields__") else value
-
-
-def written_by(func: Any, args: Any, kwargs: Mapping[str, object]) -> Iterator[Tensor]:
-    """Yield the tensors that an operation writes to, by its schema."""
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            given = args[place] if place < len(args) else kwargs.get(argument.name)
-            yield from (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
-
-
-def _place(tensor: Tensor) -> int:
-    """Return where a tensor's memory begins, 0 if it has none of its own, as a sparse one."""
-    try:
-        return int(tensor.untyped_storage().data_ptr())
-    except (RuntimeError, NotImplementedError):
-        return 0

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoprune.pruning.tracing.layer_rules import bare_weight, mixes_positions
+from autoprune.pruning.tracing.layer_rules import read_by_bare
+from autoprune.pruning.tracing.operation import operation
 from autoprune.pruning.tracing.reshape_rules import meet
 from autoprune.pruning.tracing.rule_helpers import (
     ChannelTrace,
@@ -22,8 +23,6 @@ from autoprune.pruning.tracing.rule_helpers import (
     first_along,
     flat,
     one_line,
-    operation,
-    pass_positions,
     spread,
 )
 
@@ -32,13 +31,11 @@ def multiplied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: 
     """Follow channels through a product of two matrices, or of two batches of them."""
     name = operation(func)
     bias, (first, second) = (args[0], args[1:3]) if name in ("addmm", "baddbmm") else (None, args[:2])
-    path = tracer.path_of(second)
-    if path is not None and second.dim() == 2 and first.dim() >= 2:
-        _by_weight(tracer, path, second, first, bias, result)
+    if tracer.path_of(second) is not None and second.dim() == 2 and first.dim() >= 2:  # as in GPT-2
+        read_by_bare(tracer, second, first, bias, result, first.dim() - 1, out=1)
         return
-    path = tracer.path_of(first)
-    if path is not None and first.dim() == 2 and second.dim() >= 2 and bias is None:
-        _by_weight_from_left(tracer, path, first, second, result)
+    if tracer.path_of(first) is not None and first.dim() == 2 and second.dim() >= 2 and bias is None:
+        read_by_bare(tracer, first, second, None, result, second.dim() - 2, out=0)
         return
     if first.dim() < 2 or second.dim() < 2 or name in ("dot", "mv", "bilinear", "tensordot"):
         _freeze_all(tracer, args)
@@ -47,28 +44,6 @@ def multiplied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: 
     tracer.set_labels(result, labels)
     if bias is not None and (shift := tracer.labels(bias)) is not None:
         tracer.channels.freeze(shift, "is added to a product of activations")
-
-
-def _by_weight(tracer: ChannelTrace, path: str, weight: Tensor, x: Tensor, bias: Tensor | None, result: Tensor) -> None:
-    """Treat a product with a bare parameter, as in GPT-2, as a linear map."""
-    labels = tracer.labels(x)
-    if mixes_positions(tracer, labels, x.dim() - 1, weight):
-        pass_positions(tracer, weight, labels, x.dim() - 1, result)
-        return
-    made = bare_weight(tracer, path, weight, labels, x.dim() - 1, out=1, read=0)
-    if bias is not None and (shift := tracer.labels(bias)) is not None:
-        tracer.channels.unite(made if shift.dim() == 1 else made.expand(shift.shape), shift)
-    tracer.set_labels(result, spread(made, result, result.dim() - 1))
-
-
-def _by_weight_from_left(tracer: ChannelTrace, path: str, weight: Tensor, x: Tensor, result: Tensor) -> None:
-    """Treat ``weight @ x`` as a linear map along the last dimension but one, or as one over positions."""
-    labels = tracer.labels(x)
-    if mixes_positions(tracer, labels, x.dim() - 2, weight):
-        pass_positions(tracer, weight, labels, x.dim() - 2, result)
-        return
-    made = bare_weight(tracer, path, weight, labels, x.dim() - 2, out=0, read=1)
-    tracer.set_labels(result, spread(made, result, result.dim() - 2))
 
 
 def product_of(

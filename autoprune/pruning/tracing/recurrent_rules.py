@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from autoprune.pruning.tracing.operation import operation
 from autoprune.pruning.tracing.rule_helpers import (
     ChannelTrace,
     first_along,
     flat,
     follow_unknown,
-    operation,
     read_along,
     spread,
 )

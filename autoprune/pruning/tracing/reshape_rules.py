@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoprune.pruning.tracing.operation import operation
 from autoprune.pruning.tracing.rule_helpers import (
     ChannelTrace,
     argument,
     first_along,
     flat,
-    operation,
 )
 
 # element by element

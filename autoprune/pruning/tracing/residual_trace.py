@@ -7,7 +7,7 @@ compute what it adds. Combined with ``find_blocks.py``, which proves what is fou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from autoprune.pruning.tracing.memory import memory_of, written_by
 from autoprune.pruning.tracing.safe_forward import answer_of
 
 # Operations by their name in ATen, without the underscore of the in-place twin.
@@ -69,7 +70,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         taken = {call for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) for call in self.of(leaf)}
         operands = [(_looks(arg), self.of(arg)) if isinstance(arg, Tensor) else (None, {}) for arg in args[:2]]
         output = func(*args, **kwargs)
-        for tensor in _written(func, args, kwargs):
+        for tensor in written_by(func, args, kwargs):
             self._forget(tensor)
         carried: _Carried = {}
         if taken and isinstance(output, Tensor):
@@ -83,28 +84,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _forget(self, written: Tensor) -> None:
         for tensor in list(self._carried):
-            if _memory(tensor) == _memory(written):
+            if memory_of(tensor) == memory_of(written):
                 del self._carried[tensor]
-
-
-def _memory(tensor: Tensor) -> int | None:
-    """Return where a tensor's memory begins, ``None`` if it has none of its own, as a sparse one."""
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except RuntimeError:
-        return None
 
 
 def _looks(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
     return tensor.shape, tensor.dtype
-
-
-def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, object]) -> Iterator[Tensor]:
-    """Yield the tensors that an operation writes to, according to its schema."""
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            given = args[place] if place < len(args) else kwargs.get(argument.name)
-            yield from (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
 
 
 def _carry(func: Any, args: Sequence[Any], kwargs: Mapping[str, object], operands: Sequence[_Carried]) -> _Carried:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autoprune.pruning.layers.axes import LayerKind
 from autoprune.pruning.tracing.channel_union import Channels
+from autoprune.pruning.tracing.operation import operation
 from autoprune.pruning.tracing.statistics import Statistic
 
 FoldKey = tuple[bool, int]
@@ -126,11 +127,6 @@ def argument(func: Any, args: Any, kwargs: Any, name: str, default: Any = None) 
         if argument.name == name:
             return args[position] if position < len(args) else kwargs.get(name, default)
     return kwargs.get(name, default)
-
-
-def operation(func: Any) -> str:
-    """Return the name of an operation, ``conv2d``."""
-    return str(func._schema.name).removeprefix("aten::")
 
 
 def follow_unknown(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:

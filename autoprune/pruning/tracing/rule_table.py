@@ -25,6 +25,7 @@ from autoprune.pruning.tracing.reshape_rules import (
     viewed,
 )
 from autoprune.pruning.tracing.rule_helpers import Rule
+from autoprune.pruning.tracing.statistics import REDUCTIONS
 
 _WEIGHTED = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution"
 _FAMILIES: dict[Rule, str] = {
@@ -59,8 +60,7 @@ _FAMILIES: dict[Rule, str] = {
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
     "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d "
     "_upsample_bilinear2d_aa _upsample_bicubic2d_aa grid_sampler_2d grid_sampler_3d grid_sampler",
-    reduced: "mean sum amax amin max min var std prod logsumexp norm linalg_vector_norm var_mean std_mean nanmean "
-    "median",
+    reduced: " ".join(sorted(REDUCTIONS)),
     along: "softmax log_softmax _softmax _log_softmax cumsum cumprod sort topk argsort",
     multiplied: "matmul mm bmm addmm baddbmm tensordot dot mv bilinear",
     summed_by_letters: "einsum",

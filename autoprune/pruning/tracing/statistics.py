@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autoprune.pruning.tracing.operation import operation
+
 _REDUCTIONS = (
     "mean sum amax amin max min var std prod logsumexp norm linalg_vector_norm var_mean std_mean nanmean median"
 )
@@ -51,7 +53,7 @@ class WithoutRemoved(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation, a statistic on what stays."""
-        if func._schema.name.removeprefix("aten::") in REDUCTIONS:
+        if operation(func) in REDUCTIONS:
             statistic = self._places.get(self._number)
             self._number += 1
             if statistic is not None:

@@ -24,16 +24,16 @@ from autoprune.pruning.layers.axes import Axis, LayerKind
 from autoprune.pruning.layers.kinds import axes_of, kind_of
 from autoprune.pruning.tracing.channel_union import Channels
 from autoprune.pruning.tracing.derived_weights import DerivedWeights
-from autoprune.pruning.tracing.loss_flow import LossFlow, tensors_in, written_by
-from autoprune.pruning.tracing.rule_helpers import Findings, Product, follow_unknown, operation
+from autoprune.pruning.tracing.loss_flow import LossFlow, tensors_in
+from autoprune.pruning.tracing.memory import written_by
+from autoprune.pruning.tracing.operation import operation
+from autoprune.pruning.tracing.rule_helpers import Findings, Product, follow_unknown
 from autoprune.pruning.tracing.rule_table import MAKES, READS_WEIGHTS, RULES
 from autoprune.pruning.tracing.statistics import REDUCTIONS, Statistic
 from autoprune.pruning.tracing.tensor_names import holder_of, shared_tensors, tensor_paths
 
 NOT_THE_USERS = (str(Path(__file__).parents[1]) + os.sep, str(Path(torch.__file__).parent) + os.sep, "<")
 _LARGEST = 1_000_000  # elements of a bare parameter that are followed one by one
-
-
 _CHOOSES = {"index", "index_put", "masked_select", "nonzero"}  # by a mask
 
 
@@ -83,7 +83,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if time.process_time() > self.deadline:
             raise OutOfTime
-        if operation(func).rstrip("_") in _CHOOSES:
+        name = operation(func)
+        if name.rstrip("_") in _CHOOSES:
             args = tree_map(_some, args)
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) and result.is_floating_point() and result.dtype != torch.float64:
@@ -92,7 +93,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.findings.used.update(self._paths[id(tensor)] for tensor in taken if id(tensor) in self._paths)
         if not self._opaque:
             self._follow(func, args, kwargs, result, taken)
-        self._reductions += operation(func) in REDUCTIONS
+        self._reductions += name in REDUCTIONS
         return result
 
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any, taken: list[Tensor]) -> None:
@@ -111,7 +112,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._losses.add([*made, *written_by(func, args, kwargs)], losses)
 
     def _apply_rule(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        name = func._schema.name.removeprefix("aten::")
+        name = operation(func)
         rule = RULES.get(name) or RULES.get(name.rstrip("_"))
         if rule is None:
             rule = RULES["add"] if torch.Tag.pointwise in func.tags else follow_unknown

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoprune.pruning.layers.kinds import kind_of
+from autoprune.pruning.layers.kinds import has_heads
 from autoprune.pruning.tracing.channel_union import Channels
 from autoprune.pruning.tracing.rule_helpers import Findings, FoldKey
 from autoprune.pruning.tracing.safe_forward import plain_attention
@@ -77,8 +77,7 @@ def _run(tracer: Tracer, example: Tensor) -> None:
 
 
 def _watch(tracer: Tracer, path: str, module: nn.Module) -> Iterable[torch.utils.hooks.RemovableHandle]:
-    kind = kind_of(module)
-    is_opaque = kind is not None and "heads" in kind.sizes(module)
+    is_opaque = has_heads(module)
 
     def enter(*_: object) -> None:
         tracer.enter(path, is_opaque)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import glob
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from autoprune.core.leftovers import is_alive
+from autoprune.core.leftovers import is_alive, temporary_neighbour
 from autoprune.errors import StudyError
 from autoprune.study.accepted_toml import read_accepted, write_accepted
 from autoprune.study.copy_trials import backup_sqlite, copy_study, delete_study, rename_in_sqlite
@@ -105,7 +104,7 @@ def building(target: Path) -> Iterator[StudyFolder]:
     Raises:
         StudyError: if the folder cannot be written.
     """
-    hidden = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    hidden = temporary_neighbour(target, keep_ending=False)
     is_new = not target.parent.exists()
     try:
         for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
