@@ -7,6 +7,8 @@ each lets the forward pass come further, and the whole is proved like everything
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,11 +19,11 @@ from autoprune.pruning.faults import CutFault, members_for
 from autoprune.pruning.layers.kinds import kind_of
 from autoprune.pruning.number_attributes import NUMBER, name_of
 from autoprune.pruning.prove_groups import Proof
+from autoprune.pruning.sift_groups import Likeness, Sieve, Unproved, likeness_of
 
 _ROUNDS = 12  # changes that one group may need
 _NEIGHBOURS = 8  # other groups that one is tried with
-
-Unproved = tuple[PruningGroup, CutFault]
+_TRIES = 4  # groups for which nothing helps, before their likes are given up
 
 
 @dataclass(frozen=True)
@@ -29,33 +31,40 @@ class Repair:
     """What is tried for groups that cannot be cut.
 
     Attributes:
-        proof: of the network's groups.
+        sieve: with the proof of the network's groups.
         hints: class of a module → names of its numbers that other groups needed; tried first, all together.
     """
 
-    proof: Proof
+    sieve: Sieve
     hints: dict[type[nn.Module], set[str]] = field(default_factory=dict)
 
-    def with_numbers(self, groups: Sequence[PruningGroup]) -> tuple[list[PruningGroup], list[Unproved]]:
-        """Return the groups that can be cut, with numbers where they need some, and those that cannot.
+    @property
+    def proof(self) -> Proof:
+        """Return the proof of the network's groups."""
+        return self.sieve.proof
 
-        What one group needed, its like will need: all others are proved with it at once.
+    def with_numbers(self, failed: Sequence[Unproved]) -> tuple[list[PruningGroup], list[Unproved]]:
+        """Return the groups that can be cut with numbers, and those that cannot.
+
+        What one group needed, its likes will need: they are proved with it at once.
         """
-        waiting, proved, failed = list(groups), list[PruningGroup](), list[Unproved]()
+        waiting, proved, left = list(failed), list[PruningGroup](), list[Unproved]()
+        lost = Counter[tuple[Likeness, str]]()
         while waiting:
-            group, known = waiting.pop(0), sum(map(len, self.hints.values()))
-            fault = self.proof.fault([group])
-            changed = group if fault is None else self._grown(group, fault, ())[0]
+            group, fault = waiting.pop(0)
+            kind = _kind_of(group, fault)
+            changed, _ = self._grown(group, fault, (), is_hopeless=lost[kind] >= _TRIES)
             if changed is None:
-                failed += [(group, fault)] if fault is not None else []
+                lost[kind] += 1
+                left.append((group, fault))
                 continue
-            proved.append(changed)
-            if sum(map(len, self.hints.values())) > known or len(proved) == 1:
-                done, _ = self.proof.all([self._with_hints(each) for each in waiting])
-                proved += done
-                names = {each.name for each in done}
-                waiting = [each for each in waiting if each.name not in names]
-        return proved, failed
+            lost[kind] = 0
+            likes = [self._with_hints(each) for each, why in waiting if _kind_of(each, why)[0] == kind[0]]
+            done, _ = self.sieve.sift(likes)
+            proved += [changed, *done]
+            names = {each.name for each in done}
+            waiting = [each for each in waiting if each[0].name not in names]
+        return proved, left
 
     def _with_hints(self, group: PruningGroup) -> PruningGroup:
         fresh = tuple(each for each in self._hinted(group) if each not in group.members)
@@ -64,20 +73,39 @@ class Repair:
     def coupled(self, failed: Sequence[Unproved]) -> tuple[list[PruningGroup], list[Unproved]]:
         """Return groups coupled with those whose numbers must agree, and those that still cannot be cut."""
         waiting, proved, left = list(failed), list[PruningGroup](), list[Unproved]()
+        lost = Counter[tuple[Likeness, str]]()
         while waiting:
             group, fault = waiting.pop(0)
-            changed, names = self._grown(group, fault, [other for other, _ in waiting])
-            if changed is None:
+            kind = _kind_of(group, fault)
+            others = [other for other, _ in waiting if other.num_channels == group.num_channels]
+            if not others:
                 left.append((group, fault))
                 continue
+            changed, names = self._grown(group, fault, others, is_hopeless=lost[kind] >= _TRIES)
+            if changed is None:
+                lost[kind] += 1
+                left.append((group, fault))
+                continue
+            lost[kind] = 0
             waiting = [each for each in waiting if each[0].name not in names]
             proved.append(changed)
         return proved, left
 
     def _grown(
-        self, group: PruningGroup, fault: CutFault, others: Sequence[PruningGroup]
+        self, group: PruningGroup, fault: CutFault, others: Sequence[PruningGroup], is_hopeless: bool
     ) -> tuple[PruningGroup | None, set[str]]:
-        """Return a group with what has to shrink with it, and which others that takes; ``None`` if it cannot be cut."""
+        """Return a group with what has to shrink with it, and which others that takes; ``None`` if it cannot be cut.
+
+        Args:
+            group: to be cut.
+            fault: what goes wrong.
+            others: it may be coupled with.
+            is_hopeless: whether nothing helped its likes, so that only what others needed is tried.
+        """
+        if is_hopeless:
+            hinted = self._with_hints(group)
+            helps = hinted is not group and self.proof.fault([hinted]) is None
+            return (hinted if helps else None), set()
         names = set[str]()
         for _ in range(_ROUNDS):
             if self.proof.is_over or group.num_channels < 2:
@@ -119,8 +147,7 @@ class Repair:
             fresh = tuple(each for each in numbers if each not in group.members)
             if fresh:
                 yield replace(group, members=(*group.members, *fresh)), set()
-        alike = [other for other in others if other.num_channels == group.num_channels]
-        for other in alike[:_NEIGHBOURS]:
+        for other in others[:_NEIGHBOURS]:
             yield merge(group, [other]), {other.name}
 
     def _hinted(self, group: PruningGroup) -> tuple[Member, ...]:
@@ -138,6 +165,11 @@ class Repair:
             if member.side.startswith(NUMBER):
                 kind = type(network.get_submodule(member.module))
                 self.hints.setdefault(kind, set()).add(name_of(member.side))
+
+
+def _kind_of(group: PruningGroup, fault: CutFault) -> tuple[Likeness, str]:
+    """Return what groups have in common that fail alike."""
+    return likeness_of(group), re.sub(r"\d+", "", fault.reason)
 
 
 def _around(network: nn.Module, group: PruningGroup) -> Iterator[tuple[Member, ...]]:

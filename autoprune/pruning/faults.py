@@ -12,8 +12,9 @@ import re
 import traceback
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -27,6 +28,24 @@ _CALLS = ("_wrapped_call_impl", "_call_impl", "inner")  # frames between a modul
 
 
 @dataclass(frozen=True)
+class Draw:
+    """One trial cut.
+
+    Attributes:
+        removed: group → the channels that it loses; a group without an entry loses none.
+        until: the last thing that is tried: that it *runs*, that it *equals* the masked twin, that it *trains*.
+    """
+
+    removed: Mapping[str, tuple[int, ...]]
+    until: Literal["runs", "equals", "trains"]
+
+    def among(self, groups: Iterable[PruningGroup]) -> Draw:
+        """Return the same cut of some groups only."""
+        names = {group.name for group in groups}
+        return replace(self, removed={name: lost for name, lost in self.removed.items() if name in names})
+
+
+@dataclass(frozen=True)
 class CutFault:
     """Why groups cannot be cut.
 
@@ -35,11 +54,18 @@ class CutFault:
         progress: how far a forward pass came, as lines of functions and modules in the order in which they begin; a
             larger one is further.
         numbers: for each function that was running, from the innermost: attributes that may have to shrink.
+        draw: in which it showed, ``None`` if none was tried.
     """
 
     reason: str
     progress: tuple[float, ...] = (float("inf"),)
     numbers: tuple[tuple[Member, ...], ...] = ()
+    draw: Draw | None = None
+
+    @property
+    def in_full(self) -> CutFault:
+        """Return the same fault with a draw in which all is tried."""
+        return self if self.draw is None else replace(self, draw=replace(self.draw, until="trains"))
 
 
 def fault_of(

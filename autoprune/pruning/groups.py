@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from autoprune.core.channel_groups import FrozenGroup, PruningGroup
 from autoprune.errors import ModelError
 from autoprune.models.copying.copy_network import copy_network
-from autoprune.pruning.couple_groups import Repair, Unproved
+from autoprune.pruning.couple_groups import Repair
 from autoprune.pruning.faults import where
 from autoprune.pruning.layers.kinds import kind_of
-from autoprune.pruning.light_copy import light_copy
 from autoprune.pruning.propose_groups import ProposedGroups, propose_groups, unnamed_layers
 from autoprune.pruning.prove_groups import Proof, Specimen, frozen_by, training_answers
+from autoprune.pruning.sift_groups import Sieve, Unproved
 from autoprune.pruning.tracing.rule_helpers import FoldKey
 from autoprune.pruning.tracing.safe_forward import answer_of
 from autoprune.pruning.tracing.tracer import OutOfTime
@@ -90,21 +90,26 @@ class _Attempt:
         self.proof = Proof(
             specimen, rounding, findings.statistics, self.proposals.channel_of, deadline, seconds, findings.begun
         )
-        self.repair = Repair(self.proof)
+        self.sieve = Sieve(self.proof)
+        self.repair = Repair(self.sieve)
         self.proved, self.failed = list[PruningGroup](), list[Unproved]()
         self._prove()
 
     def _prove(self) -> None:
-        """Prove all groups at once, or else those that no fixed size has touched, and the others one by one."""
+        """Prove all groups at once, or else those that no fixed size has touched and the others apart."""
         groups = self.proposals.groups
         if self.proof.fault(groups) is None:
             self.proved = list(groups)
             return
         suspects = self._touched((*(labels for _, labels in self.trace.findings.folds), *self.trace.findings.parts))
-        self.proved, failed = self.proof.all([group for group in groups if group.name not in suspects])
-        doubtful = [group for group in groups if group.name in {*suspects, *(group.name for group, _ in failed)}]
-        helped, self.failed = self.repair.with_numbers(doubtful)
-        self._add(helped)
+        sound, failed = self.sieve.sift([group for group in groups if group.name not in suspects])
+        doubtful, also_failed = self.sieve.sift([group for group in groups if group.name in suspects])
+        helped, self.failed = self.repair.with_numbers(self._in_order([*failed, *also_failed]))
+        self.proved = sound
+        self._add([*doubtful, *helped])
+
+    def _in_order(self, failed: Iterable[Unproved]) -> list[Unproved]:
+        return sorted(failed, key=lambda each: self.proposals.order[each[0].name])
 
     def couple(self) -> None:
         """Couple what cannot be cut alone with others whose numbers must agree."""
@@ -114,7 +119,7 @@ class _Attempt:
     def _add(self, changed: Sequence[PruningGroup]) -> None:
         """Prove groups that were changed together with the others."""
         if changed:
-            self.proved, apart = self.proof.all([*self.proved, *changed])
+            self.proved, apart = self.sieve.sift([*self.proved, *changed])
             self.failed = [*self.failed, *apart]
 
     def flips(self) -> frozenset[FoldKey]:
@@ -147,7 +152,7 @@ class _Attempt:
 
 def _trace(specimen: Specimen, seconds: float, flipped: Iterable[FoldKey]) -> Trace:
     training = copy_network(specimen.network).train(), specimen.example[:2]
-    passed = light_copy(specimen.network)  # a pass may leave its mark, as weights assigned in forward do
+    passed = specimen.copied(specimen.network)  # a pass may leave its mark, as weights assigned in forward do
     return trace(passed, specimen.example[:1], training, seconds, flipped)
 
 

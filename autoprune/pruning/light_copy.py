@@ -7,8 +7,8 @@ more than plain values beside its modules is copied like any other.
 
 from __future__ import annotations
 
-import copy
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from autoprune.models.copying.copy_network import copy_network
 
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
+_TENSORS = ("_modules", "_parameters", "_buffers")
 _DEPTH = 4  # of containers and objects that are looked into
 
 
@@ -24,19 +25,23 @@ class _NotPlain(Exception):
     """A module holds something that may refer to a module."""
 
 
-def light_copy(network: nn.Module) -> nn.Module:
-    """Return a copy that shares its parameters' numbers with the network; for running it once.
+def copier_of(network: nn.Module) -> Callable[[nn.Module], nn.Module]:
+    """Return what copies a network for running it once: light copies if that is safe, whole ones otherwise.
+
+    A light copy shares its parameters' numbers with the network; its forward pass may write into buffers, and must not
+    write into parameters.
 
     Args:
-        network: in any mode; its forward pass may write into buffers, and must not write into parameters.
-
-    Raises:
-        ModelError: if it cannot be copied.
+        network: in any mode; must not change between its copies.
     """
     try:
-        return _twin(network, {})
+        for module in network.modules():
+            for name, value in vars(module).items():
+                if name not in _TENSORS:
+                    _check(value, 0)
     except _NotPlain:
-        return copy_network(network)
+        return copy_network
+    return lambda original: _twin(original, {})
 
 
 def _twin(module: nn.Module, done: dict[int, Any]) -> nn.Module:
@@ -53,8 +58,7 @@ def _twin(module: nn.Module, done: dict[int, Any]) -> nn.Module:
         elif name == "_buffers":
             held[name] = {key: None if each is None else each.clone() for key, each in value.items()}
         else:
-            _check(value, 0)
-            held[name] = copy.copy(value) if isinstance(value, (list, dict, set)) else value
+            held[name] = value.copy() if isinstance(value, (list, dict, set)) else value
     return twin
 
 

@@ -8,9 +8,10 @@ user's code where it was lost, if it reaches the output. ``whole_trace.py`` runs
 
 from __future__ import annotations
 
+import linecache
 import os
+import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -259,10 +260,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _whereabouts(self) -> str:
         """Return the innermost line of code outside of PyTorch and of this package."""
-        for frame in reversed(traceback.extract_stack()):
-            if not frame.filename.startswith(NOT_THE_USERS):
-                return f" ({Path(frame.filename).name}:{frame.lineno}, in {frame.name}: {frame.line})"
-        return ""
+        frame = sys._getframe()
+        while frame.f_code.co_filename.startswith(NOT_THE_USERS):
+            if frame.f_back is None:
+                return ""
+            frame = frame.f_back
+        code = frame.f_code
+        line = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).strip()
+        return f" ({Path(code.co_filename).name}:{frame.f_lineno}, in {code.co_name}: {line})"
 
 
 def _some(value: Any) -> Any:
