@@ -25,6 +25,8 @@ _ROUNDS = 12  # changes that one group may need
 _NEIGHBOURS = 8  # other groups that one is tried with
 _TRIES = 4  # groups for which nothing helps, before their likes are given up
 
+_Number = tuple[type[nn.Module], str]
+
 
 @dataclass(frozen=True)
 class Repair:
@@ -32,11 +34,13 @@ class Repair:
 
     Attributes:
         sieve: with the proof of the network's groups.
-        hints: class of a module → names of its numbers that other groups needed; tried first, all together.
+        hints: class of a module → names of its numbers that other groups needed; tried early, all together.
+        answers: what groups have in common → the numbers, by class and side, that one of them needed; tried first.
     """
 
     sieve: Sieve
     hints: dict[type[nn.Module], set[str]] = field(default_factory=dict)
+    answers: dict[Likeness, set[_Number]] = field(default_factory=dict)
 
     @property
     def proof(self) -> Proof:
@@ -67,8 +71,7 @@ class Repair:
         return proved, left
 
     def _with_hints(self, group: PruningGroup) -> PruningGroup:
-        fresh = tuple(each for each in self._hinted(group) if each not in group.members)
-        return replace(group, members=(*group.members, *fresh)) if fresh else group
+        return _with(group, self._answered(group) or self._hinted(group))
 
     def coupled(self, failed: Sequence[Unproved]) -> tuple[list[PruningGroup], list[Unproved]]:
         """Return groups coupled with those whose numbers must agree, and those that still cannot be cut."""
@@ -139,19 +142,29 @@ class Repair:
         self, group: PruningGroup, fault: CutFault, others: Sequence[PruningGroup]
     ) -> Iterator[tuple[PruningGroup, set[str]]]:
         """Yield changes of a group: numbers, then couplings, the nearest first, each with the groups that it takes."""
-        tried = [self._hinted(group), *fault.numbers]
+        tried = [self._answered(group), self._hinted(group), *fault.numbers]
         if not fault.numbers:
             tried += _around(self.proof.specimen.network, group)
-        tried += [(each,) for numbers in tried[1:] if len(numbers) > 1 for each in numbers]
-        for numbers in tried:
-            fresh = tuple(each for each in numbers if each not in group.members)
-            if fresh:
-                yield replace(group, members=(*group.members, *fresh)), set()
+        tried += [(each,) for numbers in tried[2:] if len(numbers) > 1 for each in numbers]
+        for changed in dict.fromkeys(_with(group, numbers) for numbers in tried):
+            if changed is not group:
+                yield changed, set()
         for other in others[:_NEIGHBOURS]:
             yield merge(group, [other]), {other.name}
 
+    def _answered(self, group: PruningGroup) -> tuple[Member, ...]:
+        """Return the numbers that stand where those stood that a like of the group needed."""
+        network, answers = self.proof.specimen.network, self.answers.get(likeness_of(group), set())
+        found = list[Member]()
+        for path in _surroundings(network, group) if answers else ():
+            kind = type(network.get_submodule(path))
+            sides = {side for each, side in answers if each is kind}
+            near = members_for(network, path, group, set(map(name_of, sides)))
+            found += [number for number in near if number.side in sides]
+        return tuple(found)
+
     def _hinted(self, group: PruningGroup) -> tuple[Member, ...]:
-        """Return the numbers around a group that others of its like needed."""
+        """Return the numbers around a group that bear the names of those that other groups needed."""
         network = self.proof.specimen.network
         found = list[Member]()
         for path in _surroundings(network, group):
@@ -160,11 +173,18 @@ class Repair:
         return tuple(found)
 
     def _remember(self, group: PruningGroup) -> None:
-        network = self.proof.specimen.network
+        network, answers = self.proof.specimen.network, self.answers.setdefault(likeness_of(group), set())
         for member in group.members:
             if member.side.startswith(NUMBER):
                 kind = type(network.get_submodule(member.module))
                 self.hints.setdefault(kind, set()).add(name_of(member.side))
+                answers.add((kind, member.side))
+
+
+def _with(group: PruningGroup, numbers: Iterable[Member]) -> PruningGroup:
+    """Return a group with more numbers, the group itself if it has them all."""
+    fresh = tuple(each for each in numbers if each not in group.members)
+    return replace(group, members=(*group.members, *fresh)) if fresh else group
 
 
 def _kind_of(group: PruningGroup, fault: CutFault) -> tuple[Likeness, str]:
