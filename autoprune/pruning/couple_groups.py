@@ -7,7 +7,6 @@ each lets the forward pass come further, and the whole is proved like everything
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,13 +18,11 @@ from autoprune.pruning.faults import CutFault, members_for
 from autoprune.pruning.layers.kinds import kind_of
 from autoprune.pruning.number_attributes import NUMBER, name_of
 from autoprune.pruning.prove_groups import Proof
-from autoprune.pruning.sift_groups import Likeness, Sieve, Unproved, likeness_of
+from autoprune.pruning.sift_groups import Likeness, Sieve, Unproved, likeness_of, without_digits
 
 _ROUNDS = 12  # changes that one group may need
 _NEIGHBOURS = 8  # other groups that one is tried with
 _TRIES = 4  # groups for which nothing helps, before their likes are given up
-
-_Number = tuple[type[nn.Module], str]
 
 
 @dataclass(frozen=True)
@@ -35,12 +32,12 @@ class Repair:
     Attributes:
         sieve: with the proof of the network's groups.
         hints: class of a module → names of its numbers that other groups needed; tried early, all together.
-        answers: what groups have in common → the numbers, by class and side, that one of them needed; tried first.
+        answers: what groups have in common → the numbers, by module and side, that one of them needed; tried first.
     """
 
     sieve: Sieve
     hints: dict[type[nn.Module], set[str]] = field(default_factory=dict)
-    answers: dict[Likeness, set[_Number]] = field(default_factory=dict)
+    answers: dict[Likeness, set[tuple[str, str]]] = field(default_factory=dict)
 
     @property
     def proof(self) -> Proof:
@@ -118,7 +115,7 @@ class Repair:
                 if found is None:
                     self._remember(changed)
                     return changed, names | taken
-                if found.progress > fault.progress:
+                if found.is_further_than(fault):
                     group, fault, names = changed, found, names | taken
                     self.proof.alias.update(dict.fromkeys(taken, group.name))
                     break
@@ -142,10 +139,9 @@ class Repair:
         self, group: PruningGroup, fault: CutFault, others: Sequence[PruningGroup]
     ) -> Iterator[tuple[PruningGroup, set[str]]]:
         """Yield changes of a group: numbers, then couplings, the nearest first, each with the groups that it takes."""
-        tried = [self._answered(group), self._hinted(group), *fault.numbers]
-        if not fault.numbers:
-            tried += _around(self.proof.specimen.network, group)
-        tried += [(each,) for numbers in tried[2:] if len(numbers) > 1 for each in numbers]
+        near = fault.numbers or tuple(_around(self.proof.specimen.network, group))
+        tried = [self._answered(group), *near[:1], self._hinted(group), *near[1:]]
+        tried += [(each,) for numbers in near if len(numbers) > 1 for each in numbers]
         for changed in dict.fromkeys(_with(group, numbers) for numbers in tried):
             if changed is not group:
                 yield changed, set()
@@ -157,8 +153,7 @@ class Repair:
         network, answers = self.proof.specimen.network, self.answers.get(likeness_of(group), set())
         found = list[Member]()
         for path in _surroundings(network, group) if answers else ():
-            kind = type(network.get_submodule(path))
-            sides = {side for each, side in answers if each is kind}
+            sides = {side for name, side in answers if name == without_digits(path)}
             near = members_for(network, path, group, set(map(name_of, sides)))
             found += [number for number in near if number.side in sides]
         return tuple(found)
@@ -176,9 +171,8 @@ class Repair:
         network, answers = self.proof.specimen.network, self.answers.setdefault(likeness_of(group), set())
         for member in group.members:
             if member.side.startswith(NUMBER):
-                kind = type(network.get_submodule(member.module))
-                self.hints.setdefault(kind, set()).add(name_of(member.side))
-                answers.add((kind, member.side))
+                self.hints.setdefault(type(network.get_submodule(member.module)), set()).add(name_of(member.side))
+                answers.add((without_digits(member.module), member.side))
 
 
 def _with(group: PruningGroup, numbers: Iterable[Member]) -> PruningGroup:
@@ -189,7 +183,7 @@ def _with(group: PruningGroup, numbers: Iterable[Member]) -> PruningGroup:
 
 def _kind_of(group: PruningGroup, fault: CutFault) -> tuple[Likeness, str]:
     """Return what groups have in common that fail alike."""
-    return likeness_of(group), re.sub(r"\d+", "", fault.reason)
+    return likeness_of(group), without_digits(fault.reason)
 
 
 def _around(network: nn.Module, group: PruningGroup) -> Iterator[tuple[Member, ...]]:

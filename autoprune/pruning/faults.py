@@ -62,6 +62,15 @@ class CutFault:
     numbers: tuple[tuple[Member, ...], ...] = ()
     draw: Draw | None = None
 
+    def is_further_than(self, other: CutFault) -> bool:
+        """Return whether a pass came further before it failed; so it may have if both failed on the same line.
+
+        A line that calls may have failed in the call, or after it had returned.
+        """
+        mine, others = self.progress, other.progress
+        shared = min(len(mine), len(others))
+        return mine != others and (mine[:shared] == others[:shared] or mine > others)
+
     @property
     def in_full(self) -> CutFault:
         """Return the same fault with a draw in which all is tried."""

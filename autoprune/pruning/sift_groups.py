@@ -23,7 +23,16 @@ Likeness = frozenset[tuple[str, str]]
 def likeness_of(group: PruningGroup) -> Likeness:
     """Return what groups of a kind have in common: the names of their layers, numbers aside, and the sides."""
     members = (member for member in group.members if not member.side.startswith(NUMBER))
-    return frozenset((re.sub(r"\d+", "", member.module), member.side) for member in members)
+    return frozenset((without_digits(member.module), member.side) for member in members)
+
+
+def without_digits(text: str) -> str:
+    """Return a path or a message as its likes have it.
+
+    >>> without_digits("layers.12.conv1")
+    'layers..conv'
+    """
+    return re.sub(r"\d+", "", text)
 
 
 @dataclass(frozen=True)
