@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from autoprune.errors import AutopruneError
     from autoprune.export.saved_network import load, load_compressed
     from autoprune.search.session import run_search
+    from autoprune.search.setup.without_study import inspect, prune
     from autoprune.search.trial_weights import load_trial
     from autoprune.study.spec import StudySpec
     from autoprune.study.view import StudyView, open_view
@@ -28,10 +29,12 @@ _PUBLIC = {
     "PruningPolicy": "autoprune.core.policy",
     "StudySpec": "autoprune.study.spec",
     "StudyView": "autoprune.study.view",
+    "inspect": "autoprune.search.setup.without_study",
     "load": "autoprune.export.saved_network",
     "load_compressed": "autoprune.export.saved_network",
     "load_trial": "autoprune.search.trial_weights",
     "open_view": "autoprune.study.view",
+    "prune": "autoprune.search.setup.without_study",
     "run_search": "autoprune.search.session",
 }
 
@@ -43,10 +46,12 @@ __all__ = [
     "PruningPolicy",
     "StudySpec",
     "StudyView",
+    "inspect",
     "load",
     "load_compressed",
     "load_trial",
     "open_view",
+    "prune",
     "run_search",
 ]
 

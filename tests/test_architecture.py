@@ -25,12 +25,13 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     # strangers to one another
     "tasks": ("errors", "core"),
     "models.copying": ("errors",),  # everybody copies networks
-    "models": ("errors", "core", "models.copying"),
-    "cost": ("errors", "core", "models.copying"),
+    "models.calling": ("errors",),  # and calls them
+    "models": ("errors", "core", "models.calling", "models.copying"),
+    "cost": ("errors", "core", "models.calling", "models.copying"),
     "pruning.layers": ("errors", "core"),
-    "pruning.tracing": ("errors", "core", "pruning.layers"),
+    "pruning.tracing": ("core", "models.calling", "pruning.layers"),
     "pruning.masks": ("errors", "core", "models.copying"),
-    "pruning": ("errors", "core", "models.copying", "pruning.layers", "pruning.tracing"),
+    "pruning": ("errors", "core", "models.calling", "models.copying", "pruning.layers", "pruning.tracing"),
     "pruning.criteria": ("errors", "core", "models.copying", "pruning", "pruning.layers"),
     # what is built with them
     "training.device": ("errors", "core"),
@@ -50,7 +51,7 @@ MAY_USE: dict[str, tuple[str, ...]] = {
         *("training", "training.device", "study"),
     ),
     "search.setup": (
-        *("errors", "core", "tasks", "models", "models.copying", "cost", "pruning", "pruning.layers"),
+        *("errors", "core", "tasks", "models", "models.calling", "models.copying", "cost", "pruning", "pruning.layers"),
         *("pruning.masks", "pruning.tracing", "pruning.criteria", "training", "training.device", "export", "study"),
         *("search.evaluation", "search.proposals"),
     ),
@@ -77,7 +78,7 @@ MAY_USE: dict[str, tuple[str, ...]] = {
         *("search", "search.setup", "pick", "report", "report.content"),
     ),
     "__main__": ("cli",),
-    "": ("errors", "core", "export", "search", "study"),
+    "": ("errors", "core", "export", "search", "search.setup", "study"),
 }
 PACKAGES = [name for name in MAY_USE if name and "." not in name]
 

@@ -27,12 +27,20 @@ if TYPE_CHECKING:
 Examples:
   autoprune inspect resnet56 --input 1x32x32
   autoprune inspect torchvision:mobilenet_v2
+  autoprune inspect mine.py:network --example mine.py:batch
   autoprune inspect studies/cifar10-resnet20
 """,
 )
 @study_argument
 @model_options
 @shape_option
+@option(
+    "--example",
+    heading=Heading.NETWORK,
+    metavar="SOURCE",
+    help="One batch of inputs of any structure, or a function that returns one: mine.py:batch. A tensor, a tuple of "
+    "arguments, or a dictionary of them by name.",
+)
 @option("--classes", heading=Heading.NETWORK, type=int, help="Number of classes; default: the data's.")
 @trust_option
 @root_option
@@ -40,6 +48,7 @@ Examples:
 def inspect(
     study: str | None,
     shape: str | None,
+    example: str | None,
     classes: int | None,
     trust_code: bool,
     root: Path,
@@ -62,7 +71,10 @@ def inspect(
     request = read_request(study, root, values)
     check_code_is_trusted(StudyFolder(request.folder), request.spec, trust_code=trust_code)
     with as_its_owner_runs_it(request.spec.model.source):
-        found = _inspect(request, shape, classes, bool(values.get("model")))
+        if example is not None:
+            found = _inspect_on(request, example, shape, classes)
+        else:
+            found = _inspect(request, shape, classes, bool(values.get("model")))
     if as_json:
         emit(found.to_json())
     else:
@@ -93,6 +105,16 @@ def _inspect(request: Request, text: str | None, classes: int | None, model_give
     return inspect_network(spec, wanted, outputs, StudyFolder(request.folder), task)
 
 
+def _inspect_on(request: Request, example: str, shape: str | None, classes: int | None) -> NetworkInspection:
+    """Inspect a network on inputs that the user's code gives."""
+    from autoprune.errors import UsageError
+    from autoprune.search.setup.inspect_network import inspect_on_example
+
+    if shape is not None:
+        raise UsageError("--input gives the shape of inputs, and --example the inputs themselves; give one of them")
+    return inspect_on_example(request.spec, example, classes)
+
+
 def _print(found: NetworkInspection) -> None:
     from autoprune.loggers.safe_console import SafeConsole
 
@@ -111,7 +133,7 @@ def _print(found: NetworkInspection) -> None:
 
 def _print_whole(console: Console, found: NetworkInspection) -> None:
     """Print what the whole network costs, and how far it can be brought down."""
-    console.print(cost_line(found.model, found.input_shape, found.dense), highlight=False)
+    console.print(cost_line(found.model, found.described_inputs, found.dense), highlight=False)
     share = 100 * found.smallest["mflops"]
     console.print(f"cutting channels alone can bring it to {share:.1f} % of its MFLOPs", highlight=False)
 

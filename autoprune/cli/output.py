@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -28,21 +28,20 @@ def emit(document: Any) -> None:
     click.echo(json.dumps(document, indent=1, allow_nan=False))
 
 
-def cost_line(model: str, input_shape: Sequence[int], costs: Measurement) -> str:
+def cost_line(model: str, inputs: str, costs: Measurement) -> str:
     """Return what a network costs, in one line of rich's markup.
 
     Args:
         model: its name.
-        input_shape: of one input.
+        inputs: what goes in, in words.
         costs: with ``mflops``, ``mparams`` and ``size_mb``.
     """
     from rich.markup import escape
 
     from autoprune.core.metrics import FLOP_CONVENTION
 
-    shape = "×".join(map(str, input_shape))
     return (
-        f"{escape(model)} on {shape}: {costs['mflops']:.2f} MFLOPs ({FLOP_CONVENTION}), "
+        f"{escape(model)} on {escape(inputs)}: {costs['mflops']:.2f} MFLOPs ({FLOP_CONVENTION}), "
         f"{costs['mparams']:.3f} M parameters, {costs['size_mb']:.2f} MB"
     )
 

@@ -190,7 +190,7 @@ def _print(model: str, found: NetworkProfile) -> None:
 
 def _print_whole(console: Console, model: str, found: NetworkProfile) -> None:
     """Print what the whole network costs, and its latency in each runtime."""
-    console.print(cost_line(model, found.what.input_shape, found.whole), highlight=False)
+    console.print(cost_line(model, "×".join(map(str, found.what.input_shape)), found.whole), highlight=False)
     threads = f"{found.plan.threads} thread{'' if found.plan.threads == 1 else 's'}"
     where = f"batch {found.plan.batch}, {threads}, {found.runtime['layout']}, {found.runtime['device_name']}"
     for name, timed in found.latency.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,8 @@ from autoprune.core.json_values import DAMAGE, parse_json
 
 VERSION = 2
 MASK_PATTERNS = ("weight", "2:4")
+EVERY = "*"
+"""Stands in a policy for every group that it does not name."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class PruningPolicy:
     """How a whole network is pruned; what is not named stays as it is.
 
     Attributes:
-        groups: group name → its policy.
+        groups: group name → its policy; ``"*"`` stands for every group that is not named.
         round_to: kept channels are a multiple of this where the group is large enough.
         dropped_blocks: names of residual blocks that go whole.
         mask: which of the remaining weights are zero; ``None`` for none.
@@ -89,13 +91,40 @@ class PruningPolicy:
         return hash((tuple(self.groups.items()), self.round_to, self.dropped_blocks, self.mask))
 
     @classmethod
-    def uniform(cls, names: Iterable[str], sparsity: float, importance: str, round_to: int = 1) -> PruningPolicy:
+    def uniform(
+        cls, sparsity: float, importance: str = "l2", *, names: Iterable[str] = (EVERY,), round_to: int = 1
+    ) -> PruningPolicy:
         """Return the policy every paper compares with: one sparsity and one criterion everywhere.
 
-        >>> PruningPolicy.uniform(["conv1"], 0.5, "l1").groups["conv1"]
+        Args:
+            sparsity: fraction of every group's channels to remove, in [0, 1).
+            importance: name of the criterion.
+            names: of the groups; by default all that the network turns out to have.
+            round_to: kept channels are a multiple of this where the group is large enough.
+
+        Raises:
+            ValueError: if the sparsity is no number in [0, 1).
+
+        >>> PruningPolicy.uniform(0.5, "l1", names=["conv1"]).groups["conv1"]
         GroupPolicy(sparsity=0.5, importance='l1')
         """
+        if not isinstance(sparsity, int | float):
+            raise ValueError(
+                f"sparsity is {sparsity!r}; it is the fraction removed, and groups are given as names: "
+                f"uniform(0.5, names=['conv1'])"
+            )
         return cls({name: GroupPolicy(sparsity, importance) for name in names}, round_to)
+
+    def on(self, names: Iterable[str]) -> PruningPolicy:
+        """Return the policy on a network with these groups: what it says of every group is written out for each.
+
+        >>> PruningPolicy.uniform(0.5).on(["conv1"]).groups
+        {'conv1': GroupPolicy(sparsity=0.5, importance='l2')}
+        """
+        if EVERY not in self.groups:
+            return self
+        named = {name: group for name, group in self.groups.items() if name != EVERY}
+        return replace(self, groups={**dict.fromkeys(names, self.groups[EVERY]), **named})
 
     def to_json(self) -> str:
         """Return the policy as one line of JSON; :meth:`from_json` gives it back unchanged."""

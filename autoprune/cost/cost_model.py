@@ -19,7 +19,7 @@ from math import lcm, prod
 from operator import mul
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.core.arrays import Floats
 from autoprune.core.channel_groups import Block, Shrink
@@ -41,7 +41,7 @@ class CostModel:
         network: the dense network; not touched.
         shrinks: group → what one removed channel of it takes away, tensor by tensor.
         num_channels: group → its channels in the dense network.
-        example: input of shape ``(N, *input_shape)``; costs are for one of the N.
+        example: one batch of inputs, as :meth:`Inputs.of` takes it; costs are for one of its examples.
         blocks: what can be dropped whole.
         masked_layers: paths of the modules whose ``weight`` can be masked; no two share one.
         mask_pattern: ``"weight"`` or ``"2:4"``.
@@ -59,7 +59,7 @@ class CostModel:
         network: nn.Module,
         shrinks: Mapping[str, Sequence[Shrink]],
         num_channels: Mapping[str, int],
-        example: Tensor,
+        example: object,
         *,
         blocks: Sequence[Block] = (),
         masked_layers: Sequence[str] = (),
@@ -121,12 +121,12 @@ class CostModel:
         return ChannelCounts({name: count for name, count in numbers.items() if name not in self._blocks}, dropped)
 
 
-def measure_network(network: nn.Module, example: Tensor, masked: Sequence[str] = ()) -> Measurement:
+def measure_network(network: nn.Module, example: object, masked: Sequence[str] = ()) -> Measurement:
     """Return the same costs of a network as it is, counted without the closed form.
 
     Args:
         network: any network; not touched.
-        example: input of shape ``(N, *input_shape)``; costs are for one of the N.
+        example: one batch of inputs, as :meth:`Inputs.of` takes it; costs are for one of its examples.
         masked: paths of the modules whose zero weights count as masked; those that the network lacks are skipped. If
             empty, zeros are not counted.
     """
@@ -140,7 +140,7 @@ def state_bytes(network: nn.Module) -> int:
     return sum(prod(stored.shape) * stored.element_size for stored in stored_tensors(network).values())
 
 
-def _zeros_found(network: nn.Module, example: Tensor, masked: Iterable[str]) -> tuple[int, int]:
+def _zeros_found(network: nn.Module, example: object, masked: Iterable[str]) -> tuple[int, int]:
     """Return the multiply–accumulates with zeros in the weights of some layers, and how many zeros there are."""
     usage, parameters = record_usage(network, example), dict(network.named_parameters(remove_duplicate=False))
     first = {parameter: path for path, parameter in network.named_parameters()}

@@ -176,7 +176,7 @@ def uncounted_operations(network: nn.Module, example: Tensor) -> list[Uncounted]
     """
     twin = copy_network(network).cpu().eval()
     with without_fused_attention(), torch.no_grad(), _Operations() as seen:
-        twin(one_input(twin, example))
+        one_input(twin, example).run(twin)
     return [Uncounted(name, seen.calls[name], seen.outputs[name]) for name, _ in seen.outputs.most_common()]
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
 
 _Shape: TypeAlias = tuple[int, ...]
@@ -56,12 +57,12 @@ class Usage:
         return sum(macs for (parameter, _), macs in self.weights.items() if parameter == path)
 
 
-def record_usage(network: nn.Module, example: Tensor) -> Usage:
+def record_usage(network: nn.Module, example: object) -> Usage:
     """Run one input through a copy on the CPU and record what each weight does; the network is not touched.
 
     Args:
         network: any network.
-        example: input of shape ``(N, *input_shape)``.
+        example: one batch of inputs, as :meth:`Inputs.of` takes it.
     """
     twin = copy_network(network).cpu().eval().requires_grad_(False)
     record = _Record(twin)
@@ -71,22 +72,22 @@ def record_usage(network: nn.Module, example: Tensor) -> Usage:
     return Usage(dict(record.weights), dict(record.products))
 
 
-def count_macs(network: nn.Module, example: Tensor) -> int:
+def count_macs(network: nn.Module, example: object) -> int:
     """Count multiply–accumulates for one input, by PyTorch's own counter; the network is not touched.
 
     Args:
         network: any network.
-        example: input of shape ``(N, *input_shape)``.
+        example: one batch of inputs, as :meth:`Inputs.of` takes it.
     """
     twin = copy_network(network).cpu().eval().requires_grad_(False)
     return _count_pass(twin, example, {_LSTM_LAYER: _lstm_layer_flops})
 
 
-def _count_pass(network: nn.Module, example: Tensor, formulas: Mapping[Any, Callable[..., int]]) -> int:
+def _count_pass(network: nn.Module, example: object, formulas: Mapping[Any, Callable[..., int]]) -> int:
     """Run one input through a network on the CPU and return the multiply–accumulates that the counter sees."""
     counter = FlopCounterMode(display=False, custom_mapping=dict(formulas))
     with without_fused_attention(), torch.no_grad(), counter:
-        network(one_input(network, example))
+        one_input(network, example).run(network)
     return int(counter.get_total_flops()) // 2
 
 
@@ -101,10 +102,12 @@ def without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def one_input(network: nn.Module, example: Tensor) -> Tensor:
-    """Return the first input on the CPU, real numbers as the network computes; indices stay indices."""
-    real = (p.dtype for p in network.parameters() if p.is_floating_point())
-    return example[:1].cpu().to(next(real, example.dtype) if example.is_floating_point() else example.dtype)
+def one_input(network: nn.Module, example: object) -> Inputs:
+    """Return the first example on the CPU, real numbers as the network computes; indices stay indices.
+
+    Where examples cannot be told apart, as in a list of images, all of them count as one.
+    """
+    return Inputs.of(example).first(1).for_network(network)
 
 
 def _lstm_layer_flops(x: _Shape, from_inputs: _Shape, from_hidden: _Shape, *_: Any, **__: Any) -> int:

@@ -18,10 +18,12 @@ from autoprune.core.notify import Notify
 from autoprune.core.shapes import Shape, channels_of, image_of
 from autoprune.core.user_code import as_its_owner_runs_it, call_with_accepted
 from autoprune.errors import ModelError
+from autoprune.models.calling.inputs import Inputs
 from autoprune.models.load_weights import load_weights
 from autoprune.models.own_network import former_names, own_network
 from autoprune.models.torchvision_zoo import PREFIX, build_torchvision
 
+_EXAMPLES = 2
 _log = logging.getLogger(__name__)
 
 
@@ -61,9 +63,37 @@ def build_model(
         if source.startswith(PREFIX):
             return build_torchvision(source, num_classes, offers["in_channels"], weights, notify, remark)
         made = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
-        network = _network_of(made, source, input_shape)
+        inputs = None if input_shape is None else Inputs.of(torch.rand(_EXAMPLES, *input_shape))
+        network = _network_of(made, source, inputs)
     if weights:
         load_weights(network, weights, remark, former_names=former_names(made))
+    return network.train()
+
+
+def build_for_inputs(source: str, inputs: Inputs, num_classes: int | None, seed: int, weights: str = "") -> nn.Module:
+    """Build a network whose inputs are of any structure; otherwise as :func:`build_model` does.
+
+    Args:
+        source: as there; the function is called with ``num_classes``, and ``input_shape`` if inputs are one tensor.
+        inputs: one batch.
+        num_classes: ``None`` if the network knows it.
+        seed: for the initial weights.
+        weights: empty for fresh ones, or a file.
+
+    Raises:
+        UnknownNameError, ModelError: as :func:`build_model`.
+    """
+    if source.startswith(PREFIX):
+        return build_model(
+            source, num_classes=num_classes or 1000, input_shape=inputs.shape, seed=seed, weights=weights
+        )
+    offers = {} if num_classes is None else {"num_classes": num_classes}
+    offers |= _input_offers(source, None, inputs.shape) if inputs.shape else {}
+    with _drawing_by(seed):
+        made = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
+        network = _network_of(made, source, inputs)
+    if weights:
+        load_weights(network, weights, former_names=former_names(made))
     return network.train()
 
 
@@ -75,14 +105,14 @@ def _drawing_by(seed: int) -> Iterator[None]:
         yield
 
 
-def _network_of(made: object, source: str, input_shape: Shape | None) -> nn.Module:
+def _network_of(made: object, source: str, inputs: Inputs | None) -> nn.Module:
     """Return a built-in network as it is, and a copy of what another function returned."""
     if not isinstance(made, nn.Module):
         raise ModelError(f"model {source!r} returned {type(made).__name__}; expected a torch.nn.Module")
     if source in MODELS.builtins:
         return made
     with as_its_owner_runs_it(source):
-        return own_network(made, source, input_shape)
+        return own_network(made, source, inputs)
 
 
 def count_parameters(network: nn.Module) -> int:

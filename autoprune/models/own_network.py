@@ -10,34 +10,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
-from autoprune.core.shapes import Shape
 from autoprune.core.user_code import in_user_code
 from autoprune.errors import ModelError
+from autoprune.models.calling.answers import are_of_one_shape, difference, magnitude
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.tensors import tensors_in
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.models.copying.wrappers import unwrapped_name
 
-_EXAMPLES = 2
 _SAME = 1e-5  # of the largest answer; sums in another order differ by about 1e-6
 
 
-def own_network(made: nn.Module, source: str, input_shape: Shape | None) -> nn.Module:
+def own_network(made: nn.Module, source: str, inputs: Inputs | None) -> nn.Module:
     """Return a copy of a network, with every weight made, that runs no module but its own.
 
     Args:
         made: what the user's function returned; not changed.
         source: its name, for messages.
-        input_shape: of one example; ``None`` if it is not known, and then nothing is run.
+        inputs: a batch of at least two; ``None`` if nothing is known of them, and then nothing is run.
 
     Raises:
         ModelError: if it cannot be copied, runs modules of the first instance, or has lazy layers that no pass makes.
     """
     network = copy_network(made)
-    if input_shape is not None:
-        network = _run_once(network, made, source, input_shape)
+    if inputs is not None:
+        network = _run_once(network, made, source, inputs)
     unmade = [name for name, tensor in network.state_dict(keep_vars=True).items() if is_lazy(tensor)]
     if unmade:
         raise ModelError(
@@ -57,17 +58,17 @@ def former_names(made: nn.Module) -> dict[str, str]:
     return {former: name for former, name in both.items() if former != name}
 
 
-def _run_once(network: nn.Module, made: nn.Module, source: str, input_shape: Shape) -> nn.Module:
+def _run_once(network: nn.Module, made: nn.Module, source: str, inputs: Inputs) -> nn.Module:
     """Return a network after a forward pass if that made weights, else as it was; refuse what answers by chance."""
     tried = copy_network(network).eval()
     strangers = {id(module): path for path, module in made.named_modules()}
     had_lazy, names, fault, spread = _has_lazy(network), set(network.state_dict()), None, 0.0
     with _modules_run(strangers) as run:
         try:
-            spread = _spread_of_answers(tried, torch.rand(_EXAMPLES, *input_shape))
+            spread = _spread_of_answers(tried, inputs)
             if _has_lazy(tried):
                 with torch.no_grad():
-                    tried.train()(torch.rand(_EXAMPLES, *input_shape))  # what only training runs
+                    inputs.run(tried.train())  # what only training runs
         except Exception as error:  # the user's own forward may raise anything
             fault = error
     if run:
@@ -83,7 +84,7 @@ def _run_once(network: nn.Module, made: nn.Module, source: str, input_shape: Sha
         )
     if fault is not None and had_lazy:
         raise ModelError(
-            f"model {source!r} has lazy layers, and does not run on an input of shape {(_EXAMPLES, *input_shape)}, "
+            f"model {source!r} has lazy layers, and does not run on {inputs}, "
             f"which would make their weights: {in_user_code(fault)}"
         ) from fault
     return tried if fault is None and (had_lazy or set(tried.state_dict()) != names) else network
@@ -93,15 +94,14 @@ def _has_lazy(network: nn.Module) -> bool:
     return any(is_lazy(tensor) for tensor in network.state_dict(keep_vars=True).values())
 
 
-def _spread_of_answers(network: nn.Module, inputs: Tensor) -> float:
+def _spread_of_answers(network: nn.Module, inputs: Inputs) -> float:
     """Return how far two answers to one input differ, as a share of the largest number; 0 if they are no tensors."""
     with torch.no_grad():
-        first, second = (network(inputs.clone()) for _ in range(2))
-    if not (isinstance(first, Tensor) and isinstance(second, Tensor)) or first.shape != second.shape:
+        first, second = (tensors_in(inputs.map(torch.clone).run(network)) for _ in range(2))
+    if not are_of_one_shape(first, second):
         return 0.0
-    if not (first.isfinite().all() and second.isfinite().all()):
-        return 0.0
-    return float((first - second).abs().max() / first.abs().max().clamp(min=1e-30)) if first.numel() else 0.0
+    pairs = [(one, other) for one, other in zip(first, second, strict=True) if one.is_floating_point() and one.numel()]
+    return max((difference(one, other) / max(magnitude(one), 1e-30) for one, other in pairs), default=0.0)
 
 
 @contextmanager

@@ -71,6 +71,7 @@ def apply_policy(
     check_criteria_are_trusted(stored.policy, trust_code=trust_code)
     notify("finding groups of coupled channels, and proving each by a trial cut")
     parts = find_parts(target.network, target.example)
+    stored = replace(stored, policy=stored.policy.on(parts.groups))
     notes = check_fits(stored, parts)
     for note in notes:
         notify(note)

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.channel_groups import Block, PruningGroup
+from autoprune.models.calling.answers import answer_of, are_of_one_shape, difference, magnitude
+from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.drop_blocks import DroppedBlock, replace_module
 from autoprune.pruning.tracing.residual_trace import SeenModule, watch_modules
@@ -25,27 +27,26 @@ from autoprune.pruning.tracing.safe_forward import plain_attention
 ROUNDING = 1e-5  # float32 sums in another order differ by about 1e-6 of the output
 
 
-def find_blocks(network: nn.Module, example: Tensor, groups: Sequence[PruningGroup] = ()) -> tuple[Block, ...]:
+def find_blocks(network: nn.Module, example: object, groups: Sequence[PruningGroup] = ()) -> tuple[Block, ...]:
     """Find and prove the smallest modules that can be dropped whole, in network order; the network is not touched.
 
     Args:
         network: the dense network, on any device.
-        example: one batch of input, shape ``(N, *input_shape)``; one image is enough.
+        example: one batch of inputs, as for :func:`find_groups`; one example is enough.
         groups: what can be cut; a block names those that lie inside it entirely.
 
     Raises:
-        ModelError: if the network does not run on the example, or does not return one tensor.
+        ModelError: if the network does not run on the example, or returns no tensor.
     """
     probe = copy_network(network).cpu().float().eval()
-    example = example.detach().cpu()
-    example = example.float() if example.is_floating_point() else example  # not the indices of an embedding
+    inputs = Inputs.of(example).on("cpu").real_as(torch.float32)
     with plain_attention(), torch.no_grad():
-        seen = watch_modules(probe, example)
+        seen = watch_modules(probe, inputs)
         shared = _shared_paths(probe)
         weighted = [name for name, module in probe.named_modules() if next(module.parameters(), None) is not None]
         adding = [name for name in weighted if name in seen and seen[name].adds]
         names = [name for name in adding if _is_self_contained(Block(name), seen, shared)]
-        proved = _proved(probe, example, _smallest(names))
+        proved = _proved(probe, inputs, _smallest(names))
     return tuple(Block(name, _groups_inside(Block(name), groups)) for name in proved)
 
 
@@ -81,31 +82,32 @@ def _groups_inside(block: Block, groups: Iterable[PruningGroup]) -> tuple[str, .
 # the proof
 
 
-def _proved(network: nn.Module, example: Tensor, names: Iterable[str]) -> list[str]:
+def _proved(network: nn.Module, inputs: Inputs, names: Iterable[str]) -> list[str]:
     """Return the blocks that can be dropped one by one, and all together."""
-    shape = network(example).shape
-    alone = [name for name in names if _can_go(network, example, [name], shape)]
-    if _can_go(network, example, alone, shape):
+    dense = answer_of(network, inputs)
+    alone = [name for name in names if _can_go(network, inputs, [name], dense)]
+    if _can_go(network, inputs, alone, dense):
         return alone
     together: list[str] = []
     for name in alone:
-        together += [name] if _can_go(network, example, [*together, name], shape) else []
+        together += [name] if _can_go(network, inputs, [*together, name], dense) else []
     return together
 
 
-def _can_go(network: nn.Module, example: Tensor, names: Sequence[str], shape: torch.Size) -> bool:
+def _can_go(network: nn.Module, inputs: Inputs, names: Sequence[str], dense: Sequence[Tensor]) -> bool:
     """Return whether a network without these blocks computes what it does when they return their input."""
     try:
         with _changed(network, names, _let_pass):
-            expected = network(example)
+            expected = answer_of(network, inputs)
         with _changed(network, names, _skip):
-            output = network(example)
+            output = answer_of(network, inputs)
     except Exception:  # the user's own network may raise anything; it needs the block
         return False
-    if output.shape != shape or not torch.isfinite(output).all():
+    if not (are_of_one_shape(output, expected) and len(output) == len(dense)):
         return False
-    tolerance = ROUNDING * expected.abs().max().item()
-    return torch.allclose(output, expected, rtol=0, atol=tolerance)
+    pairs = list(zip(output, expected, dense, strict=True))
+    is_finite = all(bool(torch.isfinite(one).all()) or not bool(torch.isfinite(whole).all()) for one, _, whole in pairs)
+    return is_finite and all(difference(one, other) <= ROUNDING * magnitude(other) for one, other, _ in pairs)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from autoprune.core.channel_groups import FrozenGroup, PruningGroup
 from autoprune.errors import ModelError
+from autoprune.models.calling.answers import answer_of
+from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.couple_groups import Repair
 from autoprune.pruning.faults import where
@@ -25,7 +27,6 @@ from autoprune.pruning.propose_groups import ProposedGroups, propose_groups, unn
 from autoprune.pruning.prove_groups import Proof, Specimen, frozen_by, training_answers
 from autoprune.pruning.sift_groups import Sieve, Unproved
 from autoprune.pruning.tracing.rule_helpers import FoldKey
-from autoprune.pruning.tracing.safe_forward import answer_of
 from autoprune.pruning.tracing.tracer import OutOfTime
 from autoprune.pruning.tracing.whole_trace import Trace, trace
 
@@ -45,12 +46,13 @@ class Groups:
     frozen: tuple[FrozenGroup, ...]
 
 
-def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -> Groups:
+def find_groups(network: nn.Module, example: object, seconds: float = SECONDS) -> Groups:
     """Find and prove every group of coupled channels; the network is not touched.
 
     Args:
         network: the dense network, on any device.
-        example: one batch of input, shape ``(N, *input_shape)``; gives the shapes, and is used for the proof.
+        example: one batch of inputs, as :meth:`Inputs.of` takes it: a tensor, a tuple of arguments, a dictionary of
+            them by name; gives the shapes, and is used for the proof.
         seconds: of processor time that this may take; what is not proved by then is frozen, with that as the reason.
 
     Raises:
@@ -58,7 +60,7 @@ def find_groups(network: nn.Module, example: Tensor, seconds: float = SECONDS) -
             as a ScriptModule.
     """
     deadline = time.process_time() + seconds
-    specimen = _specimen(network, example)
+    specimen = _specimen(network, Inputs.of(example))
     try:
         best = _Attempt(specimen, deadline, seconds)
         flips = best.flips()
@@ -151,36 +153,35 @@ class _Attempt:
 
 
 def _trace(specimen: Specimen, seconds: float, flipped: Iterable[FoldKey]) -> Trace:
-    training = copy_network(specimen.network).train(), specimen.example[:2]
+    training = copy_network(specimen.network).train(), specimen.example.first(2)
     passed = specimen.copied(specimen.network)  # a pass may leave its mark, as weights assigned in forward do
-    return trace(passed, specimen.example[:1], training, seconds, flipped)
+    return trace(passed, specimen.example.first(1), training, seconds, flipped)
 
 
-def _specimen(network: nn.Module, example: Tensor) -> Specimen:
+def _specimen(network: nn.Module, example: Inputs) -> Specimen:
     """Return a copy in which no channel is silent, its input, and its outputs.
 
     Tensors of one value, such as a scale of zero before training, are drawn anew: a cut behind them would change
     nothing and prove nothing. In float64, if the network runs in it, rounding does not hide small changes either.
     """
-    probe, example = copy_network(network).cpu().float().eval(), example.detach().cpu()
-    example = example if len(example) > 1 else torch.cat([example, example.flip(-1)])
+    probe, example = copy_network(network).cpu().float().eval(), example.on("cpu").at_least_two()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in probe.parameters():
             if parameter.is_floating_point() and parameter.numel() > 1 and parameter.min() == parameter.max():
                 parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
-    example = example.float() if example.is_floating_point() else example
+    example = example.real_as(torch.float32)
     expected = answer_of(probe, example)
     try:
-        wide, same = copy_network(probe).double(), example.double() if example.is_floating_point() else example
+        wide, same = copy_network(probe).double(), example.real_as(torch.float64)
         probe, example, expected = wide, same, answer_of(wide, same)
     except ModelError:  # it makes float32 tensors of its own
         pass
-    answer_of(probe, example[:1])  # which is what the trace sees
+    answer_of(probe, example.first(1))  # which is what the trace sees
     return Specimen(probe, example, expected, _in_training(probe, example))
 
 
-def _in_training(network: nn.Module, example: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _in_training(network: nn.Module, example: Inputs) -> tuple[list[Tensor], list[Tensor]]:
     """Return what a network answers in training mode, twice.
 
     Raises:
@@ -190,8 +191,8 @@ def _in_training(network: nn.Module, example: Tensor) -> tuple[list[Tensor], lis
         first, second = (training_answers(copy_network(network), example, seed) for seed in (0, 1))
     except Exception as error:  # the user's own network may raise anything
         raise ModelError(
-            f"the network runs in evaluation mode, and not in training mode, on an input of shape "
-            f"{tuple(example.shape)}: {type(error).__name__}: {where(error)}"
+            f"the network runs in evaluation mode, and not in training mode, on {example}: "
+            f"{type(error).__name__}: {where(error)}"
         ) from error
     return first, second
 

@@ -136,7 +136,7 @@ def score_by(
     if need_data and not calibration.batches:
         raise ModelError(
             f"the importance criteria {', '.join(need_data)} need data, and there is no calibration batch; raise "
-            f"space.calibration_images, or choose criteria that read the weights alone, such as l2"
+            f"space.calibration_images (in Python: give batches), or choose criteria that read the weights alone, as l2"
         )
     twin = copy_network(network).float().eval()
     for parameter in twin.parameters():

@@ -14,17 +14,20 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
+from operator import le
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.channel_groups import FrozenGroup, PruningGroup
+from autoprune.models.calling.answers import are_of_one_shape, difference, magnitude
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.tensors import tensors_in
 from autoprune.pruning.cut_plan import plan_cut
 from autoprune.pruning.faults import CutFault, Draw, fault_of
 from autoprune.pruning.light_copy import copier_of
 from autoprune.pruning.propose_groups import ChannelOf
 from autoprune.pruning.surgery import Copier, shrink, zeroed
-from autoprune.pruning.tracing.loss_flow import tensors_in
 from autoprune.pruning.tracing.statistics import Statistic, WithoutRemoved
 
 ROUNDINGS = 100  # of the output; sums in another order differ by about three
@@ -41,14 +44,14 @@ class Specimen:
 
     Attributes:
         network: in eval mode, no channel of which is silent.
-        example: its input, shape ``(N, *input_shape)``.
-        expected: its output.
-        in_training: its outputs in training mode, twice, drawn with the same seed and another.
+        example: its inputs.
+        expected: the tensors of its answer.
+        in_training: those of its answers in training mode, twice, drawn with the same seed and another.
     """
 
     network: nn.Module
-    example: Tensor
-    expected: Tensor
+    example: Inputs
+    expected: list[Tensor]
     in_training: tuple[list[Tensor], list[Tensor]]
 
     @cached_property
@@ -110,12 +113,10 @@ class Proof:
             cut = plan_cut(specimen.network, groups, removed)
             small = shrink(specimen.network, cut, specimen.copied)
             with torch.no_grad():
-                answer = small(specimen.example)
+                answer = tensors_in(specimen.example.run(small))
         except Exception as error:  # the user's own forward may raise anything
             found = fault_of("its forward pass fails once it is cut", error, specimen.network, groups, self.begun)
             return replace(found, draw=Draw(removed, "runs"))
-        if answer.shape != specimen.expected.shape:
-            return CutFault("the output changes its shape once it is cut", draw=Draw(removed, "runs"))
         if draw.until == "runs":
             return None
         masked = partial(zeroed, specimen.network, cut, specimen.copied)
@@ -125,31 +126,38 @@ class Proof:
             return None
         return replace(untrainable, draw=draw)
 
-    def _inequality(self, answer: Tensor, twin: nn.Module, removed: RemovedChannels) -> CutFault | None:
+    def _inequality(self, answer: list[Tensor], twin: nn.Module, removed: RemovedChannels) -> CutFault | None:
         wanted = self._masked_answer(twin, removed, self.specimen.example)
-        difference = float((answer - wanted).abs().max())
-        if difference <= self._tolerance(twin, removed, wanted, difference):
+        if not are_of_one_shape(answer, wanted):
+            return CutFault("the output changes its shape once it is cut")
+        apart = [difference(one, other) for one, other in zip(answer, wanted, strict=True)]
+        if all(map(le, apart, self._tolerances(twin, removed, wanted, apart))):
             return None
-        return CutFault(f"cutting it is not the same as zeroing its channels (outputs differ by {difference:.1e})")
+        return CutFault(f"cutting it is not the same as zeroing its channels (outputs differ by {max(apart):.1e})")
 
-    def _masked_answer(self, twin: nn.Module, removed: RemovedChannels, example: Tensor) -> Tensor:
+    def _masked_answer(self, twin: nn.Module, removed: RemovedChannels, example: Inputs) -> list[Tensor]:
         left_out = WithoutRemoved(self.statistics, self._is_removed(removed)) if self.statistics else nullcontext()
         with torch.no_grad(), left_out:
-            answer: Tensor = twin(example)
-        return answer
+            return tensors_in(example.run(twin))
 
-    def _tolerance(self, twin: nn.Module, removed: RemovedChannels, wanted: Tensor, difference: float) -> float:
-        """Return by how much two answers may differ: by roundings, which a deep network may enlarge.
+    def _tolerances(
+        self, twin: nn.Module, removed: RemovedChannels, wanted: list[Tensor], apart: list[float]
+    ) -> list[float]:
+        """Return by how much each tensor of two answers may differ: by roundings, which a deep network may enlarge.
 
         By how much it does shows when its input is changed by a rounding.
         """
         specimen = self.specimen
-        scale = float(torch.maximum(specimen.expected.abs().max(), wanted.abs().max()))
-        strict = ROUNDINGS * self.rounding * scale
-        if difference <= strict or difference > LARGEST_ROUNDING * scale or not specimen.example.is_floating_point():
+        scales = _scales(specimen.expected, wanted)
+        strict = [ROUNDINGS * self.rounding * scale for scale in scales]
+        is_large = any(gap > LARGEST_ROUNDING * scale for gap, scale in zip(apart, scales, strict=True))
+        if all(map(le, apart, strict)) or is_large or not specimen.example.has_real_numbers:
             return strict
         near = self._masked_answer(twin, removed, self._rounded(specimen.example))
-        return max(strict, ROUNDINGS * float((near - wanted).abs().max()))
+        if not are_of_one_shape(near, wanted):
+            return strict
+        loose = [ROUNDINGS * difference(one, other) for one, other in zip(near, wanted, strict=True)]
+        return [max(pair) for pair in zip(strict, loose, strict=True)]
 
     def _is_removed(self, removed: RemovedChannels) -> Callable[[int], bool]:
         gone = {(group, channel) for group, channels in removed.items() for channel in channels}
@@ -170,37 +178,54 @@ class Proof:
             return fault_of(
                 "its forward pass fails in training mode once it is cut", error, specimen.network, groups, self.begun
             )
-        if [each.shape for each in found] != [each.shape for each in specimen.in_training[0]]:
-            return CutFault("an output of training mode changes its shape")
-        if specimen.is_random_in_training or self.statistics:
+        is_compared = not (specimen.is_random_in_training or self.statistics)
+        if not is_compared and are_of_one_shape(found, specimen.in_training[0]):
             return None
         wanted = training_answers(masked(), specimen.example, 0)
-        strict = [TRAINING_ROUNDINGS * float(dense.abs().max()) for dense in specimen.in_training[0]]
+        if not are_of_one_shape(found, wanted):
+            return CutFault("an output of training mode changes its shape")
+        if not is_compared:
+            return None
+        strict = [TRAINING_ROUNDINGS * scale for scale in _scales(specimen.in_training[0], wanted)]
         if _are_near(found, wanted, strict):
             return None
-        if specimen.example.is_floating_point():  # statistics of two images may make anything of a rounding
+        if specimen.example.has_real_numbers:  # statistics of two images may make anything of a rounding
             near = training_answers(masked(), self._rounded(specimen.example), 0)
-            loose = [ROUNDINGS * float((a - b).abs().max()) for a, b in zip(near, wanted, strict=True)]
-            if _are_near(found, wanted, loose):
-                return None
+            if are_of_one_shape(near, wanted):
+                loose = [ROUNDINGS * difference(one, other) for one, other in zip(near, wanted, strict=True)]
+                if _are_near(found, wanted, loose):
+                    return None
         return CutFault("cutting it is not the same as zeroing its channels in training mode")
 
-    def _rounded(self, example: Tensor) -> Tensor:
-        """Return an input that differs by roundings."""
-        noise = torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
-        return example * (1 + self.rounding * (noise - 0.5))
+    def _rounded(self, example: Inputs) -> Inputs:
+        """Return inputs that differ by roundings."""
+        generator = torch.Generator().manual_seed(0)
+
+        def change(tensor: Tensor) -> Tensor:
+            if not tensor.is_floating_point():
+                return tensor
+            noise = torch.rand(tensor.shape, generator=generator).to(tensor)
+            return tensor * (1 + self.rounding * (noise - 0.5))
+
+        return example.map(change)
+
+
+def _scales(dense: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[float]:
+    """Return how large the numbers of an answer are; the dense network's count too, where they can be set beside."""
+    beside = dense if are_of_one_shape(dense, wanted) else wanted
+    return [max(magnitude(one), magnitude(other)) for one, other in zip(beside, wanted, strict=True)]
 
 
 def _are_near(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerances: Sequence[float]) -> bool:
     pairs = zip(found, wanted, tolerances, strict=True)
-    return all(float((one - other).abs().max()) <= tolerance for one, other, tolerance in pairs)
+    return all(difference(one, other) <= tolerance for one, other, tolerance in pairs)
 
 
-def training_answers(network: nn.Module, example: Tensor, seed: int) -> list[Tensor]:
+def training_answers(network: nn.Module, example: Inputs, seed: int) -> list[Tensor]:
     """Return all real tensors that a network returns in training mode; it is changed, as training changes it."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        answer = network.train()(example)
+        answer = example.run(network.train())
     return [tensor for tensor in tensors_in(answer) if tensor.is_floating_point() and tensor.numel()]
 
 

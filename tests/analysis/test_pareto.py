@@ -314,7 +314,7 @@ def with_policies(trials: list[Trial], policies: int) -> list[Trial]:
     """Return the trials with so many policies in turn."""
 
     def policy(number: int) -> PruningPolicy:
-        return PruningPolicy.uniform(["conv1"], number % policies / policies, "l1")
+        return PruningPolicy.uniform(number % policies / policies, "l1", names=["conv1"])
 
     return [replace(t, candidate=replace(t.candidate, policy=policy(t.number))) for t in trials]
 

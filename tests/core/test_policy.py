@@ -49,7 +49,7 @@ def test_a_round_to_below_one_is_refused(round_to: int) -> None:
 
 
 def test_uniform_says_the_same_of_every_group() -> None:
-    policy = PruningPolicy.uniform(["b", "a"], 0.25, "l2", round_to=4)
+    policy = PruningPolicy.uniform(0.25, "l2", names=["b", "a"], round_to=4)
     assert policy == PruningPolicy({"a": GroupPolicy(0.25, "l2"), "b": GroupPolicy(0.25, "l2")}, 4)
 
 

@@ -176,7 +176,7 @@ def test_a_dimension_exists_only_where_there_is_a_choice() -> None:
 
 def test_an_unnamed_group_stays_whole() -> None:
     space = SearchSpace((group("a", 8), group("b", 8)), {"a": ("l1",), "b": ("l2",)})
-    policy = PruningPolicy.uniform(["a"], 0.5, "l1")
+    policy = PruningPolicy.uniform(0.5, "l1", names=["a"])
     assert space.counts(policy) == ChannelCounts({"a": 4, "b": 8})
     assert space.canonical(policy).groups["b"] == GroupPolicy(0.0, "l2")
 
@@ -185,7 +185,7 @@ def test_an_unnamed_group_stays_whole() -> None:
 def test_an_unknown_group_is_named(method: str) -> None:
     space = SearchSpace((group("a", 8),), {"a": ("l1",)})
     with pytest.raises(ModelError, match=r"cannot cut: layer9\.conv1; `autoprune inspect`"):
-        getattr(space, method)(PruningPolicy.uniform(["a", "layer9.conv1"], 0.5, "l1"))
+        getattr(space, method)(PruningPolicy.uniform(0.5, "l1", names=["a", "layer9.conv1"]))
 
 
 def test_a_space_without_groups_is_refused() -> None:

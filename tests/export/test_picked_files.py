@@ -69,7 +69,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> PreparedStudy:
 
 @pytest.fixture(scope="module")
 def view(bench: PreparedStudy) -> StudyView:
-    policy = bench.space.canonical(PruningPolicy.uniform(bench.space.by_name, 0.5, "l1"))
+    policy = bench.space.canonical(PruningPolicy.uniform(0.5, "l1", names=bench.space.by_name))
     asked = Candidate(4, policy, 0, "sampler:test", Budget({"mflops": Limit(0.1)}))
     trial = Trial(asked, Completed(Measurement({"accuracy": 0.9, "mflops": 0.05})), {}, 0)
     return StudyView(bench.folder, bench.spec, (trial,), 0, StudyFacts())

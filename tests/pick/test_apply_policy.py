@@ -57,7 +57,7 @@ def run(*arguments: str | Path) -> Result:
     return found
 
 
-HALF = PruningPolicy.uniform(["conv1", "conv2"], 0.5, "l1")
+HALF = PruningPolicy.uniform(0.5, "l1", names=["conv1", "conv2"])
 
 
 def test_a_wider_network_loses_the_same_share_of_its_own_channels(code: Path, tmp_path: Path) -> None:
@@ -119,7 +119,9 @@ def test_data_recalibrates_and_scores_and_masks_are_put_on(code: Path, tmp_path:
 
 
 def test_everything_that_does_not_fit_is_listed_at_once(code: Path, tmp_path: Path) -> None:
-    policy = PruningPolicy({**HALF.groups, **PruningPolicy.uniform(["fc", "conv9"], 0.5, "l1").groups}, 1, ("layer7",))
+    policy = PruningPolicy(
+        {**HALF.groups, **PruningPolicy.uniform(0.5, "l1", names=["fc", "conv9"]).groups}, 1, ("layer7",)
+    )
     done = run(write_policy(tmp_path, policy), "--model", f"{code}:wide", "-o", tmp_path / "no")
     assert done.exit_code == 1
     for part in (
@@ -135,7 +137,7 @@ def test_everything_that_does_not_fit_is_listed_at_once(code: Path, tmp_path: Pa
 
 
 def test_a_criterion_that_needs_data_says_so(code: Path, tmp_path: Path) -> None:
-    policy = write_policy(tmp_path, PruningPolicy.uniform(["conv2"], 0.5, "taylor"))
+    policy = write_policy(tmp_path, PruningPolicy.uniform(0.5, "taylor", names=["conv2"]))
     done = run(policy, "--model", f"{code}:net", "-o", tmp_path / "no")
     assert done.exit_code == 1
     assert "taylor" in done.stderr

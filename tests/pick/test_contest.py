@@ -68,7 +68,7 @@ def maker(bench: PreparedStudy) -> NetworkMaker:
 
 
 def trial(bench: PreparedStudy, number: int, sparsity: float, origin: str = "sampler:test", **policy: Any) -> Trial:
-    made = replace(PruningPolicy.uniform(bench.space.by_name, sparsity, "l1"), **policy)
+    made = replace(PruningPolicy.uniform(sparsity, "l1", names=bench.space.by_name), **policy)
     asked = Candidate(number, bench.space.canonical(made), 0, origin, BUDGET)
     return Trial(asked, Completed(Measurement({"accuracy": 0.9, "mflops": 0.05})), {}, 0)
 

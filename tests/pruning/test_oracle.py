@@ -151,7 +151,7 @@ def test_of_equal_scores_the_lower_index_goes_first() -> None:
 def test_a_criterion_without_scores_is_named_with_those_there_are() -> None:
     space = SearchSpace((PruningGroup("a", 8, ()),), {"a": ("l1", "l2")})
     with pytest.raises(ModelError, match=r"group 'a' has no scores by 'taylor'; the study scores it by l1, l2"):
-        removed_channels(space, PruningPolicy.uniform(["a"], 0.5, "taylor"), {"l1": {"a": torch.ones(8)}})
+        removed_channels(space, PruningPolicy.uniform(0.5, "taylor", names=["a"]), {"l1": {"a": torch.ones(8)}})
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_policies_are_told_in_counts() -> None:
             one.candidate.policy.dropped_blocks
         )
         assert (found["masks"][place] is None) == (one.candidate.policy.mask is None)
-    unknown = encode_policies([PruningPolicy.uniform(["a"], 0.25, "l1")], {})
+    unknown = encode_policies([PruningPolicy.uniform(0.25, "l1", names=["a"])], {})
     assert unknown["groups"] == [{"name": "a", "channels": 1000, "known": False}]
     assert int(unknown["kept"][0], 36) == 750
 

@@ -198,7 +198,7 @@ def test_proposals_that_repeat_a_policy_are_counted(make_view: MakeView) -> None
     cut = [0.5, 0.5, 0.25, 0.25, 0.5]
     origins = ["baseline:uniform", "guided:drawn", "guided:lower", "guided:drawn", "baseline:inner"]
     trials = [
-        replace(one, candidate=replace(one.candidate, policy=PruningPolicy.uniform(["conv1"], cut[n], "l1")))
+        replace(one, candidate=replace(one.candidate, policy=PruningPolicy.uniform(cut[n], "l1", names=["conv1"])))
         for n, one in enumerate(trial(n, measurement(0.9, 49.0), origin) for n, origin in enumerate(origins))
     ]
     said = "a policy that was evaluated before: the space has few others, and more trials add little"

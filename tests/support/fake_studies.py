@@ -57,7 +57,7 @@ def accuracy_of(right: Sequence[bool]) -> float:
 def trial(number: int, outcome: Outcome | Measurement, origin: str = "sampler:tpe", budget: Budget = BUDGET) -> Trial:
     """Return a finished trial; a bare measurement completes it."""
     ended = Completed(outcome) if isinstance(outcome, Measurement) else outcome
-    candidate = Candidate(number, PruningPolicy.uniform(["conv1"], 0.5, "l1"), number, origin, budget)
+    candidate = Candidate(number, PruningPolicy.uniform(0.5, "l1", names=["conv1"]), number, origin, budget)
     return Trial(candidate, ended, {"finetune": 10.0, "score": 1.5, "other": 0.5}, 0)
 
 

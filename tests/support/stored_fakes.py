@@ -39,7 +39,7 @@ RUNNING = None
 
 def record(number: int, outcome: Outcome | None, seconds: float = 10.0) -> dict[str, Any]:
     """Return a trial as an archive holds it; one without an outcome was lost."""
-    candidate = Candidate(number, PruningPolicy.uniform(["conv1"], 0.5, "l1"), number, "sampler:tpe", BUDGET)
+    candidate = Candidate(number, PruningPolicy.uniform(0.5, "l1", names=["conv1"]), number, "sampler:tpe", BUDGET)
     attributes = {"candidate": json.loads(records.candidate_record(candidate, 0))}
     state, values = records.told_as(outcome, ("accuracy", "mflops", "latency_ms")) if outcome else (None, None)
     if outcome:

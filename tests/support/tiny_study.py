@@ -29,5 +29,5 @@ def tiny_spec(file: Path, **changes: Any) -> StudySpec:
 
 
 def candidate(study: PreparedStudy, sparsity: float = 0.5, criterion: str = "l1", **budget: float) -> Candidate:
-    policy = PruningPolicy.uniform(study.space.by_name, sparsity, criterion)
+    policy = PruningPolicy.uniform(sparsity, criterion, names=study.space.by_name)
     return Candidate(3, study.space.canonical(policy), 17, "sampler:test", Budget.parse(budget))

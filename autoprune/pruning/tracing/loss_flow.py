@@ -6,11 +6,10 @@ losses of an operation travel with its result, by memory and not by tensor: a wr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from autoprune.pruning.tracing.channel_union import LostChannel
 from autoprune.pruning.tracing.memory import memory_of
@@ -40,19 +39,3 @@ class LossFlow:
             if place not in self._carried:
                 self._alive.append(tensor.untyped_storage())
             self._carried[place] = self._carried.get(place, frozenset()) | losses
-
-
-def tensors_in(*values: Any) -> list[Tensor]:
-    """Return every tensor in arguments or results, whatever holds it."""
-    return [leaf for leaf in tree_leaves([_plain(value) for value in values]) if isinstance(leaf, Tensor)]
-
-
-def _plain(value: Any) -> Any:
-    """Return what a result holds as containers that PyTorch can walk, those of dataclasses too."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, Tensor) or not hasattr(value, "__dict__"):
-        return value
-    return [_plain(each) for each in vars(value).values()] if hasattr(value, "__dataclass_fields__") else value

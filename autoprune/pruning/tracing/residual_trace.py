@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from autoprune.models.calling.answers import answer_of
+from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.tracing.memory import memory_of, written_by
-from autoprune.pruning.tracing.safe_forward import answer_of
 
 # Operations by their name in ATen, without the underscore of the in-place twin.
 SAME = {"alias", "clone", "detach", "expand", "slice", "_to_copy", "_unsafe_view", "view"}  # where the shape stays
@@ -129,7 +130,7 @@ class SeenModule:
     inside: frozenset[str]
 
 
-def watch_modules(network: nn.Module, example: Tensor) -> dict[str, SeenModule]:
+def watch_modules(network: nn.Module, example: Inputs) -> dict[str, SeenModule]:
     """Return module path → what one forward pass showed about it; modules that are never called are missing."""
     seen: dict[str, SeenModule] = {}
     stack: list[tuple[str, _Call | None]] = []

@@ -21,11 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from autoprune.models.calling.tensors import tensors_in
 from autoprune.pruning.layers.axes import Axis, LayerKind
 from autoprune.pruning.layers.kinds import axes_of, kind_of
 from autoprune.pruning.tracing.channel_union import Channels
 from autoprune.pruning.tracing.derived_weights import DerivedWeights
-from autoprune.pruning.tracing.loss_flow import LossFlow, tensors_in
+from autoprune.pruning.tracing.loss_flow import LossFlow
 from autoprune.pruning.tracing.memory import written_by
 from autoprune.pruning.tracing.operation import operation
 from autoprune.pruning.tracing.rule_helpers import Findings, Product, follow_unknown

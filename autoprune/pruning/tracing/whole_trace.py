@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.layers.kinds import has_heads
 from autoprune.pruning.tracing.channel_union import Channels
 from autoprune.pruning.tracing.rule_helpers import Findings, FoldKey
@@ -36,8 +37,8 @@ class Trace:
 
 def trace(
     network: nn.Module,
-    example: Tensor,
-    training: tuple[nn.Module, Tensor] | None = None,
+    example: Inputs,
+    training: tuple[nn.Module, Inputs] | None = None,
     seconds: float = float("inf"),
     flipped: Iterable[FoldKey] = (),
 ) -> Trace:
@@ -45,7 +46,7 @@ def trace(
 
     Args:
         network: in eval mode, on the CPU.
-        example: shape ``(1, *input_shape)``.
+        example: its inputs, on the CPU.
         training: a copy in training mode, which the pass may change, and its input; ``None`` to leave it out.
         seconds: of processor time that this may take.
         flipped: folds of channels in which the first part gets shorter instead of the last.
@@ -58,21 +59,21 @@ def trace(
     tracer = Tracer(network, findings, channels, deadline)
     _run(tracer, example)
     if training is not None:
-        twin, images = training
+        twin, inputs = training
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            _run(Tracer(twin, findings, channels, deadline), images)
+            _run(Tracer(twin, findings, channels, deadline), inputs)
     return Trace(channels, findings, tracer.is_exact)
 
 
-def _run(tracer: Tracer, example: Tensor) -> None:
+def _run(tracer: Tracer, example: Inputs) -> None:
     with ExitStack() as hooks:
         hooks.enter_context(plain_attention())
         for path, module in tracer.network.named_modules():
             for handle in _watch(tracer, path, module):
                 hooks.callback(handle.remove)
         with torch.inference_mode(), tracer:
-            result = tracer.network(example)
+            result = example.run(tracer.network)
     tracer.end(result, OUTPUT)
 
 

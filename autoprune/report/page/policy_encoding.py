@@ -25,7 +25,7 @@ def encode_policies(policies: Sequence[PruningPolicy], channels: Mapping[str, in
         ``groups`` with name, channels and whether these are known, ``blocks``, ``criteria`` and ``layers`` in order;
         ``width`` of a count; and ``kept``, ``criterion``, ``dropped``, ``masks``, one entry for each policy.
 
-    >>> policy = PruningPolicy.uniform(["conv1"], 0.25, "l1")
+    >>> policy = PruningPolicy.uniform(0.25, "l1", names=["conv1"])
     >>> found = encode_policies([policy], {"conv1": 48})
     >>> found["kept"], found["criterion"], found["criteria"]
     (['10'], ['0'], ['l1'])

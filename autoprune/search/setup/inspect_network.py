@@ -6,23 +6,22 @@ Nothing is trained and nothing stored. A study's own dense network is looked at 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.builtin_names import IMPORTANCES
-from autoprune.core.counts import ChannelCounts
-from autoprune.core.space import SearchSpace
-from autoprune.cost.cost_model import CostModel
-from autoprune.models.build import build_model
+from autoprune.errors import ModelError
+from autoprune.models.build import build_for_inputs, build_model
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.example_inputs import example_inputs
 from autoprune.models.load_weights import load_weights
-from autoprune.pruning.channel_positions import tensor_shrinks
-from autoprune.pruning.find_blocks import find_blocks
-from autoprune.pruning.groups import Groups, find_groups
+from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
-from autoprune.pruning.selection import choose_blocks, choose_groups
 from autoprune.search.setup.network_inspection import QUANTILES, CriterionSpread, NetworkInspection
 from autoprune.search.setup.regularised_network import regularisation_facts
+from autoprune.search.setup.without_study import cost_of, prunable_parts, smallest_share
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
@@ -45,20 +44,38 @@ def inspect_network(
     """
     network, trained = _network(spec, shape, classes, folder)
     example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(spec.seed))
-    found = choose_groups(network, find_groups(network, example), spec.space.keep, spec.space.only)
-    blocks = choose_blocks(network, find_blocks(network, example, found.cuttable), spec.space.keep, spec.space.only)
-    channels = {group.name: group.num_channels for group in found.cuttable}
-    cost = CostModel(network, tensor_shrinks(network, found.cuttable), channels, example, blocks=blocks)
+    found = _inspected(spec, network, Inputs.of(example), task, trained)
+    return replace(found, regularisation=regularisation_facts(folder))
+
+
+def inspect_on_example(spec: StudySpec, example: str, classes: int | None) -> NetworkInspection:
+    """Return the same of a network whose inputs are of any structure.
+
+    Args:
+        spec: which network, which criteria, what may be pruned.
+        example: ``mine.py:batch``, a batch or a function that returns one.
+        classes: outputs; ``None`` if the network knows them.
+    """
+    inputs = example_inputs(example)
+    network = build_for_inputs(spec.model.source, inputs, classes, spec.seed, spec.model.weights)
+    return _inspected(spec, network.eval(), inputs, None, bool(spec.model.weights))
+
+
+def _inspected(
+    spec: StudySpec, network: nn.Module, inputs: Inputs, task: DataTask | None, trained: bool
+) -> NetworkInspection:
+    found, blocks = prunable_parts(network, inputs, spec.space.keep, spec.space.only)
+    cost = cost_of(network, inputs, found, blocks)
     return NetworkInspection(
         model=spec.model.source,
         trained=trained,
-        input_shape=shape,
+        inputs=inputs,
         cost=cost,
-        smallest=_smallest(spec, cost, found),
+        smallest=smallest_share(cost, found, spec.space.max_sparsity, spec.space.round_to),
         groups=found,
         blocks=blocks,
-        regularisation=regularisation_facts(folder),
-        criteria=_spreads(spec, network, found, example, task),
+        regularisation=None,
+        criteria=_spreads(spec, network, found, inputs, task),
     )
 
 
@@ -78,31 +95,24 @@ def _network(spec: StudySpec, shape: tuple[int, ...], classes: int, folder: Stud
     return network.eval(), stored or bool(spec.model.weights)
 
 
-def _smallest(spec: StudySpec, cost: CostModel, found: Groups) -> dict[str, float]:
-    """Return the costs of the smallest network of channels alone, as a share of the dense one."""
-    if not found.cuttable:
-        return {"mflops": 1.0, "mparams": 1.0, "size_mb": 1.0}
-    names = {group.name: ("l1",) for group in found.cuttable}
-    space = SearchSpace(found.cuttable, names, spec.space.max_sparsity, spec.space.round_to)
-    smallest, dense = cost.measure(space.smallest), cost.measure(ChannelCounts())
-    return {name: smallest[name] / value for name, value in dense.values.items()}
-
-
 def _spreads(
-    spec: StudySpec, network: nn.Module, found: Groups, example: Tensor, task: DataTask | None
+    spec: StudySpec, network: nn.Module, found: Groups, inputs: Inputs, task: DataTask | None
 ) -> dict[str, CriterionSpread]:
     """Return criterion → how its scores spread over each group, or why it gives no scores here."""
     batches = _batches(task, network)
-    needs = {name: _needs(name) for name in spec.space.importances}
-    usable = [name for name, need in needs.items() if need is None or batches]
-    calibration = Calibration(batches, spec.seed, tuple(example.shape[1:]))
-    scores = score_groups(network, found.cuttable, usable, calibration) if found.cuttable else {}
-    return {
-        name: CriterionSpread(_quantiles(scores.get(name, {})))
-        if name in usable
-        else CriterionSpread(reason=f"needs {needs[name]}, and no data of this shape is given")
-        for name in spec.space.importances
-    }
+    calibration = Calibration(batches, spec.seed, inputs.shape if inputs.shape and inputs.has_real_numbers else None)
+    return {name: _spread(name, network, found, calibration) for name in spec.space.importances}
+
+
+def _spread(name: str, network: nn.Module, found: Groups, calibration: Calibration) -> CriterionSpread:
+    need = _needs(name)
+    if need is not None and not calibration.batches:
+        return CriterionSpread(reason=f"needs {need}, and no data of this shape is given")
+    try:
+        scores = score_groups(network, found.cuttable, [name], calibration) if found.cuttable else {}
+    except ModelError as error:  # it may not fit these inputs, and the others do
+        return CriterionSpread(reason=str(error))
+    return CriterionSpread(_quantiles(scores.get(name, {})))
 
 
 def _quantiles(scores: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:

@@ -14,6 +14,7 @@ from autoprune.core.metrics import FLOP_CONVENTION
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.layer_profile import layer_to_json
 from autoprune.cost.layer_table import LayerCost
+from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.groups import Groups
 from autoprune.study.regularisation_facts import RegularisationFacts
 
@@ -45,7 +46,7 @@ class NetworkInspection:
     Attributes:
         model: its source.
         trained: whether its weights are trained ones.
-        input_shape: of one input.
+        inputs: one batch of them.
         cost: closed-form costs of any pruning of it.
         smallest: cost metric → share of the dense network that the smallest network of channels alone has.
         groups: those that can be cut, and those that are frozen.
@@ -56,13 +57,23 @@ class NetworkInspection:
 
     model: str
     trained: bool
-    input_shape: tuple[int, ...]
+    inputs: Inputs
     cost: CostModel
     smallest: Mapping[str, float]
     groups: Groups
     blocks: tuple[Block, ...]
     regularisation: RegularisationFacts | None
     criteria: Mapping[str, CriterionSpread]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Return the shape of one input, if inputs are one tensor; empty if they are something else."""
+        return self.inputs.shape
+
+    @property
+    def described_inputs(self) -> str:
+        """Return what goes in, in words: ``3×32×32``, or the type and shape of everything."""
+        return "×".join(map(str, self.input_shape)) or str(self.inputs).removeprefix("inputs ")
 
     @cached_property
     def dense(self) -> Measurement:
@@ -84,7 +95,8 @@ class NetworkInspection:
         return {
             "model": self.model,
             "trained": self.trained,
-            "input_shape": list(self.input_shape),
+            "inputs": self.described_inputs,
+            **({"input_shape": list(self.input_shape)} if self.input_shape else {}),
             "flop_convention": FLOP_CONVENTION,
             "uncounted": list(self.dense.uncounted),
             "dense": dict(self.dense.values),

@@ -1,0 +1,1 @@
+"""How a network is called: what goes in, what comes out."""

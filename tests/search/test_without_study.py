@@ -1,0 +1,147 @@
+"""Inspecting and pruning from Python, and ``inspect --example``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+import autoprune
+from autoprune.cli import main
+from autoprune.core.policy import GroupPolicy, PruningPolicy
+from autoprune.errors import AutopruneError, ModelError
+
+CODE = """
+import torch
+from torch import nn
+
+class Towers(nn.Module):
+    def __init__(self, outputs=8):
+        super().__init__()
+        self.user, self.item = nn.Embedding(50, 16), nn.Embedding(70, 16)
+        self.left, self.right = nn.Linear(16, outputs), nn.Linear(16, outputs)
+
+    def forward(self, user, item):
+        return {"rating": (self.left(self.user(user)) * self.right(self.item(item))).sum(-1)}
+
+def network():
+    print("building")
+    return Towers()
+
+def sized(num_classes):
+    return Towers(num_classes)
+
+batch = torch.arange(6), torch.arange(6)
+def made(): return {"user": torch.arange(4), "item": torch.arange(4)}
+def empty(): return {"user": 3}
+def failing(): raise RuntimeError("no data today")
+"""
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x).relu()).relu())
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.py"
+    file.write_text(CODE)
+    return file
+
+
+@pytest.mark.parametrize("example", ["batch", "made"])
+def test_inspect_takes_a_batch_or_a_function_that_returns_one(code: Path, example: str) -> None:
+    done = CliRunner(env={"COLUMNS": "160"}).invoke(
+        main, ["inspect", f"{code}:network", "--example", f"{code}:{example}", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert {group["name"] for group in found["groups"]} == {"user", "item", "left"}
+    assert "int64" in found["inputs"]
+    assert "input_shape" not in found
+
+
+def test_inspect_shows_what_goes_in_and_offers_the_number_of_outputs(code: Path) -> None:
+    arguments = ["inspect", f"{code}:sized", "--example", f"{code}:made", "--classes", "5"]
+    done = CliRunner(env={"COLUMNS": "160"}).invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    assert "user=int64(4,), item=int64(4,)" in done.stdout.replace("\n", "")
+    assert "left" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--example", "{code}:empty"], "gives a dict without a tensor; expected what the network is called with"),
+        (["--example", "{code}:failing"], "RuntimeError: no data today"),
+        (["--example", "{code}:nothing"], "no attribute"),
+        (["--example", "{code}:batch", "--input", "3x8x8"], "give one of them"),
+    ],
+)
+def test_examples_that_are_none_are_one_line(code: Path, options: list[str], said: str) -> None:
+    done = CliRunner(env={"COLUMNS": "160"}).invoke(
+        main, ["inspect", f"{code}:network", *(each.format(code=code) for each in options)]
+    )
+    assert done.exit_code != 0
+    assert said in done.output
+    assert "Traceback" not in done.output
+
+
+def test_pruning_without_a_study_leaves_the_network_as_it_is() -> None:
+    model = Plain()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    small = autoprune.prune(model, PruningPolicy.uniform(0.5), torch.randn(2, 6))
+    assert (small.first.out_features, small.second.out_features, small.head.in_features) == (8, 6, 6)
+    assert small.training
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    small(torch.randn(2, 6)).sum().backward()
+
+
+def test_named_groups_count_more_than_every_group() -> None:
+    policy = PruningPolicy({"*": GroupPolicy(0.5, "l1"), "second": GroupPolicy(0.0, "l1")})
+    small = autoprune.prune(Plain(), policy, torch.randn(2, 6))
+    assert (small.first.out_features, small.second.out_features) == (8, 12)
+
+
+def test_the_channels_with_the_smallest_scores_go() -> None:
+    model = Plain()
+    with torch.no_grad():
+        model.first.weight[::2] *= 100
+    small = autoprune.prune(model, PruningPolicy.uniform(0.5, "l1", names=["first"]), torch.randn(2, 6))
+    assert torch.equal(small.first.weight, model.first.weight[::2])
+
+
+def test_criteria_may_look_at_batches() -> None:
+    batches = [(torch.randn(8, 6), torch.randint(3, (8,)))]
+    policy = PruningPolicy.uniform(0.5, "taylor")
+    assert autoprune.prune(Plain(), policy, torch.randn(2, 6), batches=batches).first.out_features == 8
+    with pytest.raises(ModelError, match="taylor need data"):
+        autoprune.prune(Plain(), policy, torch.randn(2, 6))
+
+
+def test_what_a_policy_names_and_a_network_lacks_is_listed() -> None:
+    policy = PruningPolicy.uniform(0.5, names=["first", "head", "third"])
+    with pytest.raises(ModelError, match=r"lacks: head \(frozen: its channels are the network's output\), third"):
+        autoprune.prune(Plain(), policy, torch.randn(2, 6))
+
+
+def test_patterns_keep_what_they_match() -> None:
+    found = autoprune.inspect(Plain(), torch.randn(2, 6), keep=["first"])
+    assert [group.name for group in found.groups.cuttable] == ["second"]
+    with pytest.raises(AutopruneError, match="matches no layer"):
+        autoprune.inspect(Plain(), torch.randn(2, 6), only=["nowhere*"])
+
+
+def test_the_former_order_of_arguments_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="groups are given as names"):
+        PruningPolicy.uniform(["conv1"], 0.5)  # type: ignore[arg-type]
