@@ -17,7 +17,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS
 from autoprune.core.policy import PruningPolicy
-from autoprune.core.trial import Trial, completed_measurement
+from autoprune.core.trial import Completed, Trial
 from autoprune.errors import NothingFitsError, UsageError
 
 _ROWS_AT_ONCE = 256  # of a comparison of everyone with everyone: bounds its memory
@@ -25,14 +25,16 @@ _ROWS_AT_ONCE = 256  # of a comparison of everyone with everyone: bounds its mem
 
 def measured(trials: Sequence[Trial]) -> list[tuple[Trial, Measurement]]:
     """Return the completed trials with what they measured, in order."""
-    pairs = [(trial, completed_measurement(trial)) for trial in trials]
-    return [(trial, measurement) for trial, measurement in pairs if measurement is not None]
+    return [(trial, trial.outcome.measurement) for trial in trials if isinstance(trial.outcome, Completed)]
 
 
 def minimised(measurements: Sequence[Measurement], objectives: Sequence[str]) -> Floats:
     """Return the objectives as an array of shape ``(n, num_objectives)`` in which smaller is better."""
-    rows = [[METRICS[name].minimised(m[name]) for name in objectives] for m in measurements]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(objectives))
+    points = np.empty((len(measurements), len(objectives)))
+    for column, name in enumerate(objectives):  # a column at once: thousands of trials are asked for often
+        sign = METRICS[name].minimised(1.0)
+        points[:, column] = sign * np.array([one.values[name] for one in measurements], dtype=np.float64)
+    return points
 
 
 def non_dominated(points: Floats) -> NDArray[np.bool_]:
@@ -140,9 +142,13 @@ def hypervolume(trials: Sequence[Trial], objectives: Sequence[str], dense: Measu
 
     Source: Zitzler & Thiele 1998; computed by moocore (Fonseca, Paquete & López-Ibáñez 2006).
     """
+    return hypervolume_of(minimised([m for _, m in measured(trials)], objectives), objectives, dense)
+
+
+def hypervolume_of(points: Floats, objectives: Sequence[str], dense: Measurement) -> float:
+    """Return :func:`hypervolume` of points that :func:`minimised` returned, shape ``(n, num_objectives)``."""
     import moocore
 
-    points = minimised([m for _, m in measured(trials)], objectives)
     reference = reference_point(dense, objectives)
     perfect = np.array([METRICS[name].minimised(1.0 if name == "accuracy" else 0.0) for name in objectives])
     inside = points[(points < reference).all(axis=1)] if len(points) else points
@@ -192,16 +198,14 @@ def _ranks_within(
     fitting = [(trial, m) for trial, m in measured(trials) if budget.admits(m)]
     if not fitting:
         return []
-    goal = METRICS[quality]
-    top = min((m for _, m in fitting), key=lambda m: goal.minimised(m[quality]))
-    best, noise = top[quality], top.error(quality)
-
-    def rank(trial: Trial, found: Measurement) -> tuple[bool, float, float, int]:
-        is_worse = goal.is_better(best, found[quality], noise)
-        loss = found.values.get("loss", 0.0)
-        return is_worse, goal.minimised(found[quality]) if is_worse else 0.0, loss, trial.number
-
-    return [(rank(trial, m), trial) for trial, m in fitting]
+    reached = minimised([m for _, m in fitting], [quality])[:, 0]
+    top = int(np.argmin(reached))
+    worse = reached[top] < reached - fitting[top][1].error(quality)
+    by_quality = np.where(worse, reached, 0.0).tolist()
+    return [
+        ((is_worse, value, found.values.get("loss", 0.0), trial.number), trial)
+        for is_worse, value, (trial, found) in zip(worse.tolist(), by_quality, fitting, strict=True)
+    ]
 
 
 def choose(trials: Sequence[Trial], budget: Budget, min_accuracy: float | None = None) -> Trial:

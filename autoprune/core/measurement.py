@@ -25,6 +25,8 @@ class Measurement:
     uncounted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if all(map(math.isfinite, self.values.values())) and all(map(math.isfinite, self.stderr.values())):
+            return
         for name, value in {**self.values, **{f"stderr of {k}": v for k, v in self.stderr.items()}}.items():
             if not math.isfinite(value):
                 raise ValueError(f"measurement {name} is {value}; a measurement holds finite numbers only")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from autoprune.analysis import pareto
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
@@ -45,15 +47,17 @@ def history(trials: Sequence[Trial], objectives: Sequence[str], dense: Measureme
     Only what nothing dominates is carried from one point to the next, so 5,000 trials take as many steps as 200.
     """
     finished, seconds, reached = list[int](), list[float](), list[float]()
-    kept: list[Trial] = []
+    kept = pareto.minimised([], objectives)
     spent = 0.0
     for start, end in _pieces(len(trials)):
         piece = trials[start:end]
         spent += sum(trial.total_seconds for trial in piece)
-        kept = pareto.front([*kept, *piece], objectives, noise_aware=False)
+        new = pareto.minimised([m for _, m in pareto.measured(piece)], objectives)
+        points = np.concatenate([kept, new])
+        kept = points[pareto.non_dominated(points)]
         finished.append(end)
         seconds.append(spent)
-        reached.append(pareto.hypervolume(kept, objectives, dense))
+        reached.append(pareto.hypervolume_of(kept, objectives, dense))
     baselines = [trial for trial in trials if trial.candidate.is_baseline and isinstance(trial.outcome, Completed)]
     alone = pareto.hypervolume(baselines, objectives, dense)
     return History(tuple(finished), tuple(seconds), tuple(reached), alone)

@@ -78,11 +78,13 @@ def in_base(number: int, width: int) -> str:
 
 
 def _kept(policy: PruningPolicy, names: Sequence[str], channels: Sequence[int], texts: Sequence[str]) -> str:
-    parts = []
-    for name, count in zip(names, channels, strict=True):
-        group = policy.groups.get(name)
-        parts.append(texts[kept_channels(group.sparsity, count) if group else count])
-    return "".join(parts)
+    groups = map(policy.groups.get, names)
+    return "".join(
+        [
+            texts[kept_channels(group.sparsity, count) if group else count]
+            for group, count in zip(groups, channels, strict=True)
+        ]
+    )
 
 
 def _criteria(policy: PruningPolicy, names: Sequence[str], code: Mapping[str, str]) -> str:
