@@ -85,7 +85,7 @@ def report(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Do without the collection of cycles, which walks thousands of trials again and again and frees next to nothing."""
+    """Do without the collection of cycles, which walks thousands of trials again and again and frees little."""
     was_on = gc.isenabled()
     gc.disable()
     try:

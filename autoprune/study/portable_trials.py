@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +53,7 @@ def reading_portable(
     Raises:
         StudyError: if the storage cannot be read or holds no such study.
     """
-    with closing_storage(url) as storage:
+    with closing_storage(url, to_read=True) as storage:
         try:
             study_id = storage.get_study_id_from_name(name)
         except KeyError as error:
@@ -75,7 +75,7 @@ def write_portable(study: PortableStudy, url: str, name: str, objectives: tuple[
         for key, value in study.facts.items():
             target.set_user_attr(key, json.dumps(value))
         for number, packed in enumerate(study.trials):
-            target.add_trial(_unpacked(packed, number))
+            target.add_trial(_unpacked(packed, number, objectives))
 
 
 def _create(storage: RDBStorage, url: str, name: str, objectives: tuple[str, ...]) -> optuna.Study:
@@ -105,7 +105,7 @@ def _packed(record: WholeTrial, objectives: tuple[str, ...]) -> JsonObject:
     }
 
 
-def _unpacked(packed: Mapping[str, Any], number: int) -> FrozenTrial:
+def _unpacked(packed: Mapping[str, Any], number: int, objectives: Sequence[str]) -> FrozenTrial:
     """Return Optuna's record of a trial.
 
     Raises:
@@ -127,6 +127,8 @@ def _unpacked(packed: Mapping[str, Any], number: int) -> FrozenTrial:
             intermediate_values={},
         )
         record._validate()
+        if record.values is not None and len(record.values) != len(objectives):
+            raise ValueError(f"it has {len(record.values)} values, and the spec {len(objectives)} objectives")
         trial_format.read_trial(record)
     except DAMAGE as error:
         raise StudyError(
@@ -135,14 +137,14 @@ def _unpacked(packed: Mapping[str, Any], number: int) -> FrozenTrial:
     return record
 
 
-def check_portable(trials: Iterable[Mapping[str, Any]]) -> None:
-    """Check that every object describes a trial.
+def check_portable(trials: Iterable[Mapping[str, Any]], objectives: Sequence[str]) -> None:
+    """Check that every object describes a trial with a value for each objective, if it has any.
 
     Raises:
         StudyError: naming the first that does not.
     """
     for number, packed in enumerate(trials):
-        _unpacked(packed, number)
+        _unpacked(packed, number, objectives)
 
 
 def _when(moment: datetime.datetime | None) -> str | None:

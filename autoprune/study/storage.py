@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,10 +27,14 @@ PAUSE = 1.0  # seconds before a lost connection is made anew: a database that is
 T = TypeVar("T")
 
 
-def open_storage(url: str) -> RDBStorage:
+def open_storage(url: str, *, to_read: bool = False) -> RDBStorage:
     """Open a storage by URL; SQLite is put into WAL mode.
 
     A connection is tried before it is used, so that one which a database dropped meanwhile is replaced.
+
+    Args:
+        url: of the storage.
+        to_read: whether it will only be read. SQLite then opens where its log finds no room, too, as on a full disk.
 
     Raises:
         StudyError: if the storage cannot be opened or is not an Optuna storage.
@@ -43,9 +47,17 @@ def open_storage(url: str) -> RDBStorage:
     if file.is_file() and not may_write(file):
         return _opened_for_reading(file, url)
     try:
-        with sqlite3.connect(file, timeout=30) as connection:
+        return _opened_for_writing(file, plain, url)
+    except StudyError:
+        if not (to_read and file.is_file()):
+            raise
+        return _opened_for_reading(file, url)
+
+
+def _opened_for_writing(file: Path, plain: str, url: str) -> RDBStorage:
+    try:
+        with closing(sqlite3.connect(file, timeout=30)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
     except sqlite3.Error as error:
         raise StudyError(_cannot_open(url, error)) from error
     storage = _opened(plain, url, {"pool_pre_ping": True, "connect_args": {"timeout": 60}})
@@ -59,10 +71,19 @@ def may_write(file: Path) -> bool:
 
 
 def _opened_for_reading(file: Path, url: str) -> RDBStorage:
-    """Open a SQLite file that this user may not write, as on a read-only disk; what writes to it later is refused."""
-    beside = file.with_name(f"{file.name}-wal")  # without it nobody has the file open, and it will not change
-    mode = "mode=ro" if beside.exists() else "immutable=1"
+    """Open a SQLite file that cannot be written, as on a read-only or full disk; what writes to it later is refused."""
+    log = file.with_name(f"{file.name}-wal")  # without it nobody has the file open, and it will not change
+    if not log.exists():
+        return _opened_as(file, "immutable=1", url)
+    try:
+        return _opened_as(file, "mode=ro", url)
+    except StudyError:
+        if log.stat().st_size:
+            raise
+        return _opened_as(file, "immutable=1", url)  # on a full disk, opening it left an empty log
 
+
+def _opened_as(file: Path, mode: str, url: str) -> RDBStorage:
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True, timeout=60, check_same_thread=False)
 
@@ -155,15 +176,19 @@ def reporting_damage(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def closing_storage(url: str) -> Iterator[RDBStorage]:
+def closing_storage(url: str, *, to_read: bool = False) -> Iterator[RDBStorage]:
     """Open a storage to read or write once, and close its connections afterwards.
 
     A connection left open is one more for each refresh of a live view, and keeps SQLite's log beside the file.
 
+    Args:
+        url: of the storage.
+        to_read: whether it is only read.
+
     Raises:
         StudyError: if the storage cannot be opened, read or written.
     """
-    storage = open_storage(url)
+    storage = open_storage(url, to_read=to_read)
     try:
         with reporting_faults(url):
             yield storage

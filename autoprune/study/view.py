@@ -89,7 +89,7 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
             f"`autoprune search {path}` begins one"
         )
     spec = read_resolved(folder.resolved)
-    with closing_storage(url) as opened:
+    with closing_storage(url, to_read=True) as opened:
         try:
             study_id = opened.get_study_id_from_name(spec.name)
         except KeyError as error:

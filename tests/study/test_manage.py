@@ -420,6 +420,19 @@ def spoilt_trials(held: dict[str, bytes]) -> dict[str, bytes]:
     return {**manifest(files=files)(held), f"{PREFIX}/trials.jsonl": content}
 
 
+def other_objectives(held: dict[str, bytes]) -> dict[str, bytes]:
+    """Return an archive whose spec asks for one value more than its trials have."""
+    import hashlib
+    import re
+
+    content = re.sub(
+        rb'objectives = \[\s*"accuracy"', b'objectives = ["accuracy", "mparams"', held[f"{PREFIX}/resolved.toml"]
+    )
+    files = json.loads(held[f"{PREFIX}/manifest.json"])["files"]
+    files["resolved.toml"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {**manifest(files=files)(held), f"{PREFIX}/resolved.toml": content}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -437,6 +450,7 @@ def spoilt_trials(held: dict[str, bytes]) -> dict[str, bytes]:
         (manifest(files=[]), "lacks|damaged|refused"),
         (manifest(needs=5), "manifest of .* is damaged"),
         (spoilt_trials, "trial 0 of the archive is damaged"),
+        (other_objectives, "trial 0 of the archive is damaged: .* and the spec [34] objectives"),
         (lambda held: {}, "no archive of a study"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ def import_study(
         target, called = _target(manifest.study if name is None else name, root)
         _take_place(target, called, storage, force, held)
         spec, wording = _spec(unpacked, called, places, file)
-        study = _study(unpacked, wording, file)
+        study = _study(unpacked, wording, file, spec.objectives)
         _assemble(unpacked, spec, study, wording, written_at(target), storage is None)
         brought = {key: names for key, names in code_in(spec).items() if key not in places}
         if brought:
@@ -138,7 +138,7 @@ def _spec(unpacked: Path, name: str, places: Mapping[str, str], file: Path) -> t
     return relocated(stored.model_copy(update={"name": name}), places)
 
 
-def _study(unpacked: Path, wording: Wording, file: Path) -> PortableStudy:
+def _study(unpacked: Path, wording: Wording, file: Path, objectives: Sequence[str]) -> PortableStudy:
     """Read the trials and the facts, and check that they are some.
 
     Raises:
@@ -150,7 +150,7 @@ def _study(unpacked: Path, wording: Wording, file: Path) -> PortableStudy:
         trials = tuple(dict(parse_json(line)) for line in lines)
     except DAMAGE as error:
         raise StudyError(f"the trials in {str(file)!r} are damaged: {error}; export the study again") from error
-    check_portable(trials)
+    check_portable(trials, objectives)
     return PortableStudy(wording.apply_to_json(facts), trials)
 
 
