@@ -108,8 +108,8 @@ class Sensitivity:
             if data["version"] != VERSION:
                 raise ValueError(f"version {data['version']}; this autoprune reads version {VERSION}")
             curves = {name: _curve(name, each) for name, each in data["curves"].items()}
-            return cls(curves, data["dense_loss"], data["seconds"], data["settings"])
-        except (KeyError, TypeError, AttributeError) as error:
+            return cls(curves, float(data["dense_loss"]), float(data["seconds"]), dict(data["settings"]))
+        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"not a sensitivity document ({type(error).__name__}: {error})") from error
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import json_to_distribution
+from optuna.distributions import BaseDistribution, check_distribution_compatibility, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -141,10 +141,18 @@ def check_portable(trials: Iterable[Mapping[str, Any]], objectives: Sequence[str
     """Check that every object describes a trial with a value for each objective, if it has any.
 
     Raises:
-        StudyError: naming the first that does not.
+        StudyError: naming the first that does not, or whose parameters come from elsewhere than an earlier one's.
     """
+    spaces: dict[str, BaseDistribution] = {}
     for number, packed in enumerate(trials):
-        _unpacked(packed, number, objectives)
+        for name, space in _unpacked(packed, number, objectives).distributions.items():
+            try:
+                check_distribution_compatibility(spaces.setdefault(name, space), space)
+            except ValueError as error:  # which Optuna's storage would raise
+                raise StudyError(
+                    f"trial {number} of the archive is damaged: {name!r} is from another space than before: {error}; "
+                    "export the study again"
+                ) from error
 
 
 def _when(moment: datetime.datetime | None) -> str | None:

@@ -106,16 +106,34 @@ class SessionFacts:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> SessionFacts:
-        """Return what is stored of a session; what an earlier version did not store stays empty."""
+        """Return what is stored of a session; what an earlier version did not store stays empty.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: if a value is not what was written.
+        """
+        runtime, latency = _settings(stored.get("runtime", {})), _settings(stored.get("latency", {}))
+        int(runtime.get("threads", 0))  # which is counted with
         return cls(
             budget=Budget.parse(stored.get("budget", {})),
             sampler=str(stored.get("sampler", "")),
             trials=int(stored.get("trials", 0)),
-            runtime=dict(stored.get("runtime", {})),
-            latency=dict(stored.get("latency", {})),
+            runtime=runtime,
+            latency=latency,
             versions=dict(stored.get("versions", {})),
             started=str(stored.get("started", "")),
         )
+
+
+def _settings(stored: Mapping[str, Any]) -> dict[str, str | int]:
+    """Return settings by name.
+
+    Raises:
+        TypeError: if one is a list or an object.
+    """
+    for name, value in stored.items():
+        if isinstance(value, list | dict):
+            raise TypeError(f"{name} is {value!r:.80}; expected text or a number")
+    return dict(stored)
 
 
 @dataclass(frozen=True)

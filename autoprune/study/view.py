@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +99,15 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
             kept = opened.get_study_user_attrs(study_id)
         facts = _read_facts(kept, url)
     running = sum(record.state == TrialState.RUNNING for record in stored)
-    return StudyView(folder, spec, _readable(stored, facts.dense_correct, url), running, facts)
+    wanted = {"accuracy", "mflops", *spec.objectives}
+    trials = _readable(stored, facts.dense_correct, wanted, url)
+    if facts.dense is not None and not facts.dense.values.keys() >= wanted:
+        lacking = ", ".join(sorted(wanted - facts.dense.values.keys()))
+        raise StudyError(
+            f"what the storage {without_password(url)!r} holds about the dense network is damaged: it lacks {lacking}; "
+            "restore study.db from a copy"
+        )
+    return StudyView(folder, spec, trials, running, facts)
 
 
 def _read_facts(stored: Mapping[str, str], url: str) -> StudyFacts:
@@ -117,8 +125,14 @@ def _read_facts(stored: Mapping[str, str], url: str) -> StudyFacts:
         ) from error
 
 
-def _readable(stored: Sequence[StoredTrial], of_dense: str, url: str) -> tuple[Trial, ...]:
-    """Return the finished trials, ``of_dense`` being which images the dense network got right.
+def _readable(stored: Sequence[StoredTrial], of_dense: str, wanted: Set[str], url: str) -> tuple[Trial, ...]:
+    """Return the finished trials.
+
+    Args:
+        stored: records of trials.
+        of_dense: which images the dense network got right.
+        wanted: metrics that every completed trial has.
+        url: of the storage, for messages.
 
     Raises:
         StudyError: naming one that is damaged, as one with a number that is not finite.
@@ -126,6 +140,7 @@ def _readable(stored: Sequence[StoredTrial], of_dense: str, url: str) -> tuple[T
     try:
         trials = tuple(read_trials(stored))
         _check_hits(trials, of_dense)
+        _check_measured(trials, wanted)
         return trials
     except DAMAGE as error:
         raise StudyError(
@@ -148,3 +163,15 @@ def _check_hits(trials: Sequence[Trial], of_dense: str) -> None:
             count = found if count is None else count
             if found != count:
                 raise ValueError(f"{name} was scored on {found} validation images, those before it on {count}")
+
+
+def _check_measured(trials: Sequence[Trial], wanted: Set[str]) -> None:
+    """Check that every completed trial has a number for each metric that is read of all.
+
+    Raises:
+        ValueError: naming the first that has not.
+    """
+    for trial in trials:
+        if isinstance(trial.outcome, Completed) and not trial.outcome.measurement.values.keys() >= wanted:
+            missing = sorted(wanted - trial.outcome.measurement.values.keys())
+            raise ValueError(f"trial {trial.number} completed without {', '.join(missing)}")

@@ -61,8 +61,10 @@ def _splits_and_options(made: Any, source: str) -> tuple[dict[str, Any], dict[st
     if isinstance(made, tuple) and len(made) in (2, 3):
         return dict(zip(SPLITS, made, strict=False)), {}
     if not isinstance(made, Mapping):
-        lacking = [name for name in ("train_stream", "eval_batches", "sizes") if not hasattr(made, name)]
-        detail = f" without {', '.join(lacking)}" if lacking and len(lacking) < 3 else ""
+        wanted = [name for name in vars(DataTask) if not name.startswith("_")]
+        lacking = [name for name in wanted if not hasattr(made, name)]
+        is_nearly_one = any(hasattr(made, name) for name in ("train_stream", "eval_batches", "sizes"))
+        detail = f" without {', '.join(lacking)}" if lacking and is_nearly_one else ""
         raise DataError(f"data {source!r} returned {type(made).__name__}{detail}; {_EXPECTED}")
     unknown = [str(key) for key in made if key not in SPLITS and key not in _OPTIONS]
     missing = [split for split in ("train", "val") if split not in made]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,6 +49,17 @@ def test_a_group_that_was_never_cut_has_no_rise() -> None:
 def test_json_round_trip_is_identity(curves: dict[str, dict[int, float]]) -> None:
     document = Sensitivity({name: Curve(32, rises) for name, rises in curves.items()}, 0.3, 1.5, {"images": 8})
     assert Sensitivity.from_json(document.to_json()) == document
+
+
+def test_numbers_and_types_that_cannot_be_are_refused() -> None:
+    good = json.loads(Sensitivity({"a": Curve(4, {2: 0.5})}, 0.3, 1.5, {"images": 8}).to_json())
+    huge = 10**400
+    for key, value in (("dense_loss", huge), ("dense_loss", []), ("seconds", "x"), ("settings", 3), ("curves", None)):
+        with pytest.raises(ValueError, match="sensitivity document|could not convert"):
+            Sensitivity.from_json(json.dumps({**good, key: value}))
+    for curve in ({"full": 4, "rises": {"2": huge}}, {"full": [], "rises": {}}, {"full": 4, "rises": [1]}, 5):
+        with pytest.raises(ValueError, match="sensitivity document"):
+            Sensitivity.from_json(json.dumps({**good, "curves": {"a": curve}}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 2}', '{"version": 1, "curves": 3}'])

@@ -1,5 +1,6 @@
 """A batch of one image, met before the dense training rather than at the end of an epoch or of a split."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import Layer, parse_spec
 from autoprune.tasks.in_memory import ArrayTask
+from autoprune.tasks.task import Batch, Placement
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
 
@@ -74,6 +76,34 @@ def test_a_network_that_squeezes_is_refused_where_one_image_comes_alone(
 ) -> None:
     with pytest.raises(ModelError, match=rf"last of the {split} images comes alone: the network returned shape \(3,\)"):
         check(network(Squeezed), make_task(**sizes), **values)
+
+
+class OwnBatches(ArrayTask):
+    """A user's own task, which cuts its own batches whatever it is asked for."""
+
+    own = 16
+
+    def eval_batches(
+        self, split: str, batch_size: int, runtime: Placement, limit: int | None = None
+    ) -> Iterator[Batch]:
+        yield from super().eval_batches(split, self.own, runtime, limit)
+
+
+def own_task(**sizes: int) -> ArrayTask:
+    task = make_task(**sizes)
+    task.__class__ = OwnBatches
+    return task
+
+
+@pytest.mark.parametrize(
+    ("sizes", "values", "split"),
+    [({"val": 49}, {}, "validation"), ({"train": 49}, {"space": {"calibration_images": 33}}, "training")],
+)
+def test_batches_that_a_task_cuts_itself_are_looked_at(
+    sizes: dict[str, int], values: dict[str, object], split: str
+) -> None:
+    with pytest.raises(ModelError, match=f"last of the {split} images comes alone"):
+        check(network(Squeezed), own_task(**sizes), **values)
 
 
 def test_where_none_does_it_is_said_and_the_search_goes_on() -> None:

@@ -420,6 +420,21 @@ def spoilt_trials(held: dict[str, bytes]) -> dict[str, bytes]:
     return {**manifest(files=files)(held), f"{PREFIX}/trials.jsonl": content}
 
 
+def other_space(held: dict[str, bytes]) -> dict[str, bytes]:
+    """Return an archive whose second trial has its criterion from other choices than the first."""
+    import hashlib
+
+    lines = [json.loads(line) for line in held[f"{PREFIX}/trials.jsonl"].splitlines()]
+    space = {"name": "CategoricalDistribution", "attributes": {"choices": ["a", "b"]}}
+    for line, choices in zip(lines, (["a", "b"], ["a", "c"]), strict=False):
+        line["distributions"]["other"] = {**space, "attributes": {"choices": choices}}
+        line["params"]["other"] = "a"
+    content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    files = json.loads(held[f"{PREFIX}/manifest.json"])["files"]
+    files["trials.jsonl"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {**manifest(files=files)(held), f"{PREFIX}/trials.jsonl": content}
+
+
 def other_objectives(held: dict[str, bytes]) -> dict[str, bytes]:
     """Return an archive whose spec asks for one value more than its trials have."""
     import hashlib
@@ -450,6 +465,7 @@ def other_objectives(held: dict[str, bytes]) -> dict[str, bytes]:
         (manifest(files=[]), "lacks|damaged|refused"),
         (manifest(needs=5), "manifest of .* is damaged"),
         (spoilt_trials, "trial 0 of the archive is damaged"),
+        (other_space, "trial 1 of the archive is damaged: 'other' is from another space"),
         (other_objectives, "trial 0 of the archive is damaged: .* and the spec [34] objectives"),
         (lambda held: {}, "no archive of a study"),
     ],

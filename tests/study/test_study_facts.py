@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stored_fakes import store
+from stored_fakes import good, store
 
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
@@ -71,6 +73,44 @@ def test_a_study_whose_facts_are_damaged_says_so(tmp_path: Path) -> None:
     broken = {"dense": {"values": {"accuracy": float("nan")}, "stderr": {}, "uncounted": []}}
     folder = store(tmp_path / "s", [], facts=broken)
     with pytest.raises(StudyError, match=r"about the study as a whole is damaged .* restore study\.db from a copy"):
+        open_view(folder.path)
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        {"runtime": {"device_name": ["Abacus"]}},
+        {"runtime": [1]},
+        {"runtime": {"threads": "many"}},
+        {"latency": "torch"},
+    ],
+)
+def test_a_session_that_is_not_what_was_written_is_a_study_error(tmp_path: Path, session: dict[str, Any]) -> None:
+    folder = store(tmp_path / "s", [good()], facts={"dense": DENSE.to_json(), "session:0": session})
+    with pytest.raises(StudyError, match=r"about the study as a whole is damaged .* restore study\.db from a copy"):
+        open_view(folder.path)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mflops", "latency_ms"])
+def test_a_trial_or_a_dense_network_without_a_number_that_all_have_is_a_study_error(
+    tmp_path: Path, metric: str
+) -> None:
+    def without(measured: Measurement) -> Measurement:
+        return Measurement({name: value for name, value in measured.values.items() if name != metric})
+
+    spoilt = store(tmp_path / "dense", [good()], facts={"dense": without(DENSE).to_json()})
+    with pytest.raises(StudyError, match=f"dense network is damaged: it lacks .*{metric}"):
+        open_view(spoilt.path)
+    folder = store(tmp_path / "trial", [good(), good(0.9)])
+    with closing(sqlite3.connect(folder.database)) as database, database:
+        ((record, stored),) = database.execute(
+            "select rowid, value_json from trial_user_attributes where key = 'outcome' order by rowid limit 1"
+        ).fetchall()
+        told = json.loads(json.loads(stored))
+        del told["outcome"]["measurement"]["values"][metric]
+        changed = json.dumps(json.dumps(told))
+        database.execute("update trial_user_attributes set value_json = ? where rowid = ?", (changed, record))
+    with pytest.raises(StudyError, match=f"trial 0 completed without {metric}"):
         open_view(folder.path)
 
 

@@ -88,7 +88,7 @@ class TestUserFunctions:
 
     def test_a_task_that_lacks_a_part_says_which(self, tmp_path: Path) -> None:
         body = "class T:\n sizes = {}\n def train_stream(self): pass\ndef fn(): return T()"
-        with pytest.raises(DataError, match="returned T without eval_batches"):
+        with pytest.raises(DataError, match=r"returned T without name, .*eval_batches, identity"):
             self.build(tmp_path, body)
 
     def test_unknown_names(self) -> None:

@@ -64,9 +64,11 @@ def latency_notes(sessions: Sequence[SessionFacts]) -> list[str]:
     Args:
         sessions: what is stored of each run, in order.
     """
-    if not sessions or not sessions[-1].latency:
+    if not sessions:
         return []
     how, where = sessions[-1].latency, sessions[-1].runtime
+    if not (how.keys() >= {"runtime", "batch", "threads"} and "device_name" in where):
+        return []
     threads = f"{how['threads']} CPU thread{'' if how['threads'] == 1 else 's'}"
     return [
         f"latency was timed in {how['runtime']}, batch {how['batch']}, {threads}, float32, on {where['device_name']}, "

@@ -38,7 +38,7 @@ def check_batches(network: nn.Module, task: DataTask, spec: StudySpec, runtime: 
     """
     images = next(iter(task.eval_batches("val", 2, runtime))).images
     fault = _fault_of(network, images[:1], task, runtime, training=False)
-    if fault and (split := _single_image(task, spec)):
+    if fault and (split := _single_image(task, spec) or _single_in_own_batches(task, spec, runtime)):
         raise ModelError(
             f"the network fails on a single image, and the last of the {split} images comes alone: {fault}; keep the "
             "batch dimension, by flatten(1) where it is squeeze(), for example"
@@ -60,6 +60,21 @@ def _single_image(task: DataTask, spec: StudySpec) -> str:
     alone = [split for split, count in together if count % SCORED_TOGETHER == 1]
     calibrated = min(train, spec.space.calibration_images) % CALIBRATION_BATCH == 1
     return next(iter(alone), "training" if calibrated else "")
+
+
+def _single_in_own_batches(task: DataTask, spec: StudySpec, runtime: Runtime) -> str:
+    """Return which split really has a batch of one image when it is looked at, as a user's own task may cut its own.
+
+    What the search reads is walked once, and only for a network that fails on such a batch. Test images are not read.
+    """
+    looked_at = (
+        ("validation", "val", SCORED_TOGETHER, task.sizes["val"]),
+        ("training", "train", CALIBRATION_BATCH, min(task.sizes["train"], spec.space.calibration_images)),
+    )
+    for said, split, size, limit in looked_at:
+        if any(len(batch) == 1 for batch in task.eval_batches(split, size, runtime, limit)):
+            return said
+    return ""
 
 
 def _smallest_in_training(task: DataTask, spec: StudySpec) -> list[tuple[str, int]]:
