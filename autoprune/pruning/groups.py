@@ -28,7 +28,7 @@ from autoprune.pruning.prove_groups import Proof, Specimen, frozen_by, training_
 from autoprune.pruning.sift_groups import Sieve, Unproved
 from autoprune.pruning.tracing.rule_helpers import FoldKey
 from autoprune.pruning.tracing.tracer import OutOfTime
-from autoprune.pruning.tracing.whole_trace import Trace, trace
+from autoprune.pruning.tracing.whole_trace import OUTPUT, Trace, trace
 
 SECONDS = 120.0
 
@@ -125,11 +125,18 @@ class _Attempt:
             self.failed = [*self.failed, *apart]
 
     def flips(self) -> frozenset[FoldKey]:
-        """Return the folds of channels that could not be cut as they were folded."""
+        """Return the folds of channels that could not be cut, or followed, as they were folded."""
         lost = {group.name for group, _ in self.failed}
         return frozenset(
-            key for key, labels in self.trace.findings.folds if not lost.isdisjoint(self._touched([labels]))
+            key
+            for key, labels in self.trace.findings.folds
+            if not lost.isdisjoint(self._touched([labels])) or self._is_lost(labels)
         )
+
+    def _is_lost(self, labels: Tensor) -> bool:
+        """Return whether some channels could not be followed."""
+        reasons = map(self.trace.channels.reason, torch.unique(labels).tolist())
+        return any(reason is not None and reason != OUTPUT for reason in reasons)
 
     def _touched(self, labels: Iterable[Tensor]) -> set[str]:
         """Return the groups to which some channels belong."""
@@ -139,7 +146,8 @@ class _Attempt:
 
     def is_better_than(self, other: _Attempt) -> bool:
         """Return whether more of the network can be cut."""
-        return len(self.failed) < len(other.failed) and len(self.proved) >= len(other.proved)
+        mine, others = (len(each.failed) + len(each.proposals.frozen) for each in (self, other))
+        return mine < others and len(self.proved) >= len(other.proved)
 
     def groups(self) -> Groups:
         """Return what was found, in network order, every layer with parameters among it."""

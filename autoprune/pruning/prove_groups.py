@@ -136,7 +136,9 @@ class Proof:
         return CutFault(f"cutting it is not the same as zeroing its channels (outputs differ by {max(apart):.1e})")
 
     def _masked_answer(self, twin: nn.Module, removed: RemovedChannels, example: Inputs) -> list[Tensor]:
-        left_out = WithoutRemoved(self.statistics, self._is_removed(removed)) if self.statistics else nullcontext()
+        left_out = (
+            WithoutRemoved(twin, self.statistics, self._is_removed(removed)) if self.statistics else nullcontext()
+        )
         with torch.no_grad(), left_out:
             return tensors_in(example.run(twin))
 

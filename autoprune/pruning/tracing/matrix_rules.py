@@ -84,16 +84,30 @@ def product_of(
 
 
 def attended(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """Follow queries, keys and values: two products; the size of a head sets the scale of the first, unless given."""
+    """Follow queries, keys and values: two products; the size of a head sets the scale of the first, unless given.
+
+    With fewer heads of keys and values than of queries, each serves several of these that follow one another. What is
+    added to the scores, as a bias for each head, has the channels of their heads.
+
+    Source: Ainslie et al. 2023, "GQA: Training Generalized Multi-Query Transformer Models", section 2.2.
+    """
     query, key, value = args[:3]
-    asks, answers = tracer.labels(query), tracer.labels(key)
+    asks, answers, values = tracer.labels(query), tracer.labels(key), tracer.labels(value)
+    if query.dim() > 3 and key.shape[-3] not in (1, query.shape[-3]):
+        served = query.shape[-3] // key.shape[-3]
+        answers, values = (
+            None if labels is None else labels.repeat_interleave(served, dim=-3) for labels in (answers, values)
+        )
     if argument(func, args, kwargs, "scale") is None:
         for labels in (asks, answers):
             if labels is not None and labels.dim() - 1 in tracer.channels.varying(labels):
                 tracer.channels.freeze(labels, "sets the scale of attention by its number")
     turned = None if answers is None else answers.transpose(-1, -2)
     scores = product_of(tracer, asks, turned, (*result.shape[:-1], key.shape[-2]), query.shape[-1])
-    tracer.set_labels(result, product_of(tracer, scores, tracer.labels(value), result.shape, key.shape[-2]))
+    if (bias := tracer.labels(argument(func, args, kwargs, "attn_mask"))) is not None:
+        bias = bias.view((1,) * (result.dim() - bias.dim()) + tuple(bias.shape))
+        scores = bias if scores is None else meet(tracer, scores, bias)
+    tracer.set_labels(result, product_of(tracer, scores, values, result.shape, key.shape[-2]))
 
 
 def summed_by_letters(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:

@@ -12,6 +12,7 @@ import linecache
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._shared = shared_tensors(network)
         self._weights = DerivedWeights(network, self._paths)
         self._losses = LossFlow()
-        self._opaque = self._reductions = self._views = 0
+        self._opaque = self._views = 0
+        self._reductions = Counter[str]()
         self._running: list[str] = [""]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -95,7 +97,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.findings.used.update(self._paths[id(tensor)] for tensor in taken if id(tensor) in self._paths)
         if not self._opaque:
             self._follow(func, args, kwargs, result, taken)
-        self._reductions += name in REDUCTIONS
+        self._reductions[self._running[-1]] += name in REDUCTIONS
         return result
 
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any, taken: list[Tensor]) -> None:
@@ -212,7 +214,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def note_statistic(self, dim: int, atoms: Tensor) -> None:
         """Record that the running operation is a statistic over channels; only evaluation is ever compared."""
         if not self.network.training:
-            self.findings.statistics.append(Statistic(self._reductions, dim, atoms))
+            module = self._running[-1]
+            self.findings.statistics.append(Statistic(module, self._reductions[module], dim, atoms))
 
     def note_product(self, macs: int, *factors: Tensor, weight: str = "") -> None:
         """Record the multiply–accumulates of a product, and the channels along its dimensions that are some."""

@@ -1,0 +1,140 @@
+"""Attention as transformers writes it: heads are groups, with fewer of keys, fixed sizes and a bias for each head."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.core.counts import ChannelCounts
+from autoprune.cost.cost_model import CostModel, measure_network
+from autoprune.pruning.channel_positions import tensor_shrinks
+from autoprune.pruning.cut_plan import plan_cut
+from autoprune.pruning.find_blocks import find_blocks
+from autoprune.pruning.groups import find_groups
+from autoprune.pruning.surgery import shrink, zeroed
+
+WIDTH, HEAD, TOKENS = 32, 4, 6
+
+
+class Attention(nn.Module):
+    """Queries, keys and values by linear layers.
+
+    Args:
+        heads: of queries.
+        served: query heads that share a head of keys and values.
+        is_fixed: whether keys and values are brought into heads by their numbers, as Whisper does.
+        has_bias: whether each head adds a learned bias to its scores, as Swin does.
+    """
+
+    def __init__(self, heads: int, served: int, is_fixed: bool, has_bias: bool) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.is_fixed = heads, heads // served, is_fixed
+        self.query = nn.Linear(WIDTH, heads * HEAD)
+        self.key, self.value = (nn.Linear(WIDTH, self.kv_heads * HEAD) for _ in range(2))
+        self.out = nn.Linear(heads * HEAD, WIDTH)
+        self.bias = nn.Parameter(torch.randn(2 * TOKENS - 1, heads)) if has_bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = (*x.shape[:-1], -1, HEAD)
+        fixed = (len(x), -1, self.kv_heads, HEAD) if self.is_fixed else split
+        query = self.query(x).view(split).transpose(1, 2)
+        key, value = (layer(x).view(fixed).transpose(1, 2) for layer in (self.key, self.value))
+        shift = None
+        if self.bias is not None:
+            place = torch.arange(TOKENS)
+            shift = self.bias[place[:, None] - place[None] + TOKENS - 1].permute(2, 0, 1)[None]
+        shared = self.heads > self.kv_heads
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=shift, scale=0.5, enable_gqa=shared)
+        return self.out(x.transpose(1, 2).reshape(*x.shape[:1], TOKENS, -1))
+
+
+class Encoder(nn.Module):
+    def __init__(self, *kind: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, WIDTH)
+        self.layers = nn.ModuleList([Attention(8, *kind), Attention(8, *kind)])
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.words(ids)
+        for layer in self.layers:
+            x = self.norm(x + layer(x))
+        return self.head(x.mean(1))
+
+
+KINDS: dict[str, tuple[int, bool, bool]] = {
+    "plain": (1, False, False),
+    "two queries for a key": (2, False, False),
+    "four queries for a key": (4, False, False),
+    "fixed numbers": (1, True, False),
+    "a bias for each head": (1, False, True),
+}
+
+
+@pytest.fixture(params=KINDS)
+def network(request: pytest.FixtureRequest) -> tuple[nn.Module, int]:
+    torch.manual_seed(0)
+    kind = KINDS[request.param]
+    return Encoder(*kind).eval(), 8 // kind[0]
+
+
+IDS = torch.randint(20, (2, TOKENS), generator=torch.Generator().manual_seed(0))
+
+
+def test_heads_are_groups_and_a_cut_is_the_same_as_zeroing(network: tuple[nn.Module, int]) -> None:
+    dense, heads = network
+    groups = find_groups(dense, IDS)
+    found = {group.name: group.num_channels for group in groups.cuttable}
+    assert {name.partition(".")[0] for name in found} == {"words", "layers"}
+    assert [count for name, count in found.items() if name.startswith("layers")] == [heads, heads]
+    assert [group.name for group in groups.frozen] == ["head"]
+    draw = random.Random(0)
+    lost = {g.name: sorted(draw.sample(range(g.num_channels), g.num_channels // 2)) for g in groups.cuttable}
+    del lost["words"]  # a norm over channels is compared elsewhere
+    double = dense.double()
+    cut = plan_cut(double, groups.cuttable, lost)
+    assert torch.allclose(shrink(double, cut)(IDS), zeroed(double, cut)(IDS), rtol=0, atol=1e-12)
+
+
+def test_costs_of_heads_are_exact(network: tuple[nn.Module, int]) -> None:
+    dense, _ = network
+    groups = find_groups(dense, IDS).cuttable
+    channels = {group.name: group.num_channels for group in groups}
+    model = CostModel(dense, tensor_shrinks(dense, groups), channels, IDS)
+    small = shrink(dense, plan_cut(dense, groups, {name: range(count // 2) for name, count in channels.items()}))
+    kept = ChannelCounts({name: count - count // 2 for name, count in channels.items()})
+    assert model.measure(kept).values == measure_network(small, IDS).values
+
+
+class Counting(nn.Module):
+    """Looks at its input in a way that depends on it, before norms take their statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.norm, self.head = nn.Embedding(20, 16), Squares(), nn.Linear(16, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if len(ids) > 1:
+            ids.float().sum()
+        return self.head(self.norm(self.words(ids)).mean(1))
+
+
+class Squares(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+@pytest.mark.parametrize("build", [Counting])
+def test_statistics_are_known_by_the_module_that_takes_them(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    assert [group.name for group in find_groups(build().eval(), IDS).cuttable] == ["words"]
+
+
+def test_blocks_of_attention_are_left_to_their_owner() -> None:
+    torch.manual_seed(0)
+    assert find_blocks(Encoder(1, False, False).eval(), IDS) == ()
