@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from autoprune.core.channel_groups import PruningGroup
 from autoprune.errors import ModelError
+from autoprune.models.calling.inputs import Inputs
 from autoprune.models.cifar_resnet import resnet20
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.prove_groups import draws
@@ -166,7 +167,7 @@ def test_no_time_freezes_everything_and_names_the_limit(seconds: float) -> None:
 
 def test_no_time_left_for_the_proof_freezes_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     network, example = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(2, 4)
-    traced = trace(network.eval(), example[:1])
+    traced = trace(network.eval(), Inputs.of(example[:1]))
     monkeypatch.setattr("autoprune.pruning.groups.trace", lambda *_: traced)  # what took all the time
     groups = find_groups(network, example, seconds=0)
     assert [(group.name, group.reason) for group in groups.frozen] == [("0", "not proved within 0 s"), ("2", OUTPUT)]
@@ -264,7 +265,7 @@ def test_a_network_that_returns_no_tensor_says_what_it_returns(output: object, k
         def forward(self, x: Tensor) -> object:
             return output
 
-    with pytest.raises(ModelError, match=f"returns a {kind} in eval mode.*wrap it"):
+    with pytest.raises(ModelError, match=f"returns a {kind} without a tensor in eval mode; expected a tensor"):
         found_in(Wrapped())
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.surgery import shrink, zeroed
 from autoprune.pruning.tracing.tracer import OutOfTime
@@ -317,7 +318,7 @@ def test_a_class_token_and_places_go_with_the_tokens() -> None:
 
 def test_a_trace_leaves_no_hook_and_no_setting_behind() -> None:
     network = Tokens(lambda s, x: s.attend(x, x, x)[0].mean(1), attend=nn.MultiheadAttention(8, 2, batch_first=True))
-    trace(network.eval(), torch.randn(1, 5, 6))
+    trace(network.eval(), Inputs.of(torch.randn(1, 5, 6)))
     assert torch.backends.mha.get_fastpath_enabled()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
 
@@ -325,11 +326,11 @@ def test_a_trace_leaves_no_hook_and_no_setting_behind() -> None:
 def test_a_trace_that_takes_too_long_is_given_up() -> None:
     network = Body(lambda s, x: x).eval()
     with pytest.raises(OutOfTime):
-        trace(network, torch.randn(1, 3, 8, 8), seconds=0)
+        trace(network, Inputs.of(torch.randn(1, 3, 8, 8)), seconds=0)
     assert not any(module._forward_hooks for module in network.modules())
 
 
 @pytest.mark.parametrize(("flow", "exact"), [(lambda s, x: x, True), (lambda s, x: x.float().to(x.dtype), False)])
 def test_a_trace_notes_numbers_of_less_than_float64(flow: Flow, exact: bool) -> None:
     network = Body(flow).double().eval()
-    assert trace(network, torch.randn(1, 3, 8, 8, dtype=torch.float64)).is_exact is exact
+    assert trace(network, Inputs.of(torch.randn(1, 3, 8, 8, dtype=torch.float64))).is_exact is exact
