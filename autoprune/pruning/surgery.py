@@ -7,7 +7,8 @@ criterion tested. :class:`Pruner` goes from a policy to the pruned network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -82,10 +83,36 @@ def shrink(network: nn.Module, cut: CutPlan, copied: Copier = copy_network) -> n
         _check_indices(network, path, kept)
     small = copied(network)
     drop_blocks(small, dropped_blocks(cut))
-    for path, kept in cut.items():
-        if BLOCK not in kept.sides:
-            _shrink_one(small, path, kept.sides)
+    with _ties_kept(small):
+        for path, kept in cut.items():
+            if BLOCK not in kept.sides:
+                _shrink_one(small, path, kept.sides)
     return small
+
+
+@contextmanager
+def _ties_kept(network: nn.Module) -> Iterator[None]:
+    """Let layers that share a parameter share one afterwards too, where each was cut alike."""
+    named = dict(network.named_parameters(remove_duplicate=False))
+    holders: dict[int, list[str]] = {}
+    for path, parameter in named.items():
+        holders.setdefault(id(parameter), []).append(path)
+    yield
+    for paths in (paths for paths in holders.values() if len(paths) > 1):
+        found = [network.get_parameter(path) for path in paths if _has(network, path)]
+        if len({each.shape for each in found}) == 1:
+            for path in paths[1:]:
+                holder, _, leaf = path.rpartition(".")
+                if _has(network, path):
+                    setattr(network.get_submodule(holder), leaf, found[0])
+
+
+def _has(network: nn.Module, path: str) -> bool:
+    try:
+        network.get_parameter(path)
+    except AttributeError:  # what held it was dropped or replaced
+        return False
+    return True
 
 
 def _shrink_one(network: nn.Module, path: str, sides: Mapping[Side, tuple[int, ...]]) -> None:

@@ -34,6 +34,7 @@ from autoprune.pruning.tracing.rule_helpers import Findings, Product, follow_unk
 from autoprune.pruning.tracing.rule_table import MAKES, READS_WEIGHTS, RULES
 from autoprune.pruning.tracing.statistics import REDUCTIONS, Statistic
 from autoprune.pruning.tracing.tensor_names import holder_of, shared_tensors, tensor_paths
+from autoprune.pruning.tracing.tied_weights import TiedWeights
 
 NOT_THE_USERS = (str(Path(__file__).parents[1]) + os.sep, str(Path(torch.__file__).parent) + os.sep, "<")
 _LARGEST = 1_000_000  # elements of a bare parameter that are followed one by one
@@ -75,7 +76,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._labels: Any = WeakIdKeyDictionary()
         self._fresh: Any = WeakIdKeyDictionary()
         self._paths = tensor_paths(network)
-        self._shared = shared_tensors(network)
+        self._shared, self._tied = shared_tensors(network), TiedWeights(network)
         self._weights = DerivedWeights(network, self._paths)
         self._losses = LossFlow()
         self._opaque = self._views = 0
@@ -152,7 +153,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.channels.atoms(path, "elements", tensor.numel()).view(tensor.shape)
 
     def _along_axis(self, path: str, tensor: Tensor) -> Tensor | None:
-        """Return the atoms of a layer's parameter that holds one number per channel, ``None`` of any other tensor."""
+        """Return the atoms of a layer's parameter along its one dimension of channels, ``None`` of any other tensor."""
         layer = holder_of(path)
         module = self.network.get_submodule(layer)
         name = path.removeprefix(f"{layer}.")
@@ -160,10 +161,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kind = kind_of(module)
         if kind is None or len(axes) != 1 or axes[0] != Axis(name, axes[0].dim, axes[0].side):
             return None
-        count = kind.sizes(module)[axes[0].side]
-        if tensor.numel() != count:
+        count, dim = kind.sizes(module)[axes[0].side], axes[0].dim
+        if tensor.shape[dim] != count:
             return None
-        return self.side(layer, axes[0].side, count).view(tensor.shape)
+        line = [count if d == dim else 1 for d in range(tensor.dim())]
+        return self.side(layer, axes[0].side, count).view(line).expand(tensor.shape)
 
     def set_labels(self, tensor: Any, labels: Tensor | None) -> None:
         """Note the atoms of a result."""
@@ -186,6 +188,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if id(weight) not in self._paths:
                 return None
             path = self._paths[id(weight)].rpartition(".")[0]
+            if self._tied.holds(self._running[-1], weight):
+                path = self._running[-1]
         module = self.network.get_submodule(path)
         kind = kind_of(module)
         return (path, module, kind) if kind is not None else None
@@ -205,10 +209,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._paths.get(id(tensor))
 
     def side(self, path: str, side: str, count: int) -> Tensor:
-        """Return the atoms of one side of a layer; those of a layer that shares its weights are frozen."""
+        """Return the atoms of one side of a layer; those of layers that share a weight are the same along it."""
         atoms = self.channels.atoms(path, side, count)
-        if path in self._shared:
+        partners = self._tied.partners(path, side)
+        if partners is None:
             self.channels.freeze_now(atoms, f"{path} shares its weight with {self._shared[path]}")
+        for other, its_side, size in partners or ():
+            self.channels.unite(atoms, self.channels.atoms(other, its_side, size))
         return atoms
 
     def note_statistic(self, dim: int, atoms: Tensor) -> None:
