@@ -48,6 +48,40 @@ class Twins(nn.Module):
         return self.head(self.left(x).relu() - self.right(x).tanh())
 
 
+class Auto(nn.Module):
+    """The decoder is the encoder, turned; square, so that sizes tell nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.encoder, self.head = nn.Embedding(20, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.shift = nn.Parameter(torch.randn(16))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        code = self.encoder(self.words(ids).mean(1)).relu()
+        return self.head(F.linear(code, self.encoder.weight.t(), self.shift).relu())
+
+
+class Product(Auto):
+    """The same, as a product of matrices."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        code = self.encoder(self.words(ids).mean(1)).relu()
+        return self.head((code @ self.encoder.weight + self.shift).relu())
+
+
+class Convolutions(nn.Module):
+    """A convolution, and back by a transposed one of the same weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.down = nn.Embedding(20, 8), nn.Conv1d(8, 12, 3, padding=1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        code = self.down(self.words(ids).transpose(1, 2)).relu()
+        return self.head(F.conv_transpose1d(code, self.down.weight, padding=1).relu().mean(2))
+
+
 class Positions(nn.Module):
     """An embedding whose weight is sliced by hand, as learned positions are."""
 
@@ -80,6 +114,9 @@ IDS = torch.randint(20, (2, 6), generator=torch.Generator().manual_seed(0))
 NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], dict[str, int], set[str]]] = {
     "language": (Language, {"words": 16, "wide": 24}, {"out"}),
     "twins": (Twins, {"words": 12, "left": 16}, {"head"}),
+    "autoencoder": (Auto, {"words": 16, "encoder": 16}, {"head"}),
+    "autoencoder by a product": (Product, {"words": 16, "encoder": 16}, {"head"}),
+    "convolutions": (Convolutions, {"words": 8, "down": 12}, {"head"}),
     "positions": (Positions, {"words": 16}, {"head"}),
 }
 

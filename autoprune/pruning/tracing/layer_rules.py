@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from autoprune.pruning.layers.grouping import loses_whole_groups
 from autoprune.pruning.tracing.operation import operation
@@ -32,9 +33,13 @@ def weighted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: An
         bare_map(tracer, func, args, kwargs, result, dim)
         return
     path, module, kind = owner
-    sizes = kind.sizes(module)
+    sizes, labels = kind.sizes(module), tracer.labels(x)
     read, made = tracer.side(path, "in", sizes["in"]), tracer.side(path, "out", sizes["out"])
-    labels = tracer.labels(x)
+    if _is_backwards(tracer, func, args, kwargs, module):
+        read, made = made, read
+        tracer.findings.makers.add((path, "in"))
+        if (shift := tracer.labels(argument(func, args, kwargs, "bias"))) is not None:
+            tracer.channels.unite(shift, made)
     if mixes_positions(tracer, labels, dim, weight):
         tracer.channels.freeze_now(torch.cat([read, made]), "is computed over positions, which are not channels")
         pass_positions(tracer, weight, labels, dim, result)
@@ -48,6 +53,13 @@ def weighted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: An
             tracer.channels.freeze_now(read, "is tied to the network's input, or to what cannot be followed")
     read_along(tracer, labels, dim, read)
     tracer.set_labels(result, spread(made, result, dim))
+
+
+def _is_backwards(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, module: nn.Module) -> bool:
+    """Return whether a weight reads what its layer makes, as where a decoder uses the weights of its encoder."""
+    if operation(func) == "linear":
+        return tracer.is_turned(args[1])
+    return isinstance(module, _ConvNd) and _is_transposed(func, args, kwargs) != module.transposed
 
 
 def mixes_positions(tracer: ChannelTrace, labels: Tensor | None, dim: int, weight: Tensor) -> bool:
@@ -108,16 +120,25 @@ def read_by_bare(
         dim: the dimension of ``x`` that it reads, and of the result that it makes.
         out: 0 or 1, the dimension of the weight that it makes; the other one is what it reads.
     """
-    path, labels = str(tracer.path_of(weight)), tracer.labels(x)
+    labels = tracer.labels(x)
     if mixes_positions(tracer, labels, dim, weight):
         pass_positions(tracer, weight, labels, dim, result)
         return
-    made = tracer.side(path, f"dim{out}", weight.shape[out])
-    tracer.findings.makers.add((path, f"dim{out}"))
-    read_along(tracer, labels, dim, tracer.side(path, f"dim{1 - out}", weight.shape[1 - out]))
+    path, sides = _owner_of(tracer, weight)
+    made = tracer.side(path, sides[out], weight.shape[out])
+    tracer.findings.makers.add((path, sides[out]))
+    read_along(tracer, labels, dim, tracer.side(path, sides[1 - out], weight.shape[1 - out]))
     if isinstance(bias, Tensor) and (shift := tracer.labels(bias)) is not None:
         tracer.channels.unite(shift, made)
     tracer.set_labels(result, spread(made, result, dim))
+
+
+def _owner_of(tracer: ChannelTrace, weight: Tensor) -> tuple[str, tuple[str, str]]:
+    """Return whose sides the first two dimensions of a weight are, and which: those of a linear layer, or its own."""
+    owner = tracer.layer(weight)
+    if owner is not None and isinstance(owner[1], nn.Linear):
+        return owner[0], ("out", "in")
+    return str(tracer.path_of(weight)), ("dim0", "dim1")
 
 
 def _bare_depthwise(

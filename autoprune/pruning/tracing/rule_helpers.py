@@ -92,6 +92,10 @@ class ChannelTrace(Protocol):
         """Return the statistic by which a layer's weight was computed; empty if it was not."""
         ...  # pragma: no cover
 
+    def is_turned(self, weight: Any) -> bool:
+        """Return whether a layer's weight was transposed before it is used."""
+        ...  # pragma: no cover
+
     def running(self) -> tuple[str, nn.Module, LayerKind] | None:
         """Return the innermost module that is running, if it is a layer of a known kind."""
         ...  # pragma: no cover

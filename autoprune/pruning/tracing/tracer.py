@@ -198,6 +198,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return the statistic by which a layer's weight was computed; empty if it was not."""
         return self._weights.statistic_in(weight)
 
+    def is_turned(self, weight: Any) -> bool:
+        """Return whether a layer's weight was transposed before it is used."""
+        return self._weights.is_turned(weight)
+
     def running(self) -> tuple[str, nn.Module, LayerKind] | None:
         """Return the innermost module that is running, if it is a layer of a known kind."""
         module = self.network.get_submodule(self._running[-1])
