@@ -12,6 +12,7 @@ import errno
 import sys
 import traceback
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +22,7 @@ from autoprune.cli.lazy_group import LazyGroup
 from autoprune.cli.output import echo, emit
 from autoprune.cli.secrets import hidden, remember_arguments
 from autoprune.cli.standard_streams import steady_streams
-from autoprune.errors import AutopruneError, StudyError, printable
+from autoprune.errors import AutopruneError, ModelError, StudyError, printable
 
 INTERRUPTED = 130
 # what the machine refuses, whatever the code: permissions, full or broken disks, names and links it cannot follow
@@ -87,6 +88,10 @@ class Commands(LazyGroup):
         except KeyboardInterrupt:
             echo("autoprune: interrupted", err=True)
             ctx.exit(INTERRUPTED)
+        except SystemExit as error:
+            if (fault := _ended_by_the_user(error)) is None:
+                raise
+            _exit_for(fault, ctx)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in REFUSED:
                 named = f"{str(error.filename)!r}: " if error.filename else ""
@@ -94,6 +99,16 @@ class Commands(LazyGroup):
                 _exit_for(StudyError(f"{named}{error.strerror}; {advice}"), ctx)
             sys.excepthook = partial(_show_bug, ctx)
             raise
+
+
+def _ended_by_the_user(error: SystemExit) -> AutopruneError | None:
+    """Return what to say if the user's code ended the program, as in ``forward``; ``None`` if ours did."""
+    from autoprune.core.user_code import in_user_code
+
+    innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+    if Path(innermost).is_relative_to(Path(__file__).parents[1]):
+        return None
+    return ModelError(f"code of yours ended the program: {in_user_code(error)}")
 
 
 def _exit_for(error: AutopruneError, ctx: click.Context) -> None:

@@ -138,6 +138,29 @@ def loud():
 """
 
 
+ENDS = """
+import sys
+class Ends(Net):
+    def forward(self, x):
+        if self.training: {end}
+        return super().forward(x)
+def net(num_classes, in_channels): return Ends(num_classes, in_channels)
+"""
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "raise SystemExit", "sys.exit('enough')", "quit()"])
+@pytest.mark.parametrize("command", ["inspect", "search"])
+def test_a_network_that_ends_the_program_is_one_line_that_names_where(tmp_path: Path, command: str, end: str) -> None:
+    file = written(tmp_path / "code", ENDS.format(end=end))
+    options = ("--model", f"{file}:net", "--data", f"{file}:data")
+    where = (tmp_path / "studies" / "s", *QUICK) if command == "search" else ()
+    ended = run(command, *where, *options, "--json")
+    assert ended.exit_code == 1, ended.stderr
+    assert "SystemExit" in ended.stderr.splitlines()[-1]
+    assert "mine.py:" in ended.stderr.splitlines()[-1]
+    assert json.loads(ended.stdout)["error"]["exit_code"] == 1
+
+
 def test_json_stays_one_document_whatever_user_code_prints(tmp_path: Path) -> None:
     file = written(tmp_path / "code", PRINTS)
     found = run("inspect", f"{file}:net", "--input", "1x8x8", "--classes", "3", "--json")
