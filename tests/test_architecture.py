@@ -32,7 +32,7 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     "pruning.tracing": ("core", "models.calling", "pruning.layers"),
     "pruning.masks": ("errors", "core", "models.copying"),
     "pruning": ("errors", "core", "models.calling", "models.copying", "pruning.layers", "pruning.tracing"),
-    "pruning.criteria": ("errors", "core", "models.copying", "pruning", "pruning.layers"),
+    "pruning.criteria": ("errors", "core", "models.calling", "models.copying", "pruning", "pruning.layers"),
     # what is built with them
     "training.device": ("errors", "core"),
     "training": ("errors", "core", "tasks", "models.copying", "training.device"),

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.channel_groups import PruningGroup
 from autoprune.errors import AutopruneError, ModelError
+from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
 
 
@@ -28,17 +29,28 @@ class Calibration:
     """What a criterion may look at besides the weights.
 
     Attributes:
-        batches: (inputs, labels) of the training split, on the network's device; never of validation.
+        batches: (inputs, labels) of the training split, on the network's device; never of validation. Inputs are what
+            :meth:`Inputs.of` takes: a tensor, a tuple of arguments, a dictionary of them by name; labels are what the
+            loss takes.
         seed: for criteria that draw random numbers.
         input_shape: shape of one input without the batch, for criteria that need a shape and no data; ``None`` to
             take it from the first batch.
-        loss: (outputs, labels) → mean loss over a batch, a scalar.
+        loss: (what the network returns, labels) → mean loss over a batch, a scalar.
     """
 
-    batches: Sequence[tuple[Tensor, Tensor]] = ()
+    batches: Sequence[tuple[Any, Any]] = ()
     seed: int = 0
     input_shape: tuple[int, ...] | None = None
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    loss: Callable[[Any, Any], Tensor] = F.cross_entropy
+
+    def loss_of(self, network: nn.Module, inputs: Any, labels: Any) -> Tensor:
+        """Return the loss of a network on one batch."""
+        return self.loss(Inputs.of(inputs).run(network), labels)
+
+
+def examples_in(inputs: Any) -> int:
+    """Return the number of examples of a batch; one where they cannot be told apart."""
+    return Inputs.of(inputs).size or 1
 
 
 class GroupCriterion(Protocol):
@@ -158,7 +170,7 @@ def _average_by_gradient(
     for inputs, labels in calibration.batches:
         twin.zero_grad(set_to_none=True)
         with backward_in_eval(twin):
-            torch.autograd.backward(calibration.loss(twin(inputs), labels))
+            torch.autograd.backward(calibration.loss_of(twin, inputs, labels))
         batch = replace(calibration, batches=[(inputs, labels)])
         for name, criterion in criteria.items():
             for group, values in _scores_of(name, criterion, twin, groups, batch).items():

@@ -145,3 +145,43 @@ def test_patterns_keep_what_they_match() -> None:
 def test_the_former_order_of_arguments_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match="groups are given as names"):
         PruningPolicy.uniform(["conv1"], 0.5)  # type: ignore[arg-type]
+
+
+class Ranked(nn.Module):
+    """Two inputs of ids, and a dictionary of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.item, self.wide, self.head = (
+            nn.Embedding(20, 8), nn.Embedding(30, 8), nn.Linear(8, 12), nn.Linear(12, 1),
+        )  # fmt: skip
+
+    def forward(self, user: Tensor, item: Tensor) -> dict[str, Tensor]:
+        return {"rating": self.head(self.wide(self.user(user) * self.item(item)).relu())[:, 0]}
+
+
+def rating_loss(output: dict[str, Tensor], labels: Tensor) -> Tensor:
+    return nn.functional.mse_loss(output["rating"], labels)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "fisher", "activation", "apoz", "ablation", "l2"])
+def test_criteria_look_at_inputs_of_any_structure_by_a_loss_of_ones_own(criterion: str) -> None:
+    torch.manual_seed(0)
+    model = Ranked()
+    with torch.no_grad():
+        model.head.weight[0, ::2] = 0  # what nothing looks at goes, by every criterion of what matters
+    batches = [
+        ({"user": torch.randint(20, (40,)), "item": torch.randint(30, (40,))}, torch.rand(40)),
+        ({"user": torch.randint(20, (3,)), "item": torch.randint(30, (3,))}, torch.rand(3)),
+    ]
+    policy = PruningPolicy.uniform(0.5, criterion, names=["wide"])
+    small = autoprune.prune(model, policy, batches[0][0], batches=batches, loss=rating_loss)
+    assert small.wide.out_features == 6
+    if criterion in ("taylor", "fisher"):
+        assert torch.equal(small.wide.weight, model.wide.weight[1::2])
+
+
+def test_synflow_says_that_it_cannot_feed_ones_to_such_inputs() -> None:
+    inputs = {"user": torch.randint(20, (4,)), "item": torch.randint(30, (4,))}
+    with pytest.raises(ModelError, match="synflow feeds one input of ones, and this network reads inputs user=int64"):
+        autoprune.prune(Ranked(), PruningPolicy.uniform(0.5, "synflow"), inputs, batches=[(inputs, torch.rand(4))])

@@ -110,11 +110,14 @@ class Inputs:
 
         >>> str(Inputs.of(torch.zeros(2, 3)))
         'an input of shape (2, 3)'
+        >>> str(Inputs.of(torch.zeros(2, 3, dtype=torch.int64)))
+        'an input of int64 of shape (2, 3)'
         >>> str(Inputs.of({"ids": torch.zeros(2, 7, dtype=torch.int64), "scale": 2.0}))
         'inputs ids=int64(2, 7), scale=float'
         """
         if len(self.args) == 1 and not self.kwargs and isinstance(self.args[0], Tensor):
-            return f"an input of shape {tuple(self.args[0].shape)}"
+            kind = "" if self.has_real_numbers else f" of {str(self.args[0].dtype).removeprefix('torch.')}"
+            return f"an input{kind} of shape {tuple(self.args[0].shape)}"
         return "inputs " + ", ".join(self._described())
 
     def _described(self) -> Iterator[str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.channel_groups import PruningGroup
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.tensors import map_tensors
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.criteria.channel_hooks import ChannelPlace, edited, places_of
 from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.criteria.forward_replay import Recording
-from autoprune.pruning.importance import Calibration, scores_jointly, uses_data
+from autoprune.pruning.importance import Calibration, examples_in, scores_jointly, uses_data
 from autoprune.pruning.layers.kinds import axes_of
 
 PASSES, LEAST_IMAGES = 2**14, 16
@@ -42,28 +46,38 @@ def ablation(groups: Sequence[PruningGroup], network: nn.Module, calibration: Ca
     channels = sum(group.num_channels for group in groups)
     batches = _first(calibration.batches, max(LEAST_IMAGES, PASSES // max(1, channels)))
     rises = {group.name: torch.zeros(group.num_channels) for group in groups}
-    images = sum(len(inputs) for inputs, _ in batches)
+    images = sum(examples_in(inputs) for inputs, _ in batches)
     for inputs, labels in batches:
 
-        def loss(net: nn.Module, inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
-            return calibration.loss(net(inputs), labels)
+        def loss(net: nn.Module, inputs: Any = inputs, labels: Any = labels) -> Tensor:
+            return calibration.loss_of(net, inputs, labels)
 
         with torch.no_grad():
             for name, rise in _rises(groups, network, loss).items():
-                rises[name] += rise.cpu() * len(inputs) / images
+                rises[name] += rise.cpu() * examples_in(inputs) / images
     return rises
 
 
-def _first(batches: Sequence[tuple[Tensor, Tensor]], count: int) -> list[tuple[Tensor, Tensor]]:
-    """Return the first ``count`` examples, in batches of at most :data:`BATCH`."""
+def _first(batches: Sequence[tuple[Any, Any]], count: int) -> list[tuple[Any, Any]]:
+    """Return the first ``count`` examples, in batches of at most :data:`BATCH`; what cannot be split stays whole."""
     found = []
     for inputs, labels in batches:
-        inputs, labels = inputs[: max(0, count)], labels[: max(0, count)]
-        count -= len(inputs)
-        found += [
-            part for part in zip(torch.split(inputs, BATCH), torch.split(labels, BATCH), strict=True) if len(part[0])
-        ]
+        size = Inputs.of((inputs, labels)).size  # None if they, or their labels, cannot be told apart
+        take = examples_in(inputs) if size is None else min(size, max(0, count))
+        if count <= 0:
+            break
+        count -= take
+        if size is None:
+            found.append((inputs, labels))
+            continue
+        for start in range(0, take, BATCH):
+            cut = partial(_part, start=start, end=min(take, start + BATCH))
+            found.append((map_tensors(inputs, cut), map_tensors(labels, cut)))
     return found
+
+
+def _part(tensor: Tensor, start: int, end: int) -> Tensor:
+    return tensor[start:end]
 
 
 def _rises(groups: Sequence[PruningGroup], network: nn.Module, loss: Loss) -> dict[str, Tensor]:

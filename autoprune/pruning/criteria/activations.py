@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.channel_groups import PruningGroup
+from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.criteria.channel_hooks import ChannelPlace, edited, per_channel, places_of
 from autoprune.pruning.importance import Calibration, scores_jointly, uses_data
 
@@ -57,7 +58,7 @@ def _means(
 
     with torch.no_grad(), edited(network, [p for group in groups for p in places_of(group, network)], look):
         for inputs, _ in calibration.batches:
-            network(inputs)
+            Inputs.of(inputs).run(network)
     by_group: dict[str, list[Tensor]] = {}
     for place, total in sums.items():
         by_group.setdefault(place.group, []).append(total / counts[place])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.channel_groups import PruningGroup
 from autoprune.pruning.criteria.channel_hooks import ChannelPlace, edited, per_channel, places_of
-from autoprune.pruning.importance import Calibration, backward_in_eval, scores_jointly, uses_data
+from autoprune.pruning.importance import Calibration, backward_in_eval, examples_in, scores_jointly, uses_data
 
 
 @scores_jointly
@@ -28,7 +29,7 @@ def fisher(groups: Sequence[PruningGroup], network: nn.Module, calibration: Cali
     totals: dict[str, Tensor] = {}
     examples = 0
     for inputs, labels in calibration.batches:
-        examples += len(inputs)
+        examples += examples_in(inputs)
         for name, changes in _changes(groups, network, inputs, labels, calibration).items():
             added = changes.double().square().sum(0) / 2
             totals[name] = totals.get(name, torch.zeros_like(added)) + added
@@ -36,7 +37,7 @@ def fisher(groups: Sequence[PruningGroup], network: nn.Module, calibration: Cali
 
 
 def _changes(
-    groups: Sequence[PruningGroup], network: nn.Module, inputs: Tensor, labels: Tensor, calibration: Calibration
+    groups: Sequence[PruningGroup], network: nn.Module, inputs: Any, labels: Any, calibration: Calibration
 ) -> dict[str, Tensor]:
     """Return group → each example's first-order change of its loss by each channel, ``(N, num_channels)``."""
     seen: list[tuple[ChannelPlace, Tensor]] = []
@@ -49,19 +50,19 @@ def _changes(
 
     places = [place for group in groups for place in places_of(group, network)]
     with backward_in_eval(network), edited(network, places, watch):
-        loss = calibration.loss(network(inputs), labels)
+        loss = calibration.loss_of(network, inputs, labels)
         gradients = torch.autograd.grad(loss, [mine for _, mine in seen], allow_unused=True) if seen else ()
     changes: dict[str, Tensor] = {}
     mixed = set()
     for (place, values), slopes in zip(seen, gradients, strict=True):
         if slopes is None:
             continue
-        by_example = _by_example(place, values.detach() * slopes, network, len(inputs))
+        by_example = _by_example(place, values.detach() * slopes, network, examples_in(inputs))
         if by_example is None:
             mixed.add(place.group)
             continue
         # the loss is a mean: an example's own slope is N times as large
-        added = per_channel(place, by_example).cpu() * len(inputs)
+        added = per_channel(place, by_example).cpu() * examples_in(inputs)
         changes[place.group] = changes.get(place.group, torch.zeros_like(added)) + added
     return {name: found for name, found in changes.items() if name not in mixed}
 

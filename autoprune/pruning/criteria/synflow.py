@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from autoprune.core.channel_groups import PruningGroup
 from autoprune.errors import ModelError
+from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.criteria.channel_hooks import channel_dim
 from autoprune.pruning.criteria.channel_parameters import channel_sums
@@ -54,13 +55,12 @@ def synflow(groups: Sequence[PruningGroup], network: nn.Module, calibration: Cal
 
 def _input_shape(calibration: Calibration) -> tuple[int, ...]:
     if calibration.batches:
-        inputs = calibration.batches[0][0]
-        if not inputs.is_floating_point():
+        inputs = Inputs.of(calibration.batches[0][0])
+        if not (inputs.shape and inputs.has_real_numbers):
             raise ModelError(
-                f"synflow feeds an input of ones, and this network reads {inputs.dtype} tokens; choose another "
-                f"importance criterion"
+                f"synflow feeds one input of ones, and this network reads {inputs}; choose another importance criterion"
             )
-        return tuple(inputs.shape[1:])
+        return inputs.shape
     if calibration.input_shape is None:
         raise ModelError("synflow needs the shape of an input; give Calibration batches or an input_shape")
     return calibration.input_shape

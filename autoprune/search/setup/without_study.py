@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autoprune.core.channel_groups import Block
 from autoprune.core.counts import ChannelCounts
@@ -80,7 +82,8 @@ def prune(
     policy: PruningPolicy,
     example: object,
     *,
-    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    batches: Iterable[tuple[Any, Any]] = (),
+    loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
     seed: int = 0,
 ) -> nn.Module:
     """Return a smaller copy of a network, pruned by a policy; nothing is trained.
@@ -89,7 +92,8 @@ def prune(
         model: any network; not changed.
         policy: what goes: ``PruningPolicy.uniform(0.5)``, or a policy of a trial.
         example: one batch of its inputs, as for :func:`inspect`.
-        batches: training batches of (inputs, labels), for criteria that look at data.
+        batches: training batches of (inputs, labels), for criteria that look at data; inputs are as ``example``.
+        loss: (what the network returns, labels) → mean loss over a batch, for criteria that need its gradient.
         seed: for criteria that draw random numbers.
 
     Raises:
@@ -114,7 +118,7 @@ def prune(
     highest = max((group.sparsity for group in policy.groups.values()), default=0.0)
     importances = {group.name: (policy.groups[group.name].importance,) for group in named}
     space = SearchSpace(named, importances, max(MAX_SPARSITY, highest), policy.round_to, blocks)
-    calibration = Calibration(list(batches), seed, inputs.shape or None)
+    calibration = Calibration(list(batches), seed, inputs.shape or None, loss)
     scores = score_groups(network, named, sorted(criteria), calibration)
     return Pruner(network, space, scores).prune(policy).train(model.training)
 
