@@ -93,6 +93,7 @@ DOORS = {
     "sqlalchemy": ("study",),
     "filelock": ("study", "cost.timing_lock", "pick.unfinished_pick"),
     "mlflow": ("loggers.mlflow",),
+    "wandb": ("loggers.wandb",),
     "moocore": ("analysis.pareto",),
     "numpy": (
         *("core", "analysis", "study", "cost", "tasks", "search.proposals"),
@@ -122,7 +123,7 @@ DOORS = {
 
 HEAVY = (
     *("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "plotly", "jinja2"),
-    *("onnx", "onnxruntime"),
+    *("onnx", "onnxruntime", "mlflow", "wandb"),
 )
 
 

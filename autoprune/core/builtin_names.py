@@ -57,6 +57,7 @@ LOGGERS = Registry(
     builtins={
         "tensorboard": "autoprune.loggers.tensorboard:TensorBoardLogger",
         "mlflow": "autoprune.loggers.mlflow:MlflowLogger",
+        "wandb": "autoprune.loggers.wandb:WandbLogger",
     },
 )
 """What logs each trial beside the display; each needs the extra of its name."""

@@ -1,1 +1,1 @@
-"""The display, the log file, and the loggers of a search: TensorBoard, MLflow, and those of third parties."""
+"""The display, the log file, and the loggers of a search: TensorBoard, MLflow, W&B, and those of third parties."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS
-from autoprune.core.trial import Completed, Failed, Trial
+from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.loggers.protocol import Standing
 
 Values = dict[str, float]
@@ -28,6 +28,19 @@ def values_of(measurement: Measurement) -> Values:
 def seconds_of(trial: Trial) -> Values:
     """Return phase → seconds, with ``total``."""
     return {**trial.seconds, "total": trial.total_seconds}
+
+
+def reason_of(trial: Trial) -> str:
+    """Return why a trial did not complete, in words; empty for one that did."""
+    match trial.outcome:
+        case Stopped(reason, _):
+            return reason
+        case Failed(error, message, _):
+            return f"{error}: {message}"
+        case OverBudget(_, violations):
+            return ", ".join(f"{name} by {100 * over:.1f} %" for name, over in violations.items())
+        case Completed():
+            return ""
 
 
 def chosen_of(trial: Trial) -> dict[str, float | str]:

@@ -20,8 +20,8 @@ from typing import Any
 
 from autoprune.core.atomic_write import write_text
 from autoprune.core.json_values import DAMAGE, parse_json
-from autoprune.core.trial import Failed, OverBudget, Stopped, Trial, kind_of
-from autoprune.loggers.flatten import chosen_of, measured_of, seconds_of, standing_of, values_of
+from autoprune.core.trial import Trial, kind_of
+from autoprune.loggers.flatten import chosen_of, measured_of, reason_of, seconds_of, standing_of, values_of
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Standing, missing_library
 from autoprune.study.folder import StudyFolder
 
@@ -167,14 +167,7 @@ class MlflowLogger:
 def _tags(trial: Trial) -> dict[str, str]:
     """Return how a trial ended and why, in words."""
     tags = {"autoprune.outcome": kind_of(trial.outcome), "autoprune.origin": trial.candidate.origin}
-    match trial.outcome:
-        case Stopped(reason, _):
-            tags["autoprune.reason"] = reason
-        case Failed(error, message, _):
-            tags["autoprune.reason"] = f"{error}: {message}"[:_LONGEST_TAG]
-        case OverBudget(_, violations):
-            tags["autoprune.reason"] = ", ".join(f"{name} by {100 * over:.1f} %" for name, over in violations.items())
-    return tags
+    return tags | ({"autoprune.reason": reason} if (reason := reason_of(trial)) else {})
 
 
 def _key(name: str) -> str:

@@ -143,6 +143,11 @@ class StudyFolder:
         """Return which MLflow run is the study's, for each place that it was tracked in."""
         return self.path / "mlflow.json"
 
+    @property
+    def wandb_run(self) -> Path:
+        """Return which W&B run is the study's, and how many trials it has; W&B's own files lie in ``wandb/``."""
+        return self.path / "wandb.json"
+
     def create(self) -> None:
         """Make the folder.
 

@@ -62,7 +62,7 @@ class LoggingSpec(Section):
 
     loggers: Names = Field(
         default=(),
-        description="tensorboard, mlflow, a plug-in's name, pkg.mod:attr or file.py:attr; none for no logger",
+        description="tensorboard, mlflow, wandb, a plug-in's name, pkg.mod:attr or file.py:attr; none for no logger",
     )
 
     @field_validator("loggers")

@@ -112,7 +112,9 @@ def test_the_standing_is_that_of_all_trials_so_far(tmp_path: Path) -> None:
 # -- making one -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "module"), [("mlflow", "mlflow"), ("tensorboard", "torch.utils.tensorboard")])
+@pytest.mark.parametrize(
+    ("name", "module"), [("mlflow", "mlflow"), ("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")]
+)
 def test_a_missing_library_is_an_error_with_the_pip_command(
     monkeypatch: pytest.MonkeyPatch, name: str, module: str
 ) -> None:

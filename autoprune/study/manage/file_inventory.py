@@ -28,6 +28,7 @@ DERIVED = (
     *("front.csv", "front.json", "front.png", "front.svg", "report.html", "sensitivity.png"),
     *("search.log", "search.log.[0-9]", "teacher", "teacher/*", "picked", "picked/*", "tensorboard", "tensorboard/*"),
     *("mlflow.json", "mlflow.db", "mlflow.db-*", "mlflow-artifacts", "mlflow-artifacts/*"),
+    *("wandb.json", "wandb", "wandb/*"),
     *(TRIAL_WEIGHTS, f"{TRIAL_WEIGHTS}/.[0-9]*.tmp", ".writable", ".*.tmp"),
 )
 _MADE = (*CARRIED, *DATABASE, *SPEC, *DERIVED)
