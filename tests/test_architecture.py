@@ -96,6 +96,7 @@ DOORS = {
     "wandb": ("loggers.wandb",),
     "moocore": ("analysis.pareto",),
     "numpy": (
+        "report.content.hypervolume_history",
         *("core", "analysis", "study", "cost", "tasks", "search.proposals"),
         "report.content.parameter_importance",
     ),
