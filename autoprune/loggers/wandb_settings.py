@@ -25,6 +25,7 @@ _OURS: dict[str, object] = {
     # send only what is logged: no code, no git, nothing of the machine, no list of packages
     **{"disable_code": True, "save_code": False, "disable_git": True, "disable_job_creation": True},
     **{"x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True, "x_save_requirements": False},
+    "host": "",
     # below the study's folder, in real files, on disk soon
     **{"use_dot_wandb": False, "symlink": False, "x_skip_transaction_log": False},
     "x_transaction_log_flush_interval": FLUSH_SECONDS,
@@ -98,4 +99,4 @@ def _is_hosted(wandb: Any, general: Any) -> bool:
 
 def _host(general: Any) -> str:
     """Return a server's name, without a user and a password."""
-    return urlsplit(general.base_url).netloc.rpartition("@")[2]
+    return urlsplit(str(general.base_url)).netloc.rpartition("@")[2]

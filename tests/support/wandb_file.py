@@ -15,13 +15,14 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class LoggedRun:
-    """What one session logged: its rows by step, its last config and summary, and how it ended."""
+    """What one session logged: rows by step, the last config and summary, how it ended, and its kinds of records."""
 
     id: str = ""
     project: str = ""
     name: str = ""
     tags: tuple[str, ...] = ()
-    resume: bool = False
+    host: str = ""
+    kinds: set[str] = field(default_factory=set)
     exit_code: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -29,7 +30,10 @@ class LoggedRun:
 
 
 def read_runs(folder: Path) -> list[LoggedRun]:
-    """Return what every session of a study logged, in order."""
+    """Return what every session of a study logged, in order, once W&B has written everything."""
+    import wandb
+
+    wandb.teardown()
     files = sorted((folder / "wandb").glob("*run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
     return [read_run(path) for path in files]
 
@@ -41,9 +45,10 @@ def read_run(path: Path) -> LoggedRun:
     for data in _records(path.read_bytes()):
         record = Record.FromString(data)
         kind = record.WhichOneof("record_type")
+        run.kinds.add(kind)
         if kind == "run":
             run.id, run.project, run.name = record.run.run_id, record.run.project, record.run.display_name
-            run.tags = tuple(record.run.tags)
+            run.tags, run.host = tuple(record.run.tags), record.run.host
             run.config |= _values(record.run.config.update)
         elif kind == "config":
             run.config |= _values(record.config.update)
