@@ -99,4 +99,5 @@ def _is_hosted(wandb: Any, general: Any) -> bool:
 
 def _host(general: Any) -> str:
     """Return a server's name, without a user and a password."""
-    return urlsplit(str(general.base_url)).netloc.rpartition("@")[2]
+    netloc: str = urlsplit(str(general.base_url)).netloc
+    return netloc.rpartition("@")[2]
