@@ -6,7 +6,7 @@ Combined with ``load_weights``, which reads files, and ``torchvision_zoo``, whic
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,15 +59,14 @@ def build_model(
         ModelError: if the network cannot be built, or its weights cannot be loaded.
     """
     offers = {"num_classes": num_classes, **_input_offers(source, in_channels, input_shape)}
-    with _drawing_by(seed):
-        if source.startswith(PREFIX):
+    if source.startswith(PREFIX):
+        with _drawing_by(seed):
             return build_torchvision(source, num_classes, offers["in_channels"], weights, notify, remark)
-        made = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
-        inputs = None if input_shape is None else Inputs.of(torch.rand(_EXAMPLES, *input_shape))
-        network = _network_of(made, source, inputs)
-    if weights:
-        load_weights(network, weights, remark, former_names=former_names(made))
-    return network.train()
+
+    def inputs() -> Inputs | None:
+        return None if input_shape is None else Inputs.of(torch.rand(_EXAMPLES, *input_shape))
+
+    return _built(source, offers, inputs, seed, weights, remark)
 
 
 def build_for_inputs(source: str, inputs: Inputs, num_classes: int | None, seed: int, weights: str = "") -> nn.Module:
@@ -89,11 +88,23 @@ def build_for_inputs(source: str, inputs: Inputs, num_classes: int | None, seed:
         )
     offers = {} if num_classes is None else {"num_classes": num_classes}
     offers |= _input_offers(source, None, inputs.shape) if inputs.shape else {}
+    return _built(source, offers, lambda: inputs, seed, weights, _log.warning)
+
+
+def _built(
+    source: str,
+    offers: Mapping[str, object],
+    inputs: Callable[[], Inputs | None],
+    seed: int,
+    weights: str,
+    remark: Notify,
+) -> nn.Module:
+    """Return what a built-in or the user's function makes, with its weights, in training mode."""
     with _drawing_by(seed):
         made = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
-        network = _network_of(made, source, inputs)
+        network = _network_of(made, source, inputs())  # drawn after it is made, or its weights would change
     if weights:
-        load_weights(network, weights, former_names=former_names(made))
+        load_weights(network, weights, remark, former_names=former_names(made))
     return network.train()
 
 

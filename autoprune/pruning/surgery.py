@@ -93,26 +93,18 @@ def shrink(network: nn.Module, cut: CutPlan, copied: Copier = copy_network) -> n
 @contextmanager
 def _ties_kept(network: nn.Module) -> Iterator[None]:
     """Let layers that share a parameter share one afterwards too, where each was cut alike."""
-    named = dict(network.named_parameters(remove_duplicate=False))
     holders: dict[int, list[str]] = {}
-    for path, parameter in named.items():
+    for path, parameter in network.named_parameters(remove_duplicate=False):
         holders.setdefault(id(parameter), []).append(path)
+    ties = [paths for paths in holders.values() if len(paths) > 1]
     yield
-    for paths in (paths for paths in holders.values() if len(paths) > 1):
-        found = [network.get_parameter(path) for path in paths if _has(network, path)]
-        if len({each.shape for each in found}) == 1:
-            for path in paths[1:]:
+    after = dict(network.named_parameters(remove_duplicate=False)) if ties else {}
+    for paths in ties:
+        left = [path for path in paths if path in after]  # what held the others was dropped or replaced
+        if len({after[path].shape for path in left}) == 1:
+            for path in left[1:]:
                 holder, _, leaf = path.rpartition(".")
-                if _has(network, path):
-                    setattr(network.get_submodule(holder), leaf, found[0])
-
-
-def _has(network: nn.Module, path: str) -> bool:
-    try:
-        network.get_parameter(path)
-    except AttributeError:  # what held it was dropped or replaced
-        return False
-    return True
+                setattr(network.get_submodule(holder), leaf, after[left[0]])
 
 
 def _shrink_one(network: nn.Module, path: str, sides: Mapping[Side, tuple[int, ...]]) -> None:

@@ -62,10 +62,10 @@ def _first(batches: Sequence[tuple[Any, Any]], count: int) -> list[tuple[Any, An
     """Return the first ``count`` examples, in batches of at most :data:`BATCH`; what cannot be split stays whole."""
     found = []
     for inputs, labels in batches:
-        size = Inputs.of((inputs, labels)).size  # None if they, or their labels, cannot be told apart
-        take = examples_in(inputs) if size is None else min(size, max(0, count))
         if count <= 0:
             break
+        size = Inputs.of((inputs, labels)).size  # None if they, or their labels, cannot be told apart
+        take = examples_in(inputs) if size is None else min(size, count)
         count -= take
         if size is None:
             found.append((inputs, labels))

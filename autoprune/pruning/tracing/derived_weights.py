@@ -16,8 +16,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from autoprune.pruning.layers.kinds import kind_of
 from autoprune.pruning.tracing.tensor_names import holder_of
 
-# what leaves no weight as it was once some of the numbers it looks at are gone
 _TURNS = {"t", "transpose", "permute", "numpy_T", "matrix_H", "mT", "swapaxes"}  # of a matrix
+# what leaves no weight as it was once some of the numbers it looks at are gone
 _STATISTICS = {"mean", "var", "std", "var_mean", "std_mean", "batch_norm", "group_norm", "instance_norm", "layer_norm"}
 
 

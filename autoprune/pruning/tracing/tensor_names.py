@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -30,19 +29,22 @@ def holder_of(path: str) -> str:
 
 def shared_tensors(network: nn.Module) -> dict[str, str]:
     """Return the paths of parameters that several modules hold, and of these modules → who shares them."""
-    holders: dict[int, list[str]] = {}
+    shared = {}
+    for holders in parameter_holders(network).values():
+        for holder in holders if len(holders) > 1 else ():
+            other = next(each for each in holders if each != holder)
+            shared[".".join(filter(None, holder))] = ".".join(filter(None, other))
+            shared[holder[0]] = other[0]
+    return shared
+
+
+def parameter_holders(network: nn.Module) -> dict[int, list[tuple[str, str]]]:
+    """Return identity of a parameter → every module that holds it, by its path, and the name it has there."""
+    holders: dict[int, list[tuple[str, str]]] = {}
     for path, module in network.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            holders.setdefault(id(parameter), []).append(f"{path}.{name}".removeprefix("."))
-    count = Counter({identity: len(paths) for identity, paths in holders.items()})
-    shared = {}
-    for identity, paths in holders.items():
-        if count[identity] > 1:
-            for path in paths:
-                other = next(p for p in paths if p != path)
-                shared[path] = other
-                shared[path.rpartition(".")[0]] = other.rpartition(".")[0]
-    return shared
+            holders.setdefault(id(parameter), []).append((path, name))
+    return holders
 
 
 def named_parts(network: nn.Module) -> Iterator[tuple[str, nn.Module | Tensor]]:

@@ -10,6 +10,7 @@ from torch import nn
 from autoprune.core.channel_groups import Side
 from autoprune.pruning.layers.axes import Axis
 from autoprune.pruning.layers.kinds import axes_of, kind_of
+from autoprune.pruning.tracing.tensor_names import parameter_holders
 
 _Owner = tuple[str, Side]
 
@@ -23,10 +24,7 @@ class TiedWeights:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._holders: dict[int, list[tuple[str, str]]] = {}
-        for path, module in network.named_modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                self._holders.setdefault(id(parameter), []).append((path, name))
+        self._holders = parameter_holders(network)
         self._tied = {path for holders in self._holders.values() if len(holders) > 1 for path, _ in holders}
 
     def holds(self, path: str, weight: object) -> bool:

@@ -101,18 +101,28 @@ def _spreads(
     """Return criterion → how its scores spread over each group, or why it gives no scores here."""
     batches = _batches(task, network)
     calibration = Calibration(batches, spec.seed, inputs.shape if inputs.shape and inputs.has_real_numbers else None)
-    return {name: _spread(name, network, found, calibration) for name in spec.space.importances}
-
-
-def _spread(name: str, network: nn.Module, found: Groups, calibration: Calibration) -> CriterionSpread:
-    need = _needs(name)
-    if need is not None and not calibration.batches:
-        return CriterionSpread(reason=f"needs {need}, and no data of this shape is given")
+    needs = {name: _needs(name) for name in spec.space.importances}
+    usable = [name for name, need in needs.items() if need is None or batches]
+    spreads = {
+        name: CriterionSpread(reason=f"needs {need}, and no data of this shape is given")
+        for name, need in needs.items()
+    }
     try:
-        scores = score_groups(network, found.cuttable, [name], calibration) if found.cuttable else {}
-    except ModelError as error:  # it may not fit these inputs, and the others do
-        return CriterionSpread(reason=str(error))
-    return CriterionSpread(_quantiles(scores.get(name, {})))
+        spreads |= _scored(usable, network, found, calibration)  # all at once: they share copies and gradients
+    except ModelError:  # one may not fit these inputs, and the others do
+        for name in usable:
+            try:
+                spreads |= _scored([name], network, found, calibration)
+            except ModelError as error:
+                spreads[name] = CriterionSpread(reason=str(error))
+    return spreads
+
+
+def _scored(
+    names: list[str], network: nn.Module, found: Groups, calibration: Calibration
+) -> dict[str, CriterionSpread]:
+    scores = score_groups(network, found.cuttable, names, calibration) if found.cuttable else {}
+    return {name: CriterionSpread(_quantiles(scores.get(name, {}))) for name in names}
 
 
 def _quantiles(scores: Mapping[str, Tensor]) -> dict[str, tuple[float, ...]]:
