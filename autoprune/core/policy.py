@@ -126,6 +126,11 @@ class PruningPolicy:
         named = {name: group for name, group in self.groups.items() if name != EVERY}
         return replace(self, groups={**dict.fromkeys(names, self.groups[EVERY]), **named})
 
+    @property
+    def criteria(self) -> list[str]:
+        """Return the criteria that rank channels of the groups that lose any, by name."""
+        return sorted({group.importance for group in self.groups.values() if group.sparsity})
+
     def to_json(self) -> str:
         """Return the policy as one line of JSON; :meth:`from_json` gives it back unchanged."""
         groups = {name: [group.sparsity, group.importance] for name, group in self.groups.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,6 +41,9 @@ class MaskSpace:
         return tuple(range(least, MASK_UNITS + 1))
 
 
+LEAST_MAX_SPARSITY = 0.9  # of the space of one policy
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """Every policy that the search may propose.
@@ -67,6 +70,29 @@ class SearchSpace:
                 "nothing in this network can be pruned: every group is frozen or excluded, so there is nothing to "
                 "search; `autoprune inspect` shows every group with the reason"
             )
+
+    @classmethod
+    def of_policy(
+        cls, policy: PruningPolicy, groups: Mapping[str, PruningGroup], blocks: Iterable[Block]
+    ) -> SearchSpace:
+        """Return the space in which a policy is one of the possible ones.
+
+        Args:
+            policy: any.
+            groups: name → group of a network, in network order.
+            blocks: of the network.
+        """
+        named = {name: group for name, group in groups.items() if name in policy.groups}
+        highest = max((group.sparsity for group in policy.groups.values()), default=0.0)
+        mask = policy.mask
+        return cls(
+            tuple(named.values()),
+            {name: (policy.groups[name].importance,) for name in named},
+            max(LEAST_MAX_SPARSITY, highest),
+            policy.round_to,
+            tuple(block for block in blocks if block.name in policy.dropped_blocks),
+            MaskSpace(mask.pattern, (mask.criterion,), tuple(mask.layers)) if mask else None,
+        )
 
     @cached_property
     def by_name(self) -> dict[str, PruningGroup]:

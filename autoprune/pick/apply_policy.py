@@ -16,6 +16,7 @@ from torch import nn
 from autoprune.core.export_formats import Wanted
 from autoprune.core.notify import Notify
 from autoprune.core.policy import PruningPolicy
+from autoprune.core.space import SearchSpace
 from autoprune.errors import EvaluationError
 from autoprune.export.card import Card
 from autoprune.export.publish import NetworkBundle, publish
@@ -28,9 +29,7 @@ from autoprune.pick.policy_fit import (
     check_criteria_are_trusted,
     check_data,
     check_fits,
-    criteria_of,
     find_parts,
-    space_of,
 )
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.masks.build_masks import build_masks
@@ -86,7 +85,7 @@ def _pruned(
     stored: StoredPolicy, parts: FoundParts, target: TargetNetwork, notes: list[str], wanted: Wanted, notify: Notify
 ) -> tuple[Card, NetworkBundle]:
     """Return the card of the pruned network, and what its folder is made from."""
-    space, criteria = space_of(stored.policy, parts), criteria_of(stored.policy)
+    space, criteria = SearchSpace.of_policy(stored.policy, parts.groups, parts.blocks), stored.policy.criteria
     notify(f"scoring channels by {', '.join(criteria) or 'nothing: no channel goes'}")
     calibration = Calibration(target.batches(), target.spec.seed, target.architecture.input_shape)
     pruner = Pruner(target.network, space, score_groups(target.network, space.groups, criteria, calibration))

@@ -10,15 +10,12 @@ from torch import Tensor, nn
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.channel_groups import Block, PruningGroup
 from autoprune.core.policy import PruningPolicy
-from autoprune.core.space import MaskSpace, SearchSpace
 from autoprune.errors import ModelError, UntrustedCodeError
 from autoprune.export.stored_policy import StoredPolicy
 from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import has_mark
 from autoprune.pruning.masks.maskable_layers import maskable_layers
-
-_LEAST_MAX_SPARSITY = 0.9
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def check_criteria_are_trusted(policy: PruningPolicy, *, trust_code: bool) -> No
     Raises:
         UntrustedCodeError: naming the criteria.
     """
-    code = [name for name in criteria_of(policy) if IMPORTANCES.is_code(name)]
+    code = [name for name in policy.criteria if IMPORTANCES.is_code(name)]
     if code and not trust_code:
         raise UntrustedCodeError(
             f"the policy ranks channels by the code {', '.join(code)}, which would be run; if you trust it, allow it "
@@ -114,30 +111,10 @@ def check_data(policy: PruningPolicy, has_data: bool) -> None:
     """
     hungry = [
         name
-        for name in criteria_of(policy)
+        for name in policy.criteria
         if has_mark(IMPORTANCES.get(name), "uses_data") or has_mark(IMPORTANCES.get(name), "uses_gradients")
     ]
     if policy.mask is not None and policy.mask.criterion != "magnitude":
         hungry.append(policy.mask.criterion)
     if hungry and not has_data:
         raise ModelError(f"the policy ranks by {', '.join(hungry)}, which looks at training data; give --data")
-
-
-def criteria_of(policy: PruningPolicy) -> list[str]:
-    """Return the criteria that rank channels of the groups that lose any, by name."""
-    return sorted({group.importance for group in policy.groups.values() if group.sparsity})
-
-
-def space_of(policy: PruningPolicy, parts: FoundParts) -> SearchSpace:
-    """Return the space in which a policy is one of the possible ones."""
-    named = {name: group for name, group in parts.groups.items() if name in policy.groups}
-    highest = max((group.sparsity for group in policy.groups.values()), default=0.0)
-    mask = policy.mask
-    return SearchSpace(
-        tuple(named.values()),
-        {name: (policy.groups[name].importance,) for name in named},
-        max(_LEAST_MAX_SPARSITY, highest),
-        policy.round_to,
-        tuple(block for block in parts.blocks if block.name in policy.dropped_blocks),
-        MaskSpace(mask.pattern, (mask.criterion,), tuple(mask.layers)) if mask else None,
-    )

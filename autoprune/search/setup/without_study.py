@@ -113,13 +113,9 @@ def prune(
     policy = policy.on(group.name for group in found.cuttable)
     blocks = find_blocks(network, inputs, found.cuttable) if policy.dropped_blocks else ()
     _check_named(policy, found, blocks)
-    named = tuple(group for group in found.cuttable if group.name in policy.groups)
-    criteria = {group.importance for group in policy.groups.values() if group.sparsity}
-    highest = max((group.sparsity for group in policy.groups.values()), default=0.0)
-    importances = {group.name: (policy.groups[group.name].importance,) for group in named}
-    space = SearchSpace(named, importances, max(MAX_SPARSITY, highest), policy.round_to, blocks)
+    space = SearchSpace.of_policy(policy, {group.name: group for group in found.cuttable}, blocks)
     calibration = Calibration(list(batches), seed, inputs.shape or None, loss)
-    scores = score_groups(network, named, sorted(criteria), calibration)
+    scores = score_groups(network, space.groups, policy.criteria, calibration)
     return Pruner(network, space, scores).prune(policy).train(model.training)
 
 
