@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from autoprune.core.channel_groups import Member, PruningGroup
-from autoprune.pruning.faults import CutFault, members_for
+from autoprune.pruning.faults import CutFault, Draw, members_for
 from autoprune.pruning.layers.kinds import kind_of
 from autoprune.pruning.number_attributes import NUMBER, name_of
-from autoprune.pruning.prove_groups import Proof
+from autoprune.pruning.prove_groups import Proof, draws
 from autoprune.pruning.sift_groups import Likeness, Sieve, Unproved, likeness_of, without_digits
 
 _ROUNDS = 12  # changes that one group may need
@@ -129,7 +129,7 @@ class Repair:
         """Return why a changed group cannot be cut, ``None`` if it can; the others that it takes are then of it."""
         alias = self.proof.alias
         alias.update(dict.fromkeys(taken, group.name))
-        found = self.proof.fault([changed])
+        found = self.proof.fault_in([changed], Draw(next(filter(None, draws([changed]))), "equals"))
         if found is not None:
             for name in taken:
                 del alias[name]

@@ -33,7 +33,7 @@ from autoprune.pruning.tracing.statistics import Statistic, WithoutRemoved
 ROUNDINGS = 100  # of the output; sums in another order differ by about three
 TRAINING_ROUNDINGS = 1e-3  # of the output; statistics of two images enlarge roundings
 LARGEST_ROUNDING = 1e-6  # of the output; what is larger is never taken for one
-LEVELS = 4  # how many different shares of its channels a group loses over the draws
+LEVELS = 8  # how many different shares of its channels a group loses over the draws
 
 RemovedChannels = Mapping[str, tuple[int, ...]]
 
