@@ -1,0 +1,78 @@
+"""Every recipe that brings code of its own goes from end to end: search, SIGKILL, resume, report, pick, load.
+
+The sizes of the recipes are cut to a few seconds of training; what they come to is in ``docs/project/benchmarks.md``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+HERE = Path(__file__).resolve().parent.parent
+SHORT = ("--trials", "2", "--dense-epochs", "1", "--finetune-epochs", "0.2", "--set", "pick.epochs=0.2")
+QUICK = ("--latency-runtime", "torch", "--set", "latency.blocks=5", "--threads", "1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is expected of a recipe: its metrics, what its network answers with, and libraries that it needs."""
+
+    metrics: tuple[str, ...]
+    answers: str
+    needs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "digits-unet": Recipe(("miou",), "Tensor"),
+    "digits-detector": Recipe(("map",), "dict", ("torchmetrics", "pycocotools"), ("--set", "loop.steps_per_epoch=10")),
+    "diabetes-mlp": Recipe(("rmse",), "Tensor"),
+    "digits-two-heads": Recipe(("accuracy", "rmse"), "dict"),
+    "stdlib-text": Recipe(("accuracy",), "SequenceClassifierOutput", ("transformers", "tokenizers")),
+    "stdlib-lm": Recipe(("perplexity",), "CausalLMOutputWithPast", ("transformers", "tokenizers")),
+    "audiofolder": Recipe(("accuracy",), "Tensor"),
+    "ratings-two-tower": Recipe(("rmse",), "Tensor"),
+}
+
+
+@pytest.fixture(scope="module")
+def runner() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("run_recipes", HERE / "scripts" / "run_recipes.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["run_recipes"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_goes_from_search_to_a_loaded_network(
+    name: str, runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPES[name]
+    for library in recipe.needs:
+        pytest.importorskip(library)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    run = runner.run_recipe(
+        name, tmp_path / "studies", (*SHORT, *QUICK, *recipe.options), ("--export", "none"), tmp_path
+    )
+
+    assert 1 <= run.trials_before <= 2
+    assert run.report["counts"] == {"completed": 2, "over_budget": 0, "stopped": 0, "failed": 0}
+    assert run.report["sessions"] == 2
+    assert tuple(one["name"] for one in run.report["qualities"]) == recipe.metrics
+    assert set(recipe.metrics) <= set(run.pick["test"]["values"])
+    assert all(check["passed"] for check in run.pick["checks"])
+    answer, parameters = run.loaded.split()
+    assert answer == recipe.answers
+    assert int(parameters) < run.report["dense"]["values"]["mparams"] * 1e6
+    assert runner.row_of(run).startswith(f"| `{name}` | {recipe.metrics[0]}")
