@@ -10,8 +10,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autoprune.api import Study
     from autoprune.core.budget import Budget
     from autoprune.core.measurement import Measurement
+    from autoprune.core.metrics import Metric
     from autoprune.core.policy import GroupPolicy, PruningPolicy
     from autoprune.errors import AutopruneError
     from autoprune.export.saved_network import load, load_compressed
@@ -20,15 +22,21 @@ if TYPE_CHECKING:
     from autoprune.search.trial_weights import load_trial
     from autoprune.study.spec import StudySpec
     from autoprune.study.view import StudyView, open_view
+    from autoprune.tasks.classify import classification
+    from autoprune.tasks.own_task import Task
 
 _PUBLIC = {
     "AutopruneError": "autoprune.errors",
     "Budget": "autoprune.core.budget",
     "GroupPolicy": "autoprune.core.policy",
     "Measurement": "autoprune.core.measurement",
+    "Metric": "autoprune.core.metrics",
     "PruningPolicy": "autoprune.core.policy",
+    "Study": "autoprune.api",
     "StudySpec": "autoprune.study.spec",
     "StudyView": "autoprune.study.view",
+    "Task": "autoprune.tasks.own_task",
+    "classification": "autoprune.tasks.classify",
     "inspect": "autoprune.search.setup.without_study",
     "load": "autoprune.export.saved_network",
     "load_compressed": "autoprune.export.saved_network",
@@ -43,9 +51,13 @@ __all__ = [
     "Budget",
     "GroupPolicy",
     "Measurement",
+    "Metric",
     "PruningPolicy",
+    "Study",
     "StudySpec",
     "StudyView",
+    "Task",
+    "classification",
     "inspect",
     "load",
     "load_compressed",

@@ -1,7 +1,7 @@
-"""Check an importance criterion or a logger of your own against its contract.
+"""Check an importance criterion, a logger or a task of your own against its contract.
 
 :func:`check_importance` is one call in one test; it raises an ``AssertionError`` that says what is wrong. So does
-:func:`check_logger`, whose steps are in ``docs/how-to/log-trials.md``.
+:func:`check_logger`, whose steps are in ``docs/how-to/log-trials.md``, and :func:`check_task`.
 The tests of this package check every criterion that ships in this way, on several kinds of networks.
 
 Steps for adding a criterion:
@@ -32,11 +32,13 @@ from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.importance import Calibration, Criterion, has_mark, score_by
 from autoprune.pruning.layers.axes import tensor_of
 from autoprune.pruning.layers.kinds import axes_of
+from autoprune.tasks.check_task import check_task
 
 __all__ = [
     "ExampleNetwork",
     "check_importance",
     "check_logger",
+    "check_task",
     "example_calibration",
     "example_groups",
     "permuted",

@@ -205,7 +205,7 @@ def prepare(options: argparse.Namespace, work: Path, seed: int, notify: Callable
     prepared = Prepared(study, budget, seconds)
     started = time.perf_counter()
     wanted, seed_of_stream = finetune_settings(study.spec), study.spec.seed
-    steps = total_steps(study.task.sizes["train"], wanted)
+    steps = total_steps(study.task.steps_per_epoch(wanted.batch_size), wanted)
     for _ in stream(study.task, steps, wanted.batch_size, study.device, seed_of_stream, prepared.teacher()):
         pass  # the teacher's answers are stored now, so that no contender pays for them
     seconds["teacher"] = time.perf_counter() - started

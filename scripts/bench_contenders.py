@@ -158,12 +158,12 @@ def _peer(contender: str, prepared: Prepared) -> Record:
     with watch("score"):
         found = score(network, study.task, "val", study.device)
     row = {"origin": contender, "outcome": Completed.__name__, "seconds": watch.seconds, "mflops": mflops}
-    row |= {"elapsed": sum(watch.seconds.values()), "accuracy": found.accuracy, "loss": found.loss}
+    row |= {"elapsed": sum(watch.seconds.values()), "accuracy": found.measurement["accuracy"], "loss": found.loss}
     share = mflops / prepared.limit
     return {
         "trials": [row],
         "asked": 1,
-        "accuracy": found.accuracy,
+        "accuracy": found.measurement["accuracy"],
         "mflops": mflops,
         "share": share,
         "notes": notes,
@@ -242,6 +242,6 @@ def _right(network: nn.Module, split: str, prepared: Prepared) -> np.ndarray:
     study, hits = prepared.study, []
     with torch.inference_mode(), evaluating(network):
         for batch in study.task.eval_batches(split, 256, study.device):
-            logits = study.device.logits(network, batch.images, study.task.num_classes)
+            logits = study.device.answer(study.task.forward, network, batch)
             hits.append((logits.argmax(1) == batch.labels).cpu())
     return torch.cat(hits).numpy()

@@ -99,7 +99,7 @@ def course(prepared: Prepared, trial: Trial) -> Record:
     maker, watch = _finisher(prepared), Stopwatch(lambda phase: None)
     policy, study = trial.candidate.policy, prepared.study
     network = maker.pruned(policy, watch)
-    steps = total_steps(study.task.sizes["train"], maker.settings)
+    steps = total_steps(study.task.steps_per_epoch(maker.settings.batch_size), maker.settings)
     at = {int(share * steps): share for share in LOOKS}
     looks: list[Record] = []
     mean = AveragedModel(network)

@@ -201,10 +201,12 @@ class Bench:
         policy = space.policy(counts, dict.fromkeys(space.by_name, name))
         network = self.runtime.place(Pruner(self.network, space, {name: chosen}).prune(policy))
         recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, seed)
-        before = score(network, self.task, "val", self.runtime).accuracy
+        before = score(network, self.task, "val", self.runtime).measurement["accuracy"]
         finetune(network, TrainingRun(self.task, self.settings, self.runtime, seed), self.teacher)
         after = score(network, self.task, "val", self.runtime)
-        return Row(seed, label, name, before, after.accuracy, after.loss, self.cost.measure(counts)["mflops"])
+        return Row(
+            seed, label, name, before, after.measurement["accuracy"], after.loss, self.cost.measure(counts)["mflops"]
+        )
 
 
 def knapsack(projector: Projector, rises: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
@@ -237,7 +239,9 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def show(rows: Sequence[Row], seconds: Mapping[str, Sequence[float]], bench: Bench) -> None:
-    print(f"dense {100 * bench.dense.accuracy:.2f} ± {100 * bench.dense.accuracy_stderr:.2f} % on {bench.dense.count}")
+    measured = bench.dense.measurement
+    shown = f"{100 * measured['accuracy']:.2f} ± {100 * measured.error('accuracy'):.2f} %"
+    print(f"dense {shown} on {bench.dense.count}")
     for policy in dict.fromkeys(row.policy for row in rows):
         print(f"\n{policy}: validation accuracy in %, mean ± standard error over seeds")
         print("| criterion | after recalibration | after fine-tune | seconds to score |\n|---|---|---|---|")

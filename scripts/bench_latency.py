@@ -240,14 +240,16 @@ class Bench:
         settings = FinetuneSettings(epochs, self.options.batch_size, self.options.lr, 5e-4, distill=True)
         teacher = Teacher(self.dense, self.task, self.runtime)
         before = score(self.dense, self.task, "val", self.runtime)
-        print(f"dense {100 * before.accuracy:.2f} ± {100 * before.accuracy_stderr:.2f} % on {before.count}", flush=True)
+        measured = before.measurement
+        shown = f"{100 * measured['accuracy']:.2f} ± {100 * measured.error('accuracy'):.2f} %"
+        print(f"dense {shown} on {before.count}", flush=True)
         for row in rows:
             if row.name == "uniform" or row.name.startswith(("chosen", "blocks")):
                 network = self.runtime.place(networks[row.name])
                 recalibrate_batchnorm(network, self.task, RECALIBRATION, self.runtime, self.options.seed)
                 finetune(network, TrainingRun(self.task, settings, self.runtime, self.options.seed), teacher)
                 found = score(network, self.task, "val", self.runtime)
-                row.accuracy, row.stderr = found.accuracy, found.accuracy_stderr
+                row.accuracy, row.stderr = found.measurement["accuracy"], found.measurement.error("accuracy")
                 print(f"{row.name} {100 * row.accuracy:.2f} ± {100 * row.stderr:.2f} %", flush=True)
 
 

@@ -132,7 +132,7 @@ def _fastnas(dense: Dense, limit_mflops: float, checkpoint: str, scored: list[in
 
     def accuracy(network: nn.Module) -> float:
         scored[0] += 1
-        return score(network, dense.task, "val", dense.runtime, limit=SCORED_IMAGES).accuracy
+        return score(network, dense.task, "val", dense.runtime, limit=SCORED_IMAGES).measurement["accuracy"]
 
     with contextlib.redirect_stdout(sys.stderr):  # it prints the whole space
         network, _ = mtp.prune(

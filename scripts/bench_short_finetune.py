@@ -95,7 +95,7 @@ def trained(prepared: Prepared, policy: PruningPolicy, steps: int, lr: float) ->
     run = TrainingRun(study.task, finetune_settings(spec, epochs, lr), study.device, spec.seed)
     finetune(network, run, prepared.teacher())
     found = score(network, study.task, "val", study.device)
-    return {"accuracy": found.accuracy, "loss": found.loss}
+    return {"accuracy": found.measurement["accuracy"], "loss": found.loss}
 
 
 def show(options: argparse.Namespace, journal: Journal) -> None:

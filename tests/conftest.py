@@ -24,6 +24,17 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+@pytest.fixture(autouse=True)
+def metrics_are_left_as_they_were() -> Iterator[None]:
+    """Put the registry of metrics back, in which a test may give a name to another metric than the next one does."""
+    from autoprune.core.metrics import METRICS
+
+    before = dict(METRICS)
+    yield
+    METRICS.clear()
+    METRICS.update(before)
+
+
 @pytest.fixture
 def process_is_left_as_it_was() -> Iterator[None]:
     """Put back what a command, or a runtime, may set for its whole process."""

@@ -2,7 +2,8 @@
 
 A fenced block of README or docs is either output, marked ``text``, or code. ``toml`` is parsed by the reader of
 ``study.toml``, each ``autoprune …`` line of ``bash`` by the command line, and the ``python`` blocks of a page run in
-order, in a folder that holds a study and a picked network. A comment ``<!-- not run: reason -->`` right above a block
+order, in a folder that holds a study and a picked network; those under ``<!-- needs: library -->`` where it is
+installed. A comment ``<!-- not run: reason -->`` right above a block
 excuses it.
 """
 
@@ -60,6 +61,12 @@ class Block:
     @property
     def is_excused(self):
         return self.mark.startswith("not run: ") and len(self.mark) > len("not run: ")
+
+    @property
+    def is_possible(self):
+        """Whether the libraries are installed that a comment ``<!-- needs: a, b -->`` names."""
+        needed = self.mark.removeprefix("needs: ").split(", ") if self.mark.startswith("needs: ") else []
+        return all(importlib.util.find_spec(name) for name in needed)
 
 
 def blocks(page, *languages):
@@ -221,7 +228,7 @@ def place(tmp_path_factory):
 def test_every_python_block_runs(page, place, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
     names = {"__name__": "page"}
-    for each in blocks(page, "python"):
+    for each in filter(lambda block: block.is_possible, blocks(page, "python")):
         exec(compile(each.code, title(page), "exec"), names)
     for test in [value for name, value in names.items() if name.startswith("test_")]:
         test(tmp_path)

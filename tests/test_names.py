@@ -23,7 +23,7 @@ WORDS = {
     "archive": ("study.manage",),  # the exported file of a study
     "look": ("search.evaluation", "analysis.early_stopping", "models.torchvision_zoo"),
     "sparsity": ("core.policy", "study.spec_training"),  # a fraction; the section [sparsity] keeps its name
-    "distill": ("training", "study.spec_training"),
+    "distill": ("training", "tasks", "study.spec_training"),
     "guide": ("search.proposals",),
     "block": ("core", "pruning", "search", "pick", "export", "models", "cost", "report", "study.policy_params"),
     "lease": (),  # not built yet

@@ -73,7 +73,7 @@ class EarlyStopper:
 
     Attributes:
         candidate: the one that is looked at; baselines are never stopped.
-        trials: every finished trial before it, all looked at on the same images.
+        trials: every finished trial before it, all looked at on the same examples.
     """
 
     candidate: Candidate

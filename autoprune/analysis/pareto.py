@@ -1,6 +1,6 @@
 """Which trials are worth showing: domination, the front, its hypervolume, its knee, and the pick.
 
-Accuracy on a few hundred or thousand images is known to about half a point, so a front of all
+Accuracy on a few hundred or thousand examples is known to about half a point, so a front of all
 non-dominated trials is an echo of noise. The front here is noise-aware: values within their standard
 error count as equal (:func:`front`); ``noise_aware=False`` gives every non-dominated trial.
 """
@@ -12,14 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.analysis.quality_limits import QualityLimits
 from autoprune.core.arrays import Floats
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import METRICS
+from autoprune.core.metrics import METRICS, Metric
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import NothingFitsError, UsageError
 
+_NO_LIMITS = QualityLimits()
 _ROWS_AT_ONCE = 256  # of a comparison of everyone with everyone: bounds its memory
 
 
@@ -128,17 +130,17 @@ def _values_and_noise(measurements: Sequence[Measurement], name: str) -> tuple[F
 def reference_point(dense: Measurement, objectives: Sequence[str]) -> Floats:
     """Return the corner that the hypervolume is measured from: no accuracy, at the dense network's costs.
 
-    A loss has no natural worst; twice the dense network's is taken.
+    A quality that should be small has no natural worst; twice the dense network's is taken (:meth:`Metric.worst`).
     """
-    worst = {"accuracy": 0.0, "loss": 2 * dense.values.get("loss", 1.0)}
-    return np.array([METRICS[name].minimised(worst.get(name, dense.values.get(name, 1.0))) for name in objectives])
+    known = [(METRICS[name], dense.values.get(name, 1.0)) for name in objectives]
+    return np.array([metric.minimised(value if metric.is_cost else metric.worst(value)) for metric, value in known])
 
 
 def hypervolume(trials: Sequence[Trial], objectives: Sequence[str], dense: Measurement) -> float:
     """Return the share of the box between the reference point and perfection that the trials dominate.
 
-    Perfection is accuracy 1, loss 0 and cost 0, so the value is in [0, 1) and comparable between runs
-    of one study.
+    Perfection is accuracy 1, loss 0 and cost 0 (:meth:`Metric.perfect`), so the value is in [0, 1] and comparable
+    between runs of one study.
 
     Source: Zitzler & Thiele 1998; computed by moocore (Fonseca, Paquete & López-Ibáñez 2006).
     """
@@ -150,10 +152,14 @@ def hypervolume_of(points: Floats, objectives: Sequence[str], dense: Measurement
     import moocore
 
     reference = reference_point(dense, objectives)
-    perfect = np.array([METRICS[name].minimised(1.0 if name == "accuracy" else 0.0) for name in objectives])
+    known = [(METRICS[name], dense.values.get(name, 1.0)) for name in objectives]
+    perfect = np.array([metric.minimised(metric.perfect(value)) for metric, value in known])
     inside = points[(points < reference).all(axis=1)] if len(points) else points
     box = float(np.prod(reference - perfect))
-    return float(moocore.hypervolume(inside, ref=reference)) / box if len(inside) and box else 0.0
+    if not len(inside) or not box:
+        return 0.0
+    reached = np.maximum(inside, perfect)  # what has no natural best may be better than what was taken for it
+    return float(moocore.hypervolume(reached, ref=reference)) / box
 
 
 def knee(trials: Sequence[Trial], objectives: Sequence[str]) -> Trial | None:
@@ -172,7 +178,7 @@ def knee(trials: Sequence[Trial], objectives: Sequence[str]) -> Trial | None:
     return found[int(np.argmin(np.linalg.norm(scaled, axis=1)))][0]
 
 
-def best_within(trials: Sequence[Trial], budget: Budget, quality: str = "accuracy") -> Trial | None:
+def best_within(trials: Sequence[Trial], budget: Budget, quality: Metric) -> Trial | None:
     """Return the best completed trial that meets a budget, or ``None``.
 
     Among those whose quality is within one standard error of the best, the lowest validation loss wins:
@@ -182,7 +188,7 @@ def best_within(trials: Sequence[Trial], budget: Budget, quality: str = "accurac
     return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
-def ranked_within(trials: Sequence[Trial], budget: Budget, quality: str = "accuracy") -> list[Trial]:
+def ranked_within(trials: Sequence[Trial], budget: Budget, quality: Metric) -> list[Trial]:
     """Return the completed trials that meet a budget, the most promising first.
 
     Those whose quality is within one standard error of the best come first, by validation loss; then the others,
@@ -192,15 +198,15 @@ def ranked_within(trials: Sequence[Trial], budget: Budget, quality: str = "accur
 
 
 def _ranks_within(
-    trials: Sequence[Trial], budget: Budget, quality: str
+    trials: Sequence[Trial], budget: Budget, quality: Metric
 ) -> list[tuple[tuple[bool, float, float, int], Trial]]:
     """Return the completed trials that meet a budget, each behind what it is ranked by, smaller being better."""
     fitting = [(trial, m) for trial, m in measured(trials) if budget.admits(m)]
     if not fitting:
         return []
-    reached = minimised([m for _, m in fitting], [quality])[:, 0]
+    reached = quality.minimised(1.0) * np.array([m[quality.name] for _, m in fitting], dtype=np.float64)
     top = int(np.argmin(reached))
-    worse = reached[top] < reached - fitting[top][1].error(quality)
+    worse = reached[top] < reached - fitting[top][1].error(quality.name)
     by_quality = np.where(worse, reached, 0.0).tolist()
     return [
         ((is_worse, value, found.values.get("loss", 0.0), trial.number), trial)
@@ -208,66 +214,65 @@ def _ranks_within(
     ]
 
 
-def choose(trials: Sequence[Trial], budget: Budget, min_accuracy: float | None = None) -> Trial:
-    """Return the trial to pick for a budget and, if given, a least validation accuracy.
+def choose(trials: Sequence[Trial], budget: Budget, quality: Metric, limits: QualityLimits = _NO_LIMITS) -> Trial:
+    """Return the trial to pick for a budget and, if given, limits of quality.
 
-    With only a least accuracy, the cheapest trial that has it is returned: fewest MFLOPs.
+    With limits of quality alone, the cheapest trial that meets them is returned: fewest MFLOPs.
 
     Raises:
         NothingFitsError: naming the trial that comes nearest.
+        UsageError: if the study does not measure what is limited.
     """
-    return best_few(trials, budget, 1, min_accuracy)[0]
+    return best_few(trials, budget, quality, 1, limits)[0]
 
 
-def best_few(trials: Sequence[Trial], budget: Budget, count: int, min_accuracy: float | None = None) -> list[Trial]:
+def best_few(
+    trials: Sequence[Trial], budget: Budget, quality: Metric, count: int, limits: QualityLimits = _NO_LIMITS
+) -> list[Trial]:
     """Return the trials most worth a longer fine-tune, the one that :func:`choose` returns first.
 
-    The others follow as :func:`ranked_within` has them, no policy twice. With only a least accuracy the cheapest trial
-    is asked for, and no other one is as cheap: there is one.
+    The others follow as :func:`ranked_within` has them, no policy twice. With limits of quality alone the cheapest
+    trial is asked for, and no other one is as cheap: there is one.
 
     Args:
         trials: any trials; only completed ones are returned.
         budget: absolute limits that all meet; may be empty.
+        quality: what they are ranked by.
         count: how many, at least 1; fewer are returned if there are no more.
-        min_accuracy: least validation accuracy in [0, 1], or ``None``.
+        limits: the worst values of qualities that will do; may be empty.
 
     Raises:
         NothingFitsError: naming the trial that comes nearest.
-        UsageError: if ``count`` is below 1.
+        UsageError: if ``count`` is below 1, or the study does not measure what is limited.
     """
     if count < 1:
         raise UsageError(f"{count} trials to pick from were asked for; ask for at least 1")
     found = measured(trials)
     if not found:
         raise NothingFitsError("nothing to pick: the study has no completed trial; run `autoprune search` first")
-    fitting = [trial for trial, m in found if budget.admits(m) and m["accuracy"] >= (min_accuracy or 0.0)]
+    limits.check_measured({name: value for _, m in found for name, value in m.values.items()})
+    fitting = [trial for trial, m in found if budget.admits(m) and limits.admits(m)]
     if not fitting:
-        raise NothingFitsError(_nearest_message(found, budget, min_accuracy))
-    if not budget.limits and min_accuracy is not None:
-        return [min(measured(fitting), key=lambda pair: (pair[1]["mflops"], -pair[1]["accuracy"]))[0]]
+        raise NothingFitsError(_nearest_message(found, budget, quality, limits))
+    if not budget.limits and limits:
+        ranks = [(m["mflops"], quality.minimised(m[quality.name])) for _, m in measured(fitting)]
+        return [fitting[ranks.index(min(ranks))]]
     first_of = dict[PruningPolicy, Trial]()
-    for trial in ranked_within(fitting, budget):
+    for trial in ranked_within(fitting, budget, quality):
         first_of.setdefault(trial.candidate.policy, trial)
         if len(first_of) == count:
             break
     return list(first_of.values())
 
 
-def _nearest_message(found: list[tuple[Trial, Measurement]], budget: Budget, min_accuracy: float | None) -> str:
+def _nearest_message(
+    found: list[tuple[Trial, Measurement]], budget: Budget, quality: Metric, limits: QualityLimits
+) -> str:
     """Say which trial misses by least, summed over what is asked."""
-
-    def miss(measurement: Measurement) -> float:
-        short = max(0.0, (min_accuracy or 0.0) - measurement["accuracy"])
-        return sum(budget.violations(measurement).values()) + short
-
-    trial, measurement = min(found, key=lambda pair: miss(pair[1]))
-    wanted = [budget.describe()] if budget.limits else []
-    if min_accuracy is not None:
-        wanted.append(f"accuracy ≥ {METRICS['accuracy'].show(min_accuracy)}")
-    shown = ", ".join(
-        f"{name} {METRICS[name].show(measurement[name])} {METRICS[name].unit}".rstrip()
-        for name in dict.fromkeys(["accuracy", *budget.limits])
-    )
+    trial, nearest = min(found, key=lambda pair: sum(budget.violations(pair[1]).values()) + limits.miss(pair[1]))
+    wanted = [part for part in (budget.describe() if budget.limits else "", limits.describe()) if part]
+    names = dict.fromkeys([quality, *limits.values, *(METRICS[name] for name in budget.limits)])
+    shown = ", ".join(f"{one.name} {one.with_unit(nearest[one.name])}" for one in names if one.name in nearest.values)
     return (
         f"no trial of {len(found)} completed ones meets {' and '.join(wanted)}; the nearest is trial "
         f"{trial.number} with {shown}. Ask for that, or search on for what you asked"

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from autoprune.analysis.pareto import front, measured, ranked_within
 from autoprune.core.budget import Budget
+from autoprune.core.metrics import Metric
 from autoprune.core.trial import Trial
 
 BEST = 3  # of each budget: as many as begin a pick by default
 
 
-def retained_trials(trials: Sequence[Trial], objectives: Sequence[str], budget: Budget) -> set[int]:
+def retained_trials(trials: Sequence[Trial], objectives: Sequence[str], budget: Budget, quality: Metric) -> set[int]:
     """Return the numbers of the trials whose weights are kept where neither all nor none are.
 
     These are the noise-aware front, the three best within each budget that was ever asked for, and the baselines of
@@ -25,10 +26,11 @@ def retained_trials(trials: Sequence[Trial], objectives: Sequence[str], budget: 
         trials: every finished trial of the study; only completed ones are kept.
         objectives: metric names, the quality first.
         budget: absolute limits of the present run; may be empty.
+        quality: what trials within a budget are ranked by.
     """
     completed = [trial for trial, _ in measured(trials)]
     baselines = [trial for trial in completed if trial.candidate.is_baseline]
     asked = {str(one.to_json()): one for one in (budget, *(trial.candidate.budget for trial in baselines))}
-    best = [trial for one in asked.values() for trial in ranked_within(completed, one)[:BEST]]
+    best = [trial for one in asked.values() for trial in ranked_within(completed, one, quality)[:BEST]]
     present = [trial for trial in baselines if trial.candidate.budget == budget]
     return {trial.number for trial in (*front(completed, objectives), *best, *present)}

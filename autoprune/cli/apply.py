@@ -11,13 +11,16 @@ import click
 from autoprune.cli.conclude import conclude
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import json_option
-from autoprune.cli.shared_options import export_option, parse_shape, trust_option
+from autoprune.cli.shared_options import example_option, export_option, parse_shape, trust_option
 from autoprune.cli.spec_options import target_options
 from autoprune.core.user_code import as_its_owner_runs_it
 
 if TYPE_CHECKING:
     from autoprune.core.export_formats import Wanted
     from autoprune.export.card import Card
+    from autoprune.export.stored_policy import StoredPolicy
+    from autoprune.loggers.console import PlainDisplay
+    from autoprune.pick.apply_target import TargetNetwork
     from autoprune.study.spec import StudySpec
 
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   autoprune apply studies/digits-resnet56/picked/28/policy.json --model resnet56 --weights mine.safetensors
+  autoprune apply policy.json --model mine.py:network --example mine.py:batch
   autoprune apply policy.json --model net.py:build --data imagefolder:photos -o pruned
   autoprune apply policy.json --model torchvision:resnet18 --weights DEFAULT --input 3x224x224 --classes 1000
 """,
@@ -39,6 +43,7 @@ Examples:
     metavar="CxHxW",
     help="Input shape; default: the data's, or else the policy's.",
 )
+@example_option
 @option(
     "--classes",
     heading=Heading.NETWORK,
@@ -61,6 +66,7 @@ Examples:
 def apply(
     policy: Path,
     shape: str | None,
+    example: str | None,
     classes: int | None,
     output: Path,
     export: str | None,
@@ -87,31 +93,40 @@ def apply(
     size = parse_shape(shape) if shape else ()
     has_data = bool(values.get("data"))
     with as_its_owner_runs_it(spec.model.source):
-        card = _apply(policy, spec, size, classes or 0, has_data, output, wanted, force=force, trust_code=trust_code)
+        subject = _subject(policy, spec, size, classes or 0, example or "", has_data, output, force)
+        card = _apply(*subject, output, wanted, force=force, trust_code=trust_code)
     conclude(card, output, as_json)
 
 
-def _apply(
+def _subject(
     policy: Path,
     spec: StudySpec,
     shape: tuple[int, ...],
     classes: int,
+    example: str,
     has_data: bool,
     target: Path,
-    wanted: Wanted,
-    *,
     force: bool,
-    trust_code: bool,
-) -> Card:
-    from autoprune.loggers.console import PlainDisplay
-    from autoprune.loggers.safe_console import SafeConsole
-
-    display = PlainDisplay(SafeConsole(stderr=True))
+) -> tuple[StoredPolicy, TargetNetwork]:
+    """Return the policy, and the network that it is to be applied to; the folder is looked at before."""
     from autoprune.export.publish import check_target
-    from autoprune.pick.apply_policy import apply_policy
     from autoprune.pick.apply_target import read_policy, target_network
 
     check_target(target, force)
     stored = read_policy(policy)
-    subject = target_network(spec, stored, shape, classes, has_data, display.say)
-    return apply_policy(stored, subject, target, wanted, display.say, force=force, trust_code=trust_code)
+    return stored, target_network(spec, stored, shape, classes, has_data, _display().say, example)
+
+
+def _apply(
+    stored: StoredPolicy, subject: TargetNetwork, target: Path, wanted: Wanted, *, force: bool, trust_code: bool
+) -> Card:
+    from autoprune.pick.apply_policy import apply_policy
+
+    return apply_policy(stored, subject, target, wanted, _display().say, force=force, trust_code=trust_code)
+
+
+def _display() -> PlainDisplay:
+    from autoprune.loggers.console import PlainDisplay
+    from autoprune.loggers.safe_console import SafeConsole
+
+    return PlainDisplay(SafeConsole(stderr=True))

@@ -42,12 +42,12 @@ def complete_trial(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
     try:
         folder, _ = find_study(_named(ctx), _root(ctx))
-        trials = open_view(folder, ctx.params.get("storage")).trials
+        view = open_view(folder, ctx.params.get("storage"))
     except AutopruneError:
         return []
-    found = [(str(trial.number), completed_measurement(trial)) for trial in trials]
+    found = [(str(trial.number), completed_measurement(trial)) for trial in view.trials]
     return [
-        CompletionItem(number, help=best_text(measured))
+        CompletionItem(number, help=best_text(measured, view.spec.quality))
         for number, measured in found
         if measured is not None and number.startswith(incomplete)
     ]

@@ -8,7 +8,14 @@ import click
 
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import cost_line, emit, json_option
-from autoprune.cli.shared_options import parse_shape, root_option, shape_option, study_argument, trust_option
+from autoprune.cli.shared_options import (
+    example_option,
+    parse_shape,
+    root_option,
+    shape_option,
+    study_argument,
+    trust_option,
+)
 from autoprune.cli.spec_options import model_options
 from autoprune.core.user_code import as_its_owner_runs_it
 
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autoprune.cli.read_request import Request
+    from autoprune.core.metrics import Metric
     from autoprune.search.setup.network_inspection import NetworkInspection
 
 
@@ -34,13 +42,7 @@ Examples:
 @study_argument
 @model_options
 @shape_option
-@option(
-    "--example",
-    heading=Heading.NETWORK,
-    metavar="SOURCE",
-    help="One batch of inputs of any structure, or a function that returns one: mine.py:batch. A tensor, a tuple of "
-    "arguments, or a dictionary of them by name.",
-)
+@example_option
 @option("--classes", heading=Heading.NETWORK, type=int, help="Number of classes; default: the data's.")
 @trust_option
 @root_option
@@ -78,7 +80,7 @@ def inspect(
     if as_json:
         emit(found.to_json())
     else:
-        _print(found)
+        _print(found, request.spec.quality)
 
 
 def _is_model(name: str) -> bool:
@@ -90,19 +92,21 @@ def _is_model(name: str) -> bool:
 def _inspect(request: Request, text: str | None, classes: int | None, model_given: bool) -> NetworkInspection:
     """Inspect a network on inputs of the shape that was given, or else of the data's."""
     from autoprune.search.setup.from_spec import task_of
-    from autoprune.search.setup.inspect_network import inspect_network
+    from autoprune.search.setup.inspect_network import inspect_network, inspect_on_task
     from autoprune.study.folder import StudyFolder
 
-    spec = request.spec
+    spec, folder = request.spec, StudyFolder(request.folder)
     if text is None and model_given and spec.model.source.startswith("torchvision:"):
         text, classes = "3x224x224", classes or 1000
     shape = parse_shape(text) if text else None
     task = None if shape is not None and classes is not None else task_of(spec)
-    if task is not None and shape not in (None, task.input_shape):
-        classes, task = classes or task.num_classes, None
-    wanted = shape or (task.input_shape if task else ())
-    outputs = classes or (task.num_classes if task else 0)
-    return inspect_network(spec, wanted, outputs, StudyFolder(request.folder), task)
+    if task is not None and shape is None and not task.needs.input_shape:
+        return inspect_on_task(spec, StudyFolder(request.folder), task)
+    if task is not None and shape not in (None, task.needs.input_shape):
+        classes, task = classes or (task.needs.num_classes or 0), None
+    wanted = shape or (task.needs.input_shape if task else ())
+    outputs = classes or ((task.needs.num_classes or 0) if task else 0)
+    return inspect_network(spec, wanted, outputs, folder, task)
 
 
 def _inspect_on(request: Request, example: str, shape: str | None, classes: int | None) -> NetworkInspection:
@@ -115,7 +119,7 @@ def _inspect_on(request: Request, example: str, shape: str | None, classes: int 
     return inspect_on_example(request.spec, example, classes)
 
 
-def _print(found: NetworkInspection) -> None:
+def _print(found: NetworkInspection, quality: Metric) -> None:
     from autoprune.loggers.safe_console import SafeConsole
 
     console = SafeConsole()
@@ -126,7 +130,7 @@ def _print(found: NetworkInspection) -> None:
     if found.regularisation:
         from autoprune.report.content.notes import regularisation_notes
 
-        console.print(*regularisation_notes(found.regularisation), markup=False, highlight=False)
+        console.print(*regularisation_notes(found.regularisation, quality), markup=False, highlight=False)
     for note in found.dense.uncounted:
         console.print(f"not counted: {note}", markup=False, highlight=False)
 

@@ -6,20 +6,21 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoprune.cli.budget_options import asked_budget, budget_options, budget_text, budget_values
+from autoprune.cli.budget_options import budget_options, budget_text, budget_values
 from autoprune.cli.completed_values import complete_trial
 from autoprune.cli.conclude import conclude
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import echo, open_display, verbosity_options
+from autoprune.cli.quality_options import AskedQuality, quality_options
 from autoprune.cli.secrets import command_again
-from autoprune.cli.shared_options import export_option, fraction, stored_study_options, study_argument, trust_option
+from autoprune.cli.shared_options import export_option, stored_study_options, study_argument, trust_option
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import NothingFitsError, UsageError
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from autoprune.export.card import Card
     from autoprune.study.view import StudyView
 
+_QUALITY = ("min_accuracy", "max_drop", "minima", "maxima")
 _MORE_TRIALS = 20  # that a search with a new budget is suggested to add
 
 
@@ -39,8 +41,7 @@ class PickRequest:
     Attributes:
         limits: metric → limit; empty for the study's last budget.
         number: the one trial to finish, ``None`` for the best within the budget.
-        min_accuracy: least validation accuracy, such as ``97%``.
-        max_drop: most points of accuracy below the dense network, such as ``1%``.
+        quality: how good the network must be.
         top: candidates that begin the longer fine-tune, ``None`` for the study's own.
         compare: whether the uniform baseline is finished too, ``None`` for the study's own.
         finetune_epochs: epochs of the longer fine-tune, ``None`` for the study's own.
@@ -51,8 +52,7 @@ class PickRequest:
 
     limits: Mapping[str, str]
     number: int | None = None
-    min_accuracy: str | None = None
-    max_drop: str | None = None
+    quality: AskedQuality = field(default_factory=AskedQuality)
     top: int | None = None
     compare: bool | None = None
     finetune_epochs: float | None = None
@@ -67,24 +67,17 @@ class PickRequest:
         Raises:
             UsageError: if options were given together that exclude each other.
         """
-        own = {name: value for name, value in options.items() if not name.startswith("budget_")}
-        request = cls(budget_values(options), **own)
-        has_accuracy = request.min_accuracy is not None or request.max_drop is not None
+        asked = {name: options[name] for name in _QUALITY if name in options}
+        own = {name: value for name, value in options.items() if not name.startswith("budget_") and name not in asked}
+        request = cls(budget_values(options), quality=AskedQuality(**asked), **own)
+        flags = request.quality.flags
         if request.number is not None and request.top is not None:
             raise UsageError("--top and --trial were both given; --trial finishes one trial alone, so leave --top out")
-        if request.number is not None and has_accuracy:
-            raise UsageError(
-                "--trial finishes one trial alone, whatever its accuracy; leave --min-accuracy and --max-drop out"
-            )
-        if request.min_accuracy is not None and request.max_drop is not None:
-            raise UsageError("--min-accuracy and --max-drop were both given; give one of them")
+        if request.number is not None and flags:
+            both = ("--min-accuracy", "--max-drop")
+            named = both if set(flags) <= set(both) else flags
+            raise UsageError(f"--trial finishes one trial alone, however good it is; leave {' and '.join(named)} out")
         return request
-
-    def least_accuracy(self, dense: float) -> float | None:
-        """Return the least validation accuracy in [0, 1], given the dense network's; ``None`` for any."""
-        if self.max_drop is not None:
-            return dense - fraction("--max-drop", self.max_drop)
-        return None if self.min_accuracy is None else fraction("--min-accuracy", self.min_accuracy)
 
 
 @click.command(
@@ -93,6 +86,7 @@ class PickRequest:
 Examples:
   autoprune pick --budget-mflops 50
   autoprune pick studies/cifar10-resnet20 --max-drop 1%
+  autoprune pick studies/depth --max rmse=0.5 --min accuracy=97%
   autoprune pick --budget-mflops 50 --top 1 --no-compare
   autoprune pick --trial 17 --finetune-epochs 40
   autoprune pick --trial 17 --finetune-epochs 0          with the very weights that the search measured
@@ -110,20 +104,14 @@ Examples:
     shell_complete=complete_trial,
     help="Finish this trial and no other.",
 )
-@option("--min-accuracy", heading=Heading.CHOICE, metavar="P%", help="At least this validation accuracy, e.g. 97%.")
-@option(
-    "--max-drop",
-    heading=Heading.CHOICE,
-    metavar="P%",
-    help="At most this many points of accuracy below the dense network.",
-)
+@quality_options
 @option(
     "--top",
     heading=Heading.CHOICE,
     type=click.IntRange(min=1),
     metavar="K",
-    help="Candidates that begin the longer fine-tune; default: the study's pick.top. With --max-drop or "
-    "--min-accuracy and no budget the cheapest one is picked, so it is 1.",
+    help="Candidates that begin the longer fine-tune; default: the study's pick.top. With a limit of quality and "
+    "no budget the cheapest one is picked, so it is 1.",
 )
 @option(
     "--compare/--no-compare",
@@ -181,47 +169,12 @@ def choose_trials(view: StudyView, request: PickRequest) -> tuple[Budget, list[T
     """Return the absolute budget that counts, and the trials that begin the longer fine-tune, the best first.
 
     Raises:
-        NothingFitsError: if no trial meets the request.
-        UsageError: if the trial that was named is not completed, or a share cannot be read.
-        BudgetError: if a limit is malformed, or on what the study does not measure.
+        NothingFitsError, UsageError, BudgetError: as ``pick.choose_trials`` does.
     """
-    from autoprune.analysis.pareto import best_few
-    from autoprune.core.budget import Budget
+    from autoprune.pick import choose_trials as chosen
 
-    asked = asked_budget(request.limits, view.dense)
-    if request.number is not None:
-        return asked or Budget(), [_completed(view, request.number)]
-    least = request.least_accuracy(view.dense["accuracy"])
-    budget = asked or (Budget() if least is not None else view.budget)
-    epochs = view.spec.pick.epochs if request.finetune_epochs is None else request.finetune_epochs
-    usual = view.spec.pick.top if epochs else 1  # without training there is no contest
-    return budget, best_few(view.trials, budget, usual if request.top is None else request.top, least)
-
-
-def _completed(view: StudyView, number: int) -> Trial:
-    """Return a completed trial by its number.
-
-    Raises:
-        UsageError: if it is none.
-    """
-    from autoprune.core.trial import Completed
-
-    found = next((trial for trial in view.trials if trial.number == number), None)
-    if found is None or not isinstance(found.outcome, Completed):
-        known = ", ".join(str(trial.number) for trial in view.trials if isinstance(trial.outcome, Completed))
-        raise UsageError(
-            f"trial {number} is not a completed trial of this study: {_ending(found)}; completed: {known or 'none'}"
-        )
-    return found
-
-
-def _ending(trial: Trial | None) -> str:
-    """Return why a trial cannot be finished."""
-    from autoprune.loggers.console import how_it_ended
-
-    if trial is None:
-        return "it has not started, is running, or was interrupted and will be evaluated again"
-    return f"it {how_it_ended(trial, None)}"
+    wish = chosen.Wish(request.limits, request.number, request.quality.limits, request.top, request.finetune_epochs)
+    return chosen.choose_trials(view, wish)
 
 
 def _search_on(view: StudyView, folder: Path, limits: Mapping[str, str], storage: str | None) -> str:

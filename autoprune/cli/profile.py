@@ -10,7 +10,7 @@ import click
 
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import cost_line, echo, emit, json_option
-from autoprune.cli.shared_options import parse_shape, shape_option, trust_option
+from autoprune.cli.shared_options import example_option, parse_shape, shape_option, trust_option
 from autoprune.cli.spec_options import DATA_WORDS
 from autoprune.core.user_code import as_its_owner_runs_it
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autoprune.export.architecture import Architecture
+    from autoprune.models.calling.inputs import Inputs
     from autoprune.search.setup.profile_network import NetworkProfile
 
 SORTS = {"order": None, "time": "seconds", "mflops": "macs", "mparams": "params"}  # attributes of a layer
@@ -31,10 +32,12 @@ Examples:
   autoprune profile torchvision:mobilenet_v2 --batch 8 --sort time
   autoprune profile studies/digits-resnet56/picked/21 --latency-runtime torch,compile,onnxruntime
   autoprune profile net.py:build --data imagefolder:pictures --json
+  autoprune profile mine.py:network --example mine.py:batch
 """,
 )
 @click.argument("model")
 @shape_option
+@example_option
 @option(
     "--classes",
     "--num-classes",
@@ -57,7 +60,7 @@ Examples:
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Images per timed forward pass.",
+    help="Examples per timed forward pass; inputs of a structure in which they cannot be told apart stay as they are.",
 )
 @option(
     "--latency-runtime",
@@ -100,7 +103,7 @@ Examples:
 )
 @trust_option
 @json_option
-def profile(model: str, shape: str | None, classes: int | None, data: str | None, as_json: bool, **how: Any) -> None:
+def profile(model: str, as_json: bool, **how: Any) -> None:
     """Show what MODEL costs: MACs, parameters and size of every layer, and how long it takes.
 
     MODEL is a model's name as --model takes it, or a folder that `autoprune pick` wrote. Nothing is trained or stored,
@@ -108,18 +111,19 @@ def profile(model: str, shape: str | None, classes: int | None, data: str | None
     whole network is timed without these clocks, in each runtime. One FLOP is one multiply–accumulate.
     """
     from autoprune.cost.timing_plan import TimingPlan
-    from autoprune.search.setup.choose_runtime import runtime_to_run
     from autoprune.search.setup.profile_network import open_network, profile_network
+    from autoprune.search.setup.runtime_for_inputs import runtime_for_inputs
     from autoprune.training.device.resolve_runtime import resolve_runtime
 
     runtimes = _names(how["runtimes"])
     runtime = resolve_runtime(how["device"], "fp32", how["layout"], how["threads"])
     plan = TimingPlan(batch=how["batch"], threads=how["threads"], blocks=11)
     with as_its_owner_runs_it(model):
-        network, what = open_network(model, _architecture(model, shape, classes, data), trust_code=how["trust_code"])
+        what, inputs = _given(model, how["shape"], how["classes"], how["data"], how["example"])
+        network, what = open_network(model, what, inputs=inputs, trust_code=how["trust_code"])
         named = {"layout"} if how["layout"] != "auto" else set()
-        runtime = runtime_to_run(network, what.input_shape, runtime, named, _say)
-        found = profile_network(network, what, runtime, plan, runtimes)
+        runtime = runtime_for_inputs(network, inputs or what.example(2), runtime, named, _say)
+        found = profile_network(network, what, runtime, plan, runtimes, inputs)
     if attribute := SORTS[how["sort"]]:
         found = replace(found, layers=tuple(sorted(found.layers, key=attrgetter(attribute), reverse=True)))
     if as_json:
@@ -132,8 +136,32 @@ def _say(message: str) -> None:
     echo(message, err=True)
 
 
-def _architecture(model: str, text: str | None, classes: int | None, data: str | None) -> Architecture | None:
-    """Return how a model by name is built; ``None`` if the name is a folder, which holds that itself.
+def _given(
+    model: str, shape: str | None, classes: int | None, data: str | None, example: str | None
+) -> tuple[Architecture | None, Inputs | None]:
+    """Return how a model by name is built, and a batch if one was given.
+
+    Raises:
+        UsageError: if a batch is given beside a shape or data.
+    """
+    from autoprune.errors import UsageError
+    from autoprune.export.architecture import Architecture
+    from autoprune.search.setup.profile_network import batch_of, is_picked
+
+    if example is None:
+        return _by_shape(model, shape, classes, data)
+    if shape or data:
+        raise UsageError("--example gives the inputs themselves, and --input and --data their shape; give one of them")
+    inputs = batch_of(example)
+    return None if is_picked(model) else Architecture.of(model, inputs, classes or 0), inputs
+
+
+def _by_shape(
+    model: str, text: str | None, classes: int | None, data: str | None
+) -> tuple[Architecture | None, Inputs | None]:
+    """Return how a model by name is built, and a batch of data whose inputs are not one tensor.
+
+    If the name is a folder, which holds that itself, there is neither.
 
     Raises:
         UsageError: if a shape is given for a picked network's folder, or the shape has another form.
@@ -144,12 +172,13 @@ def _architecture(model: str, text: str | None, classes: int | None, data: str |
     from autoprune.errors import UsageError
     from autoprune.export.architecture import Architecture
     from autoprune.search.setup.from_spec import task_of
+    from autoprune.search.setup.profile_network import of_task
     from autoprune.study.spec_toml import Layer, parse_spec
 
     if Path(model).is_dir():
         if text or classes or data:
             raise UsageError("a picked network knows its input; leave out --input, --classes and --data")
-        return None
+        return None, None
     values: dict[str, object] = {"model": {"source": model}, **({"data": {"source": data}} if data else {})}
     spec = parse_spec([Layer("command line", values)])
     if text is None and data is None and model.startswith("torchvision:"):
@@ -157,8 +186,10 @@ def _architecture(model: str, text: str | None, classes: int | None, data: str |
     shape = parse_shape(text) if text else None
     if shape is None or classes is None:
         task = task_of(spec)
-        shape, classes = shape or task.input_shape, classes or task.num_classes
-    return Architecture(model, classes, shape)
+        if shape is None and not task.needs.input_shape:
+            return of_task(model, task)
+        shape, classes = shape or task.needs.input_shape, classes or (task.needs.num_classes or 0)
+    return Architecture(model, classes, shape), None
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -190,9 +221,10 @@ def _print(model: str, found: NetworkProfile) -> None:
 
 def _print_whole(console: Console, model: str, found: NetworkProfile) -> None:
     """Print what the whole network costs, and its latency in each runtime."""
-    console.print(cost_line(model, "×".join(map(str, found.what.input_shape)), found.whole), highlight=False)
+    console.print(cost_line(model, found.described_inputs, found.whole), highlight=False)
     threads = f"{found.plan.threads} thread{'' if found.plan.threads == 1 else 's'}"
-    where = f"batch {found.plan.batch}, {threads}, {found.runtime['layout']}, {found.runtime['device_name']}"
+    batch = f"batch {found.batch}" if found.batch else "one batch as it is, whose examples cannot be told apart"
+    where = f"{batch}, {threads}, {found.runtime['layout']}, {found.runtime['device_name']}"
     for name, timed in found.latency.items():
         shown = f"not timed: {timed.failed}" if timed.failed else f"{timed.ms:.3f} ± {timed.stderr_ms:.3f} ms"
         console.print(f"latency in {name}: {shown}", markup=False, highlight=False)

@@ -63,25 +63,29 @@ def read_request(study: str | None, root: Path, values: Mapping[str, object]) ->
     """Return the spec of a study and its folder: the command line over the study's file over the defaults.
 
     Once a study has begun, the values it began with replace the defaults and options that are not repeated; later
-    edits of its ``study.toml`` count.
+    edits of its ``study.toml`` count. Code that lies beside that file may be named as it is there.
 
     Raises:
         UnknownNameError: if there is no such study, and neither ``--model`` nor ``--data`` begins a new one.
         SpecError: listing every fault.
     """
     from autoprune.study.accepted_toml import read_accepted
-    from autoprune.study.find_study import find_study
+    from autoprune.study.code_beside import with_code_beside
+    from autoprune.study.find_study import find_study, written_for
     from autoprune.study.folder import StudyFolder
     from autoprune.study.spec_toml import Layer, parse_spec, read_study_toml
 
     begins = bool(values.get("model") or values.get("data"))
     path, written = find_study(study, root, allow_new=begins)
     folder = StudyFolder(path)
-    layers = [Layer(str(folder.study_toml), written)]
+    file = written_for(path, root)
+    beside = file.parent if file is not None else path
+    layers = [Layer(str(folder.study_toml), with_code_beside(written, beside))]
     accepted = read_accepted(folder) if folder.resolved.exists() else None
     if accepted is not None:
         began = Layer(str(folder.resolved), read_study_toml(folder.resolved))
-        layers = [began, Layer(str(folder.study_toml), _edited(accepted, written))]
+        edited = with_code_beside(_edited(accepted, written), beside)
+        layers = [began, Layer(str(folder.study_toml), edited)]
     return Request(parse_spec([*layers, Layer("command line", values)]), path, written)
 
 

@@ -62,7 +62,7 @@ def report(
     report.html is a page to choose on: set a budget, and it shows the network to pick, its policy and the command.
     It is one file that loads nothing, so you can send it to somebody.
 
-    The front holds the completed trials that no other trial beats beyond noise: accuracies within their
+    The front holds the completed trials that no other trial beats beyond noise: scores within their
     standard error count as equal. Notes compare the best trial with each baseline and the dense network, with
     95 % intervals. Where sensitivity was measured, sensitivity.png is drawn too. Reading is safe beside
     a running search. Where the files cannot be written, the table is

@@ -53,6 +53,13 @@ shape_option = option(
     metavar="CxHxW",
     help="Input shape; default: the data's, or 3x224x224 for torchvision.",
 )
+example_option = option(
+    "--example",
+    heading=Heading.NETWORK,
+    metavar="SOURCE",
+    help="One batch of inputs of any structure, or a function that returns one: mine.py:batch. A tensor, a tuple of "
+    "arguments, or a dictionary of them by name.",
+)
 
 
 def stored_study_options(command: _F) -> _F:

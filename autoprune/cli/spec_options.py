@@ -18,7 +18,7 @@ from autoprune.core.builtin_names import DATA, LOGGERS, MODELS, SAMPLERS
 _F = TypeVar("_F", bound=Callable[..., Any])
 _YOURS = "pkg.mod:fn, file.py:fn"
 MODEL_WORDS = f"{', '.join(MODELS.builtins)}, torchvision:NAME, {_YOURS}"
-DATA_WORDS = f"{', '.join(DATA.builtins)}, imagefolder:PATH, {_YOURS}"
+DATA_WORDS = f"{', '.join(DATA.builtins)}, imagefolder:PATH, audiofolder:PATH, ratings:FILE.csv, {_YOURS}"
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,37 @@ _MORE_SPACE = (
         "P%",
     ),
 )
+_LOOP = (
+    SpecOption(
+        "--metric",
+        "metrics",
+        Heading.NETWORK,
+        "What --evaluate gives, as NAME, NAME:GOAL or NAME:GOAL:UNIT, e.g. map, lpips:min; the first of several leads.",
+        "A,B,…",
+        is_list=True,
+    ),
+    SpecOption(
+        "--finetune",
+        "loop.finetune",
+        Heading.TRAINING,
+        "Your own training: fn(network, steps, seed, on_step), in place.",
+        _YOURS,
+    ),
+    SpecOption(
+        "--evaluate",
+        "loop.evaluate",
+        Heading.TRAINING,
+        "Your own judgement: fn(network, split) -> value or (value, standard error, examples).",
+        _YOURS,
+    ),
+    SpecOption(
+        "--example",
+        "loop.example",
+        Heading.NETWORK,
+        "A batch that the network is called with; with --finetune and --evaluate no data is needed.",
+        "pkg.mod:batch, file.py:batch",
+    ),
+)
 _TRAINING = (
     SpecOption(
         "--dense-epochs",
@@ -203,7 +234,7 @@ _OUTPUT = (
         is_list=True,
     ),
 )
-SPEC_OPTIONS = (*_NETWORK, *_SPACE, *_MORE_SPACE, *_TRAINING, *_SEARCH, *_LATENCY, *_RUNTIME, *_OUTPUT)
+SPEC_OPTIONS = (*_NETWORK, *_LOOP, *_SPACE, *_MORE_SPACE, *_TRAINING, *_SEARCH, *_LATENCY, *_RUNTIME, *_OUTPUT)
 
 
 def spec_options(command: _F) -> _F:

@@ -47,9 +47,9 @@ DATA = Registry(
     builtins={
         name: f"autoprune.tasks.builtin:{name.replace('-', '_')}" for name in ("digits", "breast-cancer", "cifar10")
     },
-    prefixes=("imagefolder:",),
+    prefixes=("imagefolder:", "audiofolder:", "ratings:"),
 )
-"""Data sets; ``imagefolder:PATH`` is understood beside these, by whoever builds the data."""
+"""Data sets; ``imagefolder:PATH``, ``audiofolder:PATH`` and ``ratings:FILE`` are understood beside these."""
 
 LOGGERS = Registry(
     kind="logger",

@@ -1,7 +1,8 @@
-"""Which images a network got right, packed into text; and how far apart two networks are that saw the same images.
+"""What a network made of each example, packed into text; and how far apart two networks are that saw the same ones.
 
-Two accuracies on the same images err together: most images are right for both networks or wrong for both. Only the
-images on which they disagree tell them apart, so comparing image by image is sharper than comparing two accuracies.
+Two scores over the same examples err together: most examples are easy for both networks or hard for both. Comparing
+example by example is therefore sharper than comparing two scores. Three things can be stored: which examples were
+right; a score of each, whose mean is the metric; or, of a metric that is no mean, its values over resampled examples.
 """
 
 from __future__ import annotations
@@ -11,73 +12,115 @@ import binascii
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.core.arrays import Floats
+
+ScoreKind = Literal["right", "scores", "resampled"]
+_SCORES, _RESAMPLED = "scores", "resampled"
+
 
 @dataclass(frozen=True)
 class PairedScores:
-    """Which images of a split a network got right, in the split's order.
+    """What a network made of the examples of a split, in the split's order.
 
     Attributes:
-        text: the number of images, a colon, and one bit for each image in base64: what is stored.
+        text: what is stored: the number of examples, a colon, and in base64 one bit for each that is right; or the
+            kind, the number of examples and float32 numbers, separated by colons.
 
     >>> PairedScores.pack([True, False, True])
     PairedScores(text='3:oA==')
     >>> PairedScores("3:oA==").unpack().tolist()
-    [True, False, True]
+    [1.0, 0.0, 1.0]
     """
 
     text: str
 
     @classmethod
-    def pack(cls, right: Sequence[bool] | NDArray[np.bool_]) -> PairedScores:
-        """Pack booleans of shape ``(count,)``."""
-        bits = np.asarray(right, dtype=bool)
-        return cls(f"{len(bits)}:{base64.b64encode(np.packbits(bits).tobytes()).decode('ascii')}")
+    def pack(cls, scores: Sequence[bool] | NDArray[np.bool_] | Floats) -> PairedScores:
+        """Pack one score for each example, shape ``(count,)``; booleans say which were right."""
+        given = np.asarray(scores)
+        if given.dtype == bool:
+            return cls(f"{len(given)}:{_encoded(np.packbits(given))}")
+        return cls(f"{_SCORES}:{len(given)}:{_encoded(given.astype('<f4'))}")
+
+    @classmethod
+    def resampled(cls, value: float, replicates: Floats, count: int) -> PairedScores:
+        """Pack a metric over ``count`` examples that is no mean, and its values over resampled ones."""
+        return cls(f"{_RESAMPLED}:{count}:{_encoded(np.array([value, *replicates], dtype='<f4'))}")
+
+    @property
+    def kind(self) -> ScoreKind:
+        """Return what is stored."""
+        word = self.text.partition(":")[0]
+        return "scores" if word == _SCORES else "resampled" if word == _RESAMPLED else "right"
 
     @property
     def count(self) -> int:
-        """Return the number of images.
+        """Return the number of examples.
 
         Raises:
             ValueError: if the text does not begin with it.
         """
-        digits = self.text.partition(":")[0]
+        text = self.text if self.kind == "right" else self.text.partition(":")[2]
+        digits = text.partition(":")[0]
         if not (digits.isascii() and digits.isdigit()):
-            raise ValueError(f"hits {self.text[:40]!r} do not begin with the number of images; expected '3:oA=='")
+            raise ValueError(f"scores {self.text[:40]!r} do not begin with the number of examples; expected '3:oA=='")
         return int(digits)
 
-    def unpack(self) -> NDArray[np.bool_]:
-        """Return the booleans, shape ``(count,)``.
+    def unpack(self) -> Floats:
+        """Return one score for each example, ``(count,)``; of resampled ones the metric, then its values over them.
 
         Raises:
             ValueError: if the text is damaged.
         """
         try:
-            packed = base64.b64decode(self.text.partition(":")[2], validate=True)
+            packed = base64.b64decode(self.text.rpartition(":")[2], validate=True)
         except binascii.Error as error:
-            raise ValueError(f"hits {self.text[:40]!r} are not base64 ({error}); expected '3:oA=='") from error
-        if len(packed) != math.ceil(self.count / 8):
-            raise ValueError(f"hits {self.text[:40]!r} hold {len(packed)} bytes, too many or too few for their count")
-        return np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=self.count).astype(bool)
+            raise ValueError(f"scores {self.text[:40]!r} are not base64 ({error}); expected '3:oA=='") from error
+        expected = math.ceil(self.count / 8) if self.kind == "right" else 4 * self.count
+        if self.kind == "resampled" and len(packed) >= 12 and not len(packed) % 4:
+            expected = len(packed)
+        if len(packed) != expected:
+            raise ValueError(f"scores {self.text[:40]!r} hold {len(packed)} bytes, too many or too few for their count")
+        if self.kind == "right":
+            bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=self.count)
+            return bits.astype(np.float64)
+        found = np.frombuffer(packed, dtype="<f4").astype(np.float64)
+        if not np.isfinite(found).all():
+            raise ValueError(f"scores {self.text[:40]!r} are not all finite; expected finite numbers")
+        return found
+
+    def is_comparable(self, other: PairedScores) -> bool:
+        """Return whether both hold the same of equally many examples."""
+        return (self.kind, self.count) == (other.kind, other.count) and (
+            self.kind != "resampled" or len(self.text) == len(other.text)
+        )
+
+
+def _encoded(numbers: NDArray[np.uint8] | NDArray[np.float32]) -> str:
+    return base64.b64encode(numbers.tobytes()).decode("ascii")
 
 
 def paired_difference(one: PairedScores, other: PairedScores) -> tuple[float, float]:
-    """Return accuracy of ``one`` − accuracy of ``other`` on the same images, and the standard error of that.
+    """Return score of ``one`` − score of ``other`` on the same examples, and the standard error of that.
 
-    With d in {−1, 0, 1} for each image, the difference is mean(d). Its standard error is std(d) / √n over d and two
-    more images that are supposed, each of which one network alone got right. The textbook's, without them, is zero for
-    two networks that agree on ten images, and calls a difference of four images significant that chance alone makes
-    in one case of eight.
+    Where a score is a mean over examples, with d their differences, the difference is mean(d), its standard error
+    std(d) / √n. Where examples are right or wrong, d is in {−1, 0, 1}, and two more are supposed, each of which one
+    network alone got right. The textbook's, without them, is zero for two networks that agree on ten examples, and
+    calls a difference of four examples significant that chance alone makes in one case of eight. Of a metric that is
+    no mean, the standard error is the standard deviation of the differences over resampled examples, which are the
+    same for both networks.
 
     Args:
-        one: n ≥ 1 images.
-        other: the same images in the same order.
+        one: n ≥ 1 examples.
+        other: the same examples in the same order.
 
     Raises:
-        ValueError: if there is no image, or they are not equally many.
+        ValueError: if there is no example, or not the same is known of both.
 
     >>> one, other = PairedScores.pack([True] * 90 + [False] * 10), PairedScores.pack([True] * 86 + [False] * 14)
     >>> gain, error = paired_difference(one, other)
@@ -86,15 +129,19 @@ def paired_difference(one: PairedScores, other: PairedScores) -> tuple[float, fl
 
     Source: McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
     Psychometrika 12 (1947); Dietterich, "Approximate statistical tests for comparing supervised classification learning
-    algorithms", Neural Computation 10 (1998), section 3; the two supposed images: Bonett and Price, "Adjusted Wald
+    algorithms", Neural Computation 10 (1998), section 3; the two supposed examples: Bonett and Price, "Adjusted Wald
     confidence interval for a difference of binomial proportions based on paired data", Journal of Educational and
-    Behavioral Statistics 37 (2012).
+    Behavioral Statistics 37 (2012); the resampling: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993),
+    chapter 6.
     """
-    if one.count != other.count or not one.count:
+    if not one.is_comparable(other) or not one.count:
         raise ValueError(
-            f"one network was scored on {one.count} images and the other on {other.count}; "
-            f"only hits on the same images can be compared one by one"
+            f"one network was scored on {one.count} examples ({one.kind}) and the other on {other.count} "
+            f"({other.kind}); only the same of the same examples can be compared one by one"
         )
-    differences = one.unpack().astype(np.int64) - other.unpack()
-    supposed = np.append(differences, [1, -1])
-    return float(differences.mean()), float(supposed.std(ddof=1)) / math.sqrt(len(supposed))
+    differences = one.unpack() - other.unpack()
+    if one.kind == "resampled":
+        return float(differences[0]), float(differences[1:].std(ddof=1))
+    supposed = np.append(differences, [1, -1]) if one.kind == "right" else differences
+    spread = float(supposed.std(ddof=1)) if len(supposed) > 1 else 0.0
+    return float(differences.mean()), spread / math.sqrt(len(supposed))

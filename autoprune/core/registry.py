@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from autoprune.core.live_objects import LIVE, is_live, live_object
 from autoprune.core.user_code import as_its_owner_runs_it, in_user_code
 from autoprune.errors import UnknownNameError, UsageError
 
@@ -57,7 +58,7 @@ class Registry:
         >>> registry.is_code("net.py:build"), registry.is_code("torchvision:resnet18"), registry.is_code("resnet56")
         (True, False, False)
         """
-        return ":" in name and not name.startswith(self.prefixes) and name not in self.names()
+        return ":" in name and not name.startswith((*self.prefixes, LIVE)) and name not in self.names()
 
     def check(self, name: str) -> None:
         """Raise if ``name`` cannot be a name of this registry; imports nothing.
@@ -75,6 +76,8 @@ class Registry:
             UnknownNameError: if nothing answers to the name.
             UsageError: if the module, file or attribute cannot be loaded.
         """
+        if is_live(name):
+            return live_object(name, self.kind)
         if name in self.builtins:
             return load_object(self.builtins[name], self.kind)
         for point in entry_points(group=self.group):

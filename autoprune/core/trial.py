@@ -48,13 +48,13 @@ class Completed:
 
     Attributes:
         measurement: what was measured of it.
-        correct: which validation images it got right, the text of :class:`PairedScores`; empty in trials of versions
+        paired: what it made of each validation example, the text of :class:`PairedScores`; empty in trials of versions
             that did not store it.
         spared: why it would have been stopped early, if it ran to its end only to check that rule; empty otherwise.
     """
 
     measurement: Measurement
-    correct: str = ""
+    paired: str = ""
     spared: str = ""
 
 
@@ -141,8 +141,8 @@ def kind_of(outcome: Outcome) -> str:
 def outcome_to_json(outcome: Outcome) -> JsonObject:
     """Return plain types for JSON, with the kind of outcome under ``"kind"``."""
     match outcome:
-        case Completed(measurement, correct, spared):
-            known = {name: text for name, text in (("correct", correct), ("spared", spared)) if text}
+        case Completed(measurement, paired, spared):
+            known = {name: text for name, text in (("correct", paired), ("spared", spared)) if text}
             return {"kind": "completed", "measurement": measurement.to_json(), **known}
         case OverBudget(measurement, violations):
             return {"kind": "over_budget", "measurement": measurement.to_json(), "violations": dict(violations)}

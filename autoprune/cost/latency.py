@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.cost.timing_engines import Engine, ForwardCall
 from autoprune.cost.timing_lock import timing_lock
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import NonFiniteError
+from autoprune.models.calling.inputs import Inputs
 
 WARM_UP_BLOCKS = 2
 _LEAST_BLOCKS = WARM_UP_BLOCKS + 3  # of fewer there is no spread to speak of
@@ -51,7 +52,7 @@ class Timer:
     Args:
         dense: the network before pruning, in eval mode, on the device and in the layout to be timed. Its weights must
             not change from now on.
-        example: one batch of input, shape ``(N, *input_shape)``, on the same device and in the same layout.
+        example: one batch, as :meth:`Inputs.of` takes it, on the same device and in the same layout.
         plan: how to time.
         engine: what runs the networks.
 
@@ -60,9 +61,9 @@ class Timer:
         engine: what runs the networks.
     """
 
-    def __init__(self, dense: nn.Module, example: Tensor, plan: TimingPlan, engine: Engine) -> None:
+    def __init__(self, dense: nn.Module, example: object, plan: TimingPlan, engine: Engine) -> None:
         self.plan, self.engine = plan, engine
-        self._dense, self._example = dense, example
+        self._dense, self._example = dense, Inputs.of(example)
         self._ready: ForwardCall | None = None
 
     def compare(
@@ -104,7 +105,7 @@ class Timer:
         return self.engine.prepare(network, self._example, self.plan.threads)
 
 
-def time_alone(network: nn.Module, example: Tensor, plan: TimingPlan, engine: Engine) -> tuple[float, float]:
+def time_alone(network: nn.Module, example: object, plan: TimingPlan, engine: Engine) -> tuple[float, float]:
     """Return a network's milliseconds per call, median over blocks, and the standard error of that median.
 
     On a shared machine they drift; to find out which of two networks is faster, compare them with a :class:`Timer`.
@@ -118,7 +119,7 @@ def time_alone(network: nn.Module, example: Tensor, plan: TimingPlan, engine: En
     """
     with cpu_threads(plan.threads), torch.inference_mode():
         call = engine.prepare(network, example, plan.threads)
-        with timing_lock(example.device.type):
+        with timing_lock(Inputs.of(example).device.type):
             times = [1e3 * engine.seconds(call, plan.calls) for _ in range(plan.blocks)][WARM_UP_BLOCKS:]
     if min(times) <= 0:
         raise NonFiniteError(f"the clock did not advance during a block of {plan.calls} calls; raise latency.calls")

@@ -26,6 +26,7 @@ from autoprune.cost.layer_table import LayerCost, layer_costs
 from autoprune.cost.mac_counter import one_input, record_usage, without_fused_attention
 from autoprune.cost.tensor_sizes import stored_tensors
 from autoprune.cost.timing_engines import Clock, wait_for
+from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
 
 _MOVES = ("clone", "copy_", "_to_copy", "contiguous", "detach", "empty", "lift_fresh")  # they compute nothing
@@ -72,13 +73,13 @@ class Uncounted:
 
 
 def profile_layers(
-    network: nn.Module, example: Tensor, passes: int = 25, clock: Clock = time.perf_counter
+    network: nn.Module, example: object, passes: int = 25, clock: Clock = time.perf_counter
 ) -> list[LayerProfile]:
     """Return every module that computes, stores or takes time, in network order; together they are the whole network.
 
     Args:
         network: in eval mode, on the example's device; not touched.
-        example: one batch, shape ``(N, *input_shape)``; times are for all N, counts for one.
+        example: one batch, as :meth:`Inputs.of` takes it; times are for the whole of it, counts for one example.
         passes: timed forward passes, at least 1; 3 more warm up.
         clock: returns seconds; replaced in tests.
     """
@@ -100,7 +101,7 @@ def profile_layers(
 
 
 def layer_seconds(
-    network: nn.Module, example: Tensor, passes: int, clock: Clock = time.perf_counter
+    network: nn.Module, example: object, passes: int, clock: Clock = time.perf_counter
 ) -> dict[str, float]:
     """Return module path → seconds it takes by itself in one forward pass: medians over passes, which add up to one.
 
@@ -110,11 +111,12 @@ def layer_seconds(
 
     Args: as for :func:`profile_layers`.
     """
-    watch = _Watch(network, example.device, clock)
+    inputs = Inputs.of(example)
+    watch = _Watch(network, inputs.device, clock)
     with torch.inference_mode(), watch:
         for _ in range(3):
-            network(example)
-        runs = [watch.run(lambda: network(example)) for _ in range(passes)]
+            inputs.run(network)
+        runs = [watch.run(lambda: inputs.run(network)) for _ in range(passes)]
     middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     whole, total = statistics.median(sum(run.values()) for run in runs), sum(middle.values())
     return {name: seconds * whole / total for name, seconds in middle.items()} if total > 0 else middle
@@ -165,14 +167,14 @@ class _Watch:
         self._inside.pop()
 
 
-def uncounted_operations(network: nn.Module, example: Tensor) -> list[Uncounted]:
+def uncounted_operations(network: nn.Module, example: object) -> list[Uncounted]:
     """Return the operations of one forward pass of one input whose multiply–accumulates are not counted.
 
     Views, and operations that only move numbers, are left out.
 
     Args:
         network: not touched.
-        example: one batch, shape ``(N, *input_shape)``.
+        example: one batch, as :meth:`Inputs.of` takes it.
     """
     twin = copy_network(network).cpu().eval()
     with without_fused_attention(), torch.no_grad(), _Operations() as seen:

@@ -12,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.errors import ModelError
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.tensors import tensors_in
 
-ForwardCall: TypeAlias = Callable[[], Tensor]
-"""Runs one forward pass of a prepared network and returns its output."""
+ForwardCall: TypeAlias = Callable[[], object]
+"""Runs one forward pass of a prepared network and returns its output, of any structure."""
 
 Clock: TypeAlias = Callable[[], float]
 """Returns seconds."""
@@ -39,8 +41,13 @@ def wall_seconds(call: ForwardCall, times: int, clock: Clock = time.perf_counter
     start = clock()
     for _ in range(times - 1):
         call()
-    wait_for(call().device)
+    wait_for(_device_of(call()))
     return (clock() - start) / times
+
+
+def _device_of(output: object) -> torch.device:
+    """Return where an output's first tensor is."""
+    return next((each.device for each in tensors_in(output)), torch.device("cpu"))
 
 
 def event_seconds(call: ForwardCall, times: int) -> float:
@@ -64,48 +71,49 @@ class Engine:
 
     Attributes:
         name: as in ``latency.runtime`` of a spec.
-        prepare: (network in eval mode, a batch on the network's device, CPU threads) → a call that runs it. It may take
-            long, as it exports or compiles; the call returns what the network returns. Called in inference mode and
-            with PyTorch on these threads, as the timed calls are.
+        prepare: (network in eval mode, a batch on the network's device as :meth:`Inputs.of` takes it, CPU threads) → a
+            call that runs it. It may take long, as it exports or compiles; the call returns what the network returns.
+            Called in inference mode and with PyTorch on these threads, as the timed calls are.
         seconds: (call, times) → seconds per call.
     """
 
     name: str
-    prepare: Callable[[nn.Module, Tensor, int], ForwardCall]
+    prepare: Callable[[nn.Module, object, int], ForwardCall]
     seconds: Callable[[ForwardCall, int], float] = wall_seconds
 
 
-def eager(network: nn.Module, example: Tensor, threads: int) -> ForwardCall:
+def eager(network: nn.Module, example: object, threads: int) -> ForwardCall:
     """Return the network as it is."""
-    return partial(network, example)
+    inputs = Inputs.of(example)
+    return partial(network, *inputs.args, **inputs.kwargs)
 
 
-def compiled(network: nn.Module, example: Tensor, threads: int) -> ForwardCall:
+def compiled(network: nn.Module, example: object, threads: int) -> ForwardCall:
     """Return the network compiled by ``torch.compile`` for this very batch, in one piece.
 
     Raises:
         ModelError: with the compiler's reason, if there is none or it cannot compile the network.
     """
 
-    def forward(x: Tensor) -> Tensor:
-        answer: Tensor = network(x)
-        return answer
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return network(*args, **kwargs)
 
     # PyTorch keeps what it compiled with the code of the function, gives up after eight variants, and looks through
     # all of them at each call. A function with code of its own for each network has one, which goes when it goes.
     own = FunctionType(
         forward.__code__.replace(co_name=f"forward_{next(_numbers)}"), forward.__globals__, closure=forward.__closure__
     )
-    call: Callable[[Tensor], Tensor] = torch.compile(own, dynamic=False, fullgraph=True)
+    inputs = Inputs.of(example)
+    call = partial(torch.compile(own, dynamic=False, fullgraph=True), *inputs.args, **inputs.kwargs)
     try:
-        call(example)
+        call()
     except Exception as error:  # the compiler, or the network's own code, may raise anything
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(
             f"torch.compile cannot compile the network: {type(error).__name__}: {(lines or ['no reason given'])[0]}; "
             f"time it with the latency runtime torch"
         ) from error
-    return partial(call, example)
+    return call
 
 
 TORCH_ENGINES = {

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 
 from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
 from autoprune.core.policy import PruningPolicy
 from autoprune.errors import ModelError
 from autoprune.export.picked_files import ARCHITECTURE, WEIGHTS, architecture_file, missing_files
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.structure import InputStructure
 from autoprune.pruning.cut_plan import BLOCK, CutPlan, KeptChannels
 from autoprune.pruning.layers.attention_heads import SlimAttention
 
@@ -32,33 +35,76 @@ LayerSizes: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Architecture:
-    """How the dense network is built: the arguments of ``build_model``, and the input it takes.
+    """How the dense network is built, and what it is called with.
 
     Attributes:
         source: a built-in, ``torchvision:NAME``, ``pkg.mod:fn`` or ``file.py:fn``.
-        num_classes: outputs.
-        input_shape: of one example: channels, height and width of an image, features of a row.
+        num_classes: outputs, with which the source is called; 0 if it is not.
+        input_shape: of one example: channels, height and width of an image, features of a row; empty if the inputs
+            are not one tensor.
+        inputs: the structure of inputs that are not one tensor of real numbers, ``None`` of those that are.
+        offers: further numbers of the data, with which the source is called if it accepts them, as ``num_users``.
     """
 
     source: str
     num_classes: int
     input_shape: tuple[int, ...]
+    inputs: InputStructure | None = None
+    offers: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, source: str, inputs: Inputs, num_classes: int = 0, offers: Mapping[str, int] | None = None
+    ) -> Architecture:
+        """Return the architecture of a network by one batch of its inputs.
+
+        Args:
+            source: what builds it.
+            inputs: of any structure.
+            num_classes: outputs, with which the source is called; 0 if it is not.
+            offers: further numbers of the data that the source may accept.
+        """
+        structure = None if inputs.is_plain else InputStructure.of(inputs)
+        return cls(source, num_classes, inputs.shape, structure, dict(offers or {}))
+
+    def example(self, count: int = 1) -> Inputs:
+        """Return inputs that the network takes, normal noise where they are real numbers.
+
+        Args:
+            count: examples; where they cannot be told apart, there are as many as ever.
+
+        Raises:
+            ModelError: if it takes objects of the user's own.
+        """
+        if self.inputs is not None:
+            return self.inputs.example().of_size(count)
+        generator = torch.Generator().manual_seed(0)
+        return Inputs.of(torch.rand(count, *self.input_shape, generator=generator))
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
-        return {"source": self.source, "num_classes": self.num_classes, "input_shape": list(self.input_shape)}
+        told: JsonObject = {"source": self.source, "num_classes": self.num_classes}
+        told["input_shape"] = list(self.input_shape)
+        if self.inputs is not None:
+            told["inputs"] = self.inputs.to_json()
+        if self.offers:
+            told["offers"] = dict(self.offers)
+        return told
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Architecture:
         """Return what :meth:`to_json` wrote.
 
         Raises:
-            ValueError: if the input shape has no dimension, or an empty one.
+            KeyError, TypeError, ValueError: if something is missing or damaged, or the one tensor that it takes has no
+                dimension, or an empty one.
         """
         shape = tuple(map(int, data["input_shape"]))
-        if not shape or min(shape) < 1:
+        inputs = InputStructure.from_json(data["inputs"]) if "inputs" in data else None
+        if inputs is None and (not shape or min(shape) < 1):
             raise ValueError(f"its input shape is {list(shape)}")
-        return cls(str(data["source"]), int(data["num_classes"]), shape)
+        offers = {str(name): int(number) for name, number in data.get("offers", {}).items()}
+        return cls(str(data["source"]), int(data["num_classes"]), shape, inputs, offers)
 
 
 @dataclass(frozen=True)

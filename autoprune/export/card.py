@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.core.json_values import JsonObject
-from autoprune.core.metrics import FLOP_CONVENTION
+from autoprune.core.metrics import ACCURACY, FLOP_CONVENTION, Metric
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.export.card_origin import AppliedPolicy, Origin, PickedTrial
@@ -40,6 +40,7 @@ class Card:
         versions: package → version.
         folder: what lies beside the card; ``None`` until it is written.
         flop_convention: what one FLOP is.
+        qualities: what the networks are judged by, the leading metric first; accuracy if the file does not say.
     """
 
     origin: Origin
@@ -55,6 +56,7 @@ class Card:
     versions: Mapping[str, str]
     folder: FolderFacts | None = None
     flop_convention: str = FLOP_CONVENTION
+    qualities: tuple[Metric, ...] = (ACCURACY,)
 
     @property
     def written(self) -> FolderFacts:
@@ -78,6 +80,7 @@ class Card:
         return {
             **self.origin.to_json(),
             "flop_convention": self.flop_convention,
+            **({} if self.qualities == (ACCURACY,) else {"metrics": [one.text for one in self.qualities]}),
             "uncounted": list(self.uncounted),
             **self.scores.to_json(meets_test),
             "dense": self.dense.to_json(meets_test),
@@ -107,7 +110,7 @@ class Card:
             scores=CardScores.from_json(data),
             dense=CardScores.from_json(data["dense"]),
             against={
-                name: {split: ScoreGain(**gain) for split, gain in gains.items()}
+                name: {split: ScoreGain.from_json(gain) for split, gain in gains.items()}
                 for name, gains in data["against"].items()
             },
             policy=PruningPolicy.from_json(data["policy"]),
@@ -119,4 +122,5 @@ class Card:
             versions=data["versions"],
             folder=FolderFacts.from_json(data) if "files" in data else None,
             flop_convention=data["flop_convention"],
+            qualities=tuple(map(Metric.parse, data.get("metrics", ()))) or (ACCURACY,),
         )

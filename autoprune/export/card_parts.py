@@ -9,6 +9,7 @@ from typing import Any
 from autoprune.core.export_formats import Wanted
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import ACCURACY
 from autoprune.export.export_result import ExportedFile, ExportResult, FailedExport, TimingResult, read_export
 
 
@@ -38,19 +39,27 @@ class CardScores:
 
 @dataclass(frozen=True)
 class ScoreGain:
-    """By how much one network is more accurate than another on the same images, paired image by image.
+    """By how much one network is better than another on the same examples, paired one by one where that is known.
 
     Attributes:
-        accuracy: the difference, in [-1, 1].
-        stderr: its standard error.
+        gain: the difference, in the metric's unit as it is stored, of accuracy in [-1, 1]; below 0 if it is worse.
+        stderr: its standard error; ``None`` if the metric has none.
+        metric: what they were judged by; its name is the key in JSON.
     """
 
-    accuracy: float
-    stderr: float
+    gain: float
+    stderr: float | None
+    metric: str = ACCURACY.name
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, float | None]:
         """Return plain types for JSON."""
-        return asdict(self)
+        return {self.metric: self.gain, "stderr": self.stderr}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ScoreGain:
+        """Return what :meth:`to_json` wrote."""
+        (metric,) = data.keys() - {"stderr"}
+        return cls(data[metric], data["stderr"], metric)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class CardData:
 
     Attributes:
         name: as ``--data`` takes it.
-        sizes: split → images.
+        sizes: split → examples.
         licence: empty if it is not known.
     """
 
@@ -118,6 +127,10 @@ class CardFile:
         latency = data.get("latency")
         timing = TimingResult.from_json(latency) if latency else None
         return cls(data["bytes"], data.get("dense_bytes"), data.get("runtime"), timing)
+
+
+FRESH_PROCESS = "a fresh process"
+"""The check that could not be made where only the user's own code can make the inputs."""
 
 
 @dataclass(frozen=True)

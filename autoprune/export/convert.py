@@ -1,13 +1,13 @@
 """Export a finished network to other formats, and check each file against PyTorch before it is called one.
 
-A file is checked on validation images where there are some: the largest difference of any output, how many answers are
-equal, and both accuracies. Then it is timed in the package that runs it, in alternating blocks against the dense
+A file is checked on validation examples where there are some: the largest difference of any output, how many answers
+are equal, and both scores. Then it is timed in the package that runs it, in alternating blocks against the dense
 network in the same format. A format that fails is named with its reason; the others are not harmed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -22,16 +22,19 @@ from autoprune.cost.latency import Timer
 from autoprune.cost.timing_engines import TORCH_ENGINES
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import ExportError
+from autoprune.export.examples import Examples, ScoreAnswers
 from autoprune.export.export_result import Agreement, ExportedFile, ExportResult, FailedExport, TimingResult
 from autoprune.export.onnx import OnnxSession, onnx_bytes
 from autoprune.export.onnx_check import checked_onnx
 from autoprune.export.torch_export import load_program, program_bytes
-from autoprune.tasks.task import Batch, DataTask, PlainPlacement
+from autoprune.models.calling.answers import are_of_one_shape, difference, magnitude
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.tensors import map_tensors, tensors_in
 
-Answer: TypeAlias = Callable[[Tensor], Tensor]
-"""(examples of shape ``(N, *input_shape)``) → logits ``(N, classes)``."""
+Answer: TypeAlias = Callable[..., object]
+"""Is called as the network is; the tensors of its answer come in the order of the network's."""
 
-CHECKED_IMAGES = 2000
+CHECKED_EXAMPLES = 2000
 _BATCH = 64
 
 
@@ -47,53 +50,18 @@ class Format:
     """
 
     runtime: str
-    convert: Callable[[nn.Module, Tensor], bytes]
+    convert: Callable[[nn.Module, object], bytes]
     open: Callable[[bytes, int], Answer]
     facts: Callable[[bytes], dict[str, str | int]]
 
 
 def _onnx_facts(content: bytes) -> dict[str, str | int]:
     found = checked_onnx(content)
-    return {"opset": found.opset, "operators": found.operators, "checker": "onnx.checker found no fault"}
-
-
-@dataclass(frozen=True)
-class Examples:
-    """The inputs that files are checked on.
-
-    Attributes:
-        kind: what they are, in words.
-        shape: of one.
-        take: (examples in a batch, at most how many) → batches, always the same.
-        has_labels: whether their labels mean anything.
-    """
-
-    kind: str
-    shape: tuple[int, ...]
-    take: Callable[[int, int], Iterator[Batch]]
-    has_labels: bool
-
-
-def examples_of(task: DataTask) -> Examples:
-    """Return the validation images of a task."""
-    return Examples(
-        "validation images",
-        tuple(task.input_shape),
-        lambda size, limit: task.eval_batches("val", size, PlainPlacement(), limit),
-        has_labels=True,
-    )
-
-
-def random_examples(shape: tuple[int, ...], seed: int) -> Examples:
-    """Return 64 inputs of normal noise, for a network that comes without data."""
-
-    def take(size: int, limit: int) -> Iterator[Batch]:
-        inputs = torch.randn(64, *shape, generator=torch.Generator().manual_seed(seed))[:limit]
-        for start in range(0, len(inputs), size):
-            part = inputs[start : start + size]
-            yield Batch(part, torch.zeros(len(part), dtype=torch.int64))
-
-    return Examples("random inputs", shape, take, has_labels=False)
+    facts: dict[str, str | int] = {"opset": found.opset, "operators": found.operators}
+    facts["checker"] = "onnx.checker found no fault"
+    if not found.dynamic_batch:
+        facts["shapes"] = "of one shape only, since their examples cannot be told apart"
+    return facts
 
 
 FORMATS = {
@@ -148,7 +116,7 @@ def _exported(
         ExportError: if it does not answer as PyTorch does.
         Exception: whatever the exporter raises.
     """
-    example = next(examples.take(2, 2)).images
+    example = examples.first(2)
     content = form.convert(network, example)
     facts = form.facts(content)
     write_bytes(path, content)
@@ -160,42 +128,71 @@ def _exported(
             f"{agreement.max_difference:.3g}, the largest being {agreement.largest_output:.3g}; expected rounding only"
         )
     dense_content = form.convert(dense, example)
-    batch = torch.zeros(plan.batch, *examples.shape)
-    timing = timed(form.open(dense_content, plan.threads), answer, batch, plan)
+    timing = timed(form.open(dense_content, plan.threads), answer, examples.timed(plan.batch), plan)
     return ExportedFile(path.name, form.runtime, len(dense_content), agreement, timing, facts)
 
 
 def compare(answer: Answer, reference: Answer, examples: Examples) -> Agreement:
-    """Return how far two networks agree.
+    """Return how far an answerer and a network agree, tensor by tensor.
 
     Args:
         answer: the one that is checked.
-        reference: the one it is checked against.
-        examples: at least one.
+        reference: the network it is checked against.
+        examples: at least one batch.
     """
-    differences, largest, same, right, reference_right = [], [], 0, 0, 0
-    images = 0
+    seen = _Seen()
     with torch.inference_mode():
-        for batch in examples.take(_BATCH, CHECKED_IMAGES):
-            found, expected = answer(batch.images), reference(batch.images)
-            differences.append(float((found - expected).abs().max()))
-            largest.append(float(expected.abs().max()))
-            classes, wanted = found.argmax(1), expected.argmax(1)
-            same += int((classes == wanted).sum())
-            right += int((classes == batch.labels).sum())
-            reference_right += int((wanted == batch.labels).sum())
-            images += len(batch)
-    worst = max(differences) if all(value == value for value in differences) else float("inf")  # NaN is no agreement
-    accuracies = (right / images, reference_right / images) if examples.has_labels else (None, None)
-    return Agreement(images, examples.kind, worst, max(largest), same / images, *accuracies)
+        for inputs, wanted in examples.take(_BATCH, CHECKED_EXAMPLES):
+            output = inputs.run(reference)
+            seen.add(tensors_in(inputs.run(answer)), output, inputs.size)
+            if examples.names_classes and isinstance(output, Tensor) and output.dim() == 2:
+                seen.add_classes()
+            if examples.score is not None:
+                seen.add_scores(examples.score, output, wanted)
+    scores = [examples.reduce(torch.cat(values)) if values else None for values in seen.scores]
+    equal = None if seen.same is None else seen.same / seen.examples
+    ours, theirs = scores
+    return Agreement(seen.examples, examples.kind, seen.worst, seen.largest, equal, ours, theirs, examples.metric)
 
 
-def timed(dense: Answer, pruned: Answer, example: Tensor, plan: TimingPlan) -> TimingResult:
+class _Seen:
+    """What was seen of two answerers so far: how far apart they were, how often equal, and how both scored."""
+
+    def __init__(self) -> None:
+        self.examples = 0
+        self.same: int | None = None
+        self.worst = self.largest = 0.0
+        self.scores: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._found: list[Tensor] = []
+        self._expected: list[Tensor] = []
+
+    def add(self, found: list[Tensor], output: object, size: int | None) -> None:
+        """Add the answers to a batch; NaN is no agreement, unless both answer it."""
+        self._found, self._expected = found, tensors_in(output)
+        apart = [float("inf")]
+        if are_of_one_shape(self._found, self._expected):
+            apart = [difference(one, other) for one, other in zip(self._found, self._expected, strict=True)]
+        self.worst = max(self.worst, *(each if each == each else float("inf") for each in apart))
+        self.largest = max(self.largest, *map(magnitude, self._expected))
+        self.examples += size or 1
+
+    def add_classes(self) -> None:
+        """Count the examples to which both name the same class."""
+        self.same = (self.same or 0) + int((self._found[0].argmax(1) == self._expected[0].argmax(1)).sum())
+
+    def add_scores(self, score: ScoreAnswers, output: object, wanted: object) -> None:
+        """Add what both answers are worth."""
+        given = iter(self._found)
+        for values, each in zip(self.scores, (map_tensors(output, lambda _: next(given)), output), strict=True):
+            values.append(score(each, wanted).detach().cpu())
+
+
+def timed(dense: Answer, pruned: Answer, example: Inputs, plan: TimingPlan) -> TimingResult:
     """Time two networks in alternating blocks of calls.
 
     Args:
-        dense: the network before pruning.
-        pruned: the network after pruning.
+        dense: the network before pruning, or what answers for it.
+        pruned: the network after pruning, or what answers for it.
         example: a batch of inputs, where the networks are.
         plan: how to time.
     """
@@ -203,7 +200,7 @@ def timed(dense: Answer, pruned: Answer, example: Tensor, plan: TimingPlan) -> T
     timer = Timer(cast(nn.Module, dense), example, plan, TORCH_ENGINES["torch"])
     found = timer.compare(cast(nn.Module, pruned))
     return TimingResult(
-        batch=plan.batch,
+        batch=plan.batch if example.is_plain else example.size,
         threads=plan.threads,
         ratio=found.ratio,
         ratio_stderr=found.ratio_stderr,

@@ -16,7 +16,7 @@ class TimingResult:
     """Latencies of a pruned and a dense network in one engine, timed in alternation.
 
     Attributes:
-        batch: examples in a forward pass.
+        batch: examples in a forward pass; ``None`` for one batch as it was given, whose examples cannot be told apart.
         threads: CPU threads.
         ratio: pruned ÷ dense, and the standard error of that.
         ratio_stderr: its standard error.
@@ -24,7 +24,7 @@ class TimingResult:
         dense_ms: the same of the dense network.
     """
 
-    batch: int
+    batch: int | None
     threads: int
     ratio: float
     ratio_stderr: float
@@ -43,25 +43,27 @@ class TimingResult:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two networks agree on the same images.
+    """How far two networks agree on the same examples.
 
     Attributes:
-        images: how many there are.
+        images: how many there are; batches, where examples cannot be told apart.
         kind: what they are, in words.
         max_difference: largest absolute difference of any output.
         largest_output: largest absolute output of the reference.
-        equal_answers: share of images on which both name the same class.
-        accuracy: of the network that is checked; ``None`` if there are no labels.
-        reference_accuracy: of the network it is checked against; ``None`` if there are no labels.
+        equal_answers: share of examples on which both name the same class; ``None`` of what names none.
+        accuracy: the score of the network that is checked; ``None`` if its answers are held against nothing.
+        reference_accuracy: the same of the network it is checked against.
+        metric: what the score is called.
     """
 
     images: int
     kind: str
     max_difference: float
     largest_output: float
-    equal_answers: float
+    equal_answers: float | None
     accuracy: float | None
     reference_accuracy: float | None
+    metric: str = "accuracy"
 
     @property
     def is_close(self) -> bool:
@@ -70,7 +72,10 @@ class Agreement:
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
-        return {**asdict(self), "bit_equal": self.max_difference == 0}
+        told = {**asdict(self), "bit_equal": self.max_difference == 0}
+        if self.metric == "accuracy":  # as cards have it that know no other
+            del told["metric"]
+        return told
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Agreement:

@@ -18,12 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ExportError
+from autoprune.export.flat_network import FlatNetwork, Flattened, flattened, of_two
+from autoprune.export.onnx_names import name_ends, temporary_names
 from autoprune.export.own_process import ForeignCodeError, in_own_process
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.tensors import tensors_in
 from autoprune.models.copying.copy_network import copy_network
 
 CONVERTER = ("onnx", "onnxscript")
 RUNTIME = ("onnxruntime",)
-INPUT, OUTPUT, BATCH = "input", "output", "batch"
+BATCH = "batch"
 _LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 _LONGEST_REASON = 300
 
@@ -33,14 +37,16 @@ def missing_packages(wanted: tuple[str, ...] = (*CONVERTER, *RUNTIME)) -> tuple[
     return tuple(name for name in wanted if find_spec(name) is None)
 
 
-def onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
-    """Return a network as the bytes of an ONNX file: one input, one output, any number of examples at once.
+def onnx_bytes(network: nn.Module, example: object) -> bytes:
+    """Return a network as the bytes of an ONNX file, for any number of examples at once where they can be told apart.
 
-    It is converted in float32 on the CPU, in eval mode, from a copy. Nothing is printed.
+    It is converted in float32 on the CPU, in eval mode, from a copy. Nothing is printed. Every tensor of its inputs and
+    outputs has a name of its own: ``input`` and ``output`` where there is but one, or else what ``forward`` calls its
+    arguments, and the keys of dictionaries.
 
     Args:
-        network: takes one tensor and returns one; not touched.
-        example: input of shape ``(N, *input_shape)``; only its shape and type matter.
+        network: of any inputs and outputs; not touched.
+        example: one batch, as :meth:`Inputs.of` takes it; of one tensor of real numbers only shape and type matter.
 
     Raises:
         ExportError: if packages are missing, or with the exporter's own reason if the network cannot be converted.
@@ -48,7 +54,7 @@ def onnx_bytes(network: nn.Module, example: Tensor) -> bytes:
     return as_bytes(onnx_model(network, example))
 
 
-def onnx_model(network: nn.Module, example: Tensor, *, optimize: bool = True) -> Any:
+def onnx_model(network: nn.Module, example: object, *, optimize: bool = True) -> Any:
     """Return a network as an ``onnx.ModelProto``, with the exporter's notes on every node.
 
     Args:
@@ -66,33 +72,45 @@ def onnx_model(network: nn.Module, example: Tensor, *, optimize: bool = True) ->
 
     twin: nn.Module = copy_network(network).cpu().eval()
     twin.to(memory_format=torch.contiguous_format)
-    inputs = torch.zeros(2, *example.shape[1:], dtype=example.dtype)  # of one, N would be taken as the number 1
+    flat = flattened(twin, of_two(Inputs.of(example), twin))
     try:
-        content = in_own_process(lambda: _converted(twin, inputs, optimize), _described)
+        content = in_own_process(lambda: _converted(flat, optimize), _described)
     except ForeignCodeError as error:
         raise ExportError(
             f"the network cannot be converted to ONNX: {error}; its other files and the latency runtime torch do "
             f"without"
         ) from error
     model = onnx.load_from_string(content)
-    check_ends(model)
+    if isinstance(flat.network, FlatNetwork):
+        name_ends(model, flat.inputs, flat.outputs)
+    if flat.is_dynamic:
+        check_ends(model)
     return model
 
 
-def _converted(network: nn.Module, inputs: Tensor, optimize: bool) -> bytes:
+def _converted(flat: Flattened, optimize: bool) -> bytes:
     """Return what the exporter makes of a network, with its notes; may raise anything, or crash."""
+    is_alone = not isinstance(flat.network, FlatNetwork)
     with _quiet(), torch.inference_mode(False), torch.no_grad():
         program = torch.onnx.export(
-            network,
-            (inputs,),
+            flat.network,
+            flat.tensors,
             dynamo=True,
             verbose=False,
             optimize=optimize,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: BATCH},),
+            input_names=flat.inputs if is_alone else temporary_names("input", len(flat.inputs)),
+            output_names=flat.outputs if is_alone else temporary_names("output", len(flat.outputs)),
+            dynamic_shapes=_dynamic_shapes(flat),
         )
         return bytes(program.model_proto.SerializeToString())  # type: ignore[union-attr]
+
+
+def _dynamic_shapes(flat: Flattened) -> tuple[Any, ...] | None:
+    """Return that the first dimension of every input is the number of examples, ``None`` where it is not."""
+    if not flat.is_dynamic:
+        return None
+    dimensions = tuple({0: BATCH} for _ in flat.tensors)
+    return (dimensions,) if isinstance(flat.network, FlatNetwork) else dimensions  # of one argument, *tensors
 
 
 def _described(error: Exception) -> str:
@@ -121,20 +139,18 @@ def optimized(model: Any) -> Any:
 
 
 def check_ends(model: Any) -> None:
-    """Raise unless a model takes any number of examples and answers one tensor.
+    """Raise unless a model takes any number of examples.
 
     Raises:
-        ExportError: saying which.
+        ExportError: saying how many it takes.
     """
-    graph = model.graph
-    first = graph.input[0].type.tensor_type.shape.dim[0]
-    if not first.dim_param:
-        raise ExportError(
-            f"the network converts to ONNX for {first.dim_value} examples at once only, because its code takes their "
-            f"number for a constant; write it with x.shape[0] or -1 instead, or use the latency runtime torch"
-        )
-    if len(graph.output) != 1:
-        raise ExportError(f"the network answers {len(graph.output)} tensors; expected one")
+    for given in model.graph.input:
+        first = given.type.tensor_type.shape.dim[0]
+        if not first.dim_param:
+            raise ExportError(
+                f"the network converts to ONNX for {first.dim_value} examples at once only, because its code takes "
+                f"their number for a constant; write it with x.shape[0] or -1 instead, or use the latency runtime torch"
+            )
 
 
 def as_bytes(model: Any) -> bytes:
@@ -156,7 +172,7 @@ class OnnxSession:
     """An ONNX file that runs on the CPU: operators one after another, each on some threads.
 
     Args:
-        model: the bytes of a file with one input and one output, such as :func:`onnx_bytes` returns.
+        model: the bytes of a file, such as :func:`onnx_bytes` returns.
         threads: CPU threads within an operator, at least 1. They do not wait busily between calls.
 
     Raises:
@@ -176,26 +192,38 @@ class OnnxSession:
             self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own, which have no common parent
             raise ExportError(f"ONNX Runtime does not take the file: {_reason(error)}; export it again") from error
-        self._input = self._session.get_inputs()[0].name
+        self._inputs = [one.name for one in self._session.get_inputs()]
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the answers to a batch, on the CPU.
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, ...]:
+        """Return the answers to a batch, on the CPU: a tensor, or several in the order of the file.
 
         Args:
-            inputs: shape ``(N, *input_shape)``, as the exported network took it.
+            args: a batch as the exported network took it.
+            kwargs: what it took by name.
 
         Raises:
             ExportError: if ONNX Runtime cannot run the file on them.
         """
-        batch = inputs.detach().cpu().contiguous().numpy()
-        try:
-            answers = self._session.run(None, {self._input: batch})
-        except Exception as error:  # onnxruntime's own, which have no common parent
+        named = {name: value for name, value in kwargs.items() if name in self._inputs and isinstance(value, Tensor)}
+        unnamed = tensors_in(args, {name: value for name, value in kwargs.items() if name not in named})
+        tensors = [*unnamed, *named.values()]
+        if len(tensors) != len(self._inputs):
             raise ExportError(
-                f"ONNX Runtime cannot run the file on inputs of shape {tuple(inputs.shape)}: {_reason(error)}; give "
-                f"what the exported network takes"
+                f"the file takes {len(self._inputs)} tensors ({', '.join(self._inputs)}), and {len(tensors)} were "
+                f"given; give what the exported network takes"
+            )
+        names = [*(name for name in self._inputs if name not in named), *named]
+        batch = [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
+        try:
+            answers = self._session.run(None, dict(zip(names, batch, strict=True)))
+        except Exception as error:  # onnxruntime's own, which have no common parent
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            raise ExportError(
+                f"ONNX Runtime cannot run the file on inputs of shape {shapes}: {_reason(error)}; give what the "
+                f"exported network takes"
             ) from error
-        return torch.from_numpy(answers[0])
+        found = tuple(map(torch.as_tensor, answers))  # not from_numpy, which takes no single number
+        return found[0] if len(found) == 1 else found
 
 
 def _need(packages: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class OnnxFacts:
     Attributes:
         opset: version of ONNX's standard operators.
         operators: how many operations the graph has.
-        dynamic_batch: whether the first dimension of every input and output has a name instead of a size.
+        dynamic_batch: whether the first dimension of every input has a name instead of a size.
     """
 
     opset: int
@@ -33,9 +34,14 @@ def checked_onnx(content: bytes) -> OnnxFacts:
 
     model = onnx.load_model_from_string(content)
     onnx.checker.check_model(model, full_check=True)
-    ends = [*model.graph.input, *model.graph.output]
     return OnnxFacts(
         opset=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
         operators=len(model.graph.node),
-        dynamic_batch=all(bool(end.type.tensor_type.shape.dim[0].dim_param) for end in ends),
+        dynamic_batch=all(_first_name(given) for given in model.graph.input),
     )
+
+
+def _first_name(given: Any) -> str:
+    """Return the name of an input's first dimension, empty if it has none."""
+    dimensions = given.type.tensor_type.shape.dim
+    return str(dimensions[0].dim_param) if dimensions else ""

@@ -18,7 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ExportError
+from autoprune.export.flat_network import FLAT_PREFIX
 from autoprune.export.onnx import OnnxSession, as_bytes, onnx_model, optimized
+from autoprune.models.calling.answers import answer_of, are_of_one_shape, difference
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.tensors import tensors_in
 
 TOLERANCE = 1e-3  # of the largest answer; float32 in another order of operations differs by about 1e-6
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -28,19 +32,20 @@ class OnnxConverter:
     """A converter of networks that come from one, for ONNX Runtime.
 
     Args:
-        example: one batch, shape ``(N, *input_shape)``.
+        example: one batch, as :meth:`Inputs.of` takes it.
 
     Attributes:
         exported: how many networks were exported for themselves, the first included.
         derived: how many came from the first one's file.
     """
 
-    def __init__(self, example: Tensor) -> None:
-        self._example = example.detach().cpu()
-        if example.is_floating_point():
+    def __init__(self, example: object) -> None:
+        self._example = Inputs.of(example).on("cpu")
+        if self._example.is_plain:
             generator = torch.Generator().manual_seed(0)
-            self._example = torch.randn(example.shape, generator=generator).to(example.dtype)
+            self._example = self._example.map(lambda x: torch.randn(x.shape, generator=generator).to(x.dtype))
         self._first: Any = None
+        self._prefix = ""
         self.exported = self.derived = 0
 
     def session(self, network: nn.Module, threads: int = 1) -> OnnxSession:
@@ -60,7 +65,7 @@ class OnnxConverter:
         if self._first is None:
             return None
         try:
-            model = derived(self._first, _tensors(network))
+            model = derived(self._first, _tensors(network, self._prefix))
             if model is None:
                 return None
             session = OnnxSession(as_bytes(optimized(model)), threads)
@@ -75,7 +80,7 @@ class OnnxConverter:
     def _export(self, network: nn.Module, threads: int) -> OnnxSession:
         model = onnx_model(network, self._example, optimize=False)
         if self._first is None:
-            self._first = loosened(model)
+            self._first, self._prefix = loosened(model), _prefix_of(model, network)
         session = OnnxSession(as_bytes(optimized(model)), threads)
         difference = self._difference(session, network)
         if not difference <= TOLERANCE:
@@ -88,19 +93,37 @@ class OnnxConverter:
         return session
 
     def _difference(self, session: OnnxSession, network: nn.Module) -> float:
-        """Return how far the answers are from PyTorch's, as a share of the largest one."""
-        weight = next(network.parameters(), self._example)
-        with torch.no_grad():
-            expected = network(self._example.to(weight.device)).float().cpu()
-        answers = session(self._example).float()
-        if answers.shape != expected.shape:
+        """Return how far the answers are from PyTorch's, as a share of the largest one of the same tensor."""
+        weight = next(network.parameters(), None)
+        inputs = self._example if weight is None else self._example.on(weight.device)
+        expected = [each.cpu() for each in answer_of(network, inputs)]
+        answers = tensors_in(self._example.run(session))
+        if not are_of_one_shape(answers, expected):
             return float("inf")
-        return float((answers - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+        return max(_relative(one, other) for one, other in zip(answers, expected, strict=True))
 
 
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer, stored or not, under every path it has."""
-    return dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers(remove_duplicate=False))
+def _relative(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference as a share of the largest number; infinite where one is not a number."""
+    if not expected.is_floating_point() or not expected.numel():
+        return difference(found, expected)
+    apart = (found.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-30)
+    return float(apart) if float(apart) == float(apart) else float("inf")
+
+
+def _tensors(network: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Return every parameter and buffer, stored or not, under every path it has in the file."""
+    every = {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }
+    return {f"{prefix}{path}": tensor for path, tensor in every.items()}
+
+
+def _prefix_of(model: Any, network: nn.Module) -> str:
+    """Return what a file's tensors have before their path: the name under which a flattened network is held."""
+    own = set(_tensors(network, ""))
+    return "" if any(stored.name in own for stored in model.graph.initializer) else FLAT_PREFIX
 
 
 def derived(first: Any, tensors: Mapping[str, Tensor]) -> Any:

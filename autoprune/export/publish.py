@@ -18,14 +18,16 @@ from torch import nn
 
 from autoprune.core.atomic_write import write_text
 from autoprune.core.export_formats import Wanted
+from autoprune.core.live_objects import is_live
 from autoprune.core.notify import Notify
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, StudyError, UsageError
 from autoprune.export.architecture import Architecture, PrunedArchitecture
 from autoprune.export.card import Card
-from autoprune.export.card_parts import CardFile, FileCheck, FolderFacts
-from autoprune.export.convert import Examples, export_network, timed
+from autoprune.export.card_parts import FRESH_PROCESS, CardFile, FileCheck, FolderFacts
+from autoprune.export.convert import export_network, timed
+from autoprune.export.examples import Examples
 from autoprune.export.picked_files import (
     ARCHITECTURE,
     CARD,
@@ -36,14 +38,16 @@ from autoprune.export.picked_files import (
     WEIGHTS,
     missing_files,
 )
+from autoprune.export.reference import Reference
 from autoprune.export.saved_network import load, save_network, weights_content
 from autoprune.export.stored_policy import StoredPolicy
-from autoprune.export.verify import Reference, verify_in_new_process
+from autoprune.export.verify import verify, verify_in_new_process
+from autoprune.models.calling.answers import answer_of
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.cut_plan import CutPlan
 
 CardText = Callable[[Card], str]
-CHECKED_IMAGES = 16
+CHECKED_EXAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ def _build(building: Path, card: Card, of: NetworkBundle, text_of: CardText, not
     card = replace(card, folder=_write_files(building, of, card.versions, notify))
     write_text(building / CARD_JSON, json.dumps(card.to_json(), indent=1))
     notify("loading every file in a fresh process, and checking it")
-    checks = verify_in_new_process(building, _reference(of))
+    checks = _checked(building, _reference(of), of)
     _check_passed(checks, building)
     card = replace(card, folder=replace(card.written, checks=tuple(checks)))
     write_text(building / CARD_JSON, json.dumps(card.to_json(), indent=1))
@@ -181,8 +185,7 @@ def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], n
     dense = _as_loaded(of.dense)
     loaded = load(folder, network=dense)
     exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.timing, notify)
-    batch = torch.zeros(of.timing.batch, *of.examples.shape)
-    own = timed(dense, loaded, batch, of.timing)  # whatever the study times in
+    own = timed(dense, loaded, of.examples.timed(of.timing.batch), of.timing)  # whatever the study times in
     written = {name: CardFile(os.path.getsize(folder / name)) for name in (ARCHITECTURE, POLICY)}
     weights = CardFile(os.path.getsize(folder / WEIGHTS), len(weights_content(dense)), "torch", own)
     facts = FolderFacts({WEIGHTS: weights, **written}, exports, of.wanted)
@@ -192,7 +195,8 @@ def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], n
 
 def _stored_policy(of: NetworkBundle) -> StoredPolicy:
     dense = of.architecture
-    return StoredPolicy(of.policy, dict(of.channels), dense.source, dense.num_classes, tuple(dense.input_shape))
+    made_for = dense.source, dense.num_classes, tuple(dense.input_shape), dense.inputs, dense.offers
+    return StoredPolicy(of.policy, dict(of.channels), *made_for)
 
 
 def _as_loaded(network: nn.Module) -> nn.Module:
@@ -208,9 +212,19 @@ def _as_loaded(network: nn.Module) -> nn.Module:
 
 def _reference(of: NetworkBundle) -> Reference:
     """Return what the finished network answers to some examples."""
-    images = next(of.examples.take(CHECKED_IMAGES, CHECKED_IMAGES)).images
-    with torch.no_grad():
-        return Reference(images, _as_loaded(of.network)(images))
+    inputs = of.examples.first(CHECKED_EXAMPLES)
+    return Reference(inputs, answer_of(_as_loaded(of.network), inputs), of.examples.example)
+
+
+def _checked(building: Path, reference: Reference, of: NetworkBundle) -> list[FileCheck]:
+    """Return the checks of a folder, from a fresh process wherever one can have the network and the inputs."""
+    if is_live(of.architecture.source):
+        told = "the dense network was given from Python as an object, which no other process has"
+        return [*verify(building, reference, _as_loaded(of.dense)), FileCheck(FRESH_PROCESS, None, told)]
+    if not reference.strangers:
+        return verify_in_new_process(building, reference)
+    told = f"its inputs hold {', '.join(reference.strangers)}, which only the user's own code can make"
+    return [*verify(building, reference), FileCheck(FRESH_PROCESS, None, told)]
 
 
 def _check_passed(checks: Sequence[FileCheck], folder: Path) -> None:

@@ -18,8 +18,8 @@ from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.builtin_names import MODELS
 from autoprune.errors import ModelError, UntrustedCodeError
 from autoprune.export.architecture import PrunedArchitecture, read_architecture
+from autoprune.export.build_dense import build_dense
 from autoprune.export.picked_files import ARCHITECTURE, WEIGHTS
-from autoprune.models.build import build_model
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.masks.two_of_four_kernels import can_accelerate, to_semi_structured
 from autoprune.pruning.masks.weight_masks import Masks
@@ -88,7 +88,7 @@ def rebuild(
                 f"{str(weights)!r} is rebuilt by the code {dense.source!r}, which would be run. If you trust it, allow "
                 "it with trust_code=True (on the command line: --trust-code), or give the dense network as network="
             )
-        network = build_model(dense.source, num_classes=dense.num_classes, input_shape=dense.input_shape, seed=0)
+        network = build_dense(dense, seed=0)
     small = shrink(network, architecture.kept)
     load_weights(small, weights)
     return small.cpu().eval()

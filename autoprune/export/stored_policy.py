@@ -9,6 +9,7 @@ from typing import Any
 
 from autoprune.core.json_values import JsonObject
 from autoprune.core.policy import PruningPolicy
+from autoprune.models.calling.structure import InputStructure
 
 FORMAT = 1
 
@@ -22,7 +23,9 @@ class StoredPolicy:
         channels: group → channels in the network it was made for; empty if that is not known.
         model: that network's source, empty if it is not known.
         num_classes: of that network, 0 if it is not known.
-        input_shape: of that network, empty if it is not known.
+        input_shape: of that network, empty if it is not known, or its inputs are not one tensor.
+        inputs: structure of that network's inputs, ``None`` if it is not known, or they are one tensor of real numbers.
+        offers: further numbers that its source is given if it accepts them, as ``num_users``.
     """
 
     policy: PruningPolicy
@@ -30,10 +33,20 @@ class StoredPolicy:
     model: str = ""
     num_classes: int = 0
     input_shape: tuple[int, ...] = ()
+    inputs: InputStructure | None = None
+    offers: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
-        made_for = {"model": self.model, "num_classes": self.num_classes, "input_shape": list(self.input_shape)}
+        made_for: JsonObject = {
+            "model": self.model,
+            "num_classes": self.num_classes,
+            "input_shape": list(self.input_shape),
+        }
+        if self.inputs is not None:
+            made_for["inputs"] = self.inputs.to_json()
+        if self.offers:
+            made_for["offers"] = dict(self.offers)
         return {
             "format": FORMAT,
             "policy": json.loads(self.policy.to_json()),
@@ -57,4 +70,6 @@ class StoredPolicy:
             str(made_for["model"]),
             int(made_for["num_classes"]),
             tuple(int(size) for size in made_for["input_shape"]),
+            InputStructure.from_json(made_for["inputs"]) if "inputs" in made_for else None,
+            {str(name): int(number) for name, number in made_for.get("offers", {}).items()},
         )

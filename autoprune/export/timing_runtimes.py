@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UsageError
 from autoprune.export.onnx import missing_packages
 from autoprune.export.onnx_derivation import OnnxConverter
+from autoprune.models.calling.inputs import Inputs
 
 ONNX = "onnxruntime"
 WORDS = {
@@ -45,13 +48,13 @@ def check_engine(plan: TimingPlan, device: str) -> None:
         raise UsageError(f"latency.runtime is cuda, and the device is {device}; ask for auto, or another device")
 
 
-def check_takes(engine: Engine, network: nn.Module, example: Tensor) -> None:
+def check_takes(engine: Engine, network: nn.Module, example: object) -> None:
     """Refuse a latency runtime that does not take a network, before the network is trained.
 
     Args:
         engine: of the latency runtime that was asked for.
         network: any weights, in eval mode.
-        example: one batch on its device.
+        example: one batch on its device, as :meth:`Inputs.of` takes it.
 
     Raises:
         ExportError: if it cannot be exported to that runtime.
@@ -62,7 +65,7 @@ def check_takes(engine: Engine, network: nn.Module, example: Tensor) -> None:
 
 
 def decide_engine(
-    plan: TimingPlan, device: str, dense: nn.Module, pruned: nn.Module, example: Tensor
+    plan: TimingPlan, device: str, dense: nn.Module, pruned: nn.Module, example: object
 ) -> tuple[str, Engine, str]:
     """Return the latency runtime that ``auto`` stands for here, its engine, and the reason in a sentence.
 
@@ -73,7 +76,7 @@ def decide_engine(
         device: ``cpu``, ``cuda`` or ``mps``.
         dense: the dense network, in eval mode, placed on the device.
         pruned: one like those that will be timed, in the same state.
-        example: one batch for them.
+        example: one batch for them, as :meth:`Inputs.of` takes it.
     """
     if device != "cpu":
         name = "cuda" if device == "cuda" else "torch"
@@ -101,10 +104,10 @@ def _onnx_engine(converter: OnnxConverter | None = None) -> Engine:
     """Return ONNX Runtime for networks that come from one, exported at most once, and inputs of one shape."""
     converters = [converter] if converter is not None else []
 
-    def prepare(network: nn.Module, example: Tensor, threads: int) -> ForwardCall:
+    def prepare(network: nn.Module, example: object, threads: int) -> ForwardCall:
         if not converters:
             converters.append(OnnxConverter(example))
-        session, batch = converters[0].session(network, threads), example.detach().cpu().contiguous()
-        return lambda: session(batch)
+        batch = Inputs.of(example).on("cpu").map(Tensor.contiguous)
+        return partial(converters[0].session(network, threads), *batch.args, **batch.kwargs)
 
     return Engine(ONNX, prepare)

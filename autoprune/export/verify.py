@@ -1,6 +1,6 @@
 """Checking a picked folder from outside: every file is loaded as its user will, in a process that has seen none of it.
 
-``publish`` starts such a process on a folder before it is called done. The reference is a file of images
+``publish`` starts such a process on a folder before it is called done. The reference is a file of inputs
 and of what the finished network answered to them; the costs are those on the card. Every check ends in a sentence.
 """
 
@@ -11,29 +11,31 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
-from autoprune.core.atomic_write import write_bytes, write_text
+from autoprune.core.atomic_write import write_text
 from autoprune.core.export_formats import FILES
 from autoprune.core.json_values import parse_json
 from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads
 from autoprune.errors import EvaluationError
 from autoprune.export.architecture import read_architecture
+from autoprune.export.build_dense import build_dense
 from autoprune.export.card import Card
 from autoprune.export.card_parts import FileCheck
 from autoprune.export.convert import FORMATS
 from autoprune.export.export_result import TOLERANCE, ExportedFile
 from autoprune.export.picked_files import ARCHITECTURE, CARD_JSON, POLICY, WEIGHTS
+from autoprune.export.reference import Reference
 from autoprune.export.saved_network import load
 from autoprune.export.standalone import rebuild
 from autoprune.export.stored_policy import StoredPolicy
-from autoprune.models.build import build_model
+from autoprune.models.calling.answers import answer_of, magnitude
+from autoprune.models.calling.tensors import tensors_in
+from autoprune.models.copying.copy_network import copy_network
 
 _SECONDS = 600
 ROUNDING = 1e-5  # of the largest output
@@ -41,32 +43,6 @@ ROUNDING = 1e-5  # of the largest output
 _START = (
     "import sys; sys.path[:] = filter(None, sys.path); from autoprune.export.verify import main; main(sys.argv[1:])"
 )
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The answers that a folder's files have to give.
-
-    Attributes:
-        images: shape ``(N, *input_shape)``.
-        outputs: of the finished network, shape ``(N, classes)``.
-        threads: CPU threads that it answered with; with another number the last bits may differ.
-    """
-
-    images: Tensor
-    outputs: Tensor
-    threads: int = field(default_factory=torch.get_num_threads)
-
-    def write(self, path: Path) -> None:
-        """Store it."""
-        tensors = {"images": self.images.contiguous(), "outputs": self.outputs.contiguous()}
-        write_bytes(path, save(tensors | {"threads": torch.tensor(self.threads)}))
-
-    @classmethod
-    def read(cls, path: Path) -> Reference:
-        """Return what :meth:`write` stored."""
-        stored = load_file(path)
-        return cls(stored["images"].clone(), stored["outputs"].clone(), int(stored["threads"]))
 
 
 def verify_in_new_process(folder: Path, reference: Reference) -> list[FileCheck]:
@@ -100,20 +76,25 @@ def verify_in_new_process(folder: Path, reference: Reference) -> list[FileCheck]
     return [FileCheck(**found) for found in parse_json(result.read_text(encoding="utf-8"))]
 
 
-def verify(folder: Path, reference: Reference) -> list[FileCheck]:
+def verify(folder: Path, reference: Reference, dense: nn.Module | None = None) -> list[FileCheck]:
     """Return the checks of a folder, made in this process with the reference's number of threads.
 
     The folder is one that was just written here, so the code that it names is the user's own and is run.
+
+    Args:
+        folder: with everything but the checks on its card.
+        reference: what its files have to answer.
+        dense: the dense network, where the folder does not say how to build it; ``None`` where it does.
     """
     card = Card.from_json(parse_json((folder / CARD_JSON).read_text(encoding="utf-8")))
     with cpu_threads(reference.threads):
-        return list(_checks(folder, reference, card))
+        return list(_checks(folder, reference, card, dense))
 
 
-def _checks(folder: Path, reference: Reference, card: Card) -> Iterator[FileCheck]:
-    yield _guarded("autoprune.load", lambda: _same_outputs(load(folder, trust_code=True), reference))
-    yield _guarded("plain PyTorch", lambda: _plain(folder, reference))
-    yield _guarded("costs counted anew", lambda: _costs(folder, reference, card))
+def _checks(folder: Path, reference: Reference, card: Card, dense: nn.Module | None) -> Iterator[FileCheck]:
+    yield _guarded("autoprune.load", lambda: _same_outputs(load(folder, dense, trust_code=True), reference))
+    yield _guarded("plain PyTorch", lambda: _plain(folder, reference, dense))
+    yield _guarded("costs counted anew", lambda: _costs(folder, reference, card, dense))
     yield _guarded("policy.json", lambda: _policy(folder, card))
     for name, found in card.written.exports.items():
         if isinstance(found, ExportedFile):
@@ -131,30 +112,30 @@ def _guarded(name: str, check: Callable[[], tuple[bool | None, str]]) -> FileChe
 
 
 def _same_outputs(network: nn.Module, reference: Reference) -> tuple[bool, str]:
-    with torch.no_grad():
-        found = network(reference.images)
-    worst = float((found - reference.outputs).abs().max())
-    detail = f"outputs on {len(reference.images)} images "
-    if torch.equal(found, reference.outputs):
+    found = answer_of(network, reference.inputs)
+    worst, detail = reference.difference(found), f"outputs on {reference.described} "
+    if worst == 0:
         return True, detail + "equal to the last bit"
     # seen: the same network answering otherwise in the last bit; sums may be taken in another order in another process
-    is_rounding = worst <= ROUNDING * float(reference.outputs.abs().max())
+    is_rounding = worst <= ROUNDING * max(map(magnitude, reference.outputs))
     return is_rounding, detail + f"differ by up to {worst:.3g}" + (", which is rounding" if is_rounding else "")
 
 
-def _plain(folder: Path, reference: Reference) -> tuple[bool | None, str]:
+def _plain(folder: Path, reference: Reference, dense: nn.Module | None) -> tuple[bool | None, str]:
     pruned = read_architecture(folder)
     if pruned.needs_autoprune:
         return None, f"autoprune.load is needed for the cut attention in {', '.join(pruned.needs_autoprune)}"
-    dense = pruned.dense
-    network = build_model(dense.source, num_classes=dense.num_classes, input_shape=dense.input_shape, seed=1)
-    return _same_outputs(rebuild(str(folder), network), reference)
+    return _same_outputs(
+        rebuild(str(folder), build_dense(pruned.dense, seed=1) if dense is None else copy_network(dense)), reference
+    )
 
 
-def _costs(folder: Path, reference: Reference, card: Card) -> tuple[bool, str]:
+def _costs(folder: Path, reference: Reference, card: Card, dense: nn.Module | None) -> tuple[bool, str]:
     """Count multiply–accumulates (half of what PyTorch's counter says), parameters and bytes."""
     mask = read_architecture(folder).policy.mask
-    counted = measure_network(load(folder, trust_code=True), reference.images, tuple(mask.layers) if mask else ())
+    counted = measure_network(
+        load(folder, dense, trust_code=True), reference.counted, tuple(mask.layers) if mask else ()
+    )
     claimed = {name: card.scores.validation[name] for name in counted.values}
     listed = ", ".join(f"{name} {value:g}" for name, value in counted.values.items())
     if dict(counted.values) == claimed:
@@ -170,11 +151,10 @@ def _policy(folder: Path, card: Card) -> tuple[bool, str]:
 
 def _export(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:
     answer = FORMATS[name].open((folder / FILES[name]).read_bytes(), torch.get_num_threads())
-    images, outputs = reference.images, reference.outputs
-    with torch.inference_mode():  # for two numbers of images
-        differences = [(answer(images[:count]) - outputs[:count]).abs().max() for count in (1, len(images))]
-    worst, largest = float(torch.stack(differences).max()), float(outputs.abs().max())  # NaN stays NaN
-    detail = f"outputs on {len(images)} images differ from PyTorch's by up to {worst:.3g}"
+    with torch.inference_mode():  # for two numbers of examples
+        worst = max(one.difference(tensors_in(one.inputs.run(answer))) for one in (reference.first(1), reference))
+    largest = max(map(magnitude, reference.outputs))
+    detail = f"outputs on {reference.described} differ from PyTorch's by up to {worst:.3g}"
     return worst <= TOLERANCE * max(1.0, largest), detail
 
 

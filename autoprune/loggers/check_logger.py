@@ -84,7 +84,7 @@ def _session(
 ) -> None:
     """Log to a new logger the trials after the first ``known``; it must hold exactly those before."""
     logger = make_logger(factory) if isinstance(factory, str) else factory()
-    course = StandingTracker(study.objectives, study.budget, study.dense)
+    course = StandingTracker(study.objectives, study.budget, study.dense, study.qualities[0])
     held = set(logger.began(study, trials[:known]))
     expected = {trial.number for trial in trials[:known]}
     if held != expected:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from autoprune.analysis.pareto import best_within
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import METRICS
+from autoprune.core.metrics import ACCURACY, METRICS, Metric, decimals
 from autoprune.core.trial import Candidate, Completed, Failed, OverBudget, Stopped, Trial
 
 if TYPE_CHECKING:
@@ -33,9 +34,18 @@ class Progress:
         self.current: Candidate | None = None
         self.phase_name = ""
         self.recent: list[float] = []
+        self.qualities: Sequence[Metric] = (ACCURACY,)
 
-    def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None:
+    def began(
+        self,
+        trials: list[Trial],
+        wanted: int,
+        budget: Budget,
+        dense: Measurement,
+        qualities: Sequence[Metric] = (ACCURACY,),
+    ) -> None:
         """See the search begin."""
+        self.qualities = qualities
         self.trials, self.wanted, self.budget, self.dense = list(trials), wanted, budget, dense
 
     def asked(self, candidate: Candidate) -> None:
@@ -58,30 +68,44 @@ class Progress:
 
     def best_line(self) -> str:
         """Return the best network within the budget, in words."""
-        best = best_within(self.trials, self.budget)
+        best = best_within(self.trials, self.budget, self.qualities[0])
         if best is None or not isinstance(best.outcome, Completed):
             return "no network within the budget yet"
-        return f"best {describe(best.outcome.measurement, self.dense)} (trial {best.number})"
+        return f"best {describe(best.outcome.measurement, self.dense, self.qualities)} (trial {best.number})"
 
 
-def describe(measurement: Measurement, dense: Measurement | None) -> str:
-    """Return accuracy ± standard error, MFLOPs, and latency with its speed-up over dense."""
-    accuracy = METRICS["accuracy"]
-    parts = [
-        f"{accuracy.show(measurement['accuracy'])} ± {accuracy.show(measurement.error('accuracy'))}",
-        f"{measurement['mflops']:.2f} MFLOPs",
-    ]
+def describe(measurement: Measurement, dense: Measurement | None, qualities: Sequence[Metric]) -> str:
+    """Return each quality ± its standard error, MFLOPs, and latency with its speed-up over dense.
+
+    >>> describe(Measurement({"rmse": 0.5, "mflops": 40.0}, {"rmse": 0.01}), None, [Metric("rmse", "mm")])
+    'rmse 0.5000 ± 0.0100 mm, 40.00 MFLOPs'
+    >>> describe(Measurement({"rmse": 0.5, "mflops": 0.00481, "latency_ms": 0.0412}), None, [])
+    '0.0048 MFLOPs, 0.041 ms'
+    """
+    known = [one for one in qualities if one.name in measurement.values]
+    shown = [_quality(measurement, one, is_named=one != ACCURACY or one != qualities[0]) for one in known]
+    parts = [*shown, METRICS["mflops"].with_unit(measurement["mflops"])]
     if "latency_ms" in measurement.values:
         faster = f" (×{dense['latency_ms'] / measurement['latency_ms']:.2f})" if dense else ""
-        parts.append(f"{measurement['latency_ms']:.2f} ms{faster}")
+        latency = measurement["latency_ms"]
+        parts.append(f"{latency:.{decimals(latency, 2)}f} ms{faster}")
     return ", ".join(parts)
 
 
-def how_it_ended(trial: Trial, dense: Measurement | None) -> str:
+def _quality(measurement: Measurement, metric: Metric, is_named: bool) -> str:
+    """Return a quality with its standard error, if it has one; accuracy that leads needs no name."""
+    value, error = measurement[metric.name], measurement.stderr.get(metric.name)
+    if not is_named:
+        return f"{metric.show(value)} ± {metric.show(error)}" if error is not None else metric.show(value)
+    shown = f"{metric.number(value)} ± {metric.number(error)}" if error is not None else metric.number(value)
+    return f"{metric.name} {shown} {metric.unit}".rstrip()
+
+
+def how_it_ended(trial: Trial, dense: Measurement | None, qualities: Sequence[Metric]) -> str:
     """Return a trial's outcome on one line."""
     match trial.outcome:
         case Completed(measurement, spared=spared):
-            return describe(measurement, dense) + ("; a check: it would have been stopped" if spared else "")
+            return describe(measurement, dense, qualities) + ("; a check: it would have been stopped" if spared else "")
         case OverBudget(_, violations):
             return f"over budget: {', '.join(f'{name} by {100 * over:.1f} %' for name, over in violations.items())}"
         case Stopped(reason, _):
@@ -149,7 +173,7 @@ class PlainDisplay(Progress):
         left = f", {duration(self.seconds_left)} left" if self.seconds_left else ""
         self.say(
             f"[{len(self.trials)}/{self.wanted}] trial {trial.number} {trial.candidate.origin.partition(':')[2]}: "
-            f"{how_it_ended(trial, self.dense)}; {trial.total_seconds:.1f} s{left}"
+            f"{how_it_ended(trial, self.dense, self.qualities)}; {trial.total_seconds:.1f} s{left}"
         )
         for line in details(trial) if self._is_verbose else ():
             self.say(line)
@@ -169,7 +193,7 @@ class QuietDisplay(PlainDisplay):
         """Print a trial only if it failed."""
         super().told(trial)
         if isinstance(trial.outcome, Failed):
-            self.warn(f"trial {trial.number} {how_it_ended(trial, self.dense)}")
+            self.warn(f"trial {trial.number} {how_it_ended(trial, self.dense, self.qualities)}")
 
 
 class LiveDisplay(Progress):
@@ -204,7 +228,7 @@ class LiveDisplay(Progress):
         """Scroll a trial past, and update the rest."""
         super().told(trial)
         origin = trial.candidate.origin.partition(":")[2]
-        line = f"trial {trial.number:>3} {origin:<8} {how_it_ended(trial, self.dense)}"
+        line = f"trial {trial.number:>3} {origin:<8} {how_it_ended(trial, self.dense, self.qualities)}"
         for shown in (line, *(details(trial) if self._is_verbose else ())):
             self._console.print(shown, markup=False, highlight=False)
 

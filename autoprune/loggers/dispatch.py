@@ -101,7 +101,7 @@ class Loggers:
                 lacking = sum(trial.number not in held for trial in stored)
                 if lacking:
                     self._say(f"logging the trials that {name} lacks: {lacking} of {len(stored)} stored trials")
-        self._course = course = StandingTracker(study.objectives, study.budget, study.dense)
+        self._course = course = StandingTracker(study.objectives, study.budget, study.dense, study.qualities[0])
         for trial in stored:
             course.add(trial)
             for name, logger in self._each():

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.loggers.protocol import Standing
+from autoprune.study.spec import is_told_only
 
 Values = dict[str, float]
 
 
 def measured_of(trial: Trial) -> Values:
-    """Return what was measured of a trial, in each metric's unit, and ``NAME_stderr``; accuracy is in [0, 1].
+    """Return what was measured of a trial, in each metric's unit, and ``NAME_stderr``; fractions are in [0, 1].
 
     A stopped trial has what was measured before it was stopped, one over budget its exact costs, a failed one nothing.
     """
@@ -60,13 +60,12 @@ def chosen_of(trial: Trial) -> dict[str, float | str]:
 def standing_of(standing: Standing) -> Values:
     """Return ``best/…`` of the best trial within the budget, and ``search/…``: trials by outcome, hypervolume.
 
-    ``best/…`` has its number, accuracy, loss and costs.
+    ``best/…`` has its number, every quality of its, its loss and its costs: not what was only looked at on the way.
     """
     best: Mapping[str, float] = {}
     if standing.best is not None and isinstance(standing.best.outcome, Completed):
         measured = standing.best.outcome.measurement.values
-        telling = {"accuracy", "loss", *(name for name, metric in METRICS.items() if metric.is_cost)}
-        told = {name: value for name, value in measured.items() if name in telling}
+        told = {name: value for name, value in measured.items() if not is_told_only(name)}
         best = {"trial": float(standing.best.number), **told}
     search = {name: float(count) for name, count in standing.counts.items()}
     search |= {"trials": float(sum(standing.counts.values())), "hypervolume": standing.hypervolume}

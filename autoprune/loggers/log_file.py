@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import ACCURACY, Metric
 from autoprune.core.trial import Candidate, Failed, Trial
 from autoprune.errors import AutopruneError
 from autoprune.loggers.console import how_it_ended, seconds_by_phase
@@ -42,6 +43,7 @@ class SessionLog:
         self._logger.addHandler(self._handler)
         self._wanted = self._finished = 0
         self._dense: Measurement | None = None
+        self._qualities: Sequence[Metric] = (ACCURACY,)
 
     def close(self) -> None:
         """Close the file."""
@@ -59,8 +61,16 @@ class SessionLog:
         """Log why a session ended early."""
         self._write(logging.ERROR, message)
 
-    def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None:
+    def began(
+        self,
+        trials: list[Trial],
+        wanted: int,
+        budget: Budget,
+        dense: Measurement,
+        qualities: Sequence[Metric] = (ACCURACY,),
+    ) -> None:
         """Log that the search begins."""
+        self._qualities = qualities
         self._finished, self._wanted, self._dense = len(trials), wanted, dense
         self.say(f"search begins: {len(trials)} of {wanted} trials are stored, budget {budget.describe()}")
 
@@ -74,8 +84,9 @@ class SessionLog:
     def told(self, trial: Trial) -> None:
         """Log how a trial ended, and the traceback of one that failed unexpectedly."""
         self._finished += 1
+        ended = how_it_ended(trial, self._dense, self._qualities)
         self.say(
-            f"[{self._finished}/{self._wanted}] trial {trial.number} {how_it_ended(trial, self._dense)}; "
+            f"[{self._finished}/{self._wanted}] trial {trial.number} {ended}; "
             f"{trial.total_seconds:.1f} s ({seconds_by_phase(trial)})"
         )
         if isinstance(trial.outcome, Failed):
@@ -140,10 +151,17 @@ class Both:
         self.display.warn(message)
         self.log.warn(message)
 
-    def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None:
+    def began(
+        self,
+        trials: list[Trial],
+        wanted: int,
+        budget: Budget,
+        dense: Measurement,
+        qualities: Sequence[Metric] = (ACCURACY,),
+    ) -> None:
         """Pass the beginning on."""
-        self.display.began(trials, wanted, budget, dense)
-        self.log.began(trials, wanted, budget, dense)
+        self.display.began(trials, wanted, budget, dense, qualities)
+        self.log.began(trials, wanted, budget, dense, qualities)
 
     def asked(self, candidate: Candidate) -> None:
         """Pass a candidate on."""

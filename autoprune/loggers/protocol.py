@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import ACCURACY, Metric
 from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import UsageError
 
@@ -35,6 +36,7 @@ class LoggedStudy:
         sampler: what proposes policies.
         settings: what gives the trials their meaning, by dotted key; it never changes within a study.
         versions: package → version.
+        qualities: what networks are judged by, the leading metric first.
     """
 
     name: str
@@ -46,6 +48,7 @@ class LoggedStudy:
     sampler: str
     settings: Mapping[str, object]
     versions: Mapping[str, str]
+    qualities: tuple[Metric, ...] = (ACCURACY,)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,14 @@ class Display(Observer, Protocol):
         """Show a sentence that should stay in sight."""
         ...  # pragma: no cover
 
-    def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None:
+    def began(
+        self,
+        trials: list[Trial],
+        wanted: int,
+        budget: Budget,
+        dense: Measurement,
+        qualities: Sequence[Metric] = (ACCURACY,),
+    ) -> None:
         """Show that the search begins, with what is stored already."""
         ...  # pragma: no cover
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from autoprune.analysis import pareto
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import Metric
 from autoprune.core.trial import KINDS, Completed, Trial, kind_of
 from autoprune.loggers.protocol import Standing
 
@@ -19,10 +20,11 @@ class StandingTracker:
         objectives: metric names.
         budget: absolute limits that the best must meet.
         dense: what was measured of the dense network.
+        quality: what networks are judged by.
     """
 
-    def __init__(self, objectives: Sequence[str], budget: Budget, dense: Measurement) -> None:
-        self._objectives, self._budget, self._dense = objectives, budget, dense
+    def __init__(self, objectives: Sequence[str], budget: Budget, dense: Measurement, quality: Metric) -> None:
+        self._objectives, self._budget, self._dense, self._quality = objectives, budget, dense, quality
         self._fitting: list[Trial] = []
         self._front: list[Trial] = []
         self._counts = Counter(dict.fromkeys(KINDS, 0))
@@ -40,7 +42,7 @@ class StandingTracker:
         """Return where the search stands after the trials so far."""
         self._front = pareto.front(self._front, self._objectives, noise_aware=False)
         return Standing(
-            pareto.best_within(self._fitting, self._budget),
+            pareto.best_within(self._fitting, self._budget, self._quality),
             pareto.hypervolume(self._front, self._objectives, self._dense),
             dict(self._counts),
         )

@@ -131,7 +131,7 @@ def _policy_text(trial: Trial, study: LoggedStudy) -> str:
     groups = trial.candidate.policy.groups.items()
     lines = [
         f"**trial {trial.number}**, {trial.candidate.origin}, for {trial.candidate.budget.describe()}: "
-        f"{how_it_ended(trial, study.dense)}",
+        f"{how_it_ended(trial, study.dense, study.qualities)}",
         "",
         "| group | sparsity | criterion |",
         "|---|---|---|",
@@ -151,8 +151,12 @@ def _study_text(study: LoggedStudy) -> str:
         "budget": study.budget.describe(),
         "sampler": study.sampler,
         "trials": str(study.wanted),
-        **{f"dense {name}": METRICS[name].show(value) for name, value in study.dense.values.items()},
+        **{f"dense {name}": _shown(name, value) for name, value in study.dense.values.items()},
         **study.versions,
         **{key: str(value) for key, value in study.settings.items()},
     }
     return "\n".join(["| what | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _shown(name: str, value: float) -> str:
+    return METRICS[name].show(value) if name in METRICS else f"{value:g}"

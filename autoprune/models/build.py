@@ -63,38 +63,49 @@ def build_model(
         with _drawing_by(seed):
             return build_torchvision(source, num_classes, offers["in_channels"], weights, notify, remark)
 
-    def inputs() -> Inputs | None:
+    def inputs(made: nn.Module) -> Inputs | None:
         return None if input_shape is None else Inputs.of(torch.rand(_EXAMPLES, *input_shape))
 
     return _built(source, offers, inputs, seed, weights, remark)
 
 
-def build_for_inputs(source: str, inputs: Inputs, num_classes: int | None, seed: int, weights: str = "") -> nn.Module:
+def build_for_inputs(
+    source: str,
+    inputs: Inputs | Callable[[nn.Module], Inputs] | None,
+    num_classes: int | None,
+    seed: int,
+    weights: str = "",
+    remark: Notify = _log.warning,
+    offers: Mapping[str, int] | None = None,
+) -> nn.Module:
     """Build a network whose inputs are of any structure; otherwise as :func:`build_model` does.
 
     Args:
         source: as there; the function is called with ``num_classes``, and ``input_shape`` if inputs are one tensor.
-        inputs: one batch.
+        inputs: one batch; what gives one for the network that the source makes; ``None`` if there is none to run it on.
         num_classes: ``None`` if the network knows it.
         seed: for the initial weights.
         weights: empty for fresh ones, or a file.
+        remark: as there.
+        offers: further numbers that the function is given if it accepts them.
 
     Raises:
         UnknownNameError, ModelError: as :func:`build_model`.
     """
+    known = inputs if isinstance(inputs, Inputs) else None
+    shape = known.shape if known is not None else ()
     if source.startswith(PREFIX):
-        return build_model(
-            source, num_classes=num_classes or 1000, input_shape=inputs.shape, seed=seed, weights=weights
-        )
-    offers = {} if num_classes is None else {"num_classes": num_classes}
-    offers |= _input_offers(source, None, inputs.shape) if inputs.shape else {}
-    return _built(source, offers, lambda: inputs, seed, weights, _log.warning)
+        return build_model(source, num_classes=num_classes or 1000, input_shape=shape, seed=seed, weights=weights)
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    on_offer = {**classes, **(offers or {}), **(_input_offers(source, None, shape) if shape else {})}
+    call = inputs
+    return _built(source, on_offer, lambda made: call(made) if callable(call) else call, seed, weights, remark)
 
 
 def _built(
     source: str,
     offers: Mapping[str, object],
-    inputs: Callable[[], Inputs | None],
+    inputs: Callable[[nn.Module], Inputs | None],
     seed: int,
     weights: str,
     remark: Notify,
@@ -102,7 +113,7 @@ def _built(
     """Return what a built-in or the user's function makes, with its weights, in training mode."""
     with _drawing_by(seed):
         made = call_with_accepted(MODELS.get(source), source, ModelError, **offers)
-        network = _network_of(made, source, inputs())  # drawn after it is made, or its weights would change
+        network = _network_of(made, source, inputs)  # drawn after it is made, or its weights would change
     if weights:
         load_weights(network, weights, remark, former_names=former_names(made))
     return network.train()
@@ -116,14 +127,14 @@ def _drawing_by(seed: int) -> Iterator[None]:
         yield
 
 
-def _network_of(made: object, source: str, inputs: Inputs | None) -> nn.Module:
+def _network_of(made: object, source: str, inputs: Callable[[nn.Module], Inputs | None]) -> nn.Module:
     """Return a built-in network as it is, and a copy of what another function returned."""
     if not isinstance(made, nn.Module):
         raise ModelError(f"model {source!r} returned {type(made).__name__}; expected a torch.nn.Module")
     if source in MODELS.builtins:
         return made
     with as_its_owner_runs_it(source):
-        return own_network(made, source, inputs)
+        return own_network(made, source, inputs(made))
 
 
 def count_parameters(network: nn.Module) -> int:

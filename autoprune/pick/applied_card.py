@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from autoprune.core.counts import ChannelCounts
@@ -17,12 +16,12 @@ from autoprune.export.card import Card
 from autoprune.export.card_origin import AppliedPolicy, GroupRow
 from autoprune.export.card_parts import WeightsFacts
 from autoprune.export.convert import timed
+from autoprune.export.examples import timing_inputs
 from autoprune.export.stored_policy import StoredPolicy
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.apply_target import TargetNetwork
 from autoprune.pick.final_scores import FinalScores
 from autoprune.pick.make_card import make_card
-from autoprune.search.evaluation.measure_quality import quality_measurement
 from autoprune.search.setup.from_spec import timing_plan
 from autoprune.training.scoring import score
 
@@ -67,13 +66,14 @@ def applied_card(
         weights=WeightsFacts(spec.model.source, weights, licence),
         timing=replace(timing_plan(spec.latency), runtime="torch"),
         runtime=target.runtime,
+        qualities=spec.qualities,
     )
 
 
 def _judged(network: nn.Module, target: TargetNetwork, policy: PruningPolicy) -> tuple[FinalScores, FinalScores]:
     """Return what is measured of the pruned network and of the dense one."""
     spec = target.spec
-    batch = target.runtime.place_images(torch.zeros(spec.latency.batch, *target.architecture.input_shape))
+    batch = timing_inputs(target.example, spec.latency.batch).map(target.runtime.place_images)
     timing = timed(target.network, network, batch, timing_plan(spec.latency))
     error = timing.ratio_stderr * timing.dense_ms
     masked = tuple(policy.mask.layers) if policy.mask else ()
@@ -84,7 +84,7 @@ def _judged(network: nn.Module, target: TargetNetwork, policy: PruningPolicy) ->
         if target.task is None:
             return FinalScores(measured)
         found = score(one, target.task, "val", target.runtime)
-        correct = {"validation": found.correct} if found.correct is not None else {}
-        return FinalScores(measured.merged(quality_measurement(found)), correct=correct)
+        paired = {"validation": found.paired} if found.paired is not None else {}
+        return FinalScores(measured.merged(found.measurement), paired=paired)
 
     return final_scores(network, timing.pruned_ms, error), final_scores(target.network, timing.dense_ms, 0.0)

@@ -15,7 +15,6 @@ from torch import nn
 
 from autoprune.core.export_formats import Wanted
 from autoprune.core.notify import Notify
-from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.errors import EvaluationError
 from autoprune.export.card import Card
@@ -31,7 +30,7 @@ from autoprune.pick.policy_fit import (
     check_fits,
     find_parts,
 )
-from autoprune.pruning.importance import Calibration, score_groups
+from autoprune.pruning.importance import score_groups
 from autoprune.pruning.masks.build_masks import build_masks
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.from_spec import timing_plan
@@ -87,12 +86,15 @@ def _pruned(
     """Return the card of the pruned network, and what its folder is made from."""
     space, criteria = SearchSpace.of_policy(stored.policy, parts.groups, parts.blocks), stored.policy.criteria
     notify(f"scoring channels by {', '.join(criteria) or 'nothing: no channel goes'}")
-    calibration = Calibration(target.batches(), target.spec.seed, target.architecture.input_shape)
+    calibration = target.calibration()
     pruner = Pruner(target.network, space, score_groups(target.network, space.groups, criteria, calibration))
     counts = space.counts(replace(stored.policy, mask=None))
     importances = {name: stored.policy.groups[name].importance for name in space.by_name}
     policy = replace(space.policy(counts, importances), mask=stored.policy.mask)
-    network = _recalibrated(pruner.prune(replace(policy, mask=None)), policy, target, notify)
+    network = pruner.prune(replace(policy, mask=None))
+    if policy.mask is not None:
+        build_masks(network, policy.mask, calibration.batches, calibration.loss_of).apply(network)
+    network = _recalibrated(network, target, notify)
     bundle = NetworkBundle(
         network=network,
         dense=target.network,
@@ -107,11 +109,9 @@ def _pruned(
     return applied_card(stored, policy, counts, space, network, target, notes), bundle
 
 
-def _recalibrated(network: nn.Module, policy: PruningPolicy, target: TargetNetwork, notify: Notify) -> nn.Module:
-    """Return a cut network with its masks on, and batch norm recalibrated if there is data."""
+def _recalibrated(network: nn.Module, target: TargetNetwork, notify: Notify) -> nn.Module:
+    """Return a cut network with batch norm recalibrated if there is data."""
     network = target.runtime.place(network)
-    if policy.mask is not None:
-        build_masks(network, policy.mask, target.batches()).apply(network)
     if target.task is not None:
         notify("recalibrating batch norm")
         images = target.spec.finetune.recalibration_images

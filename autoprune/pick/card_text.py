@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from autoprune.analysis.comparison import Scored, compare
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import METRICS
+from autoprune.core.metrics import METRICS, Metric
 from autoprune.export.card import Card
 from autoprune.export.card_origin import AppliedPolicy, ContenderRow, MaskFacts, PickedTrial
-from autoprune.export.card_parts import CardFile, CardScores, FolderFacts, ScoreGain
+from autoprune.export.card_parts import FRESH_PROCESS, CardFile, CardScores, FolderFacts, ScoreGain
 from autoprune.export.export_result import Agreement
 from autoprune.export.picked_files import WEIGHTS
 from autoprune.pick.facts_text import in_words, load_call
@@ -35,7 +36,7 @@ def _picked(card: Card, pick: PickedTrial) -> list[str]:
         "",
         *_figures(card),
         "",
-        *_contenders(pick),
+        *_contenders(pick, card.qualities[0]),
         *_files(card),
         "",
         *_facts(card, pick),
@@ -87,12 +88,12 @@ def _figures(card: Card) -> list[str]:
         f"| | pruned | {' | '.join([*others, *(f'against {name}' for name in others)])} |",
         f"|---|---|{'---|' * 2 * len(others)}",
     ]
-    for split in ("test", "validation"):
-        known = [found for one in (card.scores, *others.values()) if (found := _score_on(split, one)) is not None]
-        if known:
-            shown = [_accuracy(found) for found in known]
-            gains = [_gain(card.against[name][split]) for name in others]
-            lines.append(f"| accuracy on {split} | {' | '.join([*shown, *gains])} |")
+    lines += [
+        f"| {quality.name} on {split} | {' | '.join(_scores(card, others, split, quality))} |"
+        for quality in card.qualities
+        for split in ("test", "validation")
+        if _score_on(split, card.scores, quality) is not None
+    ]
     costs = [one.validation for one in (card.scores, *others.values())]
     for name in (name for name in _COSTS if name in costs[0].values):
         ratios = [f"× {costs[0][name] / other[name]:.3f}" for other in costs[1:]]
@@ -100,9 +101,30 @@ def _figures(card: Card) -> list[str]:
     return lines
 
 
-def _score_on(split: str, scores: CardScores) -> Measurement | None:
+def _scores(card: Card, others: Mapping[str, CardScores], split: str, quality: Metric) -> list[str]:
+    """Return the cells of a row: a quality of each network, and the pruned one's gain over each of the others."""
+    known = {name: _score_on(split, one, quality) for name, one in {"": card.scores, **others}.items()}
+    own, leads = known[""], quality == card.qualities[0]
+    gains = [
+        card.against[name][split] if leads and found else _unpaired(own, found, quality) if own and found else None
+        for name, found in known.items()
+        if name
+    ]
+    return [
+        *(_quality(found, quality) if found else "–" for found in known.values()),
+        *(_gain(g, quality) for g in gains),
+    ]
+
+
+def _unpaired(one: Measurement, other: Measurement, quality: Metric) -> ScoreGain:
+    """Return by how much a network is better, of a metric of which no example's score is stored."""
+    told = compare(Scored("", None, one), Scored("", None, other), quality)
+    return ScoreGain(told.difference, told.stderr, quality.name)
+
+
+def _score_on(split: str, scores: CardScores, quality: Metric) -> Measurement | None:
     found = scores.test if split == "test" else scores.validation
-    return found if found is not None and "accuracy" in found.values else None
+    return found if found is not None and quality.name in found.values else None
 
 
 def _files(card: Card) -> list[str]:
@@ -113,7 +135,7 @@ def _files(card: Card) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     own = folder.files[WEIGHTS]
-    timed = [(WEIGHTS, own.runtime or "", own.latency, "the same answers in a fresh process")]
+    timed = [(WEIGHTS, own.runtime or "", own.latency, f"the same answers {_where(folder)}")]
     timed += [(one.file, one.runtime, one.latency, _agreement(one.agreement)) for one in folder.exported]
     for name, runtime, timing, agrees in timed:
         if timing is not None:
@@ -123,7 +145,10 @@ def _files(card: Card) -> list[str]:
             )
     failed = [f"- {one.file} was not written: {one.failure}" for one in folder.failed]
     note = folder.wanted.note
-    return [*lines, "", *failed, *([f"- {note}"] if note else []), *_checks(folder)]
+    fixed = [f"- {one.file} takes inputs {one.facts['shapes']}" for one in folder.exported if "shapes" in one.facts]
+    if own.latency is not None and own.latency.batch is None:
+        fixed.append("- latency is that of one batch as it is, whose examples cannot be told apart")
+    return [*lines, "", *failed, *fixed, *([f"- {note}"] if note else []), *_checks(folder)]
 
 
 def _size(file: CardFile) -> str:
@@ -131,10 +156,14 @@ def _size(file: CardFile) -> str:
 
 
 def _agreement(found: Agreement) -> str:
-    shares = f"{100 * found.equal_answers:.2f} % of the answers to {found.images} {found.kind} equal"
+    shares = f"{found.images} {found.kind}"
+    if found.equal_answers is not None:
+        shares = f"{100 * found.equal_answers:.2f} % of the answers to {shares} equal"
     ours, theirs = found.accuracy, found.reference_accuracy
     if ours is not None and theirs is not None and ours != theirs:
-        shares += f", accuracy {100 * ours:.2f} for {100 * theirs:.2f} %"
+        is_share = found.metric == "accuracy"
+        shown = f"{100 * ours:.2f} for {100 * theirs:.2f} %" if is_share else f"{ours:.5g} for {theirs:.5g}"
+        shares += f", {found.metric} {shown}"
     return f"within {found.max_difference:.1e}; {shares}"
 
 
@@ -142,10 +171,16 @@ def _checks(folder: FolderFacts) -> list[str]:
     """Return which checks the folder has passed, and which do not apply to it."""
     passed = ", ".join(check.name for check in folder.checks if check.passed)
     idle = [f"- not checked: {one.name}: {one.detail}" for one in folder.checks if one.passed is None]
-    return [*([f"- checked in a fresh process: {passed}"] if passed else []), *idle]
+    return [*([f"- checked {_where(folder)}: {passed}"] if passed else []), *idle]
 
 
-def _contenders(pick: PickedTrial) -> list[str]:
+def _where(folder: FolderFacts) -> str:
+    """Return which process loaded the files to check them."""
+    is_fresh = all(check.name != FRESH_PROCESS for check in folder.checks)
+    return "in a fresh process" if is_fresh else "once loaded again"
+
+
+def _contenders(pick: PickedTrial, quality: Metric) -> list[str]:
     """Return how the contenders of the longer fine-tune fared, if there were several."""
     if len(pick.contenders) < 2:
         return []
@@ -155,10 +190,10 @@ def _contenders(pick: PickedTrial) -> list[str]:
         f"|---|---|{'---|' * len(borders)}---|",
     ]
     for one in pick.contenders:
-        scores = [_loss_and_accuracy(rung.validation) for rung in one.rungs]
+        scores = [_loss_and_quality(rung.validation, quality) for rung in one.rungs]
         cells = [str(one.trial), one.origin, *scores, *[""] * (len(borders) - len(scores))]
         lines.append(f"| {' | '.join([*cells, _ending(one)])} |")
-    return [*lines, "", "Validation loss and accuracy after each part; the better half by loss went on.", ""]
+    return [*lines, "", f"Validation loss and {quality.name} after each part; the better half by loss went on.", ""]
 
 
 def _ending(contender: ContenderRow) -> str:
@@ -168,8 +203,9 @@ def _ending(contender: ContenderRow) -> str:
     return "picked" if left is None else f"left behind at {100 * left:g} %"
 
 
-def _loss_and_accuracy(found: Measurement) -> str:
-    return f"{METRICS['loss'].show(found['loss'])}, {METRICS['accuracy'].show(found['accuracy'])}"
+def _loss_and_quality(found: Measurement, quality: Metric) -> str:
+    known = dict.fromkeys((METRICS["loss"], quality))
+    return ", ".join(one.with_unit(found[one.name]).removesuffix(" nats") for one in known if one.name in found.values)
 
 
 def _facts(card: Card, pick: PickedTrial) -> list[str]:
@@ -185,7 +221,7 @@ def _facts(card: Card, pick: PickedTrial) -> list[str]:
         f"- {uniform}",
         f"- {card.flop_convention}; not counted: {', '.join(card.uncounted)}",
         f"- selected on validation; {test}; ± is one standard error, of differences that of the paired answers to the "
-        "same images",
+        "same examples",
         f"- fine-tune: {in_words(pick.finetune.to_json())}",
         *(_mask(pick.mask) if pick.mask else ()),
         f"- data: {in_words(card.data.to_json() if card.data else {})}",
@@ -222,12 +258,24 @@ def _cost(found: Measurement, name: str) -> str:
     return f"{METRICS[name].show(found[name])}{f' ± {error:.2g}' if error else ''} {METRICS[name].unit}"
 
 
-def _accuracy(found: Measurement) -> str:
-    return f"{100 * found['accuracy']:.2f} % ± {100 * found.error('accuracy'):.2f}"
+def _quality(found: Measurement, quality: Metric) -> str:
+    value, error = quality.with_unit(found[quality.name]), found.stderr.get(quality.name)
+    return value if error is None else f"{value} ± {quality.number(error)}"
 
 
-def _gain(gain: ScoreGain) -> str:
-    if not gain.accuracy and not gain.stderr:
-        return "no image differs"  # and not ± 0: more images might
-    change = 100 * gain.accuracy + 0.0  # never -0.00
-    return f"{change:+.2f} ± {100 * gain.stderr:.2f} points"
+def _gain(gain: ScoreGain | None, quality: Metric) -> str:
+    """Return by how much the pruned network is better; a sign says so only where larger is better."""
+    if gain is None:
+        return "–"
+    if gain.stderr is None:
+        return f"{_change(quality.gap(gain.gain, '+'), gain.gain, quality)}, no standard error"
+    if not gain.gain and not gain.stderr:
+        return "no example differs"  # and not ± 0: more examples might
+    change, _, unit = quality.gap(gain.gain, "+").partition(" ")
+    return f"{_change(change, gain.gain, quality)} ± {quality.number(gain.stderr)} {unit}".rstrip()
+
+
+def _change(text: str, gain: float, quality: Metric) -> str:
+    if quality.goal == "max":
+        return text
+    return f"{'worse' if gain < 0 else 'better'} by {text[1:]}"

@@ -25,7 +25,6 @@ from autoprune.pick.uniform_rival import Incomparable, Rival
 from autoprune.pruning.cut_plan import CutPlan
 from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
-from autoprune.search.evaluation.measure_quality import quality_measurement
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.training.scoring import Score, score
 
@@ -39,7 +38,7 @@ class Contender:
 
     Attributes:
         trial: which one.
-        scores: (share of the fine-tune in (0, 1], accuracy and loss on validation then), one for each part it took.
+        scores: (share of the fine-tune in (0, 1], quality and loss on validation then), one for each part it took.
         failure: what it failed by, empty if it did not.
     """
 
@@ -234,5 +233,5 @@ def _network_of(entrant: _Entrant) -> nn.Module:
 
 
 def _contender(entrant: _Entrant) -> Contender:
-    scores = tuple((share, quality_measurement(found)) for share, found in entrant.scores)
+    scores = tuple((share, found.measurement) for share, found in entrant.scores)
     return Contender(entrant.trial, scores, str(entrant.failure or ""))

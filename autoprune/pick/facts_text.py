@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autoprune.core.builtin_names import MODELS
+from autoprune.core.live_objects import is_live
 
 
 def in_words(facts: Mapping[str, object]) -> str:
@@ -36,4 +37,5 @@ def load_call(source: str, folder: str) -> str:
         source: of the dense network; code has to be trusted to be run.
         folder: the picked folder.
     """
-    return f"autoprune.load({folder!r}{', trust_code=True' if MODELS.is_code(source) else ''})"
+    extra = ", trust_code=True" if MODELS.is_code(source) else ", network=model" if is_live(source) else ""
+    return f"autoprune.load({folder!r}{extra})"

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
@@ -15,9 +14,9 @@ from autoprune.core.paired_scores import PairedScores
 from autoprune.core.policy import PruningPolicy
 from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
-from autoprune.search.evaluation.measure_quality import quality_measurement
+from autoprune.search.evaluation.measure_quality import train_quality
 from autoprune.search.evaluation.stopwatch import Stopwatch
-from autoprune.training.scoring import Score, score, score_train
+from autoprune.training.scoring import Score, score
 
 
 @dataclass(frozen=True)
@@ -27,19 +26,19 @@ class FinalScores:
     Attributes:
         validation: costs, and the score on validation.
         test: the score on test; ``None`` if the data has no test split, or the network was not to meet it.
-        correct: split → which of its images were right, bool of shape ``(count,)``.
+        paired: split → what it made of each of its examples.
     """
 
     validation: Measurement
     test: Measurement | None = None
-    correct: Mapping[str, Tensor] = field(default_factory=dict)
+    paired: Mapping[str, PairedScores] = field(default_factory=dict)
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         return {
             "validation": self.validation.to_json(),
             "test": self.test.to_json() if self.test else None,
-            "correct": {split: PairedScores.pack(right.tolist()).text for split, right in self.correct.items()},
+            "correct": {split: scores.text for split, scores in self.paired.items()},
         }
 
     @classmethod
@@ -48,8 +47,19 @@ class FinalScores:
         return cls(
             Measurement.from_json(data["validation"]),
             Measurement.from_json(data["test"]) if data["test"] else None,
-            {split: torch.from_numpy(PairedScores(text).unpack()) for split, text in data["correct"].items()},
+            {split: _sound(text) for split, text in data["correct"].items()},
         )
+
+
+def _sound(text: str) -> PairedScores:
+    """Return stored scores, which can be read.
+
+    Raises:
+        ValueError: if they are damaged.
+    """
+    scores = PairedScores(text)
+    scores.unpack()
+    return scores
 
 
 def final_scores_of(
@@ -66,17 +76,15 @@ def final_scores_of(
         watch: counts the seconds.
     """
     with watch("score"):
-        seen = score_train(network, maker.task, maker.runtime)
+        learnt = train_quality(network, maker.task, maker.runtime)
     with watch("latency"):
         timing = meter.time(network)
-    quality = quality_measurement(found).merged(
-        Measurement({"train_accuracy": seen.accuracy}, {"train_accuracy": seen.accuracy_stderr})
-    )
+    quality = found.measurement.merged(learnt)
     return _with_test(maker, network, maker.exact(policy).merged(quality).merged(timing), found, watch)
 
 
 def dense_final_scores(maker: NetworkMaker, dense: Measurement, watch: Stopwatch) -> FinalScores:
-    """Score the dense network again, image by image, so that others can be paired with it.
+    """Score the dense network again, example by example, so that others can be paired with it.
 
     Args:
         maker: with the dense network.
@@ -86,7 +94,7 @@ def dense_final_scores(maker: NetworkMaker, dense: Measurement, watch: Stopwatch
     network = maker.pruner.network
     with watch("score"):
         found = score(network, maker.task, "val", maker.runtime)
-    return _with_test(maker, network, dense.merged(quality_measurement(found)), found, watch)
+    return _with_test(maker, network, dense.merged(found.measurement), found, watch)
 
 
 def _with_test(
@@ -97,6 +105,6 @@ def _with_test(
     if maker.task.sizes["test"]:
         with watch("test"):
             scores["test"] = score(network, maker.task, "test", maker.runtime)
-    test = quality_measurement(scores["test"]) if "test" in scores else None
-    correct = {split: one.correct for split, one in scores.items() if one.correct is not None}
-    return FinalScores(validation, test, correct)
+    test = scores["test"].measurement if "test" in scores else None
+    paired = {split: one.paired for split, one in scores.items() if one.paired is not None}
+    return FinalScores(validation, test, paired)

@@ -16,7 +16,7 @@ from autoprune.core.notify import Notify
 from autoprune.core.trial import Trial
 from autoprune.errors import ModelError, StudyError, UsageError
 from autoprune.export.card import Card
-from autoprune.export.convert import examples_of
+from autoprune.export.examples import examples_of
 from autoprune.export.publish import NetworkBundle, check_target, publish
 from autoprune.pick.card_text import card_text
 from autoprune.pick.contest import Finished, hold_contest
@@ -159,7 +159,7 @@ def _bundle(finished: Finished, study: PreparedStudy, wanted: Wanted) -> Network
         architecture=study.architecture,
         policy=finished.trial.candidate.policy,
         channels={group.name: group.num_channels for group in study.space.groups},
-        examples=examples_of(study.task),
+        examples=examples_of(study.task, study.network),
         timing=timing_plan(study.spec.latency),
         wanted=wanted,
     )

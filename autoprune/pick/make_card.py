@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autoprune.core.paired_scores import PairedScores, paired_difference
+from autoprune.analysis.comparison import Scored, compare
+from autoprune.core.metrics import Metric
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.versions import versions
 from autoprune.cost.timing_plan import TimingPlan
@@ -27,6 +28,7 @@ def make_card(
     weights: WeightsFacts,
     timing: TimingPlan,
     runtime: Runtime,
+    qualities: tuple[Metric, ...],
 ) -> Card:
     """Return the card of a network whose files are not written yet.
 
@@ -40,12 +42,13 @@ def make_card(
         weights: where the dense network's weights come from.
         timing: how latencies were timed.
         runtime: where the networks ran.
+        qualities: what they are judged by, the leading metric first.
     """
     return Card(
         origin=origin,
         scores=scores_of(pruned),
         dense=scores_of(others["dense"]),
-        against={name: _gains(pruned, other) for name, other in others.items()},
+        against={name: _gains(pruned, other, qualities[0]) for name, other in others.items()},
         policy=policy,
         seed=seed,
         data=CardData(task.name, dict(task.sizes), task.licence) if task else None,
@@ -53,6 +56,7 @@ def make_card(
         latency=timing,
         runtime=runtime.describe(),
         versions=versions(),
+        qualities=qualities,
     )
 
 
@@ -61,11 +65,23 @@ def scores_of(final_scores: FinalScores) -> CardScores:
     return CardScores(final_scores.validation, final_scores.test)
 
 
-def _gains(one: FinalScores, other: FinalScores) -> dict[str, ScoreGain]:
-    """Return, for each split, by how much one network is more accurate than the other, paired image by image."""
-    packed = {
-        split: [PairedScores.pack(each.correct[split].tolist()) for each in (one, other)]
-        for split in one.correct
-        if split in other.correct
-    }
-    return {split: ScoreGain(*paired_difference(*pair)) for split, pair in packed.items()}
+def _gains(one: FinalScores, other: FinalScores, quality: Metric) -> dict[str, ScoreGain]:
+    """Return, for each split, by how much one network is better than the other, paired example by example if known."""
+    found = {}
+    for split in ("validation", "test"):
+        first, second = _scored(one, split), _scored(other, split)
+        if first and second and quality.name in first.measurement.values.keys() & second.measurement.values.keys():
+            told = compare(first, second, quality)
+            found[split] = ScoreGain(told.difference, told.stderr, quality.name)
+    return found
+
+
+def _scored(scores: FinalScores, split: str) -> Scored | None:
+    """Return what was measured of a network on a split; ``None`` if nothing was."""
+    measured = scores.test if split == "test" else scores.validation
+    return None if measured is None else Scored("", None, measured, _paired(scores, split))
+
+
+def _paired(scores: FinalScores, split: str) -> str:
+    """Return what a network made of each example of a split, as it is stored; empty if that is not known."""
+    return scores.paired[split].text if split in scores.paired else ""

@@ -46,6 +46,7 @@ def picked_card(
         weights=_weights(study),
         timing=timing_plan(study.spec.latency),
         runtime=study.device,
+        qualities=study.spec.qualities,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.channel_groups import Block, PruningGroup
@@ -35,12 +35,12 @@ class FoundParts:
     network: nn.Module
 
 
-def find_parts(network: nn.Module, example: Tensor) -> FoundParts:
+def find_parts(network: nn.Module, example: object) -> FoundParts:
     """Return what of a network can be pruned.
 
     Args:
         network: in eval mode.
-        example: two inputs, shape ``(2, *input_shape)``.
+        example: a batch, as :meth:`Inputs.of` takes it.
     """
     found = find_groups(network, example)
     return FoundParts(

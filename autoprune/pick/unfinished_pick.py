@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
+from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Trial
 from autoprune.cost.timing_plan import TimingPlan
@@ -185,11 +185,12 @@ def _question(maker: NetworkMaker, timing: TimingPlan, trials: Sequence[Trial]) 
 
 
 def _score_to(score: Score) -> JsonObject:
-    correct = None if score.correct is None else PairedScores.pack(score.correct.tolist()).text
-    numbers = {name: getattr(score, name) for name in ("accuracy", "accuracy_stderr", "loss", "loss_stderr", "count")}
-    return {**numbers, "correct": correct}
+    paired = None if score.paired is None else score.paired.text
+    return {"measurement": score.measurement.to_json(), "count": score.count, "correct": paired}
 
 
 def _score_from(data: dict[str, Any]) -> Score:
-    correct = None if data["correct"] is None else torch.from_numpy(PairedScores(data["correct"]).unpack())
-    return Score(**{**data, "correct": correct})
+    paired = None if data["correct"] is None else PairedScores(data["correct"])
+    if paired is not None:
+        paired.unpack()  # which raises if it is damaged
+    return Score(Measurement.from_json(data["measurement"]), int(data["count"]), paired)

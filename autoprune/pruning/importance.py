@@ -36,15 +36,19 @@ class Calibration:
         input_shape: shape of one input without the batch, for criteria that need a shape and no data; ``None`` to
             take it from the first batch.
         loss: (what the network returns, labels) → mean loss over a batch, a scalar.
+        loss_on: (network, labels) → the same, in the place of ``loss``, where the labels say all that the network gets.
     """
 
     batches: Sequence[tuple[Any, Any]] = ()
     seed: int = 0
     input_shape: tuple[int, ...] | None = None
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy
+    loss_on: Callable[[nn.Module, Any], Tensor] | None = None
 
     def loss_of(self, network: nn.Module, inputs: Any, labels: Any) -> Tensor:
         """Return the loss of a network on one batch."""
+        if self.loss_on is not None:
+            return self.loss_on(network, labels)
         return self.loss(Inputs.of(inputs).run(network), labels)
 
 

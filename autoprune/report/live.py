@@ -185,7 +185,7 @@ def news(before: Snapshot | None, after: Snapshot) -> list[str]:
     known = {trial.number for trial in before.view.trials} if before else None
     fresh = [] if known is None else [trial for trial in after.view.trials if trial.number not in known]
     dense = after.summary.dense if after.summary else None
-    lines = [f"trial {trial.number}: {how_it_ended(trial, dense)}" for trial in fresh]
+    lines = [f"trial {trial.number}: {how_it_ended(trial, dense, after.view.spec.qualities)}" for trial in fresh]
     if before is None or (before.progress_line(), before.searching) != (after.progress_line(), after.searching):
         lines.append(f"{after.progress_line()}; {after.state_line()}")
     if before is None or best_line(before) != best_line(after):
@@ -203,4 +203,4 @@ def best_line(shot: Snapshot) -> str:
     if best is None:
         return "no completed trial yet" if not shot.counts.get("completed") else "no completed trial meets the budget"
     limits = "within the budget" if shot.summary.budget.limits else "of all"
-    return f"best {limits}: trial {best.number} ({best.origin}), {', '.join(describe(best, shot.summary.dense))}"
+    return f"best {limits}: trial {best.number} ({best.origin}), {', '.join(describe(best, shot.summary))}"

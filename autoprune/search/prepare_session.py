@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autoprune.analysis.comparison import chance_notes
+from autoprune.analysis.comparison_notes import chance_notes
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.versions import versions
@@ -18,10 +18,16 @@ from autoprune.search.stored_spec import remember, remembering
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.spec import StudySpec, fingerprint
+from autoprune.tasks.task import DataTask
 
 
 def begin_session(
-    spec: StudySpec, written: Mapping[str, object], folder: StudyFolder, ledger: Ledger, display: Display
+    spec: StudySpec,
+    written: Mapping[str, object],
+    folder: StudyFolder,
+    ledger: Ledger,
+    display: Display,
+    task: DataTask | None = None,
 ) -> tuple[PreparedStudy, Proposals]:
     """Return the study that is ready to be searched, and what decides its candidates; store what it runs with.
 
@@ -31,6 +37,7 @@ def begin_session(
         folder: where the study is stored.
         ledger: open.
         display: shows what happens.
+        task: the data, if it is open already.
 
     Raises:
         BudgetError: if the budget is needless or out of reach.
@@ -39,7 +46,7 @@ def begin_session(
     if ledger.reclaimed:
         display.say(f"{ledger.reclaimed} trial(s) left unfinished by a process that died will be asked again")
     with remembering(spec, written, folder) as decided:
-        study = prepare_study(spec, folder, display.say, decided)
+        study = prepare_study(spec, folder, display.say, decided, task)
         proposals = build_proposals(study, Budget.parse(spec.budget.model_dump()).resolve(study.dense))
         proposals.check()
     remember(study.spec, written, folder)
@@ -47,7 +54,8 @@ def begin_session(
     for key, value in study_facts(study).to_json().items():
         ledger.remember(key, value)
     ledger.begin_session(session_facts(study, proposals.budget).to_json())
-    for note in chance_notes(study.dense, study.task.num_classes):
+    data = study_facts(study).data
+    for note in chance_notes(study.dense, study.spec.quality, data.chance, data.num_classes):
         display.warn(note)
     return study, proposals
 
@@ -64,4 +72,5 @@ def logged_study(spec: StudySpec, folder: StudyFolder, budget: Budget, dense: Me
         sampler=spec.sampler,
         settings=fingerprint(spec),
         versions=versions(),
+        qualities=spec.qualities,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from autoprune.core.budget import Budget
+from autoprune.core.metrics import register
 from autoprune.core.trial import Trial
 from autoprune.core.versions import versions
 from autoprune.errors import StudyError
@@ -17,7 +18,8 @@ from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.loop import search
 from autoprune.search.prepare_session import begin_session, logged_study
 from autoprune.search.setup.build_evaluator import build_evaluator
-from autoprune.search.setup.from_spec import resolve
+from autoprune.search.setup.from_spec import resolve, task_of
+from autoprune.search.setup.judged_by import judged_by
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.stored_spec import check_same_meaning, stored_meaning, with_stored_choices
 from autoprune.search.trial_weights import TrialWeights
@@ -73,17 +75,23 @@ def run_search(
     loggers = Loggers.named(spec.logging.loggers, display.warn, display.say)  # before anything is trained
     folder.create()
     wanted = with_stored_choices(resolve(spec), folder)
+    task = None if folder.has_begun else task_of(wanted)
+    wanted = wanted if task is None else judged_by(wanted, task)
+    register(wanted.qualities)
     check_same_meaning(stored_meaning(folder), wanted, folder)
     url, title = storage_url(folder, storage), f"{spec.name}, autoprune {version('autoprune')}"
-    with Ledger(url, spec.name, spec.objectives, folder.lock) as ledger, logged(display, folder.log, title) as shown:
+    with (
+        Ledger(url, wanted.name, wanted.objectives, folder.lock) as ledger,
+        logged(display, folder.log, title) as shown,
+    ):
         check_same_meaning(ledger.facts.get("fingerprint"), wanted, folder)
         done = ledger.trials
         if len(done) >= spec.trials:
             return _nothing_left(wanted, folder, ledger, done, shown, loggers)
-        study, proposals = begin_session(wanted, written or {}, folder, ledger, shown)
+        study, proposals = begin_session(wanted, written or {}, folder, ledger, shown, task)
         weights = _weights(study.spec, folder, proposals.budget, shown)
         evaluator = _evaluator(study, weights, ledger, done)
-        shown.began(done, spec.trials, proposals.budget, study.dense)
+        shown.began(done, spec.trials, proposals.budget, study.dense, study.spec.qualities)
         with loggers.session(logged_study(study.spec, folder, proposals.budget, study.dense), done):
             observer = weights.watch(Watched(shown, loggers), done)
             added = search(ledger, proposals, evaluator, spec.trials, spec.seed, observer)
@@ -112,4 +120,4 @@ def _evaluator(study: PreparedStudy, weights: TrialWeights, ledger: Ledger, done
 
 
 def _weights(spec: StudySpec, folder: StudyFolder, budget: Budget, display: Display) -> TrialWeights:
-    return TrialWeights(folder, spec.disk.keep_weights, spec.objectives, budget, display.warn)
+    return TrialWeights(folder, spec.disk.keep_weights, spec.objectives, budget, display.warn, spec.quality)

@@ -8,14 +8,18 @@ from contextlib import contextmanager
 from autoprune.errors import AutopruneError, StudyMismatchError
 from autoprune.study.accepted_toml import write_accepted
 from autoprune.study.folder import StudyFolder
-from autoprune.study.spec import StudySpec, differences, fingerprint
+from autoprune.study.spec import QUALITY, StudySpec, differences, fingerprint
 from autoprune.study.spec_budget import BudgetSpec
 from autoprune.study.spec_run import OPEN_LAYOUTS
+from autoprune.study.spec_sections import SpaceSpec
 from autoprune.study.spec_toml import read_resolved, write_resolved
 
 
 def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
-    """Return the spec with the precision, layout and latency runtime that the study began with, if left to ``auto``."""
+    """Return the spec with what the study decided when it began, where it is left open.
+
+    That is the precision, the layout and the latency runtime left to ``auto``, and what it is judged by.
+    """
     if not folder.has_begun:
         return spec
     stored = read_resolved(folder.resolved)
@@ -26,7 +30,14 @@ def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
         runtime = runtime.model_copy(update={"precision": stored.runtime.precision})
     if latency.runtime == "auto":
         latency = latency.model_copy(update={"runtime": stored.latency.runtime})
-    return spec.model_copy(update={"runtime": runtime, "latency": latency})
+    metrics = spec.metrics or stored.metrics
+    is_open = spec.objectives == StudySpec.model_fields["objectives"].default or QUALITY in spec.objectives
+    objectives = stored.objectives if is_open and metrics == stored.metrics else spec.objectives
+    space = spec.space
+    if space.importances == SpaceSpec().importances:
+        space = space.model_copy(update={"importances": stored.space.importances})
+    decided = {"space": space, "runtime": runtime, "latency": latency, "metrics": metrics, "objectives": objectives}
+    return spec.model_copy(update=decided)
 
 
 def stored_meaning(folder: StudyFolder) -> Mapping[str, object] | None:

@@ -23,6 +23,7 @@ from autoprune.analysis.weight_retention import retained_trials
 from autoprune.core.atomic_write import write_bytes
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import DAMAGE, parse_json
+from autoprune.core.metrics import ACCURACY, Metric
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
 from autoprune.export.architecture import Architecture, PrunedArchitecture
@@ -46,6 +47,7 @@ class TrialWeights:
         objectives: metric names that the front trades.
         budget: absolute limits of this run.
         warn: called with a sentence, and only once, if something cannot be written or removed.
+        quality: what trials within a budget are ranked by.
     """
 
     folder: StudyFolder
@@ -53,6 +55,7 @@ class TrialWeights:
     objectives: Sequence[str]
     budget: Budget
     warn: Callable[[str], None]
+    quality: Metric = ACCURACY
     _has_warned: bool = field(default=False, init=False)
 
     def writer(
@@ -106,7 +109,7 @@ class TrialWeights:
             case "none":
                 return set()
             case _:
-                return retained_trials(trials, self.objectives, self.budget)
+                return retained_trials(trials, self.objectives, self.budget, self.quality)
 
     def _remove(self, path: Path) -> None:
         try:

@@ -23,7 +23,7 @@ class DenseFacts:
         data: hash of the data's content.
         runtime: where and how the network ran, as :meth:`Runtime.describe` returns it.
         regularisation: what learning to be sparse did; ``None`` if the study has none.
-        correct: which validation images were right, as the text of :class:`PairedScores`; empty in the files of
+        paired: what it made of each validation example, as the text of :class:`PairedScores`; empty in the files of
             versions that did not store it.
         latency_runtime: what ran the network when it was timed; ``torch`` before there was a choice.
     """
@@ -32,7 +32,7 @@ class DenseFacts:
     data: str
     runtime: Mapping[str, str | int]
     regularisation: RegularisationFacts | None = None
-    correct: str = ""
+    paired: str = ""
     latency_runtime: str = "torch"
 
     @property
@@ -47,7 +47,7 @@ class DenseFacts:
             "data": self.data,
             "runtime": dict(self.runtime),
             "sparsity": self.regularisation.to_json() if self.regularisation else None,
-            "correct": self.correct,
+            "correct": self.paired,
             "latency_runtime": self.latency_runtime,
         }
 
@@ -64,7 +64,7 @@ class DenseFacts:
             data=str(stored["data"]),
             runtime=dict(stored["runtime"]),
             regularisation=RegularisationFacts.from_json(learnt) if learnt else None,
-            correct=str(stored.get("correct", "")),
+            paired=str(stored.get("correct", "")),
             latency_runtime=str(stored.get("latency_runtime", "torch")),
         )
 

@@ -39,15 +39,19 @@ def find_study(
         SpecError: if the ``study.toml`` cannot be read, or is named and missing.
     """
     folder = _folder(DEFAULT_STUDY if argument is None else argument, root)
-    own, recipe = folder / STUDY_FILE, recipes().get(folder.name)
+    file = folder / STUDY_FILE if Path(argument or "").name == STUDY_FILE else written_for(folder, root)
     values: dict[str, object] = {}
-    if own.exists() or Path(argument or "").name == STUDY_FILE:
-        values = read_study_toml(own)
-    elif recipe is not None and folder == root / folder.name:
-        values = read_study_toml(recipe)
+    if file is not None:
+        values = read_study_toml(file)
     elif not folder.is_dir():
         _check_new(folder, root, allow_new)
     return folder, {"name": _study_name(folder), **values}
+
+
+def written_for(folder: Path, root: Path) -> Path | None:
+    """Return the ``study.toml`` of a study: its own, or that of the packaged recipe of its name; ``None`` for none."""
+    own = folder / STUDY_FILE
+    return own if own.exists() else recipes().get(folder.name) if folder == root / folder.name else None
 
 
 def recipes() -> dict[str, Path]:

@@ -34,6 +34,8 @@ def code_in(spec: StudySpec) -> dict[str, tuple[str, ...]]:
         "logging.loggers": (LOGGERS, spec.logging.loggers),
     }
     found = {key: tuple(filter(registry.is_code, names)) for key, (registry, names) in named.items()}
+    loop = {"finetune": spec.loop.finetune, "evaluate": spec.loop.evaluate, "example": spec.loop.example}
+    found |= {f"loop.{key}": (name,) for key, name in loop.items() if name}
     return {key: names for key, names in found.items() if names}
 
 

@@ -10,20 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from autoprune.core.builtin_names import SamplerName
-from autoprune.core.metrics import METRICS, metric
-from autoprune.errors import UnknownNameError
+from autoprune.core.metrics import ACCURACY, KNOWN_QUALITIES, METRICS, TRAIN, Metric
+from autoprune.errors import UnknownNameError, UsageError
 from autoprune.study.spec_base import Names, Section, check_unique, fault
 from autoprune.study.spec_budget import BudgetSpec
 from autoprune.study.spec_run import DiskSpec, LatencySpec, LoggingSpec, RuntimeSpec
-from autoprune.study.spec_sections import DataSpec, ModelSpec, SensitivitySpec, SpaceSpec, StoppingSpec
+from autoprune.study.spec_sections import DataSpec, LoopSpec, ModelSpec, SensitivitySpec, SpaceSpec, StoppingSpec
 from autoprune.study.spec_training import DenseSpec, FinetuneSpec, PickSpec, ScheduleSpec, SparsitySpec
 
 NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-# measured to be shown or to stop by; who searched for them would search for overfitting, or for a good start
-_TOLD_ONLY = frozenset({"train_accuracy", "recalibrated_loss", "midway_loss", "halfway_loss"})
+QUALITY = "quality"  # among objectives: the first metric of the task, whatever its name is
 
 
 class StudySpec(Section):
@@ -31,6 +30,12 @@ class StudySpec(Section):
 
     name: str = Field(
         default="digits-resnet56", description="letters, digits, '.', '_' and '-', not beginning with '.' or '-'"
+    )
+    # before the objectives, which may name these
+    metrics: Names = Field(
+        default=(),
+        description="what quality is measured by, as NAME, NAME:GOAL or NAME:GOAL:UNIT, the first leads; empty: what "
+        "the data is judged by, accuracy for classes",
     )
     objectives: Names = Field(
         default=("accuracy", "mflops", "latency_ms"),
@@ -45,6 +50,7 @@ class StudySpec(Section):
     )
     model: ModelSpec = Field(default=ModelSpec(), description="the network")
     data: DataSpec = Field(default=DataSpec(), description="the images")
+    loop: LoopSpec = Field(default=LoopSpec(), description="your own training and judgement")
     budget: BudgetSpec = Field(default=BudgetSpec(), description="what the network may cost")
     space: SpaceSpec = Field(default=SpaceSpec(), description="what a policy may choose from")
     dense: DenseSpec = Field(default=DenseSpec(), description="training of the dense network")
@@ -66,19 +72,46 @@ class StudySpec(Section):
             raise fault("expected letters, digits, '.', '_' and '-' only, not beginning with '.' or '-'")
         return name
 
+    @field_validator("metrics")
+    @classmethod
+    def _qualities(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            found = [Metric.parse(text) for text in texts]
+        except UsageError as error:
+            raise fault(str(error)) from error
+        check_unique(tuple(one.name for one in found), may_be_empty=True)
+        wrong = [one.name for one in found if one.is_cost or is_told_only(one.name)]
+        if wrong:
+            raise fault(f"{', '.join(wrong)} is not a quality of its own; name what the network is judged by")
+        return texts
+
     @field_validator("objectives")
     @classmethod
-    def _quality_and_cost(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _quality_and_cost(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Check that a quality is traded for a cost, by names that are known as far as the data is not yet."""
         check_unique(names)
-        try:
-            kinds = {metric(name).is_cost for name in names}
-        except UnknownNameError as error:
-            raise fault(str(error)) from error
-        if kinds != {True, False} or not _TOLD_ONLY.isdisjoint(names):
-            qualities = ", ".join(name for name in METRICS if not (METRICS[name].is_cost or name in _TOLD_ONLY))
-            costs = ", ".join(name for name, known in METRICS.items() if known.is_cost)
-            raise fault(f"expected at least one quality ({qualities}) and one cost ({costs})")
+        own = {one.name for one in map(Metric.parse, info.data.get("metrics", ()))}
+        unknown = [name for name in names if name not in {QUALITY, *METRICS, *KNOWN_QUALITIES, *own}]
+        costs = [name for name, known in METRICS.items() if known.is_cost]
+        qualities = dict.fromkeys((*own, *(name for name in METRICS if name not in costs and not is_told_only(name))))
+        if unknown:
+            raise fault(f"{UnknownNameError('metric', unknown[0], (*qualities, *costs, QUALITY))}")
+        if {name in costs for name in names} != {True, False} or any(map(is_told_only, names)):
+            raise fault(
+                f"expected at least one quality ({', '.join(qualities)}, or {QUALITY} for the first of the data's own) "
+                f"and one cost ({', '.join(costs)})"
+            )
         return names
+
+    @property
+    def quality(self) -> Metric:
+        """Return the metric that the network is judged by, the first of several."""
+        return self.qualities[0]
+
+    @property
+    def qualities(self) -> tuple[Metric, ...]:
+        """Return the metrics of quality that the task brings, the leading one first."""
+        return tuple(map(Metric.parse, self.metrics)) or (ACCURACY,)
 
     @model_validator(mode="after")
     def _start_is_there(self) -> StudySpec:
@@ -97,6 +130,14 @@ class StudySpec(Section):
             return self
         others = ("dense.epochs", "model.weights", "schedule.rewind_epoch", "sparsity.method")
         raise fault(reason, "schedule.start", others)
+
+
+def is_told_only(name: str) -> bool:
+    """Return whether a metric is measured to be shown or to stop by.
+
+    Who searched for one would search for overfitting, or for a good start.
+    """
+    return name.startswith(TRAIN) or name in ("recalibrated_loss", "midway_loss", "halfway_loss")
 
 
 # stopping decides which trials come to their end, and changes nothing of one that does

@@ -39,21 +39,22 @@ def fault(reason: str, key: str = "", because: Sequence[str] = ()) -> PydanticCu
     return PydanticCustomError("fault", "{reason}", {"reason": reason, "key": key, "because": list(because)})
 
 
-def check_name(registry: Registry, name: str, prefix: str) -> str:
-    """Return ``name`` if it can be one of ``registry``, or begins with a ``prefix`` that means something."""
-    if name in registry.builtins or (prefix and name.startswith(prefix) and name != prefix):
+def check_name(registry: Registry, name: str, *prefixes: str) -> str:
+    """Return ``name`` if it can be one of ``registry``, or begins with a prefix that means something."""
+    if name in registry.builtins or (name.startswith(prefixes) and name not in prefixes):
         return name
+    known = ", ".join(f"'{prefix}…'" for prefix in prefixes)
     where, colon, attribute = name.rpartition(":")
     if colon:
         is_module = all(part.isidentifier() for part in where.split("."))
         if not (is_module or where.endswith(".py")) or not all(part.isidentifier() for part in attribute.split(".")):
-            beside = f", '{prefix}…'" if prefix else ""
+            beside = f", {known}" if known else ""
             raise fault(f"expected a known name{beside}, 'package.module:attribute' or 'path/to/file.py:attribute'")
         return name
     try:
         registry.check(name)
     except UnknownNameError as error:
-        raise fault(f"{error}" + (f" Or '{prefix}…'." if prefix else "")) from error
+        raise fault(f"{error}" + (f" Or {known}." if known else "")) from error
     return name
 
 

@@ -71,4 +71,4 @@ class LoggingSpec(Section):
         if names == ("none",):
             return ()
         check_unique(names, may_be_empty=True)
-        return tuple(check_name(LOGGERS, name, "") for name in names)
+        return tuple(check_name(LOGGERS, name) for name in names)

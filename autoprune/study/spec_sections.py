@@ -54,16 +54,59 @@ class DataSpec(Section):
 
     source: str = Field(
         default="digits",
-        description="digits, breast-cancer, cifar10, a plug-in, imagefolder:PATH, pkg.mod:fn or file.py:fn",
+        description="digits, breast-cancer, cifar10, a plug-in, imagefolder:PATH, audiofolder:PATH, ratings:FILE.csv, "
+        "pkg.mod:fn or file.py:fn",
     )
     root: str = Field(default="", description="folder for downloaded data; empty: ~/.cache/autoprune")
     image_size: int = Field(default=224, ge=8, description="pixels per side images are brought to; imagefolder only")
+    sample_rate: int = Field(
+        default=16_000, ge=1, description="samples per second sounds are brought to; audiofolder only"
+    )
+    seconds: float = Field(default=1.0, gt=0, description="length sounds are cut or padded to; audiofolder only")
     workers: int = Field(default=2, ge=0, description="processes that load streamed data; 0: load in this one")
 
     @field_validator("source")
     @classmethod
     def _known_in_form(cls, source: str) -> str:
-        return check_name(DATA, source, "imagefolder:")
+        return check_name(DATA, source, *DATA.prefixes)
+
+
+class LoopSpec(Section):
+    """The user's own training and judgement, in the place of ours."""
+
+    finetune: str = Field(
+        default="",
+        description="pkg.mod:fn or file.py:fn that trains a network in place: fn(network, steps, seed, on_step)",
+    )
+    evaluate: str = Field(
+        default="",
+        description="pkg.mod:fn or file.py:fn that judges: fn(network, split) -> value, (value, standard error, "
+        "examples), or a dictionary of either by metric",
+    )
+    example: str = Field(
+        default="",
+        description="pkg.mod:name or file.py:name of a batch that the network is called with, or of a function that "
+        "returns one; with finetune and evaluate no data is needed",
+    )
+    steps_per_epoch: int = Field(default=100, ge=1, description="steps that an epoch counts for where there is no data")
+
+    @field_validator("finetune", "evaluate", "example")
+    @classmethod
+    def _is_code(cls, source: str) -> str:
+        where, colon, name = source.rpartition(":")
+        if source and not (colon and where and name.isidentifier()):
+            raise fault("expected package.module:name or path/to/file.py:name")
+        return source
+
+    @property
+    def is_used(self) -> bool:
+        """Return whether anything of a loop is given."""
+        return bool(self.finetune or self.evaluate or self.example)
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether the loop needs no data."""
+        return bool(self.finetune and self.evaluate and self.example)
 
 
 class SpaceSpec(Section):
@@ -126,7 +169,7 @@ class SpaceSpec(Section):
     @classmethod
     def _known_in_form(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         check_unique(names)
-        return tuple(check_name(IMPORTANCES, name, "") for name in names)
+        return tuple(check_name(IMPORTANCES, name) for name in names)
 
 
 class SensitivitySpec(Section):

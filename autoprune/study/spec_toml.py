@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from autoprune.core.atomic_write import write_text
-from autoprune.core.metrics import FLOP_CONVENTION
+from autoprune.core.metrics import FLOP_CONVENTION, register
 from autoprune.errors import SpecError, did_you_mean
 from autoprune.study.spec import ALLOWED_BEFORE, BEFORE_IT_CAME, StudySpec
 
@@ -253,6 +253,18 @@ def write_resolved(spec: StudySpec, path: Path) -> None:
 
 
 def read_resolved(path: Path) -> StudySpec:
+    """Return the spec that :func:`write_resolved` wrote, and register the metrics that its study is judged by.
+
+    Raises:
+        SpecError: if the file is missing, damaged, or of a version with other fields.
+        UsageError: if a metric has the name of another one that was met before in this process.
+    """
+    spec = read_spec(path)
+    register(spec.qualities)
+    return spec
+
+
+def read_spec(path: Path) -> StudySpec:
     """Return the spec that :func:`write_resolved` wrote, this version's or an earlier one's.
 
     An earlier one's lacks what came later, which is then as it was before it came (``spec.BEFORE_IT_CAME``). What is no

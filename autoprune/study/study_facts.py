@@ -40,6 +40,7 @@ class DataFacts:
         sizes: split → examples.
         description: in words.
         licence: ``None`` if it is unknown.
+        chance: the leading metric's value that guessing gives; ``None`` if it is not known.
     """
 
     name: str = ""
@@ -47,6 +48,7 @@ class DataFacts:
     sizes: Mapping[str, int] = field(default_factory=dict)
     description: str = ""
     licence: str | None = None
+    chance: float | None = None
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
@@ -56,18 +58,24 @@ class DataFacts:
             "sizes": dict(self.sizes),
             "description": self.description,
             "licence": self.licence,
+            "chance": self.chance,
         }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> DataFacts:
-        """Return what :meth:`to_json` wrote; what an earlier version did not store stays empty."""
+        """Return what :meth:`to_json` wrote; what an earlier version did not store stays empty.
+
+        Earlier versions knew classes only, of which guessing finds one in as many.
+        """
         classes = stored.get("num_classes")
+        chance = stored["chance"] if "chance" in stored else 1 / int(classes) if classes else None
         return cls(
             name=str(stored.get("name", "")),
             num_classes=None if classes is None else int(classes),
             sizes={str(split): int(count) for split, count in stored.get("sizes", {}).items()},
             description=str(stored.get("description", "")),
             licence=stored.get("licence"),
+            chance=None if chance is None else float(chance),
         )
 
 
@@ -142,8 +150,8 @@ class StudyFacts:
 
     Attributes:
         dense: what was measured of the dense network on validation; ``None`` if the study did not come so far.
-        dense_correct: which validation images the dense network got right, as the text of :class:`PairedScores`; empty
-            if it is not stored.
+        dense_paired: what the dense network made of each validation example, as the text of :class:`PairedScores`;
+            empty if it is not stored.
         regularisation: what learning to be sparse did to the dense network; ``None`` if there was none.
         groups: those that are searched, by name.
         frozen: those that cannot be pruned, by name.
@@ -153,7 +161,7 @@ class StudyFacts:
     """
 
     dense: Measurement | None = None
-    dense_correct: str = ""
+    dense_paired: str = ""
     regularisation: RegularisationFacts | None = None
     groups: Mapping[str, GroupFacts] = field(default_factory=dict)
     frozen: Mapping[str, FrozenFacts] = field(default_factory=dict)
@@ -170,7 +178,7 @@ class StudyFacts:
         """Return key → value as JSON can hold it, of what is written before a session: not its fingerprint and runs."""
         return {
             "dense": self.dense.to_json() if self.dense else None,
-            "dense_correct": self.dense_correct,
+            "dense_correct": self.dense_paired,
             "sparsity": self.regularisation.to_json() if self.regularisation else None,
             "groups": {
                 name: {"channels": group.channels, "residual": group.residual} for name, group in self.groups.items()
@@ -195,7 +203,7 @@ class StudyFacts:
         count = sum(key.startswith(SESSION) for key in stored)
         return cls(
             dense=Measurement.from_json(dense) if dense else None,
-            dense_correct=str(stored.get("dense_correct", "")),
+            dense_paired=str(stored.get("dense_correct", "")),
             regularisation=RegularisationFacts.from_json(learnt) if learnt else None,
             groups={
                 name: GroupFacts(int(group["channels"]), bool(group.get("residual", False)))

@@ -74,13 +74,13 @@ def storage_url(folder: StudyFolder, storage: str | None) -> str:
     return storage or sqlite_url(folder.database)
 
 
-def open_view(path: Path, storage: str | None = None) -> StudyView:
+def open_view(path: str | Path, storage: str | None = None) -> StudyView:
     """Read a stored study.
 
     Raises:
         StudyError: if there is no study in the folder, or it cannot be read.
     """
-    folder = StudyFolder(path)
+    folder = StudyFolder(Path(path))
     url = storage_url(folder, storage)
     file = sqlite_path(url)
     if not folder.resolved.exists() or (file is not None and not file.exists()):
@@ -99,8 +99,8 @@ def open_view(path: Path, storage: str | None = None) -> StudyView:
             kept = opened.get_study_user_attrs(study_id)
         facts = _read_facts(kept, url)
     running = sum(record.state == TrialState.RUNNING for record in stored)
-    wanted = {"accuracy", "mflops", *spec.objectives}
-    trials = _readable(stored, facts.dense_correct, wanted, url)
+    wanted = {spec.quality.name, "mflops", *spec.objectives}
+    trials = _readable(stored, facts.dense_paired, wanted, url)
     if facts.dense is not None and not facts.dense.values.keys() >= wanted:
         lacking = ", ".join(sorted(wanted - facts.dense.values.keys()))
         raise StudyError(
@@ -130,7 +130,7 @@ def _readable(stored: Sequence[StoredTrial], of_dense: str, wanted: Set[str], ur
 
     Args:
         stored: records of trials.
-        of_dense: which images the dense network got right.
+        of_dense: what the dense network made of each validation example.
         wanted: metrics that every completed trial has.
         url: of the storage, for messages.
 
@@ -139,7 +139,7 @@ def _readable(stored: Sequence[StoredTrial], of_dense: str, wanted: Set[str], ur
     """
     try:
         trials = tuple(read_trials(stored))
-        _check_hits(trials, of_dense)
+        _check_paired(trials, of_dense)
         _check_measured(trials, wanted)
         return trials
     except DAMAGE as error:
@@ -149,20 +149,22 @@ def _readable(stored: Sequence[StoredTrial], of_dense: str, wanted: Set[str], ur
         ) from error
 
 
-def _check_hits(trials: Sequence[Trial], of_dense: str) -> None:
-    """Check that what is stored of which images were right can be read, and is of equally many images everywhere.
+def _check_paired(trials: Sequence[Trial], of_dense: str) -> None:
+    """Check that what is stored of each example can be read, and is of equally many examples everywhere.
 
     Raises:
         ValueError: naming the first that is not.
     """
     count: int | None = None
-    completed = ((f"trial {t.number}", t.outcome.correct) for t in trials if isinstance(t.outcome, Completed))
+    completed = ((f"trial {t.number}", t.outcome.paired) for t in trials if isinstance(t.outcome, Completed))
     for name, text in (("the dense network", of_dense), *completed):
         if text:
-            found = len(PairedScores(text).unpack())
+            paired = PairedScores(text)
+            paired.unpack()
+            found = paired.count
             count = found if count is None else count
             if found != count:
-                raise ValueError(f"{name} was scored on {found} validation images, those before it on {count}")
+                raise ValueError(f"{name} was scored on {found} validation examples, those before it on {count}")
 
 
 def _check_measured(trials: Sequence[Trial], wanted: Set[str]) -> None:

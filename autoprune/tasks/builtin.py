@@ -17,29 +17,42 @@ from torch import Tensor
 from autoprune.core.builtin_names import DATA
 from autoprune.core.user_code import call_with_accepted
 from autoprune.errors import DataError
+from autoprune.tasks.audio_folder import AudioTask
 from autoprune.tasks.from_user import as_task
 from autoprune.tasks.image_folder import image_folder
 from autoprune.tasks.in_memory import Arrays, ArrayTask
-from autoprune.tasks.task import Batch, DataTask
+from autoprune.tasks.ratings import RatingTask
+from autoprune.tasks.task import DataTask
 
-__all__ = ["ArrayTask", "Arrays", "Batch", "DataTask", "breast_cancer", "build_task", "cifar10", "digits"]
+__all__ = ["ArrayTask", "Arrays", "DataTask", "breast_cancer", "build_task", "cifar10", "digits"]
 
-_FOLDER = "imagefolder:"
+_FOLDER, _SOUNDS, _RATINGS = "imagefolder:", "audiofolder:", "ratings:"
 _SPLIT_SEED = 0
 _SIXTY_TWENTY_TWENTY = ("test", "train", "train", "train", "val")  # what five does not divide goes to test and train
 _CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 _CIFAR10_TEST_SIZE = 10_000
 
 
-def build_task(source: str, *, root: str = "", image_size: int = 224, workers: int = 2) -> DataTask:
+def build_task(
+    source: str,
+    *,
+    root: str = "",
+    image_size: int = 224,
+    workers: int = 2,
+    sample_rate: int = 16_000,
+    seconds: float = 1.0,
+) -> DataTask:
     """Return the data that a name stands for.
 
     Args:
-        source: a built-in or plug-in (``digits``, ``breast-cancer``, ``cifar10``), ``imagefolder:PATH``, or the
-            user's own ``pkg.mod:fn`` or ``file.py:fn``, called with whichever of the other arguments it accepts.
+        source: a built-in or plug-in (``digits``, ``breast-cancer``, ``cifar10``), ``imagefolder:PATH``,
+            ``audiofolder:PATH``, ``ratings:FILE.csv``, or the user's own ``pkg.mod:fn`` or ``file.py:fn``, called with
+            whichever of ``root``, ``image_size`` and ``workers`` it accepts.
         root: where downloaded data is looked for and stored; empty for ``~/.cache/autoprune``.
         image_size: height and width that images of a folder are brought to, pixels.
         workers: processes that decode the images of a folder.
+        sample_rate: samples per second that sounds of a folder are brought to.
+        seconds: length that they are cut or padded to.
 
     Raises:
         UnknownNameError: if the name is unknown.
@@ -47,6 +60,10 @@ def build_task(source: str, *, root: str = "", image_size: int = 224, workers: i
     """
     if source.startswith(_FOLDER):
         return image_folder(source.removeprefix(_FOLDER), image_size, workers)
+    if source.startswith(_SOUNDS):
+        return AudioTask(source.removeprefix(_SOUNDS), sample_rate, seconds)
+    if source.startswith(_RATINGS):
+        return RatingTask(source.removeprefix(_RATINGS))
     made = call_with_accepted(DATA.get(source), source, DataError, root=root, image_size=image_size, workers=workers)
     return as_task(made, source)
 

@@ -1,6 +1,6 @@
-"""Which images a folder holds: ``PATH/train/cat/1.jpg``, ``PATH/val/…`` and perhaps ``PATH/test/…``.
+"""Which files of each class a folder holds: ``PATH/train/cat/1.jpg``, ``PATH/val/…`` and perhaps ``PATH/test/…``.
 
-Only names are read here; ``image_folder.py`` decides how the images are read, ``streaming.py`` reads them.
+Only names are read here; ``image_folder.py`` decides how images are read, ``audio_folder.py`` reads sounds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,18 @@ from pathlib import Path
 from autoprune.errors import DataError
 
 _PROGRAMS_OWN = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "lost+found")  # of zips, Python, disks
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What is looked for: what one file of it is called, and the endings of their names."""
+
+    noun: str
+    suffixes: tuple[str, ...]
+
+
+IMAGES = FileKind("image", (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"))
+SOUNDS = FileKind("WAV file", (".wav", ".wave"))
 
 
 @dataclass(frozen=True)
@@ -24,33 +35,49 @@ class Listing:
     labels: tuple[int, ...]
 
 
-def list_split(folder: Path) -> Listing:
-    """Return the images of one split: those in each class folder and the folders below it, but for hidden ones.
+def list_split(folder: Path, kind: FileKind = IMAGES) -> Listing:
+    """Return the files of one split: those in each class folder and the folders below it, but for hidden ones.
 
     Raises:
-        DataError: if the folder is missing, or it or one of its class folders holds no image.
+        DataError: if the folder is missing, or it or one of its class folders holds no such file.
     """
     if not folder.is_dir():
         raise DataError(
             f"there is no folder {str(folder)!r}; expected {folder.parent.name}/train, {folder.parent.name}/val and "
-            "perhaps a test beside them, each with one folder of images for every class"
+            f"perhaps a test beside them, each with one folder of {kind.noun}s for every class"
         )
-    names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name)))
-    found = [(file, label) for label, name in enumerate(names) for file in _images_in(folder / name)]
+    return list_classes(folder, class_folders(folder), kind)
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders that may be classes, sorted."""
+    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name)))
+
+
+def list_classes(folder: Path, names: tuple[str, ...], kind: FileKind) -> Listing:
+    """Return the files in these class folders and the folders below them, but for hidden ones.
+
+    Raises:
+        DataError: if there is none in all of them, or in one.
+    """
+    found = [(file, label) for label, name in enumerate(names) for file in _files_in(folder / name, kind)]
     if not found:
-        raise DataError(f"{str(folder)!r} holds no image in any class folder; known endings: {', '.join(_SUFFIXES)}")
+        known = ", ".join(kind.suffixes)
+        raise DataError(f"{str(folder)!r} holds no {kind.noun} in any class folder; known endings: {known}")
     empty = sorted(set(range(len(names))) - {label for _, label in found})
     if empty:
-        raise DataError(f"the class folder {str(folder / names[empty[0]])!r} holds no image; fill it or remove it")
+        raise DataError(
+            f"the class folder {str(folder / names[empty[0]])!r} holds no {kind.noun}; fill it or remove it"
+        )
     return Listing(names, tuple(file for file, _ in found), tuple(label for _, label in found))
 
 
-def _images_in(folder: Path) -> list[Path]:
+def _files_in(folder: Path, kind: FileKind) -> list[Path]:
     files = []
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not _is_hidden(name)]  # which os.walk then leaves out
         files += [Path(where) / name for name in names if not _is_hidden(name)]
-    return sorted(file for file in files if file.suffix.lower() in _SUFFIXES)
+    return sorted(file for file in files if file.suffix.lower() in kind.suffixes)
 
 
 def _is_hidden(name: str) -> bool:

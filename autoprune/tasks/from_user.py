@@ -16,12 +16,13 @@ from torch import Tensor
 
 from autoprune.errors import DataError
 from autoprune.tasks.array_checks import check_channels_first, eight_bits
+from autoprune.tasks.classification import AdoptedClassification, LabelledData
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import SPLITS, DataTask
 
 _OPTIONS = ("class_names", "padding", "flip", "mean", "std", "licence", "description")
 _EXPECTED = (
-    "expected a DataTask, or (train, val) or (train, val, test), or a dictionary with the keys 'train', 'val' and "
+    "expected a Task, or (train, val) or (train, val, test), or a dictionary with the keys 'train', 'val' and "
     "perhaps 'test', where each is (images, labels); instead of images there may be other arrays of floats"
 )
 
@@ -40,8 +41,12 @@ def as_task(made: Any, source: str) -> DataTask:
     Raises:
         DataError: if it is neither, or the arrays do not fit together.
     """
-    if isinstance(made, DataTask) and not isinstance(made, type):
+    if isinstance(made, DataTask):
         return made
+    if _has_shape_of(made, DataTask):
+        return made  # type: ignore[no-any-return]
+    if _has_shape_of(made, LabelledData):
+        return AdoptedClassification(made)
     splits, options = _splits_and_options(made, source)
     arrays = {split: _arrays(splits[split], f"{source}: {split}") for split in splits}
     images = arrays["train"].images
@@ -57,15 +62,28 @@ def as_task(made: Any, source: str) -> DataTask:
         ) from error
 
 
+def _wanted(shape: type) -> list[str]:
+    """Return what an object must have to pass for another."""
+    names = (*shape.__annotations__, *vars(shape))
+    optional = {name for name in vars(shape) if name in shape.__annotations__}
+    return [name for name in dict.fromkeys(names) if not name.startswith("_") and name not in optional]
+
+
+def _has_shape_of(made: Any, shape: type) -> bool:
+    return not isinstance(made, type) and all(hasattr(made, name) for name in _wanted(shape))
+
+
 def _splits_and_options(made: Any, source: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if isinstance(made, tuple) and len(made) in (2, 3):
         return dict(zip(SPLITS, made, strict=False)), {}
     if not isinstance(made, Mapping):
-        wanted = [name for name in vars(DataTask) if not name.startswith("_")]
-        lacking = [name for name in wanted if not hasattr(made, name)]
-        is_nearly_one = any(hasattr(made, name) for name in ("train_stream", "eval_batches", "sizes"))
+        lacking = [name for name in _wanted(LabelledData) if not hasattr(made, name)]
+        is_nearly_one = not isinstance(made, type) and any(
+            hasattr(made, name) for name in ("train_stream", "eval_batches", "sizes")
+        )
         detail = f" without {', '.join(lacking)}" if lacking and is_nearly_one else ""
-        raise DataError(f"data {source!r} returned {type(made).__name__}{detail}; {_EXPECTED}")
+        what = f"the type {made.__name__}" if isinstance(made, type) else type(made).__name__
+        raise DataError(f"data {source!r} returned {what}{detail}; {_EXPECTED}")
     unknown = [str(key) for key in made if key not in SPLITS and key not in _OPTIONS]
     missing = [split for split in ("train", "val") if split not in made]
     if unknown or missing:

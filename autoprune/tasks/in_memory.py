@@ -25,7 +25,8 @@ from autoprune.tasks.array_checks import (
     unscaled,
 )
 from autoprune.tasks.augment import crop_and_flip, pad_images
-from autoprune.tasks.task import SEARCHED, Batch, Placement, check_split, stream_seed, subset
+from autoprune.tasks.classification import Classification, LabelledBatch
+from autoprune.tasks.task import SEARCHED, Placement, check_split, stream_seed, subset
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Arrays:
         return Arrays(self.images[index], self.labels[index])
 
 
-class ArrayTask:
-    """Images or other examples in memory; a :class:`DataTask`.
+class ArrayTask(Classification):
+    """Images or other examples in memory; a :class:`Classification`.
 
     uint8 images are cropped at random and perhaps mirrored for training, and normalised per channel. Floats, images
     or not, are used unchanged: making them floats is taken to mean that they are prepared.
@@ -117,7 +118,7 @@ class ArrayTask:
         self._placed: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
         self._identity = ""
 
-    def train_stream(self, batch_size: int, epoch: int, seed: int, runtime: Placement) -> Iterator[Batch]:
+    def train_stream(self, batch_size: int, epoch: int, seed: int, runtime: Placement) -> Iterator[LabelledBatch]:
         """Yield one epoch of training batches, the same for the same arguments on every device."""
         images, labels = self._on(runtime.device, "train")
         generator = torch.Generator().manual_seed(stream_seed(seed, epoch))
@@ -130,11 +131,11 @@ class ArrayTask:
                 if images.dim() == 4
                 else images[chosen]
             )
-            yield Batch(self._normalised(crops, runtime), labels[chosen])
+            yield LabelledBatch(self._normalised(crops, runtime), labels[chosen])
 
     def eval_batches(
         self, split: str, batch_size: int, runtime: Placement, limit: int | None = None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[LabelledBatch]:
         """Yield the images of a split as they are; ``limit`` takes a fixed random subset.
 
         Raises:
@@ -148,7 +149,7 @@ class ArrayTask:
             index = torch.tensor(subset(len(labels), limit), device=labels.device)
             inside, labels = inside[index], labels[index]
         for batch, answers in zip(torch.split(inside, batch_size), torch.split(labels, batch_size), strict=True):
-            yield Batch(self._normalised(batch, runtime), answers)
+            yield LabelledBatch(self._normalised(batch, runtime), answers)
 
     def identity(self) -> str:
         """Return a hash of the training and validation images, their labels and how they are augmented."""

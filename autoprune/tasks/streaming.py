@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoprune.core.cores import available_cores
 from autoprune.errors import DataError
+from autoprune.tasks.classification import Classification, LabelledBatch
 from autoprune.tasks.folder_listing import Listing
 from autoprune.tasks.read_image import Unreadable, read_image
-from autoprune.tasks.task import SEARCHED, SPLITS, Batch, Placement, check_split, stream_seed, subset
+from autoprune.tasks.task import SEARCHED, SPLITS, Placement, check_split, stream_seed, subset
 
 _REPLAY_BYTES = 256_000_000  # a teacher's stored answers to one epoch
 # Mean and standard deviation of ImageNet, which pretrained networks expect.
@@ -27,8 +28,8 @@ _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 
-class FolderTask:
-    """Images on disk, decoded while they are needed; a :class:`DataTask`.
+class FolderTask(Classification):
+    """Images on disk, decoded while they are needed; a :class:`Classification`.
 
     Training takes a random part of each image at a random scale, and mirrors half of them; evaluation
     brings the shorter side to 8/7 of the size and takes the centre.
@@ -47,7 +48,7 @@ class FolderTask:
         self._root, self._listings = root, listings
         self._workers = min(workers, available_cores())
 
-    def train_stream(self, batch_size: int, epoch: int, seed: int, runtime: Placement) -> Iterator[Batch]:
+    def train_stream(self, batch_size: int, epoch: int, seed: int, runtime: Placement) -> Iterator[LabelledBatch]:
         """Yield one epoch of training batches, the same for the same arguments on every machine.
 
         Raises:
@@ -61,7 +62,7 @@ class FolderTask:
 
     def eval_batches(
         self, split: str, batch_size: int, runtime: Placement, limit: int | None = None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[LabelledBatch]:
         """Yield the images of a split, cut to size; ``limit`` takes a fixed random subset.
 
         Raises:
@@ -84,7 +85,7 @@ class FolderTask:
             digest.update(f"{file.relative_to(self._root).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
-    def _batches(self, decoded: _Decoded, batches: list[list[int]], runtime: Placement) -> Iterator[Batch]:
+    def _batches(self, decoded: _Decoded, batches: list[list[int]], runtime: Placement) -> Iterator[LabelledBatch]:
         loader: DataLoader[Any] = DataLoader(
             decoded,
             batch_sampler=batches,
@@ -100,7 +101,7 @@ class FolderTask:
                 raise DataError(loaded.message())
             images, labels = loaded
             placed = images.to(runtime.device, torch.float32, non_blocking=True, memory_format=runtime.memory_format)
-            yield Batch(placed.sub_(mean).div_(std), labels.to(runtime.device, non_blocking=True))
+            yield LabelledBatch(placed.sub_(mean).div_(std), labels.to(runtime.device, non_blocking=True))
 
 
 class _Decoded(Dataset[Any]):

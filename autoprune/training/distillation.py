@@ -1,4 +1,4 @@
-"""Distillation: its loss, and the dense network's answers to the training stream, computed once for all trials.
+"""Distillation: the dense network's answers to the training stream, computed once for all trials.
 
 All candidates of a study are fine-tuned on the same augmented stream, so that they differ by their policy alone
 (common random numbers). The answers of a :class:`Teacher` are therefore the same for all of them too: they are
@@ -12,46 +12,27 @@ import hashlib
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from autoprune.core.atomic_write import write_bytes
 from autoprune.errors import NonFiniteError
-from autoprune.tasks.task import Batch, DataTask, steps_per_epoch
+from autoprune.tasks.task import Batch, DataTask
 from autoprune.training.device.evaluation_mode import evaluating
 from autoprune.training.device.runtime import Runtime
 
-Targets = Callable[[int, Batch], Tensor]
-"""(position of a batch in its epoch, the batch) → the teacher's logits for it, float32, ``(N, num_classes)``."""
+Targets = Callable[[int, Batch], Any]
+"""(position of a batch in its epoch, the batch) → the teacher's output for it."""
 
 _HALF_ABOVE = 64_000_000  # bytes of one epoch's float32 logits beyond which they are stored in half precision
 
 
-def distillation_loss(logits: Tensor, labels: Tensor, answers: Tensor, temperature: float, weight: float) -> Tensor:
-    """Return (1 − w) · CE(logits, labels) + w · T² · KL(softmax(answers / T) ‖ softmax(logits / T)), a scalar.
-
-    Args:
-        logits: of the student, ``(N, classes)``.
-        labels: ``(N,)``.
-        answers: the teacher's logits, ``(N, classes)``.
-        temperature: T > 0.
-        weight: w in [0, 1].
-
-    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531,
-    section 2.
-    """
-    student = F.log_softmax(logits / temperature, dim=1)
-    target = F.log_softmax(answers / temperature, dim=1)
-    soft = F.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
-    return (1 - weight) * F.cross_entropy(logits, labels) + weight * soft
-
-
 class Teacher:
-    """The dense network as a teacher: its logits for every training batch.
+    """The dense network as a teacher: its answers to every training batch.
 
     The network is only read: it is placed on the runtime, and runs in evaluation mode without gradients.
 
@@ -82,14 +63,14 @@ class Teacher:
             StudyError: if the folder cannot be written.
         """
         if not self._task.replayable:
-            return lambda position, batch: self._answer(batch.images)
-        whole = steps_per_epoch(self._task.sizes["train"], batch_size)
+            return lambda position, batch: self._answer(batch)
+        whole = self._task.steps_per_epoch(batch_size)
         rows = min(batch_size * min(steps or whole, whole), self._task.sizes["train"])
         rows -= rows % batch_size == 1 < batch_size  # the stream leaves a single last image out
         logits = self._rows(epoch, seed, batch_size, rows)
 
         def stored(position: int, batch: Batch) -> Tensor:
-            return logits[position * batch_size : position * batch_size + len(batch)].float()
+            return logits[position * batch_size : position * batch_size + self._task.count(batch)].float()
 
         return stored
 
@@ -108,19 +89,19 @@ class Teacher:
 
     def _compute(self, epoch: int, seed: int, batch_size: int, rows: int) -> Tensor:
         stream = self._task.train_stream(batch_size, epoch, seed, self._runtime)
-        answers = [self._answer(batch.images) for batch in islice(stream, -(-rows // batch_size))]
+        answers = [self._answer(batch) for batch in islice(stream, -(-rows // batch_size))]
         logits = torch.cat(answers).cpu()
         if not bool(logits.isfinite().all()):
             raise NonFiniteError(
-                "the dense network's outputs on training images are NaN or infinite; check its weights, "
+                "the dense network's outputs on training examples are NaN or infinite; check its weights, "
                 "or train it again with a smaller learning rate"
             )
         return logits.half() if logits.numel() * 4 > _HALF_ABOVE else logits
 
     @torch.no_grad()
-    def _answer(self, images: Tensor) -> Tensor:
+    def _answer(self, batch: Batch) -> Any:
         with evaluating(self._network):
-            return self._runtime.logits(self._network, images, self._task.num_classes)
+            return self._runtime.answer(self._task.forward, self._network, batch)
 
     def _file(self, key: tuple[int, int, int]) -> Path | None:
         if self._folder is None:

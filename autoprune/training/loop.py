@@ -12,22 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.user_code import in_user_code
 from autoprune.errors import AutopruneError, DataError, ModelError, NonFiniteError, UnknownNameError
-from autoprune.tasks.task import Batch, DataTask, steps_per_epoch, stream_seed
+from autoprune.tasks.task import Batch, DataTask, OnStep, stream_seed
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
 from autoprune.training.distillation import Teacher
 from autoprune.training.learning_rate import learning_rate
 from autoprune.training.loss import LossFunction
 from autoprune.training.settings import OPTIMIZERS, FinetuneSettings, total_steps
-
-OnStep = Callable[[int, int], None]
-"""Called after every step with (steps done, steps in total)."""
 
 OnOptimizer = Callable[[torch.optim.Optimizer], object]
 """Called once with the optimizer before the first step, to register hooks on it."""
@@ -57,7 +55,7 @@ class TrainingRun:
 class Span:
     """Which steps of a training are taken: ``first`` … ``last`` − 1 of all.
 
-    In this way several networks can share one stream of images and one curve of the learning rate, each going on
+    In this way several networks can share one stream of examples and one curve of the learning rate, each going on
     where the one before stopped.
     """
 
@@ -70,7 +68,7 @@ class TrainReport:
     """What a training did; ``final_loss`` is the mean over its last steps, NaN if there were none."""
 
     steps: int
-    images: int
+    examples: int
     seconds: float
     final_loss: float
 
@@ -90,7 +88,7 @@ def train(
     Args:
         network: changed in place, and left in training mode.
         run: data, settings, runtime and seed.
-        loss_of: (logits, labels, the teacher's answers or ``None``) → the loss, a scalar.
+        loss_of: (output, batch, the teacher's output or ``None``) → the loss, a scalar.
         teacher: answers every batch; ``None`` for no answers.
         on_step: called after every step with its number among all steps of the run.
         span: which steps of the run to take; ``None`` for all.
@@ -99,18 +97,18 @@ def train(
     Raises:
         UnknownNameError: if there is no such optimizer.
         NonFiniteError: if the loss becomes NaN or infinite; names the step.
-        ModelError: if nothing in the network can be trained, or its outputs are not one row of logits an image.
-        DataError: if the task gives no batch, or an image cannot be read.
+        ModelError: if nothing in the network can be trained, or it fails.
+        DataError: if the task gives no batch, or one cannot be read.
     """
     started = time.perf_counter()
     run.runtime.place(network).train()
     optimizer = optimizer_of(network, run.settings, run.runtime)
     if on_optimizer:
         on_optimizer(optimizer)
-    total = total_steps(run.task.sizes["train"], run.settings)
+    total = total_steps(run.task.steps_per_epoch(run.settings.batch_size), run.settings)
     span = span or Span(0, total)
-    images, loss = _take_steps(network, run, loss_of, teacher, optimizer, on_step, span, total)
-    return TrainReport(span.last - span.first, images, time.perf_counter() - started, loss)
+    examples, loss = _take_steps(network, run, loss_of, teacher, optimizer, on_step, span, total)
+    return TrainReport(span.last - span.first, examples, time.perf_counter() - started, loss)
 
 
 def _take_steps(
@@ -123,24 +121,24 @@ def _take_steps(
     span: Span,
     total: int,
 ) -> tuple[int, float]:
-    """Return how many images were seen, and the mean loss of the last steps."""
+    """Return how many examples were seen, and the mean loss of the last steps."""
     task, settings, runtime, seed = run.task, run.settings, run.runtime, run.seed
-    images, watch = 0, _LossWatch(span, total)
+    examples, watch = 0, _LossWatch(span, total)
     batches = stream(task, total, settings.batch_size, runtime, seed, teacher, span)
     with seeded(stream_seed(seed, span.first) if span.first else stream_seed(seed), runtime.device):
         for step, (batch, answers) in enumerate(batches, span.first):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, settings.lr)
             with named_by_line(f"training at step {step + 1} of {total}"):
-                loss = loss_of(runtime.logits(network, batch.images, task.num_classes), batch.labels, answers)
+                loss = loss_of(runtime.answer(task.forward, network, batch), batch, answers)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             watch.add(loss, step)
-            images += len(batch)
+            examples += task.count(batch)
             if on_step:
                 on_step(step + 1, total)
-    return images, watch.mean
+    return examples, watch.mean
 
 
 def stream(
@@ -151,7 +149,7 @@ def stream(
     seed: int,
     teacher: Teacher | None = None,
     span: Span | None = None,
-) -> Iterator[tuple[Batch, Tensor | None]]:
+) -> Iterator[tuple[Batch, Any]]:
     """Yield ``total`` training batches over as many epochs as it takes, each with the teacher's answers, if any.
 
     With a ``span`` only those of its steps are yielded: whole epochs before it are skipped, and of its first epoch
@@ -161,7 +159,7 @@ def stream(
         DataError: if the task has no batch to give.
     """
     span = span or Span(0, total)
-    per_epoch = max(1, steps_per_epoch(task.sizes["train"], batch_size))
+    per_epoch = max(1, task.steps_per_epoch(batch_size))
     epoch = span.first // per_epoch
     done = epoch * per_epoch
     while done < span.last:
@@ -173,7 +171,7 @@ def stream(
                 yield batch, targets(position, batch) if targets else None
             done += 1
         if done == before:
-            raise DataError(f"{task.name} gave no training batch of {batch_size} images; use smaller batches")
+            raise DataError(f"{task.name} gave no training batch of {batch_size} examples; use smaller batches")
         epoch += 1
 
 

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from autoprune.training.distillation import distillation_loss
+from autoprune.errors import UsageError
+from autoprune.tasks.task import Batch, DataTask
 from autoprune.training.settings import FinetuneSettings
 
-LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(logits ``(N, classes)``, labels ``(N,)``, the teacher's logits or ``None``) → the loss, a scalar."""
-
-_LABEL_SMOOTHING = 0.1  # of the dense network only; a teacher's soft answers do the same for a student
+LossFunction: TypeAlias = Callable[[Any, Batch, Any], Tensor]
+"""(output, batch, the teacher's output or ``None``) → the loss, a scalar."""
 
 
-def dense_loss(logits: Tensor, labels: Tensor, answers: Tensor | None = None) -> Tensor:
-    """Return the loss of a dense network: cross-entropy with label smoothing 0.1. ``answers`` are ignored."""
-    return F.cross_entropy(logits, labels, label_smoothing=_LABEL_SMOOTHING)
+def dense_loss(task: DataTask) -> LossFunction:
+    """Return the loss of a dense network, the task's own for it; a teacher is ignored."""
+    return lambda output, batch, answers: task.dense_loss(output, batch)
 
 
-def finetune_loss(settings: FinetuneSettings) -> LossFunction:
-    """Return the loss of a pruned network: cross-entropy, mixed with the teacher's answers where there are any."""
+def finetune_loss(task: DataTask, settings: FinetuneSettings) -> LossFunction:
+    """Return the loss of a pruned network: the task's, mixed with the teacher's answers where there are any.
 
-    def loss(logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
+    With weight w it is (1 − w) · loss + w · distillation.
+
+    Raises:
+        UsageError: when called, if the task cannot say how far a student is from its teacher.
+
+    Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531,
+    section 2.
+    """
+
+    def loss(output: Any, batch: Batch, answers: Any) -> Tensor:
         if answers is None:
-            return F.cross_entropy(logits, labels)
-        return distillation_loss(logits, labels, answers, settings.temperature, settings.distill_weight)
+            return task.loss(output, batch)
+        soft = task.distill(output, answers, batch, settings.temperature)
+        if soft is None:
+            raise UsageError(
+                f"nothing says how far the outputs for {task.name} are from a teacher's; give the task "
+                "distill=lambda student, teacher, batch: …, or set finetune.distill to false"
+            )
+        return (1 - settings.distill_weight) * task.loss(output, batch) + settings.distill_weight * soft
 
     return loss

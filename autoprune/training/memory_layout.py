@@ -14,7 +14,6 @@ from dataclasses import replace
 from itertools import islice
 
 from torch import nn
-from torch.nn import functional as F
 
 from autoprune.core.shapes import is_image
 from autoprune.models.copying.copy_network import copy_network
@@ -59,7 +58,7 @@ def fastest_layout(network: nn.Module, task: DataTask, batch_size: int, runtime:
         seed: of the batch.
     """
     contiguous = replace(runtime, channels_last=False)
-    if not has_layouts(network, task.input_shape):
+    if not has_layouts(network, task.example(network).shape) or not task.has_loss:
         return contiguous
     choices = [replace(runtime, channels_last=True), contiguous]
     (batch,) = islice(task.train_stream(batch_size, 0, seed, runtime), 1)
@@ -68,16 +67,16 @@ def fastest_layout(network: nn.Module, task: DataTask, batch_size: int, runtime:
     with seeded(seed, runtime.device):
         for _ in range(ROUNDS):
             for times, choice, twin in zip(seconds, choices, twins, strict=True):
-                times.append(_step(twin, batch, choice, task.num_classes))
+                times.append(_step(twin, batch, choice, task))
     medians = [statistics.median(times[1:]) for times in seconds]
     return choices[medians.index(min(medians))]
 
 
-def _step(network: nn.Module, batch: Batch, runtime: Runtime, num_classes: int) -> float:
+def _step(network: nn.Module, batch: Batch, runtime: Runtime, task: DataTask) -> float:
     """Return the seconds of one forward and backward pass; waits until the device has finished."""
-    images = runtime.place_images(batch.images)
+    batch = runtime.place_batch(batch)
     started = time.perf_counter()
-    loss = F.cross_entropy(runtime.logits(network, images, num_classes), batch.labels)
+    loss = task.loss(runtime.answer(task.forward, network, batch), batch)
     loss.backward()  # type: ignore[no-untyped-call]
     loss.item()
     return time.perf_counter() - started

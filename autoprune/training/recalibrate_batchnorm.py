@@ -34,8 +34,9 @@ def recalibrate_batchnorm(
     """
     runtime.place(network)
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if not norms or images < 1:
+    if not norms or images < 1 or not task.has_batches:
         return
+    batches = -(-images // task.batch_size_of(batch_size))
     momenta = [norm.momentum for norm in norms]
     with torch.no_grad(), evaluating(network), seeded(seed, runtime.device):
         for norm in norms:
@@ -43,8 +44,8 @@ def recalibrate_batchnorm(
             norm.momentum = None  # a plain average over all batches
             norm.train()
         try:
-            for batch, _ in stream(task, -(-images // batch_size), batch_size, runtime, seed):
-                runtime.logits(network, batch.images, task.num_classes)
+            for batch, _ in stream(task, batches, batch_size, runtime, seed):
+                runtime.answer(task.forward, network, batch)
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum

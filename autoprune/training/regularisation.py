@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
+from autoprune.tasks.task import Batch, DataTask
 from autoprune.training.learning_rate import learning_rate
 from autoprune.training.loop import TrainingRun, TrainReport, train
 from autoprune.training.loss import LossFunction, dense_loss
@@ -67,20 +68,20 @@ def train_regularised(network: nn.Module, run: TrainingRun, penalty: Penalty, te
     """
     run.runtime.place(network)
     if penalty.method == "bn_l1":
-        return train(network, run, _loss_with_scales(norm_scales(network), penalty.strength))
+        return train(network, run, _loss_with_scales(run.task, norm_scales(network), penalty.strength))
     places = _places(network, tensors)
 
     def shrink(step: int, total: int) -> None:
         shrink_channels(places, learning_rate(step - 1, total, run.settings.lr) * penalty.strength)
 
-    return train(network, run, dense_loss, on_step=shrink)
+    return train(network, run, dense_loss(run.task), on_step=shrink)
 
 
-def _loss_with_scales(scales: Sequence[Tensor], strength: float) -> LossFunction:
+def _loss_with_scales(task: DataTask, scales: Sequence[Tensor], strength: float) -> LossFunction:
     """Return the dense loss plus λ Σ|γ|."""
 
-    def loss(logits: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
-        return dense_loss(logits, labels) + strength * _flat(scales).abs().sum()  # eq. 1
+    def loss(output: Any, batch: Batch, answers: Any) -> Tensor:
+        return task.dense_loss(output, batch) + strength * _flat(scales).abs().sum()  # eq. 1
 
     return loss
 

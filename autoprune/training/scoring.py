@@ -1,4 +1,4 @@
-"""How good a network is on a split: :func:`score`, accuracy and loss, each with its standard error.
+"""How good a network is on a split: :func:`score`, by the task's metrics and its loss, with their standard errors.
 
 The network runs in evaluation mode and is left as it was. A search scores on validation; the test split is read only
 by a caller that names it.
@@ -7,37 +7,54 @@ by a caller that names it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.errors import NonFiniteError
-from autoprune.tasks.task import DataTask
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import PER_CENT, Metric
+from autoprune.core.paired_scores import PairedScores
+from autoprune.errors import DataError, NonFiniteError
+from autoprune.tasks.task import DataTask, Evaluated, ScoredBatch, resamples
 from autoprune.training.device.evaluation_mode import evaluating
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.loop import named_by_line
 
-SCORED_TOGETHER = 256  # images per forward pass
-TRAIN_LIMIT = 2000  # training images that are scored, at most
+SCORED_TOGETHER = 256  # examples per forward pass
+TRAIN_LIMIT = 2000  # training examples that are scored, at most
+LOSS = "loss"
+REPLICATES = 200  # of a metric over resampled examples
+_RESAMPLED_NUMBERS = 200_000_000  # that are drawn in all, at most
+_FEWEST_REPLICATES = 50
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy, in [0, 1], and mean cross-entropy, in nats, over ``count`` images.
+    """How good a network is on some examples.
 
-    ``loss_stderr`` is the standard deviation of the images' losses over √count; ``accuracy_stderr`` is
-    :func:`accuracy_stderr`. ``correct``, bool of shape ``(count,)`` on the CPU, holds which images were right, in the
-    split's order; ``None`` where that is not known.
+    Attributes:
+        measurement: the task's metrics and ``loss``, with their standard errors as far as they are known. The loss is
+            in nats for classes; where the task has none, it follows from the leading metric, less being better.
+        count: how many examples.
+        paired: what it made of each of them, by the leading metric; ``None`` where that is not known.
     """
 
-    accuracy: float
-    accuracy_stderr: float
-    loss: float
-    loss_stderr: float
+    measurement: Measurement
     count: int
-    correct: Tensor | None = field(default=None, compare=False, repr=False)
+    paired: PairedScores | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def loss(self) -> float:
+        """Return the mean loss."""
+        return self.measurement[LOSS]
+
+    @property
+    def loss_stderr(self) -> float:
+        """Return its standard error, 0 where it is not known."""
+        return self.measurement.error(LOSS)
 
 
 def score(
@@ -55,48 +72,142 @@ def score(
         task: the data.
         split: ``train``, ``val`` or ``test``.
         runtime: where and how it runs; the loss is computed in float32 whatever the precision.
-        batch_size: images per forward pass.
-        limit: at most this many images, always the same ones; ``None`` for all.
+        batch_size: examples per forward pass.
+        limit: at most this many examples, always the same ones; ``None`` for all.
 
     Raises:
-        NonFiniteError: if an output is NaN or infinite.
-        DataError: if the split is empty.
-        ModelError: if the outputs are not one row of ``task.num_classes`` numbers for each image.
+        NonFiniteError: if an output, a score or the loss is NaN or infinite.
+        DataError: if the split is empty, or scores are not what was expected.
+        ModelError: if the network fails.
     """
     runtime.place(network)
-    correct, losses = _judge(network, task, split, runtime, batch_size, limit)
-    count, right = len(correct), int(correct.sum())
-    spread = float(losses.std(correction=1)) / math.sqrt(count) if count > 1 else 0.0
-    return Score(right / count, accuracy_stderr(right, count), float(losses.mean()), spread, count, correct)
-
-
-def _judge(
-    network: nn.Module, task: DataTask, split: str, runtime: Runtime, batch_size: int, limit: int | None
-) -> tuple[Tensor, Tensor]:
-    """Return which images are right, bool ``(count,)``, and their losses, float64 ``(count,)``, both on the CPU."""
-    hits, losses, finite = [], [], []
     # not in inference mode: what a network keeps of it, or assigns to its weights, could not be trained afterwards
-    with torch.no_grad(), evaluating(network):
-        for batch in task.eval_batches(split, batch_size, runtime, limit):
-            with named_by_line(f"scoring on {split}"):
-                logits = runtime.logits(network, batch.images, task.num_classes)
-            hits.append(logits.argmax(1) == batch.labels)
-            losses.append(F.cross_entropy(logits, batch.labels, reduction="none"))
-            finite.append(logits.isfinite().all())
-        if not bool(torch.stack(finite).all()):
-            raise NonFiniteError(
-                f"the network's outputs on the {split} images are NaN or infinite; "
-                "train it with a smaller learning rate, or prune less"
-            )
-        # Summed in double precision on the CPU, as not every device has doubles.
-        return torch.cat(hits).cpu(), torch.cat(losses).cpu().double()
+    with torch.no_grad(), evaluating(network), named_by_line(f"scoring on {split}"):
+        said = task.evaluate(network, split, runtime, limit)
+        judged = _judged(network, task, split, runtime, batch_size, limit) if said is None else []
+    return _score_of(judged, task, split) if said is None else _score_as_said(said, task)
+
+
+def _judged(
+    network: nn.Module, task: DataTask, split: str, runtime: Runtime, batch_size: int, limit: int | None
+) -> list[ScoredBatch]:
+    found = list[ScoredBatch]()
+    for batch in task.eval_batches(split, batch_size, runtime, limit):
+        found.append(task.score_batch(runtime.answer(task.forward, network, batch), batch))
+    if not found:
+        raise DataError(f"{task.name} gave no {split} batch; give at least one")
+    return found
+
+
+def _score_as_said(said: Evaluated, task: DataTask) -> Score:
+    """Return the score that a user's own evaluation gave; its leading metric stands for the loss."""
+    found, lead = said.measurement, task.metric.name
+    error = {LOSS: found.stderr[lead]} if lead in found.stderr else {}
+    loss = Measurement({LOSS: _stand_in(task.metric, found[lead])}, error)
+    return Score(found.merged(loss), said.count)
+
+
+def _stand_in(metric: Metric, value: float) -> float:
+    """Return what stands for the loss where there is none: what is wrong, of a fraction that should be large.
+
+    Of other metrics it is their value, so signed that less is better.
+    """
+    return 1 - value if metric.unit == PER_CENT and metric.goal == "max" else metric.minimised(value)
+
+
+def _score_of(judged: Sequence[ScoredBatch], task: DataTask, split: str) -> Score:
+    count = sum(one.count for one in judged)
+    values, errors = dict[str, float](), dict[str, float]()
+    paired: PairedScores | None = None
+    for metric in task.metrics:
+        rows = torch.cat([one.scores[metric.name] for one in judged]).cpu()
+        found = _Reached.of(rows, metric, task.reductions.get(metric.name))
+        _check(metric, found.value, split)
+        values[metric.name] = found.value
+        if found.stderr is not None:
+            errors[metric.name] = found.stderr
+        paired = paired or found.paired
+    lead = task.metric.name
+    loss, error = _mean_loss(judged) if task.has_loss else (_stand_in(task.metric, values[lead]), errors.get(lead))
+    if not math.isfinite(loss):
+        raise NonFiniteError(
+            f"the network's outputs on the {split} examples are NaN or infinite; "
+            "train it with a smaller learning rate, or prune less"
+        )
+    if error is not None:
+        errors[LOSS] = error
+    return Score(Measurement({**values, LOSS: loss}, errors), count, paired)
+
+
+def _mean_loss(judged: Sequence[ScoredBatch]) -> tuple[float, float | None]:
+    """Return the mean loss and its standard error, from the losses of examples, or of batches where they are means."""
+    if judged[0].losses.dim():
+        losses = torch.cat([one.losses for one in judged]).cpu().double()  # as not every device has doubles
+        spread = float(losses.std(correction=1)) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+        return float(losses.mean()), spread
+    means = torch.stack([one.losses for one in judged]).cpu().double()
+    weights = torch.tensor([one.count for one in judged], dtype=torch.float64)
+    mean = float((means * weights).sum() / weights.sum())
+    if len(judged) < 2:
+        return mean, None
+    shares = weights / weights.sum()
+    variance = float((shares**2 * (means - mean) ** 2).sum()) * len(judged) / (len(judged) - 1)
+    return mean, math.sqrt(variance)
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """A metric over all examples: its value, its standard error if it is known, and what was made of each example."""
+
+    value: float
+    stderr: float | None
+    paired: PairedScores
+
+    @classmethod
+    def of(cls, rows: Tensor, metric: Metric, reduce: Callable[[Tensor], float] | None) -> _Reached:
+        count = len(rows)
+        if reduce is not None:
+            value, replicates = float(reduce(rows)), _resampled(rows, reduce)
+            spread = float(replicates.std(ddof=1)) if count > 1 and np.isfinite(replicates).all() else None
+            return cls(value, spread, PairedScores.resampled(value, replicates, count))
+        if rows.dtype == torch.bool:
+            right = int(rows.sum())
+            return cls(right / count, proportion_stderr(right, count), PairedScores.pack(rows.numpy()))
+        values = rows.double()
+        spread = float(values.std(correction=1)) / math.sqrt(count) if count > 1 else None
+        return cls(float(values.mean()), spread, PairedScores.pack(values.numpy()))
+
+
+def _resampled(rows: Tensor, reduce: Callable[[Tensor], float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return a metric over examples drawn with replacement, the same ones for every network."""
+    times = max(_FEWEST_REPLICATES, min(REPLICATES, _RESAMPLED_NUMBERS // max(1, rows.numel())))
+    return np.array([float(reduce(rows[torch.from_numpy(index)])) for index in resamples(len(rows), times)])
+
+
+def _check(metric: Metric, value: float, split: str) -> None:
+    """Raise if a value cannot be what a metric says it is.
+
+    Raises:
+        NonFiniteError: if it is NaN or infinite.
+        DataError: if a fraction lies outside [0, 1].
+    """
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"{metric.name} on the {split} examples is {value}; train with a smaller learning rate, prune less, or "
+            "look at what the score divides by"
+        )
+    if metric.unit == PER_CENT and not -1e-6 <= value <= 1 + 1e-6:
+        raise DataError(
+            f"{metric.name} on the {split} examples is {value:g}, and a metric in % is a fraction from 0 to 1; divide "
+            f"the score by 100, or give the metric another unit: Metric({metric.name!r}, 'points', {metric.goal!r})"
+        )
 
 
 def score_train(network: nn.Module, task: DataTask, runtime: Runtime) -> Score:
-    """Score a network on a fixed random subset of the training images, as they are, without augmentation.
+    """Score a network on a fixed random subset of the training examples, as they are, without augmentation.
 
-    There are as many of them as validation images, but at most 2,000. Beside the validation score, this shows how far
-    a network has memorised its training images.
+    There are as many of them as validation examples, but at most 2,000. Beside the validation score, this shows how far
+    a network has memorised its training examples.
 
     Raises:
         NonFiniteError, DataError, ModelError: as :func:`score`.
@@ -104,13 +215,13 @@ def score_train(network: nn.Module, task: DataTask, runtime: Runtime) -> Score:
     return score(network, task, "train", runtime, limit=min(task.sizes["val"], TRAIN_LIMIT))
 
 
-def accuracy_stderr(right: int, count: int) -> float:
-    """Return the standard error of an accuracy, which is never zero.
+def proportion_stderr(right: int, count: int) -> float:
+    """Return the standard error of a proportion, such as an accuracy, which is never zero.
 
     With p̃ = (right + 2) / (count + 4), it is √(p̃ (1 − p̃) / (count + 4)): two hits and two misses are added. By the
-    textbook √(p (1 − p) / count), a network without a mistake on 10 images would be perfect for certain.
+    textbook √(p (1 − p) / count), a network without a mistake on 10 examples would be perfect for certain.
 
-    >>> round(accuracy_stderr(500, 1000), 4), round(accuracy_stderr(10, 10), 3)
+    >>> round(proportion_stderr(500, 1000), 4), round(proportion_stderr(10, 10), 3)
     (0.0158, 0.094)
 
     Source: Agresti and Coull, "Approximate is better than 'exact' for interval estimation of binomial

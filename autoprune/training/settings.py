@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from autoprune.tasks.task import steps_per_epoch
-
 Optimizer = Literal["sgd", "adamw"]
 OPTIMIZERS: tuple[Optimizer, ...] = ("sgd", "adamw")
 
@@ -37,14 +35,14 @@ class FinetuneSettings:
     optimizer: Optimizer = "sgd"
 
 
-def total_steps(num_images: int, settings: FinetuneSettings) -> int:
+def total_steps(per_epoch: int, settings: FinetuneSettings) -> int:
     """Return how many steps a training takes: epochs × batches of an epoch, rounded.
 
     There is at least one step unless ``epochs`` is 0.
 
-    >>> total_steps(128, FinetuneSettings(epochs=1.5, batch_size=32, lr=0.1, weight_decay=0.0))
+    >>> total_steps(4, FinetuneSettings(epochs=1.5, batch_size=32, lr=0.1, weight_decay=0.0))
     6
     """
     if settings.epochs <= 0:
         return 0
-    return max(1, round(settings.epochs * steps_per_epoch(num_images, settings.batch_size)))
+    return max(1, round(settings.epochs * per_epoch))

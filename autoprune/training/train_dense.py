@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 from torch import nn
 
-from autoprune.tasks.task import steps_per_epoch
 from autoprune.training.loop import TrainingRun, TrainReport, train
 from autoprune.training.loss import dense_loss
+from autoprune.training.own_finetune import train_by_own_loop
 
 
 def train_dense(
     network: nn.Module, run: TrainingRun, on_epoch: Callable[[int, int], None] | None = None
 ) -> TrainReport:
-    """Train a network from scratch, in place: cross-entropy with label smoothing 0.1, no teacher.
+    """Train a network from scratch, in place, by the task's loss for dense networks, without a teacher.
 
     Args:
         network: changed in place, and left in training mode.
@@ -24,10 +24,12 @@ def train_dense(
     Raises:
         NonFiniteError: if the loss becomes NaN or infinite; names the step.
     """
-    per_epoch = steps_per_epoch(run.task.sizes["train"], run.settings.batch_size)
+    per_epoch = run.task.steps_per_epoch(run.settings.batch_size)
 
     def on_step(step: int, total: int) -> None:
         if on_epoch and step % per_epoch == 0:
             on_epoch(step // per_epoch, total // per_epoch)
 
-    return train(network, run, dense_loss, on_step=on_step)
+    if run.task.finetune is not None:
+        return train_by_own_loop(network, run, on_step)
+    return train(network, run, dense_loss(run.task), on_step=on_step)

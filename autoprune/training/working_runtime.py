@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from autoprune.core.notify import Notify
 from autoprune.core.user_code import in_user_code
-from autoprune.errors import AutopruneError, ModelError, UsageError
+from autoprune.errors import AutopruneError, DataError, ModelError, UsageError
+from autoprune.models.calling.inputs import Inputs, words
 from autoprune.models.copying.copy_network import copy_network
-from autoprune.tasks.task import Batch
+from autoprune.tasks.task import Batch, DataTask
 from autoprune.training.device.evaluation_mode import evaluating
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
@@ -48,41 +48,56 @@ class Rehearsal:
     """What a network is tried on.
 
     Attributes:
-        batch: some training examples with their labels, at least two where the data has them.
-        num_classes: outputs.
-        settings: with the optimizer that takes the step; ``None`` for a network that is only run, whatever it returns.
+        batch: some training examples, at least two where the data has them; of made-up ones the inputs.
+        task: of the batch; ``None`` for made-up examples, on which a network is only run, whatever it returns.
+        settings: with the optimizer that takes the step.
         seed: of what is drawn at random.
-        data: the data's name; empty for made-up examples.
     """
 
     batch: Batch
-    num_classes: int
+    task: DataTask | None
     settings: FinetuneSettings | None
     seed: int
-    data: str = ""
 
     def fault(self, network: nn.Module, runtime: Runtime) -> Fault | None:
         """Return what goes wrong in a copy of a network that answers once and is then trained for one step."""
         doing = "run"
-        images, labels = runtime.place_images(self.batch.images), self.batch.labels.to(runtime.device)
+        batch, task = runtime.place_batch(self.batch), self.task
         try:
             with warnings.catch_warnings(), seeded(self.seed, runtime.device):
                 warnings.simplefilter("ignore")  # they are shown when it is trained in earnest
                 twin = runtime.place(copy_network(network))
-                with torch.no_grad(), evaluating(twin), runtime.autocast():
-                    twin(images) if self.settings is None else runtime.logits(twin, images, self.num_classes)
-                if self.settings is not None:
+                with torch.no_grad(), evaluating(twin):
+                    if task is None:
+                        runtime.answer(lambda net, inputs: Inputs.of(inputs).run(net), twin, batch)
+                    else:
+                        task.score_batch(runtime.answer(task.forward, twin, batch), batch)
+                if task is not None and self.settings is not None and task.finetune is None:
                     doing = "train"
-                    self._step(twin.train(), Batch(images, labels), self.settings, runtime)
+                    self._step(twin.train(), task, batch, self.settings, runtime)
         except AutopruneError as error:
             return Fault(doing, str(error), error)
         except Exception as error:  # the user's own network may raise anything
             return Fault(doing, in_user_code(error), error)
         return None
 
-    def _step(self, network: nn.Module, batch: Batch, settings: FinetuneSettings, runtime: Runtime) -> None:
+    def described(self, network: nn.Module) -> str:
+        """Return in words what the network was tried on."""
+        try:
+            return str(Inputs.of(self.batch) if self.task is None else self.task.inputs(network, self.batch))
+        except Exception:  # the user's own forward, which has failed already, may raise anything
+            return f"a batch of {words(self.batch)}"
+
+    def _step(
+        self, network: nn.Module, task: DataTask, batch: Batch, settings: FinetuneSettings, runtime: Runtime
+    ) -> None:
         optimizer = optimizer_of(network, settings, runtime)
-        loss = F.cross_entropy(runtime.logits(network, batch.images, self.num_classes), batch.labels)
+        loss = task.loss(runtime.answer(task.forward, network, batch), batch)
+        if not loss.requires_grad:
+            raise DataError(
+                f"the loss of {task.name} has no gradient, so that nothing can be learnt; compute it from the "
+                "network's output, without .item(), .detach() or numpy"
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if runtime.precision != "fp32" and not loss.isfinite():
@@ -147,7 +162,7 @@ def working_runtime(
             return tried
     own = rehearsal.fault(network, _without(runtime, on)) if on else fault
     if own is not None:
-        raise _own_fault(own, rehearsal) from own.error
+        raise _own_fault(own, rehearsal, network) from own.error
     blamed = _blamed(network, rehearsal, runtime, [setting for setting in on if setting.key in named])
     options = " and ".join(f"--{setting.key} {setting.fast} (runtime.{setting.key})" for setting in blamed)
     raise UsageError(
@@ -179,15 +194,15 @@ def _blamed(network: nn.Module, rehearsal: Rehearsal, runtime: Runtime, named: l
     return alone or named
 
 
-def _own_fault(fault: Fault, rehearsal: Rehearsal) -> AutopruneError:
+def _own_fault(fault: Fault, rehearsal: Rehearsal, network: nn.Module) -> AutopruneError:
     """Return the error for a network that does not work in the plainest settings."""
     if isinstance(fault.error, AutopruneError):
         return fault.error
-    shape = tuple(rehearsal.batch.images.shape)
+    tried, task = rehearsal.described(network), rehearsal.task
     if fault.doing == "run":
-        other = f"give a network made for {rehearsal.data}, or other data" if rehearsal.data else "correct it"
-        return ModelError(f"the network does not run on images of shape {shape}: {fault.reason}; {other}")
+        other = f"give a network made for {task.name}, or other data" if task is not None else "correct it"
+        return ModelError(f"the network does not run on {tried}: {fault.reason}; {other}")
     return ModelError(
-        f"the network runs on images of shape {shape} in eval mode and fails in training mode, in its forward or "
+        f"the network runs on {tried} in eval mode and fails in training mode, in its forward or "
         f"backward pass: {fault.reason}; correct it, since a search trains what it prunes"
     )

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from fake_studies import DENSE, answered, measurement, trial
 
-from autoprune.analysis.comparison import Comparison, Scored, chance_notes, compare, scored
+from autoprune.analysis.comparison import Comparison, Scored, compare, scored
+from autoprune.analysis.comparison_notes import chance_notes
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import ACCURACY
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Completed, Trial
 from autoprune.report.content.summary import Summary, summarise
@@ -101,8 +103,8 @@ def test_old_trials_are_compared_by_their_accuracies_and_the_report_says_so(make
 
 def test_pairing_is_sharper_than_adding_errors() -> None:
     best, other = answered(BEST), answered(SLIGHTLY_WORSE)
-    one, two = (Scored("x", 0, outcome.measurement, outcome.correct) for outcome in (best, other))
-    paired, unpaired = compare(one, two), compare(one, Scored("x", 0, other.measurement))
+    one, two = (Scored("x", 0, outcome.measurement, outcome.paired) for outcome in (best, other))
+    paired, unpaired = compare(one, two, ACCURACY), compare(one, Scored("x", 0, other.measurement), ACCURACY)
     assert paired.difference == pytest.approx(unpaired.difference)
     assert paired.stderr < 0.6 * unpaired.stderr
 
@@ -141,12 +143,12 @@ def test_nothing_within_the_budget_is_compared_with_nothing(make_view: MakeView)
 
 def test_choosing_on_these_images_is_said_once_and_with_how_many(make_view: MakeView) -> None:
     notes = summarise(make_view(three(), facts=facts())).notes
-    said = [note for note in notes if "chosen on these very images" in note]
+    said = [note for note in notes if "chosen on these very examples" in note]
     assert len(said) == 1
     assert said[0].startswith("the best of 3 trials was")
     assert "`autoprune pick` compares on test" in said[0]
     alone = summarise(make_view(three()[:1], facts=facts())).notes
-    assert "accuracy is on validation images; `autoprune pick` gives the test accuracy" in alone
+    assert "accuracy is on validation examples; `autoprune pick` gives the test accuracy" in alone
 
 
 def equals(count: int, seed: int) -> list[Trial]:
@@ -164,7 +166,7 @@ def test_a_lead_that_may_be_the_luck_of_the_best_of_many_is_said_to_be_none(make
     for seed in range(12):
         trials = equals(60, seed)
         summary = summarise(make_view(trials, facts=facts(None)))
-        (said,) = [note for note in summary.notes if "chosen on these very images" in note]
+        (said,) = [note for note in summary.notes if "chosen on these very examples" in note]
         is_better = "uniform" in by_name(summary) and by_name(summary)["uniform"].verdict == "better"
         assert ("less that, it is not distinguishable from uniform" in said) is is_better
         believed += is_better
@@ -185,7 +187,7 @@ def test_fifty_images_tell_little_apart_and_the_report_says_how_little(make_view
     few = [trial(n, answered([i >= 10 + n for i in range(50)], 49.0 - 9 * n)) for n in range(2)]
     notes = summarise(make_view(few, facts=facts(None))).notes
     (said,) = [note for note in notes if "cannot be told apart" in note]
-    assert said.startswith("with 50 validation images differences below ")
+    assert said.startswith("with 50 validation examples differences below ")
     points = float(said.split(" points")[0].rsplit(" ", 1)[1])
     assert points == pytest.approx(100 * 1.96 * math.sqrt((3 - 1 / 52) / 51 / 52), abs=0.1)
     assert points > 4
@@ -217,7 +219,9 @@ def test_exact_accuracies_have_no_least_difference(make_view: MakeView) -> None:
     [(0.10, 10, True), (0.125, 10, True), (0.135, 10, False), (0.04, 10, True), (0.52, 2, True), (0.9, None, False)],
 )
 def test_a_network_at_chance_is_said(accuracy: float, classes: int | None, is_at_chance: bool) -> None:
-    notes = chance_notes(Measurement({"accuracy": accuracy}, {"accuracy": 0.015}), classes)
+    notes = chance_notes(
+        Measurement({"accuracy": accuracy}, {"accuracy": 0.015}), ACCURACY, 1 / classes if classes else None, classes
+    )
     assert bool(notes) is is_at_chance
     assert all("Comparisons mean nothing" in note for note in notes)
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from autoprune.analysis.pareto import best_few, best_within, choose, front, hypervolume, knee, non_dominated
+from autoprune.analysis.quality_limits import QualityLimits
 from autoprune.core.budget import Budget, Limit
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import METRICS
+from autoprune.core.metrics import ACCURACY, METRICS
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, OverBudget, Trial
 from autoprune.errors import NothingFitsError, UsageError
@@ -31,6 +32,10 @@ def completed(number: int, accuracy: float, mflops: float, noise: float = 0.0, *
     values = {k: v for k, v in more.items() if not k.endswith("_noise")}
     measurement = Measurement({"accuracy": accuracy, "mflops": mflops, **values}, stderr)
     return Trial(Candidate(number, PruningPolicy(), 0, "sampler:tpe"), Completed(measurement), {}, 0)
+
+
+def at_least(accuracy: float) -> QualityLimits:
+    return QualityLimits({ACCURACY: accuracy})
 
 
 def failed(number: int) -> Trial:
@@ -249,7 +254,7 @@ def test_the_knee_is_where_the_front_bends() -> None:
 @given(ledgers(), st.integers(1, 40))
 def test_the_best_within_a_budget_meets_it_and_only_noise_is_better(trials: list[Trial], limit: int) -> None:
     fitting = [t for t in trials if is_completed(t) and t.outcome.measurement["mflops"] <= limit]
-    best = best_within(trials, Budget({"mflops": Limit(limit)}))
+    best = best_within(trials, Budget({"mflops": Limit(limit)}), ACCURACY)
     assert (best is None) == (not fitting)
     if best is not None:
         assert best in fitting
@@ -269,29 +274,29 @@ def test_loss_decides_between_equals_within_noise() -> None:
         completed(1, 0.895, 10, 0.02, loss=0.3),
         completed(2, 0.850, 10, 0.02, loss=0.1),
     ]
-    assert best_within(trials, Budget()) is trials[1]
+    assert best_within(trials, Budget(), ACCURACY) is trials[1]
 
 
 def test_the_lower_number_decides_between_equals_in_everything() -> None:
     trials = [completed(3, 0.9, 10, loss=0.5), completed(1, 0.9, 10, loss=0.5)]
-    assert best_within(trials, Budget()).number == 1
+    assert best_within(trials, Budget(), ACCURACY).number == 1
 
 
 def test_choose_takes_the_best_within_budget() -> None:
     trials = [completed(0, 0.9, 30, loss=0.3), completed(1, 0.8, 10, loss=0.5), completed(2, 0.85, 19, loss=0.4)]
-    assert choose(trials, Budget({"mflops": Limit(20)})).number == 2
-    assert choose(trials, Budget({"mflops": Limit(20)}), min_accuracy=0.82).number == 2
-    assert choose(trials, Budget()).number == 0
+    assert choose(trials, Budget({"mflops": Limit(20)}), ACCURACY).number == 2
+    assert choose(trials, Budget({"mflops": Limit(20)}), ACCURACY, limits=at_least(0.82)).number == 2
+    assert choose(trials, Budget(), ACCURACY).number == 0
 
 
 def test_choose_takes_the_cheapest_that_is_accurate_enough() -> None:
     trials = [completed(0, 0.9, 30), completed(1, 0.8, 10), completed(2, 0.85, 20), completed(3, 0.86, 20)]
-    assert choose(trials, Budget(), min_accuracy=0.82).number == 3
+    assert choose(trials, Budget(), ACCURACY, limits=at_least(0.82)).number == 3
 
 
 def test_choose_without_a_completed_trial_says_what_to_run() -> None:
     with pytest.raises(NothingFitsError, match="run `autoprune search` first"):
-        choose([failed(0), over_budget(1)], Budget())
+        choose([failed(0), over_budget(1)], Budget(), ACCURACY)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +312,7 @@ def test_choose_names_the_nearest_when_nothing_fits(
 ) -> None:
     trials = [failed(7), completed(0, 0.9, 30), completed(1, 0.8, 10), completed(2, 0.85, 19)]
     with pytest.raises(NothingFitsError, match=f"no trial of 3 completed ones meets {message}"):
-        choose(trials, Budget(budget), min_accuracy)
+        choose(trials, Budget(budget), ACCURACY, QualityLimits() if min_accuracy is None else at_least(min_accuracy))
 
 
 def with_policies(trials: list[Trial], policies: int) -> list[Trial]:
@@ -327,14 +332,14 @@ def test_the_best_few_begin_with_the_choice_and_are_distinct(
     fitting = [t for t in trials if is_completed(t) and t.outcome.measurement["mflops"] <= limit]
     if not fitting:
         with pytest.raises(NothingFitsError):
-            best_few(trials, budget, count)
+            best_few(trials, budget, ACCURACY, count)
         return
-    few = best_few(trials, budget, count)
-    assert few[0] is choose(trials, budget)
+    few = best_few(trials, budget, ACCURACY, count)
+    assert few[0] is choose(trials, budget, ACCURACY)
     assert all(any(one is trial for trial in fitting) for one in few)
     assert len(few) == len({t.candidate.policy for t in few})
     assert len(few) == min(count, len({t.candidate.policy for t in fitting}))
-    assert few == best_few(trials, budget, 12)[:count]
+    assert few == best_few(trials, budget, ACCURACY, 12)[:count]
 
 
 def test_the_few_after_the_best_go_by_loss_within_noise_and_by_accuracy_beyond() -> None:
@@ -350,20 +355,20 @@ def test_the_few_after_the_best_go_by_loss_within_noise_and_by_accuracy_beyond()
         6,
     )
     budget = Budget({"mflops": Limit(20)})
-    assert [trial.number for trial in best_few(trials, budget, 9)] == [4, 1, 2, 3, 0]
-    assert [trial.number for trial in best_few(trials, budget, 9, min_accuracy=0.85)] == [4, 1, 2, 3]
+    assert [trial.number for trial in best_few(trials, budget, ACCURACY, 9)] == [4, 1, 2, 3, 0]
+    assert [trial.number for trial in best_few(trials, budget, ACCURACY, 9, limits=at_least(0.85))] == [4, 1, 2, 3]
 
 
 def test_the_cheapest_that_is_accurate_enough_has_no_runner_up() -> None:
     trials = with_policies([completed(0, 0.9, 30), completed(1, 0.8, 10), completed(2, 0.85, 20)], 3)
-    assert [trial.number for trial in best_few(trials, Budget(), 3, min_accuracy=0.82)] == [2]
+    assert [trial.number for trial in best_few(trials, Budget(), ACCURACY, 3, limits=at_least(0.82))] == [2]
 
 
 def test_the_same_policy_counts_once_by_its_better_trial() -> None:
     trials = with_policies([completed(0, 0.8, 10), completed(2, 0.9, 10), completed(1, 0.7, 10)], 2)
-    assert [trial.number for trial in best_few(trials, Budget(), 3)] == [2, 1]
+    assert [trial.number for trial in best_few(trials, Budget(), ACCURACY, 3)] == [2, 1]
 
 
 def test_no_few_at_all_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 1"):
-        best_few([completed(0, 0.9, 30)], Budget(), 0)
+        best_few([completed(0, 0.9, 30)], Budget(), ACCURACY, 0)

@@ -12,6 +12,7 @@ from autoprune.analysis.pareto import front
 from autoprune.analysis.weight_retention import BEST, retained_trials
 from autoprune.core.budget import Budget, Limit
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import ACCURACY
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
 from autoprune.search.trial_weights import TrialWeights, number_of, stored_numbers
@@ -49,15 +50,15 @@ def test_the_front_the_three_best_of_each_budget_and_the_present_baselines_are_k
     assert [one.number for one in front(trials, OBJECTIVES)] == [2, 6]
     best_of_half, best_of_third = {2, 3, 4}, {6, 7, 8}
     assert len(best_of_half) == len(best_of_third) == BEST
-    assert retained_trials(trials, OBJECTIVES, HALF) == {0} | best_of_half | best_of_third
-    assert retained_trials(trials, OBJECTIVES, THIRD) == {1} | best_of_half | best_of_third
-    assert retained_trials([], OBJECTIVES, HALF) == set()
+    assert retained_trials(trials, OBJECTIVES, HALF, ACCURACY) == {0} | best_of_half | best_of_third
+    assert retained_trials(trials, OBJECTIVES, THIRD, ACCURACY) == {1} | best_of_half | best_of_third
+    assert retained_trials([], OBJECTIVES, HALF, ACCURACY) == set()
 
 
 def test_a_budget_that_nobody_meets_and_no_budget_at_all() -> None:
     few = [trial(number, 0.5 + number / 10, 40.0, budget=Budget()) for number in range(4)]
-    assert retained_trials(few, OBJECTIVES, Budget({"mflops": Limit(1.0)})) == {3}
-    assert retained_trials(few, OBJECTIVES, Budget()) == {1, 2, 3}
+    assert retained_trials(few, OBJECTIVES, Budget({"mflops": Limit(1.0)}), ACCURACY) == {3}
+    assert retained_trials(few, OBJECTIVES, Budget(), ACCURACY) == {1, 2, 3}
 
 
 def test_nothing_is_removed_where_no_trial_is_stored_as_with_another_storage(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_the_files_on_disk_are_what_the_rule_says_after_every_trial(happens: lis
                 budget = THIRD if budget == HALF else HALF
                 keeper = TrialWeights(folder, "front", OBJECTIVES, budget, lambda message: None)
                 keeper.begin(trials)
-                expected &= retained_trials(trials, OBJECTIVES, budget)
+                expected &= retained_trials(trials, OBJECTIVES, budget, ACCURACY)
             if isinstance(result, tuple):
                 accuracy, mflops, loss = result
                 trials.append(trial(number, accuracy / 20, mflops, origin, budget, loss / 10))
@@ -109,7 +110,7 @@ def test_the_files_on_disk_are_what_the_rule_says_after_every_trial(happens: lis
                 keeper.begin(trials)
             else:
                 keeper.remove_obsolete(trials)
-            expected &= retained_trials(trials, OBJECTIVES, budget)
+            expected &= retained_trials(trials, OBJECTIVES, budget, ACCURACY)
             assert set(stored_numbers(folder)) == expected
             assert [path.name for path in folder.weights.iterdir() if number_of(path) is None] == [bystander.name]
             assert len(expected) <= len(front(trials, OBJECTIVES)) + 2 * BEST + sum(

@@ -536,7 +536,7 @@ def test_a_network_that_does_not_run_on_the_data(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies")
     (tmp_path / "net.py").write_text("import torch\ndef net():\n    return torch.nn.Conv2d(7, 3, 1)\n")
     message = refused("search", folder, "--model", f"{tmp_path / 'net.py'}:net", code=1)
-    assert "does not run on images of shape (32, 1, 8, 8)" in message
+    assert "does not run on an input of shape (32, 1, 8, 8)" in message
     assert "7 channels" in message
     assert run("search", folder).exit_code == 0
 

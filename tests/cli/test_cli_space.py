@@ -103,8 +103,8 @@ def test_what_each_group_tolerates_is_measured_once(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=4, epochs=0)
     result = run("search", folder, "--max-drop", "1%", "--budget-mflops", "35%")
     assert result.exit_code == 0, result.output
-    assert "until the error rises by 1 points" in result.output
+    assert "until accuracy is worse by 1.00 points" in result.output
     again = run("search", folder, "--max-drop", "1%", "--budget-mflops", "35%", "--trials", "5")
-    assert "until the error rises" not in again.output
+    assert "until accuracy is worse" not in again.output
     counts = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))
     assert set(counts["counts"]) == {"conv1", "conv2"}

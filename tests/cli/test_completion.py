@@ -115,6 +115,14 @@ def test_the_list_of_commands_holds_every_module_of_commands() -> None:
     folder = Path(__file__).parents[2] / "autoprune" / "cli"
     others = {
         *("__init__", "main", "lazy_group", "headings", "output", "completed_values", "manage_studies", "read_request"),
-        *("budget_options", "shared_options", "spec_options", "conclude", "secrets", "standard_streams"),
+        *(
+            "budget_options",
+            "shared_options",
+            "spec_options",
+            "conclude",
+            "secrets",
+            "standard_streams",
+            "quality_options",
+        ),
     }
     assert {path.stem for path in folder.glob("*.py")} - others == set(COMMANDS)

@@ -185,3 +185,12 @@ def test_a_program_of_the_users_own_sees_none_of_our_arguments_and_its_folder(tm
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["groups"][0]["channels"] == 8
+
+
+@pytest.mark.parametrize(
+    ("recipe", "groups"), [("diabetes-mlp", 2), ("digits-unet", 12), ("digits-two-heads", 12), ("digits-detector", 5)]
+)
+def test_inspect_looks_at_a_recipe_of_any_task(tmp_path: Path, recipe: str, groups: int) -> None:
+    found = run("inspect", recipe, "--root", tmp_path, "--json")
+    assert found.exit_code == 0, found.output
+    assert len(json.loads(found.stdout)["groups"]) == groups

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import any_inputs
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -18,6 +19,7 @@ from autoprune.errors import ExportError
 from autoprune.export.architecture import Architecture, PrunedArchitecture
 from autoprune.export.saved_network import save_network
 from autoprune.models.build import build_model
+from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.cut_plan import KeptChannels
 from autoprune.pruning.surgery import shrink
 from autoprune.search.setup import profile_network as profiling
@@ -97,6 +99,36 @@ def test_a_picked_folder_knows_what_it_is(picked: Path) -> None:
     refused = run(picked)
     assert refused.exit_code == 2
     assert "folder without model.safetensors" in refused.output
+
+
+def of_nets(name: str) -> str:
+    return f"{any_inputs.__file__}:{name}"
+
+
+def test_inputs_of_any_structure_are_given_by_the_users_own_code(tmp_path: Path) -> None:
+    found = document(of_nets("Encoder"), "--example", of_nets("PASSAGES"), "--batch", "3", *QUICK)
+    check_sums(found)
+    assert found["inputs"] == "ids=int64(3, 9), mask=int64(3, 9)"
+    assert found["timing"]["batch"] == 3
+    result = run(of_nets("Recurrent"), "--example", of_nets("PACKED"), "--batch", "3", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "timed with one batch as it is, whose examples cannot be told apart" in result.stdout
+
+
+def test_a_picked_folder_is_profiled_on_inputs_of_its_own_structure_or_on_given_ones(tmp_path: Path) -> None:
+    network, inputs = any_inputs.TwoTowers().eval(), Inputs.of((any_inputs.ids(50, 6), any_inputs.ids(70, 6)))
+    what = Architecture.of(of_nets("TwoTowers"), inputs)
+    save_network(tmp_path, network, PrunedArchitecture.of(network, {}, what, PruningPolicy(), {}))
+    assert document(tmp_path, "--trust-code", "--batch", "4", *QUICK)["inputs"] == "int64(4,), int64(4,)"
+    given = document(tmp_path, "--trust-code", "--example", of_nets("PAIR"), *QUICK)
+    assert given["inputs"] == "int64(1,), int64(1,)"
+
+
+@pytest.mark.parametrize("besides", [("--input", "1x8x8"), ("--data", "digits")])
+def test_inputs_are_given_once(besides: tuple[str, str]) -> None:
+    refused = run(of_nets("Encoder"), "--example", of_nets("PASSAGES"), *besides)
+    assert refused.exit_code == 2
+    assert "--example gives the inputs themselves" in refused.output
 
 
 @pytest.mark.parametrize(

@@ -178,8 +178,10 @@ def test_a_merged_measurement_has_both_and_the_second_wins() -> None:
 @pytest.mark.parametrize("known", METRICS.values(), ids=lambda known: known.name)
 def test_nothing_is_worse_than_the_worst(known: object) -> None:
     assert known is METRICS[known.name]
-    assert known.is_better(0.5, known.worst)
-    assert not known.is_better(known.worst, 0.5)
+    assert known.is_better(0.5, known.worst(0.4))
+    assert not known.is_better(known.worst(0.4), 0.5)
+    assert known.is_better(known.perfect(0.4), 0.5)
+    assert not known.is_better(0.5, known.perfect(0.4))
 
 
 @pytest.mark.parametrize("known", METRICS.values(), ids=lambda known: known.name)

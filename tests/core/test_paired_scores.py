@@ -79,7 +79,7 @@ def test_few_images_are_not_called_significant_where_the_exact_test_does_not(one
 
 @pytest.mark.parametrize(("one", "other"), [([True], [True, False]), ([], [])])
 def test_other_images_cannot_be_compared(one: list[bool], other: list[bool]) -> None:
-    with pytest.raises(ValueError, match="only hits on the same images"):
+    with pytest.raises(ValueError, match="only the same of the same examples"):
         paired_difference(PairedScores.pack(one), PairedScores.pack(other))
 
 

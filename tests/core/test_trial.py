@@ -47,7 +47,7 @@ def test_json_gives_back_the_same_outcome(outcome: Outcome) -> None:
 def test_a_trial_stored_before_hits_were_is_read() -> None:
     scored = Completed(Measurement({"accuracy": 0.9}))
     assert outcome_to_json(scored) == {"kind": "completed", "measurement": scored.measurement.to_json()}
-    assert outcome_from_json(outcome_to_json(scored)).correct == ""  # type: ignore[union-attr]
+    assert outcome_from_json(outcome_to_json(scored)).paired == ""  # type: ignore[union-attr]
 
 
 def test_a_trial_stored_before_there_were_checks_is_read_as_none() -> None:

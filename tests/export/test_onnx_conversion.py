@@ -78,13 +78,13 @@ def test_what_cannot_be_converted_is_told_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "outputs", "words"),
-    [(2, 1, "for 2 examples at once only"), ("batch", 2, "answers 2 tensors; expected one"), ("batch", 1, None)],
+    ("batches", "words"),
+    [((2, 2), "for 2 examples at once only"), (("batch", 2), "for 2 examples"), (("batch", "batch"), None)],
 )
-def test_a_file_takes_any_number_of_examples_and_answers_one_tensor(batch: int | str, outputs: int, words: str) -> None:
+def test_a_file_takes_any_number_of_examples_by_every_input(batches: tuple[int | str, ...], words: str) -> None:
     helper = pytest.importorskip("onnx.helper")
-    ends = [helper.make_tensor_value_info(name, 1, [batch, 4]) for name in ("input", "one", "other")]
-    model = helper.make_model(helper.make_graph([], "hand-made", ends[:1], ends[1 : 1 + outputs]))
+    inputs = [helper.make_tensor_value_info(f"input_{n}", 1, [batch, 4]) for n, batch in enumerate(batches)]
+    model = helper.make_model(helper.make_graph([], "hand-made", inputs, []))
     with pytest.raises(ExportError, match=words) if words else nullcontext():
         check_ends(model)
 

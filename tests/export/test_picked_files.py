@@ -32,13 +32,17 @@ from autoprune.errors import EvaluationError, ExportError, ModelError, UnknownNa
 from autoprune.export.architecture import Architecture, PrunedArchitecture, read_architecture
 from autoprune.export.card import Card
 from autoprune.export.card_parts import FileCheck
-from autoprune.export.convert import FORMATS, compare, examples_of, export_network
+from autoprune.export.convert import FORMATS, compare, export_network
+from autoprune.export.examples import examples_of
 from autoprune.export.export_result import FailedExport
 from autoprune.export.picked_files import missing_files
 from autoprune.export.publish import check_target
+from autoprune.export.reference import Reference
 from autoprune.export.saved_network import save_network
 from autoprune.export.torch_export import program_bytes
-from autoprune.export.verify import Reference, verify
+from autoprune.export.verify import verify
+from autoprune.models.calling.answers import answer_of
+from autoprune.models.calling.inputs import Inputs
 from autoprune.models.weights_licence import weights_licence
 from autoprune.pick.card_text import card_text
 from autoprune.pruning.cut_plan import KeptChannels
@@ -262,8 +266,8 @@ def failed(checks: list[FileCheck]) -> set[str]:
 @pytest.fixture(scope="module")
 def reference(bench: PreparedStudy, picked: tuple[dict[str, Any], Path]) -> Reference:
     images, _ = validation(bench)
-    with torch.no_grad():
-        return Reference(images[:8], autoprune.load(picked[1], trust_code=True)(images[:8]))
+    inputs = Inputs.of(images[:8])
+    return Reference(inputs, answer_of(autoprune.load(picked[1], trust_code=True), inputs), inputs)
 
 
 def edit_json(path: Path, edit: Any) -> None:
@@ -349,7 +353,9 @@ def test_an_exporter_that_fails_is_named_and_the_others_are_there(
 ) -> None:
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], convert=failing))
     network, said = autoprune.load(picked[1], trust_code=True), list[str]()
-    found = export_network(tmp_path, network, bench.network, examples_of(bench.task), BOTH, QUICK, said.append)
+    found = export_network(
+        tmp_path, network, bench.network, examples_of(bench.task, bench.network), BOTH, QUICK, said.append
+    )
     assert found["onnx"] == FailedExport("model.onnx", "RuntimeError: no such operator and much more")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2"]
     assert "model.onnx was not written: RuntimeError: no such operator and much more" in said
@@ -360,21 +366,21 @@ def test_an_exporter_that_fails_is_named_and_the_others_are_there(
 def test_a_file_that_answers_otherwise_is_not_written(
     bench: PreparedStudy, picked: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other(network: nn.Module, example: torch.Tensor) -> bytes:
+    def other(network: nn.Module, example: object) -> bytes:
         return program_bytes(bench.network, example)
 
     monkeypatch.setitem(FORMATS, "pt2", replace(FORMATS["pt2"], convert=other))
     wanted, network = Wanted(("pt2",)), autoprune.load(picked[1], trust_code=True)
     found = export_network(
-        tmp_path, network, bench.network, examples_of(bench.task), wanted, QUICK, lambda message: None
+        tmp_path, network, bench.network, examples_of(bench.task, bench.network), wanted, QUICK, lambda message: None
     )
     assert isinstance(found["pt2"], FailedExport)
-    assert "outputs on 48 validation images differ from PyTorch's by up to" in found["pt2"].failure
+    assert "outputs on 48 validation examples differ from PyTorch's by up to" in found["pt2"].failure
     assert not list(tmp_path.iterdir())
 
 
 def test_outputs_that_are_no_numbers_never_agree(bench: PreparedStudy) -> None:
-    examples = examples_of(bench.task)
+    examples = examples_of(bench.task, bench.network)
     silent = compare(lambda x: torch.full((len(x), 3), float("nan")), lambda x: torch.zeros(len(x), 3), examples)
     assert not silent.is_close
     assert compare(lambda x: torch.ones(len(x), 3), lambda x: torch.ones(len(x), 3), examples).is_close
@@ -545,6 +551,8 @@ def test_the_last_bits_may_differ_between_processes_and_no_more(off: float, pass
     from autoprune.export.verify import _same_outputs
 
     outputs = torch.tensor([[1.0, -2.0]])
-    found, detail = _same_outputs(torch.nn.Identity(), Reference(outputs + off, outputs))
+    found, detail = _same_outputs(
+        torch.nn.Identity(), Reference(Inputs.of(outputs + off), [outputs], Inputs.of(outputs))
+    )
     assert found is passed
     assert ("which is rounding" in detail) is (off == 1e-6)

@@ -12,6 +12,7 @@ import pytest
 
 from autoprune.analysis import pareto
 from autoprune.core.builtin_names import LOGGERS
+from autoprune.core.metrics import ACCURACY
 from autoprune.core.trial import KINDS, Trial
 from autoprune.errors import UnknownNameError, UsageError
 from autoprune.loggers.check_logger import OBJECTIVES, check_logger, example_study, example_trials
@@ -98,12 +99,12 @@ def test_one_that_never_began_is_not_ended(tmp_path: Path) -> None:
 
 def test_the_standing_is_that_of_all_trials_so_far(tmp_path: Path) -> None:
     study = example_study(tmp_path)
-    course = StandingTracker(OBJECTIVES, study.budget, study.dense)
+    course = StandingTracker(OBJECTIVES, study.budget, study.dense, ACCURACY)
     for count, trial in enumerate(TRIALS, 1):
         course.add(trial)
         if count % 2 == 0:  # asking in between changes nothing
             standing = course.standing
-            assert standing.best is pareto.best_within(TRIALS[:count], study.budget)
+            assert standing.best is pareto.best_within(TRIALS[:count], study.budget, ACCURACY)
             assert standing.hypervolume == pytest.approx(pareto.hypervolume(TRIALS[:count], OBJECTIVES, study.dense))
     assert standing.counts == {"completed": 3, "stopped": 1, "over_budget": 1, "failed": 1}
     assert tuple(standing.counts) == KINDS

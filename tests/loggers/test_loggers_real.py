@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from judged_studies import RMSE, judged, judged_trial
 from tiny import write_study
 
 from autoprune.cli.read_request import read_request
+from autoprune.core.metrics import ACCURACY, register
 from autoprune.core.trial import Completed, Trial
 from autoprune.loggers.check_logger import check_logger, example_study, example_trials
 from autoprune.loggers.dispatch import Loggers, make_logger
@@ -105,6 +108,38 @@ def logged_session(name: str, folder: Path, stored: int, total: int) -> None:
     with loggers.session(example_study(folder), trials[:stored]):
         for trial in trials[stored:total]:
             loggers.told(trial)
+
+
+def rmse_session(name: str, folder: Path) -> None:
+    """Let a shipped logger see a study that is judged by an rmse and an accuracy without a standard error."""
+    register([RMSE])
+    trials = [judged_trial(n, judged(RMSE, 0.6 - 0.1 * n, 40, 0.02, accuracy=0.9)) for n in range(2)]
+    dense = judged(RMSE, 0.5, 100, 0.02, accuracy=0.91)
+    study = replace(example_study(folder), objectives=("rmse", "mflops"), dense=dense, qualities=(RMSE, ACCURACY))
+    loggers = Loggers.named([name], pytest.fail)
+    with loggers.session(study, trials[:1]):
+        loggers.told(trials[1])
+
+
+def test_tensorboard_knows_any_metric(tmp_path: Path) -> None:
+    rmse_session("tensorboard", tmp_path)
+    folder = tmp_path / "tensorboard"
+    assert steps(folder, "quality/rmse") == pytest.approx({0: 0.6, 1: 0.5})
+    assert steps(folder, "quality/rmse_stderr") == pytest.approx({0: 0.02, 1: 0.02})
+    assert steps(folder, "best/rmse") == pytest.approx({0: 0.6, 1: 0.5})
+    assert steps(folder, "best/accuracy") == pytest.approx({0: 0.9, 1: 0.9})
+    assert steps(folder, "dense/rmse") == pytest.approx({0: 0.5})
+    texts = [e.tensor_proto.string_val[0].decode() for e in board(folder).Tensors("policy/text_summary")]
+    assert "rmse 0.5000 ± 0.0200 mm, accuracy 90.00 %" in texts[1]
+
+
+def test_mlflow_knows_any_metric(folder: Path) -> None:
+    rmse_session("mlflow", folder)
+    parent, nested = runs(folder)
+    assert parent.data.metrics["dense/rmse"] == 0.5
+    assert parent.data.metrics["best/rmse"] == pytest.approx(0.5)
+    assert nested[0].data.metrics["rmse"] == 0.6
+    assert nested[0].data.metrics["accuracy"] == 0.9
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow"])

@@ -99,7 +99,7 @@ class TestEveryNetwork:
         networks = [build(name, shape) for _ in range(2)]
         for network in networks:
             train_dense(network, TrainingRun(task, settings, runtime, 0))
-        assert score(networks[0], task, "val", runtime).accuracy > 0.9
+        assert score(networks[0], task, "val", runtime).measurement["accuracy"] > 0.9
         assert same_state(state_of(networks[0]), state_of(networks[1]))
 
     @pytest.mark.parametrize(("name", "shape"), [("lstm", (7, 5)), ("mlp", (30,)), ("vit", (1, 8, 8))])

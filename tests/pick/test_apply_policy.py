@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import any_inputs
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -15,6 +16,8 @@ import autoprune
 from autoprune.cli import main
 from autoprune.core.policy import MaskPolicy, PruningPolicy
 from autoprune.core.registry import load_object
+from autoprune.models.calling.answers import answer_of
+from autoprune.models.calling.inputs import Inputs
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
 
@@ -175,3 +178,70 @@ def test_a_bare_policy_needs_the_shape_and_no_folder_is_overwritten(code: Path, 
     done = run(*asked)
     assert (done.exit_code, "--force" in done.stderr) == (2, True)
     assert run(*asked, "--force").exit_code == 0
+
+
+# --- inputs of any structure
+
+
+OBJECTS = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+@dataclass
+class Batch:
+    x: torch.Tensor
+
+class Takes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 12), nn.Linear(12, 3)
+    def forward(self, batch):
+        return self.second(self.first(batch.x).relu())
+
+def batch():
+    return Batch(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)))
+"""
+
+
+def apply_half(folder: Path, network: str, *more: str | Path) -> Result:
+    (folder / "half.json").write_text(PruningPolicy.uniform(0.5, "l1").to_json())
+    return run(folder / "half.json", "--model", network, "-o", folder / "small", "--device", "cpu", "--json", *more)
+
+
+@pytest.mark.parametrize(("name", "batch"), [("Encoder", "PASSAGES"), ("Recurrent", "PACKED"), ("TwoTowers", "PAIR")])
+def test_a_network_of_any_inputs_is_pruned_and_its_policy_goes_on_to_the_next_one(
+    name: str, batch: str, tmp_path: Path
+) -> None:
+    network, example = (f"{any_inputs.__file__}:{one}" for one in (name, batch))
+    done = apply_half(tmp_path, network, "--example", example)
+    assert done.exit_code == 0, done.output
+    card = json.loads(done.stdout)
+    assert all(check["passed"] for check in card["checks"])
+    assert {check["name"] for check in card["checks"]} >= {"autoprune.load", "plain PyTorch", "costs counted anew"}
+    inputs = Inputs.of(getattr(any_inputs, batch))
+    answers = answer_of(autoprune.load(tmp_path / "small", trust_code=True), inputs)
+    assert [tensor.shape for tensor in answers] == [t.shape for t in answer_of(getattr(any_inputs, name)(), inputs)]
+    again = run(tmp_path / "small" / "policy.json", "--model", network, "-o", tmp_path / "again", "--device", "cpu")
+    assert again.exit_code == 0, again.output
+    one_batch = "latency is that of one batch as it is" in (tmp_path / "again" / "card.md").read_text()
+    assert one_batch is (inputs.size is None)
+
+
+def test_objects_of_the_user_s_own_are_checked_by_the_process_that_has_them(tmp_path: Path) -> None:
+    (tmp_path / "objects.py").write_text(OBJECTS)
+    network, example = (f"{tmp_path / 'objects.py'}:{one}" for one in ("Takes", "batch"))
+    done = apply_half(tmp_path, network, "--example", example)
+    assert done.exit_code == 0, done.output
+    idle = [check for check in json.loads(done.stdout)["checks"] if check["passed"] is None]
+    assert [check["detail"] for check in idle] == ["its inputs hold Batch, which only the user's own code can make"]
+    assert "checked once loaded again" in (tmp_path / "small" / "card.md").read_text()
+    lost = run(tmp_path / "small" / "policy.json", "--model", network, "-o", tmp_path / "again")
+    assert lost.exit_code == 1
+    assert "is a Batch, which autoprune cannot make by itself; give inputs with --example" in lost.stderr
+
+
+def test_inputs_are_given_once(code: Path, tmp_path: Path) -> None:
+    refused = apply_half(tmp_path, f"{code}:net", "--example", f"{any_inputs.__file__}:PAIR", "--input", "1x8x8")
+    assert refused.exit_code == 2
+    assert "--example gives the inputs themselves" in refused.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -399,8 +400,33 @@ def test_a_network_that_answers_alike_is_not_said_to_be_surely_equal(
         },
     }
     text = card_text(Card.from_json(same))
-    assert text.count("no image differs") == 4
+    assert text.count("no example differs") == 4
     assert "± 0.00 points" not in text
+
+
+@pytest.mark.parametrize(
+    ("gain", "stderr", "shown"),
+    [
+        (0.02, 0.005, "better by 0.0200 ± 0.0050 mm"),
+        (-0.02, 0.005, "worse by 0.0200 ± 0.0050 mm"),
+        (-0.02, None, "worse by 0.0200 mm, no standard error"),
+    ],
+)
+def test_a_card_of_another_metric_says_what_is_better_in_words(
+    carded: tuple[dict[str, Any], Path], gain: float, stderr: float | None, shown: str
+) -> None:
+    from autoprune.export.card import Card
+    from autoprune.pick.card_text import card_text
+
+    stored = json.loads(json.dumps(carded[0]).replace('"accuracy"', '"rmse"'))
+    gains = {split: {"rmse": gain, "stderr": stderr} for split in ("test", "validation")}
+    card = Card.from_json({**stored, "metrics": ["rmse:min:mm"], "against": {"dense": gains, "uniform": gains}})
+    assert Card.from_json(card.to_json()) == card
+    text = card_text(card)
+    assert text.count(shown) == 4
+    assert re.search(r"\| rmse on test \| \d\.\d{4} mm ± ", text)
+    assert "Validation loss and rmse after each part" in text
+    assert "accuracy" not in text.partition("| file |")[0]
 
 
 # --- cut off, and going on

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from fake_studies import many_trials, measurement, trial
 
+from autoprune.core.metrics import ACCURACY
 from autoprune.core.trial import Failed
 from autoprune.errors import StudyError
 from autoprune.report.content.summary import summarise
-from autoprune.report.csv_json import COLUMNS, json_text, write_front_csv, write_front_json
+from autoprune.report.csv_json import columns, json_text, write_front_csv, write_front_json
 from autoprune.report.write_report import write_report
 from autoprune.study.view import StudyView
 
@@ -29,7 +30,7 @@ def test_csv_gives_every_number_back(make_view: MakeView, tmp_path: Path) -> Non
     summary = summarise(make_view(many_trials(40)))
     write_front_csv(summary, tmp_path / "front.csv")
     *lines, dense = read_csv(tmp_path / "front.csv")
-    assert tuple(dense) == COLUMNS
+    assert tuple(dense) == columns([ACCURACY])
     assert len(lines) == len(summary.rows)
     for line, row in zip(lines, summary.rows, strict=True):
         assert (int(line["trial"]), line["origin"]) == (row.number, row.origin)

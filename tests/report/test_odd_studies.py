@@ -44,7 +44,7 @@ def test_one_group_and_forty_eight_images(tmp_path: Path) -> None:
     assert {group for trial in trials for group in trial["policy"]["groups"]} == {"conv2"}
     assert {trial["origin"].partition(":")[0] for trial in trials} == {"baseline", "guided"}
     text = " ".join(run("report", folder).stdout.split())
-    assert "with 48 validation images differences below" in text
+    assert "with 48 validation examples differences below" in text
     assert "cannot be told apart" in text
     card = card_of(folder)
     assert card["validation"]["values"]["mflops"] <= 0.6 * card["dense"]["validation"]["values"]["mflops"]

@@ -184,7 +184,7 @@ def test_little_is_said_in_words_and_the_study_stays_as_it_was(make_view: MakeVi
 def test_how_it_was_measured_is_told(tmp_path: Path) -> None:
     text = read(rich_view(tmp_path, mixed_trials())).text
     for part in (
-        "1078 training, 540 validation, 360 test images",
+        "1078 training, 540 validation, 360 test examples",
         "one FLOP = one multiply–accumulate",
         "0; each trial has its own",
         "1.25 epochs, batch 32, sgd",

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from fake_studies import BUDGET
+from judged_studies import RMSE, judged, judged_trial, judged_view
 from page_studies import HOSTILE, mixed_trials, rich_view
 
 from autoprune.analysis.pareto import best_within, choose
 from autoprune.cli.pick import PickRequest, choose_trials, pick
 from autoprune.core.budget import Budget
+from autoprune.core.metrics import ACCURACY
 from autoprune.core.trial import Trial
 from autoprune.report.content.summary import summarise
 from autoprune.report.page.html import write_page
@@ -93,7 +95,7 @@ def page(opened: Opened) -> Iterator[Opened]:
 
 
 def within(view: StudyView, **limits: float) -> Trial | None:
-    return best_within(view.trials, Budget.parse(limits))
+    return best_within(view.trials, Budget.parse(limits), ACCURACY)
 
 
 def number_of(trial: Trial | None) -> int | None:
@@ -131,7 +133,7 @@ def test_every_cost_of_a_trial_is_a_budget_that_it_meets(page: Opened) -> None:
     page.type_budget(repr(limits[30]))
     assert page.chosen() == number_of(within(page.view, latency_ms=limits[30]))
     page.tab.locator("#no-limit").click()
-    assert page.chosen() == number_of(best_within(page.view.trials, Budget()))
+    assert page.chosen() == number_of(best_within(page.view.trials, Budget(), ACCURACY))
 
 
 def test_a_dragged_budget_chooses_as_pareto_does(page: Opened) -> None:
@@ -180,7 +182,7 @@ def test_the_copied_command_picks_that_very_trial(page: Opened, limit: str) -> N
     own = {name: value for name, value in options.items() if name not in ("study", "root", "storage", "as_json")}
     budget, (found,) = choose_trials(page.view, PickRequest.of(own))
     assert found.number == page.chosen()
-    assert choose(page.view.trials, budget) == found
+    assert choose(page.view.trials, budget, ACCURACY) == found
     assert budget == Budget.parse({"mflops": limit})
     page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.tab.locator("#chosen .copy").click()
@@ -271,3 +273,28 @@ def test_a_study_with_nothing_to_choose_from_opens_too(browser: Any, tmp_path: P
         tab.wait_for_selector("html[data-ready]", state="attached")
         tab.close()
     assert faults == []
+
+
+def test_a_page_of_a_metric_that_should_be_small_chooses_as_pareto_does(browser: Any, tmp_path: Path) -> None:
+    found = [judged(RMSE, 0.52 + 0.02 * n, 50 - 3 * n, 0.03, loss=1 - n / 10, accuracy=0.9) for n in range(8)]
+    trials = [judged_trial(n, one) for n, one in enumerate([*found, judged(RMSE, 9.0, 10, 0.02, accuracy=0.1)])]
+    view = judged_view(tmp_path / "x", trials, judged(RMSE, 0.5, 100, 0.02, accuracy=0.91), RMSE, ACCURACY)
+    (tmp_path / "x").mkdir()
+    write_page(view, summarise(view), tmp_path / "x" / "report.html")
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = Opened(tab, view)
+    tab.on("pageerror", lambda error: page.faults.append(str(error)))
+    tab.goto((tmp_path / "x" / "report.html").as_uri(), wait_until="commit")
+    tab.wait_for_selector("html[data-ready]", state="attached")
+    for limit in ("50", "45", "33", "12"):
+        page.type_budget(limit)
+        assert page.chosen() == number_of(best_within(trials, Budget.parse({"mflops": limit}), RMSE))
+    page.type_budget("50")
+    assert (
+        tab.locator("#choice").inner_text().startswith("The best within 50 MFLOPs is trial 1: rmse 0.5400 ± 0.0300 mm")
+    )
+    assert tab.locator("#chosen td").nth(1).inner_text() == "+0.0400 mm"
+    assert "above the picture" in tab.locator("#legend").inner_text()
+    assert "rmse mm ↑" in tab.locator("#trials-table thead").inner_text()
+    assert page.faults == []
+    tab.close()

@@ -11,6 +11,7 @@ from fake_studies import BUDGET, measurement, trial
 from scipy.stats import kruskal
 
 from autoprune.core.budget import Budget
+from autoprune.core.metrics import ACCURACY
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.trial import Trial
 from autoprune.report.content.parameter_importance import bins, importance, parameters
@@ -30,7 +31,7 @@ def made(count: int, matters: float, mflops: float = 49.0) -> list[Trial]:
 
 
 def test_what_matters_comes_first_and_beyond_chance() -> None:
-    found = importance(made(200, 0.2), BUDGET)
+    found = importance(made(200, 0.2), BUDGET, ACCURACY)
     names = list(found.shares)
     assert names[:2] == ["a: sparsity", "b: criterion"]
     assert found.shares[names[0]] > found.shares[names[1]] > found.chance > found.shares[names[2]]
@@ -40,7 +41,7 @@ def test_what_matters_comes_first_and_beyond_chance() -> None:
 
 
 def test_noise_is_within_chance() -> None:
-    found = importance(made(200, 0.0), BUDGET)
+    found = importance(made(200, 0.0), BUDGET, ACCURACY)
     assert max(found.shares.values()) <= found.chance
 
 
@@ -49,18 +50,19 @@ def test_the_share_is_what_kruskal_and_wallis_give() -> None:
     place = bins(parameters([one.candidate.policy for one in trials])["a: sparsity"])
     losses = np.array([one.outcome.measurement["loss"] for one in trials])
     count, statistic = place.max() + 1, kruskal(*(losses[place == n] for n in range(place.max() + 1))).statistic
-    assert importance(trials, BUDGET).shares["a: sparsity"] == pytest.approx((statistic - count + 1) / (60 - count))
+    share = importance(trials, BUDGET, ACCURACY).shares["a: sparsity"]
+    assert share == pytest.approx((statistic - count + 1) / (60 - count))
 
 
 def test_trials_of_another_cost_count_only_where_there_are_too_few() -> None:
     cheap = [replace(one, candidate=replace(one.candidate, number=100 + n)) for n, one in enumerate(made(40, 0.2, 20))]
-    assert importance([*made(15, 0.2), *cheap], BUDGET).trials == 15
-    found = importance([*made(11, 0.2), *cheap], BUDGET)
+    assert importance([*made(15, 0.2), *cheap], BUDGET, ACCURACY).trials == 15
+    found = importance([*made(11, 0.2), *cheap], BUDGET, ACCURACY)
     assert (found.trials, found.scope) == (51, "completed trials of any cost")
-    assert importance(made(30, 0.2), Budget()).trials == 30
+    assert importance(made(30, 0.2), Budget(), ACCURACY).trials == 30
 
 
 def test_too_few_trials_and_no_choice_say_nothing() -> None:
-    assert importance(made(11, 0.2), BUDGET).shares == {}
-    assert importance([], BUDGET).trials == 0
-    assert importance([trial(n, measurement(0.9, 49)) for n in range(20)], BUDGET).shares == {}
+    assert importance(made(11, 0.2), BUDGET, ACCURACY).shares == {}
+    assert importance([], BUDGET, ACCURACY).trials == 0
+    assert importance([trial(n, measurement(0.9, 49)) for n in range(20)], BUDGET, ACCURACY).shares == {}

@@ -53,7 +53,7 @@ def test_a_row_compares_with_the_dense_network_and_the_budget(make_view: MakeVie
     assert row.ratios["mflops"] == pytest.approx(40 / 125.75)
     assert row.ratios["latency_ms"] == pytest.approx(0.5)
     assert set(row.ratios) == {"mflops", "mparams", "latency_ms", "size_mb"}
-    assert row.accuracy_drop == pytest.approx(0.01)
+    assert row.quality_drop == pytest.approx(0.01)
     assert row.budget_used == pytest.approx(0.8)
     assert row.fits
 

@@ -15,8 +15,9 @@ from autoprune.search.setup.check_batches import check_batches
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import Layer, parse_spec
+from autoprune.tasks.classification import LabelledBatch
 from autoprune.tasks.in_memory import ArrayTask
-from autoprune.tasks.task import Batch, Placement
+from autoprune.tasks.task import Placement
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
 
@@ -74,7 +75,9 @@ def check(one: nn.Module, task: ArrayTask, **values: object) -> list[str]:
 def test_a_network_that_squeezes_is_refused_where_one_image_comes_alone(
     sizes: dict[str, int], values: dict[str, object], split: str
 ) -> None:
-    with pytest.raises(ModelError, match=rf"last of the {split} images comes alone: the network returned shape \(3,\)"):
+    with pytest.raises(
+        ModelError, match=rf"last of the {split} examples comes alone: the network returned shape \(3,\)"
+    ):
         check(network(Squeezed), make_task(**sizes), **values)
 
 
@@ -85,7 +88,7 @@ class OwnBatches(ArrayTask):
 
     def eval_batches(
         self, split: str, batch_size: int, runtime: Placement, limit: int | None = None
-    ) -> Iterator[Batch]:
+    ) -> Iterator[LabelledBatch]:
         yield from super().eval_batches(split, self.own, runtime, limit)
 
 
@@ -102,13 +105,13 @@ def own_task(**sizes: int) -> ArrayTask:
 def test_batches_that_a_task_cuts_itself_are_looked_at(
     sizes: dict[str, int], values: dict[str, object], split: str
 ) -> None:
-    with pytest.raises(ModelError, match=f"last of the {split} images comes alone"):
+    with pytest.raises(ModelError, match=f"last of the {split} examples comes alone"):
         check(network(Squeezed), own_task(**sizes), **values)
 
 
 def test_where_none_does_it_is_said_and_the_search_goes_on() -> None:
     (said,) = check(network(Squeezed), make_task())
-    assert "fails on a single one: the network returned shape (3,) for 1 images" in said
+    assert "fails on a single one: the network returned shape (3,) for 1 examples" in said
 
 
 @pytest.mark.parametrize("key", ["finetune", "dense"])

@@ -79,9 +79,9 @@ def test_a_candidate_is_completed_with_costs_score_and_latency(prepared: Prepare
     assert {"accuracy", "train_accuracy"} <= set(prepared.dense.values)
     assert found["accuracy"] > 0.5  # three classes: chance is a third
     assert found["latency_ms"] > 0
-    assert PairedScores(ended.outcome.correct).unpack().mean() == pytest.approx(found["accuracy"])
-    assert PairedScores(ended.outcome.correct).count == prepared.task.sizes["val"]
-    pruned = measure_network(prepared.pruner.prune(asked.policy), prepared.context.example())
+    assert PairedScores(ended.outcome.paired).unpack().mean() == pytest.approx(found["accuracy"])
+    assert PairedScores(ended.outcome.paired).count == prepared.task.sizes["val"]
+    pruned = measure_network(prepared.pruner.prune(asked.policy), prepared.context.example(prepared.network))
     assert {name: found[name] for name in pruned.values} == pruned.values
     assert found["mflops"] < prepared.dense["mflops"]
     assert phases == [*PHASES[:4], LOOK, "finetune", *PHASES[4:]]  # a look half-way, and the fine-tune goes on
@@ -430,12 +430,12 @@ def test_the_dense_networks_hits_are_stored_and_files_without_them_are_read(
     prepared: PreparedStudy, tmp_path: Path
 ) -> None:
     facts = read_dense_facts(prepared.folder)
-    assert PairedScores(facts.correct).unpack().mean() == pytest.approx(prepared.dense["accuracy"])
+    assert PairedScores(facts.paired).unpack().mean() == pytest.approx(prepared.dense["accuracy"])
     old = json.loads(prepared.folder.dense_facts.read_text(encoding="utf-8"))
     del old["correct"]
     folder = StudyFolder(tmp_path)
     folder.dense_facts.write_text(json.dumps(old), encoding="utf-8")
-    assert read_dense_facts(folder) == replace(facts, correct="")
+    assert read_dense_facts(folder) == replace(facts, paired="")
 
 
 def test_where_channels_are_produced_covers_every_filter_and_norm_once(prepared: PreparedStudy) -> None:

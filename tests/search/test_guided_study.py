@@ -11,6 +11,7 @@ import torch
 from tiny import write_study
 
 from autoprune.cli.read_request import read_request
+from autoprune.core.metrics import ACCURACY
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.trial import Completed, Failed, Trial
 from autoprune.search.session import run_search
@@ -85,6 +86,6 @@ def test_a_later_smaller_budget_is_served_by_stored_trials(tmp_path: Path) -> No
     assert lower
     smaller = lower[0].candidate.budget
     limits = {name: limit.value for name, limit in smaller.limits.items()}
-    assert choose(trials, Budget.parse(limits)).number in {
+    assert choose(trials, Budget.parse(limits), ACCURACY).number in {
         t.number for t in trials if isinstance(t.outcome, Completed) and smaller.admits(t.outcome.measurement)
     }

@@ -91,7 +91,7 @@ def test_every_group_is_cut_to_half_and_a_quarter_and_compared_with_the_dense_ne
     images = found.settings["images"]
     assert found.dense_loss == pytest.approx(probe.loss({}, images))
     assert found.curves["3"].rises[4] == pytest.approx(probe.loss({"3": 4}, images) - found.dense_loss)
-    assert heard.said[0] == "measuring how sensitive 2 groups and blocks are, on 64 validation images each"
+    assert heard.said[0] == "measuring how sensitive 2 groups and blocks are, on 64 validation examples each"
     assert images == 64, "there are no more"
 
 

@@ -102,7 +102,8 @@ def worth_their_place(folder: Path) -> set[str]:
     from autoprune.study.view import open_view
 
     view = open_view(folder)
-    return {f"{number}.safetensors" for number in retained_trials(view.trials, view.spec.objectives, view.budget)}
+    kept = retained_trials(view.trials, view.spec.objectives, view.budget, view.spec.quality)
+    return {f"{number}.safetensors" for number in kept}
 
 
 @pytest.mark.timeout(400)

@@ -48,7 +48,9 @@ class Quiet:
     def warn(self, message: str) -> None:
         self.warnings.append(message)
 
-    def began(self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement) -> None: ...
+    def began(
+        self, trials: list[Trial], wanted: int, budget: Budget, dense: Measurement, qualities: object
+    ) -> None: ...
 
     def asked(self, candidate: Candidate) -> None: ...
 
@@ -69,7 +71,7 @@ def search(folder: Path, trials: int = TRIALS, **disk: str) -> Quiet:
 
 def expected(folder: Path) -> list[int]:
     view = open_view(folder)
-    return sorted(retained_trials(view.trials, view.spec.objectives, view.budget))
+    return sorted(retained_trials(view.trials, view.spec.objectives, view.budget, view.spec.quality))
 
 
 def stored(folder: Path) -> list[int]:
@@ -122,7 +124,7 @@ def test_a_loaded_network_answers_as_it_did_when_it_was_measured(whole: Path) ->
                 losses += torch.nn.functional.cross_entropy(answers, batch.labels, reduction="none").tolist()
         found = trial.outcome.measurement  # type: ignore[union-attr]
         assert sum(right) / len(right) == found["accuracy"]
-        assert right == PairedScores(trial.outcome.correct).unpack().tolist()  # type: ignore[union-attr]
+        assert right == PairedScores(trial.outcome.paired).unpack().tolist()  # type: ignore[union-attr]
         assert sum(losses) / len(losses) == pytest.approx(found["loss"], rel=1e-5)
         assert sum(parameter.numel() for parameter in network.parameters()) == round(1e6 * found["mparams"])
 

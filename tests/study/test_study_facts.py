@@ -34,7 +34,7 @@ SESSION = SessionFacts(
 )
 FACTS = StudyFacts(
     dense=DENSE,
-    dense_correct="",
+    dense_paired="",
     regularisation=LEARNT,
     groups={"conv1": GroupFacts(16, residual=True)},
     frozen={"fc": FrozenFacts(10, "its channels are the network's output")},

@@ -149,8 +149,8 @@ def test_a_number_that_is_not_finite_is_said(stored: Path, tmp_path: Path, table
     ("dense", "texts", "said"),
     [
         ("", ["3:oA==", "400:zz"], r"a trial in .*study\.db.* is damaged .*'400:zz'"),
-        ("", ["3:oA==", "4:oA=="], "trial 1 was scored on 4 validation images, those before it on 3"),
-        ("4:oA==", ["3:oA=="], "trial 0 was scored on 3 validation images, those before it on 4"),
+        ("", ["3:oA==", "4:oA=="], "trial 1 was scored on 4 validation examples, those before it on 3"),
+        ("4:oA==", ["3:oA=="], "trial 0 was scored on 3 validation examples, those before it on 4"),
     ],
 )
 def test_hits_that_cannot_be_compared_are_said(tmp_path: Path, dense: str, texts: list[str], said: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from stored_fakes import FAILED, RUNNING, STOPPED, good, store
 
 from autoprune.analysis.pareto import best_within
+from autoprune.core.metrics import ACCURACY
 from autoprune.study import optuna_tables, whole_trials
 from autoprune.study import storage as storages
 from autoprune.study.manage.list import list_studies
@@ -39,10 +40,10 @@ def test_tables_in_portions_give_what_the_api_gives(folder: Path, monkeypatch: p
 
 
 def test_an_overview_says_what_the_whole_study_says(folder: Path) -> None:
-    view, seen = open_view(folder), overview(folder / "study.db", "fake")
+    view, seen = open_view(folder), overview(folder / "study.db", "fake", ACCURACY)
     assert seen is not None
     assert (seen.finished, seen.running, seen.facts) == (len(view.trials), view.running, view.facts)
-    best = best_within(view.trials, view.budget)
+    best = best_within(view.trials, view.budget, view.spec.quality)
     assert best is not None
     assert (seen.best_number, seen.best) == (best.number, best.outcome.measurement)  # type: ignore[union-attr]
 
@@ -56,11 +57,11 @@ def test_what_is_unusual_gets_no_overview_and_is_listed_all_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = shown(folder)
-    assert overview(folder / "study.db", "another") is None
-    assert overview(folder / "resolved.toml", "fake") is None
-    assert overview(folder / "missing.db", "fake") is None
+    assert overview(folder / "study.db", "another", ACCURACY) is None
+    assert overview(folder / "resolved.toml", "fake", ACCURACY) is None
+    assert overview(folder / "missing.db", "fake", ACCURACY) is None
     monkeypatch.setattr("autoprune.study.manage.overview.KNOWN_SCHEMA", ())
-    assert overview(folder / "study.db", "fake") is None
+    assert overview(folder / "study.db", "fake", ACCURACY) is None
     assert shown(folder) == expected
 
 

@@ -37,11 +37,16 @@ FAILED = Failed("RuntimeError", "no /home/me/secret/data.bin", 'File "/home/me/s
 RUNNING = None
 
 
-def record(number: int, outcome: Outcome | None, seconds: float = 10.0) -> dict[str, Any]:
+def record(
+    number: int,
+    outcome: Outcome | None,
+    seconds: float = 10.0,
+    objectives: Sequence[str] = ("accuracy", "mflops", "latency_ms"),
+) -> dict[str, Any]:
     """Return a trial as an archive holds it; one without an outcome was lost."""
     candidate = Candidate(number, PruningPolicy.uniform(0.5, "l1", names=["conv1"]), number, "sampler:tpe", BUDGET)
     attributes = {"candidate": json.loads(records.candidate_record(candidate, 0))}
-    state, values = records.told_as(outcome, ("accuracy", "mflops", "latency_ms")) if outcome else (None, None)
+    state, values = records.told_as(outcome, tuple(objectives)) if outcome else (None, None)
     if outcome:
         attributes["outcome"] = json.loads(records.outcome_record(outcome, {"finetune": seconds}))
     return {
@@ -83,7 +88,7 @@ def store(
     folder.accepted_toml.write_text("{}")
     session = {"budget": BUDGET.to_json(), "trials": wanted, "runtime": {"device_name": "Abacus"}}
     known = {"dense": DENSE.to_json(), "session:0": session} if facts is None else facts
-    trials = tuple(record(number, outcome) for number, outcome in enumerate(outcomes))
+    trials = tuple(record(n, outcome, objectives=plan.objectives) for n, outcome in enumerate(outcomes))
     for left in path.glob("study.db*"):  # of an earlier moment, its log included
         left.unlink()
     if storage is None:

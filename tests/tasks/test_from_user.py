@@ -56,8 +56,8 @@ class TestUserFunctions:
     @pytest.mark.parametrize(
         ("body", "message"),
         [
-            ("def fn(): return 3", "returned int; expected a DataTask"),
-            ("def fn(): return ArrayTask", "returned type"),
+            ("def fn(): return 3", "returned int; expected a Task"),
+            ("def fn(): return ArrayTask", "returned the type ArrayTask"),
             ("def fn(): return {'train': P(A(9, 1))}", "missing: val"),
             ("def fn(): return {'train': P(A(9, 1)), 'valid': P(A(9, 1))}", "unknown: valid; missing: val"),
             ("def fn(): return P(A(9, 1)), 5", "val is int; expected \\(images, labels\\)"),

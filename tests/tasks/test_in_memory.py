@@ -58,7 +58,7 @@ class TestArrayTask(DataTaskContract):
     def test_no_test_images(self, runtime: Runtime) -> None:
         task = ArrayTask("two", make_arrays(10, 1), make_arrays(6, 2))
         assert task.sizes["test"] == 0
-        with pytest.raises(DataError, match="no test images; add a test split"):
+        with pytest.raises(DataError, match="no test examples; add a test split"):
             list(task.eval_batches("test", 4, runtime))
 
     def test_identity_follows_content_and_augmentation(self) -> None:

@@ -4,7 +4,7 @@ from torch import nn
 from training_toys import make_toy
 
 from autoprune.core.cores import available_cores
-from autoprune.errors import ModelError, UnknownNameError, UsageError
+from autoprune.errors import UnknownNameError, UsageError
 from autoprune.training.device import resolve_runtime as module
 from autoprune.training.device.evaluation_mode import evaluating
 from autoprune.training.device.resolve_runtime import resolve_runtime
@@ -117,27 +117,11 @@ class TestRuntime:
         with Runtime(precision=precision).autocast():  # type: ignore[arg-type]
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
-    def test_logits_are_float32_in_any_precision(self) -> None:
-        logits = Runtime(precision="bf16").logits(nn.Flatten(), torch.ones(2, 3, 1, 1), 3)
-        assert logits.dtype == torch.float32
-
-    @pytest.mark.parametrize(
-        "network", [nn.Identity(), nn.Sequential(nn.Flatten(), nn.Linear(3, 4))], ids=["image out", "4 for 3 classes"]
-    )
-    def test_outputs_of_another_shape_are_refused(self, network: nn.Module) -> None:
-        with (
-            torch.random.fork_rng(),
-            pytest.raises(ModelError, match=r"expected one tensor of shape \(2, 3\).*as many outputs"),
-        ):
-            Runtime().logits(network, torch.ones(2, 3, 1, 1), 3)
-
-    def test_several_outputs_are_refused(self) -> None:
-        class Two(nn.Module):
-            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-                return x, x
-
-        with pytest.raises(ModelError, match="returned tuple"):
-            Runtime().logits(Two(), torch.ones(2, 3), 3)
+    def test_answers_of_any_structure_are_float32_in_any_precision(self) -> None:
+        with torch.random.fork_rng():
+            linear = nn.Linear(3, 3)
+        answer = Runtime(precision="bf16").answer(lambda net, batch: {"of": (net(batch), 1)}, linear, torch.ones(2, 3))
+        assert answer["of"][0].dtype == torch.float32
 
     def test_threads(self) -> None:
         Runtime(threads=1).apply_threads()

@@ -9,11 +9,13 @@ from torch import nn
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.errors import NonFiniteError, StudyError, UsageError
+from autoprune.tasks.classification import LabelledBatch
 from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.device.runtime import Runtime
-from autoprune.training.distillation import Teacher, distillation_loss
+from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import finetune
 from autoprune.training.loop import TrainingRun
+from autoprune.training.loss import finetune_loss
 from autoprune.training.settings import FinetuneSettings
 
 PLAIN = FinetuneSettings(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)
@@ -30,6 +32,14 @@ def make_live_task() -> LiveTask:
     task = make_task()
     task.__class__ = LiveTask
     return task  # type: ignore[return-value]
+
+
+def distillation_loss(
+    logits: torch.Tensor, labels: torch.Tensor, answers: torch.Tensor, t: float, w: float
+) -> torch.Tensor:
+    """Return the loss that a student is fine-tuned with."""
+    settings = FinetuneSettings(1, 16, 0.1, 0.0, distill=True, temperature=t, distill_weight=w)
+    return finetune_loss(make_task(), settings)(logits, LabelledBatch(logits, labels), answers)
 
 
 class TestDistillation:

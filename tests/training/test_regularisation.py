@@ -93,7 +93,7 @@ def test_needless_channels_go_to_exactly_zero_and_the_network_still_works(task: 
     gone = after == 0
     assert 0 < int(gone.sum()) < 8
     assert not vectors(network)[gone].any()
-    assert score(network, task, "val", runtime).accuracy > 0.9
+    assert score(network, task, "val", runtime).measurement["accuracy"] > 0.9
     told = describe_regularisation(before, after)
     assert told["channels"] == 8
     assert told["near_zero"] >= float(gone.double().mean())

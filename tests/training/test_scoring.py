@@ -11,7 +11,7 @@ from training_toys import Toy, make_task, make_toy, same_state, state_of
 from autoprune.errors import DataError, ModelError, NonFiniteError, UnknownNameError
 from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.device.runtime import Runtime
-from autoprune.training.scoring import accuracy_stderr, score
+from autoprune.training.scoring import proportion_stderr, score
 
 
 class Brightest(nn.Module):
@@ -42,19 +42,19 @@ def test_equals_the_sum_by_hand(task: ArrayTask, toy: Toy, runtime: Runtime) -> 
     losses = F.cross_entropy(logits, batch.labels, reduction="none").double()
     result = score(toy, task, "val", runtime, batch_size=7)
     assert result.count == 30
-    assert result.correct is not None
-    assert torch.equal(result.correct, logits.argmax(1) == batch.labels)
-    assert result.accuracy == pytest.approx(float((logits.argmax(1) == batch.labels).double().mean()))
+    assert result.paired is not None
+    assert result.paired.kind == "right"
+    assert result.measurement["accuracy"] == pytest.approx(float((logits.argmax(1) == batch.labels).double().mean()))
     assert result.loss == pytest.approx(float(losses.mean()), rel=1e-5)
     assert result.loss_stderr == pytest.approx(float(losses.std()) / math.sqrt(30), rel=1e-5)
-    assert result.correct is not None
-    assert result.correct.tolist() == (logits.argmax(1) == batch.labels).tolist()
+    assert result.paired is not None
+    assert result.paired.unpack().tolist() == (logits.argmax(1) == batch.labels).tolist()
 
 
 def test_perfect_is_not_certain(task: ArrayTask, runtime: Runtime) -> None:
     result = score(Brightest(), task, "val", runtime)
-    assert result.accuracy == 1.0
-    assert 0.02 < result.accuracy_stderr < 0.1
+    assert result.measurement["accuracy"] == 1.0
+    assert 0.02 < result.measurement.error("accuracy") < 0.1
 
 
 def test_leaves_the_network_as_it_was(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
@@ -86,7 +86,7 @@ def test_bf16_scores_alike(task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_non_finite_outputs(task: ArrayTask, runtime: Runtime, value: float) -> None:
-    with pytest.raises(NonFiniteError, match="val images are NaN or infinite; train"):
+    with pytest.raises(NonFiniteError, match="val examples are NaN or infinite; train"):
         score(Broken(value), task, "val", runtime)
 
 
@@ -96,7 +96,7 @@ def test_wrong_number_of_outputs(task: ArrayTask, runtime: Runtime) -> None:
 
 
 def test_empty_and_unknown_splits(toy: Toy, runtime: Runtime) -> None:
-    with pytest.raises(DataError, match="no test images"):
+    with pytest.raises(DataError, match="no test examples"):
         score(toy, make_task(test=0), "test", runtime)
     with pytest.raises(UnknownNameError, match="did you mean 'val'"):
         score(toy, make_task(), "valid", runtime)
@@ -105,14 +105,14 @@ def test_empty_and_unknown_splits(toy: Toy, runtime: Runtime) -> None:
 def test_one_image(toy: Toy, runtime: Runtime) -> None:
     result = score(toy, make_task(), "val", runtime, limit=1)
     assert result.loss_stderr == 0.0
-    assert math.isfinite(result.accuracy_stderr)
+    assert math.isfinite(result.measurement.error("accuracy"))
 
 
 @given(count=st.integers(1, 10**6), data=st.data())
 def test_stderr_is_positive_symmetric_and_close_to_the_textbook(count: int, data: st.DataObject) -> None:
     right = data.draw(st.integers(0, count))
-    assert 0 < accuracy_stderr(right, count) <= 0.5
-    assert accuracy_stderr(right, count) == pytest.approx(accuracy_stderr(count - right, count))
+    assert 0 < proportion_stderr(right, count) <= 0.5
+    assert proportion_stderr(right, count) == pytest.approx(proportion_stderr(count - right, count))
     share = right / count
     if count > 1000 and 0.1 < share < 0.9:
-        assert accuracy_stderr(right, count) == pytest.approx(math.sqrt(share * (1 - share) / count), rel=0.02)
+        assert proportion_stderr(right, count) == pytest.approx(math.sqrt(share * (1 - share) / count), rel=0.02)

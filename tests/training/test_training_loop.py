@@ -10,8 +10,9 @@ from torch import nn
 from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.errors import DataError, ModelError, NonFiniteError, UnknownNameError
+from autoprune.tasks.classification import LabelledBatch
 from autoprune.tasks.in_memory import ArrayTask
-from autoprune.tasks.task import Batch
+from autoprune.tasks.task import steps_per_epoch
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.finetune import finetune
 from autoprune.training.learning_rate import learning_rate
@@ -26,18 +27,18 @@ PLAIN = FinetuneSettings(epochs=2, batch_size=16, lr=0.05, weight_decay=1e-4)
 class TestTraining:
     def test_learns(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         train_dense(toy, TrainingRun(task, FinetuneSettings(15, 16, 0.1, 1e-4), runtime, 0))
-        assert score(toy, task, "val", runtime).accuracy > 0.9
+        assert score(toy, task, "val", runtime).measurement["accuracy"] > 0.9
 
     def test_learns_with_adamw_too(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         train_dense(toy, TrainingRun(task, FinetuneSettings(15, 16, 0.01, 1e-2, optimizer="adamw"), runtime, 0))
-        assert score(toy, task, "val", runtime).accuracy > 0.9
+        assert score(toy, task, "val", runtime).measurement["accuracy"] > 0.9
 
     def test_adamw_decays_weights_by_itself_and_leaves_biases(
         self, task: ArrayTask, toy: Toy, runtime: Runtime
     ) -> None:
         """Without a gradient AdamW still takes lr · decay of a weight a step; the rates of one epoch are known."""
         before, settings = state_of(toy), FinetuneSettings(1, 16, 0.1, 0.5, optimizer="adamw")
-        steps = total_steps(task.sizes["train"], settings)
+        steps = total_steps(task.steps_per_epoch(settings.batch_size), settings)
 
         def nothing(logits: torch.Tensor, labels: torch.Tensor, answers: object) -> torch.Tensor:
             return 0.0 * logits.sum()
@@ -84,7 +85,7 @@ class TestTraining:
 
     def test_report(self, task: ArrayTask, toy: Toy, runtime: Runtime) -> None:
         report = finetune(toy, TrainingRun(task, PLAIN, runtime, 0))
-        assert report.images == 140
+        assert report.examples == 140
         assert report.seconds > 0
         assert math.isfinite(report.final_loss)
 
@@ -174,7 +175,7 @@ class TestTraining:
 
     def test_a_task_that_gives_nothing(self, runtime: Runtime) -> None:
         class Empty(ArrayTask):
-            def train_stream(self, *_: object) -> Iterator[Batch]:  # type: ignore[override]
+            def train_stream(self, *_: object) -> Iterator[LabelledBatch]:  # type: ignore[override]
                 return iter(())
 
         task = make_task()
@@ -196,4 +197,4 @@ def test_learning_rate_rises_then_falls_and_never_leaves_its_range(total: int, p
 
 @given(images=st.integers(2, 5000), batch=st.integers(2, 300), epochs=st.floats(0.001, 5))
 def test_at_least_one_step(images: int, batch: int, epochs: float) -> None:
-    assert total_steps(images, FinetuneSettings(epochs, batch, 0.1, 0.0)) >= 1
+    assert total_steps(steps_per_epoch(images, batch), FinetuneSettings(epochs, batch, 0.1, 0.0)) >= 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from training_toys import make_task, same_state, state_of
 
 from autoprune.errors import AutopruneError, ModelError, UsageError
-from autoprune.tasks.task import Batch
+from autoprune.tasks.classification import LabelledBatch
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
 from autoprune.training.loop import TrainingRun, train
@@ -113,7 +113,8 @@ def built(kind: type[Net]) -> Net:
 
 def rehearsal(settings: FinetuneSettings | None = SETTINGS) -> Rehearsal:
     batch = next(iter(make_task().train_stream(16, 0, 0, Runtime(threads=1))))
-    return Rehearsal(Batch(batch.images.float(), batch.labels), 3, settings, 0, "toy")
+    made = LabelledBatch(batch.images.float(), batch.labels)
+    return Rehearsal(made.images if settings is None else made, make_task() if settings else None, settings, 0)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_what_was_asked_for_by_name_is_refused_by_its_option(kind: type[Net], na
 @pytest.mark.parametrize(
     ("kind", "part"),
     [
-        (RaisesAlways, "does not run on images of shape (16, 3, 8, 8): ValueError: no images, please (test_working"),
+        (RaisesAlways, "does not run on an input of shape (16, 3, 8, 8): ValueError: no images, please (test_working"),
         (RaisesInTraining, "fails in training mode, in its forward or backward pass: AttributeError"),
     ],
 )
@@ -187,7 +188,7 @@ def test_a_network_that_is_only_run_may_fail_in_training_and_return_anything() -
 def test_complex_weights_are_trained_without_the_fused_kernel(optimizer: str) -> None:
     network = built(ComplexWeights)
     settings = FinetuneSettings(1.0, 16, 0.01, 0.0, optimizer=optimizer)  # type: ignore[arg-type]
-    train(network, TrainingRun(make_task(), settings, Runtime(threads=1), 0), dense_loss)
+    train(network, TrainingRun(make_task(), settings, Runtime(threads=1), 0), dense_loss(make_task()))
     assert not torch.equal(network.turn.detach(), torch.ones(8, dtype=torch.complex64))
 
 
@@ -203,5 +204,5 @@ def test_what_fails_later_in_training_names_step_and_line() -> None:
         train(
             built(FailsLater),
             TrainingRun(make_task(), FinetuneSettings(1.0, 15, 0.01, 0.0), Runtime(threads=1), 0),
-            dense_loss,
+            dense_loss(make_task()),
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from autoprune.models.calling.tensors import map_tensors, tensors_in
 
@@ -61,7 +62,8 @@ class Inputs:
     def size(self) -> int | None:
         """Return the number of examples: the first dimension, if it is the same everywhere; ``None`` otherwise.
 
-        A list holds examples, as images of several sizes, so that the first dimension of each means something else.
+        A list holds examples, as images of several sizes, so that the first dimension of each means something else;
+        so it does in packed sequences.
         """
         if any(_is_listed(value) for value in (*self.args, *self.kwargs.values())):
             return None
@@ -79,6 +81,17 @@ class Inputs:
         """Return whether a tensor is of floating point, and not all of indices and masks."""
         return any(tensor.is_floating_point() for tensor in self.tensors)
 
+    @property
+    def is_plain(self) -> bool:
+        """Return whether the inputs are one tensor of real numbers, as images are."""
+        alone = self.args[0] if len(self.args) == 1 and not self.kwargs else None
+        return isinstance(alone, Tensor) and alone.is_floating_point()
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the first tensor is."""
+        return next((tensor.device for tensor in self.tensors), torch.device("cpu"))
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """Return the same structure with every tensor changed."""
         return Inputs(map_tensors(self.args, change), map_tensors(dict(self.kwargs), change))
@@ -86,6 +99,17 @@ class Inputs:
     def first(self, count: int) -> Inputs:
         """Return the first examples; all of them where they cannot be told apart."""
         return self if self.size is None or self.size <= count else self.map(lambda tensor: tensor[:count])
+
+    def of_size(self, count: int) -> Inputs:
+        """Return so many examples, repeated or cut; the batch as it is where they cannot be told apart.
+
+        >>> Inputs.of(torch.tensor([[1], [2]])).of_size(3).tensors[0].tolist()
+        [[1], [2], [1]]
+        """
+        size = self.size
+        if not size or size >= count:
+            return self.first(count)
+        return self.map(lambda tensor: torch.cat([tensor] * -(-count // size))[:count])
 
     def at_least_two(self) -> Inputs:
         """Return the same with a second, mirrored example where there is but one; batch norm cannot train on one."""
@@ -122,25 +146,25 @@ class Inputs:
 
     def _described(self) -> Iterator[str]:
         for value in self.args:
-            yield _words(value)
+            yield words(value)
         for name, value in self.kwargs.items():
-            yield f"{name}={_words(value)}"
+            yield f"{name}={words(value)}"
 
 
-def _words(value: Any) -> str:
+def words(value: Any) -> str:
     """Return a structure in words: types and shapes, no numbers."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_words(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {words(each)}" for key, each in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return f"{type(value).__name__} of " + ", ".join(map(_words, value)) if value else f"no {type(value).__name__}"
+        return f"{type(value).__name__} of " + ", ".join(map(words, value)) if value else f"no {type(value).__name__}"
     return type(value).__name__
 
 
 def _is_listed(value: Any) -> bool:
-    """Return whether a structure holds tensors in a list."""
-    if isinstance(value, list):
+    """Return whether a structure holds tensors in a list, or packed."""
+    if isinstance(value, list | PackedSequence):
         return bool(tensors_in(value))
     inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else ()
     return any(map(_is_listed, inside))

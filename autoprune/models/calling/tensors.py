@@ -34,7 +34,10 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, PackedSequence):
-        return value._replace(data=change(value.data))  # its other tensors are places, not numbers
+        data = change(value.data)
+        if data.device != value.data.device:
+            value = value.to(data.device)  # type: ignore[arg-type]  # but for the lengths, which stay on the CPU
+        return value._replace(data=data)  # its other tensors are places, not numbers
     if not tensors_in(value):
         return value
     if isinstance(value, Mapping):

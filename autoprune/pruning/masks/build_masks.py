@@ -17,10 +17,12 @@ from autoprune.errors import ModelError, UnknownNameError
 from autoprune.pruning.masks.maskable_layers import maskable_layers
 from autoprune.pruning.masks.two_of_four import TWO_OF_FOUR, lowest_of_each_row, lowest_two_of_four
 from autoprune.pruning.masks.weight_masks import Masks
-from autoprune.pruning.masks.weight_scores import CRITERIA, Batches
+from autoprune.pruning.masks.weight_scores import CRITERIA, Batches, LossOf, cross_entropy
 
 
-def build_masks(network: nn.Module, policy: MaskPolicy, calibration: Batches | None = None) -> Masks:
+def build_masks(
+    network: nn.Module, policy: MaskPolicy, calibration: Batches | None = None, loss_of: LossOf = cross_entropy
+) -> Masks:
     """Choose which weights of a network, as it is now, become zero; the network is not touched.
 
     Pattern ``"weight"`` zeroes exactly ``masked_zeros(weights, units)`` of a layer, for the units of 1/64 nearest to
@@ -31,7 +33,8 @@ def build_masks(network: nn.Module, policy: MaskPolicy, calibration: Batches | N
     Args:
         network: with channels cut and blocks dropped already, on any device.
         policy: layers that the network no longer has, as in a dropped block, are skipped.
-        calibration: (images, labels) of the training split; only ``"gradient"`` and ``"wanda"`` look at them.
+        calibration: (inputs, labels) of the training split; only ``"gradient"`` and ``"wanda"`` look at them.
+        loss_of: (network, inputs, labels) → the mean loss over a batch; only ``"gradient"`` asks for it.
 
     Raises:
         UnknownNameError: if the criterion is unknown.
@@ -44,7 +47,7 @@ def build_masks(network: nn.Module, policy: MaskPolicy, calibration: Batches | N
     wanted = [path for path, kept in units.items() if kept < MASK_UNITS]
     left = {path: able.left.get(path, "it has no weights of its own") for path in wanted if path not in able.layers}
     layers = [path for path in wanted if path in able.layers]
-    scores = CRITERIA[policy.criterion](network, layers, calibration or ()) if layers else {}
+    scores = CRITERIA[policy.criterion](network, layers, calibration or (), loss_of) if layers else {}
     left.update({path: "the calibration batches never went through it" for path in layers if path not in scores})
     tensors = {}
     for path, found in scores.items():

@@ -8,19 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.errors import ModelError
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.tensors import map_tensors
 from autoprune.models.copying.copy_network import copy_network
 
-Batches = Sequence[tuple[Tensor, Tensor]]
+Batches: TypeAlias = Sequence[tuple[Any, Any]]
+"""(Inputs as :meth:`Inputs.of` takes them, labels), each of any structure."""
+
+LossOf: TypeAlias = Callable[[nn.Module, Any, Any], Tensor]
+"""(network, inputs, labels) → the mean loss over a batch, a scalar."""
 
 
-def magnitude(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[str, Tensor]:
+def cross_entropy(network: nn.Module, inputs: Any, labels: Any) -> Tensor:
+    """Return the loss of a classifier."""
+    return F.cross_entropy(Inputs.of(inputs).run(network), labels)
+
+
+def magnitude(
+    network: nn.Module, layers: Sequence[str], batches: Batches, loss_of: LossOf = cross_entropy
+) -> dict[str, Tensor]:
     """Score a weight by its absolute value.
 
     Source: Han et al. 2015, Learning both Weights and Connections for Efficient Neural Networks, section 3.
@@ -28,17 +41,19 @@ def magnitude(network: nn.Module, layers: Sequence[str], batches: Batches) -> di
     return {path: _weight(network, path).abs() for path in layers}
 
 
-def gradient(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[str, Tensor]:
-    """Score a weight by |w·g| for the gradient of the cross-entropy, averaged over the batches, in eval mode.
+def gradient(
+    network: nn.Module, layers: Sequence[str], batches: Batches, loss_of: LossOf = cross_entropy
+) -> dict[str, Tensor]:
+    """Score a weight by |w·g| for the gradient of the loss, averaged over the batches, in eval mode.
 
     Source: Lee et al. 2019, SNIP, section 4.1, on trained weights; without its normalisation, which ranks the same.
     """
     twin = _twin(network, "gradient", batches).requires_grad_(True)
     scores = {path: torch.zeros_like(_weight(twin, path)) for path in layers}
-    for images, labels in batches:
+    for inputs, labels in batches:
         twin.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            torch.autograd.backward(F.cross_entropy(twin(_onto(images, twin)), _onto(labels, twin)))
+            torch.autograd.backward(loss_of(twin, _onto(inputs, twin), _onto(labels, twin)))
         for path, total in scores.items():
             slope = twin.get_parameter(f"{path}.weight").grad
             if slope is not None:
@@ -46,7 +61,9 @@ def gradient(network: nn.Module, layers: Sequence[str], batches: Batches) -> dic
     return scores
 
 
-def wanda(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[str, Tensor]:
+def wanda(
+    network: nn.Module, layers: Sequence[str], batches: Batches, loss_of: LossOf = cross_entropy
+) -> dict[str, Tensor]:
     """Score a weight by |w|·‖x‖₂ for the input it multiplies; x runs over images and positions, in eval mode.
 
     A convolution's input is a channel, whatever the position in the kernel. Layers that are never called have no score.
@@ -65,13 +82,13 @@ def wanda(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[s
     for path in layers:
         twin.get_submodule(path).register_forward_pre_hook(partial(add, path=path), with_kwargs=True)
     with torch.no_grad():
-        for images, _ in batches:
-            twin(_onto(images, twin))
+        for inputs, _ in batches:
+            Inputs.of(_onto(inputs, twin)).run(twin)
     norms = {path: squares[path].sqrt().float() for path in layers if path in squares}
     return {path: _weight(twin, path).abs() * _spread(twin.get_submodule(path), norms[path]) for path in norms}
 
 
-CRITERIA: dict[str, Callable[[nn.Module, Sequence[str], Batches], dict[str, Tensor]]] = {
+CRITERIA: dict[str, Callable[[nn.Module, Sequence[str], Batches, LossOf], dict[str, Tensor]]] = {
     "magnitude": magnitude,
     "gradient": gradient,
     "wanda": wanda,
@@ -105,6 +122,11 @@ def _twin(network: nn.Module, criterion: str, batches: Batches) -> nn.Module:
     return copy_network(network).float().eval()
 
 
-def _onto(tensor: Tensor, network: nn.Module) -> Tensor:
-    tensor = tensor.to(next(network.parameters()).device)
-    return tensor.float() if tensor.is_floating_point() else tensor
+def _onto(batch: Any, network: nn.Module) -> Any:
+    """Return a batch of any structure where the network is, in its precision."""
+    device = next(network.parameters()).device
+
+    def place(tensor: Tensor) -> Tensor:
+        return tensor.to(device).float() if tensor.is_floating_point() else tensor.to(device)
+
+    return map_tensors(batch, place)

@@ -1,10 +1,12 @@
-"""What the axes of the front's pictures are called, and which accuracies they show."""
+"""What the axes of the front's pictures are called, and which values of the quality they show."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 
-from autoprune.core.metrics import FLOP_CONVENTION
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import FLOP_CONVENTION, PER_CENT, Metric
 from autoprune.report.content.summary import Summary
 
 AXIS_TITLES = {
@@ -14,17 +16,35 @@ AXIS_TITLES = {
     "size_mb": "size (MB)",
 }
 SQUEEZE = 3.0  # the y-range may be this many times what the best, the dense and the typical network need
-LEAST_RANGE = 0.02  # of accuracy
+LEAST_RANGE = 0.02  # of a fraction; of anything else, as a share of the dense network's
 
 
-def accuracy_range(summary: Summary) -> tuple[float, float]:
-    """Return the ends of the y-axis, fractions: all rows if that does not squeeze the best of them."""
+def quality_range(summary: Summary) -> tuple[float, float]:
+    """Return the ends of the y-axis, as values are stored: all rows if that does not squeeze the best of them.
+
+    What is far worse than the dense network and the best one lies outside: below where larger is better, else above.
+    """
+    quality = summary.quality
     everything = [summary.dense, *(row.measurement for row in summary.rows)]
-    high = max(m["accuracy"] + m.error("accuracy") for m in everything)
-    low = min(m["accuracy"] - m.error("accuracy") for m in everything)
-    typical = statistics.median(m["accuracy"] - m.error("accuracy") for m in everything)
+    high = max(_worth(m, quality) + m.error(quality.name) for m in everything)
+    low = min(_worth(m, quality) - m.error(quality.name) for m in everything)
+    typical = statistics.median(_worth(m, quality) - m.error(quality.name) for m in everything)
     chosen = [summary.dense, *([summary.best.measurement] if summary.best else [])]
-    core = min(typical, *(m["accuracy"] - m.error("accuracy") for m in chosen), high - LEAST_RANGE / 2)
-    low = min(max(low, high - SQUEEZE * (high - core)), high - LEAST_RANGE)
+    least = LEAST_RANGE * (1.0 if quality.unit == PER_CENT else abs(summary.dense[quality.name]) or 1.0)
+    core = min(typical, *(_worth(m, quality) - m.error(quality.name) for m in chosen), high - least / 2)
+    low = min(max(low, high - SQUEEZE * (high - core)), high - least)
     margin = 0.06 * (high - low)
-    return low - margin, high + margin
+    ends = low - margin, high + margin
+    return ends if quality.goal == "max" else (-ends[1], -ends[0])
+
+
+def outside_of(summary: Summary) -> Callable[[Measurement], bool]:
+    """Return what says of a network whether it is so bad that it lies outside the picture."""
+    quality, (low, high) = summary.quality, quality_range(summary)
+    edge = low if quality.goal == "max" else high
+    return lambda measurement: quality.is_better(edge, measurement[quality.name])
+
+
+def _worth(measurement: Measurement, quality: Metric) -> float:
+    """Return a quality with the sign under which larger is better."""
+    return -quality.minimised(measurement[quality.name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from autoprune.core.metrics import FLOP_CONVENTION
+from autoprune.core.metrics import FLOP_CONVENTION, Metric
 from autoprune.report.content.summary import Summary
 from autoprune.study.study_facts import DataFacts, FrozenFacts, SessionFacts
 
@@ -18,7 +18,7 @@ Pairs = list[tuple[str, str]]
 def method(view: StudyView, summary: Summary) -> list[tuple[str, Pairs]]:
     """Return a title and its pairs for each part; what an old study does not store is left out."""
     parts = [
-        ("Network and data", [*_network(view), *_data(view.facts.data)]),
+        ("Network and data", [*_network(view), *_data(view.facts.data, summary.quality)]),
         ("Every candidate", _candidate(view)),
         ("Counting and timing", _counting(view, summary)),
         ("Machine and versions", _machine(view)),
@@ -39,15 +39,15 @@ def _network(view: StudyView) -> Pairs:
     return [("dense network", f"{spec.model.source}; {trained}")]
 
 
-def _data(data: DataFacts) -> Pairs:
+def _data(data: DataFacts, quality: Metric) -> Pairs:
     names = {"train": "training", "val": "validation", "test": "test"}
     splits = ", ".join(f"{count} {names.get(split, split)}" for split, count in data.sizes.items())
-    used = "accuracy here is on validation; only autoprune pick uses the test images"
+    used = f"{quality.name} here is on validation; only autoprune pick uses the test examples"
     return [
         ("data", data.name),
         ("described as", data.description),
         ("licence", data.licence or ""),
-        ("splits", f"{splits} images; {used}" if splits else used),
+        ("splits", f"{splits} examples; {used}" if splits else used),
     ]
 
 
@@ -56,13 +56,19 @@ def _candidate(view: StudyView) -> Pairs:
     teacher = (
         f"the dense network teaches (weight {tune.distill_weight:g}, temperature {tune.temperature:g})"
         if tune.distill
-        else "labels alone"
+        else "the loss alone"
     )
     stages = f", in {schedule.stages} stages" if schedule.stages > 1 else ""
     stopping = (
-        f"a candidate that can no longer win is stopped, judged on at most {spec.stopping.images} validation images"
+        f"a candidate that can no longer win is stopped, judged on at most {spec.stopping.images} validation examples"
         if spec.stopping.enabled
         else "no candidate is stopped early"
+    )
+    trained = (
+        f"{_epochs(tune.epochs)} by {spec.loop.finetune}"
+        if spec.loop.finetune
+        else f"{_epochs(tune.epochs)}, batch {tune.batch_size}, {tune.optimizer}, learning rate {tune.lr:g}, "
+        f"weight decay {tune.weight_decay:g}; {teacher}"
     )
     return [
         ("seed", f"{spec.seed}; each trial has its own, drawn from it"),
@@ -70,12 +76,8 @@ def _candidate(view: StudyView) -> Pairs:
         ("what may go", ", ".join(spec.space.patterns) + (", whole blocks" if spec.space.depth else "")),
         ("proposals", spec.sampler),
         ("begins with", {"finetune": "the trained weights"}.get(schedule.start, schedule.start) + stages),
-        ("recalibration", f"{tune.recalibration_images} training images"),
-        (
-            "fine-tune",
-            f"{_epochs(tune.epochs)}, batch {tune.batch_size}, {tune.optimizer}, learning rate {tune.lr:g}, "
-            f"weight decay {tune.weight_decay:g}; {teacher}; trained: {schedule.trainable}",
-        ),
+        ("recalibration", f"{tune.recalibration_images} training examples"),
+        ("fine-tune", f"{trained}; trained: {schedule.trainable}"),
         ("stopping", stopping),
     ]
 
@@ -93,14 +95,21 @@ def _counting(view: StudyView, summary: Summary) -> Pairs:
             f"passes, times the dense network's; batch {timing.batch}, {_threads(timing.threads)}{''.join(others)}",
         ),
         ("size", "stored weights in float32"),
-        ("±", "one standard error; intervals of differences are 95 %"),
+        ("±", _plus_minus(summary)),
         (
             "choice",
-            "of the networks within the budget whose accuracy is within one standard error of the best, the one with "
-            "the lowest validation loss",
+            f"of the networks within the budget whose {summary.quality.name} is within one standard error of the best, "
+            "the one with the lowest validation loss",
         ),
         ("not pruned", "; ".join(_frozen(view.facts.frozen))),
     ]
+
+
+def _plus_minus(summary: Summary) -> str:
+    """Return what the sign stands for, and which qualities have no standard error."""
+    without = [one.name for one in summary.qualities if one.name not in summary.dense.stderr]
+    lacking = f"; {' and '.join(without)} {'has' if len(without) == 1 else 'have'} none" if without else ""
+    return f"one standard error; intervals of differences are 95 %{lacking}"
 
 
 def _frozen(frozen: Mapping[str, FrozenFacts]) -> list[str]:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 
 from autoprune.analysis import pareto
-from autoprune.analysis.comparison import Scored, baselines_for, noise_notes, worth, worth_notes
+from autoprune.analysis.comparison import Scored, baselines_for, worth
+from autoprune.analysis.comparison_notes import noise_notes, worth_notes
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import ACCURACY, TRAIN, Metric
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.errors import NothingFitsError
 from autoprune.report.content.rows import Row, first_line, generalisation_gap
@@ -17,7 +19,12 @@ from autoprune.study.study_facts import SessionFacts
 
 
 def compose_notes(
-    rows: Sequence[Row], trials: Sequence[Trial], budget: Budget, dense: Scored, objectives: Sequence[str]
+    rows: Sequence[Row],
+    trials: Sequence[Trial],
+    budget: Budget,
+    dense: Scored,
+    objectives: Sequence[str],
+    quality: Metric,
 ) -> tuple[str, ...]:
     """Return the notes below a table, one sentence or two each, the most important first.
 
@@ -27,14 +34,15 @@ def compose_notes(
         budget: absolute limits; may be empty.
         dense: the dense network.
         objectives: metric names, the quality first.
+        quality: what networks are judged by.
     """
     if not pareto.measured(trials):
         return _unfinished_baselines(trials, budget)
     return (
-        *_nothing_fits(trials, budget),
-        *worth_notes(trials, budget, worth(trials, budget, dense)),
-        *noise_notes(trials, budget, dense),
-        *_generalisation(rows, dense.measurement),
+        *_nothing_fits(trials, budget, quality),
+        *worth_notes(trials, budget, worth(trials, budget, dense, quality), quality),
+        *noise_notes(trials, budget, dense, quality),
+        *_generalisation(rows, dense.measurement, quality),
         *_left_out(rows, trials, objectives),
         *_repeats(trials),
         *_foreign_baselines(trials, budget),
@@ -43,18 +51,23 @@ def compose_notes(
     )
 
 
-def _generalisation(rows: Sequence[Row], dense: Measurement) -> list[str]:
-    """Return a note if the best network overfits its training images more than the dense one does."""
+def _generalisation(rows: Sequence[Row], dense: Measurement, quality: Metric) -> list[str]:
+    """Return a note if the best network overfits its training examples more than the dense one does.
+
+    Without standard errors nobody can tell.
+    """
     found = next((row for row in rows if row.is_best), rows[0]).measurement
-    gap, before = generalisation_gap(found), generalisation_gap(dense)
-    if gap is None or before is None:
+    gap, before = generalisation_gap(found, quality), generalisation_gap(dense, quality)
+    names = (quality.name, f"{TRAIN}{quality.name}")
+    if gap is None or before is None or not set(names) <= found.stderr.keys() & dense.stderr.keys():
         return []
-    error = math.hypot(*(one.error(name) for one in (found, dense) for name in ("accuracy", "train_accuracy")))
+    error = math.hypot(*(one.error(name) for one in (found, dense) for name in names))
     if gap - before <= error:
         return []
     return [
-        f"accuracy on training images is {100 * gap:.2f} % above validation, and {100 * before:.2f} % for the dense "
-        f"network (± {100 * error:.2f} %): pruning and fine-tuning have overfitted"
+        f"{quality.name} on training examples is {quality.with_unit(gap)} "
+        f"{'above' if quality.goal == 'max' else 'below'} validation, and {quality.with_unit(before)} for the dense "
+        f"network (± {quality.with_unit(error)}): pruning and fine-tuning have overfitted"
     ]
 
 
@@ -76,19 +89,21 @@ def latency_notes(sessions: Sequence[SessionFacts]) -> list[str]:
     ]
 
 
-def regularisation_notes(facts: RegularisationFacts | None) -> list[str]:
-    """Return what the training of [sparsity] did to the dense network: accuracy, and the spread of channel strengths.
+def regularisation_notes(facts: RegularisationFacts | None, quality: Metric) -> list[str]:
+    """Return what the training of [sparsity] did to the dense network: quality, and the spread of channel strengths.
 
     Args:
         facts: ``None`` if there was none.
+        quality: what networks are judged by.
     """
     if not facts:
         return []
-    before, after = (100 * found["accuracy"] for found in (facts.quality_before, facts.quality_after))
+    before, after = (quality.with_unit(found[quality.name]) for found in (facts.quality_before, facts.quality_after))
+    name = "" if quality == ACCURACY else f"{quality.name} "
     middle = facts.quantiles.index(0.5)
     return [
         f"before pruning, {facts.method} (λ = {facts.strength:g}, {facts.epochs:g} epochs) took the dense "
-        f"network from {before:.2f} % to {after:.2f} % on validation; of {facts.channels} channels "
+        f"network from {name}{before} to {after} on validation; of {facts.channels} channels "
         f"{100 * facts.near_zero:.0f} % are near zero, and the median strength went from "
         f"{facts.before[middle]:.3g} to {facts.after[middle]:.3g}"
     ]
@@ -109,10 +124,10 @@ def _left_out(rows: Sequence[Row], trials: Sequence[Trial], objectives: Sequence
     return found
 
 
-def _nothing_fits(trials: Sequence[Trial], budget: Budget) -> list[str]:
+def _nothing_fits(trials: Sequence[Trial], budget: Budget, quality: Metric) -> list[str]:
     """Return the trial that comes nearest to a budget that none meets."""
     try:
-        pareto.choose(trials, budget)
+        pareto.choose(trials, budget, quality)
     except NothingFitsError as error:
         return [str(error)]
     return []

@@ -17,6 +17,7 @@ from autoprune.core.arrays import Floats
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import Metric
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Trial
 
@@ -49,7 +50,7 @@ class ParameterImportance:
         return {"shares": dict(self.shares), "chance": self.chance, "trials": self.trials, "scope": self.scope}
 
 
-def importance(trials: Sequence[Trial], budget: Budget) -> ParameterImportance:
+def importance(trials: Sequence[Trial], budget: Budget, quality: Metric) -> ParameterImportance:
     """Return how much each group's sparsity and criterion, each block and the mask explain of the validation loss.
 
     For each parameter the trials are put into at most four bins of equal size, or one for each value it has if these
@@ -60,6 +61,7 @@ def importance(trials: Sequence[Trial], budget: Budget) -> ParameterImportance:
         trials: any trials; completed ones count that use at least 90 % of every limit that follows from the policy,
             or all of them if fewer than 12 do.
         budget: absolute limits.
+        quality: what stands for the loss in trials that have none.
 
     Source: Kruskal and Wallis, "Use of ranks in one-criterion variance analysis", Journal of the American Statistical
     Association 47 (1952); the share, η²_H, in Tomczak and Tomczak, "The need to report effect size estimates
@@ -69,7 +71,7 @@ def importance(trials: Sequence[Trial], budget: Budget) -> ParameterImportance:
     columns = parameters([trial.candidate.policy for trial, _ in found])
     if len(found) < FEWEST or not columns:
         return ParameterImportance({}, 0.0, len(found), scope)
-    ranks = _ranks(np.array([m.values.get("loss", -m["accuracy"]) for _, m in found]))
+    ranks = _ranks(np.array([m.values.get("loss", quality.minimised(m[quality.name])) for _, m in found]))
     stream = np.random.default_rng(0)
     outcomes = np.stack([ranks, *(stream.permutation(ranks) for _ in range(SHUFFLES))], axis=1)
     shares = np.stack([_shares(_places(name, values), outcomes) for name, values in columns.items()])

@@ -10,7 +10,7 @@ from autoprune.analysis.comparison import baselines_for
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import METRICS
+from autoprune.core.metrics import METRICS, TRAIN, Metric
 from autoprune.core.trial import Failed, Trial
 
 LONGEST_MESSAGE = 300
@@ -29,8 +29,10 @@ class Row:
         is_knee: whether it is where the front bends.
         measurement: what was measured of it.
         ratios: cost metric → value / dense value.
-        accuracy_drop: dense accuracy − its accuracy, a fraction; below 0 if it gained.
+        quality_drop: by how much its quality is worse than the dense network's, as stored, of accuracy a fraction;
+            below 0 if it is better.
         budget_used: share of the tightest limit that it uses; ``None`` without a budget.
+        quality: what it is judged by.
     """
 
     number: int
@@ -41,8 +43,9 @@ class Row:
     is_knee: bool
     measurement: Measurement
     ratios: Mapping[str, float]
-    accuracy_drop: float
+    quality_drop: float
     budget_used: float | None
+    quality: Metric
 
     @property
     def fits(self) -> bool:
@@ -50,7 +53,7 @@ class Row:
         return self.budget_used is None or round(self.budget_used - 1, 12) <= 0
 
     def to_json(self) -> JsonObject:
-        """Return plain types for JSON; the gap is ``None`` if training accuracy was not recorded."""
+        """Return plain types for JSON; the gap is ``None`` if no training score was recorded."""
         return {
             "trial": self.number,
             "origin": self.origin,
@@ -60,8 +63,8 @@ class Row:
             "knee": self.is_knee,
             "within_budget": self.fits,
             "budget_used": self.budget_used,
-            "accuracy_drop": self.accuracy_drop,
-            "generalisation_gap": generalisation_gap(self.measurement),
+            f"{self.quality.name}_drop": self.quality_drop,
+            "generalisation_gap": generalisation_gap(self.measurement, self.quality),
             "ratios": dict(self.ratios),
             "values": dict(self.measurement.values),
             "stderr": dict(self.measurement.stderr),
@@ -82,7 +85,12 @@ class Failure:
 
 
 def choose_rows(
-    trials: Sequence[Trial], budget: Budget, dense: Measurement, objectives: Sequence[str], noise_aware: bool
+    trials: Sequence[Trial],
+    budget: Budget,
+    dense: Measurement,
+    objectives: Sequence[str],
+    quality: Metric,
+    noise_aware: bool,
 ) -> tuple[Row, ...]:
     """Return the front, best first, then the best network for the budget and the baselines that are not on it.
 
@@ -91,10 +99,11 @@ def choose_rows(
         budget: absolute limits; may be empty.
         dense: what was measured of the dense network.
         objectives: metric names, the quality first.
+        quality: what networks are judged by.
         noise_aware: whether values within their standard error count as equal.
     """
     front = pareto.front(trials, objectives, noise_aware)
-    best = pareto.best_within(trials, budget)
+    best = pareto.best_within(trials, budget, quality)
     knee = pareto.knee(front, objectives)
     on_front = {trial.number for trial in front}
     shown = {trial.number: trial for trial in (*front, *([best] if best else []), *baselines_for(trials, budget))}
@@ -108,8 +117,9 @@ def choose_rows(
             is_knee=knee is not None and trial.number == knee.number,
             measurement=measurement,
             ratios=cost_ratios(measurement, dense),
-            accuracy_drop=dense["accuracy"] - measurement["accuracy"],
+            quality_drop=quality.gain(dense[quality.name], measurement[quality.name]),
             budget_used=share_of_budget(measurement, budget),
+            quality=quality,
         )
         for trial, measurement in pareto.measured(list(shown.values()))
     )
@@ -128,15 +138,16 @@ def cost_ratios(measurement: Measurement, dense: Measurement) -> dict[str, float
     }
 
 
-def generalisation_gap(measurement: Measurement) -> float | None:
-    """Return accuracy on training images − accuracy on validation, a fraction; ``None`` if either is not known.
+def generalisation_gap(measurement: Measurement, quality: Metric) -> float | None:
+    """Return by how much a network is better on training examples than on validation; ``None`` if either is not known.
 
-    >>> generalisation_gap(Measurement({"accuracy": 0.75, "train_accuracy": 1.0}))
+    >>> generalisation_gap(Measurement({"accuracy": 0.75, "train_accuracy": 1.0}), METRICS["accuracy"])
     0.25
     """
-    if not {"accuracy", "train_accuracy"} <= measurement.values.keys():
+    seen = f"{TRAIN}{quality.name}"
+    if not {quality.name, seen} <= measurement.values.keys():
         return None
-    return measurement["train_accuracy"] - measurement["accuracy"]
+    return quality.gain(measurement[seen], measurement[quality.name])
 
 
 def share_of_budget(measurement: Measurement, budget: Budget) -> float | None:

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from autoprune.analysis.comparison import compare, scored
+from autoprune.analysis.comparison import Comparison, compare, scored
 from autoprune.analysis.early_stopping import LOOKS, Look, are_rivals, peers_of, rank_agreement, was_spared
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import Metric
 from autoprune.core.trial import Completed, Stopped, Trial
 from autoprune.report.content.rows import duration
 
@@ -29,12 +30,13 @@ class StoppingFacts:
         share_saved: ``seconds_saved`` over the time that the search would have taken with neither looks nor stops,
             a fraction.
         checks: trials that would have been stopped and ran to their end.
-        wrong: checks that ended more accurate, by more than one standard error of the difference (image by image where
-            it is stored which were right), than every completed trial before them that has similar cost and meets the
+        wrong: checks that ended better, by more than one standard error of the difference (example by example where it
+            is stored what was made of each), than every completed trial before them that has similar cost and meets the
             check's budget.
         within_noise: checks that were not wrong and came within that error of the best before them.
         agreement: look → rank correlation of its loss with the final loss, over the completed trials of similar cost to
             the last one; a look without three such trials is left out.
+        unjudged: checks that had a rival, of a metric without a standard error: nobody can tell.
     """
 
     stopped: int = 0
@@ -45,6 +47,7 @@ class StoppingFacts:
     wrong: int = 0
     within_noise: int = 0
     agreement: Mapping[Look, float] = field(default_factory=dict)
+    unjudged: int = 0
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
@@ -56,25 +59,28 @@ class StoppingFacts:
             "checks": self.checks,
             "wrong": self.wrong,
             "within_noise": self.within_noise,
+            "unjudged": self.unjudged,
             "agreement": {str(look): correlation for look, correlation in self.agreement.items()},
         }
 
 
-def stopping_facts(trials: Sequence[Trial]) -> StoppingFacts:
-    """Return what stopping was worth in these trials, given by number."""
+def stopping_facts(trials: Sequence[Trial], quality: Metric) -> StoppingFacts:
+    """Return what stopping was worth in these trials, given by number, judged by a quality."""
     saved = _seconds_saved(trials)
     looking = sum(trial.seconds.get("rung", 0.0) for trial in trials)
     whole = sum(trial.total_seconds for trial in trials) - looking + saved
-    leads = [lead for trial in trials if was_spared(trial) and (lead := _lead(trial, trials)) is not None]
+    leads = [lead for trial in trials if was_spared(trial) and (lead := _lead(trial, trials, quality)) is not None]
+    judged = [(lead.difference, lead.stderr) for lead in leads if lead.stderr is not None]
     return StoppingFacts(
         stopped=sum(isinstance(trial.outcome, Stopped) for trial in trials),
         seconds_saved=saved,
         seconds_looking=looking,
         share_saved=saved / whole if whole > 0 else 0.0,
         checks=sum(bool(was_spared(trial)) for trial in trials),
-        wrong=sum(gain > error for gain, error in leads),
-        within_noise=sum(abs(gain) <= error for gain, error in leads),
+        wrong=sum(gain > error for gain, error in judged),
+        within_noise=sum(abs(gain) <= error for gain, error in judged),
         agreement=_agreement(trials),
+        unjudged=len(leads) - len(judged),
     )
 
 
@@ -93,8 +99,9 @@ def stopping_notes(facts: StoppingFacts) -> list[str]:
         if facts.checks
         else ""
     )
+    unjudged = f", {facts.unjudged} cannot be judged without a standard error" if facts.unjudged else ""
     ranks = ", ".join(f"{value:.2f} {LOOKS[look]}" for look, value in facts.agreement.items())
-    return [f"{saved}; {checks}{found}" + (f"; rank agreement with the final loss: {ranks}" if ranks else "")]
+    return [f"{saved}; {checks}{found}{unjudged}" + (f"; rank agreement with the final loss: {ranks}" if ranks else "")]
 
 
 def _seconds_saved(trials: Sequence[Trial]) -> float:
@@ -106,14 +113,13 @@ def _seconds_saved(trials: Sequence[Trial]) -> float:
     return sum(max(0.0, usual[name] - trial.seconds.get(name, 0.0)) for trial in stopped for name in _AHEAD)
 
 
-def _lead(check: Trial, trials: Sequence[Trial]) -> tuple[float, float] | None:
-    """Return a check's accuracy − that of the best rival completed before it, and its standard error."""
+def _lead(check: Trial, trials: Sequence[Trial], quality: Metric) -> Comparison | None:
+    """Return how a check compares with the best rival completed before it; ``None`` without a rival."""
     (found,), earlier = scored([check]), [trial for trial in trials if trial.number < check.number]
     rivals = [one for one in scored(earlier) if are_rivals(one.measurement, found.measurement, check.candidate.budget)]
     if not rivals:
         return None
-    lead = compare(found, max(rivals, key=lambda one: one.measurement["accuracy"]))
-    return lead.difference, lead.stderr
+    return compare(found, min(rivals, key=lambda one: quality.minimised(one.measurement[quality.name])), quality)
 
 
 def _agreement(trials: Sequence[Trial]) -> dict[Look, float]:

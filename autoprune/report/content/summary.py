@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autoprune.analysis import pareto
-from autoprune.analysis.comparison import DENSE, Comparison, Scored, chance_notes, worth
+from autoprune.analysis.comparison import DENSE, Comparison, Scored, worth
+from autoprune.analysis.comparison_notes import chance_notes
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import FLOP_CONVENTION, METRICS
+from autoprune.core.metrics import ACCURACY, FLOP_CONVENTION, METRICS, Metric
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.report.content.notes import compose_notes, latency_notes, regularisation_notes
+from autoprune.report.content.quality_words import study_metrics
 from autoprune.report.content.rows import Failure, Row, choose_rows, failures
 from autoprune.report.content.sensitivity_text import ShownSensitivity, read_sensitivity
 from autoprune.report.content.stopping_worth import StoppingFacts, stopping_facts, stopping_notes
@@ -51,6 +53,7 @@ class Summary:
         worth: how the best network compares with each baseline and with the dense network, on validation.
         sensitivity: how much each group and block alone matters; ``None`` if it was not measured.
         stopping: what early stopping was worth.
+        qualities: what networks are judged by, the leading metric first.
     """
 
     study: str
@@ -69,6 +72,12 @@ class Summary:
     worth: tuple[Comparison, ...] = ()
     sensitivity: ShownSensitivity | None = None
     stopping: StoppingFacts = field(default_factory=StoppingFacts)
+    qualities: tuple[Metric, ...] = (ACCURACY,)
+
+    @property
+    def quality(self) -> Metric:
+        """Return the metric that leads."""
+        return self.qualities[0]
 
     @property
     def front(self) -> tuple[Row, ...]:
@@ -95,7 +104,8 @@ class Summary:
         return {
             "study": self.study,
             "flop_convention": FLOP_CONVENTION,
-            "units": {name: known.unit or "fraction" for name, known in METRICS.items()},
+            "units": {name: known.unit_or_fraction for name, known in study_metrics(self.qualities).items()},
+            "qualities": [{"name": one.name, "unit": one.unit_or_fraction, "goal": one.goal} for one in self.qualities],
             "objectives": list(self.objectives),
             "noise_aware": self.noise_aware,
             "budget": {name: limit.value for name, limit in self.budget.limits.items()},
@@ -131,9 +141,10 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
     dense, trials = view.dense, view.trials
     wanted = (view.budget if budget is None else budget).in_units(dense)
     objectives = quality_first(view.spec.objectives)
-    rows = choose_rows(trials, wanted, dense, objectives, noise_aware)
-    reference = Scored(DENSE, None, dense, view.facts.dense_correct)
-    stopping = stopping_facts(trials)
+    quality = view.spec.quality
+    rows = choose_rows(trials, wanted, dense, objectives, quality, noise_aware)
+    reference = Scored(DENSE, None, dense, view.facts.dense_paired)
+    stopping = stopping_facts(trials, quality)
     return Summary(
         study=view.spec.name,
         objectives=objectives,
@@ -148,9 +159,10 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
         seconds=_seconds_by_phase(trials),
         sessions=len(view.sessions),
         notes=_notes(view, rows, wanted, reference, stopping),
-        worth=worth(trials, wanted, reference),
+        worth=worth(trials, wanted, reference, quality),
         sensitivity=read_sensitivity(view.folder.sensitivity),
         stopping=stopping,
+        qualities=tuple(one for one in view.spec.qualities if one == quality or one.name in dense.values),
     )
 
 
@@ -158,10 +170,11 @@ def _notes(
     view: StudyView, rows: Sequence[Row], budget: Budget, dense: Scored, stopping: StoppingFacts
 ) -> tuple[str, ...]:
     """Return what to know before trusting the table, the most important first."""
+    quality, data = view.spec.quality, view.facts.data
     return (
-        *chance_notes(dense.measurement, view.facts.data.num_classes),
-        *compose_notes(rows, view.trials, budget, dense, quality_first(view.spec.objectives)),
-        *regularisation_notes(view.facts.regularisation),
+        *chance_notes(dense.measurement, quality, data.chance, data.num_classes),
+        *compose_notes(rows, view.trials, budget, dense, quality_first(view.spec.objectives), quality),
+        *regularisation_notes(view.facts.regularisation, quality),
         *(stopping_notes(stopping) if rows else ()),
         *latency_notes(view.sessions),
     )

@@ -7,12 +7,13 @@ brackets.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import FLOP_CONVENTION, METRICS
+from autoprune.core.metrics import FLOP_CONVENTION, METRICS, Metric
 from autoprune.errors import printable
+from autoprune.report.content.quality_words import best_of_all, plus_minus, with_unit_of
 from autoprune.report.content.rows import Failure, Row, cost_ratios, duration, generalisation_gap, short
 from autoprune.report.content.sensitivity_text import sensitivity_lines
 from autoprune.report.content.summary import Summary
@@ -22,20 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BEST, KNEE = "★", "◆"
-COLUMNS = (  # heading, and the least width of the console at which the column is shown
-    ("", 0),
-    ("trial", 0),
-    ("from", 0),
-    ("accuracy\n%", 0),
-    ("drop\n%", 66),
-    ("MFLOPs\n(of dense)", 0),
-    ("latency\nms", 0),
-    ("speed-\nup", 66),
-    ("params\nM", 78),
-    ("size\nMB", 78),
-    ("train\n− val %", 104),
-)
 LEFT_ALIGNED = ("", "from")
+FURTHER = 14  # characters that a further quality takes of the width
 FAILURES_SHOWN = 5
 ROOMY = 90  # least width at which the gaps between columns can be two wide
 
@@ -83,23 +72,33 @@ def headline(summary: Summary) -> tuple[str, ...]:
         return title, "no completed trial yet"
     if best is None:
         return title, f"no trial of {summary.counts['completed']} completed ones meets the budget"
-    kind = "best within budget" if summary.budget.limits else "most accurate"
-    return title, f"{kind}: trial {best.number} ({best.origin})", *describe(best, summary.dense)
+    kind = "best within budget" if summary.budget.limits else best_of_all(summary.quality)
+    return title, f"{kind}: trial {best.number} ({best.origin})", *describe(best, summary)
 
 
-def describe(row: Row, dense: Measurement) -> tuple[str, str]:
+def describe(row: Row, summary: Summary) -> tuple[str, str]:
     """Return what a network has, each with its ratio to the dense one, in two lines."""
-    shown = {name: f"{plus_minus(row.measurement, name)} {METRICS[name].unit}" for name in row.ratios}
+    qualities = [_against_dense(row.measurement, summary.dense, one) for one in summary.qualities]
+    shown = {name: with_unit_of(METRICS[name], plus_minus(row.measurement, METRICS[name])) for name in row.ratios}
     parts = [f"{text} ({_ratio_text(name, row.ratios[name])})" for name, text in shown.items()]
-    accuracy = f"accuracy {plus_minus(row.measurement, 'accuracy')} % (dense {plus_minus(dense, 'accuracy')} %)"
-    return ", ".join([accuracy, *parts[:1]]), ", ".join(parts[1:])
+    return ", ".join([*qualities, *parts[:1]]), ", ".join(parts[1:])
+
+
+def _against_dense(measurement: Measurement, dense: Measurement, quality: Metric) -> str:
+    if quality.name not in measurement.values:
+        return f"{quality.name} not measured"
+    values = [with_unit_of(quality, plus_minus(one, quality)) for one in (measurement, dense)]
+    return f"{quality.name} {values[0]} (dense {values[1]})"
 
 
 def caption(summary: Summary) -> tuple[str, ...]:
     """Return what the table's marks, blocks and units mean."""
-    marks = [f"{BEST} {'best within budget' if summary.budget.limits else 'most accurate'}"] if summary.best else []
+    kind = "best within budget" if summary.budget.limits else best_of_all(summary.quality)
+    marks = [f"{BEST} {kind}"] if summary.best else []
     marks += [f"{KNEE} knee of the front"] if summary.knee else []
-    units = f"{FLOP_CONVENTION[:1].upper()}{FLOP_CONVENTION[1:]}; ± is one standard error."
+    without = [one.name for one in summary.qualities if one.name not in summary.dense.stderr]
+    lacking = f", which {' and '.join(without)} {'has' if len(without) == 1 else 'have'} not" if without else ""
+    units = f"{FLOP_CONVENTION[:1].upper()}{FLOP_CONVENTION[1:]}; ± is one standard error{lacking}."
     if not summary.counts["completed"]:
         return (units,)
     beaten = "no other beats beyond noise" if summary.noise_aware else "no other dominates, noise or not"
@@ -107,7 +106,7 @@ def caption(summary: Summary) -> tuple[str, ...]:
         *(["  ".join(marks)] if marks else []),
         f"First block: the front in {', '.join(summary.objectives)}, trials that {beaten}. Below: others to compare "
         f"with, and the dense network. {units} Hypervolume {summary.hypervolume:.4f}, as a share of the box between "
-        f"no accuracy at dense cost and perfection.",
+        f"{worst_of(summary.quality)} at dense cost and perfection.",
     )
 
 
@@ -137,16 +136,41 @@ def failure_lines(failures: tuple[Failure, ...]) -> Iterator[str]:
         yield f"{len(struck) - FAILURES_SHOWN} more reasons are in front.json"
 
 
-def plus_minus(measurement: Measurement, name: str) -> str:
-    """Return a value with its standard error, accuracy in per cent and without its unit.
+def worst_of(quality: Metric) -> str:
+    """Return in words from where the hypervolume is measured.
 
-    >>> plus_minus(Measurement({"accuracy": 0.9833}, {"accuracy": 0.0061}), "accuracy")
-    '98.33 ± 0.61'
+    >>> worst_of(METRICS["accuracy"]), worst_of(Metric("rmse"))
+    ('no accuracy', "twice the dense network's rmse")
     """
-    factor, digits = (100, 2) if name in ("accuracy", "train_accuracy") else (1, METRICS[name].digits)
-    shown = f"{factor * measurement[name]:.{digits}f}"
-    error = measurement.error(name)
-    return f"{shown} ± {factor * error:.{digits}f}" if error else shown
+    return f"no {quality.name}" if quality.goal == "max" else f"twice the dense network's {quality.name}"
+
+
+def columns(qualities: Sequence[Metric]) -> tuple[tuple[str, int], ...]:
+    """Return each column's heading, and the least width of the console at which it is shown.
+
+    What is lost is called a drop, or a rise where smaller is better.
+    """
+    leading, *others = qualities
+    lost = "drop" if leading.goal == "max" else "rise"
+    wider = FURTHER * len(others)
+    return (
+        ("", 0),
+        ("trial", 0),
+        ("from", 0),
+        (_heading(leading.name, leading), 0),
+        (_heading(lost, leading), 66),
+        *((_heading(one.name, one), 66 + FURTHER * place) for place, one in enumerate(others, start=1)),
+        ("MFLOPs\n(of dense)", 0),
+        ("latency\nms", 0),
+        ("speed-\nup", 66),
+        ("params\nM", 78 + wider),
+        ("size\nMB", 78 + wider),
+        (f"train\n− val {leading.unit}".rstrip(), 104 + wider),
+    )
+
+
+def _heading(words: str, metric: Metric) -> str:
+    return f"{words}\n{metric.unit}"
 
 
 def front_table(summary: Summary, width: int) -> Table:
@@ -155,45 +179,59 @@ def front_table(summary: Summary, width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    shown = [index for index, (_, least) in enumerate(COLUMNS) if width >= least]
+    headings = columns(summary.qualities)
+    shown = [index for index, (_, least) in enumerate(headings) if width >= least]
     gap = 1 if width >= ROOMY else 0  # beside the one that the box has
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
-    for heading in (COLUMNS[index][0] for index in shown):
+    for heading in (headings[index][0] for index in shown):
         justify: Literal["left", "right"] = "left" if heading in LEFT_ALIGNED else "right"
         table.add_column(Text(heading), justify=justify, overflow="fold")
     last_of_front = len(summary.front) - 1  # the front comes first
     for position, row in enumerate(summary.rows):
-        cells = _row_cells(row)
+        cells = _row_cells(row, summary.qualities)
         table.add_row(*(Text(cells[index]) for index in shown), style="bold" if row.is_best else "")
         if position == last_of_front:
             table.add_section()
     table.add_section()
-    cells = _dense_cells(summary.dense)
+    cells = _dense_cells(summary.dense, summary.qualities)
     table.add_row(*(Text(cells[index]) for index in shown), style="dim")
     return table
 
 
-def _row_cells(row: Row) -> list[str]:
+def _row_cells(row: Row, qualities: Sequence[Metric]) -> list[str]:
     marks = (BEST if row.is_best else "") + (KNEE if row.is_knee else "")
-    return [marks, str(row.number), row.origin, *_measured_cells(row.measurement, row.ratios, row.accuracy_drop)]
-
-
-def _dense_cells(dense: Measurement) -> list[str]:
-    return ["", "", "dense", *_measured_cells(dense, cost_ratios(dense, dense), 0.0)]
-
-
-def _measured_cells(measurement: Measurement, ratios: Mapping[str, float], drop: float) -> list[str]:
-    share, slower, gap = ratios.get("mflops"), ratios.get("latency_ms"), generalisation_gap(measurement)
     return [
-        plus_minus(measurement, "accuracy").replace("± ", "±"),
-        f"{100 * drop:.2f}",
+        marks,
+        str(row.number),
+        row.origin,
+        *_measured_cells(row.measurement, row.ratios, row.quality_drop, qualities),
+    ]
+
+
+def _dense_cells(dense: Measurement, qualities: Sequence[Metric]) -> list[str]:
+    return ["", "", "dense", *_measured_cells(dense, cost_ratios(dense, dense), 0.0, qualities)]
+
+
+def _measured_cells(
+    measurement: Measurement, ratios: Mapping[str, float], drop: float, qualities: Sequence[Metric]
+) -> list[str]:
+    leading, *others = qualities
+    share, slower, gap = ratios.get("mflops"), ratios.get("latency_ms"), generalisation_gap(measurement, leading)
+    return [
+        _quality(measurement, leading),
+        leading.number(drop),
+        *(_quality(measurement, one) for one in others),
         _cost(measurement, "mflops") + (f" ({100 * share:.0f}%)" if share is not None else ""),
         _cost(measurement, "latency_ms"),
         f"{1 / slower:.2f}×" if slower else "",
         _cost(measurement, "mparams"),
         _cost(measurement, "size_mb"),
-        f"{100 * gap:.2f}" if gap is not None else "–",
+        leading.number(gap) if gap is not None else "–",
     ]
+
+
+def _quality(measurement: Measurement, metric: Metric) -> str:
+    return plus_minus(measurement, metric).replace("± ", "±") if metric.name in measurement.values else "–"
 
 
 def _cost(measurement: Measurement, name: str) -> str:

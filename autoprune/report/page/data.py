@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.analysis.comparison import baselines_for
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import METRICS
+from autoprune.core.metrics import METRICS, Metric
 from autoprune.core.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, kind_of
-from autoprune.report.content.axes import AXIS_TITLES, accuracy_range
+from autoprune.report.content.axes import AXIS_TITLES, quality_range
 from autoprune.report.content.hypervolume_history import history
+from autoprune.report.content.quality_words import study_metrics, title
 from autoprune.report.content.rows import first_line
 from autoprune.report.content.summary import Summary
 from autoprune.report.page.policy_encoding import encode_policies
@@ -38,7 +39,7 @@ SHORT_TITLES = {
 def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
     """Return the document; everything in it is finite, and text is as it was stored."""
     trials = view.trials
-    low, high = accuracy_range(summary)
+    known_metrics = study_metrics(summary.qualities)
     channels = {name: group.channels for name, group in view.facts.groups.items()}
     return {
         "study": summary.study,
@@ -46,18 +47,20 @@ def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
         "objectives": list(summary.objectives),
         "costs": costs_to_choose(summary, trials),
         "metrics": {
-            name: {"unit": known.unit, "digits": known.digits, "cost": known.is_cost} for name, known in METRICS.items()
+            name: {"unit": known.unit, "digits": known.digits, "cost": known.is_cost}
+            for name, known in known_metrics.items()
         },
+        "qualities": [_quality(one) for one in summary.qualities],
         "axes": {name: AXIS_TITLES.get(name, f"{known.unit}") for name, known in METRICS.items() if known.is_cost},
         "titles": SHORT_TITLES,
-        "accuracy_range": [low, high],
+        "quality_range": list(quality_range(summary)),
         "budget": {name: limit.value for name, limit in summary.budget.limits.items()},
         "dense": {"values": dict(summary.dense.values), "stderr": dict(summary.dense.stderr)},
         "front": [row.number for row in summary.front],
         "best": summary.best.number if summary.best else None,
         "knee": summary.knee.number if summary.knee else None,
         "baselines": [trial.number for trial in baselines_for(trials, summary.budget)],
-        "trials": trial_columns(trials),
+        "trials": trial_columns(trials, summary.qualities),
         "policies": encode_policies([trial.candidate.policy for trial in trials], channels),
         "history": history(trials, summary.objectives, summary.dense).to_json(),
     }
@@ -79,11 +82,25 @@ def costs_to_choose(summary: Summary, trials: Sequence[Trial]) -> list[str]:
     return [name for name in SHORT_TITLES if all(name in measured.values for measured in (summary.dense, *found))]
 
 
-def trial_columns(trials: Sequence[Trial]) -> dict[str, object]:
+def _quality(metric: Metric) -> dict[str, object]:
+    """Return what the page needs to know of a quality to write and to order its values."""
+    return {
+        "name": metric.name,
+        "title": title(metric),
+        "unit": metric.unit,
+        "gap_unit": metric.gap_unit,
+        "digits": metric.digits,
+        "scale": metric.scale,
+        "sign": -metric.minimised(1.0),
+    }
+
+
+def trial_columns(trials: Sequence[Trial], qualities: Sequence[Metric]) -> dict[str, object]:
     """Return the finished trials column by column, in order; ``None`` is what a trial does not have."""
     measured = [_measurement(trial) for trial in trials]
-    names = [name for name in METRICS if any(name in m.values for m in measured)]
-    errors = [name for name in METRICS if any(name in m.stderr for m in measured)]
+    own, known = {one.name for one in qualities}, study_metrics(qualities)
+    names = [name for name in known if any(name in m.values for m in measured)]
+    errors = [name for name in known if any(name in m.stderr for m in measured)]
     return {
         "number": [trial.number for trial in trials],
         "kind": column([KINDS.index(kind_of(trial.outcome)) for trial in trials]),
@@ -92,8 +109,8 @@ def trial_columns(trials: Sequence[Trial]) -> dict[str, object]:
         "session": column([trial.session for trial in trials]),
         "seconds": column([_shown(trial.total_seconds) for trial in trials]),
         "reason": column([_reason(trial) for trial in trials]),
-        "values": {name: column([_exact(name, m.values.get(name)) for m in measured]) for name in names},
-        "stderr": {name: column([_error(name, m.stderr.get(name)) for m in measured]) for name in errors},
+        "values": {name: column([_exact(name, m.values.get(name), own) for m in measured]) for name in names},
+        "stderr": {name: column([_error(name, m.stderr.get(name), own) for m in measured]) for name in errors},
     }
 
 
@@ -127,14 +144,14 @@ def _reason(trial: Trial) -> str:
             return f"{error}: {first_line(message)}" if message else error
 
 
-def _exact(name: str, value: float | None) -> float | None:
+def _exact(name: str, value: float | None, qualities: Set[str]) -> float | None:
     """Return what the choice depends on as it is, and the rest in six significant digits."""
-    exact = METRICS[name].is_cost or name in ("accuracy", "loss")
+    exact = name == "loss" or name in qualities or METRICS[name].is_cost
     return value if value is None or exact else _rounded(value)
 
 
-def _error(name: str, value: float | None) -> float | None:
-    return value if value is None or name == "accuracy" else _rounded(value, 3)
+def _error(name: str, value: float | None, qualities: Set[str]) -> float | None:
+    return value if value is None or name in qualities else _rounded(value, 3)
 
 
 def _rounded(value: float, digits: int = 6) -> float:

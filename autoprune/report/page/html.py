@@ -103,7 +103,7 @@ def _sections(view: StudyView, summary: Summary) -> dict[str, object]:
         "worth": sections.worth_rows(summary),
         "notes": [_sentence(note) for note in summary.notes],
         "sensitivity": sensitivity_table(summary.sensitivity),
-        "importance": (found := importance(view.trials, summary.budget)),
+        "importance": (found := importance(view.trials, summary.budget, summary.quality)),
         "importance_rows": sections.importance_rows(found),
         "hypervolume": f"{summary.hypervolume:.4f}",
         "phases": sections.phases(view.trials),
@@ -112,6 +112,7 @@ def _sections(view: StudyView, summary: Summary) -> dict[str, object]:
         "method": method(view, summary),
         "flop_convention": _sentence(FLOP_CONVENTION),
         "objectives": ", ".join(SHORT_TITLES.get(name, name) for name in summary.objectives),
+        "quality": sections.quality_texts(summary),
     }
 
 

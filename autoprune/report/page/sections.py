@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprune.analysis.comparison import Comparison
-from autoprune.core.metrics import METRICS
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS, Metric
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.report.content.parameter_importance import ParameterImportance
+from autoprune.report.content.quality_words import title
 from autoprune.report.content.rows import Row, duration, first_line, short
 from autoprune.report.content.summary import Summary
+from autoprune.report.content.terminal import worst_of
 from autoprune.report.page.data import SHORT_TITLES
 
 LISTED = 20  # reasons, parameters
@@ -52,19 +55,19 @@ class WorthRow:
     Attributes:
         name: the other's.
         trial: the other's trial; empty for the dense network.
-        accuracy: the other's, in per cent.
-        difference: the best network's accuracy less the other's, in points.
-        interval: the ends of the 95 % interval, in points.
-        verdict: ``better``, ``worse`` or ``not distinguishable``.
-        paired: whether the two were compared image by image.
-        left: where the interval begins, in per cent of the plot's width.
+        score: the other's, with its unit.
+        difference: by how much the best network is better than the other, with its unit.
+        interval: the ends of the 95 % interval, or in words that there is none.
+        verdict: ``better``, ``worse``, ``not distinguishable`` or ``unknown``.
+        paired: whether the two were compared example by example.
+        left: where the interval begins, in per cent of the plot's width; of one that is not known, the difference.
         width: of the interval, in the same unit.
         middle: where the difference lies, in the same unit.
     """
 
     name: str
     trial: str
-    accuracy: str
+    score: str
     difference: str
     interval: str
     verdict: str
@@ -128,17 +131,11 @@ def headline(summary: Summary) -> str:
 
 
 def tiles(summary: Summary) -> list[Tile]:
-    """Return accuracy and costs of the best network, each also as a share of the dense network's; empty without one."""
+    """Return qualities and costs of the best network, each also against the dense network's; empty without one."""
     row, dense = summary.best, summary.dense
     if row is None:
         return []
-    error = _error(100 * dense.error("accuracy"), 2)
-    accuracy = Tile(
-        label="Accuracy",
-        value=f"{100 * row.measurement['accuracy']:.2f} %",
-        error=_error(100 * row.measurement.error("accuracy"), 2),
-        ratio=f"{_points(-row.accuracy_drop)} against dense, {100 * dense['accuracy']:.2f} %{error}",
-    )
+    known = [one for one in summary.qualities if one.name in row.measurement.values]
     costs = [
         Tile(
             label=SHORT_TITLES[name],
@@ -149,26 +146,58 @@ def tiles(summary: Summary) -> list[Tile]:
         for name in TILES
         if name in row.measurement.values
     ]
-    return [accuracy, *costs]
+    return [*(_quality_tile(row.measurement, dense, one) for one in known), *costs]
+
+
+def _quality_tile(measurement: Measurement, dense: Measurement, quality: Metric) -> Tile:
+    """Return a quality of the best network; against dense, larger values have a plus, whichever are better."""
+    change = measurement[quality.name] - dense[quality.name]
+    return Tile(
+        label=title(quality),
+        value=quality.with_unit(measurement[quality.name]),
+        error=_quality_error(measurement, quality),
+        ratio=f"{_signed(quality.gap(change, '+'))} against dense, {quality.with_unit(dense[quality.name])}"
+        f"{_quality_error(dense, quality)}",
+    )
+
+
+def quality_texts(summary: Summary) -> dict[str, str]:
+    """Return what the page's fixed texts call the leading quality."""
+    quality = summary.quality
+    return {
+        "name": quality.name,
+        "title": title(quality),
+        "worth": f"The best network's {quality.name} less the other's"
+        if quality.goal == "max"
+        else f"By how much the best network's {quality.name} is below the other's",
+        "worst": worst_of(quality),
+    }
 
 
 def worth_rows(summary: Summary) -> list[WorthRow]:
     """Return how the best network compares with each baseline and with the dense network."""
     if not summary.worth:
         return []
-    accuracy = {row.number: row.measurement["accuracy"] for row in summary.rows} | {None: summary.dense["accuracy"]}
-    edge = 1.05 * max(max(abs(one.low), abs(one.high)) for one in summary.worth) or 0.01
-    return [_worth_row(one, accuracy.get(one.trial), edge) for one in summary.worth]
+    quality = summary.quality
+    scores = {row.number: row.measurement[quality.name] for row in summary.rows} | {None: summary.dense[quality.name]}
+    edge = 1.05 * max(abs(end) for one in summary.worth for end in _ends(one)) or 0.01
+    return [_worth_row(one, scores.get(one.trial), edge, quality) for one in summary.worth]
 
 
-def _worth_row(one: Comparison, accuracy: float | None, edge: float) -> WorthRow:
-    low, high = 50 + 50 * one.low / edge, 50 + 50 * one.high / edge
+def _ends(one: Comparison) -> tuple[float, float]:
+    """Return the ends of the interval; both are the difference if it is not known."""
+    return (one.difference if one.low is None else one.low), (one.difference if one.high is None else one.high)
+
+
+def _worth_row(one: Comparison, score: float | None, edge: float, quality: Metric) -> WorthRow:
+    low, high = (50 + 50 * end / edge for end in _ends(one))
+    ends = (_signed(quality.gap(end, "+").split(" ")[0]) for end in _ends(one))
     return WorthRow(
         name="the dense network" if one.trial is None else one.baseline,
         trial="" if one.trial is None else f"trial {one.trial}",
-        accuracy=f"{100 * accuracy:.2f} %" if accuracy is not None else "–",
-        difference=_points(one.difference),
-        interval=f"{100 * one.low:+.2f} to {100 * one.high:+.2f}".replace("-", "−"),
+        score=quality.with_unit(score) if score is not None else "–",
+        difference=_signed(quality.gap(one.difference, "+")),
+        interval="no standard error" if one.stderr is None else " to ".join(ends),
         verdict=one.verdict,
         paired=one.paired,
         left=round(low, 2),
@@ -236,12 +265,13 @@ def _numbers(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:LISTED])) + (f" and {len(numbers) - LISTED} more" if numbers[LISTED:] else "")
 
 
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:+.2f} points".replace("-", "−")
+def _signed(text: str) -> str:
+    return text.replace("-", "−")
 
 
-def _error(value: float, digits: int) -> str:
-    return f" ± {value:.{digits}f}" if value else ""
+def _quality_error(measurement: Measurement, quality: Metric) -> str:
+    error = measurement.error(quality.name)
+    return f" ± {quality.number(error)}" if error else ""
 
 
 def _unit(name: str) -> str:

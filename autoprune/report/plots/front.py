@@ -1,8 +1,8 @@
-"""The front as a picture: accuracy against MFLOPs, and against every other cost the study trades.
+"""The front as a picture: the leading quality against MFLOPs, and against every other cost the study trades.
 
 Matplotlib's object interface with the Agg canvas only: no window system, no global figure, and nothing of
-the user's own style. The y-axis is fitted to what is worth comparing; a network far below it is a small
-triangle on the lower edge and does not squeeze the rest.
+the user's own style. The y-axis is fitted to what is worth comparing; a network far worse is a small
+triangle on the edge and does not squeeze the rest.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.analysis import pareto
 from autoprune.core.atomic_write import write_bytes
-from autoprune.core.metrics import METRICS
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS, Metric
 from autoprune.core.trial import Trial
-from autoprune.report.content.axes import AXIS_TITLES, accuracy_range
+from autoprune.report.content.axes import AXIS_TITLES, outside_of, quality_range
+from autoprune.report.content.quality_words import best_of_all, with_unit_of
 from autoprune.report.content.rows import Row, short
 from autoprune.report.content.summary import Summary
 
@@ -41,7 +43,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "autoprune",
 }
-OTHER_LABEL, BELOW_LABEL = "other trials", "below the picture"
+OTHER_LABEL, OUTSIDE_LABEL = "other trials", "the picture"
 MANY = 1000  # points beyond which the cloud is an image within the SVG
 LEAST_SPAN = 0.03  # of the largest cost shown
 
@@ -81,7 +83,7 @@ def write_pictures(draw: Callable[[], Figure], paths: Sequence[Path], dpi: int) 
 
 
 def draw_front(summary: Summary, trials: Sequence[Trial]) -> Figure:
-    """Return the figure: one panel per cost, MFLOPs first, all with the same accuracy axis."""
+    """Return the figure: one panel per cost, MFLOPs first, all with the same axis of the quality."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -91,7 +93,8 @@ def draw_front(summary: Summary, trials: Sequence[Trial]) -> Figure:
     panels = list(figure.subplots(1, len(costs), sharey=True, squeeze=False)[0])
     for cost, axes in zip(costs, panels, strict=True):
         _draw_panel(axes, summary, trials, cost)
-    panels[0].set_ylabel("validation accuracy (%)")
+    quality = summary.quality
+    panels[0].set_ylabel(_literal(with_unit_of(quality, f"validation {quality.name}", "({})")))
     figure.suptitle(_literal(_title(summary)), x=0.01, ha="left", fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda index: _legend_rank(labels[index]))
@@ -107,7 +110,7 @@ def draw_front(summary: Summary, trials: Sequence[Trial]) -> Figure:
 
 def _legend_rank(label: str) -> int:
     """Return where a legend entry stands: what the study found, what to compare it with, the rest."""
-    ranked = ("front", "best", "most accurate", "baseline", "dense", OTHER_LABEL, BELOW_LABEL)
+    ranked = ("front", "best", "most accurate", "baseline", "dense", OTHER_LABEL, OUTSIDE_LABEL)
     return next((rank for rank, part in enumerate(ranked) if part in label), len(ranked))
 
 
@@ -117,16 +120,17 @@ def costs_shown(summary: Summary) -> list[str]:
 
 
 def _draw_panel(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: str) -> None:
-    low, high = accuracy_range(summary)
+    low, high = quality_range(summary)
+    scale = summary.quality.scale
     left, right = _cost_range(summary, trials, cost)
-    axes.set_ylim(100 * low, 100 * high)
+    axes.set_ylim(scale * low, scale * high)
     axes.set_xlim(left, right)
     axes.set_xlabel(AXIS_TITLES[cost])
     _draw_budget(axes, summary, cost)
     _draw_dense(axes, summary, cost)
-    _draw_trials(axes, summary, trials, cost, low)
-    _draw_front(axes, summary, cost, low)
-    _draw_baselines(axes, summary, cost, low)
+    _draw_trials(axes, summary, trials, cost)
+    _draw_front(axes, summary, cost)
+    _draw_baselines(axes, summary, cost)
     _draw_best(axes, summary, cost)
     if not summary.counts["completed"]:
         axes.text(0.97, 0.06, "no completed trial yet", transform=axes.transAxes, ha="right", color="#505050")
@@ -152,71 +156,90 @@ def _draw_budget(axes: Axes, summary: Summary, cost: str) -> None:
 
 
 def _draw_dense(axes: Axes, summary: Summary, cost: str) -> None:
-    accuracy, error = summary.dense["accuracy"], summary.dense.error("accuracy")
-    axes.axhspan(100 * (accuracy - error), 100 * (accuracy + error), color=DENSE, alpha=0.07, linewidth=0, zorder=0)
+    quality = summary.quality
+    value, error = _plotted(summary.dense, quality), quality.scale * summary.dense.error(quality.name)
+    axes.axhspan(value - error, value + error, color=DENSE, alpha=0.07, linewidth=0, zorder=0)
     costs = [f"{short(summary.dense[name])} {METRICS[name].unit}" for name in costs_shown(summary)]
     label = f"dense ({', '.join(costs)})"
-    axes.axhline(100 * accuracy, color=DENSE, linewidth=1.2, linestyle=":", label=label, zorder=1)
+    axes.axhline(value, color=DENSE, linewidth=1.2, linestyle=":", label=label, zorder=1)
     if cost in summary.dense.values:
-        axes.plot([summary.dense[cost]], [100 * accuracy], "o", color=DENSE, markersize=7, zorder=5)
+        axes.plot([summary.dense[cost]], [value], "o", color=DENSE, markersize=7, zorder=5)
 
 
-def _draw_trials(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: str, low: float) -> None:
+def _draw_trials(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: str) -> None:
     shown = {row.number for row in summary.rows}
     found = [m for trial, m in pareto.measured(trials) if trial.number not in shown]
-    inside = [(m[cost], 100 * m["accuracy"]) for m in found if m["accuracy"] >= low]
-    below = [m[cost] for m in found if m["accuracy"] < low]
+    is_outside = outside_of(summary)
+    inside = [(m[cost], _plotted(m, summary.quality)) for m in found if not is_outside(m)]
+    outside = [m[cost] for m in found if is_outside(m)]
     if inside:
         x, y = zip(*inside, strict=True)
         as_pixels = len(x) > MANY
         axes.scatter(x, y, s=18, color=OTHERS, linewidth=0, label=OTHER_LABEL, zorder=2, rasterized=as_pixels)
-    _draw_below(axes, below, OTHERS, f"{len(below)} {BELOW_LABEL}" if below else "")
+    where = "below" if summary.quality.goal == "max" else "above"
+    label = f"{len(outside)} {where} {OUTSIDE_LABEL}" if outside else ""
+    _draw_outside(axes, outside, OTHERS, summary.quality, label)
 
 
-def _draw_below(axes: Axes, x: Iterable[float], color: str, label: str = "") -> None:
-    """Mark networks whose accuracy lies below the picture by triangles on its lower edge."""
+def _plotted(measurement: Measurement, quality: Metric) -> float:
+    """Return a quality as it is plotted, a fraction in per cent."""
+    return quality.scale * measurement[quality.name]
+
+
+def _draw_outside(axes: Axes, x: Iterable[float], color: str, quality: Metric, label: str = "") -> None:
+    """Mark networks so bad that they lie outside the picture by triangles on its edge."""
     points = list(x)
     if points:
         place = axes.get_xaxis_transform()
-        heights = [0.015] * len(points)
+        marker, height = ("v", 0.015) if quality.goal == "max" else ("^", 0.985)
         axes.scatter(
-            points, heights, s=16, marker="v", color=color, linewidth=0, transform=place, label=label or None, zorder=3
+            points,
+            [height] * len(points),
+            s=16,
+            marker=marker,
+            color=color,
+            linewidth=0,
+            transform=place,
+            label=label or None,
+            zorder=3,
         )
 
 
-def _draw_front(axes: Axes, summary: Summary, cost: str, low: float) -> None:
-    """Draw the front's networks, and the staircase of the most accuracy that a cost buys."""
-    stairs: list[Row] = []
-    shown = [row for row in summary.front if row.measurement["accuracy"] >= low]
-    for row in sorted(shown, key=lambda row: (row.measurement[cost], -row.measurement["accuracy"])):
-        if not stairs or row.measurement["accuracy"] > stairs[-1].measurement["accuracy"]:
-            stairs.append(row)
-    x = [row.measurement[cost] for row in stairs]
-    y = [100 * row.measurement["accuracy"] for row in stairs]
+def _draw_front(axes: Axes, summary: Summary, cost: str) -> None:
+    """Draw the front's networks, and the staircase of the best quality that a cost buys."""
+    stairs: list[Measurement] = []
+    quality, name, is_outside = summary.quality, summary.quality.name, outside_of(summary)
+    shown = [row.measurement for row in summary.front if not is_outside(row.measurement)]
+    for found in sorted(shown, key=lambda found: (found[cost], quality.minimised(found[name]))):
+        if not stairs or quality.is_better(found[name], stairs[-1][name]):
+            stairs.append(found)
+    x = [found[cost] for found in stairs]
+    y = [_plotted(found, quality) for found in stairs]
     axes.step(x, y, where="post", color=FRONT, linewidth=1.2, alpha=0.6, zorder=2)
     searched = [row for row in summary.front if not row.is_baseline]
-    _draw_rows(axes, searched, cost, low, marker="o", color=FRONT, label="front", size=6)
+    _draw_rows(axes, summary, searched, cost, marker="o", color=FRONT, label="front", size=6)
 
 
-def _draw_baselines(axes: Axes, summary: Summary, cost: str, low: float) -> None:
+def _draw_baselines(axes: Axes, summary: Summary, cost: str) -> None:
     origins = list(dict.fromkeys(row.origin for row in summary.rows if row.is_baseline))
     for number, origin in enumerate(origins):
         marker, color = BASELINES[number % len(BASELINES)]
         rows = [row for row in summary.rows if row.is_baseline and row.origin == origin]
-        _draw_rows(axes, rows, cost, low, marker=marker, color=color, label=f"{origin} baseline", size=7)
+        _draw_rows(axes, summary, rows, cost, marker=marker, color=color, label=f"{origin} baseline", size=7)
 
 
 def _draw_rows(
-    axes: Axes, rows: Sequence[Row], cost: str, low: float, marker: str, color: str, label: str, size: float
+    axes: Axes, summary: Summary, rows: Sequence[Row], cost: str, marker: str, color: str, label: str, size: float
 ) -> None:
-    """Draw networks with their standard errors."""
-    found = [row.measurement for row in rows if row.measurement["accuracy"] >= low]
+    """Draw networks with their standard errors, if they have any."""
+    quality, is_outside = summary.quality, outside_of(summary)
+    found = [row.measurement for row in rows if not is_outside(row.measurement)]
     if rows:
         axes.errorbar(
             [m[cost] for m in found],
-            [100 * m["accuracy"] for m in found],
+            [_plotted(m, quality) for m in found],
             xerr=[m.error(cost) for m in found] if any(m.error(cost) for m in found) else None,
-            yerr=[100 * m.error("accuracy") for m in found],
+            yerr=[quality.scale * m.error(quality.name) for m in found],
             fmt=marker,
             color=color,
             markersize=size,
@@ -227,16 +250,17 @@ def _draw_rows(
             label=_literal(label),
             zorder=4,
         )
-    _draw_below(axes, (row.measurement[cost] for row in rows if row.measurement["accuracy"] < low), color)
+    outside = [row.measurement[cost] for row in rows if is_outside(row.measurement)]
+    _draw_outside(axes, outside, color, quality)
 
 
 def _draw_best(axes: Axes, summary: Summary, cost: str) -> None:
     best = summary.best
     if best is None:
         return
-    kind = "best within budget" if summary.budget.limits else "most accurate"
-    x, y = best.measurement[cost], 100 * best.measurement["accuracy"]
-    y_error = 100 * best.measurement.error("accuracy")
+    kind = "best within budget" if summary.budget.limits else best_of_all(summary.quality)
+    x, y = best.measurement[cost], _plotted(best.measurement, summary.quality)
+    y_error = summary.quality.scale * best.measurement.error(summary.quality.name)
     axes.errorbar([x], [y], xerr=best.measurement.error(cost) or None, yerr=y_error, ecolor=(BEST, 0.5), zorder=5)
     axes.scatter(
         [x],
@@ -246,7 +270,7 @@ def _draw_best(axes: Axes, summary: Summary, cost: str) -> None:
         color=BEST,
         edgecolor="white",
         linewidth=0.9,
-        label=f"{kind}: trial {best.number}",
+        label=_literal(f"{kind}: trial {best.number}"),
         zorder=6,
     )
 

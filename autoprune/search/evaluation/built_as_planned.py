@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.core.policy import MaskPolicy
 from autoprune.errors import EvaluationError
 from autoprune.models.build import count_parameters
+from autoprune.pruning.importance import Calibration
 from autoprune.pruning.masks.build_masks import build_masks
 
 
@@ -26,21 +25,19 @@ def check_size(network: nn.Module, mparams: float) -> None:
         )
 
 
-def apply_masks(
-    network: nn.Module, mask: MaskPolicy, batches: Sequence[tuple[Tensor, Tensor]], planned_zeros: int
-) -> None:
+def apply_masks(network: nn.Module, mask: MaskPolicy, calibration: Calibration, planned_zeros: int) -> None:
     """Set the masked weights to zero, as many as the policy says.
 
     Args:
         network: pruned; changed in place.
         mask: which weights go, and how they are ranked.
-        batches: training images and labels that the ranking looks at; empty if it looks at none.
+        calibration: training batches that the ranking looks at; none if it looks at none.
         planned_zeros: how many weights the policy sets to zero.
 
     Raises:
         EvaluationError: if it were others, since the costs would be wrong.
     """
-    masks = build_masks(network, mask, batches)
+    masks = build_masks(network, mask, calibration.batches, calibration.loss_of)
     found = sum(masks.zeros().values())
     if found != planned_zeros:
         left = "".join(f"; {layer} stays dense: {reason}" for layer, reason in masks.left_dense.items())

@@ -86,10 +86,10 @@ class Evaluator:
         """Score and time a network after its training, and hand it out."""
         watch = monitor.watch
         with watch("score"):
-            quality, correct = quality_and_answers(network, self.maker.task, self.maker.runtime)
+            quality, paired = quality_and_answers(network, self.maker.task, self.maker.runtime)
         with watch("latency"):
             timing = self.meter.time(network)
         if self.on_network is not None:
             with watch("store"):
                 self.on_network(candidate, network)
-        return Completed(monitor.measured.merged(quality).merged(timing), correct, monitor.spared)
+        return Completed(monitor.measured.merged(quality).merged(timing), paired, monitor.spared)

@@ -19,14 +19,15 @@ from autoprune.pruning.cut_plan import CutPlan, KeptChannels
 from autoprune.pruning.masks.weight_masks import Masks
 from autoprune.pruning.surgery import Pruner, shrink
 from autoprune.search.evaluation.built_as_planned import apply_masks, check_size
+from autoprune.search.evaluation.calibration import calibration_of
 from autoprune.search.evaluation.monitor import recalibrated_copy
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.study.spec_training import ScheduleSpec
-from autoprune.tasks.task import DataTask
+from autoprune.tasks.task import DataTask, OnStep
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import finetune
-from autoprune.training.loop import OnStep, Span, TrainingRun
+from autoprune.training.loop import Span, TrainingRun
 from autoprune.training.pruning_stages import part_of, relative, share_cut, steps_of
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.settings import FinetuneSettings, total_steps
@@ -103,8 +104,8 @@ class NetworkMaker:
 
     def _mask(self, network: nn.Module, policy: PruningPolicy, mask: MaskPolicy) -> None:
         stream = self.task.eval_batches("train", _CALIBRATION_BATCH, self.runtime, limit=self.calibration_images)
-        batches = [] if mask.criterion == "magnitude" else [(batch.images, batch.labels) for batch in stream]
-        apply_masks(network, mask, batches, self.cost.count_zeros(self.pruner.space.counts(policy))[1])
+        calibration = calibration_of(self.task, network, () if mask.criterion == "magnitude" else stream, self.seed)
+        apply_masks(network, mask, calibration, self.cost.count_zeros(self.pruner.space.counts(policy))[1])
 
     def recalibrated_copy(self, network: nn.Module) -> nn.Module:
         """Return what is scored in place of a network in the midst of its fine-tune: a recalibrated copy."""
@@ -146,19 +147,22 @@ class NetworkMaker:
             share: the part of the stage's steps that is taken, from one share to another; the learning rate and the
                 stream of images are those of the whole.
         """
-        enforce = None
+        enforce, apply = None, None
         if stage is None and policy.mask is not None:
-            enforce = partial(Masks.of_zeros(network, policy.mask.layers).enforce, network)
+            masks = Masks.of_zeros(network, policy.mask.layers)
+            enforce, apply = partial(masks.enforce, network), partial(masks.apply, network)
         span, only = part_of(self.span(stage), *share), self._trained(network, policy)
         run = TrainingRun(self.task, self.settings, self.runtime, self.seed)
         with watch("finetune"):
-            finetune(network, run, self.teacher, on_step, span=span, only=only, on_optimizer=enforce)
+            finetune(network, run, self.teacher, on_step, span=span, only=only, on_optimizer=enforce, enforce=apply)
         network.eval()
 
     def span(self, stage: int | None = None) -> Span:
         """Return the steps of a stage, ``None`` for the last, among those of all."""
         stages = self.schedule.stages
-        return steps_of(stage or stages, stages, total_steps(self.task.sizes["train"], self.settings))
+        return steps_of(
+            stage or stages, stages, total_steps(self.task.steps_per_epoch(self.settings.batch_size), self.settings)
+        )
 
     def _trained(self, network: nn.Module, policy: PruningPolicy) -> set[str] | None:
         """Return the paths of what is trained, ``None`` for everything: so too if no layer lost anything."""

@@ -19,10 +19,10 @@ from autoprune.core.trial import Stopped
 from autoprune.errors import NonFiniteError
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.search.evaluation.stopwatch import LOOK
-from autoprune.tasks.task import DataTask
+from autoprune.tasks.task import DataTask, OnStep
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
-from autoprune.training.loop import OnStep, Span
+from autoprune.training.loop import Span
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import Score, score
 

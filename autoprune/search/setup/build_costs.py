@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import Timer
 from autoprune.cost.timing_engines import Engine
+from autoprune.export.examples import timing_inputs
+from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.channel_positions import tensor_shrinks
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.from_spec import timing_plan
 
 
-def cost_model(network: nn.Module, space: SearchSpace, example: Tensor) -> CostModel:
+def cost_model(network: nn.Module, space: SearchSpace, example: object) -> CostModel:
     """Return the closed-form costs over a space.
 
     Args:
         network: the dense network, in eval mode.
         space: what can be pruned in it.
-        example: one input, shape ``(1, *input_shape)``.
+        example: one input, as :meth:`Inputs.of` takes it.
     """
     return CostModel(
         network,
@@ -33,9 +34,9 @@ def cost_model(network: nn.Module, space: SearchSpace, example: Tensor) -> CostM
     )
 
 
-def timing_batch(context: StudyContext) -> Tensor:
-    """Return one batch as networks are timed on it, all zeros, shape ``(N, *input_shape)``, on the device."""
-    return context.device.place_images(torch.zeros(context.spec.latency.batch, *context.task.input_shape))
+def timing_batch(context: StudyContext, network: nn.Module) -> Inputs:
+    """Return one batch as networks are timed on it, on the device: zeros if inputs are one tensor of real numbers."""
+    return context.device.place_batch(timing_inputs(context.example(network), context.spec.latency.batch))
 
 
 def timer_of(context: StudyContext, network: nn.Module, engine: Engine) -> Timer:
@@ -46,4 +47,4 @@ def timer_of(context: StudyContext, network: nn.Module, engine: Engine) -> Timer
         network: the dense network, in eval mode, placed on the device.
         engine: what runs networks while they are timed.
     """
-    return Timer(network, timing_batch(context), timing_plan(context.spec.latency), engine)
+    return Timer(network, timing_batch(context, network), timing_plan(context.spec.latency), engine)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
@@ -19,8 +23,17 @@ def build_evaluator(study: PreparedStudy) -> Evaluator:
 
 
 def build_maker(study: PreparedStudy, settings: FinetuneSettings) -> NetworkMaker:
-    """Return what makes networks of a study and trains them by the settings."""
+    """Return what makes networks of a study and trains them by the settings.
+
+    Where nothing says how far an output is from a teacher's, there is no distillation, and that is said.
+    """
     spec, device = study.spec, study.device
+    if settings.distill and not _can_be_taught(study, settings):
+        study.context.notify(
+            f"no distillation: nothing says how far two outputs for {study.task.name} are from each other; the task's "
+            "distill=lambda student, teacher, batch: … would"
+        )
+        settings = replace(settings, distill=False)
     return NetworkMaker(
         pruner=study.pruner,
         cost=study.cost,
@@ -29,11 +42,26 @@ def build_maker(study: PreparedStudy, settings: FinetuneSettings) -> NetworkMake
         settings=settings,
         seed=spec.seed,
         recalibration_images=spec.finetune.recalibration_images,
-        teacher=Teacher(study.network, study.task, device, study.folder.teacher) if settings.distill else None,
+        teacher=_teacher(study) if settings.distill and study.task.finetune is None else None,
         schedule=spec.schedule,
         calibration_images=spec.space.calibration_images,
         start=None if study.start is study.network else study.start,
     )
+
+
+def _can_be_taught(study: PreparedStudy, settings: FinetuneSettings) -> bool:
+    """Return whether the task can compare the dense network's output for a batch with another's."""
+    task = study.task
+    if task.needs.num_classes is not None or task.finetune is not None or not task.has_batches:
+        return True
+    batch = next(iter(task.eval_batches("train", 2, study.device, limit=2)))
+    with torch.no_grad():
+        output = study.device.answer(task.forward, study.network, batch)
+    return task.distill(output, output, batch, settings.temperature) is not None
+
+
+def _teacher(study: PreparedStudy) -> Teacher:
+    return Teacher(study.network, study.task, study.device, study.folder.teacher)
 
 
 def build_meter(study: PreparedStudy) -> LatencyMeter:

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.core.notify import Notify
 from autoprune.errors import ModelError
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.tensors import map_tensors
 from autoprune.search.setup.importance_scores import CALIBRATION_BATCH
 from autoprune.study.spec import StudySpec
-from autoprune.tasks.task import SPLITS, DataTask
+from autoprune.tasks.task import SPLITS, Batch, DataTask
 from autoprune.training.device.evaluation_mode import evaluating
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
@@ -24,33 +26,39 @@ from autoprune.training.scoring import SCORED_TOGETHER, TRAIN_LIMIT
 
 
 def check_batches(network: nn.Module, task: DataTask, spec: StudySpec, runtime: Runtime, notify: Notify) -> None:
-    """Run a network on a single image, and in training mode on the smallest batch of an epoch; it is left as it was.
+    """Run a network on a single example, and in training mode on the smallest batch of an epoch; it is left as it was.
 
     Args:
         network: placed on the runtime; it answers a batch of two.
         task: the data.
         spec: whose batch sizes count.
         runtime: where the network runs.
-        notify: called with a sentence if it fails on a single image and none comes alone.
+        notify: called with a sentence if it fails on a single example and none comes alone.
 
     Raises:
         ModelError: that says which batch is so small, and what to do.
     """
-    images = next(iter(task.eval_batches("val", 2, runtime))).images
-    fault = _fault_of(network, images[:1], task, runtime, training=False)
+    if not task.has_batches:
+        return
+    batch = next(iter(task.eval_batches("val", 2, runtime)))
+    if Inputs.of((batch,)).size is None:  # its examples cannot be told apart
+        return
+    fault = _fault_of(network, _first_of(batch), task, runtime, training=False)
     if fault and (split := _single_image(task, spec) or _single_in_own_batches(task, spec, runtime)):
         raise ModelError(
-            f"the network fails on a single image, and the last of the {split} images comes alone: {fault}; keep the "
-            "batch dimension, by flatten(1) where it is squeeze(), for example"
+            f"the network fails on a single example, and the last of the {split} examples comes alone: {fault}; keep "
+            "the batch dimension, by flatten(1) where it is squeeze(), for example"
         )
     if fault:
-        notify(f"the network answers several images at once, and fails on a single one: {fault}")
+        notify(f"the network answers several examples at once, and fails on a single one: {fault}")
     for key, size in _smallest_in_training(task, spec):
         _check_training(network, task, runtime, key, size)
 
 
 def _single_image(task: DataTask, spec: StudySpec) -> str:
-    """Return which split leaves one image for its last batch when it is looked at; empty if none does."""
+    """Return which split leaves one example for its last batch when it is looked at; empty if none does."""
+    if task.cuts_batches:
+        return ""
     train, val, test = (task.sizes[split] for split in SPLITS)
     together = [
         *(("validation", min(val, most)) for most in (val, spec.stopping.images, spec.sensitivity.images)),
@@ -72,7 +80,7 @@ def _single_in_own_batches(task: DataTask, spec: StudySpec, runtime: Runtime) ->
         ("training", "train", CALIBRATION_BATCH, min(task.sizes["train"], spec.space.calibration_images)),
     )
     for said, split, size, limit in looked_at:
-        if any(len(batch) == 1 for batch in task.eval_batches(split, size, runtime, limit)):
+        if any(task.count(batch) == 1 for batch in task.eval_batches(split, size, runtime, limit)):
             return said
     return ""
 
@@ -82,17 +90,19 @@ def _smallest_in_training(task: DataTask, spec: StudySpec) -> list[tuple[str, in
     wanted = {"finetune.batch_size": (spec.finetune.batch_size, spec.finetune.epochs)}
     if not spec.model.weights:
         wanted["dense.batch_size"] = (spec.dense.batch_size, spec.dense.epochs)
+    if task.cuts_batches:  # its own, which the rehearsal has tried
+        return []
     images = task.sizes["train"]
     whole = {key: min(size, images) for key, (size, epochs) in wanted.items() if epochs}
     return [(key, images % size if images % size > 1 else size) for key, size in whole.items()]
 
 
 def _check_training(network: nn.Module, task: DataTask, runtime: Runtime, key: str, size: int) -> None:
-    images = next(iter(task.eval_batches("train", size, runtime, limit=size))).images
-    fault = _fault_of(network, images, task, runtime, training=True)
+    batch = next(iter(task.eval_batches("train", size, runtime, limit=size)))
+    fault = _fault_of(network, batch, task, runtime, training=True)
     if fault is None:
         return
-    several = next(iter(task.eval_batches("train", 2 * size, runtime, limit=2 * size))).images
+    several = next(iter(task.eval_batches("train", 2 * size, runtime, limit=2 * size)))
     if _fault_of(network, several, task, runtime, training=True) is None:  # else it is no matter of the batch
         raise ModelError(
             f"the network cannot be trained on a batch of {size}, the smallest of an epoch of {task.sizes['train']} "
@@ -100,12 +110,17 @@ def _check_training(network: nn.Module, task: DataTask, runtime: Runtime, key: s
         )
 
 
-def _fault_of(network: nn.Module, images: Tensor, task: DataTask, runtime: Runtime, *, training: bool) -> str | None:
+def _first_of(batch: Batch) -> Batch:
+    """Return a batch of the first example alone."""
+    return map_tensors(batch, lambda tensor: tensor[:1])
+
+
+def _fault_of(network: nn.Module, batch: Batch, task: DataTask, runtime: Runtime, *, training: bool) -> str | None:
     """Return what a network raises on a batch, in words; ``None`` if it answers."""
     try:
         with evaluating(network), _unchanged(network), seeded(0, runtime.device), torch.no_grad():
             network.train(training)
-            runtime.logits(network, images, task.num_classes)
+            runtime.answer(task.forward, network, batch)
     except ModelError as error:
         return str(error).partition(". ")[0]
     except Exception as error:  # the user's own network may raise anything

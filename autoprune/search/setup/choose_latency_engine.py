@@ -31,9 +31,14 @@ def check_engine_takes(context: StudyContext, engine: Engine | None) -> Callable
 
     def check(network: nn.Module) -> None:
         if engine is not None:
-            check_takes(engine, network, timing_batch(context))
+            check_takes(engine, network, timing_batch(context, network))
 
     return check
+
+
+def _say_if_one_batch(context: StudyContext, network: nn.Module) -> None:
+    if timing_batch(context, network).size is None:
+        context.notify("latency is that of one validation batch as it is, whose examples cannot be told apart")
 
 
 def with_latency_engine(context: StudyContext, pruner: Pruner, named: Engine | None) -> tuple[StudyContext, Engine]:
@@ -46,6 +51,7 @@ def with_latency_engine(context: StudyContext, pruner: Pruner, named: Engine | N
         pruner: knows the dense network, in eval mode and placed.
         named: the engine that the spec names, which is then taken.
     """
+    _say_if_one_batch(context, pruner.network)
     if named is not None:
         return context, named
     spec = context.spec
@@ -54,7 +60,7 @@ def with_latency_engine(context: StudyContext, pruner: Pruner, named: Engine | N
         engine = engine_of(name)
     else:
         pruned = context.device.place(half_pruned(pruner, pruner.space.blocks[:1])).eval()
-        plan, batch = timing_plan(spec.latency), timing_batch(context)
+        plan, batch = timing_plan(spec.latency), timing_batch(context, pruner.network)
         name, engine, why = decide_engine(plan, context.device.device, pruner.network, pruned, batch)
         context.notify(why)
     latency = spec.latency.model_copy(update={"runtime": name})

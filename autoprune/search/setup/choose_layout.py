@@ -33,14 +33,15 @@ def _decided_layout(context: StudyContext, pruner: Pruner) -> Runtime:
     spec, device = context.spec, context.device
     if context.folder.dense_facts.exists():  # the dense network was timed in it already
         return replace(device, channels_last=read_dense_facts(context.folder).layout == "channels_last")
-    if not has_layouts(pruner.network, context.task.input_shape):
+    shape = context.example(pruner.network).shape
+    if not has_layouts(pruner.network, shape):
         return replace(device, channels_last=False)
     if spec.runtime.layout == "measured":
         decided = fastest_layout(half_pruned(pruner), context.task, spec.finetune.batch_size, device, spec.seed)
         context.notify(f"memory layout: {decided.layout}, in which a few training steps took less time here")
         return decided
-    decided = usual_layout(pruner.network, context.task.input_shape, device)
-    size = "×".join(map(str, context.task.input_shape[-2:]))
+    decided = usual_layout(pruner.network, shape, device)
+    size = "×".join(map(str, shape[-2:]))
     context.notify(f"memory layout: {decided.layout}, as usual for images of {size} pixels; --layout names another")
     return decided
 

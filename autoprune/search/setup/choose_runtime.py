@@ -15,8 +15,8 @@ from autoprune.search.setup.dense_network import fresh_network
 from autoprune.search.setup.from_spec import finetune_settings
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_run import OPEN_LAYOUTS, RuntimeSpec
-from autoprune.tasks.task import Batch
 from autoprune.training.device.runtime import Runtime
+from autoprune.training.own_finetune import rehearse_loop
 from autoprune.training.working_runtime import LAYOUT, PRECISION, Rehearsal, working_runtime
 
 _EXAMPLES = 2
@@ -34,8 +34,9 @@ def with_working_runtime(context: StudyContext) -> StudyContext:
     spec = context.spec
     network = fresh_network(context, spec.model.weights)
     runtime = working_runtime(
-        network, _rehearsal(context), context.device, named_settings(spec.runtime), context.notify
+        network, _rehearsal(context, network), context.device, named_settings(spec.runtime), context.notify
     )
+    rehearse_loop(network, context.task, runtime, spec.seed)
     return replace(context, spec=_decided(spec, runtime), device=runtime)
 
 
@@ -44,12 +45,14 @@ def named_settings(wish: RuntimeSpec) -> set[str]:
     return {name for name in (LAYOUT.key, PRECISION.key) if getattr(wish, name) not in OPEN_LAYOUTS}
 
 
-def _rehearsal(context: StudyContext) -> Rehearsal:
+def _rehearsal(context: StudyContext, network: nn.Module) -> Rehearsal:
     """Return what the network is tried on: the first training batch, and the optimizer that trains it first."""
     spec, task, device = context.spec, context.task, context.device
+    if not task.has_batches:
+        return Rehearsal(task.example(network), None, None, spec.seed)
     size = spec.dense.batch_size if spec.dense.epochs and not spec.model.weights else spec.finetune.batch_size
     (batch,) = islice(task.train_stream(size, 0, spec.seed, device), 1)
-    return Rehearsal(batch, task.num_classes, finetune_settings(spec), spec.seed, task.name)
+    return Rehearsal(batch, task, finetune_settings(spec), spec.seed)
 
 
 def _decided(spec: StudySpec, runtime: Runtime) -> StudySpec:
@@ -73,5 +76,5 @@ def runtime_to_run(network: nn.Module, shape: Shape, runtime: Runtime, named: se
         ModelError, UsageError: as :func:`with_working_runtime`.
     """
     images = torch.rand(_EXAMPLES, *shape, generator=torch.Generator().manual_seed(0))
-    rehearsal = Rehearsal(Batch(images, torch.zeros(_EXAMPLES, dtype=torch.int64)), 0, None, 0)
+    rehearsal = Rehearsal(images, None, None, 0)
     return working_runtime(network, rehearsal, runtime, named, notify)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import nn
 
 from autoprune.core.notify import Notify
 from autoprune.errors import StudyMismatchError
+from autoprune.models.calling.inputs import Inputs
 from autoprune.search.setup.from_spec import runtime_of, task_of
+from autoprune.search.setup.judged_by import check_judged_by
 from autoprune.study.dense_facts import read_dense_facts
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
-from autoprune.tasks.task import DataTask, notes_of
+from autoprune.tasks.task import DataTask
 from autoprune.training.device.runtime import Runtime
 
 
@@ -34,18 +36,19 @@ class StudyContext:
     folder: StudyFolder
     notify: Notify
 
-    def example(self) -> Tensor:
-        """Return one validation input, shape ``(1, *input_shape)``, on the CPU."""
-        return next(iter(self.task.eval_batches("val", 1, self.device))).images.cpu()
+    def example(self, network: nn.Module) -> Inputs:
+        """Return what the network is called with for one example of validation, on the CPU."""
+        return self.task.example(network)
 
 
-def open_context(spec: StudySpec, folder: StudyFolder, notify: Notify) -> StudyContext:
+def open_context(spec: StudySpec, folder: StudyFolder, notify: Notify, task: DataTask | None = None) -> StudyContext:
     """Return the context of a study, with the data opened and the device's threads set.
 
     Args:
         spec: resolved for this machine.
         folder: where the study is stored; it must be writable.
         notify: called with a sentence on what is going on.
+        task: the data, if it is open already.
 
     Raises:
         DataError: if the data cannot be used.
@@ -53,10 +56,11 @@ def open_context(spec: StudySpec, folder: StudyFolder, notify: Notify) -> StudyC
     """
     device = runtime_of(spec)
     device.apply_threads()
-    notify(f"data: {spec.data.source}")
-    task = task_of(spec)
-    for note in notes_of(task):
+    task = task or task_of(spec)
+    notify(f"data: {spec.data.source if task.has_batches else 'none of its own; ' + task.name}")
+    for note in getattr(task, "notes", ()):
         notify(f"data: {note}")
+    check_judged_by(spec, task.metrics, task.name)
     _check_same_data(task, folder)
     return StudyContext(spec, task, device, folder, notify)
 

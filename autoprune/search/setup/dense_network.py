@@ -13,7 +13,7 @@ from torch import nn
 from autoprune.core.atomic_write import write_bytes
 from autoprune.core.notify import Notify, silent
 from autoprune.errors import ModelError
-from autoprune.models.build import build_model
+from autoprune.models.build import build_for_inputs, build_model
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.selection import check_patterns
 from autoprune.search.setup.check_batches import check_batches
@@ -61,11 +61,14 @@ def _made(context: StudyContext, check: Callable[[nn.Module], None]) -> nn.Modul
 
 def fresh_network(context: StudyContext, weights: str, notify: Notify = silent, remark: Notify = silent) -> nn.Module:
     """Return the network as its source builds it by the study's seed, with weights or without."""
+    source, seed, needs = context.spec.model.source, context.spec.seed, context.task.needs
+    if needs.num_classes is None:
+        return build_for_inputs(source, context.task.example, None, seed, weights, remark, needs.offers)
     return build_model(
-        context.spec.model.source,
-        num_classes=context.task.num_classes,
-        input_shape=context.task.input_shape,
-        seed=context.spec.seed,
+        source,
+        num_classes=needs.num_classes,
+        input_shape=needs.input_shape,
+        seed=seed,
         weights=weights,
         notify=notify,
         remark=remark,
@@ -80,7 +83,8 @@ def network_bytes(network: nn.Module, metadata: dict[str, str] | None = None) ->
 def _train(context: StudyContext, network: nn.Module) -> None:
     """Train the dense network, and store its weights on the way if candidates are to go back to them."""
     spec, wish, task, notify = context.spec, context.spec.dense, context.task, context.notify
-    notify(f"training the dense network for {wish.epochs} epochs on {task.sizes['train']} images, once per study")
+    on_what = f" on {task.sizes['train']} examples" if task.has_batches else ""
+    notify(f"training the dense network for {wish.epochs} epochs{on_what}, once per study")
 
     def on_epoch(epoch: int, epochs: int) -> None:
         notify(f"training the dense network: epoch {epoch} of {epochs}")

@@ -15,11 +15,13 @@ def study_facts(study: PreparedStudy) -> StudyFacts:
     task = study.task
     return StudyFacts(
         dense=study.dense,
-        dense_correct=read_dense_facts(study.folder).correct,
+        dense_paired=read_dense_facts(study.folder).paired,
         regularisation=regularisation_facts(study.folder),
         groups={group.name: GroupFacts(group.num_channels, group.is_residual) for group in study.space.groups},
         frozen={group.name: FrozenFacts(group.num_channels, group.reason) for group in study.frozen},
-        data=DataFacts(task.name, task.num_classes, dict(task.sizes), task.description, task.licence),
+        data=DataFacts(
+            task.name, task.needs.num_classes, dict(task.sizes), task.description, task.licence, task.chance
+        ),
     )
 
 

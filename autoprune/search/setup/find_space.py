@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from autoprune.core.channel_groups import Block, FrozenGroup
 from autoprune.core.policy import MASK_PATTERNS
 from autoprune.core.space import MaskSpace, SearchSpace
+from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.layers.kinds import has_heads
@@ -36,16 +36,16 @@ class Prunable:
     mask: MaskSpace | None
 
 
-def find_prunable(context: StudyContext, network: nn.Module, example: Tensor) -> Prunable:
+def find_prunable(context: StudyContext, network: nn.Module, example: Inputs) -> Prunable:
     """Return what of a network may go, every group proved by a trial cut.
 
     Args:
         context: whose spec says what is left alone.
         network: the dense network, in eval mode and placed.
-        example: one input, shape ``(1, *input_shape)``.
+        example: what the network is called with, one example where it can be.
     """
     context.notify("finding groups of coupled channels, and proving each by a trial cut")
-    spec, examples = context.spec, torch.cat([example, example.flip(-1)])
+    spec, examples = context.spec, example.at_least_two()
     found = choose_groups(network, find_groups(network, examples, spec.space.seconds), spec.space.keep, spec.space.only)
     groups = found if "channel" in spec.space.patterns else _all_frozen(found, spec)
     blocks = find_blocks(network, examples, groups.cuttable) if spec.space.depth else ()

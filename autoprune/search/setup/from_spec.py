@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.export.timing_runtimes import check_engine
+from autoprune.search.setup.own_loop import loop_task
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_run import LatencySpec
+from autoprune.study.spec_sections import DataSpec
 from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.resolve_runtime import resolve_runtime
@@ -40,9 +42,16 @@ def runtime_of(spec: StudySpec) -> Runtime:
 
 
 def task_of(spec: StudySpec) -> DataTask:
-    """Return the data of a spec."""
-    data = spec.data
-    return build_task(data.source, root=data.root, image_size=data.image_size, workers=data.workers)
+    """Return what a spec's network is to learn: its data, and the user's own loop if it names one.
+
+    Raises:
+        AutopruneError: if either cannot be used.
+    """
+    data, loop = spec.data, spec.loop
+    if loop.is_whole and data == DataSpec():
+        return loop_task(loop, spec.qualities, None)
+    task = build_task(data.source, **data.model_dump(exclude={"source"}))
+    return loop_task(loop, spec.qualities, task) if loop.is_used else task
 
 
 def finetune_settings(spec: StudySpec, epochs: float | None = None, lr: float | None = None) -> FinetuneSettings:

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from autoprune.pruning.groups import Groups
-from autoprune.pruning.importance import Calibration, score_groups
+from autoprune.pruning.importance import score_groups
+from autoprune.search.evaluation.calibration import calibration_of
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once
 
@@ -55,8 +56,9 @@ def _stored_scores(path: Path, importances: tuple[str, ...], groups: Groups) -> 
 def _computed_scores(context: StudyContext, network: nn.Module, groups: Groups) -> ScoresByGroup:
     spec, task, space = context.spec, context.task, context.spec.space
     context.notify(f"scoring channels by {', '.join(space.importances)}")
-    stream = task.eval_batches("train", CALIBRATION_BATCH, context.device, limit=space.calibration_images)
-    calibration = Calibration([(batch.images, batch.labels) for batch in stream], spec.seed, task.input_shape)
+    limit = space.calibration_images
+    stream = () if not task.has_batches else task.eval_batches("train", CALIBRATION_BATCH, context.device, limit=limit)
+    calibration = calibration_of(task, network, stream, spec.seed)
     return score_groups(network, groups.cuttable, space.importances, calibration)
 
 

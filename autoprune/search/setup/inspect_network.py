@@ -19,6 +19,7 @@ from autoprune.models.example_inputs import example_inputs
 from autoprune.models.load_weights import load_weights
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, has_mark, score_groups
+from autoprune.search.evaluation.calibration import calibration_of
 from autoprune.search.setup.network_inspection import QUANTILES, CriterionSpread, NetworkInspection
 from autoprune.search.setup.regularised_network import regularisation_facts
 from autoprune.search.setup.without_study import cost_of, prunable_parts, smallest_share
@@ -45,6 +46,24 @@ def inspect_network(
     network, trained = _network(spec, shape, classes, folder)
     example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(spec.seed))
     found = _inspected(spec, network, Inputs.of(example), task, trained)
+    return replace(found, regularisation=regularisation_facts(folder))
+
+
+def inspect_on_task(spec: StudySpec, folder: StudyFolder, task: DataTask) -> NetworkInspection:
+    """Return the same of a network that is called as a task says, whatever its inputs are.
+
+    Args:
+        spec: which network, which criteria, what may be pruned.
+        folder: the study's, whose dense weights are used if they are there.
+        task: says what the network is called with, and has the data for criteria that need some.
+    """
+    stored, source = folder.dense_weights.exists(), spec.model
+    weights, offers = "" if stored else source.weights, task.needs.offers
+    network = build_for_inputs(source.source, task.example, None, spec.seed, weights, offers=offers)
+    if stored:
+        load_weights(network, folder.dense_weights)
+    data = task if task.has_batches else None
+    found = _inspected(spec, network.eval(), task.example(network), data, stored or bool(source.weights))
     return replace(found, regularisation=regularisation_facts(folder))
 
 
@@ -99,10 +118,10 @@ def _spreads(
     spec: StudySpec, network: nn.Module, found: Groups, inputs: Inputs, task: DataTask | None
 ) -> dict[str, CriterionSpread]:
     """Return criterion → how its scores spread over each group, or why it gives no scores here."""
-    batches = _batches(task, network)
-    calibration = Calibration(batches, spec.seed, inputs.shape if inputs.shape and inputs.has_real_numbers else None)
+    shape = inputs.shape if inputs.shape and inputs.has_real_numbers else None
+    calibration = _calibration(task, network, spec.seed) if task is not None else Calibration((), spec.seed, shape)
     needs = {name: _needs(name) for name in spec.space.importances}
-    usable = [name for name, need in needs.items() if need is None or batches]
+    usable = [name for name, need in needs.items() if need is None or task is not None]
     spreads = {
         name: CriterionSpread(reason=f"needs {need}, and no data of this shape is given")
         for name, need in needs.items()
@@ -136,8 +155,5 @@ def _needs(name: str) -> str | None:
     return "training data" if needs_data else None
 
 
-def _batches(task: DataTask | None, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    if task is None:
-        return []
-    stream = task.eval_batches("train", IMAGES, Runtime(), limit=IMAGES)
-    return [(batch.images, batch.labels) for batch in stream]
+def _calibration(task: DataTask, network: nn.Module, seed: int) -> Calibration:
+    return calibration_of(task, network, task.eval_batches("train", IMAGES, Runtime(), limit=IMAGES), seed)

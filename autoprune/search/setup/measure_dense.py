@@ -32,7 +32,7 @@ def measure_dense(context: StudyContext, network: nn.Module, exact: Measurement,
 
     def measure() -> DenseFacts:
         context.notify("scoring and timing the dense network")
-        quality, correct = quality_and_answers(network, context.task, context.device)
+        quality, paired = quality_and_answers(network, context.task, context.device)
         timing = timer.compare(blocks=REFERENCE_BLOCKS)
         latency = Measurement({"latency_ms": timing.dense_ms}, {"latency_ms": timing.ratio_stderr * timing.dense_ms})
         return DenseFacts(
@@ -40,7 +40,7 @@ def measure_dense(context: StudyContext, network: nn.Module, exact: Measurement,
             data=context.task.identity(),
             runtime=context.device.describe(),
             regularisation=regularisation_facts(context.folder),
-            correct=correct,
+            paired=paired,
             latency_runtime=timer.engine.name,
         )
 

@@ -93,7 +93,7 @@ def measured_sensitivity(context: StudyContext, pruner: Pruner) -> Sensitivity:
         pruner: cuts the network that candidates begin with, by each group's first criterion.
     """
     names = pruner.space.cut_names
-    if not context.spec.sensitivity.enabled or not names:
+    if not context.spec.sensitivity.enabled or not names or not context.task.has_batches:
         return Sensitivity()
     return once(
         context.folder.sensitivity,
@@ -116,7 +116,7 @@ def _measured(probe: SensitivityProbe) -> Sensitivity:
     allowed = wish.share * Expected.of(context).forward_passes
     affordable = int(allowed / (2 * len(names) * 2))  # two levels each, seen twice
     images = min(context.task.sizes["val"], max(FEWEST_IMAGES, min(wish.images, affordable)))
-    context.notify(f"measuring how sensitive {len(names)} groups and blocks are, on {images} validation images each")
+    context.notify(f"measuring how sensitive {len(names)} groups and blocks are, on {images} validation examples each")
     dense, passes = probe.loss({}, images), _passes(images)
     rises: dict[str, dict[int, float]] = {name: {} for name in names}
     for is_first, (name, count) in _levels(probe, rises, dense):

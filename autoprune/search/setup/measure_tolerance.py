@@ -10,7 +10,6 @@ tolerance as in Molchanov et al. 2017, "Pruning Convolutional Neural Networks fo
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,9 @@ from autoprune.errors import NonFiniteError
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once, unless_damaged
+from autoprune.tasks.task import DataTask
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
-from autoprune.training.scoring import score
+from autoprune.training.scoring import Score, score
 
 RECALIBRATION_IMAGES = 128
 
@@ -53,20 +53,26 @@ def tolerated_counts(context: StudyContext, pruner: Pruner) -> dict[str, int]:
 def _measured(context: StudyContext, pruner: Pruner) -> dict[str, int]:
     task, device, images = context.task, context.device, context.spec.space.calibration_images
     space, max_drop = pruner.space, context.spec.space.max_drop
-    context.notify(f"cutting each of {len(space.groups)} groups until the error rises by {100 * max_drop:g} points")
-    dense = 1 - score(pruner.network, task, "train", device, limit=images).accuracy
+    context.notify(
+        f"cutting each of {len(space.groups)} groups until {task.metric.name} is worse by {task.metric.gap(max_drop)}"
+    )
+    dense = _value(score(pruner.network, task, "train", device, limit=images), task)
 
     def is_tolerated(name: str, count: int) -> bool:
         network = device.place(pruner.prune(space.policy(ChannelCounts({name: count}))))
         recalibrate_batchnorm(network, task, RECALIBRATION_IMAGES, device, context.spec.seed)
         try:
-            error = 1 - score(network, task, "train", device, limit=images).accuracy
+            found = _value(score(network, task, "train", device, limit=images), task)
         except NonFiniteError as broken:
             context.notify(f"{name} cut to {count} breaks the network ({broken}); that is not tolerated")
-            error = math.inf
-        return error - dense <= max_drop
+            return False
+        return task.metric.gain(dense, found) <= max_drop
 
     return {name: fewest(choices, partial(is_tolerated, name)) for name, choices in space.channel_choices.items()}
+
+
+def _value(found: Score, task: DataTask) -> float:
+    return found.measurement[task.metric.name]
 
 
 def fewest(choices: tuple[int, ...], is_tolerated: Callable[[int], bool]) -> int:

@@ -26,10 +26,15 @@ from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.setup.starting_weights import starting_networks
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
+from autoprune.tasks.task import DataTask
 
 
 def prepare_study(
-    spec: StudySpec, folder: StudyFolder, notify: Notify, on_decided: Callable[[StudySpec], None] = lambda spec: None
+    spec: StudySpec,
+    folder: StudyFolder,
+    notify: Notify,
+    on_decided: Callable[[StudySpec], None] = lambda spec: None,
+    task: DataTask | None = None,
 ) -> PreparedStudy:
     """Build everything a study works with, doing once what is needed only once.
 
@@ -39,17 +44,18 @@ def prepare_study(
         notify: called with a sentence on what is going on.
         on_decided: called for a new study, before time is spent on its network, with the spec in which the settings are
             decided that the network works in.
+        task: the data, if it is open already.
 
     Raises:
         AutopruneError: if the network, the data or the folder cannot be used.
     """
-    opened = open_context(spec, folder, notify)
+    opened = open_context(spec, folder, notify, task)
     if opened.spec.runtime.precision == "auto" or not folder.dense_weights.exists():
         opened = with_working_runtime(opened)
         on_decided(opened.spec)
     engine = named_engine(opened)
     network = opened.device.place(dense_network(opened, check_engine_takes(opened, engine))).eval()
-    example = opened.example()
+    example = opened.example(network)
     prunable = find_prunable(opened, network, example)
     origins = starting_networks(opened, network, prunable.groups)
     scores = importance_scores(opened, origins.scored, prunable.groups)

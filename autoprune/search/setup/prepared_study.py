@@ -80,4 +80,6 @@ class PreparedStudy:
     @property
     def architecture(self) -> Architecture:
         """Return how the dense network is built, as a file of weights says it."""
-        return Architecture(self.spec.model.source, self.task.num_classes, self.task.input_shape)
+        needs = self.task.needs
+        example = self.context.example(self.network)
+        return Architecture.of(self.spec.model.source, example, needs.num_classes or 0, needs.offers)

@@ -9,14 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from autoprune.core.builtin_names import MODELS
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import FLOP_CONVENTION
-from autoprune.core.shapes import Shape
 from autoprune.core.versions import versions
 from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads, time_alone
@@ -24,20 +22,27 @@ from autoprune.cost.layer_profile import LayerProfile, Uncounted, layer_to_json,
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UnknownNameError, UsageError
 from autoprune.export.architecture import Architecture, read_architecture
+from autoprune.export.build_dense import build_dense
 from autoprune.export.onnx import missing_packages
 from autoprune.export.picked_files import WEIGHTS
 from autoprune.export.saved_network import load
 from autoprune.export.timing_runtimes import ONNX, check_engine, engine_of
-from autoprune.models.build import build_model
+from autoprune.models.build import build_for_inputs
+from autoprune.models.calling.inputs import Inputs
+from autoprune.models.example_inputs import example_inputs
+from autoprune.tasks.task import DataTask
 from autoprune.training.device.runtime import Runtime
 
 
-def open_network(name: str, given: Architecture | None, *, trust_code: bool = False) -> tuple[nn.Module, Architecture]:
+def open_network(
+    name: str, given: Architecture | None, *, inputs: Inputs | None = None, trust_code: bool = False
+) -> tuple[nn.Module, Architecture]:
     """Return a network in eval mode on the CPU, and what it is: built by name, or loaded from a picked folder.
 
     Args:
         name: a folder that ``autoprune pick`` wrote, or a model's name as ``--model`` takes it.
-        given: input shape and outputs of a model by name; a picked folder knows its own.
+        given: inputs and outputs of a model by name; a picked folder knows its own.
+        inputs: a batch, if it was given; ``given`` is then made from it.
         trust_code: whether code that a picked folder names is run; a model that is named here is the user's own.
 
     Raises:
@@ -54,8 +59,32 @@ def open_network(name: str, given: Architecture | None, *, trust_code: bool = Fa
         )
     if given is None:
         raise UnknownNameError("model", name, MODELS.names(), "Or a folder that `autoprune pick` wrote.")
-    network = build_model(given.source, num_classes=given.num_classes, input_shape=given.input_shape, seed=0)
-    return network.eval(), given
+    if inputs is None:
+        return build_dense(given, seed=0).eval(), given
+    classes = given.num_classes or None
+    return build_for_inputs(given.source, inputs, classes, seed=0, offers=given.offers).eval(), given
+
+
+def batch_of(example: str) -> Inputs:
+    """Return the batch of inputs that the user's code gives: ``mine.py:batch``.
+
+    Raises:
+        UnknownNameError, UsageError: if there is nothing of that name.
+        ModelError: if it fails, or holds no tensor.
+    """
+    return example_inputs(example)
+
+
+def of_task(model: str, task: DataTask) -> tuple[Architecture, Inputs]:
+    """Return how a network is built that is called as a task says, and what it is called with for two examples.
+
+    Raises:
+        UnknownNameError, ModelError: if it cannot be built.
+    """
+    needs = task.needs
+    network = build_for_inputs(model, task.example, needs.num_classes, seed=0, offers=needs.offers)
+    inputs = task.example(network).of_size(2)
+    return Architecture.of(model, inputs, needs.num_classes or 0, needs.offers), inputs
 
 
 def is_picked(name: str) -> bool:
@@ -95,6 +124,7 @@ class NetworkProfile:
 
     Attributes:
         what: its name, inputs and outputs.
+        inputs: that it was timed on.
         whole: MFLOPs, parameters and size.
         latency: latency runtime → time.
         plan: how it was timed; its runtime says nothing.
@@ -104,12 +134,23 @@ class NetworkProfile:
     """
 
     what: Architecture
+    inputs: Inputs
     whole: Measurement
     latency: Mapping[str, Latency]
     plan: TimingPlan
     runtime: Mapping[str, str | int]
     layers: tuple[LayerProfile, ...]
     uncounted: tuple[Uncounted, ...]
+
+    @property
+    def described_inputs(self) -> str:
+        """Return what goes in, in words: ``3×32×32``, or the type and shape of everything."""
+        return "×".join(map(str, self.what.input_shape)) or str(self.inputs).removeprefix("inputs ")
+
+    @property
+    def batch(self) -> int | None:
+        """Return the examples of a timed forward pass, ``None`` where they cannot be told apart."""
+        return self.inputs.size
 
     @property
     def eager_seconds(self) -> float:
@@ -122,10 +163,11 @@ class NetworkProfile:
             "model": self.what.source,
             "input_shape": list(self.what.input_shape),
             "num_classes": self.what.num_classes,
+            "inputs": self.described_inputs,
             "flop_convention": FLOP_CONVENTION,
             "whole": dict(self.whole.values),
             "latency": {name: latency.to_json() for name, latency in self.latency.items()},
-            "timing": {name: value for name, value in self.plan.to_json().items() if name != "runtime"},
+            "timing": {**{k: v for k, v in self.plan.to_json().items() if k != "runtime"}, "batch": self.batch},
             "runtime": dict(self.runtime),
             "versions": versions(),
             "layers": [_layer_to_json(layer, self.eager_seconds) for layer in self.layers],
@@ -145,7 +187,12 @@ def _layer_to_json(layer: LayerProfile, total: float) -> JsonObject:
 
 
 def profile_network(
-    network: nn.Module, what: Architecture, runtime: Runtime, plan: TimingPlan, names: Sequence[str] | None = None
+    network: nn.Module,
+    what: Architecture,
+    runtime: Runtime,
+    plan: TimingPlan,
+    names: Sequence[str] | None = None,
+    inputs: Inputs | None = None,
 ) -> NetworkProfile:
     """Return everything that ``autoprune profile`` shows.
 
@@ -156,25 +203,28 @@ def profile_network(
         plan: how to time; its runtime is not looked at.
         names: latency runtimes to time it in; ``None`` for :func:`usual_engines`, of which one that does not take the
             network is passed over, with the reason.
+        inputs: a batch, repeated or cut to as many examples as are timed; ``None`` for one that is made up.
 
     Raises:
         UsageError: if this machine lacks a latency runtime that is named.
         ExportError, ModelError: if it does not take the network.
+        ModelError: if the network takes objects that only the user can make.
     """
     for name in names or ():
         check_engine(replace(plan, runtime=name), runtime.device)
     placed = runtime.place(network)
-    example = runtime.place_images(_random(what.input_shape, plan.batch))
+    made = what.example(plan.batch) if inputs is None or inputs.is_plain else inputs.of_size(plan.batch)
+    example = made.map(runtime.place_images)
     counted = measure_network(placed, example)
     chosen = usual_engines(runtime.device) if names is None else names
     latency = {name: _time(placed, example, plan, name, must=names is not None) for name in chosen}
     with cpu_threads(plan.threads):
         layers = profile_layers(placed, example)
     uncounted = uncounted_operations(placed, example)
-    return NetworkProfile(what, counted, latency, plan, runtime.describe(), tuple(layers), tuple(uncounted))
+    return NetworkProfile(what, example, counted, latency, plan, runtime.describe(), tuple(layers), tuple(uncounted))
 
 
-def _time(network: nn.Module, example: torch.Tensor, plan: TimingPlan, name: str, *, must: bool) -> Latency:
+def _time(network: nn.Module, example: Inputs, plan: TimingPlan, name: str, *, must: bool) -> Latency:
     """Return the latency in one runtime, or why there is none if there need not be one."""
     try:
         return Latency(*time_alone(network, example, plan, engine_of(name)))
@@ -182,7 +232,3 @@ def _time(network: nn.Module, example: torch.Tensor, plan: TimingPlan, name: str
         if must:
             raise
         return Latency(failed=str(fault))
-
-
-def _random(shape: Shape, batch: int) -> torch.Tensor:
-    return torch.rand(batch, *shape, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ from pathlib import Path
 from autoprune.analysis.pareto import best_within
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import METRICS
+from autoprune.core.metrics import ACCURACY, Metric
 from autoprune.core.trial import completed_measurement
 from autoprune.errors import AutopruneError, StudyError
 from autoprune.study.disk_usage import size_of
@@ -17,7 +17,8 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.lock import is_searched
 from autoprune.study.manage.file_inventory import DATABASE, SPEC
 from autoprune.study.manage.overview import Overview, overview
-from autoprune.study.spec_toml import read_resolved
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_toml import read_spec
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Listed:
         overview: what is stored, or ``None`` if it cannot be read.
         wanted: how many trials the study is to reach.
         fault: why it cannot be read, or an empty string.
+        quality: what its networks are judged by.
     """
 
     folder: StudyFolder
@@ -41,6 +43,7 @@ class Listed:
     overview: Overview | None
     wanted: int = 0
     fault: str = ""
+    quality: Metric = ACCURACY
 
     @property
     def name(self) -> str:
@@ -66,18 +69,22 @@ class Listed:
             "running": self.overview.running,
             "budget": self.overview.facts.budget.to_json(),
             "best_trial": self.overview.best_number,
-            "best_accuracy": best["accuracy"] if best else None,
-            "best": best_text(best) if best else "",
+            "quality": self.quality.name,
+            f"best_{self.quality.name}": best[self.quality.name] if best else None,
+            "best": best_text(best, self.quality) if best else "",
         }
 
 
-def best_text(measured: Measurement) -> str:
-    """Return what a network of a list is worth, in a few words.
+def best_text(measured: Measurement, quality: Metric) -> str:
+    """Return what a network of a list is worth, in a few words; accuracy needs no name.
 
-    >>> best_text(Measurement({"accuracy": 0.9889, "mflops": 39.3}))
+    >>> best_text(Measurement({"accuracy": 0.9889, "mflops": 39.3}), ACCURACY)
     '98.89 % at 39.30 MFLOPs'
+    >>> best_text(Measurement({"rmse": 0.5, "mflops": 39.3}), Metric("rmse", "mm"))
+    'rmse 0.5000 mm at 39.30 MFLOPs'
     """
-    return f"{METRICS['accuracy'].show(measured['accuracy'])} at {measured['mflops']:.2f} MFLOPs"
+    name = "" if quality == ACCURACY else f"{quality.name} "
+    return f"{name}{quality.with_unit(measured[quality.name])} at {measured['mflops']:.2f} MFLOPs"
 
 
 def list_studies(root: Path, storage: str | None = None) -> list[Listed]:
@@ -107,8 +114,10 @@ def _listed(folder: StudyFolder, storage: str | None) -> Listed:
         size = size_of(folder).total
         active = last_activity(folder)
         searching = is_searched(folder.lock)
-        wanted = read_resolved(folder.resolved).trials
-        listed = Listed(folder, size, active, searching, _overview(folder, storage), wanted)
+        spec = read_spec(folder.resolved)
+        listed = Listed(
+            folder, size, active, searching, _overview(folder, storage, spec), spec.trials, quality=spec.quality
+        )
         listed.to_json()  # what is shown is made of what is stored, whatever that is
     except (AutopruneError, OSError) as error:
         is_elsewhere = isinstance(error, StudyError) and not folder.database.exists()
@@ -120,20 +129,22 @@ def _listed(folder: StudyFolder, storage: str | None) -> Listed:
     return listed
 
 
-def _overview(folder: StudyFolder, storage: str | None) -> Overview:
+def _overview(folder: StudyFolder, storage: str | None, spec: StudySpec) -> Overview:
     """Return what a list shows of a study, from an overview if one is enough.
+
+    That does without the registry of metrics, so that two studies may give one name to different metrics.
 
     Raises:
         StudyError: if it cannot be read.
     """
     if folder.database.exists():
-        found = overview(folder.database, read_resolved(folder.resolved).name)
+        found = overview(folder.database, spec.name, spec.quality)
         if found is not None:
             return found
     from autoprune.study.view import open_view  # loads Optuna, which takes longer than a list should
 
     view = open_view(folder.path, None if folder.database.exists() else storage)
-    best = best_within(view.trials, view.budget)
+    best = best_within(view.trials, view.budget, spec.quality)
     measured = completed_measurement(best) if best else None
     return Overview(len(view.trials), view.running, view.facts, best.number if best else None, measured)
 

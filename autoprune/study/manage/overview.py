@@ -16,6 +16,7 @@ from typing import Any
 from autoprune.analysis.pareto import best_within
 from autoprune.core.json_values import DAMAGE
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import Metric
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial, outcome_from_json
 from autoprune.study.study_facts import StudyFacts
@@ -50,21 +51,22 @@ class Overview:
     best: Measurement | None
 
 
-def overview(database: Path, name: str) -> Overview | None:
+def overview(database: Path, name: str, quality: Metric) -> Overview | None:
     """Return what a list shows of a study; ``None`` if it has to be read as a whole.
 
     Args:
         database: a SQLite file, which a search may be writing.
         name: of the study in it.
+        quality: what its networks are judged by.
     """
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
-            return _read(connection, name)
+            return _read(connection, name, quality)
     except (sqlite3.Error, *DAMAGE):
         return None  # whoever reads it as a whole says what is wrong
 
 
-def _read(connection: sqlite3.Connection, name: str) -> Overview | None:
+def _read(connection: sqlite3.Connection, name: str, quality: Metric) -> Overview | None:
     versions = {version for (version,) in connection.execute("SELECT version_num FROM alembic_version")}
     found = connection.execute(_STUDY, (name,)).fetchone()
     if found is None or not versions <= set(KNOWN_SCHEMA):
@@ -79,13 +81,13 @@ def _read(connection: sqlite3.Connection, name: str) -> Overview | None:
         if text is not None and state not in ("RUNNING", "WAITING")
     ]
     running = sum(state == "RUNNING" for _, state, _ in rows)
-    best = _best(connection, ended, facts)
+    best = _best(connection, ended, facts, quality)
     number, measured = best if best else (None, None)
     return Overview(len(ended), running, facts, number, measured)
 
 
 def _best(
-    connection: sqlite3.Connection, ended: list[tuple[int, dict[str, Any]]], facts: StudyFacts
+    connection: sqlite3.Connection, ended: list[tuple[int, dict[str, Any]]], facts: StudyFacts, quality: Metric
 ) -> tuple[int, Measurement] | None:
     """Return the number of the best trial within the budget, and what it measured."""
     nobody = PruningPolicy()
@@ -94,7 +96,7 @@ def _best(
         for trial_id, data in ended
         if isinstance(outcome := outcome_from_json(data), Completed)
     ]
-    found = best_within(trials, facts.budget)
+    found = best_within(trials, facts.budget, quality)
     if found is None or not isinstance(found.outcome, Completed):
         return None
     (text,) = connection.execute(_CANDIDATE, (found.number, CANDIDATE)).fetchone()

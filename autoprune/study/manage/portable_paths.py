@@ -18,6 +18,7 @@ from autoprune.study.spec import StudySpec
 from autoprune.study.spec_sections import WEIGHT_SUFFIXES
 
 OUTSIDE = ("model.source", "model.weights", "data.source", "data.root")  # what an import may point elsewhere
+_LOOP = ("loop.finetune", "loop.evaluate", "loop.example")
 _ABSOLUTE = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?/(?:[^\s/\"'<>:]+/)+(?=[^\s/\"'<>:])")
 
 
@@ -82,7 +83,7 @@ def portable_wording(spec: StudySpec) -> Wording:
     >>> portable_wording(StudySpec(model=ModelSpec(source="/home/me/net.py:build"))).pairs
     {'/home/me/net.py': 'net.py'}
     """
-    values = [str(_value(spec, key)) for key in OUTSIDE] + list(spec.space.importances)
+    values = [str(_value(spec, key)) for key in (*OUTSIDE, *_LOOP)] + list(spec.space.importances)
     absolute = sorted({path for value in values if (path := _path_in(value)) is not None}, key=str)
     pairs: dict[str, str] = {}
     for path in absolute:

@@ -8,21 +8,22 @@ and with training and scoring, which run networks with it.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autoprune.core.cores import available_cores
-from autoprune.errors import ModelError
+from autoprune.models.calling.tensors import map_tensors
 
 Precision = Literal["fp32", "bf16"]
 _Module = TypeVar("_Module", bound=nn.Module)
+_Batch = TypeVar("_Batch")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ class Runtime:
         """Return the layout for a batch: that of images ``(N, C, H, W)``, and contiguous for anything else."""
         return self.memory_format if images.dim() == 4 else torch.contiguous_format
 
+    def place_batch(self, batch: _Batch) -> _Batch:
+        """Return a batch of any structure on the device, images in the layout."""
+        return cast(_Batch, map_tensors(batch, self._placed))
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        return self.place_images(tensor) if tensor.is_floating_point() else tensor.to(self.device)
+
     def place_images(self, images: Tensor) -> Tensor:
         """Move images ``(N, C, H, W)``, or other examples ``(N, …)``, to the device and layout."""
         layout = self.format_of(images)
@@ -82,22 +90,17 @@ class Runtime:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
-    def logits(self, network: nn.Module, images: Tensor, num_classes: int) -> Tensor:
-        """Run a classifier in this precision and return float32 logits ``(N, num_classes)``.
+    def answer(self, forward: Callable[[nn.Module, _Batch], Any], network: nn.Module, batch: _Batch) -> Any:
+        """Return what a network answers in this precision, of any structure, its real numbers in float32.
 
-        Raises:
-            ModelError: if the network returns anything but one row of ``num_classes`` numbers for each image.
+        Args:
+            forward: (network, batch) → output.
+            network: placed on the runtime.
+            batch: likewise.
         """
         with self.autocast():
-            output = network(images)
-        expected = (len(images), num_classes)
-        if not isinstance(output, Tensor) or output.shape != expected:
-            given = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            raise ModelError(
-                f"the network returned {given} for {len(images)} images; expected one tensor of shape {expected}. "
-                "Build it with as many outputs as the data has classes, and without auxiliary outputs."
-            )
-        return output.float()
+            output = forward(network, batch)
+        return map_tensors(output, _widened)
 
     def apply_threads(self) -> None:
         """Set how many CPU threads PyTorch uses, for the whole process."""
@@ -114,6 +117,11 @@ class Runtime:
             "torch": str(torch.__version__),
             "platform": platform.platform(terse=True),
         }
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """Return half-precision numbers in float32; others stay what they are."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def _device_name(device: str) -> str:

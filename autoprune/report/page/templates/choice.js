@@ -32,15 +32,20 @@ const onFront = new Set(data.front);
 const meets = (trial, limits) =>
   Object.entries(limits).every(([name, limit]) => trial.values[name] / limit - 1 <= 5e-13);
 
+// The qualities that networks are judged by, the leading one first. worthOf is larger for the better of two networks.
+const [quality, ...furtherQualities] = data.qualities;
+const worthOf = (trial) => quality.sign * trial.values[quality.name];
+const errorOf = (trial) => trial.stderr[quality.name] ?? 0;
+
 const lossOf = (trial) => trial.values.loss ?? 0;
 
-// Of those within one standard error of the most accurate, the one with the lowest loss; of equals the first.
+// Of those within one standard error of the best, the one with the lowest loss; of equals the first.
 function bestWithin(limits) {
   const fitting = completed.filter((trial) => meets(trial, limits));
   if (!fitting.length) return null;
-  const top = fitting.reduce((one, other) => (-other.values.accuracy < -one.values.accuracy ? other : one));
-  const noise = top.stderr.accuracy ?? 0;
-  const near = fitting.filter((trial) => !(-top.values.accuracy < -trial.values.accuracy - noise));
+  const top = fitting.reduce((one, other) => (-worthOf(other) < -worthOf(one) ? other : one));
+  const noise = errorOf(top);
+  const near = fitting.filter((trial) => !(-worthOf(top) < -worthOf(trial) - noise));
   return near.reduce((one, other) => (lossOf(other) < lossOf(one) ? other : one));
 }
 
@@ -65,10 +70,25 @@ function costText(measured, name) {
   return short(measured.values[name]) + (error ? ` ± ${Number(error.toPrecision(2))}` : "") + unitOf(name);
 }
 
-function accuracyText(measured) {
-  const error = measured.stderr.accuracy;
-  const text = (100 * measured.values.accuracy).toFixed(2);
-  return error ? `${text} ± ${(100 * error).toFixed(2)} %` : `${text} %`;
+// A quality with its standard error, if it has one.
+function qualityText(measured, known = quality) {
+  if (measured.values[known.name] === undefined) return "–";
+  const written = (value) => (known.scale * value).toFixed(known.digits);
+  const error = measured.stderr[known.name];
+  const text = written(measured.values[known.name]);
+  return `${error ? `${text} ± ${written(error)}` : text} ${known.unit}`.trimEnd();
+}
+
+// The same without its error, for where there is little room.
+const qualityShort = (measured) => qualityText({ ...measured, stderr: {} });
+
+// Where a name is needed to know what is meant.
+const namedQuality = (measured, known = quality) =>
+  known === quality && known.name === "accuracy" ? qualityText(measured, known) : `${known.name} ${qualityText(measured, known)}`;
+
+function gapText(measured, known) {
+  const change = known.scale * (measured.values[known.name] - data.dense.values[known.name]);
+  return `${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(known.digits)} ${known.gap_unit}`.trimEnd();
 }
 
 function ratioText(measured, name) {

@@ -1,4 +1,4 @@
-// The front: accuracy against a cost, and over it the budget as a line that can be dragged, typed or moved by keys.
+// The front: the leading quality against a cost, and over it the budget as a line that can be dragged, typed or moved by keys.
 
 const SHAPES = [
   ["square", "M3 3h10v10H3z", "--b0"],
@@ -15,7 +15,9 @@ const CLOUD = 1500; // trials drawn one by one; of more, those that fall on the 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const baselineNames = [...new Set(completed.filter((t) => t.baseline).map((t) => t.origin))];
-const [lowest, highest] = data.accuracy_range;
+const [lowest, highest] = data.quality_range;
+const isUp = quality.sign > 0; // whether better networks stand higher
+const worstShown = isUp ? lowest : highest;
 let plot = null;
 
 function costRange(name) {
@@ -30,18 +32,22 @@ function costRange(name) {
   return [middle - 0.58 * span(), middle + 0.58 * span()];
 }
 
-const shownAccuracy = (trial) => 100 * Math.max(trial.values.accuracy, lowest + 0.012 * (highest - lowest));
-const isBelow = (trial) => trial.values.accuracy < lowest;
+// What is too bad for the picture stands on its edge: the lower one where larger is better, else the upper one.
+const isOutside = (trial) => worthOf(trial) < quality.sign * worstShown;
+const edge = worstShown + quality.sign * 0.012 * (highest - lowest);
+const shownQuality = (trial) => quality.scale * (worthOf(trial) < quality.sign * edge ? edge : trial.values[quality.name]);
+
+const qualityLines = (measured) => data.qualities.map((known) => escaped(namedQuality(measured, known))).join("<br>");
 
 function hover(trial) {
   const costs = data.costs.map((name) => `${data.titles[name]}: ${costText(trial, name)}`);
-  return [`<b>trial ${trial.number}</b> ${escaped(trial.origin)}`, accuracyText(trial), ...costs].join("<br>");
+  return [`<b>trial ${trial.number}</b> ${escaped(trial.origin)}`, qualityLines(trial), ...costs].join("<br>");
 }
 
 function points(found, cost, options) {
   const errors = (name, factor) => ({
     type: "data",
-    array: found.map((trial) => (isBelow(trial) ? 0 : factor * (trial.stderr[name] ?? 0))),
+    array: found.map((trial) => (isOutside(trial) ? 0 : factor * (trial.stderr[name] ?? 0))),
     visible: Boolean(options.errors),
     thickness: 1,
     width: 0,
@@ -51,17 +57,17 @@ function points(found, cost, options) {
     type: "scatter",
     mode: "markers",
     x: found.map((trial) => trial.values[cost]),
-    y: found.map(shownAccuracy),
+    y: found.map(shownQuality),
     customdata: found.map((trial) => trial.number),
     text: found.map(hover),
     hovertemplate: "%{text}<extra></extra>",
     error_x: errors(cost, 1),
-    error_y: errors("accuracy", 100),
+    error_y: errors(quality.name, quality.scale),
     marker: {
       color: options.color,
       size: options.size,
       opacity: options.opacity ?? 1,
-      symbol: found.map((trial) => (isBelow(trial) ? "triangle-down-open" : options.symbol)),
+      symbol: found.map((trial) => (isOutside(trial) ? (isUp ? "triangle-down-open" : "triangle-up-open") : options.symbol)),
       line: { color: css("--paper"), width: options.size > 6 ? 1 : 0 },
     },
   };
@@ -73,23 +79,23 @@ function thinned(found, cost) {
   const spots = new Map();
   for (const trial of found) {
     const x = Math.round((260 * (trial.values[cost] - left)) / (right - left));
-    spots.set(`${x}/${Math.round((130 * (shownAccuracy(trial) / 100 - lowest)) / (highest - lowest))}`, trial);
+    spots.set(`${x}/${Math.round((130 * (shownQuality(trial) / quality.scale - lowest)) / (highest - lowest))}`, trial);
   }
   return [...spots.values()];
 }
 
 function stairs(cost) {
   const climbing = [];
-  const found = data.front.map((number) => byNumber.get(number)).filter((trial) => !isBelow(trial));
-  found.sort((a, b) => a.values[cost] - b.values[cost] || b.values.accuracy - a.values.accuracy);
+  const found = data.front.map((number) => byNumber.get(number)).filter((trial) => !isOutside(trial));
+  found.sort((a, b) => a.values[cost] - b.values[cost] || worthOf(b) - worthOf(a));
   for (const trial of found) {
-    if (!climbing.length || trial.values.accuracy > climbing.at(-1).values.accuracy) climbing.push(trial);
+    if (!climbing.length || worthOf(trial) > worthOf(climbing.at(-1))) climbing.push(trial);
   }
   return {
     type: "scatter",
     mode: "lines",
     x: climbing.map((trial) => trial.values[cost]),
-    y: climbing.map((trial) => 100 * trial.values.accuracy),
+    y: climbing.map((trial) => quality.scale * trial.values[quality.name]),
     line: { shape: "hv", color: css("--front"), width: 1.5 },
     opacity: 0.6,
     hoverinfo: "skip",
@@ -112,7 +118,7 @@ function frontTraces(cost) {
   const dense = { ...data.dense, number: null, origin: "dense" };
   if (dense.values[cost] !== undefined) {
     const trace = points([dense], cost, { color: css("--ink"), size: 10, symbol: "circle", errors: true });
-    traces.push({ ...trace, text: [`<b>dense network</b><br>${accuracyText(dense)}<br>${costText(dense, cost)}`] });
+    traces.push({ ...trace, text: [`<b>dense network</b><br>${qualityLines(dense)}<br>${costText(dense, cost)}`] });
   }
   return traces;
 }
@@ -133,14 +139,14 @@ function plainLayout(xTitle, yTitle) {
 
 function frontLayout(cost) {
   const isNarrow = byId("front").clientWidth < 520;
-  const layout = plainLayout(escaped(isNarrow ? data.titles[cost] : data.axes[cost]), "validation accuracy (%)");
-  const dense = 100 * data.dense.values.accuracy;
-  const error = 100 * (data.dense.stderr.accuracy ?? 0);
+  const layout = plainLayout(escaped(isNarrow ? data.titles[cost] : data.axes[cost]), `validation ${escaped(quality.name)}${quality.unit ? ` (${escaped(quality.unit)})` : ""}`);
+  const dense = quality.scale * data.dense.values[quality.name];
+  const error = quality.scale * errorOf(data.dense);
   const line = { xref: "paper", x0: 0, x1: 1, layer: "below" };
   return {
     ...layout,
     xaxis: { ...layout.xaxis, range: costRange(cost) },
-    yaxis: { ...layout.yaxis, range: [100 * lowest, 100 * highest] },
+    yaxis: { ...layout.yaxis, range: [quality.scale * lowest, quality.scale * highest] },
     dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false,
     hovermode: "closest",
     shapes: [
@@ -149,7 +155,7 @@ function frontLayout(cost) {
     ],
     annotations: [
       {
-        text: `dense ${percent(data.dense.values.accuracy)}${
+        text: `dense ${escaped(qualityShort(data.dense))}${
           data.dense.values[cost] === undefined ? "" : `, ${short(data.dense.values[cost])}${escaped(unitOf(cost))}`
         }`,
         xref: "paper",
@@ -190,7 +196,7 @@ function frontLegend() {
   const entries = [entry("front", CIRCLE, "--front"), entry("the choice", CIRCLE, "--best", false), entry("beside it", CIRCLE, "--second", false)];
   baselineNames.forEach((name, index) => entries.push(entry(name, SHAPES[index % SHAPES.length][1], SHAPES[index % SHAPES.length][2])));
   entries.push(entry("other trials", CIRCLE, "--cloud"), entry("dense", CIRCLE, "--ink"));
-  if (completed.some(isBelow)) entries.push(entry("below the picture", SHAPES[5][1], "--quiet", false));
+  if (completed.some(isOutside)) entries.push(entry(`${isUp ? "below" : "above"} the picture`, SHAPES[isUp ? 5 : 1][1], "--quiet", false));
   byId("legend").replaceChildren(...entries);
 }
 
@@ -198,7 +204,7 @@ function frontText(state) {
   const costs = completed.map((trial) => trial.values[state.cost]);
   const found = data.front.map((number) => byNumber.get(number));
   found.sort((a, b) => a.values[state.cost] - b.values[state.cost]);
-  const listed = found.slice(0, 12).map((t) => `trial ${t.number} ${percent(t.values.accuracy)} at ${short(t.values[state.cost])}`);
+  const listed = found.slice(0, 12).map((t) => `trial ${t.number} ${qualityShort(t)} at ${short(t.values[state.cost])}`);
   const more = found.length > listed.length ? ` and ${found.length - listed.length} more` : "";
   return (
     `${completed.length} completed trials from ${short(Math.min(...costs))} to ${short(Math.max(...costs))}${unitOf(state.cost)}. ` +
@@ -236,6 +242,6 @@ function placeOverlay(state) {
   byId("overlay").classList.toggle("unlimited", limit === undefined);
   for (const [id, trial] of [["ring-chosen", state.chosen], ["ring-compared", state.compared]]) {
     const at = trial && trial.values[state.cost] !== undefined ? trial : null;
-    moveTo(byId(id), at && placeOf(xaxis, at.values[state.cost]), at && placeOf(yaxis, shownAccuracy(at)));
+    moveTo(byId(id), at && placeOf(xaxis, at.values[state.cost]), at && placeOf(yaxis, shownQuality(at)));
   }
 }

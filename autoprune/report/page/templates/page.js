@@ -7,7 +7,7 @@ function choose() {
   const named = Object.entries(state.limits).map(([name, limit]) => `${limit}${unitOf(name)}`);
   const budget = named.length ? `within ${named.join(" and ")}` : "without a budget";
   byId("choice").textContent = state.chosen
-    ? `The best ${budget} is trial ${state.chosen.number}: ${accuracyText(state.chosen)}, ${costText(state.chosen, state.cost)}.`
+    ? `The best ${budget} is trial ${state.chosen.number}: ${namedQuality(state.chosen)}, ${costText(state.chosen, state.cost)}.`
     : `No completed trial is ${budget}.`;
   byId("chosen").replaceChildren(card(state.chosen, state.limits));
   drawCompared();
@@ -45,7 +45,7 @@ function drawLimits() {
   handle.setAttribute("aria-valuemin", String(Math.max(0, low)));
   handle.setAttribute("aria-valuemax", String(high));
   handle.setAttribute("aria-valuenow", String(limit ?? high));
-  const found = state.chosen ? `trial ${state.chosen.number}, ${accuracyText(state.chosen)}` : "no trial";
+  const found = state.chosen ? `trial ${state.chosen.number}, ${namedQuality(state.chosen)}` : "no trial";
   handle.setAttribute("aria-valuetext", `${limit === undefined ? "no limit" : `at most ${limit}${unitOf(state.cost)}`}: ${found}`);
   byId("no-limit").disabled = limit === undefined;
   const others = Object.entries(state.limits).filter(([name]) => name !== state.cost);

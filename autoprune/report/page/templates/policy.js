@@ -97,9 +97,9 @@ async function copy(text, button, code) {
 
 function card(trial, limits) {
   if (!trial) return element("p", { class: "notice" }, "No completed trial meets these limits.");
-  const drop = trial.values.accuracy - data.dense.values.accuracy;
-  const rows = [["Accuracy", accuracyText(trial), `${drop < 0 ? "−" : "+"}${(100 * Math.abs(drop)).toFixed(2)} points`]];
-  if (trial.values.loss !== undefined) rows.push(["Validation loss", trial.values.loss.toFixed(4), ""]);
+  const known = data.qualities.filter((one) => trial.values[one.name] !== undefined);
+  const rows = known.map((one) => [one.title, qualityText(trial, one), gapText(trial, one)]);
+  if (trial.values.loss !== undefined && !known.some((one) => one.name === "loss")) rows.push(["Validation loss", trial.values.loss.toFixed(4), ""]);
   for (const name of data.costs) rows.push([data.titles[name], costText(trial, name), ratioText(trial, name)]);
   const line = ([term, value, ratio]) =>
     element("tr", {}, element("th", { scope: "row" }, term), element("td", { class: "number" }, value), element("td", { class: "number quiet" }, ratio));
@@ -120,7 +120,7 @@ function compareOptions(state) {
   const listed = new Set([...data.baselines, ...data.front]);
   const groups = [
     group("Baselines", baselines.map((trial) => option(trial, trial.origin))),
-    group("Front", data.front.map((number) => option(byNumber.get(number), `${percent(byNumber.get(number).values.accuracy)}`))),
+    group("Front", data.front.map((number) => option(byNumber.get(number), qualityShort(byNumber.get(number))))),
   ];
   if (state.compared && !listed.has(state.compared.number)) groups.push(group("Chosen by number", [option(state.compared, state.compared.origin)]));
   byId("compare").replaceChildren(...groups.filter((one) => one.children.length));

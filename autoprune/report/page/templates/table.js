@@ -1,9 +1,10 @@
 // The table of trials: sorted by its headings, narrowed by kind, and downloadable as CSV.
 
 const ROWS = 25;
-const NUMBERS = ["accuracy", "loss", ...data.costs];
-const TITLES = { accuracy: "Accuracy %", loss: "Loss" };
-const shownTable = { which: data.front.length ? "front" : "all", by: "accuracy", down: true, rows: ROWS };
+const NUMBERS = [...new Set([...data.qualities.map((known) => known.name), "loss", ...data.costs])];
+const TITLES = { loss: "Loss" };
+for (const known of data.qualities) TITLES[known.name] = `${known.title} ${known.unit}`.trimEnd();
+const shownTable = { which: data.front.length ? "front" : "all", by: quality.name, down: quality.sign > 0, rows: ROWS };
 
 const FILTERS = {
   front: ["Front and baselines", (trial) => onFront.has(trial.number) || data.baselines.includes(trial.number) || trial.number === data.best],
@@ -25,7 +26,8 @@ const COLUMNS = [
 function numberText(trial, name) {
   const value = trial.values[name];
   if (value === undefined) return "–";
-  if (name === "accuracy") return accuracyText(trial).replace(" %", "");
+  const judged = data.qualities.find((known) => known.name === name);
+  if (judged) return qualityText(trial, { ...judged, unit: "" });
   return name === "loss" ? value.toFixed(4) : costText(trial, name).replace(unitOf(name), "");
 }
 
@@ -58,7 +60,7 @@ function heading([name, title]) {
   const arrow = element("span", { "aria-hidden": "true" }, sorted ? (shownTable.down ? " ↓" : " ↑") : "");
   const button = element("button", { type: "button" }, title, arrow);
   button.addEventListener("click", () => {
-    Object.assign(shownTable, { by: name, down: sorted ? !shownTable.down : name === "accuracy" });
+    Object.assign(shownTable, { by: name, down: sorted ? !shownTable.down : data.qualities.some((known) => known.name === name && known.sign > 0) });
     drawTable();
     byId("trials-table").querySelector(`th[data-column="${name}"] button`).focus();
   });

@@ -1,0 +1,347 @@
+"""A study in a Python program: :class:`Study`, searched, looked at and picked from with live objects.
+
+It is the door that the command line goes through too, with names in the place of objects.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.core.budget import Budget
+from autoprune.core.export_formats import wanted_formats
+from autoprune.core.json_values import JsonObject
+from autoprune.core.live_objects import is_live, live, live_name
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import METRICS
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Trial, kind_of
+from autoprune.errors import StudyMismatchError, UsageError
+from autoprune.loggers.events import Event, EventDisplay
+from autoprune.study.accepted_toml import read_accepted
+from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_toml import Layer, merge_layers, parse_spec, read_study_toml
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autoprune.export.card import Card
+    from autoprune.search.session import Run
+    from autoprune.study.view import StudyView
+    from autoprune.tasks.task import DataTask
+
+_PYTHON = "Python"
+Limits = Mapping[str, "str | float"]
+
+
+@dataclass(frozen=True)
+class StudyTrial:
+    """A trial of a study.
+
+    Attributes:
+        number: of the trial.
+        origin: where its policy comes from: ``"baseline:uniform"``, ``"guided:lower"`` …
+        outcome: ``"completed"``, ``"stopped"``, ``"over_budget"`` or ``"failed"``.
+        policy: what it prunes.
+        measurement: what was measured of it; empty if it failed.
+    """
+
+    number: int
+    origin: str
+    outcome: str
+    policy: PruningPolicy
+    measurement: Measurement
+
+    @classmethod
+    def of(cls, trial: Trial) -> StudyTrial:
+        """Return a stored trial as a program sees it."""
+        measured = getattr(trial.outcome, "measurement", Measurement({}))
+        return cls(trial.number, trial.candidate.origin, kind_of(trial.outcome), trial.candidate.policy, measured)
+
+    def __getitem__(self, metric: str) -> float:
+        return self.measurement[metric]
+
+    def to_dict(self) -> JsonObject:
+        """Return plain types, as JSON holds them: a column of its own for each metric."""
+        errors = {f"{name}_stderr": value for name, value in self.measurement.stderr.items()}
+        return {
+            **{"number": self.number, "origin": self.origin, "outcome": self.outcome},
+            **self.measurement.values,
+            **errors,
+            "policy": self.policy.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class PickedNetwork:
+    """A network that was picked from a study, finished and checked.
+
+    Attributes:
+        model: pruned, in eval mode on the CPU, trainable.
+        card: what is known of it: budget, costs, scores with their standard errors, versions.
+        folder: where its files lie: weights, exports, policy, card.
+    """
+
+    model: nn.Module
+    card: Card
+    folder: Path
+
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Copy its files to a folder of their own, and return it.
+
+        Args:
+            folder: does not exist yet, or is empty.
+            force: whether what lies in it is replaced.
+
+        Raises:
+            UsageError: if something lies there, and ``force`` is false.
+        """
+        target = Path(folder)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            if not force:
+                raise UsageError(f"{str(target)!r} is not empty; give another folder, or force=True to replace it")
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+        shutil.copytree(self.folder, target, dirs_exist_ok=True)
+        return target
+
+
+class Study:
+    """A search of pruning policies for one network and one task, stored in a folder.
+
+    The same arguments again open what is stored. A study begun here can be watched, reported and picked from by the
+    command line; what needs a live object says so there.
+
+    Args:
+        folder: where it is stored; made by the first search. Its last part is the study's name.
+        model: the dense network: a module, which stays as it is; or a name, ``"torchvision:resnet18"``,
+            ``"mine.py:network"``. ``None`` for what the study began with.
+        task: a :class:`Task`; or the name of data, ``"digits"``, ``"imagefolder:data"``, ``"mine.py:task"``. ``None``
+            for what the study began with.
+        settings: values of its spec, nested or by dotted keys: ``{"finetune.epochs": 2, "seed": 1}``.
+        storage: URL of the Optuna storage that holds the trials; ``None`` for SQLite in the folder.
+        on_event: called with an :class:`Event` for everything that happens; nothing is printed.
+        show: whether progress is shown in the terminal, or below the cell of a notebook.
+
+    Raises:
+        SpecError: listing everything that is wrong with the settings.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        model: nn.Module | str | None = None,
+        task: DataTask | str | None = None,
+        *,
+        settings: Mapping[str, object] | None = None,
+        storage: str | None = None,
+        on_event: Callable[[Event], object] | None = None,
+        show: bool = False,
+    ) -> None:
+        self.folder, self._storage, self._on_event, self._show = Path(folder), storage, on_event, show
+        self._live: dict[str, object] = {}
+        self._given = merge_layers(
+            {"model": self._named(model, "")},
+            {"data": self._named(task, "task")},
+            _nested(settings),
+        )
+        self.spec  # noqa: B018 — faults of the settings are told now
+
+    def _named(self, given: Any, word: str) -> dict[str, object]:
+        if given is None or isinstance(given, str):
+            return {"source": given} if given else {}
+        name = live_name(given, word)
+        self._live[name] = lambda: given  # called as a user's function is
+        return {"source": name}
+
+    @property
+    def spec(self) -> StudySpec:
+        """Return the plan of the study: what was given here over what it began with over the defaults."""
+        return self._spec_with({})
+
+    def _spec_with(self, more: Mapping[str, object]) -> StudySpec:
+        stored = StudyFolder(self.folder)
+        began = read_study_toml(stored.resolved) if stored.has_begun else {}
+        trained: dict[str, object] = {"dense": {"epochs": 0}} if is_live(_source(self._given, "model")) else {}
+        name = {} if began else {"name": self.folder.resolve().name}
+        layers = [Layer(str(stored.resolved), began), Layer(_PYTHON, merge_layers(name, trained, self._given, more))]
+        return parse_spec(layers)
+
+    def _objects(self) -> AbstractContextManager[None]:
+        return live(self._live)
+
+    def search(self, budget: Limits | None = None, trials: int | None = None, *, trust_code: bool = False) -> Run:
+        """Search until the study has so many trials; again, it goes on.
+
+        Args:
+            budget: cost → limit, absolute or a share of the dense network's: ``{"mflops": "40%", "latency_ms": 3}``;
+                ``None`` for the study's last one.
+            trials: how many the study reaches in total; ``None`` for the settings' own.
+            trust_code: whether code may be run that an imported study names.
+
+        Returns:
+            what the run did: trials added, and the absolute budget.
+
+        Raises:
+            StudyMismatchError: if something was given that would change what the stored trials mean.
+            AutopruneError: if the network, the task, the budget or the folder cannot be used.
+        """
+        from autoprune.search.session import run_search
+
+        more: dict[str, object] = {"trials": trials, "budget": None if budget is None else _only(_written(budget))}
+        spec = self._spec_with(more)
+        with self._objects(), self._display() as display:
+            self._check_same_weights(spec)
+            return run_search(
+                spec, StudyFolder(self.folder), display, self._storage, self._accepted(), trust_code=trust_code
+            )
+
+    def _accepted(self) -> Mapping[str, object]:
+        stored = StudyFolder(self.folder)
+        return read_accepted(stored) or {} if stored.has_begun else {}
+
+    def _display(self) -> Any:
+        if self._on_event is not None or not self._show:
+            return EventDisplay(self._on_event or (lambda event: None))
+        from autoprune.loggers.console import make_display
+        from autoprune.loggers.safe_console import SafeConsole
+
+        return make_display(SafeConsole(stderr=True))
+
+    def _check_same_weights(self, spec: StudySpec) -> None:
+        """Refuse a live network whose weights are not those that the study began with."""
+        stored, source = StudyFolder(self.folder).dense_weights, spec.model.source
+        if spec.dense.epochs or not stored.exists() or source not in self._live:
+            return
+        from autoprune.search.setup.same_weights import differing_weight
+
+        found = differing_weight(self._live[source](), stored)  # type: ignore[operator]
+        if found:
+            raise StudyMismatchError(
+                f"the network's {found} is not what the study in {str(self.folder)!r} began with, so its trials are of "
+                "another network; give the same weights, or begin a new study in another folder"
+            )
+
+    def view(self) -> StudyView:
+        """Return everything stored at this moment.
+
+        Raises:
+            StudyError: if the study has not begun, or cannot be read.
+        """
+        from autoprune.study.view import open_view
+
+        return open_view(self.folder, self._storage)
+
+    @property
+    def trials(self) -> list[StudyTrial]:
+        """Return the finished trials, by number."""
+        return [StudyTrial.of(trial) for trial in self.view().trials]
+
+    def front(self, *, noise_aware: bool = True) -> list[StudyTrial]:
+        """Return the trials worth choosing from, best quality first.
+
+        Args:
+            noise_aware: whether values within their standard error count as equal.
+
+        Raises:
+            StudyError: if the study has not begun, or cannot be read.
+        """
+        from autoprune.analysis.pareto import front
+
+        view = self.view()
+        ordered = sorted(view.spec.objectives, key=lambda name: name != view.spec.quality.name)
+        return [StudyTrial.of(trial) for trial in front(view.trials, ordered, noise_aware)]
+
+    def report(self, budget: Limits | None = None) -> Path:
+        """Write the report into the folder, and return the path of ``report.html``.
+
+        Args:
+            budget: that the best network is shown for; ``None`` for the last search's.
+        """
+        from autoprune.report.write_report import write_report
+
+        limits = None if budget is None else Budget.parse(_written(budget))
+        return write_report(self.view(), limits)[1][0]
+
+    def pick(
+        self,
+        budget: Limits | None = None,
+        *,
+        trial: int | None = None,
+        epochs: float | None = None,
+        export: Sequence[str] | None = None,
+        force: bool = False,
+        trust_code: bool = False,
+    ) -> PickedNetwork:
+        """Finish the best network within a budget: a longer fine-tune, test once, files that are checked.
+
+        What was picked before is given back as it is, unless ``force`` is true.
+
+        Args:
+            budget: as for :meth:`search`; ``None`` for the last search's.
+            trial: finish this one and no other.
+            epochs: length of the fine-tune; ``None`` for the study's own; 0 for the weights that the search measured.
+            export: formats, ``["onnx"]``; ``None`` for the study's own.
+            force: whether a network that was picked before is picked anew.
+            trust_code: whether code may be run that an imported study names.
+
+        Raises:
+            NothingFitsError: if no trial meets the budget; names the nearest.
+            AutopruneError: if the network cannot be finished, written or checked.
+        """
+        from autoprune.pick.choose_trials import Wish, choose_trials
+        from autoprune.pick.finish import finish_trials
+        from autoprune.pick.picked_before import picked_before
+
+        view = self.view()
+        limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs))
+        with self._objects(), self._display() as display:
+            known = None if force else picked_before(view.folder, chosen)
+            card, folder = known or finish_trials(
+                view,
+                chosen,
+                limits,
+                display.say,
+                epochs=epochs,
+                force=force,
+                wanted=None if export is None else wanted_formats(",".join(export) or "none"),
+                trust_code=trust_code,
+            )
+            return PickedNetwork(self._loaded(folder, view.spec), card, folder)
+
+    def _loaded(self, folder: Path, spec: StudySpec) -> nn.Module:
+        from autoprune.export.saved_network import load
+
+        known = self._live.get(spec.model.source)
+        return load(folder, known() if callable(known) else None, trust_code=True)
+
+
+def _source(given: Mapping[str, Any], section: str) -> str:
+    return str(given.get(section, {}).get("source", ""))
+
+
+def _written(budget: Limits | None) -> dict[str, str]:
+    """Return limits as they are written on a command line."""
+    return {cost: str(limit) for cost, limit in (budget or {}).items()}
+
+
+def _only(limits: Mapping[str, str]) -> dict[str, str]:
+    """Return a whole budget: these limits, and none on anything else."""
+    return {name: limits.get(name, "none") for name, known in METRICS.items() if known.is_cost or name in limits}
+
+
+def _nested(settings: Mapping[str, object] | None) -> dict[str, object]:
+    """Return settings as a ``study.toml`` nests them.
+
+    >>> _nested({"finetune.epochs": 2, "seed": 1})
+    {'finetune': {'epochs': 2}, 'seed': 1}
+    """
+    found: dict[str, object] = {}
+    for key, value in (settings or {}).items():
+        section, _, name = key.rpartition(".")
+        found = merge_layers(found, {section: {name: value}} if section else {key: value})
+    return found

@@ -1,0 +1,80 @@
+"""Which trials begin the longer fine-tune: those within a budget, good enough, or the one that was named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autoprune.analysis.pareto import best_few
+from autoprune.analysis.quality_limits import QualityLimits
+from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import Metric
+from autoprune.core.trial import Completed, Trial
+from autoprune.errors import UsageError
+from autoprune.loggers.console import how_it_ended
+from autoprune.study.view import StudyView
+
+LimitsOf = Callable[[Sequence[Metric], Measurement], QualityLimits]
+"""(qualities of the study, what was measured of the dense network) → the worst values that will do."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be picked.
+
+    Attributes:
+        limits: cost → limit, absolute or relative; empty for the study's last budget.
+        number: the one trial to finish; ``None`` for the best within the budget.
+        quality: how good it must be.
+        top: candidates that begin the longer fine-tune; ``None`` for the study's own number.
+        epochs: of the longer fine-tune; ``None`` for the study's own; without any there is no contest.
+    """
+
+    limits: Mapping[str, str]
+    number: int | None = None
+    quality: LimitsOf = lambda qualities, dense: QualityLimits({})
+    top: int | None = None
+    epochs: float | None = None
+
+
+def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
+    """Return the absolute budget that counts, and the trials that begin the longer fine-tune, the best first.
+
+    Raises:
+        NothingFitsError: if no trial meets the wish.
+        UsageError: if the trial that was named is not completed, or a limit cannot be read.
+        BudgetError: if a limit is malformed, or on what the study does not measure.
+    """
+    asked = Budget.parse(wish.limits).in_units(view.dense) if wish.limits else None  # one above dense is allowed here
+    if wish.number is not None:
+        return asked or Budget(), [_completed(view, wish.number)]
+    limits = wish.quality(view.spec.qualities, view.dense)
+    budget = asked or (Budget() if limits else view.budget)
+    epochs = view.spec.pick.epochs if wish.epochs is None else wish.epochs
+    usual = view.spec.pick.top if epochs else 1  # without training there is no contest
+    count = usual if wish.top is None else wish.top
+    return budget, best_few(view.trials, budget, view.spec.quality, count, limits)
+
+
+def _completed(view: StudyView, number: int) -> Trial:
+    """Return a completed trial by its number.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    found = next((trial for trial in view.trials if trial.number == number), None)
+    if found is None or not isinstance(found.outcome, Completed):
+        known = ", ".join(str(trial.number) for trial in view.trials if isinstance(trial.outcome, Completed))
+        raise UsageError(
+            f"trial {number} is not a completed trial of this study: {_ending(found, view.spec.qualities)}; "
+            f"completed: {known or 'none'}"
+        )
+    return found
+
+
+def _ending(trial: Trial | None, qualities: Sequence[Metric]) -> str:
+    """Return why a trial cannot be finished."""
+    if trial is None:
+        return "it has not started, is running, or was interrupted and will be evaluated again"
+    return f"it {how_it_ended(trial, None, qualities)}"

@@ -1,0 +1,28 @@
+"""The batches that criteria look at, from a task: what the network gets, what the loss gets, and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from autoprune.pruning.importance import Calibration
+from autoprune.tasks.task import Batch, DataTask
+
+
+def calibration_of(task: DataTask, network: nn.Module, batches: Iterable[Batch], seed: int) -> Calibration:
+    """Return what criteria may look at: training batches as the task's own ``forward`` and ``loss`` take them.
+
+    Args:
+        task: of the batches.
+        network: that is to be scored.
+        batches: placed where the network is.
+        seed: for criteria that draw random numbers.
+    """
+
+    def loss(net: nn.Module, batch: Any) -> Tensor:
+        return task.loss(task.forward(net, batch), batch)
+
+    pairs = [(task.inputs(network, batch), batch) for batch in batches]
+    return Calibration(pairs, seed, task.needs.input_shape or None, loss_on=loss)

@@ -1,0 +1,120 @@
+"""What is said of a whole split: a user's own evaluation, or a metric in torchmetrics' form."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import PER_CENT, Metric
+from autoprune.errors import DataError, NonFiniteError, UsageError
+from autoprune.tasks.default_forward import default_targets
+from autoprune.tasks.task import Batch, Evaluated
+
+
+@dataclass(frozen=True)
+class SplitMetric:
+    """A metric in torchmetrics' form: it is updated batch by batch, and computes one number.
+
+    Attributes:
+        metric: with ``update``, ``compute`` and ``reset``.
+    """
+
+    metric: Any
+
+    def of(self, answer: Callable[[Batch], Any], batches: Iterable[Batch]) -> float:
+        """Return its value over batches.
+
+        Args:
+            answer: a batch → the network's output.
+            batches: whose targets it is updated with.
+        """
+        self.metric.reset()
+        for batch in batches:
+            targets = default_targets(batch)
+            if len(targets) != 1:
+                raise DataError(
+                    f"{type(self.metric).__name__} is updated with (output, targets), and a batch has {len(targets)} "
+                    "tensors that may be targets; give evaluate=lambda network, batches: … instead"
+                )
+            self.metric.update(answer(batch).detach().cpu(), targets[0].cpu())
+        return float(self.metric.compute())
+
+
+def metrics_of(given: Any) -> tuple[tuple[Metric, ...], SplitMetric | None]:
+    """Return the metrics of what a user gave, and the object that computes the first, if it is one.
+
+    Raises:
+        UsageError: if it is none, or its goal is not known.
+    """
+    if given is None:
+        raise UsageError(
+            "a task was given no metric; give metric='accuracy', the name of another known one, or "
+            "Metric('my_score', goal='max')"
+        )
+    if isinstance(given, Metric | str):
+        return (_metric(given),), None
+    if all(hasattr(given, name) for name in ("update", "compute", "reset")):
+        return (_described(given),), SplitMetric(given)
+    if isinstance(given, Sequence) and given and all(isinstance(one, Metric | str) for one in given):
+        return tuple(map(_metric, given)), None
+    raise UsageError(
+        f"metric is {type(given).__name__}; expected a Metric, the name of a known one, a list of them, or an object "
+        "with update, compute and reset, as torchmetrics has"
+    )
+
+
+def _metric(given: Metric | str) -> Metric:
+    return Metric.parse(given) if isinstance(given, str) else given
+
+
+def _described(given: Any) -> Metric:
+    """Return the name, unit and goal of a metric in torchmetrics' form."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(given).__name__).lower()
+    is_up = getattr(given, "higher_is_better", None)
+    goal = "" if is_up is None else "max" if is_up else "min"
+    bounds = getattr(given, "plot_lower_bound", None), getattr(given, "plot_upper_bound", None)
+    return Metric.parse(f"{words}:{goal}:{PER_CENT if bounds == (0.0, 1.0) else ''}")
+
+
+def evaluated(given: Any, metrics: Sequence[Metric], who: str) -> Evaluated:
+    """Return what a user's evaluation gave, checked.
+
+    Args:
+        given: a value, (value, standard error, examples), or a dictionary of either by metric.
+        metrics: that are wanted; the first leads.
+        who: gave it, for messages.
+
+    Raises:
+        DataError: if it is something else.
+        NonFiniteError: if a number is NaN or infinite.
+    """
+    by_name = dict(given) if isinstance(given, Mapping) else {metrics[0].name: given}
+    missing = [one.name for one in metrics if one.name not in by_name]
+    if missing:
+        raise DataError(f"{who} gave {', '.join(map(str, by_name))} and not {', '.join(missing)}; give every metric")
+    values, errors, count = dict[str, float](), dict[str, float](), 0
+    for one in metrics:
+        found = by_name[one.name]
+        parts = found if isinstance(found, tuple) else (found,)
+        try:
+            numbers = [float(part) for part in parts if part is not None]
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{who} gave {found!r} for {one.name}; expected a number, or (value, standard error, examples)"
+            ) from error
+        if not numbers or len(parts) not in (1, 2, 3):
+            raise DataError(f"{who} gave {found!r} for {one.name}; expected (value, standard error, examples)")
+        if not all(map(math.isfinite, numbers)):
+            raise NonFiniteError(
+                f"{who} gave {found!r} for {one.name}; train with a smaller learning rate, or prune less"
+            )
+        values[one.name] = numbers[0]
+        if len(parts) > 1 and parts[1] is not None:
+            errors[one.name] = float(parts[1])
+        if len(parts) == 3 and parts[2] is not None:
+            count = int(parts[2])
+    return Evaluated(Measurement(values, errors), count)
