@@ -168,12 +168,15 @@ class _Streams:
 
 
 def placed(batch: Batch, runtime: Placement) -> Batch:
-    """Return a batch with every tensor on the device, images in the runtime's layout."""
+    """Return a copy of a batch with every tensor on the device, images in the runtime's layout.
+
+    A list's batches are the user's own tensors, and a network may write into what it is given.
+    """
 
     def place(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
-            return tensor.to(runtime.device)
-        return tensor.to(runtime.device).contiguous(memory_format=runtime.format_of(tensor))
+            return tensor.to(runtime.device, copy=True)
+        return tensor.to(runtime.device, copy=True).contiguous(memory_format=runtime.format_of(tensor))
 
     return map_tensors(batch, place)
 

@@ -240,6 +240,14 @@ class TestStreams:
         assert torch.equal(one, other)
         assert torch.equal(before, generator.get_state())
 
+    def test_a_list_s_own_tensors_are_not_what_a_network_writes_into(self) -> None:
+        batches = [rows(8, 1)]
+        task = Task(batches, batches, loss=lambda *given: squares(*given).mean(), score=squares, metric="mse")
+        for batch in (next(task.train_stream(8, 0, 0, CPU)), next(task.eval_batches("val", 8, CPU))):
+            batch[0].zero_()
+        check_task(task, linear())
+        assert torch.equal(batches[0][0], rows(8, 1)[0])
+
     def test_identity_follows_the_data(self) -> None:
         assert regression().identity() == regression().identity()
         other = Task([rows(8, 1)], [rows(8, 2)], loss=squares, score=squares, metric="mse").identity()
@@ -353,6 +361,14 @@ class TestFaults:
 
         with pytest.raises(AssertionError, match="identity"):
             check_task(Moody([rows(8, 1)], [rows(8, 2)], loss=squares, score=squares, metric="mse"), linear())
+
+        class Shared(Task):
+            def eval_batches(self, *_: Any) -> Iterator[Any]:
+                return iter(kept)
+
+        kept = [rows(8, 2)]
+        with pytest.raises(AssertionError, match="is changed by what uses it"):
+            check_task(Shared([rows(8, 2)], [rows(8, 2)], loss=squares, score=squares, metric="mse"), linear())
         flat = regression(loss=lambda output, batch: squares(output.detach(), batch).mean())
         with pytest.raises(AssertionError, match="the loss has no gradient"):
             check_task(flat, linear())
