@@ -51,11 +51,11 @@ def begin_session(
         proposals.check()
     remember(study.spec, written, folder)
     ledger.remember("fingerprint", fingerprint(study.spec))
-    for key, value in study_facts(study).to_json().items():
+    facts = study_facts(study)
+    for key, value in facts.to_json().items():
         ledger.remember(key, value)
     ledger.begin_session(session_facts(study, proposals.budget).to_json())
-    data = study_facts(study).data
-    for note in chance_notes(study.dense, study.spec.quality, data.chance, data.num_classes):
+    for note in chance_notes(study.dense, study.spec.quality, facts.data.chance, facts.data.num_classes):
         display.warn(note)
     return study, proposals
 
