@@ -80,7 +80,7 @@ def describe(measurement: Measurement, dense: Measurement | None, qualities: Seq
     >>> describe(Measurement({"rmse": 0.5, "mflops": 40.0}, {"rmse": 0.01}), None, [Metric("rmse", "mm")])
     'rmse 0.5000 ± 0.0100 mm, 40.00 MFLOPs'
     >>> describe(Measurement({"rmse": 0.5, "mflops": 0.00481, "latency_ms": 0.0412}), None, [])
-    '0.0048 MFLOPs, 0.041 ms'
+    '0.0048 MFLOPs, 0.04 ms'
     """
     known = [one for one in qualities if one.name in measurement.values]
     shown = [_quality(measurement, one, is_named=one != ACCURACY or one != qualities[0]) for one in known]
