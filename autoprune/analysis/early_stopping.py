@@ -40,7 +40,7 @@ DEVIATIONS = 2.0  # residual standard deviations given to the candidate's favour
 FASTER = "guided:faster"  # the origin of what is made to trade loss for latency
 CHECK_EVERY = 5  # of the candidates that would be stopped, this one runs to its end to show whether the rule is right
 
-_LEAST_LOSS = 1e-6  # nats; a perfect network's loss has no logarithm
+_LEAST_LOSS = 1e-6  # a perfect network's loss has no logarithm
 
 Losses: TypeAlias = NDArray[np.float64]
 
@@ -84,7 +84,7 @@ class EarlyStopper:
 
         Args:
             look: where it is.
-            loss: its validation loss there, in nats; if NaN or infinite it is stopped at once, unless nothing ever
+            loss: its validation loss there; if NaN or infinite it is stopped at once, unless nothing ever
                 completed: it then goes on and fails with the cause, as a search in which all fail has to end.
             exact: its closed-form costs.
         """
@@ -100,7 +100,7 @@ class EarlyStopper:
         peers = peers_of(self.trials, look, budget, exact)
         rivals = [m["loss"] for m in peers if are_rivals(m, exact, budget)]
         found = forecast([m[look] for m in peers], [m["loss"] for m in peers], loss)
-        if found is None or not rivals or found.at_best <= max(min(rivals), _LEAST_LOSS):
+        if found is None or not rivals or found.at_best <= _least(min(rivals)):
             return GoOn()
         reason = (
             f"loss {loss:.4f} {LOOKS[look]} foretells {found.expected:.4f} at the end, {found.at_best:.4f} at best; "
@@ -117,7 +117,7 @@ class EarlyStopper:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Losses in nats: what is expected at the end, and what is still plausible."""
+    """Losses: what is expected at the end, and what is still plausible."""
 
     expected: float
     at_best: float
@@ -126,8 +126,10 @@ class Forecast:
 def forecast(at_look: Sequence[float], final: Sequence[float], loss: float) -> Forecast | None:
     """Predict a final loss from a loss at a look, by the least-squares line through the peers' log-losses.
 
+    Losses that may be negative, as log-likelihoods of densities are, have no logarithm: they are taken as they are.
+
     Args:
-        at_look: the peers' losses at the look, in nats.
+        at_look: the peers' losses at the look.
         final: their final losses, in the same order.
         loss: the candidate's loss at the look; finite.
 
@@ -144,14 +146,17 @@ def forecast(at_look: Sequence[float], final: Sequence[float], loss: float) -> F
     """
     if len(at_look) < FEWEST_PEERS or rank_agreement(at_look, final) < LEAST_AGREEMENT:
         return None
-    x, y, now = _logs(at_look), _logs(final), float(_logs([loss])[0])
+    is_signed = min(*at_look, *final, loss) < 0
+    scaled = _as_they_are if is_signed else _logs
+    x, y, now = scaled(at_look), scaled(final), float(scaled([loss])[0])
     slope = float(np.sum((x - x.mean()) * (y - y.mean())) / np.sum((x - x.mean()) ** 2))
     if slope <= 0 or now <= float(x.min()):
         return None
     line = y.mean() + slope * (x - x.mean())
     deviation = math.sqrt(float(np.sum((y - line) ** 2)) / (len(x) - 2))
     expected = float(y.mean()) + slope * (now - float(x.mean()))
-    return Forecast(_exp(expected), _exp(expected - DEVIATIONS * deviation))
+    at_best = expected - DEVIATIONS * deviation
+    return Forecast(expected, at_best) if is_signed else Forecast(_exp(expected), _exp(at_best))
 
 
 def rank_agreement(one: Sequence[float], other: Sequence[float]) -> float:
@@ -204,6 +209,15 @@ def _tightest(budget: Budget, exact: Measurement) -> str:
     limits = {name: limit for name, limit in budget.limits.items() if METRICS[name].closed_form}
     shares = {name: exact[name] / limit.value for name, limit in sorted(limits.items()) if name in exact.values}
     return max(shares, key=lambda name: shares[name], default="mflops")
+
+
+def _least(loss: float) -> float:
+    """Return a loss, none between 0 and what has a logarithm."""
+    return loss if loss < 0 else max(loss, _LEAST_LOSS)
+
+
+def _as_they_are(losses: Sequence[float]) -> Losses:
+    return np.asarray(losses, dtype=np.float64)
 
 
 def _logs(losses: Sequence[float]) -> Losses:

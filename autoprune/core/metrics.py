@@ -200,7 +200,7 @@ def _cost(name: str, unit: str, described: str, digits: int = 2, *, closed_form:
 
 
 def _loss(name: str) -> Metric:
-    return Metric(name, "nats", "min")
+    return Metric(name, "", "min")  # in the unit of the task's own loss
 
 
 METRICS: dict[str, Metric] = {

@@ -27,7 +27,7 @@ class Curve:
 
     Attributes:
         full: channels of the group in the dense network, 1 for a block.
-        rises: count kept, below ``full`` → loss with it − loss of the dense network, in nats.
+        rises: count kept, below ``full`` → loss with it − loss of the dense network.
     """
 
     full: int

@@ -124,7 +124,7 @@ def _exported(
     agreement = compare(answer, network, examples)
     if not agreement.is_close:
         raise ExportError(
-            f"its outputs on {agreement.images} {examples.kind} differ from PyTorch's by up to "
+            f"its outputs on {agreement.examples} {examples.kind} differ from PyTorch's by up to "
             f"{agreement.max_difference:.3g}, the largest being {agreement.largest_output:.3g}; expected rounding only"
         )
     dense_content = form.convert(dense, example)

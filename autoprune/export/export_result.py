@@ -41,28 +41,31 @@ class TimingResult:
         return cls(**data)
 
 
+_EARLIER = {"images": "examples", "accuracy": "score", "reference_accuracy": "reference_score"}
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How far two networks agree on the same examples.
 
     Attributes:
-        images: how many there are; batches, where examples cannot be told apart.
+        examples: how many there are; batches, where examples cannot be told apart.
         kind: what they are, in words.
         max_difference: largest absolute difference of any output.
         largest_output: largest absolute output of the reference.
         equal_answers: share of examples on which both name the same class; ``None`` of what names none.
-        accuracy: the score of the network that is checked; ``None`` if its answers are held against nothing.
-        reference_accuracy: the same of the network it is checked against.
+        score: of the network that is checked; ``None`` if its answers are held against nothing.
+        reference_score: the same of the network it is checked against.
         metric: what the score is called.
     """
 
-    images: int
+    examples: int
     kind: str
     max_difference: float
     largest_output: float
     equal_answers: float | None
-    accuracy: float | None
-    reference_accuracy: float | None
+    score: float | None
+    reference_score: float | None
     metric: str = "accuracy"
 
     @property
@@ -72,15 +75,12 @@ class Agreement:
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
-        told = {**asdict(self), "bit_equal": self.max_difference == 0}
-        if self.metric == "accuracy":  # as cards have it that know no other
-            del told["metric"]
-        return told
+        return {**asdict(self), "bit_equal": self.max_difference == 0}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Agreement:
-        """Return what :meth:`to_json` wrote."""
-        return cls(**{name: value for name, value in data.items() if name != "bit_equal"})
+        """Return what :meth:`to_json` wrote, or an earlier version did, which knew images and accuracy."""
+        return cls(**{_EARLIER.get(name, name): value for name, value in data.items() if name != "bit_equal"})
 
 
 @dataclass(frozen=True)

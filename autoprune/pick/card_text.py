@@ -156,10 +156,10 @@ def _size(file: CardFile) -> str:
 
 
 def _agreement(found: Agreement) -> str:
-    shares = f"{found.images} {found.kind}"
+    shares = f"{found.examples} {found.kind}"
     if found.equal_answers is not None:
         shares = f"{100 * found.equal_answers:.2f} % of the answers to {shares} equal"
-    ours, theirs = found.accuracy, found.reference_accuracy
+    ours, theirs = found.score, found.reference_score
     if ours is not None and theirs is not None and ours != theirs:
         is_share = found.metric == "accuracy"
         shown = f"{100 * ours:.2f} for {100 * theirs:.2f} %" if is_share else f"{ours:.5g} for {theirs:.5g}"
@@ -205,7 +205,7 @@ def _ending(contender: ContenderRow) -> str:
 
 def _loss_and_quality(found: Measurement, quality: Metric) -> str:
     known = dict.fromkeys((METRICS["loss"], quality))
-    return ", ".join(one.with_unit(found[one.name]).removesuffix(" nats") for one in known if one.name in found.values)
+    return ", ".join(one.with_unit(found[one.name]) for one in known if one.name in found.values)
 
 
 def _facts(card: Card, pick: PickedTrial) -> list[str]:

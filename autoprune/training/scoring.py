@@ -37,7 +37,7 @@ class Score:
 
     Attributes:
         measurement: the task's metrics and ``loss``, with their standard errors as far as they are known. The loss is
-            in nats for classes; where the task has none, it follows from the leading metric, less being better.
+            cross-entropy for classes; where the task has none, it follows from the leading metric, less being better.
         count: how many examples.
         paired: what it made of each of them, by the leading metric; ``None`` where that is not known.
     """

@@ -132,6 +132,15 @@ def test_a_loss_of_zero_is_no_trouble() -> None:
     assert EarlyStopper(asked(), trials).decide(RUNG, 0.0, EXACT) == GoOn()
 
 
+def test_losses_below_zero_are_foretold_by_a_straight_line() -> None:
+    """A log-likelihood of a density may have any sign; shifting all losses must not change who is stopped."""
+    peers = [completed(n, 0.1 * n - 5.0, 0.02 * n - 7.0) for n in range(10)]
+    stopped = EarlyStopper(asked(), peers).decide(RUNG, 2.0, EXACT)
+    assert isinstance(stopped, Stop)
+    assert "foretells -5.6000" in stopped.reason
+    assert EarlyStopper(asked(), peers).decide(RUNG, -5.0, EXACT) == GoOn()
+
+
 # --- peers
 
 

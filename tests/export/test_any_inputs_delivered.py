@@ -360,14 +360,14 @@ def test_agreement_is_looked_at_tensor_by_tensor_and_scored_by_the_task() -> Non
         metric="reached",
     )
     found = compare(lambda **given: (logits + 1,), network, judged)
-    assert (found.images, found.equal_answers, found.metric) == (4, None, "reached")
+    assert (found.examples, found.equal_answers, found.metric) == (4, None, "reached")
     assert found.max_difference == pytest.approx(1)
     assert not found.is_close
-    assert found.accuracy == pytest.approx(float(logits.gather(1, labels[:, None]).sum()) + 4)
-    assert found.reference_accuracy == pytest.approx(float(logits.gather(1, labels[:, None]).sum()))
+    assert found.score == pytest.approx(float(logits.gather(1, labels[:, None]).sum()) + 4)
+    assert found.reference_score == pytest.approx(float(logits.gather(1, labels[:, None]).sum()))
     assert type(found).from_json(found.to_json()) == found
     silent = compare(lambda **given: (logits,), network, given_examples(inputs))
-    assert (silent.accuracy, silent.max_difference) == (None, 0)
+    assert (silent.score, silent.max_difference) == (None, 0)
 
 
 def test_classes_are_counted_only_where_one_is_named_for_each_example() -> None:

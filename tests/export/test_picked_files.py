@@ -114,10 +114,10 @@ def test_the_onnx_file_answers_as_the_card_says(bench: PreparedStudy, picked: tu
     told = card["exports"]["onnx"]["agreement"]
     assert float((answers - expected).abs().max()) < 1e-4
     assert told["max_difference"] < 1e-4
-    assert told["images"] == len(images) == 48
+    assert told["examples"] == len(images) == 48
     assert told["equal_answers"] == float((answers.argmax(1) == expected.argmax(1)).double().mean())
-    assert told["accuracy"] == float((answers.argmax(1) == labels).double().mean())
-    assert told["reference_accuracy"] == card["validation"]["values"]["accuracy"]
+    assert told["score"] == float((answers.argmax(1) == labels).double().mean())
+    assert told["reference_score"] == card["validation"]["values"]["accuracy"]
     together = torch.from_numpy(session.run(None, {name: images.numpy()})[0])
     assert torch.allclose(together, answers, atol=1e-5)
     assert [path.name for path in folder.iterdir() if "onnx" in path.name] == ["model.onnx"], "no data beside it"

@@ -44,8 +44,8 @@ def no_draw(name: str, seed: int) -> dict[str, float | str]:
     raise AssertionError("the guided sampler draws nothing from Optuna's")
 
 
-def told(proposals: Proposals, count: int, worst: bool = False) -> list[Trial]:
-    """Return the trials of a search; ``worst`` hands it the opposite of the truth."""
+def told(proposals: Proposals, count: int, worst: bool = False, shift: float = 0.0) -> list[Trial]:
+    """Return the trials of a search; ``worst`` hands it the opposite of the truth, ``shift`` is added to every loss."""
     trials: list[Trial] = []
     for number in range(count):
         found = proposals.propose(number, trials, no_draw)
@@ -53,7 +53,9 @@ def told(proposals: Proposals, count: int, worst: bool = False) -> list[Trial]:
         loss = true_loss(proposals, policy)
         assert found.counts == proposals.space.counts(policy)
         exact = proposals.cost.measure(found.counts)
-        measured = exact.merged(Measurement({"accuracy": 1 / (1 + loss), "loss": 1 / loss if worst else loss}))
+        measured = exact.merged(
+            Measurement({"accuracy": 1 / (1 + loss), "loss": shift + (1 / loss if worst else loss)})
+        )
         candidate = Candidate(number, policy, 0, found.origin, found.budget)
         trials.append(Trial(candidate, Completed(measured), {}, 0))
     return trials
@@ -99,9 +101,10 @@ def test_it_finds_better_than_the_knapsack_where_the_curves_are_wrong() -> None:
     assert np.median(searched[-10:]) < np.median(searched[:10]), "it comes to propose better ones"
 
 
-def test_it_depends_on_what_it_was_told() -> None:
+@pytest.mark.parametrize("shift", [0.0, -10.0], ids=["positive losses", "negative losses"])
+def test_it_depends_on_what_it_was_told(shift: float) -> None:
     proposals = guided()
-    one, other = told(proposals, 12), told(proposals, 12, worst=True)
+    one, other = told(proposals, 12, shift=shift), told(proposals, 12, worst=True, shift=shift)
     assert [t.candidate.policy for t in one] != [t.candidate.policy for t in other]
 
 

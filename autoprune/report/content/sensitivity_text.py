@@ -25,8 +25,8 @@ class ShownCurve:
     Attributes:
         name: of the group or the block.
         full: channels of the dense network's group; 1 for a block.
-        rises: kept channels, ascending and below ``full`` → rise of the loss above the dense network's, in nats, at
-            least one; 0 is a block that is dropped.
+        rises: kept channels, ascending and below ``full`` → rise of the loss above the dense network's, at least
+            one; 0 is a block that is dropped.
     """
 
     name: str
@@ -60,7 +60,7 @@ class ShownCurve:
 
 @dataclass(frozen=True)
 class ShownSensitivity:
-    """Every curve, in the order of the network, and the dense network's loss, in nats."""
+    """Every curve, in the order of the network, and the dense network's loss."""
 
     dense_loss: float
     curves: tuple[ShownCurve, ...]
@@ -117,8 +117,8 @@ def read_sensitivity(path: Path) -> ShownSensitivity | None:
 def sensitivity_lines(found: ShownSensitivity | None) -> list[str]:
     """Return which groups matter most and least, a line each; none if no group was cut to half."""
     most, least = found.extremes() if found else ([], [])
-    lines = [f"the loss rises most when one group alone is cut to half: {_listed(most)} nats"] if most else []
-    return [*lines, f"and least: {_listed(least)} nats"] if least else lines
+    lines = [f"the loss rises most when one group alone is cut to half: {_listed(most)}"] if most else []
+    return [*lines, f"and least: {_listed(least)}"] if least else lines
 
 
 def _entry(curve: ShownCurve, rise: float) -> JsonObject:

@@ -40,7 +40,7 @@ class Monitor:
     """What watches one candidate on its way.
 
     Attributes:
-        measured: its exact costs and, look by look, its losses in nats with standard errors.
+        measured: its exact costs and, look by look, its losses with standard errors.
         stopper: decides; ``None``: the candidate goes on whatever is seen.
         task: whose validation images are looked at.
         runtime: where and how the network runs.
@@ -89,7 +89,7 @@ class Monitor:
         return look_half_way
 
     def _loss(self, name: Look, network: nn.Module) -> float:
-        """Return the loss at a look, in nats, and remember it if it is finite."""
+        """Return the loss at a look, and remember it if it is finite."""
         try:
             seen = glance(network, self.task, self.runtime, self.images)
         except NonFiniteError:

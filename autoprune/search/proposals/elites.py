@@ -23,6 +23,7 @@ from autoprune.search.proposals.loss_model import Evidence
 
 MOST_TRIALS = 300  # that are learnt from: the latest; more would only cost time
 FULL_USE = 0.95  # of a budget; what uses less was made for a lower one
+_LEAST_LOSS = 1e-6  # a perfect network's loss has no logarithm
 
 
 class Elites:
@@ -65,8 +66,8 @@ class Elites:
             self._trials.append(trial)
             self._keys.add(kept.tobytes() + criteria.tobytes())
             measured = completed_measurement(trial)
-            if measured is not None and measured.values.get("loss", 0.0) > 0:
-                self._rows.append((kept, criteria, math.log(measured["loss"])))
+            if measured is not None and "loss" in measured.values:
+                self._rows.append((kept, criteria, measured["loss"]))
 
     def holds(self, counts: ChannelCounts, policy: PruningPolicy) -> bool:
         """Return whether a policy of these counts was evaluated: it would only score the same."""
@@ -92,7 +93,7 @@ class Elites:
         return Evidence(
             self._table[np.arange(len(self.names)), kept],
             np.array([row[1] for row in rows], dtype=np.int64).reshape(shape),
-            np.array([row[2] for row in rows]),
+            _logs([row[2] for row in rows]),
             max(1, len(self.criteria)),  # without groups there is none, and blocks have no use for one
         )
 
@@ -108,6 +109,13 @@ class Elites:
         best.sort(key=lambda each: each[:2])
         del best[count:]
         return [policy for _, _, policy in best]
+
+
+def _logs(losses: Sequence[float]) -> Floats:
+    """Return log-losses; where some are negative, which have no logarithm, the losses in their standard deviations."""
+    if min(losses, default=0.0) < 0:
+        return np.asarray(np.array(losses) / max(float(np.std(losses)), _LEAST_LOSS))
+    return np.array([math.log(max(loss, _LEAST_LOSS)) for loss in losses])
 
 
 def _uses_up(measured: Measurement, budget: Budget) -> bool:

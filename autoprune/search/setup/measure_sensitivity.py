@@ -31,7 +31,7 @@ HALF, QUARTER, THREE_QUARTERS, EIGHTH = 0.5, 0.25, 0.75, 0.125
 FEWEST_IMAGES = 128
 RECALIBRATION_IMAGES = 256
 BACKWARD = 3  # a training step costs about as much as this many forward passes
-BROKEN = 100.0  # nats; what stands for the rise of a network whose answers are NaN or infinite
+BROKEN = 100.0  # what stands for the rise of a network whose answers are NaN or infinite
 _FLAT = 0.02  # a rise that is this share of the dense loss, or less, is none
 Level = tuple[str, int]
 """Group or block, and the count that is kept."""
