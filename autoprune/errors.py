@@ -17,7 +17,8 @@ shows itself. A message says what happened, what was given, what was expected an
     ├── ExportError                      exit 1   the network cannot be written in another format, or run from it
     ├── DataError                        exit 1   the data cannot be read or used
     ├── StudyError                       exit 1   the stored study cannot be opened or written
-    │   └── StudyLockedError                      another process is searching this study
+    │   ├── StudyLockedError                      another process removes this study, or searches it alone
+    │   └── LeaseLostError                        another worker has taken over what this one evaluated
     ├── EvaluationError                  exit 1   a candidate could not be scored
     │   └── NonFiniteError                        a loss or an output is NaN or infinite
     └── NothingFitsError                 exit 3   no stored trial meets the request
@@ -117,7 +118,11 @@ class StudyError(AutopruneError):
 
 
 class StudyLockedError(StudyError):
-    """A study that another process is searching now."""
+    """A study that another process holds now."""
+
+
+class LeaseLostError(StudyError):
+    """A candidate that was given to another worker, because nothing had been heard of the one that evaluated it."""
 
 
 class EvaluationError(AutopruneError):

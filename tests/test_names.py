@@ -26,8 +26,8 @@ WORDS = {
     "distill": ("training", "tasks", "study.spec_training"),
     "guide": ("search.proposals",),
     "block": ("core", "pruning", "search", "pick", "export", "models", "cost", "report", "study.policy_params"),
-    "lease": (),  # not built yet
-    "worker": (),  # not built yet
+    "lease": ("study", "errors"),
+    "worker": ("study", "search", "cli", "loggers", "report"),
 }
 # never in a public name: what they meant has a word of the field's now
 GONE = ("climb", "judge", "workbench", "settled", "hits", "subject", "origins", "delivery", "halfway", "deliver")

@@ -52,6 +52,7 @@ def runner() -> ModuleType:
     return module
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_goes_from_search_to_a_loaded_network(

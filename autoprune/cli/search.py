@@ -12,22 +12,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autoprune.cli.budget_options import budget_options, budget_text
-from autoprune.cli.headings import HeadedCommand
+from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import echo, emit, open_display, verbosity_options
-from autoprune.cli.secrets import command_again, hidden
+from autoprune.cli.secrets import command_again, hidden, typed_arguments
 from autoprune.cli.shared_options import stored_study_options, study_argument, trust_option
 from autoprune.cli.spec_options import spec_options
+from autoprune.cli.worker_plan import AS_WORKER, WorkerPlan, planned_workers
 from autoprune.core.user_code import as_its_owner_runs_it
+from autoprune.errors import AutopruneError
 
 if TYPE_CHECKING:
+    from autoprune.cli.many_workers import Ended
     from autoprune.cli.read_request import Request
     from autoprune.core.trial import Trial
+    from autoprune.loggers.protocol import Display
     from autoprune.search.session import Run
     from autoprune.study.spec import StudySpec
 
 
-_FIRST = ("--budget-mflops", "--model", "--weights", "--data", "--dense-epochs", "--trials")  # for a newcomer
+_FIRST = ("--budget-mflops", "--model", "--weights", "--data", "--dense-epochs", "--trials", "--workers")  # at first
+_GIVE_BACK = ("SIGTERM", "SIGUSR1")  # by which a cluster says that the time is up
 
 
 @click.command(
@@ -44,12 +49,24 @@ Examples:
 @study_argument
 @budget_options
 @spec_options
+@option(
+    "--workers",
+    heading=Heading.SEARCH,
+    default="1",
+    show_default=True,
+    metavar="N|cuda:0,…",
+    help="Processes that search at once, which share the cores; or the GPUs to use, one process on each. The same "
+    "command in another terminal is one more.",
+)
+@click.option(AS_WORKER, "as_worker", hidden=True)
 @trust_option
 @verbosity_options
 @stored_study_options
 def search(
     study: str | None,
     assignments: tuple[str, ...],
+    workers: str,
+    as_worker: str | None,
     trust_code: bool,
     root: Path,
     storage: str | None,
@@ -57,6 +74,9 @@ def search(
     **options: Any,
 ) -> None:
     """Search pruning policies for STUDY under a budget; the same command resumes an interrupted search.
+
+    While a search is under way, the same command in another terminal, or on another machine with the same --storage of
+    PostgreSQL, joins it as one more worker: they share the trials to come.
 
     STUDY is a folder, a name under --root, or a recipe that ships with autoprune; without it, the main job runs. A
     budget may be absolute (50) or relative to the dense network (40%); several limits hold together. One study serves
@@ -66,32 +86,79 @@ def search(
     from autoprune.cli.read_request import layer_of, read_request
 
     request = read_request(study, root, layer_of(options, assignments))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as cleanly as Ctrl-C
+    asked_to_end = _giving_back()
+    if as_worker is not None:
+        _work(request, storage, trust_code)
+        return
+    plans = planned_workers(workers, request.spec.runtime.threads)
+    run: Run | Ended
     try:
-        with as_its_owner_runs_it(request.spec.model.source):
-            run = _run(request, storage, trust_code)
+        if len(plans) > 1 or plans[0].environment:
+            run = _run_many(plans)
+        else:
+            with as_its_owner_runs_it(request.spec.model.source), open_display() as display:
+                run = _run(request, storage, trust_code, display)
     except KeyboardInterrupt:
         echo(
             f"\nautoprune: interrupted; every finished trial is stored in {request.folder}. Resume with:\n"
             f"  {command_again(click.get_current_context())}",
             err=True,
         )
-        sys.exit(INTERRUPTED)
+        sys.exit(0 if asked_to_end else INTERRUPTED)
     _conclude(run, request.spec, request.folder, storage, as_json)
 
 
-def _run(request: Request, storage: str | None, trust_code: bool) -> Run:
-    from autoprune.study.folder import StudyFolder
+def _giving_back() -> list[int]:
+    """Make a polite kill end a search as cleanly as Ctrl-C; return the list that gets the signal's number then."""
+    received: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for name in _GIVE_BACK:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), end)
+    return received
+
+
+def _work(request: Request, storage: str | None, trust_code: bool) -> None:
+    """Search as one of several workers of a command, which shows what is written here."""
+    from autoprune.cli.many_workers import end_with_parent
+    from autoprune.loggers.worker_lines import WorkerLines
+
+    lines = WorkerLines(sys.stdout)
+    end_with_parent()
+    try:
+        with as_its_owner_runs_it(request.spec.model.source):
+            run = _run(request, storage, trust_code, lines)
+    except AutopruneError as error:
+        lines.send("error", error=type(error).__name__, message=hidden(str(error), click.get_current_context()))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    lines.send("added", added=run.added)
+
+
+def _run_many(plans: Sequence[WorkerPlan]) -> Ended:
+    from autoprune.cli.many_workers import ManyWorkers
 
     with open_display() as display:
-        display.say("loading PyTorch")
-        from autoprune.search.session import run_search
-
-        folder = StudyFolder(request.folder)
-        return run_search(request.spec, folder, display, storage, request.written, trust_code=trust_code)
+        display.say(f"starting {len(plans)} workers")
+        return ManyWorkers(typed_arguments(click.get_current_context()), plans, display).run()
 
 
-def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_json: bool) -> None:
+def _run(request: Request, storage: str | None, trust_code: bool, display: Display) -> Run:
+    from autoprune.study.folder import StudyFolder
+
+    display.say("loading PyTorch")
+    from autoprune.search.session import run_search
+
+    folder = StudyFolder(request.folder)
+    return run_search(request.spec, folder, display, storage, request.written, trust_code=trust_code)
+
+
+def _conclude(run: Run | Ended, spec: StudySpec, folder: Path, storage: str | None, as_json: bool) -> None:
     """Print the front, the study's folder, and the commands to type next."""
     from autoprune.loggers.safe_console import SafeConsole
     from autoprune.report.content.summary import summarise
@@ -107,14 +174,14 @@ def _conclude(run: Run, spec: StudySpec, folder: Path, storage: str | None, as_j
         _exit_if_nothing_came_of_it(view.trials, run.added)
         return
     if not run.added:
-        echo(f"nothing to do: {run.finished} of {spec.trials} trials are done; raise --trials for more\n")
+        echo(f"nothing to do: {len(view.trials)} of {spec.trials} trials are done; raise --trials for more\n")
     render(summary, SafeConsole())
     shown, budget = shlex.quote(str(folder)), _budget_options(spec)
     echo(f"\nstored in {folder}, {size.describe()}\nnext{' (with the same --storage)' if storage else ''}:")
     echo(f"  autoprune report {shown}")
     if summary.counts["completed"]:
         echo(f"  autoprune pick {shown}{budget}")
-    echo(f"  autoprune search {shown}{budget} --trials {2 * run.finished}")
+    echo(f"  autoprune search {shown}{budget} --trials {2 * len(view.trials)}")
     _exit_if_nothing_came_of_it(view.trials, run.added)
 
 

@@ -19,12 +19,12 @@ def remember_arguments(ctx: click.Context, arguments: Sequence[str]) -> None:
 
 def command_again(ctx: click.Context) -> str:
     """Return the command as it was typed, to be typed again; in the place of a password stands ``***``."""
-    return f"autoprune {shlex.join(_shown(each) for each in _arguments(ctx))}"
+    return f"autoprune {shlex.join(_shown(each) for each in typed_arguments(ctx))}"
 
 
 def hidden(message: str, ctx: click.Context) -> str:
     """Return a message in which no URL that was typed, or is in the environment, shows its password."""
-    for given in (*_arguments(ctx), os.environ.get(STORAGE_VARIABLE, "")):
+    for given in (*typed_arguments(ctx), os.environ.get(STORAGE_VARIABLE, "")):
         for text in (given, given.partition("=")[2]):
             shown = _shown(text)
             if shown != text:
@@ -32,7 +32,8 @@ def hidden(message: str, ctx: click.Context) -> str:
     return message
 
 
-def _arguments(ctx: click.Context) -> tuple[str, ...]:
+def typed_arguments(ctx: click.Context) -> tuple[str, ...]:
+    """Return what was typed after ``autoprune``, passwords included: never to be shown."""
     return tuple(ctx.meta.get(_ARGUMENTS, ()))
 
 

@@ -215,7 +215,13 @@ _RUNTIME = (
         "Memory layout of images; auto goes by their size, measured by the clock.",
         "auto|measured|channels_last|contiguous",
     ),
-    SpecOption("--threads", "runtime.threads", Heading.RUNTIME, "CPU threads for training; 0 for all cores.", type=int),
+    SpecOption(
+        "--threads",
+        "runtime.threads",
+        Heading.RUNTIME,
+        "CPU threads for training; 0 for OMP_NUM_THREADS, or all cores.",
+        type=int,
+    ),
 )
 _OUTPUT = (
     SpecOption(

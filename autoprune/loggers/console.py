@@ -35,6 +35,8 @@ class Progress:
         self.phase_name = ""
         self.recent: list[float] = []
         self.qualities: Sequence[Metric] = (ACCURACY,)
+        self.workers = 1
+        self._at: dict[str, str] = {}
 
     def began(
         self,
@@ -56,6 +58,24 @@ class Progress:
         """See a phase begin."""
         self.phase_name = name
 
+    def at(self, worker: str, what: str, *, further: bool = False) -> None:
+        """See what one of several workers is at.
+
+        Args:
+            worker: its name.
+            what: a trial, or a phase of it.
+            further: whether it is a phase of what it was at before.
+        """
+        before = self._at.get(worker, "").partition(":")[0]
+        self._at[worker] = f"{before}: {what}" if further and before else what
+
+    @property
+    def now(self) -> str:
+        """Return what is going on, in words."""
+        if self._at:
+            return ", ".join(f"{what} ({worker})" for worker, what in sorted(self._at.items()))
+        return f"trial {self.current.number}: {self.phase_name}" if self.current else ""
+
     def told(self, trial: Trial) -> None:
         """See a trial after it is stored."""
         self.trials.append(trial)
@@ -63,8 +83,9 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Return the median time of recent trials times those to come, or ``None`` before the first."""
-        return statistics.median(self.recent) * (self.wanted - len(self.trials)) if self.recent else None
+        """Return the median time of recent trials times those to come for each worker; ``None`` before the first."""
+        to_come = (self.wanted - len(self.trials)) / self.workers
+        return statistics.median(self.recent) * to_come if self.recent else None
 
     def best_line(self) -> str:
         """Return the best network within the budget, in words."""
@@ -248,8 +269,8 @@ class LiveDisplay(Progress):
             f"{len(self.trials)} of {self.wanted} trials",
             f"{elapsed} elapsed, {left}",
         )
-        now = f"trial {self.current.number}: {self.phase_name}" if self.current else self._status
-        return Group(bar, Text(f"{self.best_line()}; budget {self.budget.describe()}"), Text(f"now: {now}"))
+        best = Text(f"{self.best_line()}; budget {self.budget.describe()}")
+        return Group(bar, best, Text(f"now: {self.now or self._status}"))
 
 
 AnyDisplay: TypeAlias = PlainDisplay | LiveDisplay

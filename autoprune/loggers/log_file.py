@@ -42,6 +42,7 @@ class SessionLog:
         self._logger = logging.Logger("autoprune.session")  # of its own: no other logging is touched
         self._logger.addHandler(self._handler)
         self._wanted = self._finished = 0
+        self._own: set[int] = set()
         self._dense: Measurement | None = None
         self._qualities: Sequence[Metric] = (ACCURACY,)
 
@@ -76,14 +77,17 @@ class SessionLog:
 
     def asked(self, candidate: Candidate) -> None:
         """Log a candidate before it is evaluated."""
+        self._own.add(candidate.number)
         self.say(f"trial {candidate.number} begins ({candidate.origin})")
 
     def phase(self, name: str) -> None:
         """Ignore the beginning of a phase; its seconds are logged with the trial."""
 
     def told(self, trial: Trial) -> None:
-        """Log how a trial ended, and the traceback of one that failed unexpectedly."""
+        """Log how a trial ended that was evaluated here, and the traceback of one that failed unexpectedly."""
         self._finished += 1
+        if trial.number not in self._own:
+            return  # another worker logs it
         ended = how_it_ended(trial, self._dense, self._qualities)
         self.say(
             f"[{self._finished}/{self._wanted}] trial {trial.number} {ended}; "

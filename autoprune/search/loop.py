@@ -1,49 +1,109 @@
-"""The loop: ask, evaluate, tell."""
+"""The loop: ask, evaluate, tell. Every worker of a study runs it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from autoprune.analysis.early_stopping import EarlyStopper
 from autoprune.analysis.failures import SURE, sure_to_repeat
+from autoprune.core.notify import Notify
 from autoprune.core.trial import Candidate, Failed, Trial
-from autoprune.errors import EvaluationError
+from autoprune.errors import EvaluationError, LeaseLostError
 from autoprune.loggers.protocol import Observer
 from autoprune.search.evaluation.evaluator import Evaluation
 from autoprune.study.ledger import Ledger, Proposer
 
 FAILURES_IN_A_ROW = 5
+PAUSE_SECONDS = 0.5  # between two looks at whether other workers have finished
+WAITING = "waiting for the other workers"
 
 
 Evaluate = Callable[[Candidate, Callable[[str], None], EarlyStopper], Evaluation]
 
 
-def search(ledger: Ledger, proposer: Proposer, evaluate: Evaluate, trials: int, seed: int, observer: Observer) -> int:
-    """Evaluate candidates until the study holds ``trials`` finished ones; return how many were added.
+def search(
+    ledger: Ledger,
+    proposer: Proposer,
+    evaluate: Evaluate,
+    trials: int,
+    seed: int,
+    observer: Observer,
+    warn: Notify,
+) -> int:
+    """Evaluate candidates until the study holds ``trials`` finished ones; return how many were added here.
 
     Killing the process at any point loses at most the evaluation that was running, and that candidate is
-    asked again by the next run. Each is judged by the trials stored before it, so the next run judges it alike.
+    asked again by the next run, or by another worker. Each is judged by the trials stored before it, so whoever takes
+    it over judges it alike. A worker that finds nothing to ask waits until the others have finished, because one of
+    them may die.
+
+    Args:
+        ledger: open.
+        proposer: decides what is evaluated.
+        evaluate: never raises, except for an interrupt.
+        trials: that the study is to hold in all; the largest number that any of its workers was started with counts.
+        seed: the study's seed.
+        observer: sees every trial, those of other workers too, as soon as this one looks.
+        warn: called with a sentence if what was evaluated here comes too late.
 
     Raises:
         EvaluationError: if the first candidates all fail for one cause, or several in a row for any, since the next
             would fail too.
     """
-    done = list(ledger.trials)
-    first = len(done)
-    idle_since = time.perf_counter()
-    while len(done) < trials:
-        candidate = ledger.ask(proposer, seed)
+    course = _Course(ledger, observer)
+    added, idle_since = 0, time.perf_counter()
+    while len(course.trials) < (wanted := ledger.wanted(trials)):
+        candidate = ledger.ask_within(proposer, seed, wanted)
+        if candidate is None:
+            observer.phase(WAITING)
+            time.sleep(PAUSE_SECONDS)
+            course.see_news()
+            continue
         observer.asked(candidate)
         asked_at = time.perf_counter()
-        evaluation = evaluate(candidate, observer.phase, EarlyStopper(candidate, tuple(done)))
+        course.see_news()
+        evaluation = evaluate(candidate, observer.phase, EarlyStopper(candidate, tuple(course.trials)))
         seconds = {"ask": asked_at - idle_since, **evaluation.seconds}
         idle_since = time.perf_counter()
-        trial = ledger.tell(candidate, evaluation.outcome, seconds)
-        observer.told(trial)
-        done.append(trial)
-        _raise_if_all_fail(done, done[first:])
-    return len(done) - first
+        try:
+            ledger.tell(candidate, evaluation.outcome, seconds)
+            added += 1
+        except LeaseLostError as late:
+            warn(str(late))
+        course.see_news()
+        _raise_if_all_fail(course.trials, course.of_run)
+    return added
+
+
+class _Course:
+    """The finished trials as this worker has seen them, each shown once.
+
+    Args:
+        ledger: where they are stored; what it holds now was seen before.
+        observer: shown every further one.
+    """
+
+    def __init__(self, ledger: Ledger, observer: Observer) -> None:
+        self._ledger, self._observer = ledger, observer
+        self.trials = list(ledger.trials)
+        self._first = len(self.trials)
+        self._seen = {trial.number for trial in self.trials}
+
+    @property
+    def of_run(self) -> Sequence[Trial]:
+        """Return those that came while this worker was here."""
+        return self.trials[self._first :]
+
+    def see_news(self) -> None:
+        """See what has come since."""
+        for trial in self._news():
+            self._seen.add(trial.number)
+            self.trials.append(trial)
+            self._observer.told(trial)
+
+    def _news(self) -> Iterator[Trial]:
+        return (trial for trial in self._ledger.trials if trial.number not in self._seen)
 
 
 def _raise_if_all_fail(trials: Sequence[Trial], of_run: Sequence[Trial]) -> None:

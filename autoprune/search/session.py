@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
+from autoprune.core.atomic_write import write_text
 from autoprune.core.budget import Budget
 from autoprune.core.metrics import register
 from autoprune.core.trial import Trial
@@ -17,11 +19,13 @@ from autoprune.loggers.protocol import Display
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.loop import search
 from autoprune.search.prepare_session import begin_session, logged_study
+from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.setup.build_evaluator import build_evaluator
 from autoprune.search.setup.from_spec import resolve, task_of
 from autoprune.search.setup.judged_by import judged_by
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.stored_spec import check_same_meaning, stored_meaning, with_stored_choices
+from autoprune.search.taking_turns import Turn
 from autoprune.search.trial_weights import TrialWeights
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
@@ -57,6 +61,8 @@ def run_search(
 ) -> Run:
     """Bring a study to ``spec.trials`` finished trials; the same call resumes, and does nothing when it is done.
 
+    Where another process searches the study already, this one is one more worker: both share the trials to come.
+
     Args:
         spec: what to search; ``auto`` runtime values are decided here.
         folder: where the study is stored; made if it does not exist.
@@ -68,34 +74,63 @@ def run_search(
     Raises:
         UntrustedCodeError: if the study was imported, and its code has never been allowed.
         StudyMismatchError: if the spec would change the meaning of the stored trials.
-        StudyLockedError: if another process is searching this study.
+        StudyLockedError: if another process removes this study.
         AutopruneError: if budget, network, data, folder or a logger cannot be used.
     """
     check_code_is_trusted(folder, spec, trust_code=trust_code)  # loggers may be code
     loggers = Loggers.named(spec.logging.loggers, display.warn, display.say)  # before anything is trained
     folder.create()
-    wanted = with_stored_choices(resolve(spec), folder)
-    task = None if folder.has_begun else task_of(wanted)
-    wanted = wanted if task is None else judged_by(wanted, task)
-    register(wanted.qualities)
-    check_same_meaning(stored_meaning(folder), wanted, folder)
-    url, title = storage_url(folder, storage), f"{spec.name}, autoprune {version('autoprune')}"
-    with (
-        Ledger(url, wanted.name, wanted.objectives, folder.lock) as ledger,
-        logged(display, folder.log, title) as shown,
-    ):
-        check_same_meaning(ledger.facts.get("fingerprint"), wanted, folder)
-        done = ledger.trials
-        if len(done) >= spec.trials:
-            return _nothing_left(wanted, folder, ledger, done, shown, loggers)
-        study, proposals = begin_session(wanted, written or {}, folder, ledger, shown, task)
-        weights = _weights(study.spec, folder, proposals.budget, shown)
-        evaluator = _evaluator(study, weights, ledger, done)
-        shown.began(done, spec.trials, proposals.budget, study.dense, study.spec.qualities)
-        with loggers.session(logged_study(study.spec, folder, proposals.budget, study.dense), done):
-            observer = weights.watch(Watched(shown, loggers), done)
-            added = search(ledger, proposals, evaluator, spec.trials, spec.seed, observer)
-        return Run(added, len(ledger.trials), proposals.budget)
+    with closing(Turn(folder.preparing)) as preparing, closing(Turn(folder.logging)) as logging:
+        if not folder.prepared.exists():
+            preparing.wait(display.say, "waiting for another worker, which prepares the study")
+        wanted = with_stored_choices(resolve(spec), folder)
+        task = None if folder.has_begun else task_of(wanted)
+        wanted = wanted if task is None else judged_by(wanted, task)
+        register(wanted.qualities)
+        check_same_meaning(stored_meaning(folder), wanted, folder)
+        url, title = storage_url(folder, storage), f"{spec.name}, autoprune {version('autoprune')}"
+        with (
+            Ledger(url, wanted.name, wanted.objectives, folder.lock) as ledger,
+            logged(display, folder.log, title) as shown,
+        ):
+            check_same_meaning(ledger.facts.get("fingerprint"), wanted, folder)
+            done = ledger.trials
+            if len(done) >= spec.trials:
+                return _nothing_left(wanted, folder, ledger, done, shown, loggers)
+            _say_who_else(ledger, shown)
+            study, proposals = begin_session(wanted, written or {}, folder, ledger, shown, task)
+            write_text(folder.prepared, "{}\n")
+            preparing.close()
+            if not logging.take():
+                loggers = Loggers({}, shown.warn)  # another worker logs the trials of all
+            return _searched(study, proposals, folder, ledger, shown, loggers)
+
+
+def _say_who_else(ledger: Ledger, display: Display) -> None:
+    others = ledger.others
+    if others:
+        listed = ", ".join(worker.shown for worker in others)
+        display.say(f"joining a search that is under way, as one more worker beside {listed}")
+
+
+def _searched(
+    study: PreparedStudy,
+    proposals: Proposals,
+    folder: StudyFolder,
+    ledger: Ledger,
+    display: Display,
+    loggers: Loggers,
+) -> Run:
+    """Run the loop of a study that is prepared."""
+    spec, done = study.spec, ledger.trials
+    ledger.want(spec.trials)
+    weights = _weights(spec, folder, proposals.budget, display)
+    evaluator = _evaluator(study, weights, ledger, done)
+    display.began(done, ledger.wanted(spec.trials), proposals.budget, study.dense, spec.qualities)
+    with loggers.session(logged_study(spec, folder, proposals.budget, study.dense), done):
+        observer = weights.watch(Watched(display, loggers), done)
+        added = search(ledger, proposals, evaluator, spec.trials, spec.seed, observer, display.warn)
+    return Run(added, len(ledger.trials), proposals.budget)
 
 
 def _nothing_left(
@@ -114,7 +149,7 @@ def _nothing_left(
 
 def _evaluator(study: PreparedStudy, weights: TrialWeights, ledger: Ledger, done: list[Trial]) -> Evaluator:
     """Return what evaluates candidates and stores their weights, with the files of earlier runs put in order."""
-    weights.begin(done)
+    weights.begin(done, ledger.pending)
     writer = weights.writer(study.pruner, study.architecture, versions(), ledger.check_place)
     return replace(build_evaluator(study), on_network=writer)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from autoprune.analysis.weight_retention import retained_trials
 from autoprune.core.atomic_write import write_bytes
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import DAMAGE, parse_json
+from autoprune.core.leftovers import is_alive
 from autoprune.core.metrics import ACCURACY, Metric
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.errors import ModelError, StudyError
@@ -34,7 +35,7 @@ from autoprune.study.folder import StudyFolder
 
 KeepWeights = Literal["front", "all", "none"]
 _ARCHITECTURE, _OLD_ARCHITECTURE = "architecture", "recipe"  # keys of it among a file's metadata, now and at first
-_HALF_WRITTEN = re.compile(r"\.\d+\.safetensors\.\d+\.tmp")  # as core.atomic_write names what it has begun
+_HALF_WRITTEN = re.compile(r"\.\d+\.safetensors\.(?P<process>\d+)\.tmp")  # as core.atomic_write names what it has begun
 
 
 @dataclass
@@ -84,15 +85,22 @@ class TrialWeights:
 
         return write
 
-    def begin(self, trials: Sequence[Trial]) -> None:
+    def begin(self, trials: Sequence[Trial], pending: Collection[int] = ()) -> None:
         """Remove what an earlier run left: half-written files, those of trials that are not stored, and obsolete ones.
 
         Where no trial is stored at all, as where another storage was given by mistake, whole files stay.
+
+        Args:
+            trials: the finished ones.
+            pending: numbers of those that other workers evaluate now; their files stay, too.
         """
-        kept = self._kept(trials)
+        kept = self._kept(trials) | set(pending)
         for path in _listed(self.folder.weights):
             number = number_of(path)
-            if (trials and number is not None and number not in kept) or _HALF_WRITTEN.fullmatch(path.name):
+            half_written = _HALF_WRITTEN.fullmatch(path.name)
+            if half_written and is_alive(int(half_written["process"])):
+                continue  # another worker writes it now
+            if (trials and number is not None and number not in kept) or half_written:
                 self._remove(path)
 
     def remove_obsolete(self, trials: Sequence[Trial]) -> None:

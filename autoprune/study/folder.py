@@ -51,8 +51,23 @@ class StudyFolder:
 
     @property
     def lock(self) -> Path:
-        """Return the file that the searching process holds locked."""
+        """Return the file that every searching process holds locked, together with the others."""
         return self.path / "study.lock"
+
+    @property
+    def preparing(self) -> Path:
+        """Return the file that the worker holds locked that prepares the study."""
+        return self.path / "preparing.lock"
+
+    @property
+    def prepared(self) -> Path:
+        """Return the file that lies there as soon as everything is stored that workers need: none waits for another."""
+        return self.path / "prepared.json"
+
+    @property
+    def logging(self) -> Path:
+        """Return the file that the worker holds locked that tells the loggers."""
+        return self.path / "logging.lock"
 
     @property
     def log(self) -> Path:

@@ -1,8 +1,9 @@
 """The ledger: ask and tell. What a killed process left behind is picked up by ``resume``.
 
 A study survives a kill at any instant because everything is derived from what is stored: the next number
-to ask, the candidates a dead process left unfinished, the baselines still owed to a budget. There is no
-queue to lose. One process asks at a time, held by an operating-system lock that a dead process cannot keep.
+to ask, the candidates that a dead worker left unfinished, the baselines still owed to a budget. There is no
+queue to lose. Any number of workers share a study: each asks and tells alone, for milliseconds (``asking``), and
+evaluates outside of that under a lease (``leases``).
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-import optuna
 from optuna.samplers import RandomSampler
 
 from autoprune.core.budget import Budget
@@ -22,17 +22,17 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.proposal import Proposal
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Outcome, Trial
-from autoprune.errors import StudyError
+from autoprune.errors import LeaseLostError, StudyError
 from autoprune.study import trial_format
-from autoprune.study.lock import take_lock
+from autoprune.study.leases import GRACE_SECONDS, Heart
+from autoprune.study.open_study import OpenStudy, running_of
 from autoprune.study.optuna_sampler import OptunaDraw, distributions, proposal_seed
 from autoprune.study.policy_params import Params, params_of
-from autoprune.study.resume import end_running, lost_candidates, noted_by_sampler
-from autoprune.study.same_place import SamePlace
-from autoprune.study.storage import open_storage, reporting_damage, reporting_faults, tried_again
-from autoprune.study.trial_rows import Follower, open_rows
+from autoprune.study.resume import lost_candidates, noted_by_sampler
+from autoprune.study.storage import reporting_damage
+from autoprune.study.workers import WorkerName
 
-T = TypeVar("T")
+_WANTED = "wanted"  # the fact that says how many trials the study is to hold
 
 
 class Proposer(Protocol):
@@ -48,77 +48,85 @@ class Proposer(Protocol):
         """Return the absolute limits that candidates are made for."""
         ...  # pragma: no cover
 
-    def propose(self, number: int, trials: Sequence[Trial], draw: Callable[[str, int], Params]) -> Proposal:
+    def propose(
+        self,
+        number: int,
+        trials: Sequence[Trial],
+        draw: Callable[[str, int], Params],
+        pending: Sequence[Candidate] = (),
+    ) -> Proposal:
         """Return the proposal that becomes candidate ``number``.
 
         Args:
             number: of the candidate.
             trials: every finished trial, by number.
             draw: (name, seed) → a value for every parameter, by one of Optuna's samplers; called at most once.
+            pending: what other workers evaluate now, by number.
         """
         ...  # pragma: no cover
 
 
 class Ledger:
-    """A stored study, open for writing.
+    """A stored study, open for one of its workers.
 
     Args:
         url: Optuna storage URL.
         name: the study's name in that storage.
         objectives: metric names, in order.
-        lock: file that is locked while the ledger is open.
+        lock: file that workers hold locked together while they work; others lie beside it.
+        grace_seconds: after which a candidate without a heartbeat is given to another worker.
+
+    Attributes:
+        reclaimed: how many candidates wait to be asked again, because their workers are gone.
 
     Raises:
-        StudyLockedError: if another process has the study open for writing.
-        StudyError: if the storage cannot be opened.
+        StudyLockedError: if another process removes the study.
+        StudyError: if the storage cannot be opened, or serves one machine only and another one searches the study.
     """
 
-    def __init__(self, url: str, name: str, objectives: Sequence[str], lock: Path) -> None:
+    def __init__(
+        self, url: str, name: str, objectives: Sequence[str], lock: Path, *, grace_seconds: float = GRACE_SECONDS
+    ) -> None:
         self.objectives = tuple(objectives)
-        self._url = url
-        self._cache = trial_format.RecordCache()
-        self._lock = take_lock(lock)
-        try:
-            storage = open_storage(url)
-            with reporting_faults(url):
-                self._study = optuna.create_study(
-                    storage=storage,
-                    study_name=name,
-                    directions=trial_format.directions(objectives),
-                    load_if_exists=True,
-                )
-                self._storage, self._study_id = storage, storage.get_study_id_from_name(name)
-                self._rows = open_rows(storage, self._study_id)
-                self._follower = Follower(self._rows)
-                self._asked: dict[int, trial_format.TrialPlace] = {}  # by the candidate's number
-                self._session = 0
-                self._place = SamePlace(lock, url, storage, self._study_id, name)
-                self.reclaimed = end_running(self._study, self._follower.trials(), self.objectives)
-        except BaseException:
-            self._lock.release()
-            raise
+        self._open = OpenStudy(url, name, objectives, lock, grace_seconds)
+        self.reclaimed = self._open.reclaimed
+        self._asked: dict[int, trial_format.TrialPlace] = {}  # by the candidate's number
+        self._session = 0
+        self._has_asked = False
+        self._heart = Heart(self._open.storage, self._held, grace_seconds / 3)
 
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self.close(gives_back=kind is None or issubclass(kind, Exception | KeyboardInterrupt | SystemExit))
 
-    def close(self) -> None:
-        """Let go of the study; what was asked and not told will be asked again."""
-        self._lock.release()
+    def close(self, *, gives_back: bool = True) -> None:
+        """Let go of the study.
+
+        Args:
+            gives_back: whether what was asked and not told is free for others at once, rather than when they notice
+                that this worker is gone.
+        """
+        self._heart.stop()
+        if gives_back and self._has_asked:
+            self._open.give_back()
+        self._asked.clear()
+        self._open.close()
 
     @property
     def trials(self) -> list[Trial]:
         """Return every finished trial, by number."""
-        with reporting_damage(self._url):
-            return self._tried(lambda _: trial_format.read_trials(self._follower.trials(), self._cache))
+        with reporting_damage(self._open.url):
+            return self._open.tried(lambda _: trial_format.read_trials(self._open.follower.trials(), self._open.cache))
 
     @property
     def facts(self) -> dict[str, Any]:
         """Return what is stored about the study as a whole."""
-        with reporting_damage(self._url):
-            return self._tried(lambda _: {key: parse_json(value) for key, value in self._study.user_attrs.items()})
+        with reporting_damage(self._open.url):
+            return self._open.tried(
+                lambda _: {key: parse_json(value) for key, value in self._open.study.user_attrs.items()}
+            )
 
     def remember(self, key: str, value: Any) -> None:
         """Store a fact about the study as a whole, as JSON.
@@ -126,7 +134,26 @@ class Ledger:
         Raises:
             StudyError: if it cannot be stored.
         """
-        self._tried(lambda _: self._study.set_user_attr(key, json.dumps(value)))
+        self._open.tried(lambda _: self._open.study.set_user_attr(key, json.dumps(value)))
+
+    def want(self, trials: int) -> None:
+        """Store how many trials the study is to hold; while others work on it, that is never lowered."""
+
+        def store(_: bool) -> None:
+            with self._open.alone():
+                stored = self._stored_wanted() if self.others else 0
+                self._open.study.set_user_attr(_WANTED, json.dumps(max(trials, stored)))
+
+        self._open.tried(store)
+
+    def wanted(self, trials: int) -> int:
+        """Return how many trials the study is to hold: as stored by :meth:`want`, or else what is given."""
+        return self._open.tried(lambda _: self._stored_wanted()) or trials
+
+    def _stored_wanted(self) -> int:
+        with reporting_damage(self._open.url):
+            stored = self._open.storage.get_study_user_attrs(self._open.study_id).get(_WANTED)
+            return 0 if stored is None else int(parse_json(stored))
 
     def check_place(self) -> None:
         """Raise if the study was deleted, moved or replaced since it was opened.
@@ -134,20 +161,44 @@ class Ledger:
         Raises:
             StudyError: naming what is gone or another one.
         """
-        self._tried(lambda _: self._place.check())
+        self._open.tried(lambda _: self._open.place.check())
+
+    @property
+    def worker(self) -> WorkerName:
+        """Return which worker this is."""
+        return self._open.worker
+
+    @property
+    def pending(self) -> list[int]:
+        """Return the numbers of the candidates that are being evaluated, or were when their worker died."""
+        with reporting_damage(self._open.url):
+            running = self._open.tried(lambda _: running_of(self._open.follower.trials()))
+            return [found.number for record in running if (found := self._open.cache.candidate(record)) is not None]
+
+    @property
+    def others(self) -> list[WorkerName]:
+        """Return the other workers: those of this folder, and those elsewhere that evaluate a candidate now."""
+        return self._open.others
 
     def begin_session(self, facts: Mapping[str, object]) -> int:
         """Store that a run begins, with whatever describes it; return its number, from 0."""
-        sessions = [key for key in self.facts if key.startswith("session:")]
-        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._session = len(sessions)
-        self.remember(f"session:{self._session}", {"started": started, **facts})
+
+        def begin(_: bool) -> int:
+            with self._open.alone():
+                known = self._open.study.user_attrs
+                number = sum(key.startswith("session:") for key in known)
+                started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                said = {"started": started, "worker": str(self._open.worker), **facts}
+                self._open.study.set_user_attr(f"session:{number}", json.dumps(said))
+                return number
+
+        self._session = self._open.tried(begin)
         return self._session
 
     def ask(self, proposer: Proposer, seed: int) -> Candidate:
         """Return the next candidate, stored as running.
 
-        A candidate that a dead process left unfinished comes first, under its own number, with its own policy.
+        A candidate that a dead worker left unfinished comes first, under its own number, with its own policy.
 
         Args:
             proposer: what to ask otherwise.
@@ -156,37 +207,71 @@ class Ledger:
         Raises:
             StudyError: if it cannot be stored, or the study was deleted, moved or replaced.
         """
-        return self._tried(lambda _: self._ask_next(proposer, seed))
+        found = self.ask_within(proposer, seed, None)
+        if found is None:
+            raise ValueError("without a limit there is always a candidate; this is a bug in autoprune")
+        return found
 
-    def _tried(self, act: Callable[[bool], T]) -> T:
-        return tried_again(self._storage, self._url, act)
+    def ask_within(self, proposer: Proposer, seed: int, wanted: int | None) -> Candidate | None:
+        """Return what :meth:`ask` does; ``None`` if the study has enough trials with those that others evaluate now.
 
-    def _ask_next(self, proposer: Proposer, seed: int) -> Candidate:
-        self._place.check()
-        stored, space = self._follower.trials(), proposer.space
-        self._study.sampler = RandomSampler()  # its trials may end without any sampler's seeing it
-        lost = lost_candidates(stored, self._cache)
+        Args:
+            proposer: what to ask.
+            seed: the study's seed.
+            wanted: trials that the study is to reach; ``None`` for no limit.
+
+        Raises:
+            StudyError: as :meth:`ask`.
+        """
+
+        def ask(_: bool) -> Candidate | None:
+            self._open.place.check()
+            with self._open.alone():
+                self._open.reclaim({place.number for place in self._asked.values()})
+                return self._ask_next(proposer, seed, wanted)
+
+        self._has_asked = True
+        candidate = self._open.tried(ask)
+        if candidate is not None:
+            self._heart.start()
+        return candidate
+
+    def _held(self) -> list[int]:
+        return [place.trial_id for place in list(self._asked.values())]
+
+    def _ask_next(self, proposer: Proposer, seed: int, wanted: int | None) -> Candidate | None:
+        stored, space = self._open.follower.trials(), proposer.space
+        self._open.study.sampler = RandomSampler()  # its trials may end without any sampler's seeing it
+        lost = lost_candidates(stored, self._open.cache)
         if lost:
-            noted = noted_by_sampler(self._storage, self._study_id, lost[0], stored, self._cache)
+            noted = noted_by_sampler(self._open.storage, self._open.study_id, lost[0], stored, self._open.cache)
             new = self._new_trial(space, lost[0], space.canonical(lost[0].policy), noted)
-            return self._asked_at(self._rows.add(new), lost[0])
-        number = 1 + max((c.number for r in stored if (c := self._cache.candidate(r)) is not None), default=-1)
-        draw = OptunaDraw(self._study, self._storage, self._study_id, distributions(space))
-        found = proposer.propose(number, trial_format.read_trials(stored, self._cache), draw)
+            return self._asked_at(self._open.rows.add(new), lost[0])
+        trials = trial_format.read_trials(stored, self._open.cache)
+        pending = [c for r in running_of(stored) if (c := self._open.cache.candidate(r)) is not None]
+        if wanted is not None and len(trials) + len(pending) >= wanted:
+            return None
+        number = 1 + max((c.number for r in stored if (c := self._open.cache.candidate(r)) is not None), default=-1)
+        draw = OptunaDraw(
+            self._open.study, self._open.storage, self._open.study_id, distributions(space), has_company=bool(pending)
+        )
+        found = proposer.propose(number, trials, draw, pending)
         candidate = Candidate(number, found.policy, proposal_seed(seed, number), found.origin, found.budget)
         new = self._new_trial(space, candidate, found.policy, {})
         if draw.place is None:
-            return self._asked_at(self._rows.add(new), candidate)
-        self._rows.complete(draw.place, new)
+            return self._asked_at(self._open.rows.add(new), candidate)
+        self._open.rows.complete(draw.place, new)
         return self._asked_at(draw.place, candidate)
 
     def _new_trial(
         self, space: SearchSpace, candidate: Candidate, canonical: PruningPolicy, noted: Mapping[str, object]
     ) -> trial_format.NewTrial:
-        attributes = {trial_format.CANDIDATE: trial_format.candidate_record(candidate, self._session)}
+        record = trial_format.candidate_record(candidate, self._session, str(self._open.worker))
+        attributes = {trial_format.CANDIDATE: record}
         return trial_format.NewTrial(params_of(space, canonical), distributions(space), attributes, noted)
 
     def _asked_at(self, place: trial_format.TrialPlace, candidate: Candidate) -> Candidate:
+        self._open.storage.record_heartbeat(place.trial_id)
         self._asked[candidate.number] = place
         return candidate
 
@@ -194,6 +279,7 @@ class Ledger:
         """Store how a candidate ended.
 
         Raises:
+            LeaseLostError: if another worker has taken the candidate over, since this one was not heard of for so long.
             StudyError: if it was not asked by this ledger, cannot be stored, or the study was deleted, moved or
                 replaced.
         """
@@ -203,12 +289,19 @@ class Ledger:
         state, values = trial_format.told_as(outcome, self.objectives)
         told = trial_format.outcome_record(outcome, seconds)
 
-        def write(is_second: bool) -> None:
-            self._place.check()
-            if is_second and self._storage.get_trial(place.trial_id).state == state:
-                return  # the connection was lost after the last write
-            self._storage.set_trial_user_attr(place.trial_id, trial_format.OUTCOME, told)
-            self._study.tell(place.number, values, state=state)
+        def write(is_second: bool) -> bool:
+            self._open.place.check()
+            with self._open.alone():
+                known = self._open.storage.get_trial(place.trial_id)
+                if known.state.is_finished():
+                    return is_second and known.state == state  # the connection was lost after the last write
+                self._open.storage.set_trial_user_attr(place.trial_id, trial_format.OUTCOME, told)
+                self._open.study.tell(place.number, values, state=state)
+                return True
 
-        self._tried(write)
+        if not self._open.tried(write):
+            raise LeaseLostError(
+                f"trial {candidate.number} was given to another worker, since nothing had been heard of this one for "
+                f"{self._open.grace_seconds:g} s; what it found here is set aside"
+            )
         return Trial(candidate, outcome, seconds, self._session)

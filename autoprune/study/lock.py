@@ -1,41 +1,96 @@
-"""The lock of a study: one process searches it, and anybody may ask whether one does.
+"""The lock of a study: any number of workers share it, and anybody may ask whether one holds it.
 
-The operating system holds the lock (``flock``), so a dead process cannot keep it. Who only asks takes a *shared* lock
-for some microseconds on a file opened for reading: many may ask at once, nothing is written, and a search that begins
-in that very moment tries again for a while instead of being refused.
+The operating system holds the lock (``flock``), so a dead process cannot keep it. Workers hold it *shared*; who removes
+or replaces the study holds it alone. Who only asks tries for some microseconds to hold it alone, on a file opened for
+reading: nothing is written, and a worker that begins in that very moment tries again instead of being refused.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
-
-import filelock
 
 from autoprune.errors import StudyError, StudyLockedError
 
 PATIENCE = 0.3  # seconds for which a lock is tried again; one who asks holds it for microseconds
+_PAUSE = 0.005
+_ASKED = 4  # times that it is asked before a lock counts as held: another may ask in the same moment
 
 
-def take_lock(path: Path) -> filelock.BaseFileLock:
-    """Return the lock of a study, taken; whoever takes it releases it.
+class HeldLock:
+    """A lock that this process holds until it is released.
+
+    Args:
+        descriptor: of the locked file, open.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def release(self) -> None:
+        """Let go of the lock; again, nothing happens."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def take_lock(path: Path) -> HeldLock:
+    """Return the lock of a study, held alone; whoever takes it releases it.
 
     Raises:
         StudyLockedError: if another process holds it.
         StudyError: if the file cannot be made or locked.
     """
-    lock = filelock.FileLock(path, timeout=PATIENCE)
+    return _taken(path, fcntl.LOCK_EX, "another process is searching this study")
+
+
+def share_lock(path: Path) -> HeldLock:
+    """Return the lock of a study as each of its workers holds it; whoever takes it releases it.
+
+    Raises:
+        StudyLockedError: if another process removes or replaces the study, or searches it with an older version.
+        StudyError: if the file cannot be made or locked.
+    """
+    return _taken(path, fcntl.LOCK_SH, "another process removes this study, or searches it with an older autoprune")
+
+
+def _taken(path: Path, how: int, otherwise: str) -> HeldLock:
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise StudyLockedError(
-            f"another process is searching this study (it holds {str(path)!r}). Wait for it or stop it; "
-            f"`autoprune report` and `autoprune watch` read a running study"
-        ) from None
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise StudyError(f"the lock {str(path)!r} cannot be taken: {error.strerror or error}") from error
-    return lock
+    try:
+        if _locked(descriptor, how):
+            return HeldLock(descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        raise StudyError(f"the lock {str(path)!r} cannot be taken: {error.strerror or error}") from error
+    os.close(descriptor)
+    raise StudyLockedError(
+        f"{otherwise} (it holds {str(path)!r}). Wait for it or stop it; `autoprune report` and `autoprune watch` read "
+        f"a running study"
+    )
+
+
+def _locked(descriptor: int, how: int) -> bool:
+    until = time.monotonic() + PATIENCE
+    while not try_lock(descriptor, how):
+        if time.monotonic() > until:
+            return False
+        time.sleep(_PAUSE)
+    return True
+
+
+def try_lock(descriptor: int, how: int) -> bool:
+    """Return whether an open file could be locked at once, ``how`` being one of ``fcntl.LOCK_SH`` and ``LOCK_EX``."""
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_searched(path: Path) -> bool:
@@ -56,9 +111,16 @@ def is_searched(path: Path) -> bool:
             f"cannot tell whether the study is being searched: {str(path)!r} cannot be read: {error.strerror or error}"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _ever(lambda: try_lock(descriptor, fcntl.LOCK_EX))
     finally:
         os.close(descriptor)  # this lets go of the lock
+
+
+def _ever(is_so: Callable[[], bool]) -> bool:
+    """Return whether something is so, asked a few times."""
+    for attempt in range(_ASKED):
+        if attempt:
+            time.sleep(_PAUSE)
+        if is_so():
+            return True
     return False

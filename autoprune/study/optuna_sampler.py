@@ -41,8 +41,14 @@ def proposal_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
+def make_sampler(name: str, seed: int, *, has_company: bool = False) -> BaseSampler:
     """Return one of Optuna's samplers: TPE is multivariate, which models the groups together and asks in milliseconds.
+
+    Args:
+        name: one of :data:`SAMPLERS`.
+        seed: of the sampler.
+        has_company: whether others evaluate candidates now, which TPE then takes for bad ones, so as not to repeat
+            them; the Gaussian process knows of them by itself.
 
     Raises:
         UnknownNameError: if the name is not in :data:`SAMPLERS`.
@@ -51,7 +57,9 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:
             case "tpe":
-                return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=STARTUP_TRIALS)
+                return optuna.samplers.TPESampler(
+                    seed=seed, multivariate=True, n_startup_trials=STARTUP_TRIALS, constant_liar=has_company
+                )
             case "gp":
                 return optuna.samplers.GPSampler(
                     seed=seed, n_startup_trials=STARTUP_TRIALS, deterministic_objective=False
@@ -74,16 +82,23 @@ class OptunaDraw:
         storage: holds the study.
         study_id: of the study in that storage.
         distributions: of every parameter.
+        has_company: whether others evaluate candidates now.
 
     Attributes:
         place: where the trial is stored; ``None`` until a draw was made.
     """
 
     def __init__(
-        self, study: Study, storage: BaseStorage, study_id: int, distributions: Mapping[str, BaseDistribution]
+        self,
+        study: Study,
+        storage: BaseStorage,
+        study_id: int,
+        distributions: Mapping[str, BaseDistribution],
+        *,
+        has_company: bool = False,
     ) -> None:
         self._study, self._storage, self._study_id = study, storage, study_id
-        self._distributions = dict(distributions)
+        self._distributions, self._has_company = dict(distributions), has_company
         self.place: TrialPlace | None = None
 
     def __call__(self, name: str, seed: int) -> Params:
@@ -96,7 +111,7 @@ class OptunaDraw:
         Raises:
             UnknownNameError: if there is no such sampler.
         """
-        sampler = make_sampler(name, seed)
+        sampler = make_sampler(name, seed, has_company=self._has_company)
         self._study.sampler = sampler  # it also sees the trial end
         number = self._study.ask().number
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

@@ -68,6 +68,30 @@ def read_rows(storage: RDBStorage, study_id: int, first: int) -> list[StoredTria
     return list(found.values())
 
 
+def silent_numbers(storage: RDBStorage, study_id: int, seconds: float) -> set[int]:
+    """Return the numbers of the running trials whose last heartbeat is so many seconds old, by the database's clock.
+
+    Raises:
+        SQLAlchemyError: if the database cannot be read.
+    """
+    from optuna.storages._rdb.models import TrialHeartbeatModel, TrialModel
+
+    asked = (
+        select(TrialModel.number, TrialHeartbeatModel.heartbeat, func.now())
+        .outerjoin(TrialHeartbeatModel, TrialHeartbeatModel.trial_id == TrialModel.trial_id)
+        .where(TrialModel.study_id == study_id, TrialModel.state == TrialState.RUNNING)
+    )
+    with storage.engine.connect() as connection:
+        rows = connection.execute(asked).all()
+    grace = datetime.timedelta(seconds=seconds)
+    return {int(number) for number, beat, now in rows if beat is None or _plain(now) - _plain(beat) > grace}
+
+
+def _plain(moment: datetime.datetime) -> datetime.datetime:
+    """Return a moment of the database without its zone, which some drivers give for one column and not for another."""
+    return moment.replace(tzinfo=None)
+
+
 def insert_running(storage: RDBStorage, study_id: int, new: NewTrial) -> TrialPlace:
     """Store a running trial in one transaction; return where.
 

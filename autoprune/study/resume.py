@@ -17,24 +17,22 @@ from autoprune.study import trial_format
 from autoprune.study.trial_format import OUTCOME, Record, RecordCache, StoredTrial, read_candidate
 
 
-def end_running(study: optuna.Study, stored: Sequence[StoredTrial], objectives: Sequence[str]) -> int:
-    """End what a dead process left running; return how many trials that were.
+def end_running(study: optuna.Study, left: Sequence[StoredTrial], objectives: Sequence[str]) -> None:
+    """End running trials whose workers have lost them.
 
     One whose outcome is stored already is finished, and not evaluated again; any other is lost.
 
     Args:
-        study: of Optuna's, which nobody else has open for writing.
-        stored: every trial of it.
+        study: of Optuna's, which nobody else writes meanwhile.
+        left: the trials.
         objectives: metric names, in order.
     """
-    left = [trial for trial in stored if trial.state == TrialState.RUNNING]
     for record in left:
         if OUTCOME in record.user_attrs:
             state, values = trial_format.told_as(trial_format.outcome_of(record), objectives)
             study.tell(record.number, values, state=state)
         else:
             study.tell(record.number, state=TrialState.FAIL)
-    return len(left)
 
 
 def lost_candidates(stored: Sequence[Record], cache: RecordCache | None = None) -> list[Candidate]:

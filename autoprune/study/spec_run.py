@@ -54,7 +54,9 @@ class RuntimeSpec(Section):
         "the network works in it, else contiguous; measured: the one in which a few training steps take less time when "
         "the study begins",
     )
-    threads: int = Field(default=0, ge=0, description="CPU threads for training; 0: all cores")
+    threads: int = Field(
+        default=0, ge=0, description="CPU threads for training; 0: as many as OMP_NUM_THREADS says, or all cores"
+    )
 
 
 class LoggingSpec(Section):

@@ -37,6 +37,7 @@ from autoprune.core.trial import (
 )
 from autoprune.study.table_schema import CANDIDATE as CANDIDATE
 from autoprune.study.table_schema import OUTCOME as OUTCOME
+from autoprune.study.table_schema import WORKER
 
 
 class Record(Protocol):
@@ -104,8 +105,8 @@ class NewTrial:
         return inner
 
 
-def candidate_record(candidate: Candidate, session: int) -> str:
-    """Return the JSON that is written for a candidate when it begins."""
+def candidate_record(candidate: Candidate, session: int, worker: str = "") -> str:
+    """Return the JSON that is written for a candidate when it begins, with the session and worker it is given to."""
     return json.dumps(
         {
             "number": candidate.number,
@@ -114,6 +115,7 @@ def candidate_record(candidate: Candidate, session: int) -> str:
             "budget": candidate.budget.to_json(),
             "policy": json.loads(candidate.policy.to_json()),
             "session": session,
+            **({WORKER: worker} if worker else {}),
         }
     )
 

@@ -23,6 +23,10 @@ class TrialRows(Protocol):
         """Return every trial from Optuna's number ``first`` on, as it is at one moment; running and lost ones too."""
         ...  # pragma: no cover
 
+    def silent(self, seconds: float) -> set[int]:
+        """Return Optuna's numbers of the running trials whose last heartbeat is so old, by the database's clock."""
+        ...  # pragma: no cover
+
     def add(self, new: NewTrial) -> TrialPlace:
         """Store a running trial; return where.
 
@@ -46,6 +50,10 @@ class TableRows:
         """Return every trial from a number on; raises SQLAlchemyError if the database cannot be read."""
         return optuna_tables.read_rows(self._storage, self._study_id, first)
 
+    def silent(self, seconds: float) -> set[int]:
+        """Return the running trials without a heartbeat for so long; raises as :meth:`read`."""
+        return optuna_tables.silent_numbers(self._storage, self._study_id, seconds)
+
     def add(self, new: NewTrial) -> TrialPlace:
         """Store a running trial in one transaction; return where."""
         return optuna_tables.insert_running(self._storage, self._study_id, new)
@@ -65,6 +73,12 @@ class ApiRows:
         """Return every trial from a number on."""
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         return [StoredTrial(trial.number, trial.state, trial.user_attrs) for trial in trials if trial.number >= first]
+
+    def silent(self, seconds: float) -> set[int]:
+        """Return the running trials without a heartbeat for so long, as Optuna itself tells them."""
+        self._storage.heartbeat_interval, self._storage.grace_period = max(1, int(seconds)), max(1, int(seconds))
+        stale = self._storage._get_stale_trial_ids(self._study_id)
+        return {self._storage.get_trial_number_from_id(trial_id) for trial_id in stale}
 
     def add(self, new: NewTrial) -> TrialPlace:
         """Store a running trial from a template; return where."""

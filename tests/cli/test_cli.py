@@ -710,12 +710,12 @@ def test_damaged_scores_are_computed_again(study: Path) -> None:
     assert len(stored_trials(study)) == 6
 
 
-def test_a_study_that_is_searched_now_is_refused_to_a_second_search_but_not_to_a_report(study: Path) -> None:
+def test_a_study_that_somebody_holds_alone_is_refused_to_a_search_but_not_to_a_report(study: Path) -> None:
     import filelock
 
     with filelock.FileLock(study / "study.lock"):
         message = refused("search", study, "--trials", "6", code=1)
-        assert "another process is searching" in message
+        assert "another process removes this study" in message
         assert run("report", study).exit_code == 0
 
 

@@ -62,6 +62,7 @@ def output_of(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_network_of_the_datas_sizes_goes_from_inspect_to_apply(here: Path) -> None:
     named = ("--data", "ratings:r.csv")

@@ -54,6 +54,7 @@ def test_an_error_keeps_its_code_where_nobody_can_read_it() -> None:
         assert ended("report", "nosuch", stdout=full)[0] == 2
 
 
+@pytest.mark.long
 @needs_full
 def test_a_search_goes_on_when_its_progress_can_no_longer_be_shown(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=2)

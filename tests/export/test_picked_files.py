@@ -318,6 +318,7 @@ def test_a_folder_that_fails_a_check_is_not_called_done(view: StudyView, monkeyp
     assert not (folder.parent / ".work").exists()
 
 
+@pytest.mark.long
 def test_files_of_the_user_beside_us_do_not_stand_for_the_library_s(
     copied: Path, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,7 @@ def test_a_server_that_is_away_does_not_end_the_session_and_gets_no_key_into_a_f
 # -- the whole command ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_search_prints_nothing_of_wandbs_and_leaves_files_in_its_study_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def card_of(folder: Path, *options: str) -> Any:
     return json.loads(run("pick", folder, *options, "--json").stdout)
 
 
+@pytest.mark.long
 def test_one_group_and_forty_eight_images(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies")
     run("search", folder, "--only", "conv2", "--sampler", "auto", "--budget-mflops", "60%", "--trials", "6")
@@ -50,6 +51,7 @@ def test_one_group_and_forty_eight_images(tmp_path: Path) -> None:
     assert card["validation"]["values"]["mflops"] <= 0.6 * card["dense"]["validation"]["values"]["mflops"]
 
 
+@pytest.mark.long
 def test_a_budget_at_the_floor(tmp_path: Path) -> None:
     import re
 
@@ -65,6 +67,7 @@ def test_a_budget_at_the_floor(tmp_path: Path) -> None:
     assert card_of(folder)["validation"]["values"]["mparams"] <= float(floor[1])
 
 
+@pytest.mark.long
 def test_a_network_at_chance_is_searched_and_picked_with_a_warning(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=2)
     assert "is at chance" in run("search", folder, "--sampler", "auto", "--dense-epochs", "0").stderr
@@ -81,6 +84,7 @@ def as_older(folder: Path) -> None:
     (folder / "sensitivity.json").unlink(missing_ok=True)
 
 
+@pytest.mark.long
 def test_an_older_study_without_sensitivity_is_reported_picked_and_searched_on(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=4)
     run("search", folder, "--no-sensitivity", "--no-stopping")

@@ -178,6 +178,7 @@ def any_params(space: SearchSpace, data: Any) -> dict[str, float | str]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["resnet20", "resnet56"])
 @given(data=st.data())
 @settings(max_examples=60)
@@ -191,6 +192,7 @@ def test_a_resnet_between_30_and_80_per_cent_always_uses_98_per_cent(model: str,
     assert projector.project(projected) == projected
 
 
+@pytest.mark.long
 @given(data=st.data(), share=st.floats(0.1, 0.9))
 @settings(max_examples=60)
 def test_with_blocks_to_drop_a_budget_is_met_and_used_all_the_same(data: Any, share: float) -> None:

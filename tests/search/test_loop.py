@@ -12,9 +12,10 @@ from autoprune.analysis.failures import SURE
 from autoprune.core.measurement import Measurement
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Outcome, Trial
-from autoprune.errors import EvaluationError, StudyError
+from autoprune.errors import EvaluationError, LeaseLostError, StudyError
+from autoprune.search import loop
 from autoprune.search.evaluation.evaluator import Evaluation
-from autoprune.search.loop import FAILURES_IN_A_ROW, search
+from autoprune.search.loop import FAILURES_IN_A_ROW, WAITING, search
 
 GOOD = Completed(Measurement({"accuracy": 0.9, "mflops": 1.0}))
 BAD = Failed("ModelError", "the forward pass fails", "Traceback of number ")
@@ -27,8 +28,12 @@ class FakeLedger:
     log: list[str] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     seeds: set[int] = field(default_factory=set)
+    raised_to: int = 0
 
-    def ask(self, proposer: object, seed: int) -> Candidate:
+    def wanted(self, trials: int) -> int:
+        return max(trials, self.raised_to)
+
+    def ask_within(self, proposer: object, seed: int, wanted: int | None) -> Candidate | None:
         self.seeds.add(seed)
         self.log.append("ask")
         policy = PruningPolicy({"a": GroupPolicy(len(self.trials) / 1000, "l1")})
@@ -65,7 +70,7 @@ def always(outcome: Outcome) -> Callable[[Candidate, Callable[[str], None], Earl
 
 
 def go(ledger: FakeLedger, evaluate: Callable[..., Evaluation], total: int, seed: int = 0) -> int:
-    return search(ledger, object(), evaluate, total, seed, Watcher(ledger.log))  # type: ignore[arg-type]
+    return search(ledger, object(), evaluate, total, seed, Watcher(ledger.log), ledger.log.append)  # type: ignore[arg-type]
 
 
 def test_it_stops_at_the_total_and_says_how_many_were_added() -> None:
@@ -179,3 +184,60 @@ def test_a_ledger_that_cannot_store_ends_the_search() -> None:
     with pytest.raises(StudyError, match="full"):
         go(ledger, always(GOOD), 5)
     assert len(ledger.trials) == 1
+
+
+# -- other workers ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SharedLedger(FakeLedger):
+    """A ledger on which another worker finishes a trial at some moments: ``others`` maps how often was asked to it."""
+
+    others: dict[int, int] = field(default_factory=dict)
+    nothing_at: tuple[int, ...] = ()
+    asked: int = 0
+
+    def ask_within(self, proposer: object, seed: int, wanted: int | None) -> Candidate | None:
+        self.asked += 1
+        if self.asked in self.others:
+            other = Candidate(100 + self.others[self.asked], PruningPolicy(), 0, "sampler:other")
+            self.trials.append(Trial(other, GOOD, {}, 1))
+        return None if self.asked in self.nothing_at else super().ask_within(proposer, seed, wanted)
+
+
+def test_trials_of_other_workers_are_shown_and_judged_by_and_count() -> None:
+    ledger, seen = SharedLedger(others={2: 0}), dict[int, list[int]]()
+
+    def evaluate(candidate: Candidate, on_phase: Callable[[str], None], stopper: EarlyStopper) -> Evaluation:
+        seen[candidate.number] = [trial.number for trial in stopper.trials]
+        return Evaluation(GOOD, {})
+
+    assert go(ledger, evaluate, 3) == 2
+    assert "told 100 Completed" in ledger.log
+    assert list(seen.values()) == [[], [0, 100]]
+
+
+def test_who_finds_nothing_to_ask_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "PAUSE_SECONDS", 0.0)
+    ledger = SharedLedger(others={4: 0}, nothing_at=(2, 3, 4))
+    assert go(ledger, always(GOOD), 2) == 1
+    assert ledger.log.count(f"phase {WAITING}") == 3
+    assert ledger.log[-1] == "told 100 Completed"
+
+
+def test_a_total_that_another_worker_raised_counts() -> None:
+    assert go(FakeLedger(raised_to=4), always(GOOD), 2) == 4
+
+
+def test_what_comes_too_late_is_said_and_the_search_goes_on() -> None:
+    class Late(FakeLedger):
+        def tell(self, candidate: Candidate, outcome: Outcome, seconds: dict[str, float]) -> Trial:
+            if len(self.seeds) == 1 and not self.trials and "late" not in self.log:
+                self.trials.append(Trial(candidate, GOOD, seconds, 1))
+                raise LeaseLostError("late")
+            return super().tell(candidate, outcome, seconds)
+
+    ledger = Late()
+    assert go(ledger, always(GOOD), 3) == 2
+    assert ledger.log.count("late") == 1
+    assert [trial.number for trial in ledger.trials] == [0, 1, 2]

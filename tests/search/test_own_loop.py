@@ -98,6 +98,7 @@ def search(folder: Path, *options: str) -> Result:
 LOOP = ("--model", "mine.py:network", "--finetune", "mine.py:train", "--example", "mine.py:batch", "--metric", "rmse")
 
 
+@pytest.mark.long
 def test_two_functions_and_a_batch_are_enough(tmp_path: Path) -> None:
     begun = search(tmp_path, *LOOP, "--evaluate", "mine.py:score")
     assert begun.exit_code == 0, begun.output

@@ -106,6 +106,7 @@ def worth_their_place(folder: Path) -> set[str]:
     return {f"{number}.safetensors" for number in kept}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_search_killed_ten_times_at_random_ends_where_an_undisturbed_one_ends(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=TRIALS, epochs=EPOCHS)
@@ -167,13 +168,14 @@ def test_an_interrupt_stores_everything_says_how_to_go_on_and_a_second_run_does(
     assert [number for number, _ in finished(folder)] == list(range(9))
 
 
-def test_a_polite_kill_while_it_prepares_ends_as_cleanly_as_an_interrupt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("polite", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
+def test_a_polite_kill_while_it_prepares_ends_cleanly_and_with_0(tmp_path: Path, polite: signal.Signals) -> None:
     folder = write_study(tmp_path / "studies", trials=2)
     with running(folder) as search:
         assert search.wait_for("training the dense network")
-        search.process.terminate()
+        search.process.send_signal(polite)
         code, errors = search.end()
-    assert code == 130
+    assert code == 0
     assert "Resume with" in errors
     assert "Traceback" not in errors
     assert run_undisturbed(folder) == finished(folder)

@@ -93,6 +93,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return searched(tmp_path_factory.mktemp("idle"))[0]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("process_is_left_as_it_was")
 def test_a_seed_gives_the_same_policies_and_losses_idle_and_under_load(idle: Path, tmp_path: Path) -> None:
     with busy_machine(4):

@@ -143,16 +143,10 @@ def test_facts_and_sessions_are_counted_and_stored(tmp_path: Path) -> None:
     assert "session:3" not in facts
 
 
-# -- one writer -------------------------------------------------------------------------------------------------------
+# -- locks -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_ledger_on_one_folder_is_refused_while_the_first_is_open(tmp_path: Path) -> None:
-    with open_ledger(tmp_path), pytest.raises(StudyLockedError, match="another process is searching"):
-        open_ledger(tmp_path)
-    open_ledger(tmp_path).close()
-
-
-def test_a_ledger_in_another_process_is_refused_too_and_a_dead_one_frees_the_study(tmp_path: Path) -> None:
+def test_whoever_holds_a_study_alone_keeps_workers_out_until_it_dies(tmp_path: Path) -> None:
     holder = (
         "import filelock, sys, time; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
         "print('held', flush=True); time.sleep(60)"
@@ -215,11 +209,10 @@ def test_an_outcome_written_but_not_told_is_finished_and_not_evaluated_again(
 ) -> None:
     proposals = make_proposals()
     for outcome in OUTCOMES:
-        with open_ledger(tmp_path) as ledger, monkeypatch.context() as patch:
+        with pytest.raises(Killed), open_ledger(tmp_path) as ledger, monkeypatch.context() as patch:
             candidate = ledger.ask(proposals, 0)
             patch.setattr(optuna.Study, "tell", _die)
-            with pytest.raises(Killed):
-                ledger.tell(candidate, outcome, {"score": 1.0})
+            ledger.tell(candidate, outcome, {"score": 1.0})
         with open_ledger(tmp_path) as ledger:
             assert ledger.reclaimed == 1
             assert ledger.trials[-1].candidate == candidate
@@ -319,6 +312,7 @@ def new_folder(tmp_path: Path) -> Callable[[], Path]:
     return lambda: shutil.copytree(template, tmp_path / f"study-{next(numbers)}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["tables", "api"])
 @pytest.mark.parametrize("after", [False, True], ids=["before-commit", "after-commit"])
 def test_a_kill_at_any_write_of_a_new_study_loses_and_repeats_nothing(
@@ -440,7 +434,7 @@ def fill_the_disk(ledger: Ledger) -> None:
     """Let SQLite itself refuse to grow the database any further, as on a full disk."""
     from sqlalchemy import event
 
-    engine = ledger._study._storage._backend.engine  # type: ignore[attr-defined]
+    engine = ledger._open.study._storage._backend.engine  # type: ignore[attr-defined]
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count = 1"))
     engine.dispose()
 
@@ -527,11 +521,13 @@ def test_a_view_reads_beside_an_open_ledger(tmp_path: Path) -> None:
 
 def test_a_view_does_not_take_the_lock_nor_reclaim(tmp_path: Path) -> None:
     stored_spec(tmp_path)
-    with open_ledger(tmp_path) as ledger:
-        ledger.ask(make_proposals(), 0)
+    ledger = open_ledger(tmp_path)
+    ledger.ask(make_proposals(), 0)
+    ledger.close(gives_back=False)
     assert open_view(tmp_path).running == 1
     assert open_view(tmp_path).running == 1
     open_ledger(tmp_path).close()
+    assert open_view(tmp_path).running == 0
 
 
 def test_a_view_of_no_study_says_so_and_makes_none(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class Dropping:
 
     def __init__(self, ledger: Ledger, words: str, times: int) -> None:
         self.words, self.left = words, times
-        event.listen(ledger._storage.engine, "before_cursor_execute", self)
+        event.listen(ledger._open.storage.engine, "before_cursor_execute", self)
 
     def __call__(self, connection: Any, cursor: Any, statement: str, *_: object) -> None:
         if self.left and statement.lstrip().startswith(self.words):
@@ -68,15 +68,15 @@ def test_asking_and_telling_go_on_after_one_loss(tmp_path: Path, words: str) -> 
 def test_a_connection_lost_after_the_last_write_is_no_second_outcome(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         candidate = ledger.ask(make_proposals(), 0)
-        tell: Callable[..., object] = ledger._study.tell
+        tell: Callable[..., object] = ledger._open.study.tell
 
         def told_and_lost(*given: Any, **named: Any) -> None:
-            ledger._study.tell = tell  # type: ignore[method-assign, assignment]
+            ledger._open.study.tell = tell  # type: ignore[method-assign, assignment]
             tell(*given, **named)
             Dropping(ledger, "SELECT", times=1)
-            ledger._storage.get_all_trials(ledger._study_id)
+            ledger._open.storage.get_all_trials(ledger._open.study_id)
 
-        ledger._study.tell = told_and_lost  # type: ignore[method-assign, assignment]
+        ledger._open.study.tell = told_and_lost  # type: ignore[method-assign, assignment]
         assert ledger.tell(candidate, DONE, {}).outcome == DONE
         assert [trial.outcome for trial in ledger.trials] == [DONE]
 
@@ -98,11 +98,11 @@ def test_what_the_database_refuses_is_not_tried_again(tmp_path: Path) -> None:
             raise sqlite3.OperationalError("database or disk is full")
 
         with pytest.raises(StudyError, match="full"):
-            storages.tried_again(ledger._storage, "sqlite:///x", refuse)
+            storages.tried_again(ledger._open.storage, "sqlite:///x", refuse)
         assert tries == [False]
 
 
 def test_a_connection_that_waited_is_tried_before_it_is_used(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         ledger.ask(make_proposals(), 0)
-        assert ledger._storage.engine.pool._pre_ping
+        assert ledger._open.storage.engine.pool._pre_ping

@@ -345,7 +345,7 @@ def test_a_trial_that_was_running_or_lost_is_asked_again_elsewhere(archive: Path
     target = StudyFolder(import_study(archive, tmp_path / "b").folder)
     objectives = ("accuracy", "mflops", "latency_ms")
     with Ledger(sqlite_url(target.database), "fake", objectives, target.lock) as ledger:
-        assert [c.number for c in lost_candidates(ledger._study.get_trials())] == [4]
+        assert [c.number for c in lost_candidates(ledger._open.study.get_trials())] == [4]
 
 
 def test_a_study_in_the_place_is_replaced_only_by_force_and_not_while_it_is_searched(archive: Path, root: Path) -> None:

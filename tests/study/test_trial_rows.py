@@ -31,10 +31,11 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reading")
     write_resolved(StudySpec(name="fake", objectives=OBJECTIVES), StudyFolder(folder).resolved)
     proposals = make_proposals()
-    with open_ledger(folder) as ledger:
-        ledger.remember("dense", proposals.dense.to_json())
-        list(run(ledger, proposals, 9))
-        ledger.ask(proposals, 0)
+    ledger = open_ledger(folder)
+    ledger.remember("dense", proposals.dense.to_json())
+    list(run(ledger, proposals, 9))
+    ledger.ask(proposals, 0)
+    ledger.close(gives_back=False)
     other = optuna.create_study(storage=sqlite_url(folder / "study.db"), study_name="other")
     other.add_trial(optuna.trial.create_trial(value=1.0, user_attrs={"candidate": "{}", "outcome": "{}"}))
     return folder

@@ -18,7 +18,7 @@ from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Trial, completed_measurement
+from autoprune.core.trial import Candidate, Trial, completed_measurement
 from autoprune.search.proposals.loss_model import Evidence
 
 MOST_TRIALS = 300  # that are learnt from: the latest; more would only cost time
@@ -52,6 +52,7 @@ class Elites:
         self._rows: list[tuple[Ints, Ints, float]] = []
         self._elites: dict[str, list[tuple[float, int, PruningPolicy]]] = {}
         self._ranked: dict[str, int] = {}
+        self._pending: list[tuple[Ints, Ints]] = []
 
     def read(self, trials: Sequence[Trial]) -> None:
         """Take in what was added since the last call."""
@@ -64,15 +65,19 @@ class Elites:
             policy = trial.candidate.policy
             kept, criteria = self.places(self.space.counts(policy), policy)
             self._trials.append(trial)
-            self._keys.add(kept.tobytes() + criteria.tobytes())
+            self._keys.add(_key(kept, criteria))
             measured = completed_measurement(trial)
             if measured is not None and "loss" in measured.values:
                 self._rows.append((kept, criteria, measured["loss"]))
 
+    def expect(self, pending: Sequence[Candidate]) -> None:
+        """Take in what is being evaluated now, in the place of what was before."""
+        self._pending = [self.places(self.space.counts(one.policy), one.policy) for one in pending]
+
     def holds(self, counts: ChannelCounts, policy: PruningPolicy) -> bool:
-        """Return whether a policy of these counts was evaluated: it would only score the same."""
-        kept, criteria = self.places(counts, policy)
-        return kept.tobytes() + criteria.tobytes() in self._keys
+        """Return whether a policy of these counts was evaluated, or is now: it would only score the same."""
+        key = _key(*self.places(counts, policy))
+        return key in self._keys or any(key == _key(*places) for places in self._pending)
 
     def places(self, counts: ChannelCounts, policy: PruningPolicy) -> tuple[Ints, Ints]:
         """Return where a policy's counts are among the choices, and its criteria among all of them.
@@ -87,13 +92,23 @@ class Elites:
         return np.array(places, dtype=np.int64), np.array(criteria, dtype=np.int64)
 
     def evidence(self) -> Evidence:
-        """Return what the latest completed trials say."""
+        """Return what the latest completed trials say, each pending one standing at their mean log-loss.
+
+        So long as it is not known how good a pending candidate is, others like it are no more promising than the rest.
+
+        Source: Ginsbourger, Le Riche and Carraro, "Kriging is well-suited to parallelize optimization" (2010), section
+        3.2 (constant liar).
+        """
         rows, shape = self._rows[-MOST_TRIALS:], (-1, len(self.names))
+        losses = _logs([row[2] for row in rows])
+        if len(rows) and self._pending:
+            rows = [*rows, *((kept, criteria, 0.0) for kept, criteria in self._pending)]
+            losses = np.append(losses, np.full(len(self._pending), losses.mean()))
         kept = np.array([row[0] for row in rows], dtype=np.int64).reshape(shape)
         return Evidence(
             self._table[np.arange(len(self.names)), kept],
             np.array([row[1] for row in rows], dtype=np.int64).reshape(shape),
-            _logs([row[2] for row in rows]),
+            losses,
             max(1, len(self.criteria)),  # without groups there is none, and blocks have no use for one
         )
 
@@ -109,6 +124,10 @@ class Elites:
         best.sort(key=lambda each: each[:2])
         del best[count:]
         return [policy for _, _, policy in best]
+
+
+def _key(kept: Ints, criteria: Ints) -> bytes:
+    return kept.tobytes() + criteria.tobytes()
 
 
 def _logs(losses: Sequence[float]) -> Floats:

@@ -25,7 +25,7 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.proposal import Proposal
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Trial
+from autoprune.core.trial import Candidate, Trial
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.elites import Elites
 from autoprune.search.proposals.knapsack import Knapsack, Penalties, rises_of
@@ -67,6 +67,7 @@ class GuidedSampler:
         projector: Projector,
         budget: Budget,
         timed: Callable[[], Projector] | None = None,
+        pending: Sequence[Candidate] = (),
     ) -> Proposal:
         """Return one proposal.
 
@@ -78,9 +79,11 @@ class GuidedSampler:
             budget: of this run, which the best networks were measured to meet; the projector's limits may be predicted.
             timed: the projector with a limit on predicted or assumed latency, if latency is traded; asked only if it is
                 needed.
+            pending: what is being evaluated; until it is known, it counts as no better than the others.
         """
         rng = np.random.default_rng([self.seed, number, attempt])
         self._elites.read(trials)
+        self._elites.expect(pending)
         elites = self._elites.elites(budget, ELITES)
         way = str(rng.choice(list(_WAYS), p=list(_WAYS.values())))
         if (way in ("mutated", "crossed") and len(elites) < 2) or (way == "faster" and timed is None):

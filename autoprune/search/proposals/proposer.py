@@ -7,7 +7,7 @@ measurement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -19,7 +19,7 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.proposal import Proposal
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Trial, completed_measurement
+from autoprune.core.trial import Candidate, Trial, completed_measurement
 from autoprune.errors import UsageError
 from autoprune.search.proposals.baselines import Ranking, baselines, further_baselines
 from autoprune.search.proposals.budget_projection import Cost, Projector
@@ -94,29 +94,39 @@ class Proposals:
             )
         self.budget.check_reachable(Projector(self.space, self.cost, self.budget).smallest())
 
-    def propose(self, number: int, trials: Sequence[Trial], draw: Callable[[str, int], Params]) -> Proposal:
+    def propose(
+        self,
+        number: int,
+        trials: Sequence[Trial],
+        draw: Callable[[str, int], Params],
+        pending: Sequence[Candidate] = (),
+    ) -> Proposal:
         """Return the proposal that becomes candidate ``number``: a baseline that is due, or what the sampler finds.
 
         Args:
             number: of the candidate.
             trials: every finished trial, by number.
             draw: (name, seed) → a value for every parameter, by one of Optuna's samplers.
+            pending: what other workers evaluate now; it is not proposed again.
         """
         projector = self.projector(trials)
-        waiting = self._waiting_baseline(projector, trials)
+        waiting = self._waiting_baseline(projector, [*(trial.candidate for trial in trials), *pending])
         if waiting is not None:
             name, policy = waiting
             return self._proposal(policy, f"baseline:{name}")
         if self.chosen_sampler == GUIDED:
-            return self._guided(number, trials, projector)
+            return self._guided(number, trials, projector, pending)
         params = draw(self.chosen_sampler, proposal_seed(self.seed, number))
         projected = projector.project(policy_of(self.space, params))
-        return self._proposal(self._unseen(projected, projector, number, trials), f"sampler:{self.chosen_sampler}")
+        seen = {each.policy for each in (*(trial.candidate for trial in trials), *pending)}
+        return self._proposal(self._unseen(projected, projector, number, seen), f"sampler:{self.chosen_sampler}")
 
     def _proposal(self, policy: PruningPolicy, origin: str) -> Proposal:
         return Proposal(policy, self.space.counts(policy), origin, self.budget)
 
-    def _guided(self, number: int, trials: Sequence[Trial], projector: Projector) -> Proposal:
+    def _guided(
+        self, number: int, trials: Sequence[Trial], projector: Projector, pending: Sequence[Candidate]
+    ) -> Proposal:
         """Return the guided sampler's proposal, the first of a few that was not evaluated before.
 
         One for a lower latency is made for that latency where a limit is on it. Otherwise it is for this run's budget:
@@ -126,7 +136,7 @@ class Proposals:
         is_known = self.probes is not None if is_limited else self.work is not None
         timed = partial(self._timed, number, trials) if is_known else None
         for attempt in range(RANDOM_DRAWS):
-            found = self._guide.propose(number, attempt, trials, projector, self.budget, timed)
+            found = self._guide.propose(number, attempt, trials, projector, self.budget, timed, pending)
             if not self._guide.has_seen(found):
                 break
         is_lower = found.origin == "guided:lower" or (found.origin == "guided:faster" and is_limited)
@@ -139,13 +149,12 @@ class Proposals:
         return Budget({name: Limit(min(value, known.get(name, value))) for name, value in limits.items()})
 
     def _unseen(
-        self, proposed: PruningPolicy, projector: Projector, number: int, trials: Sequence[Trial]
+        self, proposed: PruningPolicy, projector: Projector, number: int, seen: Set[PruningPolicy]
     ) -> PruningPolicy:
         """Return the proposal, or a random one instead if it was evaluated before: it would only score the same.
 
         Samplers do propose a policy twice, because many wishes project to the same channel counts.
         """
-        seen = {trial.candidate.policy for trial in trials}
         draw = np.random.default_rng([self.seed, number])
         for _ in range(RANDOM_DRAWS):
             if proposed not in seen:
@@ -156,16 +165,18 @@ class Proposals:
             proposed = projector.project(policy_of(self.space, params))
         return proposed
 
-    def _waiting_baseline(self, projector: Projector, trials: Sequence[Trial]) -> tuple[str, PruningPolicy] | None:
+    def _waiting_baseline(
+        self, projector: Projector, candidates: Sequence[Candidate]
+    ) -> tuple[str, PruningPolicy] | None:
         """Return the first baseline of this budget that was not asked yet, or ``None``."""
         if not self.with_baselines:
             return None
-        asked = {trial.candidate.origin: trial for trial in trials if trial.candidate.budget == self.budget}
+        asked = {candidate.origin: candidate for candidate in candidates if candidate.budget == self.budget}
         if "latency_ms" in self.budget.limits:  # predicted anew at every ask; what was asked is not worked out again
             known = {
-                origin.removeprefix("baseline:"): trial.candidate.policy
-                for origin, trial in asked.items()
-                if trial.candidate.is_baseline
+                origin.removeprefix("baseline:"): candidate.policy
+                for origin, candidate in asked.items()
+                if candidate.is_baseline
             }
             return next(further_baselines(known, projector, self.scores, self.tolerated, self.sensitivity), None)
         key = str(projector.budget.to_json())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from autoprune.core.cores import available_cores
+from autoprune.core.cores import default_threads
 from autoprune.models.calling.tensors import map_tensors
 
 Precision = Literal["fp32", "bf16"]
@@ -34,7 +34,7 @@ class Runtime:
         device: ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32``, or ``bf16`` for autocast with float32 weights.
         channels_last: whether images and convolution weights are laid out channels last.
-        threads: CPU threads; 0 for one on each core this process may use.
+        threads: CPU threads; 0 for as many as ``OMP_NUM_THREADS`` says, or one on each core this process may use.
     """
 
     device: str = "cpu"
@@ -104,7 +104,7 @@ class Runtime:
 
     def apply_threads(self) -> None:
         """Set how many CPU threads PyTorch uses, for the whole process."""
-        torch.set_num_threads(self.threads or available_cores())
+        torch.set_num_threads(self.threads or default_threads())
 
     def describe(self) -> dict[str, str | int]:
         """Return what matters when timings are compared: device, precision, layout, threads, versions."""
@@ -113,7 +113,7 @@ class Runtime:
             "device_name": _device_name(self.device),
             "precision": self.precision,
             "layout": self.layout,
-            "threads": self.threads or available_cores(),
+            "threads": self.threads or default_threads(),
             "torch": str(torch.__version__),
             "platform": platform.platform(terse=True),
         }

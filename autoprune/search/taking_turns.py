@@ -1,0 +1,66 @@
+"""What several workers of a study do one after the other, or only one of them: preparing the study, and logging it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from autoprune.core.notify import Notify
+from autoprune.errors import StudyError
+from autoprune.study.lock import HeldLock, try_lock
+
+_PAUSE = 0.2  # seconds between two looks at whether it is this worker's turn
+
+
+class Turn:
+    """A turn that one worker has at a time; a dead worker's ends with it.
+
+    Args:
+        path: of the file that says whose turn it is, held locked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: HeldLock | None = None
+
+    def take(self) -> bool:
+        """Take the turn if nobody has it; return whether this worker has it now.
+
+        Raises:
+            StudyError: if the file cannot be made or locked.
+        """
+        if self._held is not None:
+            return True
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            if try_lock(descriptor, fcntl.LOCK_EX):
+                self._held = HeldLock(descriptor)
+            else:
+                os.close(descriptor)
+        except OSError as error:
+            raise StudyError(f"the lock {str(self._path)!r} cannot be taken: {error.strerror or error}") from error
+        return self._held is not None
+
+    def wait(self, notify: Notify, sentence: str) -> None:
+        """Take the turn as soon as nobody else has it.
+
+        Args:
+            notify: called with a sentence, once, if that takes time.
+            sentence: that says what is waited for.
+
+        Raises:
+            StudyError: as :meth:`take`.
+        """
+        if self.take():
+            return
+        notify(sentence)
+        while not self.take():
+            time.sleep(_PAUSE)
+
+    def close(self) -> None:
+        """Give the turn to the next; again, nothing happens."""
+        if self._held is not None:
+            self._held.release()
+            self._held = None

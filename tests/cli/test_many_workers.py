@@ -1,0 +1,174 @@
+"""Several workers on one study, by one command or by several: nothing is lost, and scores are those of one alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import call, command, environment, finished, stored_trials, write_study
+
+from autoprune.cli.worker_plan import planned_workers
+from autoprune.errors import UsageError
+from autoprune.study.lock import is_searched
+from autoprune.study.view import open_view
+from autoprune.study.workers import workers_here
+
+PATIENCE = 90.0
+ALIKE = ("--no-stopping", "--set", "sensitivity.enabled=false")  # nothing depends on who finished before
+
+
+@contextmanager
+def searching(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command("search", *arguments), env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def until(is_so: Any, process: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < deadline, "it takes too long"
+        assert process is None or process.poll() is None, "it ended early"
+        time.sleep(0.05)
+
+
+def told(folder: Path) -> int:
+    try:
+        return sum(bool(trial["outcome"]) for trial in stored_trials(folder))
+    except sqlite3.OperationalError:  # its tables are not made yet
+        return 0
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {trial.number: trial.outcome.measurement["loss"] for trial in open_view(folder).trials}  # type: ignore[union-attr]
+
+
+def test_two_workers_find_what_one_finds_and_share_the_work(tmp_path: Path) -> None:
+    one, two = (write_study(tmp_path / "studies", name, trials=16, epochs=20) for name in ("tiny", "both"))
+    (two / "study.toml").write_text((one / "study.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert call("search", one, *ALIKE).returncode == 0
+    done = call("search", two, *ALIKE, "--workers", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["counts"]["completed"] == 16
+    assert finished(two) == finished(one)
+    assert losses(two) == losses(one)
+    view = open_view(two)
+    assert {trial.session for trial in view.trials} == {0, 1}
+    assert len(view.sessions) == 2
+    assert done.stderr.count("[16/16]") == 1, "one display shows each trial once"
+    assert "joining a search that is under way" in done.stderr
+    assert workers_here(two) == []
+
+
+def test_the_same_command_in_a_second_terminal_joins(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "studies", trials=30, epochs=60)
+    with searching(folder) as first:
+        until(lambda: told(folder) >= 1, first)
+        second = call("search", folder)
+        assert second.returncode == 0, second.stderr
+        assert f"beside process {first.pid}" in second.stderr
+        assert first.wait(PATIENCE) == 0
+    assert [number for number, _ in finished(folder)] == list(range(30))
+    assert {trial.session for trial in open_view(folder).trials} == {0, 1}
+
+
+def test_more_trials_may_be_asked_for_while_workers_run(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "studies", trials=16, epochs=10)
+    with searching(folder) as first:
+        until(lambda: told(folder) >= 1, first)
+        assert call("search", folder, "--trials", "24").returncode == 0
+        assert first.wait(PATIENCE) == 0
+    assert told(folder) == 24
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupt_ends_all_workers_once_and_another_command_goes_on(tmp_path: Path, how: signal.Signals) -> None:
+    folder = write_study(tmp_path / "studies", trials=24, epochs=10)
+    with searching(folder, "--workers", "2") as process:
+        until(lambda: told(folder) >= 2, process)
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == (130 if how == signal.SIGINT else 0)
+    assert errors.count("Resume with") == 1
+    assert "Traceback" not in errors
+    assert not is_searched(folder / "study.lock")
+    assert all(trial["state"] != "RUNNING" for trial in stored_trials(folder)), "candidates are given back"
+    assert call("search", folder).returncode == 0
+    assert [number for number, _ in finished(folder)] == list(range(24))
+
+
+def test_a_killed_worker_is_said_and_the_others_finish_the_study(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "studies", trials=24, epochs=10)
+    with searching(folder, "--workers", "2") as process:
+        until(lambda: told(folder) >= 2 and len(workers_here(folder)) == 2, process)
+        os.kill(workers_here(folder)[0].process, signal.SIGKILL)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert "ended early" in errors
+    assert "killed by signal 9" in errors
+    assert [number for number, _ in finished(folder)] == list(range(24))
+
+
+def test_workers_end_by_themselves_when_the_command_is_killed(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "studies", trials=60, epochs=10)
+    with searching(folder, "--workers", "2") as process:
+        until(lambda: told(folder) >= 2, process)
+        process.kill()
+        process.wait()
+        until(lambda: not is_searched(folder / "study.lock"))
+    assert told(folder) < 60
+    assert all(trial["state"] != "RUNNING" for trial in stored_trials(folder))
+
+
+def test_what_ends_every_worker_is_said_once_with_its_exit_code(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "studies", trials=12)
+    done = call("search", folder, "--workers", "2", "--set", "finetune.lr=1e30", "--json")
+    assert done.returncode == 1
+    assert "NonFiniteError" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "error" in json.loads(done.stdout)
+
+
+def test_workers_are_planned_as_they_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoprune.cli.worker_plan.available_cores", lambda: 8)
+    assert [plan.environment for plan in planned_workers("1", 0)] == [{}]
+    assert [plan.environment for plan in planned_workers("4", 0)] == [{"OMP_NUM_THREADS": "2"}] * 4
+    assert [plan.environment for plan in planned_workers("4", 3)] == [{}] * 4, "the spec says how many threads"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    on_gpus = planned_workers("cuda:0,cuda:3", 0)
+    assert [plan.environment["CUDA_VISIBLE_DEVICES"] for plan in on_gpus] == ["0", "3"]
+    assert [plan.options for plan in on_gpus] == [("--device", "cuda")] * 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert [plan.environment["CUDA_VISIBLE_DEVICES"] for plan in planned_workers("cuda:1", 0)] == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("0", "is not understood"),
+        ("-2", "is not understood"),
+        ("many", "is not understood"),
+        ("cuda", "is not understood"),
+        ("cuda:0,cuda:0", "names a GPU twice"),
+        ("cuda:9", "shows 2 GPU"),
+        ("1000000", "more than this machine has memory for"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(monkeypatch: pytest.MonkeyPatch, wanted: str, said: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    with pytest.raises(UsageError, match=said):
+        planned_workers(wanted, 0)
