@@ -145,20 +145,17 @@ class ManyWorkers:
             case "began":
                 self._budget = Budget.parse(values["budget"])
                 self._begins = line if not self._shown else None
-            case "stored" if (trial := line.trial) is not None:
-                self._stored.append(trial)
+            case "stored":
+                self._stored.append(line.trial)
             case "asked":
                 self._begin()
-                worker_at = f"trial {values['number']}"
-                self._display.at(label, worker_at)
+                self._display.at(label, f"trial {values['number']}")
             case "phase":
                 self._begin()
                 self._display.at(label, values["name"], further=True)
-            case "told" if (trial := line.trial) is not None:
+            case "told":
                 self._begin()
-                if trial.number not in self._shown:
-                    self._shown.add(trial.number)
-                    self._display.told(trial)
+                self._tell_once(line.trial)
             case "error":
                 kind = getattr(errors, str(values["error"]), EvaluationError)
                 worker.error = kind.__new__(kind, values["message"])
@@ -174,6 +171,12 @@ class ManyWorkers:
         self._shown = {trial.number for trial in self._stored}
         dense = Measurement.from_json(values["dense"])
         self._display.began(self._stored, values["wanted"], self._budget, dense, qualities)
+
+    def _tell_once(self, trial: Trial) -> None:
+        """Show a trial that every worker tells."""
+        if trial.number not in self._shown:
+            self._shown.add(trial.number)
+            self._display.told(trial)
 
     def _warn_once(self, label: str, message: str) -> None:
         """Show a sentence that several workers may say alike."""

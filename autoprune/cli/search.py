@@ -58,7 +58,7 @@ Examples:
     help="Processes that search at once, which share the cores; or the GPUs to use, one process on each. The same "
     "command in another terminal is one more.",
 )
-@click.option(AS_WORKER, "as_worker", hidden=True)
+@click.option(AS_WORKER, "as_worker", hidden=True, help="Search as a worker of another command, by this name.")
 @trust_option
 @verbosity_options
 @stored_study_options

@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from optuna.trial import TrialState
-
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import parse_json
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, Metric
 from autoprune.core.trial import Candidate, Trial
-from autoprune.study.table_schema import CANDIDATE, OUTCOME
-from autoprune.study.trial_format import StoredTrial, candidate_record, outcome_record, read_trial
+from autoprune.study.trial_format import candidate_record, finished_trial, outcome_record
 
 
 class WorkerLines:
@@ -100,7 +97,6 @@ class WorkerLine:
             return None
 
     @property
-    def trial(self) -> Trial | None:
+    def trial(self) -> Trial:
         """Return the trial of a line that tells one."""
-        written = {CANDIDATE: self.values["candidate"], OUTCOME: self.values["outcome"]}
-        return read_trial(StoredTrial(0, TrialState.COMPLETE, written))
+        return finished_trial(self.values["candidate"], self.values["outcome"])

@@ -146,7 +146,12 @@ def read_trial(record: Record) -> Trial | None:
     """Return a finished trial, or ``None`` for one that is running or lost."""
     if CANDIDATE not in record.user_attrs or not record.state.is_finished() or OUTCOME not in record.user_attrs:
         return None
-    asked, told = parse_json(record.user_attrs[CANDIDATE]), parse_json(record.user_attrs[OUTCOME])
+    return finished_trial(record.user_attrs[CANDIDATE], record.user_attrs[OUTCOME])
+
+
+def finished_trial(candidate: str, outcome: str) -> Trial:
+    """Return the trial of what :func:`candidate_record` and :func:`outcome_record` wrote."""
+    asked, told = parse_json(candidate), parse_json(outcome)
     return Trial(
         _candidate(asked), outcome_from_json(told["outcome"]), _seconds(told["seconds"]), int(asked["session"])
     )

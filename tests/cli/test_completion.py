@@ -123,6 +123,8 @@ def test_the_list_of_commands_holds_every_module_of_commands() -> None:
             "secrets",
             "standard_streams",
             "quality_options",
+            "worker_plan",
+            "many_workers",
         ),
     }
     assert {path.stem for path in folder.glob("*.py")} - others == set(COMMANDS)
