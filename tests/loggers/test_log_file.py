@@ -63,6 +63,8 @@ def test_sessions_are_appended_with_times_trials_and_tracebacks(tmp_path: Path) 
             display.asked(trial(good()).candidate)
             display.phase("finetune")
             display.told(trial(good()))
+            display.asked(trial(FAILED, 1).candidate)
+            display.told(trial(good(), 7))  # another worker's, who logs it
             display.told(trial(FAILED, 1))
     text = path.read_text()
     assert text.count("session begins: mine, process ") == 2
@@ -71,9 +73,10 @@ def test_sessions_are_appended_with_times_trials_and_tracebacks(tmp_path: Path) 
         "INFO    finding groups",
         "WARNING the dense",
         "trial 0 begins (sampler:tpe)",
-        "[2/3] trial 1 failed",
+        "[3/3] trial 1 failed",
     ):
         assert text.count(words) == 2, words
+    assert "trial 7" not in text
     assert "3.0 s (finetune 3.0)" in text
     assert '    File "/home/me/secret/net.py", line 3, in f\n    boom' in text
     stamped = [line for line in text.splitlines() if not line.startswith("    ")]

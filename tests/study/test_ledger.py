@@ -209,10 +209,13 @@ def test_an_outcome_written_but_not_told_is_finished_and_not_evaluated_again(
 ) -> None:
     proposals = make_proposals()
     for outcome in OUTCOMES:
-        with pytest.raises(Killed), open_ledger(tmp_path) as ledger, monkeypatch.context() as patch:
-            candidate = ledger.ask(proposals, 0)
+        killed = open_ledger(tmp_path)
+        candidate = killed.ask(proposals, 0)
+        with monkeypatch.context() as patch:
             patch.setattr(optuna.Study, "tell", _die)
-            ledger.tell(candidate, outcome, {"score": 1.0})
+            with pytest.raises(Killed):
+                killed.tell(candidate, outcome, {"score": 1.0})
+        killed.close(gives_back=False)
         with open_ledger(tmp_path) as ledger:
             assert ledger.reclaimed == 1
             assert ledger.trials[-1].candidate == candidate
