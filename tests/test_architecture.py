@@ -95,7 +95,7 @@ DOORS = {
     "torchvision": ("tasks", "models"),
     "optuna": ("study",),
     "sqlalchemy": ("study",),
-    "filelock": ("cost.timing_lock", "pick.unfinished_pick"),
+    "filelock": ("pick.unfinished_pick",),
     "mlflow": ("loggers.mlflow",),
     "wandb": ("loggers.wandb",),
     "moocore": ("analysis.pareto",),

@@ -6,7 +6,7 @@ on a busy machine). The milliseconds reported are that ratio times a reference t
 once per study.
 
 One :class:`Engine` runs both. Timing happens in the process that searches or finishes a study, which trains nothing
-meanwhile. Processes of autoprune take turns on a device (``timing_lock.py``).
+meanwhile. Processes of autoprune take turns on a device, and those that train there rest (``timing_lock.py``).
 """
 
 from __future__ import annotations

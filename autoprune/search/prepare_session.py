@@ -49,6 +49,7 @@ def begin_session(
         study = prepare_study(spec, folder, display.say, decided, task)
         proposals = build_proposals(study, Budget.parse(spec.budget.model_dump()).resolve(study.dense))
         proposals.check()
+    study.device.leave()
     remember(study.spec, written, folder)
     ledger.remember("fingerprint", fingerprint(study.spec))
     facts = study_facts(study)

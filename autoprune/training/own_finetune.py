@@ -46,6 +46,7 @@ def train_by_own_loop(
     steps = span.last - span.first
 
     def report(done: int, _steps: int = 0) -> None:
+        run.runtime.rest()
         if enforce is not None:
             enforce()
         if on_step is not None and 0 < done <= steps:

@@ -1,29 +1,120 @@
-"""Two processes do not time on a device at the same moment."""
+"""Two processes do not time on a device at the same moment, and those that train there rest meanwhile."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
+from autoprune.core import quiet
+from autoprune.core.quiet import Quiet
 from autoprune.cost.timing_lock import timing_lock
+
+STEPS = """
+import sys, time
+from pathlib import Path
+from autoprune.core.quiet import Quiet
+quiet = Quiet("cpu", Path(sys.argv[1]))
+while True:
+    quiet.rest()
+    time.sleep(0.005)
+    print(time.monotonic(), flush=True)
+"""
+TIMES = """
+import sys, time
+from pathlib import Path
+from autoprune.cost.timing_lock import timing_lock
+with timing_lock("cpu", folder=Path(sys.argv[1])):
+    print("timing", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def process(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) as started:
+        try:
+            assert started.stdout is not None
+            started.stdout.readline()
+            yield started
+        finally:
+            started.kill()
 
 
 def test_a_device_is_held_while_it_is_timed_on_and_free_again_afterwards(tmp_path: Path) -> None:
+    other = Quiet("cpu", tmp_path)
     with timing_lock("cpu", folder=tmp_path):
-        (path,) = tmp_path.iterdir()
-        other = FileLock(path, timeout=0)
-        with pytest.raises(TimeoutError):
-            other.acquire()
+        with other.timing(0.01, 0.01) as (has_turn, _):
+            assert not has_turn
         with timing_lock("cuda", 0.01, tmp_path):
-            assert len(list(tmp_path.iterdir())) == 2
-    other.acquire()
-    other.release()
+            assert len(list(tmp_path.iterdir())) == 4
     with pytest.raises(KeyError), timing_lock("cpu", folder=tmp_path):
         raise KeyError
-    other.acquire()
-    other.release()
+    with other.timing(0.01, 0.01) as both:
+        assert both == (True, True)
+    other.close()
+
+
+def test_who_trains_rests_between_two_steps_while_another_times(tmp_path: Path) -> None:
+    """Every step that is written down ended before the timing began, or after its end."""
+    with process(STEPS, tmp_path) as trains:
+        spans = []
+        for _ in range(5):
+            time.sleep(0.05)
+            with timing_lock("cpu", folder=tmp_path):
+                spans.append((time.monotonic(), time.sleep(0.2), time.monotonic()))
+        time.sleep(0.1)
+        trains.kill()
+        assert trains.stdout is not None
+        ends = [float(line) for line in trains.stdout.read().splitlines()]
+    assert len(ends) > 20, "it goes on between two timings"
+    assert not [end for end in ends for begin, _, stop in spans if begin < end < stop]
+
+
+def test_who_times_and_dies_or_is_stopped_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with process(TIMES, tmp_path) as times:
+        trains = Quiet("cpu", tmp_path)
+        times.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(quiet, "REST_SECONDS", 0.1)
+        trains.rest()
+        times.kill()
+        times.wait()
+        monkeypatch.setattr(quiet, "REST_SECONDS", 60.0)
+        trains.rest()
+        trains.close()
+
+
+def test_who_has_left_is_not_waited_for_and_who_never_rests_only_for_so_long(tmp_path: Path) -> None:
+    works, times = Quiet("cpu", tmp_path), Quiet("cpu", tmp_path)
+    works.rest()
+    with times.timing(1.0, 0.05) as both:
+        assert both == (True, False)
+    works.leave()
+    with times.timing(1.0, 0.05) as both:
+        assert both == (True, True)
+    works.close()
+    times.close()
+
+
+def test_a_process_that_times_does_not_wait_for_itself() -> None:
+    quiet.rest("cpu")
+    began = time.monotonic()
+    with timing_lock("cpu"):
+        pass
+    assert time.monotonic() - began < 9
+    quiet.leave("cpu")
+
+
+def test_a_forked_process_has_its_own_quiet() -> None:
+    assert quiet._quiet_of("cpu", os.getpid()) is quiet._quiet_of("cpu", os.getpid())
+    assert quiet._quiet_of("cpu", os.getpid()) is not quiet._quiet_of("cpu", 1)
 
 
 def test_a_turn_that_does_not_come_is_told_and_the_timing_goes_on(tmp_path: Path) -> None:

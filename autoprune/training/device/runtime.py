@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from autoprune.core import quiet
 from autoprune.core.cores import default_threads
 from autoprune.models.calling.tensors import map_tensors
 
@@ -98,9 +99,18 @@ class Runtime:
             network: placed on the runtime.
             batch: likewise.
         """
+        self.rest()
         with self.autocast():
             output = forward(network, batch)
         return map_tensors(output, _widened)
+
+    def rest(self) -> None:
+        """Wait while another process times networks on the device; to be called between two steps."""
+        quiet.rest(self.device)
+
+    def leave(self) -> None:
+        """Say that no step comes for now, so that nobody who times waits for the end of one."""
+        quiet.leave(self.device)
 
     def apply_threads(self) -> None:
         """Set how many CPU threads PyTorch uses, for the whole process."""
