@@ -142,7 +142,8 @@ def picture(shot: Snapshot, console: Console) -> RenderableType:
     bar = Table.grid(padding=(0, 1))
     bar.add_row(ProgressBar(total=max(shot.wanted, 1), completed=shot.finished, width=30), Text(shot.progress_line()))
     lines: list[RenderableType] = [Text(title, style="bold"), bar, Text(shot.state_line()), Text(best_line(shot))]
-    if shot.searching and shot.doing and shot.summary:
+    lines += [Text(line, style="dim") for line in shot.worker_lines()]
+    if shot.searching and shot.doing and shot.summary and not shot.worker_lines():
         lines.append(Text(f"now: {shot.doing}", style="dim"))
     if shot.summary is None:
         return Group(*lines)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from autoprune.core.json_values import JsonObject
 from autoprune.core.trial import Trial
 from autoprune.loggers.console import RECENT, duration, how_it_ended
 from autoprune.report.content.summary import KINDS, Summary, summarise
+from autoprune.study.at_work import AtWork
 from autoprune.study.lock import is_searched
 from autoprune.study.manage.list import last_activity
 from autoprune.study.view import StudyView, open_view
@@ -66,6 +67,22 @@ class Snapshot:
     left: TimeLeft | None
     quiet_seconds: float
     doing: str
+
+    @property
+    def workers(self) -> tuple[AtWork, ...]:
+        """Return what is being evaluated now, if a process is searching."""
+        return self.view.at_work if self.searching else ()
+
+    def worker_lines(self) -> list[str]:
+        """Return what each worker is at, and since when; none if there is one alone."""
+        if len(self.workers) < 2:
+            return []
+        now = datetime.datetime.now(datetime.UTC)
+        return [
+            f"{one.worker.shown if one.worker else 'a worker'}: trial {one.number} ({one.origin}), "
+            f"for {duration(one.seconds(now))}"
+            for one in self.workers
+        ]
 
     @property
     def finished(self) -> int:
@@ -120,6 +137,7 @@ class Snapshot:
             "running": self.view.running,
             "counts": {kind: self.counts.get(kind, 0) for kind in KINDS},
             "searching": self.searching,
+            "workers": [one.to_json() for one in self.workers],
             "done": self.is_done,
             "seconds_left": {"median": left.seconds, "low": left.low, "high": left.high} if left else None,
             "seconds_since_activity": round(self.quiet_seconds, 1),
@@ -146,25 +164,30 @@ def take_snapshot(path: Path, storage: str | None = None, budget: Budget | None 
     summary = summarise(view, budget) if view.facts.dense else None
     shot = Snapshot(view, summary, searching, None, quiet, last_line(view.folder.log))
     running_for = quiet if searching and view.running else 0.0
-    left = time_left(view.trials, len(view.sessions) - 1, shot.wanted - shot.finished, running_for)
+    sessions = {one.session for one in shot.workers} | {len(view.sessions) - 1}
+    left = time_left(view.trials, sessions, shot.wanted - shot.finished, running_for, max(1, len(shot.workers)))
     return Snapshot(view, summary, searching, left, quiet, shot.doing)
 
 
-def time_left(trials: Sequence[Trial], session: int, to_come: int, running_for: float = 0.0) -> TimeLeft | None:
-    """Return how long the trials to come will take, or ``None`` if none of this session has finished yet.
+def time_left(
+    trials: Sequence[Trial], sessions: Collection[int], to_come: int, running_for: float = 0.0, workers: int = 1
+) -> TimeLeft | None:
+    """Return how long the trials to come will take, or ``None`` if none of these sessions has finished yet.
 
     Args:
         trials: finished ones, by number.
-        session: number of the session that runs.
+        sessions: numbers of those that run.
         to_come: trials that are not finished, the running one included.
         running_for: seconds that the running one has taken so far.
+        workers: how many evaluate trials at the same time.
     """
-    recent = [trial.total_seconds for trial in trials if trial.session == session][-RECENT:]
+    recent = [trial.total_seconds for trial in trials if trial.session in sessions][-RECENT:]
     if not recent or to_come < 1:
         return None
     low, middle, high = statistics.quantiles(recent, n=4) if len(recent) > 1 else [recent[0]] * 3
     low, high = max(low, min(recent)), min(high, max(recent))  # a quantile of few values lies outside them
-    return TimeLeft(*(max(0.0, each - running_for) + each * (to_come - 1) for each in (middle, low, high)))
+    further = max(0, to_come - workers) / workers
+    return TimeLeft(*(max(0.0, each - running_for) + each * further for each in (middle, low, high)))
 
 
 def last_line(log: Path) -> str:

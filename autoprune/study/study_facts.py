@@ -91,6 +91,7 @@ class SessionFacts:
         latency: how networks were timed, by setting; empty in sessions of versions that did not store it.
         versions: package → version.
         started: when, in ISO 8601 and UTC; empty until it is stored.
+        worker: who ran it, as the name of a worker is written; empty in sessions of versions that did not store it.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -100,9 +101,15 @@ class SessionFacts:
     latency: Mapping[str, str | int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     started: str = ""
+    worker: str = ""
+
+    @property
+    def host(self) -> str:
+        """Return the machine it ran on; empty if that is not stored."""
+        return self.worker.partition(":")[0]
 
     def to_json(self) -> JsonObject:
-        """Return plain types for JSON, without the start, which the ledger writes."""
+        """Return plain types for JSON, without the start and the worker, which the ledger writes."""
         return {
             "budget": self.budget.to_json(),
             "sampler": self.sampler,
@@ -129,6 +136,7 @@ class SessionFacts:
             latency=latency,
             versions=dict(stored.get("versions", {})),
             started=str(stored.get("started", "")),
+            worker=str(stored.get("worker", "")),
         )
 
 

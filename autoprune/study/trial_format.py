@@ -10,6 +10,7 @@ Optuna has no room for stands beside it as two JSON attributes: ``candidate``, w
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,8 @@ from autoprune.core.trial import (
 from autoprune.study.table_schema import CANDIDATE as CANDIDATE
 from autoprune.study.table_schema import OUTCOME as OUTCOME
 from autoprune.study.table_schema import WORKER
+
+ASKED = "asked"  # key of when a candidate was given to its worker
 
 
 class Record(Protocol):
@@ -115,7 +118,7 @@ def candidate_record(candidate: Candidate, session: int, worker: str = "") -> st
             "budget": candidate.budget.to_json(),
             "policy": json.loads(candidate.policy.to_json()),
             "session": session,
-            **({WORKER: worker} if worker else {}),
+            **({WORKER: worker, ASKED: datetime.datetime.now(datetime.UTC).isoformat()} if worker else {}),
         }
     )
 

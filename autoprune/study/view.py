@@ -14,6 +14,7 @@ from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError
+from autoprune.study.at_work import AtWork, at_work
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
@@ -33,6 +34,7 @@ class StudyView:
         spec: what its trials were made by.
         trials: finished trials, by number.
         running: how many candidates have no outcome yet (of a live search, or of one that died).
+        at_work: these candidates, with who was given each, and when.
         facts: what is stored about the study as a whole.
     """
 
@@ -41,6 +43,7 @@ class StudyView:
     trials: tuple[Trial, ...]
     running: int
     facts: StudyFacts
+    at_work: tuple[AtWork, ...] = ()
 
     @property
     def dense(self) -> Measurement:
@@ -97,6 +100,7 @@ def open_view(path: str | Path, storage: str | None = None) -> StudyView:
         with reporting_damage(url):
             stored = open_rows(opened, study_id).read(0)
             kept = opened.get_study_user_attrs(study_id)
+            working = at_work(stored)
         facts = _read_facts(kept, url)
     running = sum(record.state == TrialState.RUNNING for record in stored)
     wanted = {spec.quality.name, "mflops", *spec.objectives}
@@ -107,7 +111,7 @@ def open_view(path: str | Path, storage: str | None = None) -> StudyView:
             f"what the storage {without_password(url)!r} holds about the dense network is damaged: it lacks {lacking}; "
             "restore study.db from a copy"
         )
-    return StudyView(folder, spec, trials, running, facts)
+    return StudyView(folder, spec, trials, running, facts, working)
 
 
 def _read_facts(stored: Mapping[str, str], url: str) -> StudyFacts:

@@ -15,13 +15,18 @@ import filelock
 import pytest
 from click.testing import CliRunner, Result
 from stored_fakes import FAILED, STOPPED, good, store
+from study_fakes import fake_outcome, make_proposals, open_ledger
+from study_fakes import run as asked_and_told
 
 from autoprune.cli import main
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import StudyLockedError
 from autoprune.report.live import last_line, news, take_snapshot, time_left
+from autoprune.study.folder import StudyFolder
 from autoprune.study.lock import is_searched, take_lock
+from autoprune.study.spec import StudySpec
+from autoprune.study.spec_toml import write_resolved
 
 
 def run(*arguments: str | Path, **env: str) -> Result:
@@ -40,7 +45,7 @@ def trial(number: int, seconds: float, session: int = 0) -> Trial:
 
 def test_the_time_left_is_the_median_of_this_session_times_the_trials_to_come() -> None:
     trials = [trial(0, 1000.0), *(trial(n, s, 1) for n, s in enumerate((8.0, 10.0, 10.0, 30.0), 1))]
-    left = time_left(trials, 1, 5)
+    left = time_left(trials, {1}, 5)
     assert left is not None
     assert left.seconds == 50.0
     assert left.low < 50.0 < left.high <= 150.0
@@ -48,15 +53,15 @@ def test_the_time_left_is_the_median_of_this_session_times_the_trials_to_come() 
 
 def test_the_time_that_the_running_trial_has_taken_is_off_and_one_overdue_counts_for_nothing() -> None:
     trials = [trial(0, 10.0)]
-    assert time_left(trials, 0, 3, running_for=4.0).seconds == 26.0  # type: ignore[union-attr]
-    assert time_left(trials, 0, 3, running_for=99.0).seconds == 20.0  # type: ignore[union-attr]
+    assert time_left(trials, {0}, 3, running_for=4.0).seconds == 26.0  # type: ignore[union-attr]
+    assert time_left(trials, {0}, 3, running_for=99.0).seconds == 20.0  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("session", "to_come"), [(1, 3), (0, 0)])
 def test_nothing_is_estimated_before_the_first_trial_of_a_session_and_after_the_last(
     session: int, to_come: int
 ) -> None:
-    assert time_left([trial(0, 10.0)], session, to_come) is None
+    assert time_left([trial(0, 10.0)], {session}, to_come) is None
 
 
 # -- a moment ---------------------------------------------------------------------------------------------------------
@@ -258,3 +263,38 @@ def test_those_who_ask_all_the_time_never_keep_a_search_from_beginning(tmp_path:
         ended.set()
         for watcher in watchers:
             watcher.join()
+
+
+# -- several workers --------------------------------------------------------------------------------------------------
+
+
+def test_workers_share_the_trials_to_come() -> None:
+    trials = [trial(0, 10.0), trial(1, 10.0)]
+    assert time_left(trials, {0}, 8, workers=2).seconds == 10.0 + 10.0 * 3  # type: ignore[union-attr]
+    assert time_left(trials, {0}, 1, workers=4).seconds == 10.0  # type: ignore[union-attr]
+
+
+def test_a_watcher_sees_what_each_worker_is_at_and_since_when(tmp_path: Path) -> None:
+    proposals = make_proposals()
+    write_resolved(StudySpec(name="fake", objectives=("accuracy", "mflops")), StudyFolder(tmp_path).resolved)
+    with open_ledger(tmp_path) as one, open_ledger(tmp_path) as other:
+        for ledger in (one, other):
+            ledger.begin_session({"budget": proposals.budget.to_json(), "trials": 9})
+        one.remember("dense", proposals.dense.to_json())
+        list(asked_and_told(one, proposals, 3))
+        asked = [ledger.ask(proposals, 0) for ledger in (one, other)]
+        shot = take_snapshot(tmp_path)
+        assert [(at.number, at.session) for at in shot.workers] == [(asked[0].number, 0), (asked[1].number, 1)]
+        lines = shot.worker_lines()
+        assert lines[0].startswith(f"process {os.getpid()} on {one.worker.host}: trial 3 (sampler:random), for ")
+        told = shot.to_json()["workers"]
+        assert isinstance(told, list)
+        assert [each["process"] for each in told] == [os.getpid()] * 2  # type: ignore[index, call-overload]
+        other.tell(asked[1], fake_outcome(proposals, asked[1]), {"finetune": 2.0})
+    shot = take_snapshot(tmp_path)
+    assert shot.workers == ()
+    assert shot.summary is not None
+    assert [(share.session, share.host, share.trials) for share in shot.summary.workers] == [
+        (0, one.worker.host, 3),
+        (1, one.worker.host, 1),
+    ]

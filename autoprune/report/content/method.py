@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from autoprune.core.metrics import FLOP_CONVENTION, Metric
 from autoprune.report.content.summary import Summary
+from autoprune.report.content.who_worked import shares_in_words, worker_shares
 from autoprune.study.study_facts import DataFacts, FrozenFacts, SessionFacts
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def _machine(view: StudyView) -> Pairs:
     threads = int(runtime.get("threads", 0))
     return [
         ("runs", str(len(view.sessions)) if view.sessions else ""),
+        ("who evaluated what", shares_in_words(worker_shares(view.trials, view.sessions))),
         ("last run began", last.started),
         ("device", device),
         ("training", ", ".join(str(runtime[name]) for name in ("precision", "layout") if runtime.get(name))),

@@ -20,6 +20,7 @@ from autoprune.report.content.quality_words import study_metrics
 from autoprune.report.content.rows import Failure, Row, choose_rows, failures
 from autoprune.report.content.sensitivity_text import ShownSensitivity, read_sensitivity
 from autoprune.report.content.stopping_worth import StoppingFacts, stopping_facts, stopping_notes
+from autoprune.report.content.who_worked import WorkerShare, worker_shares
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView  # never at run time here: a report's layout needs no optuna
@@ -54,6 +55,7 @@ class Summary:
         sensitivity: how much each group and block alone matters; ``None`` if it was not measured.
         stopping: what early stopping was worth.
         qualities: what networks are judged by, the leading metric first.
+        workers: who evaluated what, run by run.
     """
 
     study: str
@@ -73,6 +75,7 @@ class Summary:
     sensitivity: ShownSensitivity | None = None
     stopping: StoppingFacts = field(default_factory=StoppingFacts)
     qualities: tuple[Metric, ...] = (ACCURACY,)
+    workers: tuple[WorkerShare, ...] = ()
 
     @property
     def quality(self) -> Metric:
@@ -119,6 +122,7 @@ class Summary:
             "failures": [failure.to_json() for failure in self.failures],
             "seconds": {"total": self.total_seconds, "by_phase": dict(self.seconds)},
             "sessions": self.sessions,
+            "workers": [worker.to_json() for worker in self.workers],
             "notes": list(self.notes),
             "worth": [comparison.to_json() for comparison in self.worth],
             "sensitivity": self.sensitivity.to_json() if self.sensitivity else None,
@@ -163,6 +167,7 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
         sensitivity=read_sensitivity(view.folder.sensitivity),
         stopping=stopping,
         qualities=tuple(one for one in view.spec.qualities if one == quality or one.name in dense.values),
+        workers=worker_shares(trials, view.sessions),
     )
 
 
