@@ -94,6 +94,7 @@ def run_search(
             logged(display, folder.log, title) as shown,
         ):
             check_same_meaning(ledger.facts.get("fingerprint"), wanted, folder)
+            ledger.check_folder(folder.has_begun)
             done = ledger.trials
             if len(done) >= spec.trials:
                 return _nothing_left(wanted, folder, ledger, done, shown, loggers)

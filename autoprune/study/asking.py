@@ -19,6 +19,8 @@ from sqlalchemy import text
 
 from autoprune.errors import StudyError
 from autoprune.study.lock import try_lock
+from autoprune.study.storage import closing_engine
+from autoprune.study.storage_url import read_url
 
 PATIENCE = 300.0  # seconds; each of thousands of workers is there for some milliseconds
 _PAUSE = 0.002  # seconds between two tries
@@ -53,6 +55,25 @@ def alone(path: Path, storage: RDBStorage | None, name: str) -> Iterator[None]:
             connection.execute(text(f"SET LOCAL lock_timeout = '{left}ms'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": advisory_key(name)})
             yield
+
+
+@contextmanager
+def making_tables(url: str) -> Iterator[None]:
+    """Be the only process of all machines that opens a database for the first time, and makes its tables.
+
+    Args:
+        url: of the storage; nothing is done but for PostgreSQL.
+
+    Raises:
+        StudyError: if the database cannot be reached.
+    """
+    plain = read_url(url)
+    if plain.get_backend_name() != _POSTGRESQL:
+        yield
+        return
+    with closing_engine(url) as engine, engine.connect() as connection, connection.begin():
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": advisory_key("")})
+        yield
 
 
 def advisory_key(name: str) -> int:

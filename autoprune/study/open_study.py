@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from autoprune.errors import StudyError
 from autoprune.study import trial_format
-from autoprune.study.asking import alone, serves_many
+from autoprune.study.asking import alone, making_tables, serves_many
 from autoprune.study.leases import run_out, worker_of
 from autoprune.study.lock import share_lock
 from autoprune.study.resume import end_running, lost_candidates
@@ -55,7 +55,7 @@ class OpenStudy:
     def __init__(self, url: str, name: str, objectives: Sequence[str], lock: Path, grace_seconds: float) -> None:
         self.url, self.grace_seconds = url, grace_seconds
         self._name, self._objectives, self._folder = name, tuple(objectives), lock.parent
-        self.cache = trial_format.RecordCache()
+        self.cache, self._is_open = trial_format.RecordCache(), False
         self._lock = share_lock(lock)
         try:
             self._worker = Worker(self._folder)
@@ -69,8 +69,9 @@ class OpenStudy:
             raise
 
     def _open(self, lock: Path) -> None:
-        with alone(self._folder / _ASKING, None, self._name):  # one process makes the tables
+        with alone(self._folder / _ASKING, None, self._name), making_tables(self.url):  # one process makes them
             self.storage = open_storage(self.url)
+            self._is_open = True
             with reporting_faults(self.url):
                 self.study = optuna.create_study(
                     storage=self.storage,
@@ -93,7 +94,10 @@ class OpenStudy:
         forget_dead(self._folder)
 
     def close(self) -> None:
-        """Let go of the study; others see this worker gone."""
+        """Let go of the study and its storage; others see this worker gone."""
+        if self._is_open:
+            self.storage.remove_session()
+            self.storage.engine.dispose()
         self._worker.end()
         self._lock.release()
 

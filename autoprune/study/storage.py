@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -25,6 +25,9 @@ from autoprune.study.storage_url import read_url, sqlite_path, without_password,
 
 PAUSE = 1.0  # seconds before a lost connection is made anew: a database that is restarted needs a moment
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
 
 
 def open_storage(url: str, *, to_read: bool = False) -> RDBStorage:
@@ -97,9 +100,25 @@ def _opened_as(file: Path, mode: str, url: str) -> RDBStorage:
 def _opened(plain: str, url: str, engine_kwargs: dict[str, object]) -> RDBStorage:
     braces = {"{": "{{", "}": "}}"}  # Optuna formats it
     try:
-        return RDBStorage("".join(braces.get(c, c) for c in plain), engine_kwargs=engine_kwargs)
+        storage = RDBStorage("".join(braces.get(c, c) for c in plain), engine_kwargs=engine_kwargs)
     except Exception as error:  # the driver of any database may raise anything
         raise StudyError(_cannot_open(url, error)) from error
+    if storage.engine.dialect.name == "postgresql":
+        _tell_time_in_utc(storage)
+    return storage
+
+
+def _tell_time_in_utc(storage: RDBStorage) -> None:
+    """Let every connection write and read times in one zone, whatever the environment of its machine says."""
+    from sqlalchemy import event
+
+    @event.listens_for(storage.engine, "connect")
+    def _on_connect(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET TIME ZONE 'UTC'")
+        connection.commit()
+
+    storage.engine.dispose()  # as below
 
 
 @contextmanager
@@ -173,6 +192,27 @@ def reporting_damage(url: str) -> Iterator[None]:
             f"a record in the study's storage {without_password(url)!r} is damaged ({type(error).__name__}: {error}); "
             f"expected what autoprune wrote, all numbers finite: restore the storage from a copy"
         ) from error
+
+
+@contextmanager
+def closing_engine(url: str) -> Iterator[Engine]:
+    """Give a bare connection to a database, before it is known to hold what Optuna stores.
+
+    Raises:
+        StudyError: if it cannot be reached, or its driver is not installed.
+    """
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        engine = create_engine(read_url(url))
+        engine.connect().close()
+    except (SQLAlchemyError, ImportError) as error:
+        raise StudyError(_cannot_open(url, error)) from error
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import postgres
 import pytest
 from tiny import call, command, environment, finished, stored_trials, write_study
 
@@ -141,6 +143,30 @@ def test_what_ends_every_worker_is_said_once_with_its_exit_code(tmp_path: Path) 
     assert "NonFiniteError" in done.stderr
     assert "Traceback" not in done.stderr
     assert "error" in json.loads(done.stdout)
+
+
+@pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not() or "-")
+def test_two_machines_search_one_study_in_postgresql_and_either_can_pick(tmp_path: Path) -> None:
+    """Two folders that know nothing of each other stand for two machines; the second is a copy of the first."""
+    here = write_study(tmp_path / "one", trials=30, epochs=60)
+    there = tmp_path / "other" / "tiny"
+    with postgres.server() as server:
+        storage = ("--storage", server.new_database("two"))
+        with searching(here, *storage) as first:
+            until(lambda: (here / "prepared.json").exists(), first)
+            refused = call("search", write_study(tmp_path / "third"), *storage)
+            assert refused.returncode == 1
+            assert "copy the study's folder" in refused.stderr
+            shutil.copytree(here, there)
+            second = call("search", there, *storage)
+            assert second.returncode == 0, second.stderr
+            assert first.wait(PATIENCE) == 0
+        view = open_view(there, storage[1])
+        assert [trial.number for trial in view.trials] == list(range(30))
+        assert {trial.session for trial in view.trials} == {0, 1}
+        assert postgres.PASSWORD not in second.stderr + second.stdout
+        picked = call("pick", there, *storage, "--json")
+        assert picked.returncode == 0, picked.stderr
 
 
 def test_workers_are_planned_as_they_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
