@@ -93,8 +93,8 @@ def run_search(
             Ledger(url, wanted.name, wanted.objectives, folder.lock) as ledger,
             logged(display, folder.log, title) as shown,
         ):
-            check_same_meaning(ledger.facts.get("fingerprint"), wanted, folder)
             ledger.check_folder(folder.has_begun)
+            check_same_meaning(ledger.facts.get("fingerprint"), wanted, folder)
             done = ledger.trials
             if len(done) >= spec.trials:
                 return _nothing_left(wanted, folder, ledger, done, shown, loggers)

@@ -145,6 +145,7 @@ def test_what_ends_every_worker_is_said_once_with_its_exit_code(tmp_path: Path) 
     assert "error" in json.loads(done.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not() or "-")
 def test_two_machines_search_one_study_in_postgresql_and_either_can_pick(tmp_path: Path) -> None:
     """Two folders that know nothing of each other stand for two machines; the second is a copy of the first."""
