@@ -18,7 +18,8 @@ from autoprune.cli.output import echo, emit, open_display, verbosity_options
 from autoprune.cli.secrets import command_again, hidden, typed_arguments
 from autoprune.cli.shared_options import stored_study_options, study_argument, trust_option
 from autoprune.cli.spec_options import spec_options
-from autoprune.cli.worker_plan import AS_WORKER, WorkerPlan, planned_workers
+from autoprune.cli.worker_plan import AS_WORKER, MEASURE, WorkerPlan, planned_workers
+from autoprune.core.cores import available_cores
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import AutopruneError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from autoprune.cli.read_request import Request
     from autoprune.core.trial import Trial
     from autoprune.loggers.protocol import Display
+    from autoprune.loggers.worker_lines import WorkerLines
     from autoprune.search.session import Run
     from autoprune.study.spec import StudySpec
 
@@ -54,9 +56,9 @@ Examples:
     heading=Heading.SEARCH,
     default="1",
     show_default=True,
-    metavar="N|cuda:0,…",
-    help="Processes that search at once, which share the cores; or the GPUs to use, one process on each. The same "
-    "command in another terminal is one more.",
+    metavar="N|auto|cuda:0,…",
+    help="Processes that search at once, which share the cores; or the GPUs to use, one process on each. auto: one on "
+    "each GPU, or on a CPU as many as train most together, measured once. The same command elsewhere is one more.",
 )
 @click.option(AS_WORKER, "as_worker", hidden=True, help="Search as a worker of another command, by this name.")
 @trust_option
@@ -88,9 +90,9 @@ def search(
     request = read_request(study, root, layer_of(options, assignments))
     asked_to_end = _giving_back()
     if as_worker is not None:
-        _work(request, storage, trust_code)
+        _work(request, storage, trust_code, as_worker)
         return
-    plans = planned_workers(workers, request.spec.runtime.threads)
+    plans = _planned(workers, request)
     run: Run | Ended
     try:
         if len(plans) > 1 or plans[0].environment:
@@ -122,8 +124,25 @@ def _giving_back() -> list[int]:
     return received
 
 
-def _work(request: Request, storage: str | None, trust_code: bool) -> None:
-    """Search as one of several workers of a command, which shows what is written here."""
+def _planned(workers: str, request: Request) -> list[WorkerPlan]:
+    """Return the workers to start; ``auto`` is decided by the GPUs there are, or by measuring."""
+    spec = request.spec
+    if workers.strip().lower() != "auto":
+        return planned_workers(workers, spec.runtime.threads)
+    from autoprune.cli.measure_workers import best_number, gpus_here
+
+    gpus = gpus_here() if spec.runtime.device in ("auto", "cuda") else []
+    if gpus:
+        return planned_workers(",".join(gpus), spec.runtime.threads)
+    if spec.runtime.threads:
+        return planned_workers(str(max(1, available_cores() // spec.runtime.threads)), spec.runtime.threads)
+    with open_display() as display:
+        number = best_number(typed_arguments(click.get_current_context()), request.folder, display.say)
+    return planned_workers(str(number), 0)
+
+
+def _work(request: Request, storage: str | None, trust_code: bool, role: str) -> None:
+    """Search, or only train for some seconds, as one of several workers of a command, which shows what is written."""
     from autoprune.cli.many_workers import end_with_parent
     from autoprune.loggers.worker_lines import WorkerLines
 
@@ -131,13 +150,28 @@ def _work(request: Request, storage: str | None, trust_code: bool) -> None:
     end_with_parent()
     try:
         with as_its_owner_runs_it(request.spec.model.source):
-            run = _run(request, storage, trust_code, lines)
+            if role.startswith(MEASURE):
+                _measure(request, float(role.removeprefix(MEASURE)), lines)
+            else:
+                lines.send("added", added=_run(request, storage, trust_code, lines).added)
     except AutopruneError as error:
         lines.send("error", error=type(error).__name__, message=hidden(str(error), click.get_current_context()))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    lines.send("added", added=run.added)
+
+
+def _measure(request: Request, seconds: float, lines: WorkerLines) -> None:
+    """Say how much this process trains, as soon as the command that started it says go."""
+    from autoprune.search.setup.measure_throughput import measure_throughput
+    from autoprune.study.folder import StudyFolder
+
+    def until_all_are_ready() -> None:
+        lines.send("ready")
+        sys.stdin.readline()
+
+    found = measure_throughput(request.spec, StudyFolder(request.folder), seconds, until_all_are_ready)
+    lines.send("measured", steps_per_second=found.steps_per_second, gigabytes=found.gigabytes)
 
 
 def _run_many(plans: Sequence[WorkerPlan]) -> Ended:

@@ -12,8 +12,11 @@ from autoprune.core.cores import THREADS_VARIABLE, available_cores
 from autoprune.errors import UsageError
 
 AS_WORKER = "--as-worker"  # of the command line by which a worker is started
+MEASURE = (
+    "measure:"  # what stands behind it where a process only measures how fast it trains, then for how many seconds
+)
 _GPU = re.compile(r"cuda:(?P<index>\d+)")
-_EXPECTED = "expected a number, or the GPUs to use, as cuda:0,cuda:1"
+_EXPECTED = "expected a number, auto, or the GPUs to use, as cuda:0,cuda:1"
 _LEAST_GB = 0.5  # that a process with PyTorch takes before it has a network
 
 
@@ -57,7 +60,7 @@ def planned_workers(wanted: str, threads: int) -> list[WorkerPlan]:
 def _on_the_cpu(count: int, threads: int) -> list[WorkerPlan]:
     if count == 1:
         return [WorkerPlan("1")]
-    gigabytes = _memory_gb()
+    gigabytes = free_gigabytes()
     if gigabytes is not None and count * _LEAST_GB > gigabytes:
         raise UsageError(
             f"--workers {count} is more than this machine has memory for: {gigabytes:.1f} GB are free, and a worker "
@@ -81,7 +84,7 @@ def _threads(workers: int, threads: int) -> dict[str, str]:
     return {} if threads else {THREADS_VARIABLE: str(max(1, available_cores() // workers))}
 
 
-def _memory_gb() -> float | None:
+def free_gigabytes() -> float | None:
     """Return the memory that is free for new processes; ``None`` where that is not known."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

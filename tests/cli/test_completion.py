@@ -124,6 +124,7 @@ def test_the_list_of_commands_holds_every_module_of_commands() -> None:
             "standard_streams",
             "quality_options",
             "worker_plan",
+            "measure_workers",
             "many_workers",
         ),
     }

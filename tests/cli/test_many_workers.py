@@ -18,6 +18,7 @@ import postgres
 import pytest
 from tiny import call, command, environment, finished, stored_trials, write_study
 
+from autoprune.cli.measure_workers import gpus_here
 from autoprune.cli.worker_plan import planned_workers
 from autoprune.errors import UsageError
 from autoprune.study.lock import is_searched
@@ -168,6 +169,29 @@ def test_two_machines_search_one_study_in_postgresql_and_either_can_pick(tmp_pat
         assert postgres.PASSWORD not in second.stderr + second.stdout
         picked = call("pick", there, *storage, "--json")
         assert picked.returncode == 0, picked.stderr
+
+
+def test_auto_takes_what_trains_most_and_measures_it_once(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "studies", trials=4)
+    spec = folder / "study.toml"
+    spec.write_text(spec.read_text(encoding="utf-8").replace("threads = 1\n", ""), encoding="utf-8")
+    done = call("search", folder, "--workers", "auto", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    (measured,) = json.loads((folder / "workers.json").read_text(encoding="utf-8")).values()
+    many, one = measured["steps_per_second"].values()
+    assert min(many, one) > 0
+    assert (measured["workers"] > 1) == (many > 1.05 * one)
+    assert "measuring whether" in done.stderr
+    again = call("search", folder, "--workers", "auto", "--device", "cpu", "--trials", "5")
+    assert "measuring whether" not in again.stderr
+    assert [number for number, _ in finished(folder)] == list(range(5))
+
+
+def test_auto_is_one_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert gpus_here() == ["cuda:0", "cuda:1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus_here() == []
 
 
 def test_workers_are_planned_as_they_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

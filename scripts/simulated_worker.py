@@ -1,0 +1,98 @@
+"""A worker whose evaluations are a sleep: for ``bench_workers.py`` and ``kill_campaign.py``, which start many of it.
+
+    python scripts/simulated_worker.py FOLDER URL TRIALS SECONDS [--wait]
+
+It prints a line of JSON for every candidate: its number, and how long the ask took. With ``--wait`` it says that it is
+ready, and begins as soon as a line comes in.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from autoprune.core.budget import Budget
+from autoprune.core.channel_groups import PruningGroup
+from autoprune.core.counts import ChannelCounts
+from autoprune.core.measurement import Measurement
+from autoprune.core.space import SearchSpace
+from autoprune.core.trial import Candidate, Completed
+from autoprune.search.proposals.proposer import Proposals
+from autoprune.study.ledger import Ledger
+
+GROUPS, CHANNELS = 30, 64  # as many as a ResNet-56 has
+POSITIONS = {f"g{number}": 1024 >> (number // 10) for number in range(GROUPS)}
+
+
+class Chain:
+    """The cost of a chain of layers: each costs its own channels times those of the layer before it."""
+
+    def measure(self, counts: ChannelCounts) -> Measurement:
+        """Return the costs of counts."""
+        kept = np.array([[counts.channels[name] for name in POSITIONS]])
+        return Measurement({name: float(values[0]) for name, values in self._costs(kept).items()})
+
+    def measure_many(self, names: list[str], numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Return metric → costs of many counts."""
+        return self._costs(numbers[:, [names.index(name) for name in POSITIONS]])
+
+    def _costs(self, kept: np.ndarray) -> dict[str, np.ndarray]:
+        pairs = kept * np.concatenate([np.full((len(kept), 1), 3), kept[:, :-1]], axis=1)
+        parameters = pairs.sum(axis=1) / 1e6
+        return {
+            "mflops": (pairs * np.array(list(POSITIONS.values()))).sum(axis=1) / 1e6,
+            "mparams": parameters,
+            "size_mb": 4 * parameters,
+        }
+
+
+def proposals(seed: int = 0) -> Proposals:
+    """Return what proposes policies at half of the cost, by the default sampler."""
+    groups = tuple(PruningGroup(name, CHANNELS, ()) for name in POSITIONS)
+    space = SearchSpace(groups, dict.fromkeys(POSITIONS, ("l1", "l2")), 0.9)
+    dense = Chain().measure(space.full).merged(Measurement({"accuracy": 0.9, "latency_ms": 1.0}))
+    budget = Budget.parse({"mflops": 0.5 * dense["mflops"]})
+    return Proposals(space, Chain(), dense, budget, {}, "guided", seed, with_baselines=False)
+
+
+def outcome_of(known: Proposals, candidate: Candidate) -> Completed:
+    """Return an outcome that is a function of the policy alone."""
+    counts = known.space.counts(candidate.policy)
+    kept = np.array([counts.channels[name] for name in POSITIONS]) / CHANNELS
+    loss = float(0.1 + ((1 - kept) ** 2 * np.linspace(0.2, 1, GROUPS)).sum())
+    found = Measurement({"accuracy": 1 / (1 + loss), "loss": loss}, {"accuracy": 0.01})
+    return Completed(known.cost.measure(counts).merged(found))
+
+
+def open_ledger(folder: Path, url: str) -> Ledger:
+    """Return the ledger of the simulated study."""
+    return Ledger(url, "simulated", ("accuracy", "mflops"), folder / "study.lock")
+
+
+def main(folder: Path, url: str, trials: int, seconds: float, *, waits: bool) -> None:
+    """Work until the study has so many trials."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = proposals()
+    with open_ledger(folder, url) as ledger:
+        ledger.begin_session({"budget": known.budget.to_json(), "trials": trials})
+        if waits:
+            print(json.dumps({"ready": True}), flush=True)
+            sys.stdin.readline()
+        while len(ledger.trials) < trials:
+            began = time.perf_counter()
+            candidate = ledger.ask_within(known, 0, trials)
+            took = time.perf_counter() - began
+            if candidate is None:
+                time.sleep(0.1)
+                continue
+            print(json.dumps({"number": candidate.number, "ask_seconds": took}), flush=True)
+            time.sleep(seconds)
+            ledger.tell(candidate, outcome_of(known, candidate), {"score": seconds})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), waits="--wait" in sys.argv)
