@@ -5,9 +5,9 @@
     python scripts/bench_workers.py many --storage … --stored 5000 --workers 64
 
 ``here`` searches ResNet-20 on digits by one worker of all threads and by one worker of one thread on each core, in
-turn, and compares trials per minute of the search alone. ``many`` lets workers evaluate by sleeping, so that nothing but
-asking and telling costs time: efficiency is what they evaluated over what they would without that, from the moment at
-which all of them are there.
+turn, and compares trials per minute of the search alone. ``many`` lets workers evaluate by sleeping, so that nothing
+but asking and telling costs time: efficiency is what they evaluated over what they would without that, from the moment
+at which all of them are there.
 """
 
 from __future__ import annotations

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
+TOGETHER_VARIABLE = "AUTOPRUNE_THREADS_TOGETHER"  # what several workers of one command have, all of them together
+_for_all: ContextVar[bool] = ContextVar("for_all", default=False)
 
 
 def available_cores() -> int:
@@ -18,6 +23,22 @@ def available_cores() -> int:
 
 def default_threads() -> int:
     """Return the threads that the environment allows, or one for each core, whichever is less."""
-    given = os.environ.get(THREADS_VARIABLE, "").partition(",")[0].strip()
     cores = available_cores()
-    return min(cores, int(given)) if given.isdecimal() and int(given) else cores
+    own, together = (_given(name) or cores for name in (THREADS_VARIABLE, TOGETHER_VARIABLE))
+    return min(cores, max(own, together) if _for_all.get() and _given(TOGETHER_VARIABLE) else own)
+
+
+def _given(variable: str) -> int:
+    """Return a number of threads from the environment, 0 if there is none."""
+    given = os.environ.get(variable, "").partition(",")[0].strip()
+    return int(given) if given.isdecimal() else 0
+
+
+@contextmanager
+def while_others_wait() -> Iterator[None]:
+    """Let one worker use the threads of all that one command has started, as long as the others wait for it."""
+    token = _for_all.set(True)
+    try:
+        yield
+    finally:
+        _for_all.reset(token)

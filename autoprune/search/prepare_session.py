@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from autoprune.analysis.comparison_notes import chance_notes
 from autoprune.core.budget import Budget
+from autoprune.core.cores import while_others_wait
 from autoprune.core.measurement import Measurement
 from autoprune.core.versions import versions
 from autoprune.loggers.protocol import Display, LoggedStudy
@@ -45,11 +47,13 @@ def begin_session(
     """
     if ledger.reclaimed:
         display.say(f"{ledger.reclaimed} trial(s) left unfinished by a process that died will be asked again")
-    with remembering(spec, written, folder) as decided:
+    others_wait = nullcontext() if folder.prepared.exists() else while_others_wait()
+    with others_wait, remembering(spec, written, folder) as decided:
         study = prepare_study(spec, folder, display.say, decided, task)
         proposals = build_proposals(study, Budget.parse(spec.budget.model_dump()).resolve(study.dense))
         proposals.check()
     study.device.leave()
+    study.device.apply_threads()
     remember(study.spec, written, folder)
     ledger.remember("fingerprint", fingerprint(study.spec))
     facts = study_facts(study)
