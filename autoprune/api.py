@@ -188,9 +188,12 @@ class Study:
 
         Raises:
             StudyMismatchError: if something was given that would change what the stored trials mean.
+            UsageError: if the study has not begun, and no network or no task was given.
             AutopruneError: if the network, the task, the budget or the folder cannot be used.
         """
         from autoprune.search.session import run_search
+
+        self._check_can_begin()
 
         more: dict[str, object] = {"trials": trials, "budget": None if budget is None else _only(_written(budget))}
         spec = self._spec_with(more)
@@ -198,6 +201,16 @@ class Study:
             self._check_same_weights(spec)
             return run_search(
                 spec, StudyFolder(self.folder), display, self._storage, self._accepted(), trust_code=trust_code
+            )
+
+    def _check_can_begin(self) -> None:
+        lacking = [
+            word for word, section in (("model", "model"), ("task", "data")) if not _source(self._given, section)
+        ]
+        if lacking and not StudyFolder(self.folder).has_begun:
+            raise UsageError(
+                f"there is no study in {str(self.folder)!r} to go on with, and to begin one {' and '.join(lacking)} is "
+                "needed: give Study(folder, model, task)"
             )
 
     def _accepted(self) -> Mapping[str, object]:
@@ -325,13 +338,19 @@ def _source(given: Mapping[str, Any], section: str) -> str:
 
 
 def _written(budget: Limits | None) -> dict[str, str]:
-    """Return limits as they are written on a command line."""
+    """Return limits as they are written on a command line.
+
+    Raises:
+        UsageError: if they are no dictionary.
+    """
+    if budget is not None and not isinstance(budget, Mapping):
+        raise UsageError(f"budget is {budget!r}; expected a dictionary by cost, such as {{'mflops': '40%'}}")
     return {cost: str(limit) for cost, limit in (budget or {}).items()}
 
 
 def _only(limits: Mapping[str, str]) -> dict[str, str]:
-    """Return a whole budget: these limits, and none on anything else."""
-    return {name: limits.get(name, "none") for name, known in METRICS.items() if known.is_cost or name in limits}
+    """Return a whole budget: these limits, of which the spec refuses unknown ones, and none on any other cost."""
+    return {**{name: "none" for name, known in METRICS.items() if known.is_cost}, **limits}
 
 
 def _nested(settings: Mapping[str, object] | None) -> dict[str, object]:

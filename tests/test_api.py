@@ -153,3 +153,23 @@ def test_names_do_as_well_as_objects(tmp_path: Path) -> None:
 def test_faults_of_settings_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"sed: unknown key(.|\n)*finetune\.lr: given 'fast'"):
         ap.Study(tmp_path / "s", settings={"finetune.lr": "fast", "sed": 1})
+
+
+def test_a_study_that_has_not_begun_needs_a_network_and_a_task(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="to begin one model and task is needed"):
+        ap.Study(tmp_path / "s").search()
+    with pytest.raises(UsageError, match="to begin one task is needed"):
+        ap.Study(tmp_path / "s", make_model()).search()
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"mflop": "40%"}, r"budget\.mflop: unknown key(.|\n)*'mflops'"),
+        ("40%", "budget is '40%'; expected a dictionary"),
+    ],
+)
+def test_a_budget_that_is_none_is_told_and_not_passed_over(tmp_path: Path, budget: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ap.Study(tmp_path / "s", make_model(), make_task()).search(budget=budget, trials=1)
