@@ -20,15 +20,30 @@ from autoprune.tasks.default_forward import default_inputs, default_targets
 from autoprune.tasks.distill import default_distillation
 from autoprune.tasks.own_data import OwnSplit, hash_of, placed
 from autoprune.tasks.own_loop import guarded
-from autoprune.tasks.split_metric import SplitMetric, evaluated, metrics_of
+from autoprune.tasks.split_metric import SplitMetric, evaluated, metrics_of, reduction
 from autoprune.tasks.task import SPLITS, Batch, DataTask, Evaluated, OnStep, Placement, ScoredBatch, check_split
 
 _HASHED = 8  # batches of each split that its identity is made from
 ExampleScores: TypeAlias = Tensor | Mapping[str, Tensor]
-_REDUCTIONS: Mapping[str, Callable[[Tensor], float]] = {
-    "rmse": lambda squares: math.sqrt(float(squares.mean())),
-    "perplexity": lambda nats: math.exp(float(nats.mean())),
-}
+_LARGEST_EXPONENT = 709  # of a float64
+
+
+def _mean(rows: Tensor) -> float:
+    return float(rows.mean() if rows.is_floating_point() else rows.double().mean())
+
+
+def _root_of_mean(squares: Tensor) -> float:
+    mean = _mean(squares)
+    return math.nan if mean < 0 else math.sqrt(mean)
+
+
+def _exponential_of_mean(nats: Tensor) -> float:
+    """Return it; infinite, and no error, where a network has gone astray."""
+    mean = _mean(nats)
+    return math.inf if mean > _LARGEST_EXPONENT else math.exp(mean)
+
+
+_REDUCTIONS: Mapping[str, Callable[[Tensor], Any]] = {"rmse": _root_of_mean, "perplexity": _exponential_of_mean}
 
 
 class Task(DataTask):
@@ -109,9 +124,9 @@ class Task(DataTask):
 
     def _reductions_of(self, given: Any) -> Mapping[str, Callable[[Tensor], float]]:
         known = {one.name: _REDUCTIONS[one.name] for one in self.metrics if one.name in _REDUCTIONS}
-        if given is None:
-            return known
-        return {**known, **(given if isinstance(given, Mapping) else {self.metric.name: given})}
+        if given is not None:
+            known.update(given if isinstance(given, Mapping) else {self.metric.name: given})
+        return {name: reduction(reduce, name, self.name) for name, reduce in known.items()}
 
     def _check(self) -> None:
         missing = [split for split in ("train", "val") if split not in self._splits]
@@ -252,8 +267,9 @@ class Task(DataTask):
 
     def _checked(self, name: str, score: Any, count: int) -> Tensor:
         rows = score.detach() if isinstance(score, Tensor) else score
-        if not isinstance(rows, Tensor) or not rows.dim() or rows.shape[0] != count or rows.dim() > 2:
-            given = f"shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(score).__name__
+        is_real = isinstance(rows, Tensor) and not rows.is_complex()
+        if not is_real or not rows.dim() or rows.shape[0] != count or rows.dim() > 2:
+            given = f"shape {tuple(rows.shape)}" if is_real else words(score)
             raise DataError(
                 f"{self.name}: score gave {given} of {name} for a batch of {count} examples; expected ({count},), one "
                 f"value for each, or ({count}, k) with reduce"

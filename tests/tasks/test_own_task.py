@@ -255,6 +255,10 @@ class TestStreams:
         assert regression(identity="mine, 3").identity() == "mine, 3"
 
 
+def huge(output: Tensor, batch: Any) -> Tensor:
+    return squares(output, batch) + 1e4
+
+
 def refused(make: Any) -> str:
     with pytest.raises(AutopruneError) as raised:
         make()
@@ -348,11 +352,58 @@ class TestFaults:
         task = Task(broken, [rows(4, 1)], loss=squares, score=squares, metric="mse")
         assert "train fails while it is read: OSError: disk on fire (test_own_task.py" in refused(lambda: task.sizes)
 
-    @pytest.mark.parametrize("given", ["much", (1.0, 2.0, 3.0, 4.0), {"mae": 1.0}, float("nan")])
+    @pytest.mark.parametrize("given", ["much", (1.0, -2.0, 3), (1.0, 2.0, 3.0, 4.0), {"mae": 1.0}, float("nan")])
     def test_an_evaluation_of_another_form(self, given: Any) -> None:
         task = regression(score=None, evaluate=lambda network, batches: given)
         with pytest.raises((DataError, NonFiniteError), match="evaluate of sums gave"):
             score(linear(), task, "val", Runtime(threads=1))
+
+    def test_data_that_ends_after_one_pass_though_it_is_no_iterator(self) -> None:
+        made = iter([rows(4, 1), rows(4, 2)])
+        task = Task(lambda: made, [rows(4, 1)], loss=squares, score=squares, metric="mse")
+        assert task.sizes["train"] == 8
+        said = refused(lambda: list(task.train_stream(4, 1, 0, PlainPlacement())))
+        assert "train gives no batch when it is walked again" in said
+
+    @pytest.mark.parametrize(
+        ("reduce", "said"),
+        [
+            (
+                lambda found: found.mean(0, keepdim=True).expand(2),
+                r"reduce of mse gave float32\(2,\); expected one number",
+            ),
+            (lambda found: None, "reduce of mse gave NoneType"),
+            (lambda found: found.nope(), "reduce of mse fails: AttributeError"),
+        ],
+    )
+    def test_a_reduction_that_gives_no_number(self, reduce: Any, said: str) -> None:
+        with pytest.raises(DataError, match=said):
+            score(linear(), regression(metric="mse", reduce=reduce), "val", Runtime(threads=1))
+
+    def test_a_reduction_may_give_a_tensor(self) -> None:
+        task = regression(metric="mse", reduce=lambda found: found.mean())
+        assert type(task.reductions["mse"](torch.tensor([1.0, 2.0]))) is float
+
+    def test_scores_that_a_known_metric_cannot_be_made_of(self) -> None:
+        for changes in ({"score": lambda *each: -squares(*each)}, {"score": huge, "metric": "perplexity"}):
+            with pytest.raises(NonFiniteError, match=" on the val examples is "):
+                score(linear(), regression(**changes), "val", Runtime(threads=1))
+
+    def test_a_metric_in_torchmetrics_form_that_fails_is_named(self) -> None:
+        class Curve:
+            higher_is_better = True
+            reset = update = lambda self, *given: None
+
+            def compute(self) -> dict[str, float]:
+                return {"map": 0.5}
+
+        task = regression(score=None, metric=Curve())
+        with pytest.raises(DataError, match=r"Curve.compute gave \{map: float\}; expected one number"):
+            score(linear(), task, "val", Runtime(threads=1))
+
+    def test_metrics_have_names_of_their_own(self) -> None:
+        assert "rmse more than once" in refused(lambda: regression(metric=["rmse", "rmse"]))
+        assert "called 'loss'" in refused(lambda: regression(metric=Metric("loss", "", "min")))
 
     def test_the_contract_names_what_is_broken(self) -> None:
         class Moody(Task):
