@@ -20,7 +20,7 @@ from autoprune.tasks.default_forward import default_inputs, default_targets
 from autoprune.tasks.distill import default_distillation
 from autoprune.tasks.own_data import OwnSplit, hash_of, placed
 from autoprune.tasks.own_loop import guarded
-from autoprune.tasks.split_metric import SplitMetric, evaluated, metrics_of, reduction
+from autoprune.tasks.split_metric import SplitMetric, evaluated, metrics_of, reduction, told
 from autoprune.tasks.task import SPLITS, Batch, DataTask, Evaluated, OnStep, Placement, ScoredBatch, check_split
 
 _HASHED = 8  # batches of each split that its identity is made from
@@ -197,7 +197,11 @@ class Task(DataTask):
             return len(first)
         found = tensors_in(first)
         if not found or not found[0].dim():
-            raise DataError(f"{self.name}: a batch is {words(batch)}, in which no examples can be counted")
+            raise DataError(
+                f"{self.name}: a batch is {words(batch)}, in which no examples can be counted; expected tensors whose "
+                "first dimension is that of the examples, alone, in tuples or in dictionaries (torch.from_numpy makes "
+                "them of arrays)"
+            )
         return int(found[0].shape[0])
 
     def inputs(self, network: nn.Module, batch: Batch) -> Inputs:
@@ -238,9 +242,17 @@ class Task(DataTask):
         return self._loss is not None or type(self).loss is not Task.loss
 
     def distill(self, student: Any, teacher: Any, batch: Batch, temperature: float) -> Tensor | None:
-        """Return how far a student's output is from the teacher's; ``None`` if nothing says."""
+        """Return how far a student's output is from the teacher's; ``None`` if nothing says.
+
+        Raises:
+            DataError: if the user's own function fails, or gives no scalar.
+        """
         if self._distill is not None:
-            return self._distill(student, teacher, batch)
+            with told(f"{self.name}: distill"):
+                found: Any = self._distill(student, teacher, batch)
+            if found is not None and (not isinstance(found, Tensor) or found.dim()):
+                raise DataError(f"{self.name}: distill gave {words(found)}; expected a scalar, or None for nothing")
+            return found
         return default_distillation(student, teacher, default_targets(batch), temperature)
 
     def score_batch(self, output: Any, batch: Batch) -> ScoredBatch:
@@ -282,7 +294,10 @@ class Task(DataTask):
         """Return what the user's own evaluation says of a split; ``None`` where examples are scored."""
         batches = self.eval_batches(split, 1, runtime, limit)
         if self._evaluate is not None:
-            return evaluated(self._evaluate(network, batches), self.metrics, f"evaluate of {self.name}")
+            who = f"evaluate of {self.name}"
+            with told(who):
+                found = self._evaluate(network, batches)
+            return evaluated(found, self.metrics, who)
         if self._split_metric is None:
             return None
         value = self._split_metric.of(partial(self.forward, network), batches)

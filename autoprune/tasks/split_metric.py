@@ -51,9 +51,9 @@ class SplitMetric:
                     f"{self._name} is updated with (output, targets), and the network returns {words(output)}; give "
                     "evaluate=lambda network, batches: … instead"
                 )
-            with _told(f"{self._name}.update"):
+            with told(f"{self._name}.update"):
                 self.metric.update(output.detach().cpu(), targets[0].cpu())
-        with _told(f"{self._name}.compute"):
+        with told(f"{self._name}.compute"):
             return as_number(self.metric.compute(), f"{self._name}.compute")
 
     @property
@@ -62,7 +62,7 @@ class SplitMetric:
 
 
 @contextmanager
-def _told(who: str) -> Iterator[None]:
+def told(who: str) -> Iterator[None]:
     """Say whose code it is that fails.
 
     Raises:
@@ -93,7 +93,7 @@ def reduction(reduce: Callable[[Tensor], Any], metric: str, task: str) -> Callab
     who = f"{task}: reduce of {metric}"
 
     def reduced(rows: Tensor) -> float:
-        with _told(who):
+        with told(who):
             return as_number(reduce(rows), who)
 
     return reduced

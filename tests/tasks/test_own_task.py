@@ -401,6 +401,30 @@ class TestFaults:
         with pytest.raises(DataError, match=r"Curve.compute gave \{map: float\}; expected one number"):
             score(linear(), task, "val", Runtime(threads=1))
 
+    @pytest.mark.parametrize(
+        ("distill", "said"),
+        [
+            (lambda *each: each[0] - each[1], r"distill gave float32\(4, 1\)"),
+            (lambda *each: each[9], "distill fails: I"),
+        ],
+    )
+    def test_a_distillation_that_gives_no_scalar(self, distill: Any, said: str) -> None:
+        outputs = torch.zeros(4, 1), torch.ones(4, 1)
+        with pytest.raises(DataError, match=said):
+            regression(distill=distill).distill(*outputs, rows(4, 1), 1.0)
+
+    def test_an_evaluation_that_fails_is_named(self) -> None:
+        task = regression(score=None, evaluate=lambda network, batches: network.nope)
+        with pytest.raises(DataError, match=r"evaluate of sums fails: AttributeError.*test_own_task\.py"):
+            score(linear(), task, "val", Runtime(threads=1))
+
+    def test_a_batch_without_tensors_says_what_it_holds(self) -> None:
+        said = refused(
+            lambda: Task([(np.zeros((4, 6)), 1)], [rows(4, 1)], loss=squares, score=squares, metric="mse").sizes
+        )
+        assert "a batch is tuple of ndarray, int" in said
+        assert "torch.from_numpy" in said
+
     def test_metrics_have_names_of_their_own(self) -> None:
         assert "rmse more than once" in refused(lambda: regression(metric=["rmse", "rmse"]))
         assert "called 'loss'" in refused(lambda: regression(metric=Metric("loss", "", "min")))
