@@ -110,8 +110,9 @@ class Task(DataTask):
         self._loss, self._score, self._evaluate = loss, score, evaluate
         self._split_metric: SplitMetric | None = split_metric
         self._forward, self._distill, self._example, self._word = forward, distill, example, identity
-        if finetune is not None:  # else a subclass may bring its own
-            self.finetune = guarded(finetune, f"finetune of {name}")
+        loop = self.finetune if finetune is None else finetune  # a subclass may bring its own
+        if loop is not None:
+            self.finetune = guarded(loop, f"finetune of {name}")
         self.cuts_batches = True
         self.scores_examples = score is not None or type(self).score_batch is not Task.score_batch
         self.reductions = self._reductions_of(reduce)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from autoprune import Metric, Task, classification
-from autoprune.errors import AutopruneError, DataError, NonFiniteError, UsageError
+from autoprune.errors import AutopruneError, DataError, EvaluationError, NonFiniteError, UsageError
 from autoprune.tasks.task import PlainPlacement
 from autoprune.testing import check_task
 from autoprune.training.device.runtime import Runtime
@@ -412,6 +412,20 @@ class TestFaults:
         outputs = torch.zeros(4, 1), torch.ones(4, 1)
         with pytest.raises(DataError, match=said):
             regression(distill=distill).distill(*outputs, rows(4, 1), 1.0)
+
+    def test_a_loop_of_a_subclass_is_watched_as_a_function_is(self) -> None:
+        class Replaces(Task):
+            def finetune(self, network: nn.Module, steps: int, seed: int, on_step: Any) -> None:  # type: ignore[override]
+                if steps == 3:
+                    raise KeyError("lr")
+                network.forward = torch.zeros_like  # type: ignore[assignment]
+
+        task = Replaces([rows(4, 1)], [rows(4, 2)], score=squares, metric="mse", name="sums")
+        assert task.finetune is not None
+        with pytest.raises(DataError, match=r"finetune of sums leaves .* another forward \(the network itself\)"):
+            task.finetune(linear(), 1, 0, lambda done, total: None)
+        with pytest.raises(EvaluationError, match="finetune of sums fails: KeyError: 'lr'"):
+            task.finetune(linear(), 3, 0, lambda done, total: None)
 
     def test_an_evaluation_that_fails_is_named(self) -> None:
         task = regression(score=None, evaluate=lambda network, batches: network.nope)
