@@ -166,6 +166,8 @@ def test_data_beside_a_loop_is_what_criteria_look_at(tmp_path: Path) -> None:
         (("--finetune", "mine.py:fails"), "ValueError: no such cluster (mine.py"),
         (("--evaluate", "mine.py:says"), "gave 'good' for rmse; expected a number"),
         (("--evaluate", "mine.py:takes_less"), "expected a function (network, split)"),
+        (("--importances", "fisher,l2"), "the importance criteria fisher need data, and"),
+        (("--example", ""), "data: digits, as no other is given; a loop without data needs --finetune, --evaluate and"),
         (("--finetune", "mine.py:nothing"), "nothing"),
         (("--finetune", "train"), "expected package.module:name or path/to/file.py:name"),
     ],
