@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
@@ -187,13 +188,15 @@ class Task(DataTask):
         return self._word
 
     def count(self, batch: Batch) -> int:
-        """Return the number of examples in a batch: the length of its first tensor or list."""
+        """Return the number of examples in a batch: the length of its first tensor or list, or of packed sequences."""
+        if isinstance(batch, list) and len(batch) == 2 and not _is_of_examples(batch):
+            return self.count(batch[0])  # a loader's own [inputs, labels]
         first = batch
-        while isinstance(first, Mapping) or (isinstance(first, tuple) and not isinstance(first, list)):
+        while isinstance(first, Mapping | tuple) and not isinstance(first, PackedSequence):
             inside = list(first.values()) if isinstance(first, Mapping) else list(first)
             first = next((each for each in inside if tensors_in(each)), None)
-        if isinstance(first, list) and len(first) == 2 and not _is_of_examples(first):
-            return self.count(first[0])  # a loader's own [inputs, labels]
+        if isinstance(first, PackedSequence):
+            return int(first.batch_sizes[0])
         if isinstance(first, list):
             return len(first)
         found = tensors_in(first)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from autoprune import Metric, Task, classification
@@ -97,6 +98,19 @@ class TestDefaults:
         inputs = task.example(network)
         assert sorted(inputs.kwargs) == ["ids", "mask"]
         assert inputs.size == 1
+
+    @pytest.mark.parametrize(
+        ("batch", "count"),
+        [
+            (([torch.zeros(3, 8, 8), torch.zeros(3, 9, 7)], torch.zeros(2, 4)), 2),  # images of two sizes
+            ((pack_sequence([torch.zeros(length, 5) for length in (6, 4, 3)]), torch.zeros(3)), 3),
+            ([torch.zeros(4, 6), torch.zeros(4)], 4),
+            ([[torch.zeros(4, 6), torch.zeros(4, 2)], torch.zeros(4)], 4),
+            ({"ids": torch.zeros(5, 7), "labels": torch.zeros(5)}, 5),
+        ],
+    )
+    def test_examples_are_counted_in_batches_of_any_form(self, batch: Any, count: int) -> None:
+        assert regression().count(batch) == count
 
     def test_an_own_forward_is_followed_to_what_it_calls_the_network_with(self) -> None:
         task = regression(forward=lambda network, batch: network(batch[0] * 2).flatten())
