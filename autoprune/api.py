@@ -17,7 +17,7 @@ from autoprune.core.export_formats import wanted_formats
 from autoprune.core.json_values import JsonObject
 from autoprune.core.live_objects import is_live, live, live_name
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import METRICS
+from autoprune.core.metrics import METRICS, register
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Trial, kind_of
 from autoprune.errors import StudyMismatchError, UsageError
@@ -149,6 +149,7 @@ class Study:
             {"data": self._named(task, "task")},
             _nested(settings),
         )
+        register(getattr(task, "metrics", ()))  # which may be objectives
         self.spec  # noqa: B018 — faults of the settings are told now
 
     def _named(self, given: Any, word: str) -> dict[str, object]:
@@ -188,9 +189,12 @@ class Study:
 
         Raises:
             StudyMismatchError: if something was given that would change what the stored trials mean.
+            UsageError: if the study has not begun, and no network or no task was given.
             AutopruneError: if the network, the task, the budget or the folder cannot be used.
         """
         from autoprune.search.session import run_search
+
+        self._check_can_begin()
 
         more: dict[str, object] = {"trials": trials, "budget": None if budget is None else _only(_written(budget))}
         spec = self._spec_with(more)
@@ -198,6 +202,16 @@ class Study:
             self._check_same_weights(spec)
             return run_search(
                 spec, StudyFolder(self.folder), display, self._storage, self._accepted(), trust_code=trust_code
+            )
+
+    def _check_can_begin(self) -> None:
+        lacking = [
+            word for word, section in (("model", "model"), ("task", "data")) if not _source(self._given, section)
+        ]
+        if lacking and not StudyFolder(self.folder).has_begun:
+            raise UsageError(
+                f"there is no study in {str(self.folder)!r} to go on with, and to begin one {' and '.join(lacking)} is "
+                "needed: give Study(folder, model, task)"
             )
 
     def _accepted(self) -> Mapping[str, object]:
@@ -273,7 +287,7 @@ class Study:
         *,
         trial: int | None = None,
         epochs: float | None = None,
-        export: Sequence[str] | None = None,
+        export: str | Sequence[str] | None = None,
         force: bool = False,
         trust_code: bool = False,
     ) -> PickedNetwork:
@@ -285,7 +299,7 @@ class Study:
             budget: as for :meth:`search`; ``None`` for the last search's.
             trial: finish this one and no other.
             epochs: length of the fine-tune; ``None`` for the study's own; 0 for the weights that the search measured.
-            export: formats, ``["onnx"]``; ``None`` for the study's own.
+            export: a format, ``"onnx"``, or several; ``None`` for the study's own.
             force: whether a network that was picked before is picked anew.
             trust_code: whether code may be run that an imported study names.
 
@@ -298,6 +312,8 @@ class Study:
         from autoprune.pick.picked_before import picked_before
 
         view = self.view()
+        formats = [export] if isinstance(export, str) else export
+        wanted = None if formats is None else wanted_formats(",".join(formats) or "none")
         limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs))
         with self._objects(), self._display() as display:
             known = None if force else picked_before(view.folder, chosen)
@@ -308,7 +324,7 @@ class Study:
                 display.say,
                 epochs=epochs,
                 force=force,
-                wanted=None if export is None else wanted_formats(",".join(export) or "none"),
+                wanted=wanted,
                 trust_code=trust_code,
             )
             return PickedNetwork(self._loaded(folder, view.spec), card, folder)
@@ -325,13 +341,19 @@ def _source(given: Mapping[str, Any], section: str) -> str:
 
 
 def _written(budget: Limits | None) -> dict[str, str]:
-    """Return limits as they are written on a command line."""
+    """Return limits as they are written on a command line.
+
+    Raises:
+        UsageError: if they are no dictionary.
+    """
+    if budget is not None and not isinstance(budget, Mapping):
+        raise UsageError(f"budget is {budget!r}; expected a dictionary by cost, such as {{'mflops': '40%'}}")
     return {cost: str(limit) for cost, limit in (budget or {}).items()}
 
 
 def _only(limits: Mapping[str, str]) -> dict[str, str]:
-    """Return a whole budget: these limits, and none on anything else."""
-    return {name: limits.get(name, "none") for name, known in METRICS.items() if known.is_cost or name in limits}
+    """Return a whole budget: these limits, of which the spec refuses unknown ones, and none on any other cost."""
+    return {**{name: "none" for name, known in METRICS.items() if known.is_cost}, **limits}
 
 
 def _nested(settings: Mapping[str, object] | None) -> dict[str, object]:
@@ -340,6 +362,8 @@ def _nested(settings: Mapping[str, object] | None) -> dict[str, object]:
     >>> _nested({"finetune.epochs": 2, "seed": 1})
     {'finetune': {'epochs': 2}, 'seed': 1}
     """
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UsageError(f"settings is {settings!r}; expected a dictionary, such as {{'finetune.epochs': 2}}")
     found: dict[str, object] = {}
     for key, value in (settings or {}).items():
         section, _, name = key.rpartition(".")

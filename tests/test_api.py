@@ -153,3 +153,39 @@ def test_names_do_as_well_as_objects(tmp_path: Path) -> None:
 def test_faults_of_settings_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"sed: unknown key(.|\n)*finetune\.lr: given 'fast'"):
         ap.Study(tmp_path / "s", settings={"finetune.lr": "fast", "sed": 1})
+
+
+def test_a_study_that_has_not_begun_needs_a_network_and_a_task(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="to begin one model and task is needed"):
+        ap.Study(tmp_path / "s").search()
+    with pytest.raises(UsageError, match="to begin one task is needed"):
+        ap.Study(tmp_path / "s", make_model()).search()
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"mflop": "40%"}, r"budget\.mflop: unknown key(.|\n)*'mflops'"),
+        ("40%", "budget is '40%'; expected a dictionary"),
+    ],
+)
+def test_a_budget_that_is_none_is_told_and_not_passed_over(tmp_path: Path, budget: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ap.Study(tmp_path / "s", make_model(), make_task()).search(budget=budget, trials=1)
+
+
+def test_a_metric_of_the_task_s_own_can_be_an_objective(tmp_path: Path) -> None:
+    hit = ap.Metric("within_a_half", "%", "max")
+    task = ap.Task(
+        [rows(8, 1)], [rows(8, 2)], loss=lambda *_: torch.zeros(()), score=lambda *_: {}, metric=["mse", hit]
+    )
+    study = ap.Study(tmp_path / "s", make_model(), task, settings={"objectives": ["mse", "within_a_half", "mflops"]})
+    assert study.spec.objectives == ("mse", "within_a_half", "mflops")
+
+
+def test_a_format_needs_no_list_and_an_unknown_one_is_told(begun: tuple[ap.Study, nn.Module, list[Event]]) -> None:
+    with pytest.raises(UsageError, match="'nosuch'"):
+        begun[0].pick(export="nosuch")
+    with pytest.raises(UsageError, match="settings is 'seed=1'; expected a dictionary"):
+        ap.Study(begun[0].folder, settings="seed=1")  # type: ignore[arg-type]

@@ -203,15 +203,13 @@ def _loss(name: str) -> Metric:
     return Metric(name, "", "min")  # in the unit of the task's own loss
 
 
+LOSSES = ("loss", "recalibrated_loss", "midway_loss", "halfway_loss")  # the last is what older studies hold
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy"),
         Metric("train_accuracy", PER_CENT, "max"),
-        _loss("loss"),
-        _loss("recalibrated_loss"),
-        _loss("midway_loss"),
-        _loss("halfway_loss"),  # what older studies hold instead
+        *map(_loss, LOSSES),
         _cost("mflops", "MFLOPs", f"MFLOPs ({FLOP_CONVENTION})"),
         _cost("mparams", "M parameters", "million parameters", 4),
         _cost("nonzero_mflops", "MFLOPs that are not zero", "MFLOPs with weights that are not zero (for masks)"),

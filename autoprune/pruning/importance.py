@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.channel_groups import PruningGroup
+from autoprune.core.user_code import in_user_code
 from autoprune.errors import AutopruneError, ModelError
 from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
@@ -173,8 +174,16 @@ def _average_by_gradient(
     total: dict[str, dict[str, Tensor]] = {name: {} for name in criteria}
     for inputs, labels in calibration.batches:
         twin.zero_grad(set_to_none=True)
-        with backward_in_eval(twin):
-            torch.autograd.backward(calibration.loss_of(twin, inputs, labels))
+        try:
+            with backward_in_eval(twin):
+                torch.autograd.backward(calibration.loss_of(twin, inputs, labels))
+        except AutopruneError:
+            raise
+        except Exception as error:  # the user's own loss may raise anything
+            raise ModelError(
+                f"the loss that the importance criteria {', '.join(criteria)} need fails on a calibration batch: "
+                f"{in_user_code(error)}; give loss=lambda output, labels: …"
+            ) from error
         batch = replace(calibration, batches=[(inputs, labels)])
         for name, criterion in criteria.items():
             for group, values in _scores_of(name, criterion, twin, groups, batch).items():

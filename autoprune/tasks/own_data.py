@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -86,15 +87,23 @@ class OwnSplit:
             raise
         except Exception as error:  # the user's own data may raise anything
             raise DataError(f"{self.task}: {self.name} cannot be walked: {in_user_code(error)}") from error
-        while True:
+        for position in count():
             try:
                 with streams.in_use():
                     batch = next(walk)
             except StopIteration:
-                return
+                return self._check_walked(position)
             except Exception as error:
                 raise DataError(f"{self.task}: {self.name} fails while it is read: {in_user_code(error)}") from error
             yield batch
+
+    def _check_walked(self, batches: int) -> None:
+        """Raise if nothing came where there were batches before."""
+        if not batches and self._counts:
+            raise DataError(
+                f"{self.task}: {self.name} gives no batch when it is walked again, and a search walks it many times; "
+                "give a list, a DataLoader, or a function (epoch, seed) that returns new batches each time"
+            )
 
     def _opened(self, epoch: int, seed: int) -> Iterable[Batch]:
         if not self._is_function:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -240,17 +240,31 @@ def guarded(finetune: Finetune, name: str) -> Finetune:
 
 @dataclass(frozen=True)
 class _State:
-    """What a loop must leave as it found it."""
+    """What a loop must leave as it found it.
 
-    shapes: dict[str, tuple[int, ...]]
+    Attributes:
+        parameters: path → shape and type of the numbers.
+        layers: path → class, and whether ``forward`` is one of its own.
+        hooks: how many.
+        is_meta: whether a parameter has no numbers at all.
+    """
+
+    parameters: dict[str, tuple[object, ...]]
+    layers: dict[str, tuple[type, bool]]
     hooks: int
+    is_meta: bool
 
 
 def _state_of(network: nn.Module) -> _State:
-    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-    modules = list(network.modules())
-    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules)
-    return _State(shapes, hooks)
+    parameters = dict(network.named_parameters())
+    layers = dict(network.named_modules())
+    modules = list(layers.values())
+    return _State(
+        {name: (tuple(parameter.shape), parameter.dtype) for name, parameter in parameters.items()},
+        {path: (type(module), "forward" in vars(module)) for path, module in layers.items()},
+        sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules),
+        any(parameter.is_meta for parameter in parameters.values()),
+    )
 
 
 def _check_left(before: _State, after: _State, name: str) -> None:
@@ -259,15 +273,29 @@ def _check_left(before: _State, after: _State, name: str) -> None:
     Raises:
         DataError: naming what changed.
     """
-    changed = [path for path, shape in before.shapes.items() if after.shapes.get(path) != shape]
-    changed += [path for path in after.shapes if path not in before.shapes]
+    changed = _changed(before.parameters, after.parameters)
     if changed:
         raise DataError(
-            f"{name} leaves the network with other parameters than it got ({', '.join(changed[:3])}); undo what wraps "
-            "or replaces layers before it returns"
+            f"{name} leaves the network with other parameters than it got ({changed}); undo what wraps or replaces "
+            "layers, or turns them into another type, before it returns"
+        )
+    if after.is_meta:
+        raise DataError(f"{name} leaves the network on the device meta, without its weights; leave it where they are")
+    changed = _changed(before.layers, after.layers)
+    if changed:
+        raise DataError(
+            f"{name} leaves other layers in the network than it got, or another forward ({changed}); put back what it "
+            "replaced before it returns"
         )
     if after.hooks > before.hooks:
         raise DataError(
             f"{name} leaves {after.hooks - before.hooks} hooks on the network, which would be copied with it; remove "
             "them before it returns"
         )
+
+
+def _changed(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    """Return the first paths of which something else is known afterwards; empty if there are none."""
+    paths = [path for path, known in before.items() if after.get(path) != known]
+    paths += [path for path in after if path not in before]
+    return ", ".join([path or "the network itself" for path in paths][:3])

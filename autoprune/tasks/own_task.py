@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
@@ -20,15 +21,30 @@ from autoprune.tasks.default_forward import default_inputs, default_targets
 from autoprune.tasks.distill import default_distillation
 from autoprune.tasks.own_data import OwnSplit, hash_of, placed
 from autoprune.tasks.own_loop import guarded
-from autoprune.tasks.split_metric import SplitMetric, evaluated, metrics_of
+from autoprune.tasks.split_metric import SplitMetric, evaluated, metrics_of, reduction, told
 from autoprune.tasks.task import SPLITS, Batch, DataTask, Evaluated, OnStep, Placement, ScoredBatch, check_split
 
 _HASHED = 8  # batches of each split that its identity is made from
 ExampleScores: TypeAlias = Tensor | Mapping[str, Tensor]
-_REDUCTIONS: Mapping[str, Callable[[Tensor], float]] = {
-    "rmse": lambda squares: math.sqrt(float(squares.mean())),
-    "perplexity": lambda nats: math.exp(float(nats.mean())),
-}
+_LARGEST_EXPONENT = 709  # of a float64
+
+
+def _mean(rows: Tensor) -> float:
+    return float(rows.mean() if rows.is_floating_point() else rows.double().mean())
+
+
+def _root_of_mean(squares: Tensor) -> float:
+    mean = _mean(squares)
+    return math.nan if mean < 0 else math.sqrt(mean)
+
+
+def _exponential_of_mean(nats: Tensor) -> float:
+    """Return it; infinite, and no error, where a network has gone astray."""
+    mean = _mean(nats)
+    return math.inf if mean > _LARGEST_EXPONENT else math.exp(mean)
+
+
+_REDUCTIONS: Mapping[str, Callable[[Tensor], Any]] = {"rmse": _root_of_mean, "perplexity": _exponential_of_mean}
 
 
 class Task(DataTask):
@@ -95,8 +111,9 @@ class Task(DataTask):
         self._loss, self._score, self._evaluate = loss, score, evaluate
         self._split_metric: SplitMetric | None = split_metric
         self._forward, self._distill, self._example, self._word = forward, distill, example, identity
-        if finetune is not None:  # else a subclass may bring its own
-            self.finetune = guarded(finetune, f"finetune of {name}")
+        loop = self.finetune if finetune is None else finetune  # a subclass may bring its own
+        if loop is not None:
+            self.finetune = guarded(loop, f"finetune of {name}")
         self.cuts_batches = True
         self.scores_examples = score is not None or type(self).score_batch is not Task.score_batch
         self.reductions = self._reductions_of(reduce)
@@ -109,9 +126,9 @@ class Task(DataTask):
 
     def _reductions_of(self, given: Any) -> Mapping[str, Callable[[Tensor], float]]:
         known = {one.name: _REDUCTIONS[one.name] for one in self.metrics if one.name in _REDUCTIONS}
-        if given is None:
-            return known
-        return {**known, **(given if isinstance(given, Mapping) else {self.metric.name: given})}
+        if given is not None:
+            known.update(given if isinstance(given, Mapping) else {self.metric.name: given})
+        return {name: reduction(reduce, name, self.name) for name, reduce in known.items()}
 
     def _check(self) -> None:
         missing = [split for split in ("train", "val") if split not in self._splits]
@@ -171,18 +188,24 @@ class Task(DataTask):
         return self._word
 
     def count(self, batch: Batch) -> int:
-        """Return the number of examples in a batch: the length of its first tensor or list."""
+        """Return the number of examples in a batch: the length of its first tensor or list, or of packed sequences."""
+        if isinstance(batch, list) and len(batch) == 2 and not _is_of_examples(batch):
+            return self.count(batch[0])  # a loader's own [inputs, labels]
         first = batch
-        while isinstance(first, Mapping) or (isinstance(first, tuple) and not isinstance(first, list)):
+        while isinstance(first, Mapping | tuple) and not isinstance(first, PackedSequence):
             inside = list(first.values()) if isinstance(first, Mapping) else list(first)
             first = next((each for each in inside if tensors_in(each)), None)
-        if isinstance(first, list) and len(first) == 2 and not _is_of_examples(first):
-            return self.count(first[0])  # a loader's own [inputs, labels]
+        if isinstance(first, PackedSequence):
+            return int(first.batch_sizes[0])
         if isinstance(first, list):
             return len(first)
         found = tensors_in(first)
         if not found or not found[0].dim():
-            raise DataError(f"{self.name}: a batch is {words(batch)}, in which no examples can be counted")
+            raise DataError(
+                f"{self.name}: a batch is {words(batch)}, in which no examples can be counted; expected tensors whose "
+                "first dimension is that of the examples, alone, in tuples or in dictionaries (torch.from_numpy makes "
+                "them of arrays)"
+            )
         return int(found[0].shape[0])
 
     def inputs(self, network: nn.Module, batch: Batch) -> Inputs:
@@ -223,9 +246,17 @@ class Task(DataTask):
         return self._loss is not None or type(self).loss is not Task.loss
 
     def distill(self, student: Any, teacher: Any, batch: Batch, temperature: float) -> Tensor | None:
-        """Return how far a student's output is from the teacher's; ``None`` if nothing says."""
+        """Return how far a student's output is from the teacher's; ``None`` if nothing says.
+
+        Raises:
+            DataError: if the user's own function fails, or gives no scalar.
+        """
         if self._distill is not None:
-            return self._distill(student, teacher, batch)
+            with told(f"{self.name}: distill"):
+                found: Any = self._distill(student, teacher, batch)
+            if found is not None and (not isinstance(found, Tensor) or found.dim()):
+                raise DataError(f"{self.name}: distill gave {words(found)}; expected a scalar, or None for nothing")
+            return found
         return default_distillation(student, teacher, default_targets(batch), temperature)
 
     def score_batch(self, output: Any, batch: Batch) -> ScoredBatch:
@@ -252,8 +283,9 @@ class Task(DataTask):
 
     def _checked(self, name: str, score: Any, count: int) -> Tensor:
         rows = score.detach() if isinstance(score, Tensor) else score
-        if not isinstance(rows, Tensor) or not rows.dim() or rows.shape[0] != count or rows.dim() > 2:
-            given = f"shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(score).__name__
+        is_real = isinstance(rows, Tensor) and not rows.is_complex()
+        if not is_real or not rows.dim() or rows.shape[0] != count or rows.dim() > 2:
+            given = f"shape {tuple(rows.shape)}" if is_real else words(score)
             raise DataError(
                 f"{self.name}: score gave {given} of {name} for a batch of {count} examples; expected ({count},), one "
                 f"value for each, or ({count}, k) with reduce"
@@ -266,7 +298,10 @@ class Task(DataTask):
         """Return what the user's own evaluation says of a split; ``None`` where examples are scored."""
         batches = self.eval_batches(split, 1, runtime, limit)
         if self._evaluate is not None:
-            return evaluated(self._evaluate(network, batches), self.metrics, f"evaluate of {self.name}")
+            who = f"evaluate of {self.name}"
+            with told(who):
+                found = self._evaluate(network, batches)
+            return evaluated(found, self.metrics, who)
         if self._split_metric is None:
             return None
         value = self._split_metric.of(partial(self.forward, network), batches)

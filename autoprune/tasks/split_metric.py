@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import PER_CENT, Metric
-from autoprune.errors import DataError, NonFiniteError, UsageError
+from autoprune.core.metrics import LOSSES, PER_CENT, Metric
+from autoprune.core.user_code import in_user_code
+from autoprune.errors import AutopruneError, DataError, NonFiniteError, UsageError
+from autoprune.models.calling.inputs import words
 from autoprune.tasks.default_forward import default_targets
 from autoprune.tasks.task import Batch, Evaluated
 
@@ -37,11 +42,61 @@ class SplitMetric:
             targets = default_targets(batch)
             if len(targets) != 1:
                 raise DataError(
-                    f"{type(self.metric).__name__} is updated with (output, targets), and a batch has {len(targets)} "
+                    f"{self._name} is updated with (output, targets), and a batch has {len(targets)} "
                     "tensors that may be targets; give evaluate=lambda network, batches: … instead"
                 )
-            self.metric.update(answer(batch).detach().cpu(), targets[0].cpu())
-        return float(self.metric.compute())
+            output = answer(batch)
+            if not isinstance(output, Tensor):
+                raise DataError(
+                    f"{self._name} is updated with (output, targets), and the network returns {words(output)}; give "
+                    "evaluate=lambda network, batches: … instead"
+                )
+            with told(f"{self._name}.update"):
+                self.metric.update(output.detach().cpu(), targets[0].cpu())
+        with told(f"{self._name}.compute"):
+            return as_number(self.metric.compute(), f"{self._name}.compute")
+
+    @property
+    def _name(self) -> str:
+        return type(self.metric).__name__
+
+
+@contextmanager
+def told(who: str) -> Iterator[None]:
+    """Say whose code it is that fails.
+
+    Raises:
+        DataError: if it does.
+    """
+    try:
+        yield
+    except AutopruneError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise DataError(f"{who} fails: {in_user_code(error)}; correct it") from error
+
+
+def as_number(found: Any, who: str) -> float:
+    """Return a number that a user's function gave: Python's, NumPy's, or a tensor of one element.
+
+    Raises:
+        DataError: if it is none.
+    """
+    try:
+        return float(found)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{who} gave {words(found)}; expected one number") from error
+
+
+def reduction(reduce: Callable[[Tensor], Any], metric: str, task: str) -> Callable[[Tensor], float]:
+    """Return what makes a metric of all rows as a function that gives a number, or says what is wrong."""
+    who = f"{task}: reduce of {metric}"
+
+    def reduced(rows: Tensor) -> float:
+        with told(who):
+            return as_number(reduce(rows), who)
+
+    return reduced
 
 
 def metrics_of(given: Any) -> tuple[tuple[Metric, ...], SplitMetric | None]:
@@ -56,15 +111,33 @@ def metrics_of(given: Any) -> tuple[tuple[Metric, ...], SplitMetric | None]:
             "Metric('my_score', goal='max')"
         )
     if isinstance(given, Metric | str):
-        return (_metric(given),), None
+        return _different((_metric(given),)), None
     if all(hasattr(given, name) for name in ("update", "compute", "reset")):
         return (_described(given),), SplitMetric(given)
     if isinstance(given, Sequence) and given and all(isinstance(one, Metric | str) for one in given):
-        return tuple(map(_metric, given)), None
+        return _different(tuple(map(_metric, given))), None
     raise UsageError(
         f"metric is {type(given).__name__}; expected a Metric, the name of a known one, a list of them, or an object "
         "with update, compute and reset, as torchmetrics has"
     )
+
+
+def _different(metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
+    """Return the metrics if each has a name of its own.
+
+    Raises:
+        UsageError: if two are called the same, or one as what is measured beside them.
+    """
+    names = [one.name for one in metrics]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"metric names {', '.join(twice)} more than once; give every metric once")
+    taken = [name for name in names if name in LOSSES]
+    if taken:
+        raise UsageError(
+            f"a metric is called {taken[0]!r}, as what the loss gives; call it for example 'val_{taken[0]}'"
+        )
+    return metrics
 
 
 def _metric(given: Metric | str) -> Metric:
@@ -114,6 +187,8 @@ def evaluated(given: Any, metrics: Sequence[Metric], who: str) -> Evaluated:
             )
         values[one.name] = numbers[0]
         if len(parts) > 1 and parts[1] is not None:
+            if float(parts[1]) < 0:
+                raise DataError(f"{who} gave {found!r} for {one.name}; its standard error is below 0")
             errors[one.name] = float(parts[1])
         if len(parts) == 3 and parts[2] is not None:
             count = int(parts[2])

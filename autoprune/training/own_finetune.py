@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import nn
 
+from autoprune.errors import NonFiniteError
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.tasks.task import DataTask, OnStep
 from autoprune.training.device.evaluation_mode import evaluating
@@ -66,13 +68,17 @@ def train_by_own_loop(
 def rehearse_loop(network: nn.Module, task: DataTask, runtime: Runtime, seed: int) -> None:
     """Train a copy of a network for one step by the user's own loop, and judge it, before time is spent on either.
 
+    What a task does by itself is left out: :class:`Rehearsal` tries that.
+
     Raises:
         EvaluationError, DataError: if the loop fails, or leaves another network than it got.
     """
-    if task.finetune is None:
-        return
     twin = runtime.place(copy_network(network)).train()
-    with torch.enable_grad(), seeded(seed, runtime.device):
-        task.finetune(twin, 1, seed, lambda done, total: None)
-    with torch.no_grad(), evaluating(runtime.place(twin)):
+    if task.finetune is not None:
+        with torch.enable_grad(), seeded(seed, runtime.device):
+            task.finetune(twin, 1, seed, lambda done, total: None)
+    elif task.scores_examples:
+        return
+    fine = () if task.finetune is not None else (NonFiniteError,)  # what may be said of a network that is not trained
+    with suppress(*fine), torch.no_grad(), evaluating(runtime.place(twin)):
         task.evaluate(twin, "val", runtime, None)

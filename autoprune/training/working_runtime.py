@@ -17,7 +17,7 @@ from torch import nn
 
 from autoprune.core.notify import Notify
 from autoprune.core.user_code import in_user_code
-from autoprune.errors import AutopruneError, DataError, ModelError, UsageError
+from autoprune.errors import AutopruneError, DataError, ModelError, NonFiniteError, UsageError
 from autoprune.models.calling.inputs import Inputs, words
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.tasks.task import Batch, DataTask
@@ -27,13 +27,15 @@ from autoprune.training.device.seeding import seeded
 from autoprune.training.loop import optimizer_of
 from autoprune.training.settings import FinetuneSettings
 
+_JUDGED = "get through its loss and score"
+
 
 @dataclass(frozen=True)
 class Fault:
     """What goes wrong when a network runs.
 
     Attributes:
-        doing: what it was doing: ``run`` in eval mode, or ``train``.
+        doing: what it was doing: ``run`` in eval mode, ``get through its loss and score``, or ``train``.
         reason: the error, with the line of the user's code.
         error: the error itself.
     """
@@ -71,7 +73,9 @@ class Rehearsal:
                     if task is None:
                         runtime.answer(lambda net, inputs: Inputs.of(inputs).run(net), twin, batch)
                     else:
-                        task.score_batch(runtime.answer(task.forward, twin, batch), batch)
+                        output = runtime.answer(task.forward, twin, batch)
+                        doing = _JUDGED
+                        task.score_batch(output, batch)
                 if task is not None and self.settings is not None and task.finetune is None:
                     doing = "train"
                     self._step(twin.train(), task, batch, self.settings, runtime)
@@ -100,8 +104,11 @@ class Rehearsal:
             )
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if runtime.precision != "fp32" and not loss.isfinite():
-            raise ModelError(f"the loss is {float(loss)}")
+        if not loss.isfinite():
+            raise NonFiniteError(
+                f"the loss of {task.name} is {float(loss)} on the first batch, before any training; look at the data, "
+                "and at what the loss divides by or takes the logarithm of"
+            )
 
 
 @dataclass(frozen=True)
@@ -202,6 +209,11 @@ def _own_fault(fault: Fault, rehearsal: Rehearsal, network: nn.Module) -> Autopr
     if fault.doing == "run":
         other = f"give a network made for {task.name}, or other data" if task is not None else "correct it"
         return ModelError(f"the network does not run on {tried}: {fault.reason}; {other}")
+    if fault.doing == _JUDGED and task is not None:
+        return DataError(
+            f"the loss or the score of {task.name} fails for what the network returns on {tried}: {fault.reason}; "
+            "correct it, or give a network that returns what it takes"
+        )
     return ModelError(
         f"the network runs on {tried} in eval mode and fails in training mode, in its forward or "
         f"backward pass: {fault.reason}; correct it, since a search trains what it prunes"

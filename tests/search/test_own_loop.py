@@ -55,6 +55,18 @@ def hooks(network, steps, seed, on_step):
 def fails(network, steps, seed, on_step):
     raise ValueError("no such cluster")
 
+def in_doubles(network, steps, seed, on_step):
+    network.double()
+
+def elsewhere(network, steps, seed, on_step):
+    network.to("meta")
+
+def another_kind(network, steps, seed, on_step):
+    network[1] = nn.Tanh()
+
+def another_forward(network, steps, seed, on_step):
+    network.forward = lambda rows: rows[:, :1]
+
 def leaves_it_elsewhere(network, steps, seed, on_step):
     train(network, steps, seed, on_step)
     network.eval().requires_grad_(False)
@@ -143,10 +155,19 @@ def test_data_beside_a_loop_is_what_criteria_look_at(tmp_path: Path) -> None:
     [
         (("--finetune", "mine.py:returns_another"), "returned another network; train the one that it is given"),
         (("--finetune", "mine.py:replaces"), "leaves the network with other parameters than it got (0.weight"),
+        (("--finetune", "mine.py:in_doubles"), "other parameters than it got (0.weight, 0.bias, 2.weight)"),
+        (("--finetune", "mine.py:elsewhere"), "leaves the network on the device meta"),
+        (
+            ("--finetune", "mine.py:another_kind"),
+            "leaves other layers in the network than it got, or another forward (1)",
+        ),
+        (("--finetune", "mine.py:another_forward"), "another forward (the network itself)"),
         (("--finetune", "mine.py:hooks"), "leaves 1 hooks on the network"),
         (("--finetune", "mine.py:fails"), "ValueError: no such cluster (mine.py"),
         (("--evaluate", "mine.py:says"), "gave 'good' for rmse; expected a number"),
         (("--evaluate", "mine.py:takes_less"), "expected a function (network, split)"),
+        (("--importances", "fisher,l2"), "the importance criteria fisher need data, and"),
+        (("--example", ""), "data: digits, as no other is given; a loop without data needs --finetune, --evaluate and"),
         (("--finetune", "mine.py:nothing"), "nothing"),
         (("--finetune", "train"), "expected package.module:name or path/to/file.py:name"),
     ],

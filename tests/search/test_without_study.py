@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import autoprune
 from autoprune.cli import main
 from autoprune.core.policy import GroupPolicy, PruningPolicy
-from autoprune.errors import AutopruneError, ModelError
+from autoprune.errors import AutopruneError, ModelError, UsageError
 
 CODE = """
 import torch
@@ -185,3 +185,29 @@ def test_synflow_says_that_it_cannot_feed_ones_to_such_inputs() -> None:
     inputs = {"user": torch.randint(20, (4,)), "item": torch.randint(30, (4,))}
     with pytest.raises(ModelError, match="synflow feeds one input of ones, and this network reads inputs user=int64"):
         autoprune.prune(Ranked(), PruningPolicy.uniform(0.5, "synflow"), inputs, batches=[(inputs, torch.rand(4))])
+
+
+def test_what_is_no_network_and_no_policy_is_told() -> None:
+    network, rows, half = Plain(), torch.zeros(2, 6), PruningPolicy.uniform(0.5)
+    for model in ("torchvision:resnet18", 3):
+        with pytest.raises(UsageError, match=r"expected a torch\.nn\.Module"):
+            autoprune.inspect(model, rows)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"expected a torch\.nn\.Module"):
+            autoprune.prune(model, half, rows)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"policy is 0\.5; expected a PruningPolicy"):
+        autoprune.prune(network, 0.5, rows)  # type: ignore[arg-type]
+
+
+def test_a_pattern_needs_no_list_around_it() -> None:
+    network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2))
+    kept = autoprune.inspect(network, torch.zeros(2, 8), keep="0")
+    assert [group.name for group in kept.groups.cuttable] == ["2"]
+
+
+def test_a_loss_that_does_not_fit_names_itself() -> None:
+    network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    batch = (torch.zeros(2, 8), torch.zeros(2).long())
+    with pytest.raises(ModelError, match=r"the loss that the importance criteria taylor need fails.*give loss="):
+        autoprune.prune(
+            network, PruningPolicy.uniform(0.5, "taylor"), batch[0], batches=[batch], loss=lambda output, _: output["x"]
+        )

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from autoprune import Metric, Task, classification
-from autoprune.errors import AutopruneError, DataError, NonFiniteError, UsageError
+from autoprune.errors import AutopruneError, DataError, EvaluationError, NonFiniteError, UsageError
 from autoprune.tasks.task import PlainPlacement
 from autoprune.testing import check_task
 from autoprune.training.device.runtime import Runtime
@@ -97,6 +98,19 @@ class TestDefaults:
         inputs = task.example(network)
         assert sorted(inputs.kwargs) == ["ids", "mask"]
         assert inputs.size == 1
+
+    @pytest.mark.parametrize(
+        ("batch", "count"),
+        [
+            (([torch.zeros(3, 8, 8), torch.zeros(3, 9, 7)], torch.zeros(2, 4)), 2),  # images of two sizes
+            ((pack_sequence([torch.zeros(length, 5) for length in (6, 4, 3)]), torch.zeros(3)), 3),
+            ([torch.zeros(4, 6), torch.zeros(4)], 4),
+            ([[torch.zeros(4, 6), torch.zeros(4, 2)], torch.zeros(4)], 4),
+            ({"ids": torch.zeros(5, 7), "labels": torch.zeros(5)}, 5),
+        ],
+    )
+    def test_examples_are_counted_in_batches_of_any_form(self, batch: Any, count: int) -> None:
+        assert regression().count(batch) == count
 
     def test_an_own_forward_is_followed_to_what_it_calls_the_network_with(self) -> None:
         task = regression(forward=lambda network, batch: network(batch[0] * 2).flatten())
@@ -255,6 +269,10 @@ class TestStreams:
         assert regression(identity="mine, 3").identity() == "mine, 3"
 
 
+def huge(output: Tensor, batch: Any) -> Tensor:
+    return squares(output, batch) + 1e4
+
+
 def refused(make: Any) -> str:
     with pytest.raises(AutopruneError) as raised:
         make()
@@ -348,11 +366,96 @@ class TestFaults:
         task = Task(broken, [rows(4, 1)], loss=squares, score=squares, metric="mse")
         assert "train fails while it is read: OSError: disk on fire (test_own_task.py" in refused(lambda: task.sizes)
 
-    @pytest.mark.parametrize("given", ["much", (1.0, 2.0, 3.0, 4.0), {"mae": 1.0}, float("nan")])
+    @pytest.mark.parametrize("given", ["much", (1.0, -2.0, 3), (1.0, 2.0, 3.0, 4.0), {"mae": 1.0}, float("nan")])
     def test_an_evaluation_of_another_form(self, given: Any) -> None:
         task = regression(score=None, evaluate=lambda network, batches: given)
         with pytest.raises((DataError, NonFiniteError), match="evaluate of sums gave"):
             score(linear(), task, "val", Runtime(threads=1))
+
+    def test_data_that_ends_after_one_pass_though_it_is_no_iterator(self) -> None:
+        made = iter([rows(4, 1), rows(4, 2)])
+        task = Task(lambda: made, [rows(4, 1)], loss=squares, score=squares, metric="mse")
+        assert task.sizes["train"] == 8
+        said = refused(lambda: list(task.train_stream(4, 1, 0, PlainPlacement())))
+        assert "train gives no batch when it is walked again" in said
+
+    @pytest.mark.parametrize(
+        ("reduce", "said"),
+        [
+            (
+                lambda found: found.mean(0, keepdim=True).expand(2),
+                r"reduce of mse gave float32\(2,\); expected one number",
+            ),
+            (lambda found: None, "reduce of mse gave NoneType"),
+            (lambda found: found.nope(), "reduce of mse fails: AttributeError"),
+        ],
+    )
+    def test_a_reduction_that_gives_no_number(self, reduce: Any, said: str) -> None:
+        with pytest.raises(DataError, match=said):
+            score(linear(), regression(metric="mse", reduce=reduce), "val", Runtime(threads=1))
+
+    def test_a_reduction_may_give_a_tensor(self) -> None:
+        task = regression(metric="mse", reduce=lambda found: found.mean())
+        assert type(task.reductions["mse"](torch.tensor([1.0, 2.0]))) is float
+
+    def test_scores_that_a_known_metric_cannot_be_made_of(self) -> None:
+        for changes in ({"score": lambda *each: -squares(*each)}, {"score": huge, "metric": "perplexity"}):
+            with pytest.raises(NonFiniteError, match=" on the val examples is "):
+                score(linear(), regression(**changes), "val", Runtime(threads=1))
+
+    def test_a_metric_in_torchmetrics_form_that_fails_is_named(self) -> None:
+        class Curve:
+            higher_is_better = True
+            reset = update = lambda self, *given: None
+
+            def compute(self) -> dict[str, float]:
+                return {"map": 0.5}
+
+        task = regression(score=None, metric=Curve())
+        with pytest.raises(DataError, match=r"Curve.compute gave \{map: float\}; expected one number"):
+            score(linear(), task, "val", Runtime(threads=1))
+
+    @pytest.mark.parametrize(
+        ("distill", "said"),
+        [
+            (lambda *each: each[0] - each[1], r"distill gave float32\(4, 1\)"),
+            (lambda *each: each[9], "distill fails: I"),
+        ],
+    )
+    def test_a_distillation_that_gives_no_scalar(self, distill: Any, said: str) -> None:
+        outputs = torch.zeros(4, 1), torch.ones(4, 1)
+        with pytest.raises(DataError, match=said):
+            regression(distill=distill).distill(*outputs, rows(4, 1), 1.0)
+
+    def test_a_loop_of_a_subclass_is_watched_as_a_function_is(self) -> None:
+        class Replaces(Task):
+            def finetune(self, network: nn.Module, steps: int, seed: int, on_step: Any) -> None:  # type: ignore[override]
+                if steps == 3:
+                    raise KeyError("lr")
+                network.forward = torch.zeros_like  # type: ignore[assignment]
+
+        task = Replaces([rows(4, 1)], [rows(4, 2)], score=squares, metric="mse", name="sums")
+        assert task.finetune is not None
+        with pytest.raises(DataError, match=r"finetune of sums leaves .* another forward \(the network itself\)"):
+            task.finetune(linear(), 1, 0, lambda done, total: None)
+        with pytest.raises(EvaluationError, match="finetune of sums fails: KeyError: 'lr'"):
+            task.finetune(linear(), 3, 0, lambda done, total: None)
+
+    def test_an_evaluation_that_fails_is_named(self) -> None:
+        task = regression(score=None, evaluate=lambda network, batches: network.nope)
+        with pytest.raises(DataError, match=r"evaluate of sums fails: AttributeError.*test_own_task\.py"):
+            score(linear(), task, "val", Runtime(threads=1))
+
+    def test_a_batch_without_tensors_says_what_it_holds(self) -> None:
+        said = refused(
+            lambda: Task([(np.zeros((4, 6)), 1)], [rows(4, 1)], loss=squares, score=squares, metric="mse").sizes
+        )
+        assert "a batch is tuple of ndarray, int" in said
+        assert "torch.from_numpy" in said
+
+    def test_metrics_have_names_of_their_own(self) -> None:
+        assert "rmse more than once" in refused(lambda: regression(metric=["rmse", "rmse"]))
+        assert "called 'loss'" in refused(lambda: regression(metric=Metric("loss", "", "min")))
 
     def test_the_contract_names_what_is_broken(self) -> None:
         class Moody(Task):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from training_toys import make_task, same_state, state_of
 
-from autoprune.errors import AutopruneError, ModelError, UsageError
+from autoprune import Task
+from autoprune.errors import AutopruneError, DataError, ModelError, NonFiniteError, UsageError
 from autoprune.tasks.classification import LabelledBatch
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
 from autoprune.training.loop import TrainingRun, train
 from autoprune.training.loss import dense_loss
+from autoprune.training.own_finetune import rehearse_loop
 from autoprune.training.settings import FinetuneSettings
 from autoprune.training.working_runtime import Rehearsal, working_runtime
 
@@ -206,3 +209,43 @@ def test_what_fails_later_in_training_names_step_and_line() -> None:
             TrainingRun(make_task(), FinetuneSettings(1.0, 15, 0.01, 0.0), Runtime(threads=1), 0),
             dense_loss(make_task()),
         )
+
+
+def small() -> nn.Module:
+    with seeded(0):
+        return nn.Linear(3, 1)
+
+
+def own_task(**changes: Any) -> Task:
+    batches = [(torch.ones(4, 3), torch.ones(4, 1))]
+    given: dict[str, Any] = {
+        "loss": lambda output, batch: (output - batch[1]).square().mean(),
+        "score": lambda output, batch: (output - batch[1]).square().flatten(),
+        **{"metric": "mse", "name": "ones", **changes},
+    }
+    return Task(batches, batches, **given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"loss": lambda output, batch: batch[2]},
+            r"the loss or the score of ones fails .* IndexError: .*test_working",
+        ),
+        ({"score": lambda output, batch: output["x"]}, r"the loss or the score of ones fails for what the network re"),
+        ({"loss": lambda output, batch: output.mean() / 0}, "the loss of ones is -?inf on the first batch"),
+    ],
+)
+def test_a_loss_or_a_score_that_fails_is_no_fault_of_the_network(changes: dict[str, Any], said: str) -> None:
+    task, settings = own_task(**changes), FinetuneSettings(1.0, 4, 0.01, 0.0)
+    tried = Rehearsal((torch.ones(4, 3), torch.ones(4, 1)), task, settings, 0)
+    with pytest.raises((DataError, NonFiniteError), match=said):
+        working_runtime(small(), tried, Runtime(threads=1), set(), lambda line: None)
+
+
+def test_an_evaluation_is_tried_before_training_and_may_be_nan_of_an_untrained_network() -> None:
+    network, runtime = small(), Runtime(threads=1)
+    rehearse_loop(network, own_task(score=None, evaluate=lambda network, batches: float("nan")), runtime, 0)
+    with pytest.raises(DataError, match="evaluate of ones gave 'good'"):
+        rehearse_loop(network, own_task(score=None, evaluate=lambda network, batches: "good"), runtime, 0)

@@ -7,7 +7,7 @@ sequences.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -159,6 +159,9 @@ def words(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {words(each)}" for key, each in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__} of " + ", ".join(map(words, value)) if value else f"no {type(value).__name__}"
+    if is_dataclass(value) and not isinstance(value, type):
+        held = ", ".join(f"{field.name}: {words(getattr(value, field.name))}" for field in fields(value))
+        return f"{type(value).__name__}({held})"
     return type(value).__name__
 
 

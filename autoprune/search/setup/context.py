@@ -14,6 +14,7 @@ from autoprune.search.setup.judged_by import check_judged_by
 from autoprune.study.dense_facts import read_dense_facts
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
+from autoprune.study.spec_sections import DataSpec
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.runtime import Runtime
 
@@ -41,6 +42,9 @@ class StudyContext:
         return self.task.example(network)
 
 
+_UNSAID = ", as no other is given; a loop without data needs --finetune, --evaluate and --example"
+
+
 def open_context(spec: StudySpec, folder: StudyFolder, notify: Notify, task: DataTask | None = None) -> StudyContext:
     """Return the context of a study, with the data opened and the device's threads set.
 
@@ -57,7 +61,9 @@ def open_context(spec: StudySpec, folder: StudyFolder, notify: Notify, task: Dat
     device = runtime_of(spec)
     device.apply_threads()
     task = task or task_of(spec)
-    notify(f"data: {spec.data.source if task.has_batches else 'none of its own; ' + task.name}")
+    source = spec.data.source if task.has_batches else f"none of its own; {task.name}"
+    is_unsaid = spec.loop.is_used and task.has_batches and spec.data == DataSpec()
+    notify(f"data: {source}{_UNSAID if is_unsaid else ''}")
     for note in getattr(task, "notes", ()):
         notify(f"data: {note}")
     check_judged_by(spec, task.metrics, task.name)

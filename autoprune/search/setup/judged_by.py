@@ -49,8 +49,26 @@ def judged_by(spec: StudySpec, task: DataTask) -> StudySpec:
     space = spec.space
     if not (task.has_loss and task.has_batches) and space.importances == SpaceSpec().importances:
         space = space.model_copy(update={"importances": tuple(set_aside(space.importances))})
+    _check_criteria(space.importances, task)
     own = () if tuple(metrics) == (ACCURACY,) else tuple(one.text for one in metrics)
     return spec.model_copy(update={"metrics": own, "objectives": objectives, "space": space})
+
+
+def _check_criteria(importances: Sequence[str], task: DataTask) -> None:
+    """Raise if criteria need what a task has not, before its network is trained.
+
+    Raises:
+        UsageError: naming them.
+    """
+    if not task.has_batches:
+        lacking, what = [name for name in importances if name not in set_aside(importances)], "data"
+    else:
+        lacking, what = [name for name in importances if has_mark(IMPORTANCES.get(name), "uses_gradients")], "a loss"
+    if lacking and not (task.has_batches and task.has_loss):
+        raise UsageError(
+            f"the importance criteria {', '.join(lacking)} need {what}, and {task.name} has none of its own; give it, "
+            "or choose criteria that read the weights alone: --importances fpgm,l2"
+        )
 
 
 def set_aside(importances: Sequence[str]) -> list[str]:

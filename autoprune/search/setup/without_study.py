@@ -13,7 +13,7 @@ from autoprune.core.counts import ChannelCounts
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, UsageError
 from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.channel_positions import tensor_shrinks
@@ -28,7 +28,7 @@ MAX_SPARSITY = 0.9
 
 
 def inspect(
-    model: nn.Module, example: object, *, keep: Sequence[str] = (), only: Sequence[str] = ()
+    model: nn.Module, example: object, *, keep: str | Sequence[str] = (), only: str | Sequence[str] = ()
 ) -> NetworkInspection:
     """Return what can be pruned in a network: groups, blocks, what is frozen and why, and exact costs.
 
@@ -36,10 +36,11 @@ def inspect(
         model: any network, on any device; not changed.
         example: one batch of its inputs, on any device: a tensor; a tuple of arguments; a dictionary of arguments by
             name; a pair of such a tuple and such a dictionary. A list is one argument.
-        keep: patterns of module paths that stay whole, ``"head*"``.
-        only: patterns of module paths outside of which everything stays whole; empty for everywhere.
+        keep: a pattern of module paths that stay whole, ``"head*"``, or several.
+        only: a pattern of module paths, or several, outside of which everything stays whole; empty for everywhere.
 
     Raises:
+        UsageError: if it is no network, or a pattern matches nothing.
         ModelError: if it does not run on the example, in evaluation or in training mode, or cannot be copied.
 
     >>> import torch
@@ -47,7 +48,8 @@ def inspect(
     >>> [(group.name, group.num_channels) for group in found.groups.cuttable], found.dense["mparams"]
     ([('0', 16)], 0.000212)
     """
-    network, inputs = copy_network(model).eval(), Inputs.of(example)
+    network, inputs = _copied(model).eval(), Inputs.of(example)
+    keep, only = ([given] if isinstance(given, str) else given for given in (keep, only))
     found, blocks = prunable_parts(network, inputs, keep, only)
     cost = cost_of(network, inputs, found, blocks)
     return NetworkInspection(
@@ -97,6 +99,7 @@ def prune(
         seed: for criteria that draw random numbers.
 
     Raises:
+        UsageError: if the network is none, or the policy.
         ModelError: if the policy names a group, a block or a criterion that the network lacks, or masks weights, or a
             criterion needs batches and there are none.
 
@@ -106,9 +109,11 @@ def prune(
     >>> small[0].out_features
     8
     """
+    if not isinstance(policy, PruningPolicy):
+        raise UsageError(f"policy is {policy!r}; expected a PruningPolicy, such as PruningPolicy.uniform(0.5)")
     if policy.mask is not None:
         raise ModelError("the policy masks weights, which prune() does not; apply it with `autoprune apply`")
-    network, inputs = copy_network(model).eval(), Inputs.of(example)
+    network, inputs = _copied(model).eval(), Inputs.of(example)
     found = find_groups(network, inputs)
     policy = policy.on(group.name for group in found.cuttable)
     blocks = find_blocks(network, inputs, found.cuttable) if policy.dropped_blocks else ()
@@ -117,6 +122,12 @@ def prune(
     calibration = Calibration(list(batches), seed, inputs.shape or None, loss)
     scores = score_groups(network, space.groups, policy.criteria, calibration)
     return Pruner(network, space, scores).prune(policy).train(model.training)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is {model!r}; expected a torch.nn.Module, as a study alone takes names")
+    return copy_network(model)
 
 
 def _check_named(policy: PruningPolicy, found: Groups, blocks: Iterable[Block]) -> None:
