@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from training_toys import make_toy
 
-from autoprune.core.cores import available_cores
+from autoprune.core.cores import default_threads
 from autoprune.errors import UnknownNameError, UsageError
 from autoprune.training.device import resolve_runtime as module
 from autoprune.training.device.evaluation_mode import evaluating
@@ -127,7 +127,7 @@ class TestRuntime:
         Runtime(threads=1).apply_threads()
         assert torch.get_num_threads() == 1
         Runtime(threads=0).apply_threads()
-        assert torch.get_num_threads() == available_cores()
+        assert torch.get_num_threads() == default_threads()
 
     def test_describe_is_plain(self) -> None:
         described = Runtime(threads=2).describe()
