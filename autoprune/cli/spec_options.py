@@ -201,7 +201,7 @@ _LATENCY = (
         "What runs the networks that are timed.",
         "auto|torch|compile|onnxruntime|cuda",
     ),
-    SpecOption("--latency-batch", "latency.batch", Heading.LATENCY, "Images per timed forward pass.", type=int),
+    SpecOption("--latency-batch", "latency.batch", Heading.LATENCY, "Examples per timed forward pass.", type=int),
     SpecOption("--latency-threads", "latency.threads", Heading.LATENCY, "CPU threads while timing.", type=int),
 )
 _DEVICE = SpecOption("--device", "runtime.device", Heading.RUNTIME, "Device that networks run on.", "auto|cpu|cuda|mps")

@@ -77,7 +77,7 @@ class Sensitivity:
 
     Attributes:
         curves: group or block → curve; empty if they were not measured.
-        dense_loss: of the dense network on the same images.
+        dense_loss: of the dense network on the same examples.
         seconds: spent on it.
         settings: what it was measured with.
     """

@@ -81,7 +81,7 @@ class FinetuneFacts:
 
     Attributes:
         epochs: its length; 0 for none.
-        batch_size: images in a step.
+        batch_size: examples in a step.
         lr: peak learning rate.
         weight_decay: of weights; biases and norms have none.
         optimizer: ``sgd`` or ``adamw``.

@@ -49,7 +49,7 @@ class StudySpec(Section):
         "random: Optuna's; auto: guided, or tpe where masks are searched",
     )
     model: ModelSpec = Field(default=ModelSpec(), description="the network")
-    data: DataSpec = Field(default=DataSpec(), description="the images")
+    data: DataSpec = Field(default=DataSpec(), description="the examples")
     loop: LoopSpec = Field(default=LoopSpec(), description="your own training and judgement")
     budget: BudgetSpec = Field(default=BudgetSpec(), description="what the network may cost")
     space: SpaceSpec = Field(default=SpaceSpec(), description="what a policy may choose from")

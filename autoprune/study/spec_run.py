@@ -21,7 +21,7 @@ class LatencySpec(Section):
         "Runtime on the CPU; cuda: PyTorch by the GPU's own clock; auto: cuda on a GPU, else onnxruntime if it is "
         "installed and takes the network, else torch",
     )
-    batch: int = Field(default=1, ge=1, le=LARGEST_BATCH, description="images per forward pass")
+    batch: int = Field(default=1, ge=1, le=LARGEST_BATCH, description="examples per forward pass")
     threads: int = Field(default=1, ge=1, description="CPU threads while timing")
     blocks: int = Field(
         default=9, ge=5, description="timed blocks, the first 2 to warm up; the spread of the others is the error"

@@ -50,7 +50,7 @@ class ModelSpec(Section):
 
 
 class DataSpec(Section):
-    """Which images the network is trained, pruned and scored on."""
+    """Which examples the network is trained, pruned and scored on."""
 
     source: str = Field(
         default="digits",
@@ -133,7 +133,7 @@ class SpaceSpec(Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="rise of the error rate on calibration images that cutting one group alone may cause in the "
+        description="rise of the error rate on calibration examples that cutting one group alone may cause in the "
         "threshold baseline; 0: no such baseline",
     )
     seconds: float = Field(default=120.0, gt=0, description="time limit for finding groups")
@@ -186,7 +186,7 @@ class SensitivitySpec(Section):
 
 
 class StoppingSpec(Section):
-    """Whether candidates that can no longer win are stopped early, and how many images are looked at for it."""
+    """Whether candidates that can no longer win are stopped early, and how many examples are looked at for it."""
 
     enabled: bool = Field(
         default=True,

@@ -15,9 +15,9 @@ class DenseSpec(Section):
     """How the dense network is trained when no weights are given."""
 
     epochs: int = Field(
-        default=16, ge=0, description="passes over the training images; 0: the network comes trained from its source"
+        default=16, ge=0, description="passes over the training examples; 0: the network comes trained from its source"
     )
-    batch_size: int = Field(default=64, ge=1, le=LARGEST_BATCH, description="images per step")
+    batch_size: int = Field(default=64, ge=1, le=LARGEST_BATCH, description="examples per step")
     lr: float = Field(default=0.05, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
     optimizer: OptimizerName = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
@@ -31,7 +31,7 @@ class SparsitySpec(Section):
         description="bn_l1: L1 penalty on norms' scales; group_lasso: on each channel's weights together",
     )
     strength: float = Field(default=0.03, gt=0, description="λ of the penalty; group_lasso needs ten times bn_l1's")
-    epochs: float = Field(default=15.0, gt=0, description="passes over the training images")
+    epochs: float = Field(default=15.0, gt=0, description="passes over the training examples")
     lr: float = Field(default=0.03, gt=0, description="peak learning rate of SGD; all else is as in [dense]")
 
 
@@ -53,8 +53,8 @@ class ScheduleSpec(Section):
 class FinetuneSpec(Section):
     """How every candidate is recalibrated and fine-tuned before it is scored."""
 
-    epochs: float = Field(default=1.25, ge=0, description="passes over the training images; 0: recalibrate only")
-    batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH, description="images per step")
+    epochs: float = Field(default=1.25, ge=0, description="passes over the training examples; 0: recalibrate only")
+    batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH, description="examples per step")
     lr: float = Field(default=0.03, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
     optimizer: OptimizerName = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
@@ -70,7 +70,7 @@ class PickSpec(Section):
     """Which candidates are finished and how long they are trained; all else is as in ``[finetune]``."""
 
     epochs: float = Field(
-        default=10.0, ge=0, description="passes over the training images; 0: none, with the trial's stored weights"
+        default=10.0, ge=0, description="passes over the training examples; 0: none, with the trial's stored weights"
     )
     lr: float = Field(default=0.03, gt=0, description="peak learning rate")
     top: int = Field(

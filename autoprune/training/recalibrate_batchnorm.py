@@ -27,7 +27,7 @@ def recalibrate_batchnorm(
         images: how many training images to look at, rounded up to whole batches.
         runtime: where and how it runs.
         seed: of the stream.
-        batch_size: images per batch.
+        batch_size: examples per batch.
 
     Source: Li et al., "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning", ECCV 2020,
     arXiv:2007.02491, section 3.3.

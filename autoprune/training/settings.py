@@ -14,8 +14,8 @@ class FinetuneSettings:
     """How a network is trained.
 
     Attributes:
-        epochs: passes over the training images; may be a fraction. 0 trains nothing.
-        batch_size: images per step.
+        epochs: passes over the training examples; may be a fraction. 0 trains nothing.
+        batch_size: examples per step.
         lr: peak learning rate.
         weight_decay: L2 penalty, for AdamW the decay of a step per learning rate; not applied to biases and
             normalisation.

@@ -20,7 +20,7 @@ from autoprune.pruning.importance import Calibration, scores_jointly, uses_data
 @scores_jointly
 @uses_data
 def activation(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibration) -> Mapping[str, Tensor]:
-    """Take the mean magnitude of each channel over images and positions.
+    """Take the mean magnitude of each channel over examples and positions.
 
     Source: Molchanov et al. 2017, Pruning Convolutional Neural Networks for Resource Efficient Inference, section 2.2
         ("activation"); magnitudes, because not every reader stands behind a ReLU.
@@ -44,7 +44,7 @@ def apoz(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibr
 def _means(
     groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibration, measure: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """Average ``measure`` over all images and positions, then over a group's readers: group → ``(num_channels,)``."""
+    """Average ``measure`` over all examples and positions, then over a group's readers: group → ``(num_channels,)``."""
     sums: dict[ChannelPlace, Tensor] = {}
     counts: dict[ChannelPlace, int] = {}
 

@@ -64,7 +64,7 @@ def gradient(
 def wanda(
     network: nn.Module, layers: Sequence[str], batches: Batches, loss_of: LossOf = cross_entropy
 ) -> dict[str, Tensor]:
-    """Score a weight by |w|·‖x‖₂ for the input it multiplies; x runs over images and positions, in eval mode.
+    """Score a weight by |w|·‖x‖₂ for the input it multiplies; x runs over examples and positions, in eval mode.
 
     A convolution's input is a channel, whatever the position in the kernel. Layers that are never called have no score.
 

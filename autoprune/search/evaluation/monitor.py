@@ -42,7 +42,7 @@ class Monitor:
     Attributes:
         measured: its exact costs and, look by look, its losses with standard errors.
         stopper: decides; ``None``: the candidate goes on whatever is seen.
-        task: whose validation images are looked at.
+        task: whose validation examples are looked at.
         runtime: where and how the network runs.
         images: at most this many are looked at, always the same ones; 0: no look is taken.
         recalibrate: a network in the midst of its training → what is looked at in its place, as by
@@ -131,5 +131,5 @@ def glance(network: nn.Module, task: DataTask, runtime: Runtime, images: int) ->
     Raises:
         NonFiniteError, DataError, ModelError: as :func:`score`.
     """
-    with seeded(0, runtime.device):  # puts the streams back; loading images by several processes draws from them
+    with seeded(0, runtime.device):  # puts the streams back; loading examples by several processes draws from them
         return score(network, task, "val", runtime, limit=images)

@@ -73,7 +73,7 @@ def _single_image(task: DataTask, spec: StudySpec) -> str:
 def _single_in_own_batches(task: DataTask, spec: StudySpec, runtime: Runtime) -> str:
     """Return which split really has a batch of one image when it is looked at, as a user's own task may cut its own.
 
-    What the search reads is walked once, and only for a network that fails on such a batch. Test images are not read.
+    What the search reads is walked once, and only for a network that fails on such a batch. Test examples are not read.
     """
     looked_at = (
         ("validation", "val", SCORED_TOGETHER, task.sizes["val"]),
@@ -86,7 +86,7 @@ def _single_in_own_batches(task: DataTask, spec: StudySpec, runtime: Runtime) ->
 
 
 def _smallest_in_training(task: DataTask, spec: StudySpec) -> list[tuple[str, int]]:
-    """Return key of the spec → images of the smallest batch of an epoch; of one image only if all have one."""
+    """Return key of the spec → examples of the smallest batch of an epoch; of one only if all have one."""
     wanted = {"finetune.batch_size": (spec.finetune.batch_size, spec.finetune.epochs)}
     if not spec.model.weights:
         wanted["dense.batch_size"] = (spec.dense.batch_size, spec.dense.epochs)

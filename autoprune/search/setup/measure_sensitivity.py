@@ -2,7 +2,7 @@
 
 Every group is cut to half first and every block dropped; then groups are cut to a quarter, and after that only where
 it tells something: to three quarters where half already hurts, to an eighth where a quarter does not. Each network is
-recalibrated and scored on the same validation images as the dense one, so that differences are paired and small ones
+recalibrated and scored on the same validation examples as the dense one, so that differences are paired and small ones
 show. It takes a set share of the work that the search itself is expected to be. Work is counted in forward passes and
 never timed: on a busy machine the same seed measures the same.
 
@@ -39,12 +39,12 @@ Level = tuple[str, int]
 
 @dataclass(frozen=True)
 class Expected:
-    """The work that a search will be, in images.
+    """The work that a search will be, in examples.
 
     Attributes:
         trials: candidates that will be evaluated.
-        trained: images that each is trained on.
-        scored: images that each is scored and recalibrated on.
+        trained: examples that each is trained on.
+        scored: examples that each is scored and recalibrated on.
     """
 
     trials: int
@@ -66,7 +66,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class SensitivityProbe:
-    """What cuts, recalibrates and scores copies of one network, all on the same images.
+    """What cuts, recalibrates and scores copies of one network, all on the same examples.
 
     Attributes:
         context: of the study.
