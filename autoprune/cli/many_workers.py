@@ -160,7 +160,7 @@ class ManyWorkers:
                 kind = getattr(errors, str(values["error"]), EvaluationError)
                 worker.error = kind.__new__(kind, values["message"])
             case "added":
-                worker.added = int(values["added"])
+                worker.added, self._budget = int(values["added"]), Budget.parse(values["budget"])
 
     def _begin(self) -> None:
         """Show that the search has begun, with all trials that were stored by then."""

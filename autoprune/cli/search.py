@@ -153,7 +153,8 @@ def _work(request: Request, storage: str | None, trust_code: bool, role: str) ->
             if role.startswith(MEASURE):
                 _measure(request, float(role.removeprefix(MEASURE)), lines)
             else:
-                lines.send("added", added=_run(request, storage, trust_code, lines).added)
+                run = _run(request, storage, trust_code, lines)
+                lines.send("added", added=run.added, budget=run.budget.to_json())
     except AutopruneError as error:
         lines.send("error", error=type(error).__name__, message=hidden(str(error), click.get_current_context()))
         sys.exit(error.exit_code)

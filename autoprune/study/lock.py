@@ -7,6 +7,7 @@ reading: nothing is written, and a worker that begins in that very moment tries 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -103,17 +104,35 @@ def is_searched(path: Path) -> bool:
         StudyError: if the file cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = _opened(path)
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise StudyError(
-            f"cannot tell whether the study is being searched: {str(path)!r} cannot be read: {error.strerror or error}"
-        ) from error
+        raise _cannot_tell(path, error) from error
     try:
         return not _ever(lambda: try_lock(descriptor, fcntl.LOCK_EX))
+    except OSError as error:  # a file system without locks
+        raise _cannot_tell(path, error) from error
     finally:
         os.close(descriptor)  # this lets go of the lock
+
+
+def _opened(path: Path) -> int:
+    """Open a file for writing if that is allowed, since network file systems lock no other, and else for reading."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY)
+
+
+def _cannot_tell(path: Path, error: OSError) -> StudyError:
+    return StudyError(
+        f"cannot tell whether the study is being searched: {str(path)!r} cannot be read: {error.strerror or error}"
+    )
 
 
 def _ever(is_so: Callable[[], bool]) -> bool:

@@ -114,6 +114,15 @@ def test_an_interrupt_ends_all_workers_once_and_another_command_goes_on(tmp_path
     assert [number for number, _ in finished(folder)] == list(range(24))
 
 
+def test_a_study_that_has_its_trials_is_told_as_by_one_worker(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "studies", trials=3)
+    assert call("search", folder).returncode == 0
+    one, two = (json.loads(call("search", folder, "--json", *more).stdout) for more in ((), ("--workers", "2")))
+    assert one.pop("size")["networks"] == two.pop("size")["networks"]
+    assert two == one
+    assert two["budget"]["mflops"] > 0
+
+
 def test_a_killed_worker_is_said_and_the_others_finish_the_study(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=24, epochs=10)
     with searching(folder, "--workers", "2") as process:
