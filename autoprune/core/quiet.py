@@ -1,8 +1,8 @@
 """Quiet for timing: while one process times on a device, the others of this user rest between two of their steps.
 
 Two file locks in the folder for temporary files, for each user and device. Who works on the device holds the second one
-shared. Who times takes the first, at which the others let go of the second, and then waits to hold that alone. A dead
-process holds nothing, so nobody waits for it.
+shared, as long as it works. Who times takes the first, at which the others let go of the second between two steps, and
+then waits to hold that alone. A dead process holds nothing, so nobody waits for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -37,27 +37,34 @@ class Quiet:
         place = Path(folder or tempfile.gettempdir())
         self._timing = os.open(place / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         self._working = os.open(place / f"{name}-work.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        self._is_working = False
+        self._is_working, self._depth = False, 0
 
     def close(self) -> None:
         """Let go of everything."""
         os.close(self._timing)
         os.close(self._working)
 
-    def rest(self) -> None:
-        """Say that this process works on the device, and wait while another one times on it; microseconds if none does.
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Work on the device for a stretch of code, which calls :meth:`rest` between its steps."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if not self._depth:
+                self._let_go()
 
-        To be called between two steps.
-        """
+    def rest(self) -> None:
+        """Wait while another process times on the device; microseconds if none does."""
         if not _try(self._timing, fcntl.LOCK_SH):
-            self.leave()
+            self._let_go()
             _wait(self._timing, fcntl.LOCK_SH, REST_SECONDS)
-        if not self._is_working:
+        if self._depth and not self._is_working:
             self._is_working = _try(self._working, fcntl.LOCK_SH)
         fcntl.flock(self._timing, fcntl.LOCK_UN)
 
-    def leave(self) -> None:
-        """Say that this process does not work on the device for now."""
+    def _let_go(self) -> None:
         if self._is_working:
             fcntl.flock(self._working, fcntl.LOCK_UN)
             self._is_working = False
@@ -73,7 +80,7 @@ class Quiet:
         Yields:
             whether nobody else times, and whether nobody else works.
         """
-        self.leave()
+        self._let_go()
         has_turn = _wait(self._timing, fcntl.LOCK_EX, turn_seconds)
         is_quiet = has_turn and _wait(self._working, fcntl.LOCK_EX, work_seconds)
         try:
@@ -90,11 +97,12 @@ def rest(device: str) -> None:
         found.rest()
 
 
-def leave(device: str) -> None:
-    """Say that this process does not work on a device for now."""
+@contextmanager
+def work(device: str) -> Iterator[None]:
+    """Work on a device for a stretch of code, which calls :func:`rest` between its steps."""
     found = _quiet_of(device, os.getpid())
-    if found is not None:
-        found.leave()
+    with nullcontext() if found is None else found.work():
+        yield
 
 
 @cache

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from autoprune.core.quiet import Quiet, leave
+from autoprune.core.quiet import Quiet
 
 PATIENCE_SECONDS = 60.0
 STEP_SECONDS = 10.0  # within which whoever trains comes to the end of a step
@@ -36,7 +36,6 @@ def timing_lock(
         folder: where the locks lie; ``None`` for that of temporary files.
         step_seconds: how long to wait for others to rest.
     """
-    leave(device)
     try:
         quiet = Quiet(device, folder)
     except OSError as error:

@@ -52,7 +52,6 @@ def begin_session(
         study = prepare_study(spec, folder, display.say, decided, task)
         proposals = build_proposals(study, Budget.parse(spec.budget.model_dump()).resolve(study.dense))
         proposals.check()
-    study.device.leave()
     study.device.apply_threads()
     remember(study.spec, written, folder)
     ledger.remember("fingerprint", fingerprint(study.spec))

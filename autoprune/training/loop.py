@@ -125,7 +125,8 @@ def _take_steps(
     task, settings, runtime, seed = run.task, run.settings, run.runtime, run.seed
     examples, watch = 0, _LossWatch(span, total)
     batches = stream(task, total, settings.batch_size, runtime, seed, teacher, span)
-    with seeded(stream_seed(seed, span.first) if span.first else stream_seed(seed), runtime.device):
+    own_stream = stream_seed(seed, span.first) if span.first else stream_seed(seed)
+    with seeded(own_stream, runtime.device), runtime.work():
         for step, (batch, answers) in enumerate(batches, span.first):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, settings.lr)

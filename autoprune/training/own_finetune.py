@@ -56,8 +56,9 @@ def train_by_own_loop(
 
     if steps:
         run.runtime.place(network).train()
-        with torch.enable_grad(), seeded(run.seed + span.first, run.runtime.device), training_only(network, None):
-            task.finetune(network, steps, run.seed + span.first, report)
+        seed = run.seed + span.first
+        with torch.enable_grad(), seeded(seed, run.runtime.device), training_only(network, None), run.runtime.work():
+            task.finetune(network, steps, seed, report)
     if enforce is not None:
         enforce()
     run.runtime.place(network).train()

@@ -38,7 +38,7 @@ def recalibrate_batchnorm(
         return
     batches = -(-images // task.batch_size_of(batch_size))
     momenta = [norm.momentum for norm in norms]
-    with torch.no_grad(), evaluating(network), seeded(seed, runtime.device):
+    with torch.no_grad(), evaluating(network), seeded(seed, runtime.device), runtime.work():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain average over all batches

@@ -82,7 +82,7 @@ def score(
     """
     runtime.place(network)
     # not in inference mode: what a network keeps of it, or assigns to its weights, could not be trained afterwards
-    with torch.no_grad(), evaluating(network), named_by_line(f"scoring on {split}"):
+    with torch.no_grad(), evaluating(network), named_by_line(f"scoring on {split}"), runtime.work():
         said = task.evaluate(network, split, runtime, limit)
         judged = _judged(network, task, split, runtime, batch_size, limit) if said is None else []
     return _score_of(judged, task, split) if said is None else _score_as_said(said, task)

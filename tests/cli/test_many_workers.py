@@ -89,6 +89,7 @@ def test_the_same_command_in_a_second_terminal_joins(tmp_path: Path) -> None:
     assert {trial.session for trial in open_view(folder).trials} == {0, 1}
 
 
+@pytest.mark.long
 def test_more_trials_may_be_asked_for_while_workers_run(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=16, epochs=10)
     with searching(folder) as first:
@@ -114,6 +115,7 @@ def test_an_interrupt_ends_all_workers_once_and_another_command_goes_on(tmp_path
     assert [number for number, _ in finished(folder)] == list(range(24))
 
 
+@pytest.mark.long
 def test_a_study_that_has_its_trials_is_told_as_by_one_worker(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=3)
     assert call("search", folder).returncode == 0
@@ -135,6 +137,7 @@ def test_a_killed_worker_is_said_and_the_others_finish_the_study(tmp_path: Path)
     assert [number for number, _ in finished(folder)] == list(range(24))
 
 
+@pytest.mark.long
 def test_workers_end_by_themselves_when_the_command_is_killed(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=60, epochs=10)
     with searching(folder, "--workers", "2") as process:
@@ -146,6 +149,7 @@ def test_workers_end_by_themselves_when_the_command_is_killed(tmp_path: Path) ->
     assert all(trial["state"] != "RUNNING" for trial in stored_trials(folder))
 
 
+@pytest.mark.long
 def test_what_ends_every_worker_is_said_once_with_its_exit_code(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=12)
     done = call("search", folder, "--workers", "2", "--set", "finetune.lr=1e30", "--json")
@@ -180,6 +184,7 @@ def test_two_machines_search_one_study_in_postgresql_and_either_can_pick(tmp_pat
         assert picked.returncode == 0, picked.stderr
 
 
+@pytest.mark.long
 def test_auto_takes_what_trains_most_and_measures_it_once(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=4)
     spec = folder / "study.toml"

@@ -55,7 +55,8 @@ def explained(text: str) -> list[str]:
 
 
 def flags(command: click.Command) -> list[str]:
-    return [max(each.opts, key=len) for each in command.params if isinstance(each, click.Option)]
+    shown = (each for each in command.params if isinstance(each, click.Option) and not each.hidden)
+    return [max(each.opts, key=len) for each in shown]
 
 
 @pytest.mark.parametrize("name", HEADED)
@@ -65,7 +66,7 @@ def test_every_option_is_explained_once_under_its_heading(name: str) -> None:
     under = {heading: explained(part) for heading, part in sections(text).items()}
     assert sorted([*flags(command), "--help"]) == sorted(flag for part in under.values() for flag in part)
     for parameter in command.params:
-        if isinstance(parameter, click.Option):
+        if isinstance(parameter, click.Option) and not parameter.hidden:
             assert isinstance(parameter, HeadedOption), parameter.opts
             assert max(parameter.opts, key=len) in under[parameter.heading.value]
 
@@ -80,7 +81,7 @@ def test_the_headings_of_search_come_in_order() -> None:
 
 def test_help_of_search_explains_what_a_newcomer_needs_and_names_the_rest() -> None:
     text = help_of("search", "--help")
-    first = ["--budget-mflops", "--model", "--weights", "--data", "--dense-epochs", "--trials"]
+    first = ["--budget-mflops", "--model", "--weights", "--data", "--dense-epochs", "--trials", "--workers"]
     assert explained(text.partition("Examples")[0]) == [*first, "--help-all", "--help"]
     for flag in flags(HEADED["search"]):
         assert len(re.findall(rf"{flag}(?![\w-])", text.partition("Examples")[0])) >= 1, flag

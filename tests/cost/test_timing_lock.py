@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,11 @@ import sys, time
 from pathlib import Path
 from autoprune.core.quiet import Quiet
 quiet = Quiet("cpu", Path(sys.argv[1]))
-while True:
-    quiet.rest()
-    time.sleep(0.005)
-    print(time.monotonic(), flush=True)
+with quiet.work():
+    while True:
+        quiet.rest()
+        time.sleep(0.005)
+        print(time.monotonic(), flush=True)
 """
 TIMES = """
 import sys, time
@@ -93,23 +95,29 @@ def test_who_times_and_dies_or_is_stopped_holds_nobody_up(tmp_path: Path, monkey
 
 def test_who_has_left_is_not_waited_for_and_who_never_rests_only_for_so_long(tmp_path: Path) -> None:
     works, times = Quiet("cpu", tmp_path), Quiet("cpu", tmp_path)
-    works.rest()
-    with times.timing(1.0, 0.05) as both:
-        assert both == (True, False)
-    works.leave()
+    with works.work():
+        works.rest()
+        with works.work():
+            works.rest()
+        with times.timing(1.0, 0.05) as both:
+            assert both == (True, False)
+    works.rest()  # a single step, as of a program that then does something else
     with times.timing(1.0, 0.05) as both:
         assert both == (True, True)
     works.close()
     times.close()
 
 
-def test_a_process_that_times_does_not_wait_for_itself() -> None:
-    quiet.rest("cpu")
-    began = time.monotonic()
-    with timing_lock("cpu"):
-        pass
-    assert time.monotonic() - began < 9
-    quiet.leave("cpu")
+def test_nothing_is_held_after_training_and_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    quiet._quiet_of.cache_clear()
+    with quiet.work("cpu"):
+        quiet.rest("cpu")
+    times = Quiet("cpu")
+    with times.timing(0.01, 0.01) as both:
+        assert both == (True, True)
+    times.close()
+    quiet._quiet_of.cache_clear()
 
 
 def test_a_forked_process_has_its_own_quiet() -> None:

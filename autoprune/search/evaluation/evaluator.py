@@ -80,8 +80,6 @@ class Evaluator:
             outcome = Failed(type(error).__name__, str(error))
         except Exception as error:  # an unexpected one is a bug or the user's own code; keep where it came from
             outcome = Failed(type(error).__name__, str(error), traceback.format_exc())
-        finally:
-            maker.runtime.leave()
         return Evaluation(outcome, watch.with_rest())
 
     def _scored(self, candidate: Candidate, network: nn.Module, monitor: Monitor) -> Completed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -108,9 +108,9 @@ class Runtime:
         """Wait while another process times networks on the device; to be called between two steps."""
         quiet.rest(self.device)
 
-    def leave(self) -> None:
-        """Say that no step comes for now, so that nobody who times waits for the end of one."""
-        quiet.leave(self.device)
+    def work(self) -> AbstractContextManager[None]:
+        """Return a context in which steps follow one another; who times on the device waits for the end of one."""
+        return quiet.work(self.device)
 
     def apply_threads(self) -> None:
         """Set how many CPU threads PyTorch uses, for the whole process."""
