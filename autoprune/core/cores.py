@@ -24,8 +24,8 @@ def available_cores() -> int:
 def default_threads() -> int:
     """Return the threads that the environment allows, or one for each core, whichever is less."""
     cores = available_cores()
-    own, together = (_given(name) or cores for name in (THREADS_VARIABLE, TOGETHER_VARIABLE))
-    return min(cores, max(own, together) if _for_all.get() and _given(TOGETHER_VARIABLE) else own)
+    together = _given(TOGETHER_VARIABLE) if _for_all.get() else 0
+    return min(cores, max(_given(THREADS_VARIABLE) or cores, together))
 
 
 def _given(variable: str) -> int:

@@ -7,14 +7,14 @@ then waits to hold that alone. A dead process holds nothing, so nobody waits for
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+
+from autoprune.core.file_lock import ALONE, SHARED, FileLock
 
 REST_SECONDS = 60.0  # at most: whoever times may have been stopped
 _PAUSE = 0.001  # seconds between two tries
@@ -35,14 +35,14 @@ class Quiet:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device == "cuda" else ""
         name = f"autoprune-{os.getuid()}-{device}{visible.replace(',', '-').replace('/', '-')}"
         place = Path(folder or tempfile.gettempdir())
-        self._timing = os.open(place / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        self._working = os.open(place / f"{name}-work.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._timing = FileLock(place / f"{name}.lock", 0o600)
+        self._working = FileLock(place / f"{name}-work.lock", 0o600)
         self._is_working, self._depth = False, 0
 
     def close(self) -> None:
         """Let go of everything."""
-        os.close(self._timing)
-        os.close(self._working)
+        self._timing.release()
+        self._working.release()
 
     @contextmanager
     def work(self) -> Iterator[None]:
@@ -57,16 +57,16 @@ class Quiet:
 
     def rest(self) -> None:
         """Wait while another process times on the device; microseconds if none does."""
-        if not _try(self._timing, fcntl.LOCK_SH):
+        if not self._timing.take(SHARED):
             self._let_go()
-            _wait(self._timing, fcntl.LOCK_SH, REST_SECONDS)
+            self._timing.wait(SHARED, REST_SECONDS, _PAUSE)
         if self._depth and not self._is_working:
-            self._is_working = _try(self._working, fcntl.LOCK_SH)
-        fcntl.flock(self._timing, fcntl.LOCK_UN)
+            self._is_working = self._working.take(SHARED)
+        self._timing.unlock()
 
     def _let_go(self) -> None:
         if self._is_working:
-            fcntl.flock(self._working, fcntl.LOCK_UN)
+            self._working.unlock()
             self._is_working = False
 
     @contextmanager
@@ -81,13 +81,13 @@ class Quiet:
             whether nobody else times, and whether nobody else works.
         """
         self._let_go()
-        has_turn = _wait(self._timing, fcntl.LOCK_EX, turn_seconds)
-        is_quiet = has_turn and _wait(self._working, fcntl.LOCK_EX, work_seconds)
+        has_turn = self._timing.wait(ALONE, turn_seconds, _PAUSE)
+        is_quiet = has_turn and self._working.wait(ALONE, work_seconds, _PAUSE)
         try:
             yield has_turn, is_quiet
         finally:
-            fcntl.flock(self._working, fcntl.LOCK_UN)
-            fcntl.flock(self._timing, fcntl.LOCK_UN)
+            self._working.unlock()
+            self._timing.unlock()
 
 
 def rest(device: str) -> None:
@@ -112,21 +112,3 @@ def _quiet_of(device: str, process: int) -> Quiet | None:
         return Quiet(device)
     except OSError:
         return None
-
-
-def _try(descriptor: int, how: int) -> bool:
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _wait(descriptor: int, how: int, seconds: float) -> bool:
-    """Return whether a file could be locked within a time."""
-    until = time.monotonic() + seconds
-    while not _try(descriptor, how):
-        if time.monotonic() > until:
-            return False
-        time.sleep(_PAUSE)
-    return True

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from pathlib import Path
 
+from autoprune.core.file_lock import ALONE, FileLock
 from autoprune.core.notify import Notify
-from autoprune.errors import StudyError
-from autoprune.study.lock import HeldLock, try_lock
+from autoprune.study.lock import open_lock
 
 _PAUSE = 0.2  # seconds between two looks at whether it is this worker's turn
 
@@ -23,7 +21,7 @@ class Turn:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._held: HeldLock | None = None
+        self._held: FileLock | None = None
 
     def take(self) -> bool:
         """Take the turn if nobody has it; return whether this worker has it now.
@@ -31,17 +29,13 @@ class Turn:
         Raises:
             StudyError: if the file cannot be made or locked.
         """
-        if self._held is not None:
-            return True
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-            if try_lock(descriptor, fcntl.LOCK_EX):
-                self._held = HeldLock(descriptor)
-            else:
-                os.close(descriptor)
-        except OSError as error:
-            raise StudyError(f"the lock {str(self._path)!r} cannot be taken: {error.strerror or error}") from error
-        return self._held is not None
+        if self._held is None:
+            lock = open_lock(self._path)
+            if not lock.take(ALONE):
+                lock.release()
+                return False
+            self._held = lock
+        return True
 
     def wait(self, notify: Notify, sentence: str) -> None:
         """Take the turn as soon as nobody else has it.

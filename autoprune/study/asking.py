@@ -6,9 +6,7 @@ which ends with the connection of whoever held it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +15,10 @@ from pathlib import Path
 from optuna.storages import RDBStorage
 from sqlalchemy import text
 
+from autoprune.core.file_lock import ALONE
 from autoprune.errors import StudyError
-from autoprune.study.lock import try_lock
-from autoprune.study.storage import closing_engine
+from autoprune.study.lock import open_lock
+from autoprune.study.storage import bare_connection
 from autoprune.study.storage_url import read_url
 
 PATIENCE = 300.0  # seconds; each of thousands of workers is there for some milliseconds
@@ -67,11 +66,10 @@ def making_tables(url: str) -> Iterator[None]:
     Raises:
         StudyError: if the database cannot be reached.
     """
-    plain = read_url(url)
-    if plain.get_backend_name() != _POSTGRESQL:
+    if read_url(url).get_backend_name() != _POSTGRESQL:
         yield
         return
-    with closing_engine(url) as engine, engine.connect() as connection, connection.begin():
+    with bare_connection(url) as connection, connection.begin():
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": advisory_key("")})
         yield
 
@@ -87,19 +85,13 @@ def advisory_key(name: str) -> int:
 
 @contextmanager
 def _file_lock(path: Path) -> Iterator[None]:
-    until = time.monotonic() + PATIENCE
+    lock = open_lock(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise StudyError(f"the lock {str(path)!r} cannot be taken: {error.strerror or error}") from error
-    try:
-        while not try_lock(descriptor, fcntl.LOCK_EX):
-            if time.monotonic() > until:
-                raise StudyError(
-                    f"another worker of this study has held {str(path)!r} for {PATIENCE:g} s, as a stopped process "
-                    f"does; continue or kill it, and run the same command again"
-                )
-            time.sleep(_PAUSE)
+        if not lock.wait(ALONE, PATIENCE, _PAUSE):
+            raise StudyError(
+                f"another worker of this study has held {str(path)!r} for {PATIENCE:g} s, as a stopped process does; "
+                f"continue or kill it, and run the same command again"
+            )
         yield
     finally:
-        os.close(descriptor)
+        lock.release()

@@ -20,8 +20,7 @@ from autoprune.study.table_schema import CANDIDATE, WORKER
 from autoprune.study.trial_format import StoredTrial
 from autoprune.study.workers import WorkerName, is_known_dead
 
-BEAT_SECONDS = 60.0
-GRACE_SECONDS = 180.0
+GRACE_SECONDS = 180.0  # three heartbeats
 
 
 def worker_of(record: StoredTrial) -> WorkerName | None:
@@ -65,11 +64,11 @@ class Heart:
     Args:
         storage: holds the study.
         held: returns the ids of the trials that this process evaluates.
-        seconds: between two heartbeats.
+        grace_seconds: after which a lease without a heartbeat has run out; three fall into that time.
     """
 
-    def __init__(self, storage: RDBStorage, held: Callable[[], list[int]], seconds: float = BEAT_SECONDS) -> None:
-        self._storage, self._held, self._seconds = storage, held, seconds
+    def __init__(self, storage: RDBStorage, held: Callable[[], list[int]], grace_seconds: float) -> None:
+        self._storage, self._held, self._seconds = storage, held, grace_seconds / 3
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 

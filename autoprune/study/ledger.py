@@ -94,7 +94,7 @@ class Ledger:
         self._asked: dict[int, trial_format.TrialPlace] = {}  # by the candidate's number
         self._session = 0
         self._has_asked = False
-        self._heart = Heart(self._open.storage, self._held, grace_seconds / 3)
+        self._heart = Heart(self._open.storage, self._held, grace_seconds)
 
     def __enter__(self) -> Ledger:
         return self

@@ -8,12 +8,13 @@ reading: nothing is written, and a worker that begins in that very moment tries 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from autoprune.core.file_lock import ALONE, SHARED, FileLock, try_lock
 from autoprune.errors import StudyError, StudyLockedError
 
 PATIENCE = 0.3  # seconds for which a lock is tried again; one who asks holds it for microseconds
@@ -21,77 +22,58 @@ _PAUSE = 0.005
 _ASKED = 4  # times that it is asked before a lock counts as held: another may ask in the same moment
 
 
-class HeldLock:
-    """A lock that this process holds until it is released.
+def open_lock(path: Path) -> FileLock:
+    """Return a lock file of a study, open and not held yet.
 
-    Args:
-        descriptor: of the locked file, open.
+    Raises:
+        StudyError: if the file cannot be made or opened.
     """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
-
-    def release(self) -> None:
-        """Let go of the lock; again, nothing happens."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+    with _as_study_error(path):
+        return FileLock(path)
 
 
-def take_lock(path: Path) -> HeldLock:
+def take_lock(path: Path) -> FileLock:
     """Return the lock of a study, held alone; whoever takes it releases it.
 
     Raises:
         StudyLockedError: if another process holds it.
         StudyError: if the file cannot be made or locked.
     """
-    return _taken(path, fcntl.LOCK_EX, "another process is searching this study")
+    return _taken(path, ALONE, "another process is searching this study")
 
 
-def share_lock(path: Path) -> HeldLock:
+def share_lock(path: Path) -> FileLock:
     """Return the lock of a study as each of its workers holds it; whoever takes it releases it.
 
     Raises:
         StudyLockedError: if another process removes or replaces the study, or searches it with an older version.
         StudyError: if the file cannot be made or locked.
     """
-    return _taken(path, fcntl.LOCK_SH, "another process removes this study, or searches it with an older autoprune")
+    return _taken(path, SHARED, "another process removes this study, or searches it with an older autoprune")
 
 
-def _taken(path: Path, how: int, otherwise: str) -> HeldLock:
+def _taken(path: Path, how: int, otherwise: str) -> FileLock:
+    lock = open_lock(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise StudyError(f"the lock {str(path)!r} cannot be taken: {error.strerror or error}") from error
-    try:
-        if _locked(descriptor, how):
-            return HeldLock(descriptor)
-    except OSError as error:
-        os.close(descriptor)
-        raise StudyError(f"the lock {str(path)!r} cannot be taken: {error.strerror or error}") from error
-    os.close(descriptor)
+        with _as_study_error(path):
+            if lock.wait(how, PATIENCE, _PAUSE):
+                return lock
+    except BaseException:
+        lock.release()
+        raise
+    lock.release()
     raise StudyLockedError(
         f"{otherwise} (it holds {str(path)!r}). Wait for it or stop it; `autoprune report` and `autoprune watch` read "
         f"a running study"
     )
 
 
-def _locked(descriptor: int, how: int) -> bool:
-    until = time.monotonic() + PATIENCE
-    while not try_lock(descriptor, how):
-        if time.monotonic() > until:
-            return False
-        time.sleep(_PAUSE)
-    return True
-
-
-def try_lock(descriptor: int, how: int) -> bool:
-    """Return whether an open file could be locked at once, ``how`` being one of ``fcntl.LOCK_SH`` and ``LOCK_EX``."""
+@contextmanager
+def _as_study_error(path: Path) -> Iterator[None]:
     try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        yield
+    except OSError as error:
+        raise StudyError(f"the lock {str(path)!r} cannot be taken: {error.strerror or error}") from error
 
 
 def is_searched(path: Path) -> bool:
@@ -110,7 +92,7 @@ def is_searched(path: Path) -> bool:
     except OSError as error:
         raise _cannot_tell(path, error) from error
     try:
-        return not _ever(lambda: try_lock(descriptor, fcntl.LOCK_EX))
+        return not _ever(lambda: try_lock(descriptor, ALONE))
     except OSError as error:  # a file system without locks
         raise _cannot_tell(path, error) from error
     finally:

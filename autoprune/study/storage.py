@@ -27,7 +27,7 @@ PAUSE = 1.0  # seconds before a lost connection is made anew: a database that is
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine import Connection
 
 
 def open_storage(url: str, *, to_read: bool = False) -> RDBStorage:
@@ -195,7 +195,7 @@ def reporting_damage(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def closing_engine(url: str) -> Iterator[Engine]:
+def bare_connection(url: str) -> Iterator[Connection]:
     """Give a bare connection to a database, before it is known to hold what Optuna stores.
 
     Raises:
@@ -206,11 +206,12 @@ def closing_engine(url: str) -> Iterator[Engine]:
 
     try:
         engine = create_engine(read_url(url))
-        engine.connect().close()
+        connection = engine.connect()
     except (SQLAlchemyError, ImportError) as error:
         raise StudyError(_cannot_open(url, error)) from error
     try:
-        yield engine
+        with connection:
+            yield connection
     finally:
         engine.dispose()
 

@@ -6,7 +6,6 @@ at once, because the operating system lets go of the lock; those elsewhere see t
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import socket
@@ -15,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoprune.core.file_lock import ALONE, SHARED, FileLock, try_lock
 from autoprune.errors import StudyError
-from autoprune.study.lock import HeldLock, try_lock
 
 FOLDER = "workers"
 _ENDING = ".lock"
@@ -81,15 +80,14 @@ class Worker:
         hidden = self._path.with_name(f".{self._path.name}.{self.name.process}.tmp")  # unseen until it is locked
         try:
             self._path.parent.mkdir(exist_ok=True)
-            descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = FileLock(hidden)
+            self._lock.take(ALONE)
             hidden.rename(self._path)
         except OSError as error:
             raise StudyError(
                 f"the lock {str(self._path)!r} cannot be taken: {error.strerror or error}; free the disk or its "
                 f"permissions"
             ) from error
-        self._lock = HeldLock(descriptor)
 
     def end(self) -> None:
         """Be seen as gone."""
@@ -144,6 +142,6 @@ def _is_free(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return try_lock(descriptor, fcntl.LOCK_SH)
+        return try_lock(descriptor, SHARED)
     finally:
         os.close(descriptor)
