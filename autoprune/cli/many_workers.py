@@ -9,7 +9,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from autoprune import errors
-from autoprune.cli.worker_plan import AS_WORKER, WorkerPlan
+from autoprune.cli.worker_plan import WorkerPlan, started
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
@@ -97,18 +96,7 @@ class ManyWorkers:
         return Ended(sum(worker.added for worker in self._workers), self._budget)
 
     def _start(self, plan: WorkerPlan, arguments: Sequence[str]) -> _Started:
-        command = [sys.executable, "-m", "autoprune", *arguments, *plan.options, AS_WORKER, plan.label]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env={**os.environ, **plan.environment},
-            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the workers once
-        )
+        process = started([*arguments, *plan.options], plan.label, plan.environment)
         worker = _Started(plan, process)
         for stream, read in ((process.stdout, self._read_lines), (process.stderr, self._read_errors)):
             threading.Thread(target=read, args=(worker, stream), daemon=True).start()

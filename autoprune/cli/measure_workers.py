@@ -6,22 +6,21 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from autoprune.cli.worker_plan import AS_WORKER, MEASURE, free_gigabytes
+from autoprune.cli.worker_plan import MEASURE, free_gigabytes, started
 from autoprune.core.atomic_write import write_text
 from autoprune.core.cores import THREADS_VARIABLE, available_cores
 from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.core.notify import Notify
 from autoprune.errors import EvaluationError
+from autoprune.loggers.worker_lines import WorkerLine
 
 CHOICE = "workers.json"  # in the study's folder
 _SECONDS = 3.0  # that each is measured for
-_PATIENCE = 120.0  # seconds for all of them to become ready, and for their answers
 _WORTH = 1.05  # several workers train so much more than one, or they are not worth their memory
 
 
@@ -75,24 +74,18 @@ def best_number(arguments: Sequence[str], folder: Path, notify: Notify) -> int:
 
 def _measured(arguments: Sequence[str], workers: int, threads: int) -> list[dict[str, Any]]:
     """Return what each of several processes trains while all of them do."""
-    command = [sys.executable, "-m", "autoprune", *arguments, AS_WORKER, f"{MEASURE}{_SECONDS}"]
-    environment = {**os.environ, THREADS_VARIABLE: str(threads)}
-    started = [
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        for _ in range(workers)
-    ]
+    role, environment = f"{MEASURE}{_SECONDS}", {THREADS_VARIABLE: str(threads)}
+    processes = [started(arguments, role, environment, stdin=subprocess.PIPE) for _ in range(workers)]
     try:
-        for process in started:
+        for process in processes:
             _said(process, "ready")
-        for process in started:
+        for process in processes:
             if process.stdin is not None:
                 process.stdin.write("go\n")
                 process.stdin.flush()
-        return [_said(process, "measured") for process in started]
+        return [_said(process, "measured") for process in processes]
     finally:
-        for process in started:
+        for process in processes:
             process.kill()
             process.communicate()
 
@@ -103,14 +96,13 @@ def _said(process: subprocess.Popen[str], kind: str) -> dict[str, Any]:
     Raises:
         EvaluationError: if the process ended before it said so.
     """
-    for line in process.stdout or ():
-        with suppress(ValueError):
-            read: Any = parse_json(line)
-            if isinstance(read, dict) and read.get("kind") in (kind, "error"):
-                if read["kind"] == "error":
-                    raise EvaluationError(f"the number of workers cannot be measured: {read['message']}")
-                return read
-    _, errors = process.communicate(timeout=_PATIENCE)
+    for text in process.stdout or ():
+        line = WorkerLine.parse(text)
+        if line is not None and line.kind == "error":
+            raise EvaluationError(f"the number of workers cannot be measured: {line.values['message']}")
+        if line is not None and line.kind == kind:
+            return line.values
+    _, errors = process.communicate()
     last = (errors.strip().splitlines() or ["it said nothing"])[-1]
     raise EvaluationError(f"the number of workers cannot be measured: {last}; give a number: --workers 2")
 

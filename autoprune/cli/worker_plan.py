@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +57,30 @@ def planned_workers(wanted: str, threads: int) -> list[WorkerPlan]:
     if len(set(indices)) < len(indices):
         raise UsageError(f"--workers {wanted!r} names a GPU twice; name each once")
     return [_on_a_gpu(index, len(indices), threads) for index in indices]
+
+
+def started(
+    arguments: Sequence[str], role: str, environment: Mapping[str, str], *, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
+    """Start the same command as a worker, whose lines are read from its standard output.
+
+    Args:
+        arguments: of the command line after ``autoprune``, as they were typed.
+        role: what it is to do: the label of a worker, or ``MEASURE`` with a number of seconds.
+        environment: variables beside those of this process.
+        stdin: where its standard input comes from.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "autoprune", *arguments, AS_WORKER, role],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, **environment},
+        start_new_session=True,  # Ctrl-C reaches this process alone, which ends the others once
+    )
 
 
 def _on_the_cpu(count: int, threads: int) -> list[WorkerPlan]:

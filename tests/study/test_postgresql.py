@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +9,7 @@ from pathlib import Path
 
 import postgres
 import pytest
+from ledger_worker import start
 from study_fakes import fake_outcome, make_proposals, open_ledger, run
 
 from autoprune.core.trial import Completed
@@ -21,25 +19,6 @@ from autoprune.study.storage import open_storage
 
 pytestmark = pytest.mark.skipif(bool(postgres.why_not()), reason=postgres.why_not() or "-")
 PROPOSALS = make_proposals(with_baselines=True)
-SUPPORT = Path(__file__).parents[1] / "support"
-WORKER = """
-import sys, time
-from pathlib import Path
-from study_fakes import fake_outcome, make_proposals, open_ledger
-folder, url, wanted, pause = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
-folder.mkdir(exist_ok=True)
-proposals = make_proposals(with_baselines=True)
-with open_ledger(folder, url) as ledger:
-    ledger.begin_session({"budget": proposals.budget.to_json()})
-    while len(ledger.trials) < wanted:
-        candidate = ledger.ask_within(proposals, 0, wanted)
-        if candidate is None:
-            time.sleep(0.02)
-            continue
-        print(candidate.number, flush=True)
-        time.sleep(pause)
-        ledger.tell(candidate, fake_outcome(proposals, candidate), {})
-"""
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +37,6 @@ def hosts(tmp_path: Path) -> tuple[Path, Path]:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
     return tmp_path / "one", tmp_path / "other"
-
-
-def start(folder: Path, url: str, wanted: int, pause: float) -> subprocess.Popen[str]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
-    command = [sys.executable, "-c", WORKER, str(folder), url, str(wanted), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
 
 
 def late(ledger: Ledger) -> None:
@@ -106,7 +79,7 @@ def test_a_machine_that_is_gone_is_taken_over_after_its_grace_and_told_when_it_c
 
 
 def test_four_processes_of_two_machines_lose_nothing_and_do_nothing_twice(url: str, hosts: tuple[Path, Path]) -> None:
-    processes = [start(hosts[number % 2], url, 40, 0.01) for number in range(4)]
+    processes = [start(hosts[number % 2], 40, 0.01, url) for number in range(4)]
     told = Counter[int]()
     for process in processes:
         output, _ = process.communicate(timeout=120)
@@ -120,7 +93,7 @@ def test_four_processes_of_two_machines_lose_nothing_and_do_nothing_twice(url: s
 def test_killed_processes_and_ended_connections_lose_nothing(
     server: postgres.Server, url: str, hosts: tuple[Path, Path]
 ) -> None:
-    processes = [start(hosts[0], url, 24, 0.05) for _ in range(2)]
+    processes = [start(hosts[0], 24, 0.05, url) for _ in range(2)]
     database = url.rpartition("/")[2]
     for kill in range(4):
         time.sleep(1.2)
@@ -129,7 +102,7 @@ def test_killed_processes_and_ended_connections_lose_nothing(
         server.run(
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' AND state = 'idle'"
         )
-        processes[kill % 2] = start(hosts[0], url, 24, 0.05)
+        processes[kill % 2] = start(hosts[0], 24, 0.05, url)
     for process in processes:
         process.communicate(timeout=120)
         assert process.returncode == 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from ledger_worker import start
 from optuna.trial import TrialState
 from study_fakes import OBJECTIVES, fake_outcome, make_proposals, open_ledger, run
 
@@ -26,30 +25,6 @@ from autoprune.study.trial_rows import ApiRows
 from autoprune.study.workers import WorkerName, workers_here
 
 PROPOSALS = make_proposals(with_baselines=True)
-SUPPORT = Path(__file__).parents[1] / "support"
-WORKER = """
-import sys, time
-from pathlib import Path
-from study_fakes import fake_outcome, make_proposals, open_ledger
-folder, wanted, pause = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-proposals = make_proposals(with_baselines=True)
-with open_ledger(folder) as ledger:
-    ledger.begin_session({"budget": proposals.budget.to_json()})
-    while len(ledger.trials) < wanted:
-        candidate = ledger.ask_within(proposals, 0, wanted)
-        if candidate is None:
-            time.sleep(0.02)
-            continue
-        print(candidate.number, flush=True)
-        time.sleep(pause)
-        ledger.tell(candidate, fake_outcome(proposals, candidate), {})
-"""
-
-
-def start(folder: Path, wanted: int, pause: float = 0.0) -> subprocess.Popen[str]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
-    command = [sys.executable, "-c", WORKER, str(folder), str(wanted), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
 
 
 def numbers(folder: Path) -> list[int]:
