@@ -19,6 +19,7 @@ from autoprune.core.live_objects import is_live, live, live_name
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, register
 from autoprune.core.policy import PruningPolicy
+from autoprune.core.preference import PREFERRED, Preference
 from autoprune.core.trial import Trial, kind_of
 from autoprune.errors import StudyMismatchError, UsageError
 from autoprune.loggers.events import Event, EventDisplay
@@ -270,16 +271,17 @@ class Study:
         ordered = sorted(view.spec.objectives, key=lambda name: name != view.spec.quality.name)
         return [StudyTrial.of(trial) for trial in front(view.trials, ordered, noise_aware)]
 
-    def report(self, budget: Limits | None = None) -> Path:
+    def report(self, budget: Limits | None = None, *, prefer: Preference = PREFERRED) -> Path:
         """Write the report into the folder, and return the path of ``report.html``.
 
         Args:
             budget: that the best network is shown for; ``None`` for the last search's.
+            prefer: as for :meth:`pick`.
         """
         from autoprune.report.write_report import write_report
 
         limits = None if budget is None else Budget.parse(_written(budget))
-        return write_report(self.view(), limits)[1][0]
+        return write_report(self.view(), limits, prefer=prefer)[1][0]
 
     def pick(
         self,
@@ -288,6 +290,7 @@ class Study:
         trial: int | None = None,
         epochs: float | None = None,
         export: str | Sequence[str] | None = None,
+        prefer: Preference = PREFERRED,
         force: bool = False,
         trust_code: bool = False,
     ) -> PickedNetwork:
@@ -300,6 +303,8 @@ class Study:
             trial: finish this one and no other.
             epochs: length of the fine-tune; ``None`` for the study's own; 0 for the weights that the search measured.
             export: a format, ``"onnx"``, or several; ``None`` for the study's own.
+            prefer: which of several networks is the best if their quality is the same within one standard error:
+                ``"latency"`` the fastest, ``"size"`` the smallest, ``"accuracy"`` the one with the lowest loss.
             force: whether a network that was picked before is picked anew.
             trust_code: whether code may be run that an imported study names.
 
@@ -314,7 +319,7 @@ class Study:
         view = self.view()
         formats = [export] if isinstance(export, str) else export
         wanted = None if formats is None else wanted_formats(",".join(formats) or "none")
-        limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs))
+        limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs, prefer=prefer))
         with self._objects(), self._display() as display:
             known = None if force else picked_before(view.folder, chosen)
             card, folder = known or finish_trials(

@@ -18,6 +18,7 @@ from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
 from autoprune.core.paired_scores import PairedScores, paired_difference
+from autoprune.core.preference import PREFERRED, Preference
 from autoprune.core.trial import Completed, Trial
 
 DENSE = "dense"
@@ -128,13 +129,15 @@ def scored(trials: Sequence[Trial]) -> list[Scored]:
     ]
 
 
-def worth(trials: Sequence[Trial], budget: Budget, dense: Scored, quality: Metric) -> tuple[Comparison, ...]:
+def worth(
+    trials: Sequence[Trial], budget: Budget, dense: Scored, quality: Metric, prefer: Preference = PREFERRED
+) -> tuple[Comparison, ...]:
     """Return how the best network within a budget compares with the baselines, in order, and at last the dense one.
 
     Baselines that miss the budget, as one of latency may turn out, are left out; without a budget there are none. Of
     several of one name, from several budgets, the best counts. Empty if no trial meets the budget.
     """
-    best, name = pareto.best_within(trials, budget, quality), quality.name
+    best, name = pareto.best_within(trials, budget, quality, prefer), quality.name
     if best is None:
         return ()
     (winner,) = scored([best])

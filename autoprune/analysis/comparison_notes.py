@@ -15,6 +15,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, Metric
 from autoprune.core.paired_scores import PairedScores
+from autoprune.core.preference import PREFERRED, Preference
 from autoprune.core.trial import Trial
 
 AT_CHANCE = 2.0  # standard errors above guessing, up to which a network has learnt nothing for sure
@@ -28,7 +29,11 @@ PHRASES: Mapping[Verdict, str] = {
 
 
 def worth_notes(
-    trials: Sequence[Trial], budget: Budget, comparisons: Sequence[Comparison], quality: Metric
+    trials: Sequence[Trial],
+    budget: Budget,
+    comparisons: Sequence[Comparison],
+    quality: Metric,
+    prefer: Preference = PREFERRED,
 ) -> list[str]:
     """Say in words what :func:`worth` found, and which intervals are wider than need be.
 
@@ -36,7 +41,7 @@ def worth_notes(
         nothing if no trial meets the budget; otherwise a sentence on the baselines, if there are any, and one on the
         dense network.
     """
-    best = pareto.best_within(trials, budget, quality)
+    best = pareto.best_within(trials, budget, quality, prefer)
     if best is None:
         return []
     subject, found = "the best trial", []
@@ -107,7 +112,9 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), *words[-1:]] if len(words) > 1 else words)
 
 
-def noise_notes(trials: Sequence[Trial], budget: Budget, dense: Scored, quality: Metric) -> list[str]:
+def noise_notes(
+    trials: Sequence[Trial], budget: Budget, dense: Scored, quality: Metric, prefer: Preference = PREFERRED
+) -> list[str]:
     """Return notes on which differences lie within the noise, and on how far choosing flatters the best.
 
     What cannot be told apart is the half-width of the interval between the best trial and the five that are nearest to
@@ -120,8 +127,9 @@ def noise_notes(trials: Sequence[Trial], budget: Budget, dense: Scored, quality:
         budget: absolute limits; may be empty.
         dense: the dense network, for a study of one trial.
         quality: what networks are judged by; without a standard error nothing is said of noise.
+        prefer: what decides which of several networks that are as good within noise is the best.
     """
-    best = pareto.best_within(trials, budget, quality) or pareto.best_within(trials, Budget(), quality)
+    best = next(filter(None, (pareto.best_within(trials, one, quality, prefer) for one in (budget, Budget()))), None)
     if best is None:
         return []
     (told,), others = scored([best]), [one for one in scored(trials) if one.number != best.number]
@@ -135,7 +143,7 @@ def noise_notes(trials: Sequence[Trial], budget: Budget, dense: Scored, quality:
         return [*found, f"{quality.name} is on validation examples; `autoprune pick` gives the test {quality.name}"]
     luck = luck_of_the_best(choices, least / CONFIDENT)
     by = f" by up to about {quality.gap(luck)}" if luck > 0 else ""
-    better = [one for one in worth(trials, budget, dense, quality) if one.verdict == "better"]
+    better = [one for one in worth(trials, budget, dense, quality, prefer) if one.verdict == "better"]
     doubtful = [_name(one) for one in better if (one.low or 0.0) <= luck]
     less = f"; less that, it is not distinguishable from {_listed(doubtful)}" if doubtful else ""
     return [

@@ -18,6 +18,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
 from autoprune.core.policy import PruningPolicy
+from autoprune.core.preference import COST_OF, PREFERRED, Preference
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import NothingFitsError, UsageError
 
@@ -178,27 +179,43 @@ def knee(trials: Sequence[Trial], objectives: Sequence[str]) -> Trial | None:
     return found[int(np.argmin(np.linalg.norm(scaled, axis=1)))][0]
 
 
-def best_within(trials: Sequence[Trial], budget: Budget, quality: Metric) -> Trial | None:
+def best_within(
+    trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference = PREFERRED
+) -> Trial | None:
     """Return the best completed trial that meets a budget, or ``None``.
 
-    Among those whose quality is within one standard error of the best, the lowest validation loss wins:
-    the steadier signal breaks ties that accuracy cannot.
+    Among those whose quality is within one standard error of the best, the cheapest wins in what is preferred (the
+    one standard error rule); of those that cost the same within noise, the one with the lowest validation loss: the
+    steadier signal breaks ties that accuracy cannot.
+
+    Args:
+        trials: any trials.
+        budget: absolute limits; may be empty.
+        quality: what they are judged by.
+        prefer: what decides between networks that are as good within noise: ``latency`` takes the fastest, ``size``
+            the smallest, ``accuracy`` the one with the lowest loss. A cost that was not measured of all of them
+            decides nothing.
+
+    Source: Breiman, Friedman, Olshen and Stone 1984, "Classification and Regression Trees", section 3.4.3, for the one
+        standard error rule.
     """
-    fitting = _ranks_within(trials, budget, quality)
+    fitting = _ranks_within(trials, budget, quality, prefer)
     return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
-def ranked_within(trials: Sequence[Trial], budget: Budget, quality: Metric) -> list[Trial]:
-    """Return the completed trials that meet a budget, the most promising first.
+def ranked_within(
+    trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference = PREFERRED
+) -> list[Trial]:
+    """Return the completed trials that meet a budget, the most promising first, which :func:`best_within` returns.
 
-    Those whose quality is within one standard error of the best come first, by validation loss; then the others,
+    Those whose quality is within one standard error of the best come first, by what is preferred; then the others,
     by quality.
     """
-    return [trial for _, trial in sorted(_ranks_within(trials, budget, quality), key=lambda pair: pair[0])]
+    return [trial for _, trial in sorted(_ranks_within(trials, budget, quality, prefer), key=lambda pair: pair[0])]
 
 
 def _ranks_within(
-    trials: Sequence[Trial], budget: Budget, quality: Metric
+    trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference
 ) -> list[tuple[tuple[bool, float, float, int], Trial]]:
     """Return the completed trials that meet a budget, each behind what it is ranked by, smaller being better."""
     fitting = [(trial, m) for trial, m in measured(trials) if budget.admits(m)]
@@ -207,14 +224,42 @@ def _ranks_within(
     reached = quality.minimised(1.0) * np.array([m[quality.name] for _, m in fitting], dtype=np.float64)
     top = int(np.argmin(reached))
     worse = reached[top] < reached - fitting[top][1].error(quality.name)
-    by_quality = np.where(worse, reached, 0.0).tolist()
+    second = np.where(worse, reached, _dearer([m for _, m in fitting], ~worse, prefer)).tolist()
     return [
         ((is_worse, value, found.values.get("loss", 0.0), trial.number), trial)
-        for is_worse, value, (trial, found) in zip(worse.tolist(), by_quality, fitting, strict=True)
+        for is_worse, value, (trial, found) in zip(worse.tolist(), second, fitting, strict=True)
     ]
 
 
-def choose(trials: Sequence[Trial], budget: Budget, quality: Metric, limits: QualityLimits = _NO_LIMITS) -> Trial:
+def _dearer(measurements: Sequence[Measurement], near: NDArray[np.bool_], prefer: Preference) -> Floats:
+    """Return what each network costs in what is preferred, 0 for those that are the cheapest ones within noise.
+
+    Args:
+        measurements: shape ``(n,)``.
+        near: shape ``(n,)``, at least one of them true: between which ones the cost decides.
+        prefer: what is preferred.
+
+    Returns:
+        shape ``(n,)``; zeros if the cost does not decide.
+    """
+    cost, equal = COST_OF[prefer], np.zeros(len(measurements))
+    of_near = [m for m, is_near in zip(measurements, near.tolist(), strict=True) if is_near]
+    if cost is None or not all(cost in m.values for m in of_near):
+        return equal
+    values = np.array([m.values.get(cost, np.inf) for m in measurements], dtype=np.float64)
+    errors = np.array([m.error(cost) for m in measurements], dtype=np.float64)
+    least = int(np.argmin(np.where(near, values, np.inf)))
+    noise = np.maximum(np.maximum(errors, errors[least]), METRICS[cost].resolution * values[least])
+    return np.where(values - values[least] <= noise, 0.0, values)
+
+
+def choose(
+    trials: Sequence[Trial],
+    budget: Budget,
+    quality: Metric,
+    limits: QualityLimits = _NO_LIMITS,
+    prefer: Preference = PREFERRED,
+) -> Trial:
     """Return the trial to pick for a budget and, if given, limits of quality.
 
     With limits of quality alone, the cheapest trial that meets them is returned: fewest MFLOPs.
@@ -223,11 +268,16 @@ def choose(trials: Sequence[Trial], budget: Budget, quality: Metric, limits: Qua
         NothingFitsError: naming the trial that comes nearest.
         UsageError: if the study does not measure what is limited.
     """
-    return best_few(trials, budget, quality, 1, limits)[0]
+    return best_few(trials, budget, quality, 1, limits, prefer)[0]
 
 
 def best_few(
-    trials: Sequence[Trial], budget: Budget, quality: Metric, count: int, limits: QualityLimits = _NO_LIMITS
+    trials: Sequence[Trial],
+    budget: Budget,
+    quality: Metric,
+    count: int,
+    limits: QualityLimits = _NO_LIMITS,
+    prefer: Preference = PREFERRED,
 ) -> list[Trial]:
     """Return the trials most worth a longer fine-tune, the one that :func:`choose` returns first.
 
@@ -240,6 +290,7 @@ def best_few(
         quality: what they are ranked by.
         count: how many, at least 1; fewer are returned if there are no more.
         limits: the worst values of qualities that will do; may be empty.
+        prefer: what decides between those that are as good within noise.
 
     Raises:
         NothingFitsError: naming the trial that comes nearest.
@@ -258,7 +309,7 @@ def best_few(
         ranks = [(m["mflops"], quality.minimised(m[quality.name])) for _, m in measured(fitting)]
         return [fitting[ranks.index(min(ranks))]]
     first_of = dict[PruningPolicy, Trial]()
-    for trial in ranked_within(fitting, budget, quality):
+    for trial in ranked_within(fitting, budget, quality, prefer):
         first_of.setdefault(trial.candidate.policy, trial)
         if len(first_of) == count:
             break

@@ -20,7 +20,14 @@ from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import echo, open_display, verbosity_options
 from autoprune.cli.quality_options import AskedQuality, quality_options
 from autoprune.cli.secrets import command_again
-from autoprune.cli.shared_options import export_option, stored_study_options, study_argument, trust_option
+from autoprune.cli.shared_options import (
+    export_option,
+    prefer_option,
+    stored_study_options,
+    study_argument,
+    trust_option,
+)
+from autoprune.core.preference import PREFERRED, Preference
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import NothingFitsError, UsageError
 
@@ -46,6 +53,7 @@ class PickRequest:
         compare: whether the uniform baseline is finished too, ``None`` for the study's own.
         finetune_epochs: epochs of the longer fine-tune, ``None`` for the study's own.
         export: further files, ``None`` for the study's own.
+        prefer: what decides between networks whose quality cannot be told apart.
         force: whether to replace a folder.
         trust_code: whether code may be run that an imported study names.
     """
@@ -57,6 +65,7 @@ class PickRequest:
     compare: bool | None = None
     finetune_epochs: float | None = None
     export: str | None = None
+    prefer: Preference = PREFERRED
     force: bool = False
     trust_code: bool = False
 
@@ -105,6 +114,7 @@ Examples:
     help="Finish this trial and no other.",
 )
 @quality_options
+@prefer_option
 @option(
     "--top",
     heading=Heading.CHOICE,
@@ -173,7 +183,9 @@ def choose_trials(view: StudyView, request: PickRequest) -> tuple[Budget, list[T
     """
     from autoprune.pick import choose_trials as chosen
 
-    wish = chosen.Wish(request.limits, request.number, request.quality.limits, request.top, request.finetune_epochs)
+    wish = chosen.Wish(
+        request.limits, request.number, request.quality.limits, request.top, request.finetune_epochs, request.prefer
+    )
     return chosen.choose_trials(view, wish)
 
 

@@ -15,7 +15,8 @@ from autoprune.cli.budget_options import asked_budget, budget_options, budget_va
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import echo, emit
 from autoprune.cli.secrets import hidden
-from autoprune.cli.shared_options import stored_study_options, study_argument
+from autoprune.cli.shared_options import prefer_option, stored_study_options, study_argument
+from autoprune.core.preference import PREFERRED, Preference
 from autoprune.errors import StudyError, UsageError
 
 
@@ -46,12 +47,14 @@ Examples:
     help="Watch a search that is running, as `autoprune watch` does; write nothing.",
 )
 @option("--open", "open_page", heading=Heading.SHOWN, is_flag=True, help="Open report.html in the browser.")
+@prefer_option
 @stored_study_options
 def report(
     study: str | None,
     show_all: bool,
     live: bool,
     open_page: bool,
+    prefer: Preference,
     root: Path,
     storage: str | None,
     as_json: bool,
@@ -74,12 +77,12 @@ def report(
     limits = budget_values(options)
     if not live:
         with _uncollected():
-            _write(folder, storage, limits, show_all, open_page, as_json)
+            _write(folder, storage, limits, show_all, open_page, as_json, prefer)
         return
     from autoprune.cli.watch import follow
 
-    if show_all or open_page:
-        raise UsageError("--live writes nothing and shows the front beyond noise; leave out --all and --open")
+    if show_all or open_page or prefer != PREFERRED:
+        raise UsageError("--live writes nothing and shows the front beyond noise; leave out --all, --open and --prefer")
     follow(folder, storage, limits, once=False, as_json=as_json)
 
 
@@ -96,7 +99,13 @@ def _uncollected() -> Iterator[None]:
 
 
 def _write(
-    folder: Path, storage: str | None, limits: Mapping[str, str], show_all: bool, open_page: bool, as_json: bool
+    folder: Path,
+    storage: str | None,
+    limits: Mapping[str, str],
+    show_all: bool,
+    open_page: bool,
+    as_json: bool,
+    prefer: Preference,
 ) -> None:
     """Write the report into the study's folder, and print it."""
     from autoprune.loggers.safe_console import SafeConsole
@@ -108,9 +117,9 @@ def _write(
     view = open_view(folder, storage)
     budget = asked_budget(limits, view.dense)
     try:
-        summary, files = write_report(view, budget, not show_all, elsewhere=bool(storage))
+        summary, files = write_report(view, budget, not show_all, elsewhere=bool(storage), prefer=prefer)
     except StudyError as error:
-        summary, files = summarise(view, budget, not show_all), []  # which raises what is no fault of writing
+        summary, files = summarise(view, budget, not show_all, prefer), []  # which raises what is no fault of writing
         echo(hidden(f"autoprune: the report's files are not written: {error}", click.get_current_context()), err=True)
     if open_page and files and not webbrowser.open(files[0].resolve().as_uri()):
         echo(f"no browser could be started; open {files[0]} in a browser", err=True)

@@ -12,6 +12,7 @@ from autoprune.cli.completed_values import complete_study
 from autoprune.cli.headings import Heading, option
 from autoprune.cli.output import json_option
 from autoprune.cli.secrets import STORAGE_VARIABLE
+from autoprune.core.preference import COST_OF, PREFERRED
 from autoprune.errors import UsageError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -45,6 +46,15 @@ trust_option = option(
     is_flag=True,
     help="Run code that a file from elsewhere names, such as net.py:build in an imported study or a picked folder; "
     "needed once for an imported study, never for one that was made here.",
+)
+prefer_option = option(
+    "--prefer",
+    heading=Heading.CHOICE,
+    type=click.Choice(list(COST_OF)),
+    default=PREFERRED,
+    show_default=True,
+    help="Which of several networks is the best if their quality is the same within one standard error: the fastest, "
+    "the smallest, or (accuracy) the one with the lowest validation loss.",
 )
 shape_option = option(
     "--input",

@@ -10,6 +10,7 @@ from autoprune.analysis.quality_limits import QualityLimits
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
+from autoprune.core.preference import PREFERRED, Preference
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import UsageError
 from autoprune.loggers.console import how_it_ended
@@ -29,6 +30,7 @@ class Wish:
         quality: how good it must be.
         top: candidates that begin the longer fine-tune; ``None`` for the study's own number.
         epochs: of the longer fine-tune; ``None`` for the study's own; without any there is no contest.
+        prefer: what decides between networks whose quality cannot be told apart.
     """
 
     limits: Mapping[str, str]
@@ -36,6 +38,7 @@ class Wish:
     quality: LimitsOf = lambda qualities, dense: QualityLimits({})
     top: int | None = None
     epochs: float | None = None
+    prefer: Preference = PREFERRED
 
 
 def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
@@ -54,7 +57,7 @@ def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
     epochs = view.spec.pick.epochs if wish.epochs is None else wish.epochs
     usual = view.spec.pick.top if epochs else 1  # without training there is no contest
     count = usual if wish.top is None else wish.top
-    return budget, best_few(view.trials, budget, view.spec.quality, count, limits)
+    return budget, best_few(view.trials, budget, view.spec.quality, count, limits, wish.prefer)
 
 
 def _completed(view: StudyView, number: int) -> Trial:

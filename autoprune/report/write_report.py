@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.core.budget import Budget
+from autoprune.core.preference import PREFERRED, Preference
 from autoprune.report.content.summary import Summary, summarise
 from autoprune.report.csv_json import write_front_csv, write_front_json
 from autoprune.report.page.html import write_page
@@ -22,7 +23,11 @@ PAGE = "report.html"
 
 
 def write_report(
-    view: StudyView, budget: Budget | None = None, noise_aware: bool = True, elsewhere: bool = False
+    view: StudyView,
+    budget: Budget | None = None,
+    noise_aware: bool = True,
+    elsewhere: bool = False,
+    prefer: Preference = PREFERRED,
 ) -> tuple[Summary, list[Path]]:
     """Summarise a study and write its five files, or six; the study itself is only read.
 
@@ -33,6 +38,7 @@ def write_report(
         budget: limits, absolute or relative to the dense network; ``None``: those of the last run.
         noise_aware: ``False`` shows every non-dominated trial.
         elsewhere: whether the trials are in a storage that every command has to name.
+        prefer: what decides which of several networks that are as good within noise is the best.
 
     Returns:
         the summary, for :func:`render`, and the files written, the page first.
@@ -40,7 +46,7 @@ def write_report(
     Raises:
         StudyError: if the study has no dense network yet, a file of it is damaged, or one cannot be written.
     """
-    summary = summarise(view, budget, noise_aware)
+    summary = summarise(view, budget, noise_aware, prefer)
     page = view.folder.path / PAGE
     table, document, *pictures = (view.folder.path / f"front.{suffix}" for suffix in ("csv", "json", "png", "svg"))
     write_page(view, summary, page, elsewhere)

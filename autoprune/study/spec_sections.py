@@ -124,7 +124,7 @@ class SpaceSpec(Section):
     )
     mask_criteria: Names = Field(default=("magnitude",), description="of masks: magnitude, gradient or wanda")
     max_mask_sparsity: float = Field(default=0.9, gt=0, lt=1, description="largest fraction of a layer a mask may zero")
-    depth: bool = Field(default=False, description="whether residual blocks may be dropped")
+    depth: bool = Field(default=True, description="whether residual blocks may be dropped, where there are any")
     keep: Names = Field(default=(), description="module paths, * for any part, such as layer1.*: not pruned")
     only: Names = Field(
         default=(), description="module paths, as in keep: nothing else is pruned; empty: everything is"

@@ -12,12 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from autoprune.analysis.pareto import best_few, best_within, choose, front, hypervolume, knee, non_dominated
+from autoprune.analysis.pareto import (
+    best_few,
+    best_within,
+    choose,
+    front,
+    hypervolume,
+    knee,
+    non_dominated,
+    ranked_within,
+)
 from autoprune.analysis.quality_limits import QualityLimits
 from autoprune.core.budget import Budget, Limit
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, METRICS
 from autoprune.core.policy import PruningPolicy
+from autoprune.core.preference import Preference
 from autoprune.core.trial import Candidate, Completed, Failed, OverBudget, Trial
 from autoprune.errors import NothingFitsError, UsageError
 
@@ -254,7 +264,7 @@ def test_the_knee_is_where_the_front_bends() -> None:
 @given(ledgers(), st.integers(1, 40))
 def test_the_best_within_a_budget_meets_it_and_only_noise_is_better(trials: list[Trial], limit: int) -> None:
     fitting = [t for t in trials if is_completed(t) and t.outcome.measurement["mflops"] <= limit]
-    best = best_within(trials, Budget({"mflops": Limit(limit)}), ACCURACY)
+    best = best_within(trials, Budget({"mflops": Limit(limit)}), ACCURACY, "accuracy")
     assert (best is None) == (not fitting)
     if best is not None:
         assert best in fitting
@@ -275,6 +285,33 @@ def test_loss_decides_between_equals_within_noise() -> None:
         completed(2, 0.850, 10, 0.02, loss=0.1),
     ]
     assert best_within(trials, Budget(), ACCURACY) is trials[1]
+
+
+def equals(*costs: tuple[float, float]) -> list[Trial]:
+    """Return trials as good as one another within noise, by (loss, latency), and a faster one that is worse."""
+    alike = [completed(n, 0.9 - n / 1000, 10, 0.02, loss=loss, latency_ms=ms) for n, (loss, ms) in enumerate(costs)]
+    return [*alike, completed(len(costs), 0.85, 10, 0.02, loss=0.1, latency_ms=0.1)]
+
+
+@pytest.mark.parametrize(("prefer", "number"), [("latency", 2), ("size", 1), ("accuracy", 1)])
+def test_what_is_preferred_decides_between_equals_within_noise(prefer: Preference, number: int) -> None:
+    trials = equals((0.5, 3.0), (0.3, 3.1), (0.4, 2.0))  # of no size: it decides nothing
+    assert best_within(trials, Budget(), ACCURACY, prefer).number == number
+    assert best_few(trials, Budget(), ACCURACY, 1, prefer=prefer)[0].number == number
+
+
+def test_loss_decides_between_those_that_are_as_fast_within_noise() -> None:
+    trials = equals((0.5, 2.1), (0.3, 2.0), (0.4, 1.9))
+    noisy = [completed(n, 0.9, 10, 0.02, loss=loss, latency_ms=ms, latency_ms_noise=0.15) for n, (loss, ms) in
+             enumerate([(0.2, 2.1), (0.3, 2.0), (0.4, 1.9)])]  # fmt: skip
+    assert best_within(trials, Budget(), ACCURACY).number == 2
+    assert best_within(noisy, Budget(), ACCURACY).number == 1
+    assert [one.number for one in ranked_within(noisy, Budget(), ACCURACY)] == [1, 2, 0]
+
+
+def test_a_cost_that_one_of_them_lacks_decides_nothing() -> None:
+    trials = [*equals((0.5, 3.0), (0.4, 2.0)), completed(9, 0.9, 10, 0.02, loss=0.3)]
+    assert best_within(trials, Budget(), ACCURACY).number == 9
 
 
 def test_the_lower_number_decides_between_equals_in_everything() -> None:

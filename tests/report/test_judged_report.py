@@ -36,7 +36,7 @@ def outcomes() -> list[Completed]:
     """Return eight trials on a front that goes down, and one far above the picture."""
     good = [
         Completed(
-            judged(RMSE, 0.52 + 0.02 * n, 50 - 3 * n, 0.02, accuracy=0.9 - 0.01 * n, train_rmse=0.4),
+            judged(RMSE, 0.52 + 0.02 * n, 50 - 3 * n, 0.02, accuracy=0.9 - 0.01 * n, train_rmse=0.4, latency_ms=2.0),
             resampled(0.52 + 0.02 * n, 0.02, 1, n),
         )
         for n in range(8)

@@ -130,7 +130,7 @@ def test_live_takes_no_option_that_it_would_not_heed(tmp_path: Path) -> None:
     folder = store(tmp_path / "s", [good()])
     result = run("report", folder.path, "--live", "--open")
     assert result.exit_code == 2
-    assert "leave out --all and --open" in result.stderr
+    assert "leave out --all, --open and --prefer" in result.stderr
 
 
 def test_last_line_of_a_log_has_nothing_that_a_terminal_would_obey(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from autoprune.core.metrics import FLOP_CONVENTION, Metric
+from autoprune.core.preference import COST_OF, WORDS
 from autoprune.report.content.summary import Summary
 from autoprune.report.content.who_worked import shares_in_words, worker_shares
 from autoprune.study.study_facts import DataFacts, FrozenFacts, SessionFacts
@@ -87,6 +88,7 @@ def _counting(view: StudyView, summary: Summary) -> Pairs:
     timing = view.spec.latency
     named = {"batch", "threads", "blocks", "calls"}
     others = [f", {name} {value}" for name, value in timing.model_dump().items() if name not in named]
+    cost = COST_OF[summary.prefer]
     return [
         ("FLOPs", f"{FLOP_CONVENTION} of a convolution, linear layer or matrix product"),
         ("not counted", "; ".join(summary.dense.uncounted)),
@@ -100,7 +102,7 @@ def _counting(view: StudyView, summary: Summary) -> Pairs:
         (
             "choice",
             f"of the networks within the budget whose {summary.quality.name} is within one standard error of the best, "
-            "the one with the lowest validation loss",
+            f"{WORDS[summary.prefer]}{', by loss of those that are equal within noise' if cost else ''}",
         ),
         ("not pruned", "; ".join(_frozen(view.facts.frozen))),
     ]

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from autoprune.analysis import pareto
 from autoprune.analysis.comparison import Scored, baselines_for, worth
 from autoprune.analysis.comparison_notes import noise_notes, worth_notes
+from autoprune.analysis.speed_notes import speed_notes
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, TRAIN, Metric
+from autoprune.core.preference import WORDS, Preference
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.errors import NothingFitsError
 from autoprune.report.content.rows import Row, first_line, generalisation_gap
@@ -25,6 +27,7 @@ def compose_notes(
     dense: Scored,
     objectives: Sequence[str],
     quality: Metric,
+    prefer: Preference,
 ) -> tuple[str, ...]:
     """Return the notes below a table, one sentence or two each, the most important first.
 
@@ -35,13 +38,17 @@ def compose_notes(
         dense: the dense network.
         objectives: metric names, the quality first.
         quality: what networks are judged by.
+        prefer: what decides which of several networks that are as good within noise is the best.
     """
     if not pareto.measured(trials):
         return _unfinished_baselines(trials, budget)
+    compared = worth(trials, budget, dense, quality, prefer)
     return (
         *_nothing_fits(trials, budget, quality),
-        *worth_notes(trials, budget, worth(trials, budget, dense, quality), quality),
-        *noise_notes(trials, budget, dense, quality),
+        *_preference(trials, budget, quality, prefer),
+        *worth_notes(trials, budget, compared, quality, prefer),
+        *speed_notes(pareto.best_within(trials, budget, quality, prefer), trials, compared, dense.measurement),
+        *noise_notes(trials, budget, dense, quality, prefer),
         *_generalisation(rows, dense.measurement, quality),
         *_left_out(rows, trials, objectives),
         *_repeats(trials),
@@ -49,6 +56,18 @@ def compose_notes(
         *_unfinished_baselines(trials, budget),
         *(f"not counted: {what}" for what in dense.measurement.uncounted),
     )
+
+
+def _preference(trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference) -> list[str]:
+    """Return how the best was chosen among networks that are as good within noise, if that made a difference."""
+    best = pareto.best_within(trials, budget, quality, prefer)
+    by_loss = pareto.best_within(trials, budget, quality, "accuracy")
+    if best is None or by_loss is None or best.number == by_loss.number:
+        return []
+    return [
+        f"trial {best.number} is {WORDS[prefer]} of those within one standard error of the best {quality.name}; by "
+        f"validation loss it would be trial {by_loss.number} (--prefer accuracy)"
+    ]
 
 
 def _generalisation(rows: Sequence[Row], dense: Measurement, quality: Metric) -> list[str]:

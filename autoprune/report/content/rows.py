@@ -11,6 +11,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, TRAIN, Metric
+from autoprune.core.preference import Preference
 from autoprune.core.trial import Failed, Trial
 
 LONGEST_MESSAGE = 300
@@ -91,6 +92,7 @@ def choose_rows(
     objectives: Sequence[str],
     quality: Metric,
     noise_aware: bool,
+    prefer: Preference,
 ) -> tuple[Row, ...]:
     """Return the front, best first, then the best network for the budget and the baselines that are not on it.
 
@@ -101,9 +103,10 @@ def choose_rows(
         objectives: metric names, the quality first.
         quality: what networks are judged by.
         noise_aware: whether values within their standard error count as equal.
+        prefer: what decides which of several networks that are as good within noise is the best.
     """
     front = pareto.front(trials, objectives, noise_aware)
-    best = pareto.best_within(trials, budget, quality)
+    best = pareto.best_within(trials, budget, quality, prefer)
     knee = pareto.knee(front, objectives)
     on_front = {trial.number for trial in front}
     shown = {trial.number: trial for trial in (*front, *([best] if best else []), *baselines_for(trials, budget))}

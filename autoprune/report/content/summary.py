@@ -14,6 +14,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, FLOP_CONVENTION, METRICS, Metric
+from autoprune.core.preference import PREFERRED, Preference
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
 from autoprune.report.content.notes import compose_notes, latency_notes, regularisation_notes
 from autoprune.report.content.quality_words import study_metrics
@@ -56,6 +57,7 @@ class Summary:
         stopping: what early stopping was worth.
         qualities: what networks are judged by, the leading metric first.
         workers: who evaluated what, run by run.
+        prefer: what decides which of several networks that are as good within noise is the best.
     """
 
     study: str
@@ -76,6 +78,7 @@ class Summary:
     stopping: StoppingFacts = field(default_factory=StoppingFacts)
     qualities: tuple[Metric, ...] = (ACCURACY,)
     workers: tuple[WorkerShare, ...] = ()
+    prefer: Preference = PREFERRED
 
     @property
     def quality(self) -> Metric:
@@ -112,6 +115,7 @@ class Summary:
             "objectives": list(self.objectives),
             "noise_aware": self.noise_aware,
             "budget": {name: limit.value for name, limit in self.budget.limits.items()},
+            "prefer": self.prefer,
             "best": self.best.number if self.best else None,
             "knee": self.knee.number if self.knee else None,
             "hypervolume": self.hypervolume,
@@ -130,13 +134,16 @@ class Summary:
         }
 
 
-def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool = True) -> Summary:
+def summarise(
+    view: StudyView, budget: Budget | None = None, noise_aware: bool = True, prefer: Preference = PREFERRED
+) -> Summary:
     """Return the summary of a stored study.
 
     Args:
         view: the study, read only.
         budget: limits, absolute or relative to the dense network; ``None``: those of the last run.
         noise_aware: whether values within their standard error count as equal on the front.
+        prefer: what decides which of several networks that are as good within noise is the best.
 
     Raises:
         StudyError: if the study was interrupted before its dense network was measured, or a file of it is damaged.
@@ -146,7 +153,7 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
     wanted = (view.budget if budget is None else budget).in_units(dense)
     objectives = quality_first(view.spec.objectives)
     quality = view.spec.quality
-    rows = choose_rows(trials, wanted, dense, objectives, quality, noise_aware)
+    rows = choose_rows(trials, wanted, dense, objectives, quality, noise_aware, prefer)
     reference = Scored(DENSE, None, dense, view.facts.dense_paired)
     stopping = stopping_facts(trials, quality)
     return Summary(
@@ -162,23 +169,29 @@ def summarise(view: StudyView, budget: Budget | None = None, noise_aware: bool =
         failures=failures(trials),
         seconds=_seconds_by_phase(trials),
         sessions=len(view.sessions),
-        notes=_notes(view, rows, wanted, reference, stopping),
-        worth=worth(trials, wanted, reference, quality),
+        notes=_notes(view, rows, wanted, reference, stopping, prefer),
+        worth=worth(trials, wanted, reference, quality, prefer),
         sensitivity=read_sensitivity(view.folder.sensitivity),
         stopping=stopping,
         qualities=tuple(one for one in view.spec.qualities if one == quality or one.name in dense.values),
         workers=worker_shares(trials, view.sessions),
+        prefer=prefer,
     )
 
 
 def _notes(
-    view: StudyView, rows: Sequence[Row], budget: Budget, dense: Scored, stopping: StoppingFacts
+    view: StudyView,
+    rows: Sequence[Row],
+    budget: Budget,
+    dense: Scored,
+    stopping: StoppingFacts,
+    prefer: Preference,
 ) -> tuple[str, ...]:
     """Return what to know before trusting the table, the most important first."""
     quality, data = view.spec.quality, view.facts.data
     return (
         *chance_notes(dense.measurement, quality, data.chance, data.num_classes),
-        *compose_notes(rows, view.trials, budget, dense, quality_first(view.spec.objectives), quality),
+        *compose_notes(rows, view.trials, budget, dense, quality_first(view.spec.objectives), quality, prefer),
         *regularisation_notes(view.facts.regularisation, quality),
         *(stopping_notes(stopping) if rows else ()),
         *latency_notes(view.sessions),

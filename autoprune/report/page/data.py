@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.analysis.comparison import baselines_for
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
+from autoprune.core.preference import COST_OF
 from autoprune.core.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, kind_of
 from autoprune.report.content.axes import AXIS_TITLES, quality_range
 from autoprune.report.content.hypervolume_history import history
@@ -47,7 +48,12 @@ def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
         "objectives": list(summary.objectives),
         "costs": costs_to_choose(summary, trials),
         "metrics": {
-            name: {"unit": known.unit, "digits": known.digits, "cost": known.is_cost}
+            name: {
+                "unit": known.unit,
+                "digits": known.digits,
+                "cost": known.is_cost,
+                "resolution": known.resolution,
+            }
             for name, known in known_metrics.items()
         },
         "qualities": [_quality(one) for one in summary.qualities],
@@ -57,10 +63,11 @@ def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
         "budget": {name: limit.value for name, limit in summary.budget.limits.items()},
         "dense": {"values": dict(summary.dense.values), "stderr": dict(summary.dense.stderr)},
         "front": [row.number for row in summary.front],
+        "prefer": COST_OF[summary.prefer],
         "best": summary.best.number if summary.best else None,
         "knee": summary.knee.number if summary.knee else None,
         "baselines": [trial.number for trial in baselines_for(trials, summary.budget)],
-        "trials": trial_columns(trials, summary.qualities),
+        "trials": trial_columns(trials, summary.qualities, COST_OF[summary.prefer]),
         "policies": encode_policies([trial.candidate.policy for trial in trials], channels),
         "history": history(trials, summary.objectives, summary.dense).to_json(),
     }
@@ -95,10 +102,19 @@ def _quality(metric: Metric) -> dict[str, object]:
     }
 
 
-def trial_columns(trials: Sequence[Trial], qualities: Sequence[Metric]) -> dict[str, object]:
-    """Return the finished trials column by column, in order; ``None`` is what a trial does not have."""
+def trial_columns(
+    trials: Sequence[Trial], qualities: Sequence[Metric], preferred: str | None = None
+) -> dict[str, object]:
+    """Return the finished trials column by column, in order; ``None`` is what a trial does not have.
+
+    Args:
+        trials: in the order of the columns.
+        qualities: what they are judged by.
+        preferred: the cost that decides between networks that are as good within noise.
+    """
     measured = [_measurement(trial) for trial in trials]
     own, known = {one.name for one in qualities}, study_metrics(qualities)
+    exact = {*own, preferred}
     names = [name for name in known if any(name in m.values for m in measured)]
     errors = [name for name in known if any(name in m.stderr for m in measured)]
     return {
@@ -110,7 +126,7 @@ def trial_columns(trials: Sequence[Trial], qualities: Sequence[Metric]) -> dict[
         "seconds": column([_shown(trial.total_seconds) for trial in trials]),
         "reason": column([_reason(trial) for trial in trials]),
         "values": {name: column([_exact(name, m.values.get(name), own) for m in measured]) for name in names},
-        "stderr": {name: column([_error(name, m.stderr.get(name), own) for m in measured]) for name in errors},
+        "stderr": {name: column([_error(name, m.stderr.get(name), exact) for m in measured]) for name in errors},
     }
 
 
@@ -150,8 +166,8 @@ def _exact(name: str, value: float | None, qualities: Set[str]) -> float | None:
     return value if value is None or exact else _rounded(value)
 
 
-def _error(name: str, value: float | None, qualities: Set[str]) -> float | None:
-    return value if value is None or name in qualities else _rounded(value, 3)
+def _error(name: str, value: float | None, exact: Set[str | None]) -> float | None:
+    return value if value is None or name in exact else _rounded(value, 3)
 
 
 def _rounded(value: float, digits: int = 6) -> float:

@@ -39,13 +39,24 @@ const errorOf = (trial) => trial.stderr[quality.name] ?? 0;
 
 const lossOf = (trial) => trial.values.loss ?? 0;
 
-// Of those within one standard error of the best, the one with the lowest loss; of equals the first.
+// Of the networks that are as good within noise: those that cost least within noise in what is preferred, or all.
+function cheapest(near) {
+  const cost = data.prefer;
+  if (cost === null || !near.every((trial) => trial.values[cost] !== undefined)) return near;
+  const error = (trial) => trial.stderr[cost] ?? 0;
+  const least = near.reduce((one, other) => (other.values[cost] < one.values[cost] ? other : one));
+  const within = data.metrics[cost].resolution * least.values[cost];
+  const noise = (trial) => Math.max(error(trial), error(least), within);
+  return near.filter((trial) => trial.values[cost] - least.values[cost] <= noise(trial));
+}
+
+// Of those within one standard error of the best, and then the cheapest, the one with the lowest loss; of equals the first.
 function bestWithin(limits) {
   const fitting = completed.filter((trial) => meets(trial, limits));
   if (!fitting.length) return null;
   const top = fitting.reduce((one, other) => (-worthOf(other) < -worthOf(one) ? other : one));
   const noise = errorOf(top);
-  const near = fitting.filter((trial) => !(-worthOf(top) < -worthOf(trial) - noise));
+  const near = cheapest(fitting.filter((trial) => !(-worthOf(top) < -worthOf(trial) - noise)));
   return near.reduce((one, other) => (lossOf(other) < lossOf(one) ? other : one));
 }
 
