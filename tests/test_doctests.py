@@ -19,12 +19,12 @@ MODULES = sorted(
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def no_collection() -> Iterator[None]:
     """Keep the garbage of earlier tests from being collected meanwhile.
 
     Classes that SQLAlchemy has written take their source out of the cache of lines as they go, and doctest walks
-    through that cache.
+    through that cache. One collection for all: with PyTorch loaded it takes a second.
     """
     gc.collect()
     gc.disable()

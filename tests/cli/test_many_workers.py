@@ -77,6 +77,7 @@ def test_two_workers_find_what_one_finds_and_share_the_work(tmp_path: Path) -> N
     assert workers_here(two) == []
 
 
+@pytest.mark.long
 def test_the_same_command_in_a_second_terminal_joins(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=30, epochs=60)
     with searching(folder) as first:
@@ -99,6 +100,7 @@ def test_more_trials_may_be_asked_for_while_workers_run(tmp_path: Path) -> None:
     assert told(folder) == 24
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupt_ends_all_workers_once_and_another_command_goes_on(tmp_path: Path, how: signal.Signals) -> None:
     folder = write_study(tmp_path / "studies", trials=24, epochs=10)
@@ -125,6 +127,7 @@ def test_a_study_that_has_its_trials_is_told_as_by_one_worker(tmp_path: Path) ->
     assert two["budget"]["mflops"] > 0
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_said_and_the_others_finish_the_study(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=24, epochs=10)
     with searching(folder, "--workers", "2") as process:

@@ -32,6 +32,7 @@ def go(folder: Path, trials: int, **values: Any) -> list[Trial]:
     return open_view(folder).trials
 
 
+@pytest.mark.long
 def test_a_study_in_pieces_asks_what_one_that_ran_through_does(tmp_path: Path) -> None:
     through, pieces = (write_study(tmp_path / name / "studies") for name in ("through", "pieces"))
     expected = [trial.candidate for trial in go(through, 12)]
@@ -77,6 +78,7 @@ def test_a_finetune_that_ends_in_nan_is_a_failed_trial_and_the_search_goes_on(
     assert sum(isinstance(trial.outcome, Completed) for trial in trials) >= 4
 
 
+@pytest.mark.long
 def test_a_later_smaller_budget_is_served_by_stored_trials(tmp_path: Path) -> None:
     from autoprune.analysis.pareto import choose
     from autoprune.core.budget import Budget

@@ -148,6 +148,7 @@ def test_a_search_killed_ten_times_at_random_ends_where_an_undisturbed_one_ends(
     assert again <= set(range(TRIALS)), "what was lost was asked again"
 
 
+@pytest.mark.long
 def test_an_interrupt_stores_everything_says_how_to_go_on_and_a_second_run_does(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=9, epochs=EPOCHS)
     with running(folder, "--threads", "1") as search:
@@ -168,6 +169,7 @@ def test_an_interrupt_stores_everything_says_how_to_go_on_and_a_second_run_does(
     assert [number for number, _ in finished(folder)] == list(range(9))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("polite", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
 def test_a_polite_kill_while_it_prepares_ends_cleanly_and_with_0(tmp_path: Path, polite: signal.Signals) -> None:
     folder = write_study(tmp_path / "studies", trials=2)

@@ -130,6 +130,7 @@ def test_what_trades_latency_is_among_the_proposals_and_nothing_was_timed_for_it
     assert not StudyFolder(idle).latency_probes.exists()
 
 
+@pytest.mark.long
 def test_a_seed_of_its_own_gives_another_study(idle: Path, tmp_path: Path) -> None:
     folder, _ = searched(tmp_path, seed=1)
     assert exactly(folder) != exactly(idle)

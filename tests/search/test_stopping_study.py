@@ -99,6 +99,7 @@ def test_a_crippled_candidate_is_stopped_recorded_and_told(tmp_path: Path) -> No
     assert not any(isinstance(t.outcome, Stopped) for t in view.trials if t.candidate.is_baseline)
 
 
+@pytest.mark.long
 def test_a_study_in_pieces_is_judged_as_one_that_ran_through_and_checks_one_in_five(tmp_path: Path) -> None:
     through, pieces = (write_study(tmp_path / name / "studies") for name in ("through", "pieces"))
     total = CRIPPLED + 6
@@ -111,6 +112,7 @@ def test_a_study_in_pieces_is_judged_as_one_that_ran_through_and_checks_one_in_f
     assert would_be[:5] == ["stopped"] * 4 + ["completed"]
 
 
+@pytest.mark.long
 def test_without_stopping_all_run_to_their_end_and_no_look_is_taken(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies")
     go(folder, CRIPPLED + 1, enabled=False)

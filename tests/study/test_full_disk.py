@@ -30,6 +30,7 @@ def without_room(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_the_table_is_shown_where_neither_the_report_nor_the_log_of_sqlite_finds_room(folder: Path) -> None:
     for _ in range(2):  # the first may leave an empty log behind
         done = without_room("report", folder)

@@ -26,6 +26,7 @@ def run(*arguments: str | Path) -> Result:
     return result
 
 
+@pytest.mark.long
 def test_a_study_is_searched_reported_and_picked_from_on_another_machine(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     folder = write_study(here / "studies", trials=3)
