@@ -37,7 +37,7 @@ export_option = option(
     "--export",
     heading=Heading.OUTPUT,
     metavar="onnx,pt2|none",
-    help="Further files: model.onnx, model.pt2. Default: model.onnx if the extra onnx is installed.",
+    help="Further files: model.onnx, model.pt2. Default: model.onnx.",
 )
 trust_option = option(
     "--trust-code",

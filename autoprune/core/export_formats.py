@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -12,7 +12,6 @@ from autoprune.errors import UnknownNameError, UsageError
 
 FILES = {"onnx": "model.onnx", "pt2": "model.pt2"}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-GET_ONNX = "pip install 'autoprune[onnx]'"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Wanted:
 
 
 def wanted_formats(text: str) -> Wanted:
-    """Return what ``auto``, ``none`` or ``onnx,pt2`` asks for; ``auto`` is ONNX where it is installed.
+    """Return what ``auto``, ``none`` or ``onnx,pt2`` asks for; ``auto`` is ONNX, unless its packages are gone.
 
     Raises:
         UnknownNameError: if a format is not known.
@@ -53,12 +52,14 @@ def wanted_formats(text: str) -> Wanted:
     """
     formats, missing = named_formats(text), missing_onnx()
     if text == "auto":
-        note = f"no model.onnx: not installed: {', '.join(missing)}; {GET_ONNX}, and do this again with --force"
+        note = (
+            f"no model.onnx: not installed: {', '.join(missing)}; {get_onnx(missing)}, and do this again with --force"
+        )
         return Wanted(note=note) if missing else Wanted(("onnx",))
     if "onnx" in formats and missing:
         raise UsageError(
             f"an export to ONNX was asked for, and not everything it needs is installed: {', '.join(missing)}; "
-            f"{GET_ONNX}, or leave onnx out"
+            f"{get_onnx(missing)}, or leave onnx out"
         )
     return Wanted(formats, is_explicit=True)
 
@@ -77,5 +78,14 @@ def named_formats(text: str) -> tuple[str, ...]:
 
 
 def missing_onnx() -> list[str]:
-    """Return the packages of the extra ``onnx`` that are not installed."""
+    """Return the packages that ONNX needs and that are not installed, as where there are no wheels of them."""
     return [name for name in ONNX_PACKAGES if find_spec(name) is None]
+
+
+def get_onnx(missing: Sequence[str]) -> str:
+    """Return the command that installs what ONNX lacks.
+
+    >>> get_onnx(["onnx", "onnxruntime"])
+    'pip install onnx onnxruntime'
+    """
+    return f"pip install {' '.join(missing)}"

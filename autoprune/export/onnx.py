@@ -1,8 +1,8 @@
 """Converting a network to ONNX, and running such a file in ONNX Runtime on the CPU.
 
-Needs the extra ``onnx`` (the packages ``onnx``, ``onnxscript`` and ``onnxruntime``), which is loaded late. The
-conversion is PyTorch's own exporter, in a process of its own because it may crash; that both answer alike is for the
-caller to check, on inputs that matter.
+The packages ``onnx``, ``onnxscript`` and ``onnxruntime`` are loaded late. The conversion is PyTorch's own
+exporter, in a process of its own because it may crash; that both answer alike is for the caller to check, on inputs
+that matter.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.export_formats import get_onnx
 from autoprune.errors import ExportError
 from autoprune.export.flat_network import FlatNetwork, Flattened, flattened, of_two
 from autoprune.export.onnx_names import name_ends, temporary_names
@@ -33,7 +34,7 @@ _LONGEST_REASON = 300
 
 
 def missing_packages(wanted: tuple[str, ...] = (*CONVERTER, *RUNTIME)) -> tuple[str, ...]:
-    """Return which of the packages of the extra ``onnx`` are not installed; nothing is imported."""
+    """Return which of the packages that ONNX needs are not installed; nothing is imported."""
     return tuple(name for name in wanted if find_spec(name) is None)
 
 
@@ -229,7 +230,7 @@ class OnnxSession:
 def _need(packages: tuple[str, ...]) -> None:
     missing = missing_packages(packages)
     if missing:
-        raise ExportError(f"ONNX needs {' and '.join(missing)}, not installed here; pip install 'autoprune[onnx]'")
+        raise ExportError(f"ONNX needs {' and '.join(missing)}, not installed here; {get_onnx(missing)}")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.export_formats import get_onnx
 from autoprune.cost.timing_engines import TORCH_ENGINES, Engine, ForwardCall
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UsageError
@@ -42,7 +43,7 @@ def check_engine(plan: TimingPlan, device: str) -> None:
     if plan.runtime == ONNX and missing:
         raise UsageError(
             f"latency.runtime is onnxruntime, and this is not installed: {', '.join(missing)}; "
-            f"pip install 'autoprune[onnx]', or ask for torch"
+            f"{get_onnx(missing)}, or ask for torch"
         )
     if plan.runtime == "cuda" and device != "cuda":
         raise UsageError(f"latency.runtime is cuda, and the device is {device}; ask for auto, or another device")

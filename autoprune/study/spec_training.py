@@ -84,7 +84,7 @@ class PickSpec(Section):
     )
     export: str = Field(
         default="auto",
-        description="further files: onnx, pt2 or both, none; auto: onnx if the extra onnx is installed",
+        description="further files: onnx, pt2 or both, none; auto: onnx",
     )
 
     @field_validator("export")
