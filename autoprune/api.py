@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.core.budget import Budget
-from autoprune.core.export_formats import wanted_formats
 from autoprune.core.json_values import JsonObject
 from autoprune.core.live_objects import is_live, live, live_name
 from autoprune.core.measurement import Measurement
@@ -288,6 +287,7 @@ class Study:
         trial: int | None = None,
         epochs: float | None = None,
         export: str | Sequence[str] | None = None,
+        int8: bool = False,
         force: bool = False,
         trust_code: bool = False,
     ) -> PickedNetwork:
@@ -300,23 +300,29 @@ class Study:
             trial: finish this one and no other.
             epochs: length of the fine-tune; ``None`` for the study's own; 0 for the weights that the search measured.
             export: a format, ``"onnx"``, or several; ``None`` for the study's own.
+            int8: whether ``model.int8.onnx`` is written too, with what it costs and brings on the card; the study's
+                ``pick.int8_max_drop`` limits what it may lose.
             force: whether a network that was picked before is picked anew.
             trust_code: whether code may be run that an imported study names.
 
         Raises:
             NothingFitsError: if no trial meets the budget; names the nearest.
+            UsageError: if the network was picked before without a format that is named, and ``force`` is false.
             AutopruneError: if the network cannot be finished, written or checked.
         """
+        from autoprune.pick.choose_formats import check_has_formats, choose_formats
         from autoprune.pick.choose_trials import Wish, choose_trials
         from autoprune.pick.finish import finish_trials
         from autoprune.pick.picked_before import picked_before
 
         view = self.view()
         formats = [export] if isinstance(export, str) else export
-        wanted = None if formats is None else wanted_formats(",".join(formats) or "none")
+        wanted = choose_formats(view, None if formats is None else ",".join(formats) or "none", int8=int8)
         limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs))
         with self._objects(), self._display() as display:
             known = None if force else picked_before(view.folder, chosen)
+            if known and (int8 or formats):
+                check_has_formats(known[0], wanted)
             card, folder = known or finish_trials(
                 view,
                 chosen,

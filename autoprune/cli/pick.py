@@ -20,7 +20,14 @@ from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import echo, open_display, verbosity_options
 from autoprune.cli.quality_options import AskedQuality, quality_options
 from autoprune.cli.secrets import command_again
-from autoprune.cli.shared_options import export_option, stored_study_options, study_argument, trust_option
+from autoprune.cli.shared_options import (
+    export_option,
+    fraction,
+    int8_options,
+    stored_study_options,
+    study_argument,
+    trust_option,
+)
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import NothingFitsError, UsageError
 
@@ -46,6 +53,8 @@ class PickRequest:
         compare: whether the uniform baseline is finished too, ``None`` for the study's own.
         finetune_epochs: epochs of the longer fine-tune, ``None`` for the study's own.
         export: further files, ``None`` for the study's own.
+        int8: whether int8 is wanted besides.
+        int8_max_drop: how much may be lost in int8, such as ``1%``; ``None`` for the study's own.
         force: whether to replace a folder.
         trust_code: whether code may be run that an imported study names.
     """
@@ -57,6 +66,8 @@ class PickRequest:
     compare: bool | None = None
     finetune_epochs: float | None = None
     export: str | None = None
+    int8: bool = False
+    int8_max_drop: str | None = None
     force: bool = False
     trust_code: bool = False
 
@@ -91,6 +102,7 @@ Examples:
   autoprune pick --trial 17 --finetune-epochs 40
   autoprune pick --trial 17 --finetune-epochs 0          with the very weights that the search measured
   autoprune pick --budget-mflops 50 --export onnx,pt2
+  autoprune pick --max-drop 1% --int8
 """,
 )
 @study_argument
@@ -127,6 +139,7 @@ Examples:
     "search measured, if they are kept.",
 )
 @export_option
+@int8_options
 @option("--force", heading=Heading.OUTPUT, is_flag=True, help="Replace a network that was picked before.")
 @trust_option
 @verbosity_options
@@ -185,9 +198,16 @@ def _search_on(view: StudyView, folder: Path, limits: Mapping[str, str], storage
 
 
 def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickRequest) -> tuple[Card, Path]:
-    from autoprune.core.export_formats import wanted_formats
+    from autoprune.pick.choose_formats import choose_formats
 
-    wanted = None if request.export is None else wanted_formats(request.export)
+    drop = request.int8_max_drop
+    wanted = choose_formats(
+        view,
+        request.export,
+        int8=request.int8,
+        int8_max_drop=None if drop is None else fraction("--int8-max-drop", drop),
+        quality=request.quality.limits(view.spec.qualities, view.dense),
+    )
     display = open_display(live=False)
     from autoprune.pick.finish import finish_trials
 

@@ -36,8 +36,21 @@ storage_option = option(
 export_option = option(
     "--export",
     heading=Heading.OUTPUT,
-    metavar="onnx,pt2|none",
-    help="Further files: model.onnx, model.pt2. Default: model.onnx.",
+    metavar="onnx,onnx-int8,pt2|none",
+    help="Further files: model.onnx, model.int8.onnx, model.pt2. Default: model.onnx.",
+)
+_int8_option = option(
+    "--int8",
+    heading=Heading.OUTPUT,
+    is_flag=True,
+    help="Write model.int8.onnx too: quantised, calibrated on training examples, scored and timed beside float32.",
+)
+_int8_drop_option = option(
+    "--int8-max-drop",
+    heading=Heading.OUTPUT,
+    metavar="P%",
+    help="How much worse int8 may be than float32: points of accuracy or another percentage, of other metrics a share "
+    "of the score. Layers stay in float32 until that holds. Default: 1%, or the study's pick.int8_max_drop.",
 )
 trust_option = option(
     "--trust-code",
@@ -65,6 +78,11 @@ example_option = option(
 def stored_study_options(command: _F) -> _F:
     """Add ``--root``, ``--storage`` and ``--json``: where studies are stored, and how the result is printed."""
     return root_option(storage_option(json_option(command)))
+
+
+def int8_options(command: _F) -> _F:
+    """Add ``--int8`` and ``--int8-max-drop``: whether and how well a network is written in int8."""
+    return _int8_option(_int8_drop_option(command))
 
 
 def fraction(flag: str, text: str) -> float:

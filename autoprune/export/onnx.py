@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.core.export_formats import get_onnx
@@ -205,6 +206,28 @@ class OnnxSession:
         Raises:
             ExportError: if ONNX Runtime cannot run the file on them.
         """
+        batch = self.feed(*args, **kwargs)
+        try:
+            answers = self._session.run(None, batch)
+        except Exception as error:  # onnxruntime's own, which have no common parent
+            shapes = ", ".join(str(array.shape) for array in batch.values())
+            raise ExportError(
+                f"ONNX Runtime cannot run the file on inputs of shape {shapes}: {_reason(error)}; give what the "
+                f"exported network takes"
+            ) from error
+        found = tuple(map(torch.as_tensor, answers))  # not from_numpy, which takes no single number
+        return found[0] if len(found) == 1 else found
+
+    def feed(self, *args: Any, **kwargs: Any) -> dict[str, NDArray[Any]]:
+        """Return a batch as ONNX Runtime takes it: name of an input → array.
+
+        Args:
+            args: a batch as the exported network took it.
+            kwargs: what it took by name.
+
+        Raises:
+            ExportError: if there are more or fewer tensors than the file takes.
+        """
         named = {name: value for name, value in kwargs.items() if name in self._inputs and isinstance(value, Tensor)}
         unnamed = tensors_in(args, {name: value for name, value in kwargs.items() if name not in named})
         tensors = [*unnamed, *named.values()]
@@ -214,17 +237,8 @@ class OnnxSession:
                 f"given; give what the exported network takes"
             )
         names = [*(name for name in self._inputs if name not in named), *named]
-        batch = [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
-        try:
-            answers = self._session.run(None, dict(zip(names, batch, strict=True)))
-        except Exception as error:  # onnxruntime's own, which have no common parent
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-            raise ExportError(
-                f"ONNX Runtime cannot run the file on inputs of shape {shapes}: {_reason(error)}; give what the "
-                f"exported network takes"
-            ) from error
-        found = tuple(map(torch.as_tensor, answers))  # not from_numpy, which takes no single number
-        return found[0] if len(found) == 1 else found
+        arrays = [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
+        return dict(zip(names, arrays, strict=True))
 
 
 def _need(packages: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from autoprune.analysis.successive_halving import rungs
 from autoprune.core.budget import Budget
-from autoprune.core.export_formats import Wanted, wanted_formats
+from autoprune.core.export_formats import Wanted
 from autoprune.core.notify import Notify
 from autoprune.core.trial import Trial
 from autoprune.errors import ModelError, StudyError, UsageError
@@ -19,6 +19,7 @@ from autoprune.export.card import Card
 from autoprune.export.examples import examples_of
 from autoprune.export.publish import NetworkBundle, check_target, publish
 from autoprune.pick.card_text import card_text
+from autoprune.pick.choose_formats import choose_formats
 from autoprune.pick.contest import Finished, hold_contest
 from autoprune.pick.facts_text import load_call
 from autoprune.pick.picked_card import picked_card
@@ -73,7 +74,7 @@ def finish_trials(
     check_code_is_trusted(view.folder, view.spec, trust_code=trust_code)
     epochs = _length(view, epochs)
     _check_before(view, trials, epochs, force)
-    wanted = wanted_formats(view.spec.pick.export) if wanted is None else wanted  # before an hour of training
+    wanted = choose_formats(view) if wanted is None else wanted  # before an hour of training
     compare = view.spec.pick.compare if compare is None else compare
     return _Pick(view, trials, budget, epochs, notify).write(compare, wanted, force)
 

@@ -84,7 +84,14 @@ class PickSpec(Section):
     )
     export: str = Field(
         default="auto",
-        description="further files: onnx, pt2 or both, none; auto: onnx",
+        description="further files: onnx, onnx-int8, pt2 or several, none; auto: onnx",
+    )
+    int8_max_drop: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="how much worse int8 may be than float32 on validation: of a metric in % a fraction, 0.01 being "
+        "one point, of others a share of the score; layers stay in float32 until that holds",
     )
 
     @field_validator("export")
