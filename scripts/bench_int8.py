@@ -2,8 +2,8 @@
 
     python scripts/bench_int8.py --network resnet20 --weights resnet20.safetensors --images cifar10 --json int8.json
 
-The dense network, and pruned ones of the same share of its MFLOPs: ``uniform`` widths, ``uniform`` widths in multiples
-of 16, and residual ``blocks`` dropped alone. The pruned ones are fine-tuned alike for a few steps, the dense network
+The dense network, and pruned ones of the same share of its MFLOPs: ``uniform`` widths, in multiples of 1 and of 16 or of
+what --round-to says, and residual ``blocks`` dropped alone. The pruned ones are fine-tuned alike for a few steps, the dense network
 being their teacher. Each is exported as ``pick`` does it, in float32 and in int8; scores are on validation, and latency
 is timed in ONNX Runtime in alternation with the dense network in float32.
 """
@@ -77,6 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--share", type=float, default=0.5, help="of the dense MFLOPs")
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 32])
+    parser.add_argument("--round-to", type=lambda text: [int(n) for n in text.split(",")], default=[1, 16])
     parser.add_argument("--blocks", type=int, default=15, help="timed blocks")
     parser.add_argument("--steps", type=int, default=150, help="of the fine-tune")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -108,7 +109,7 @@ class Int8Bench:
     def policies(self) -> Iterator[tuple[str, PruningPolicy]]:
         """Yield every policy that is compared."""
         bench = self.bench
-        for step in (1, 16):
+        for step in self.options.round_to:
             try:
                 yield f"uniform, multiples of {step}", bench.rounded(step)
             except BudgetError:
