@@ -2,10 +2,10 @@
 
     python scripts/bench_int8.py --network resnet20 --weights resnet20.safetensors --images cifar10 --json int8.json
 
-The dense network, and pruned ones of the same share of its MFLOPs: ``uniform`` widths, in multiples of 1 and of 16 or of
-what --round-to says, and residual ``blocks`` dropped alone. The pruned ones are fine-tuned alike for a few steps, the dense network
-being their teacher. Each is exported as ``pick`` does it, in float32 and in int8; scores are on validation, and latency
-is timed in ONNX Runtime in alternation with the dense network in float32.
+The dense network, and pruned ones of the same share of its MFLOPs: ``uniform`` widths, in the multiples of --round-to,
+and residual ``blocks`` dropped alone. The pruned ones are fine-tuned alike for a few steps, the dense network being
+their teacher. Each is exported as ``pick`` does it, in float32 and in int8; scores are on validation, and latency is
+timed in ONNX Runtime in alternation with the dense network in float32.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from autoprune.export.export_result import ExportedFile, ExportResult, FailedExp
 from autoprune.export.int8_calibration import CalibratedModel, Feed, calibrated
 from autoprune.export.int8_layers import Int8Network, good_enough
 from autoprune.export.int8_quantise import quantised
-from autoprune.export.int8_score import SCORED_EXAMPLES, FloatScore, allowed_drop
+from autoprune.export.int8_score import SCORED_EXAMPLES, FloatScore, Int8Score, allowed_drop
 from autoprune.export.onnx import OnnxSession
 
 CALIBRATION_EXAMPLES = 320
@@ -121,17 +121,43 @@ def _float_files(known: Path, network: nn.Module, dense: nn.Module, examples: Ex
     Raises:
         ExportError: if there are no training examples.
     """
-    if examples.calibration is None:
-        raise ExportError("int8 is calibrated on training examples, and there are none; give the data with --data")
     example = examples.first(2)
     pruned = known.read_bytes() if known.exists() else _FLOAT.convert(network, example)
+    feeds, count = _feeds(pruned, examples)
+    return _FloatFiles(pruned, _FLOAT.convert(dense, example), feeds, count)
+
+
+def _feeds(content: bytes, examples: Examples) -> tuple[list[Feed], int]:
+    """Return batches of training examples as a file takes them, and how many examples there are in all.
+
+    Raises:
+        ExportError: if there are none.
+    """
+    if examples.calibration is None:
+        raise ExportError("int8 is calibrated on training examples, and there are none; give the data with --data")
     inputs = list(examples.calibration(_CALIBRATION_BATCH, CALIBRATION_EXAMPLES))
     if not inputs:
         raise ExportError("int8 is calibrated on training examples, and the data gave none; check its train split")
-    session = OnnxSession(pruned)
-    feeds = [one.run(session.feed) for one in inputs]
-    count = sum(one.size or 1 for one in inputs)
-    return _FloatFiles(pruned, _FLOAT.convert(dense, example), feeds, count)
+    session = OnnxSession(content)
+    return [one.run(session.feed) for one in inputs], sum(one.size or 1 for one in inputs)
+
+
+def int8_score(content: bytes, network: nn.Module, examples: Examples, threads: int) -> tuple[Int8Score, FloatScore]:
+    """Return what a network is worth on validation in int8, with every layer of it, and in float32.
+
+    Args:
+        content: of its ONNX file in float32.
+        network: in eval mode, on the CPU; not touched.
+        examples: of validation, and for calibration of training.
+        threads: CPU threads, at least 1.
+
+    Raises:
+        ExportError: if it cannot be quantised or scored.
+    """
+    reference = FloatScore.of(network, examples)
+    feeds, _ = _feeds(content, examples)
+    made = quantised(calibrated(content, feeds), reduces_range(), (), feeds[0])
+    return reference.judged(OnnxSession(made, threads)), reference
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,9 @@ class OnnxSession:
         model: the bytes of a file, such as :func:`onnx_bytes` returns.
         threads: CPU threads within an operator, at least 1. They do not wait busily between calls.
 
+    Attributes:
+        content: the bytes of the file.
+
     Raises:
         ExportError: if onnxruntime is missing, or does not take the file.
     """
@@ -184,6 +187,8 @@ class OnnxSession:
     def __init__(self, model: bytes, threads: int = 1) -> None:
         _need(RUNTIME)
         import onnxruntime
+
+        self.content = model
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
