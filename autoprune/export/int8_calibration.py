@@ -32,7 +32,7 @@ _LONGEST_REASON = 300
 
 
 @dataclass(frozen=True)
-class Layer:
+class QuantisableLayer:
     """A layer that can be int8 or stay in float32.
 
     Attributes:
@@ -56,7 +56,7 @@ class CalibratedModel:
 
     model: bytes = field(repr=False)
     ranges: Mapping[str, tuple[float, float]]
-    layers: tuple[Layer, ...]
+    layers: tuple[QuantisableLayer, ...]
 
     def to_bytes(self) -> bytes:
         """Return it as bytes, to hand it from one process to another."""
@@ -69,7 +69,7 @@ class CalibratedModel:
         head, _, model = content.partition(b"\n")
         told = parse_json(head.decode())
         ranges = {name: (float(low), float(high)) for name, (low, high) in told["ranges"].items()}
-        return cls(model, ranges, tuple(Layer(*each) for each in told["layers"]))
+        return cls(model, ranges, tuple(QuantisableLayer(*each) for each in told["layers"]))
 
 
 def calibrated(model: bytes, feeds: Sequence[Feed]) -> CalibratedModel:
@@ -154,13 +154,13 @@ class _Reader:
         return next(self._left, None)
 
 
-def _layers(network: Any) -> Iterator[Layer]:
+def _layers(network: Any) -> Iterator[QuantisableLayer]:
     """Yield the layers that have weights of their own, in the order of computation."""
     stored = {tensor.name for tensor in network.graph.initializer}
     for node in network.graph.node:
         weights = [name for name in node.input[:2] if name in stored]
         if node.op_type in LAYERS and weights:
-            yield Layer(node.name, _path_of(weights[0]) or node.name)
+            yield QuantisableLayer(node.name, _path_of(weights[0]) or node.name)
 
 
 def _path_of(weight: str) -> str:

@@ -13,7 +13,7 @@ from autoprune.core.export_formats import Int8Limit
 from autoprune.core.metrics import Metric
 from autoprune.core.notify import Notify
 from autoprune.errors import ExportError
-from autoprune.export.int8_calibration import CalibratedModel, Feed, Layer
+from autoprune.export.int8_calibration import CalibratedModel, Feed, QuantisableLayer
 from autoprune.export.int8_quantise import quantised, sensitivities
 from autoprune.export.int8_score import FloatScore, Int8Score, allowed_drop, is_within
 from autoprune.export.onnx import OnnxSession
@@ -30,7 +30,7 @@ class Int8Network:
     """
 
     content: bytes = field(repr=False)
-    in_float: tuple[Layer, ...]
+    in_float: tuple[QuantisableLayer, ...]
     score: Int8Score
 
 
@@ -60,7 +60,7 @@ def good_enough(
     """
     if not calibrated.layers:
         raise ExportError("it has no convolution or linear layer with weights of its own, so nothing to quantise")
-    in_float, order = list[Layer](), _order(calibrated, reduce_range, feed)
+    in_float, order = list[QuantisableLayer](), _order(calibrated, reduce_range, feed)
     while True:
         content = quantised(calibrated, reduce_range, [layer.node for layer in in_float], feed)
         score = reference.judged(OnnxSession(content, threads))
@@ -72,7 +72,7 @@ def good_enough(
         notify(f"in int8 {_worse(score, reference)}; leaving {in_float[-1].name} in float32")
 
 
-def _order(calibrated: CalibratedModel, reduce_range: bool, feed: Feed) -> Iterator[Layer]:
+def _order(calibrated: CalibratedModel, reduce_range: bool, feed: Feed) -> Iterator[QuantisableLayer]:
     """Yield the layers in the order in which they are left in float32."""
     ends = dict.fromkeys((calibrated.layers[0], calibrated.layers[-1]))
     yield from ends
