@@ -29,6 +29,7 @@ from autoprune.study.spec_toml import Layer, merge_layers, parse_spec, read_stud
 if TYPE_CHECKING:
     from torch import nn
 
+    from autoprune.analysis.pareto import Preference
     from autoprune.export.card import Card
     from autoprune.search.session import Run
     from autoprune.study.view import StudyView
@@ -288,6 +289,7 @@ class Study:
         epochs: float | None = None,
         export: str | Sequence[str] | None = None,
         int8: bool = False,
+        prefer: Preference | None = None,
         force: bool = False,
         trust_code: bool = False,
     ) -> PickedNetwork:
@@ -302,6 +304,8 @@ class Study:
             export: a format, ``"onnx"``, or several; ``None`` for the study's own.
             int8: whether ``model.int8.onnx`` is written too, with what it costs and brings on the card; the study's
                 ``pick.int8_max_drop`` limits what it may lose.
+            prefer: ``"latency"`` or ``"size"`` for the fastest or smallest trial whose quality is within one standard
+                error of the best, ``"accuracy"`` for that of least loss; ``None`` for the study's own.
             force: whether a network that was picked before is picked anew.
             trust_code: whether code may be run that an imported study names.
 
@@ -318,7 +322,7 @@ class Study:
         view = self.view()
         formats = [export] if isinstance(export, str) else export
         wanted = choose_formats(view, None if formats is None else ",".join(formats) or "none", int8=int8)
-        limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs))
+        limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs, prefer=prefer))
         with self._objects(), self._display() as display:
             known = None if force else picked_before(view.folder, chosen)
             if known and (int8 or formats):
@@ -331,6 +335,7 @@ class Study:
                 epochs=epochs,
                 force=force,
                 wanted=wanted,
+                prefer=prefer,
                 trust_code=trust_code,
             )
             return PickedNetwork(self._loaded(folder, view.spec), card, folder)

@@ -7,7 +7,8 @@ error count as equal (:func:`front`); ``noise_aware=False`` gives every non-domi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,10 @@ from autoprune.core.metrics import METRICS, Metric
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import NothingFitsError, UsageError
+
+Preference: TypeAlias = Literal["accuracy", "latency", "size"]
+PREFERENCES: Mapping[Preference, str] = {"accuracy": "loss", "latency": "latency_ms", "size": "size_mb"}
+"""What is preferred among trials that are equally good → the metric that is then smallest."""
 
 _NO_LIMITS = QualityLimits()
 _ROWS_AT_ONCE = 256  # of a comparison of everyone with everyone: bounds its memory
@@ -188,17 +193,20 @@ def best_within(trials: Sequence[Trial], budget: Budget, quality: Metric) -> Tri
     return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
-def ranked_within(trials: Sequence[Trial], budget: Budget, quality: Metric) -> list[Trial]:
+def ranked_within(
+    trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference = "accuracy"
+) -> list[Trial]:
     """Return the completed trials that meet a budget, the most promising first.
 
-    Those whose quality is within one standard error of the best come first, by validation loss; then the others,
+    Those whose quality is within one standard error of the best come first, by what is preferred; then the others,
     by quality.
     """
-    return [trial for _, trial in sorted(_ranks_within(trials, budget, quality), key=lambda pair: pair[0])]
+    ranks = _ranks_within(trials, budget, quality, PREFERENCES[prefer])
+    return [trial for _, trial in sorted(ranks, key=lambda pair: pair[0])]
 
 
 def _ranks_within(
-    trials: Sequence[Trial], budget: Budget, quality: Metric
+    trials: Sequence[Trial], budget: Budget, quality: Metric, preferred: str = "loss"
 ) -> list[tuple[tuple[bool, float, float, int], Trial]]:
     """Return the completed trials that meet a budget, each behind what it is ranked by, smaller being better."""
     fitting = [(trial, m) for trial, m in measured(trials) if budget.admits(m)]
@@ -209,7 +217,7 @@ def _ranks_within(
     worse = reached[top] < reached - fitting[top][1].error(quality.name)
     by_quality = np.where(worse, reached, 0.0).tolist()
     return [
-        ((is_worse, value, found.values.get("loss", 0.0), trial.number), trial)
+        ((is_worse, value, found.values.get(preferred, 0.0), trial.number), trial)
         for is_worse, value, (trial, found) in zip(worse.tolist(), by_quality, fitting, strict=True)
     ]
 
@@ -227,12 +235,17 @@ def choose(trials: Sequence[Trial], budget: Budget, quality: Metric, limits: Qua
 
 
 def best_few(
-    trials: Sequence[Trial], budget: Budget, quality: Metric, count: int, limits: QualityLimits = _NO_LIMITS
+    trials: Sequence[Trial],
+    budget: Budget,
+    quality: Metric,
+    count: int,
+    limits: QualityLimits = _NO_LIMITS,
+    prefer: Preference = "accuracy",
 ) -> list[Trial]:
     """Return the trials most worth a longer fine-tune, the one that :func:`choose` returns first.
 
     The others follow as :func:`ranked_within` has them, no policy twice. With limits of quality alone the cheapest
-    trial is asked for, and no other one is as cheap: there is one.
+    trial is asked for, in MFLOPs or what is preferred, and no other one is as cheap: there is one.
 
     Args:
         trials: any trials; only completed ones are returned.
@@ -240,10 +253,11 @@ def best_few(
         quality: what they are ranked by.
         count: how many, at least 1; fewer are returned if there are no more.
         limits: the worst values of qualities that will do; may be empty.
+        prefer: what decides between trials that are equally good, or good enough.
 
     Raises:
         NothingFitsError: naming the trial that comes nearest.
-        UsageError: if ``count`` is below 1, or the study does not measure what is limited.
+        UsageError: if ``count`` is below 1, or the study does not measure what is limited or preferred.
     """
     if count < 1:
         raise UsageError(f"{count} trials to pick from were asked for; ask for at least 1")
@@ -254,11 +268,15 @@ def best_few(
     fitting = [trial for trial, m in found if budget.admits(m) and limits.admits(m)]
     if not fitting:
         raise NothingFitsError(_nearest_message(found, budget, quality, limits))
+    preferred = PREFERENCES[prefer]
+    if any(preferred not in m.values for _, m in measured(fitting)) and prefer != "accuracy":
+        raise UsageError(f"{prefer} was preferred, and not every trial has {preferred}; prefer accuracy instead")
     if not budget.limits and limits:
-        ranks = [(m["mflops"], quality.minimised(m[quality.name])) for _, m in measured(fitting)]
+        cheap = "mflops" if prefer == "accuracy" else preferred
+        ranks = [(m[cheap], quality.minimised(m[quality.name])) for _, m in measured(fitting)]
         return [fitting[ranks.index(min(ranks))]]
     first_of = dict[PruningPolicy, Trial]()
-    for trial in ranked_within(fitting, budget, quality):
+    for trial in ranked_within(fitting, budget, quality, prefer):
         first_of.setdefault(trial.candidate.policy, trial)
         if len(first_of) == count:
             break

@@ -32,6 +32,7 @@ from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import NothingFitsError, UsageError
 
 if TYPE_CHECKING:
+    from autoprune.analysis.pareto import Preference
     from autoprune.core.budget import Budget
     from autoprune.core.trial import Trial
     from autoprune.export.card import Card
@@ -50,6 +51,7 @@ class PickRequest:
         number: the one trial to finish, ``None`` for the best within the budget.
         quality: how good the network must be.
         top: candidates that begin the longer fine-tune, ``None`` for the study's own.
+        prefer: ``accuracy``, ``latency`` or ``size``; ``None`` for the study's own.
         compare: whether the uniform baseline is finished too, ``None`` for the study's own.
         finetune_epochs: epochs of the longer fine-tune, ``None`` for the study's own.
         export: further files, ``None`` for the study's own.
@@ -63,6 +65,7 @@ class PickRequest:
     number: int | None = None
     quality: AskedQuality = field(default_factory=AskedQuality)
     top: int | None = None
+    prefer: Preference | None = None
     compare: bool | None = None
     finetune_epochs: float | None = None
     export: str | None = None
@@ -84,6 +87,8 @@ class PickRequest:
         flags = request.quality.flags
         if request.number is not None and request.top is not None:
             raise UsageError("--top and --trial were both given; --trial finishes one trial alone, so leave --top out")
+        if request.number is not None and request.prefer is not None:
+            raise UsageError("--trial finishes one trial alone, and --prefer chooses between several; leave one out")
         if request.number is not None and flags:
             both = ("--min-accuracy", "--max-drop")
             named = both if set(flags) <= set(both) else flags
@@ -102,7 +107,7 @@ Examples:
   autoprune pick --trial 17 --finetune-epochs 40
   autoprune pick --trial 17 --finetune-epochs 0          with the very weights that the search measured
   autoprune pick --budget-mflops 50 --export onnx,pt2
-  autoprune pick --max-drop 1% --int8
+  autoprune pick --max-drop 1% --prefer latency --int8
 """,
 )
 @study_argument
@@ -124,6 +129,14 @@ Examples:
     metavar="K",
     help="Candidates that begin the longer fine-tune; default: the study's pick.top. With a limit of quality and "
     "no budget the cheapest one is picked, so it is 1.",
+)
+@option(
+    "--prefer",
+    heading=Heading.CHOICE,
+    type=click.Choice(["accuracy", "latency", "size"]),
+    help="Which of the trials is finished whose quality is within one standard error of the best, or with a limit of "
+    "quality alone good enough: of least loss, the fastest or the smallest, the latter two without a contest. Default: "
+    "the study's pick.prefer.",
 )
 @option(
     "--compare/--no-compare",
@@ -186,8 +199,8 @@ def choose_trials(view: StudyView, request: PickRequest) -> tuple[Budget, list[T
     """
     from autoprune.pick import choose_trials as chosen
 
-    wish = chosen.Wish(request.limits, request.number, request.quality.limits, request.top, request.finetune_epochs)
-    return chosen.choose_trials(view, wish)
+    limits, asked = request.quality.limits, (request.top, request.finetune_epochs, request.prefer)
+    return chosen.choose_trials(view, chosen.Wish(request.limits, request.number, limits, *asked))
 
 
 def _search_on(view: StudyView, folder: Path, limits: Mapping[str, str], storage: str | None) -> str:
@@ -220,5 +233,6 @@ def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickR
         compare=request.compare,
         force=request.force,
         wanted=wanted,
+        prefer=request.prefer,
         trust_code=request.trust_code,
     )

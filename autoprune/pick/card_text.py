@@ -221,6 +221,7 @@ def _facts(card: Card, pick: PickedTrial) -> list[str]:
     )
     return [
         _budget(card, pick),
+        *_preferred(pick),
         f"- {uniform}",
         f"- {card.flop_convention}; not counted: {', '.join(card.uncounted)}",
         f"- selected on validation; {test}; ± is one standard error, of differences that of the paired answers to the "
@@ -233,6 +234,16 @@ def _facts(card: Card, pick: PickedTrial) -> list[str]:
         f"- measured on: {in_words(card.runtime)}",
         f"- latency timed by: {in_words(card.latency.to_json())}",
         f"- versions: {in_words(card.versions)}",
+    ]
+
+
+def _preferred(pick: PickedTrial) -> list[str]:
+    """Return that the fastest or the smallest of the trials was picked, if it was."""
+    words = {"latency": "fastest", "size": "smallest"}
+    if pick.prefer not in words:
+        return []
+    return [
+        f"- preferred by {pick.prefer}: of the trials that are equally good, or good enough, the {words[pick.prefer]}"
     ]
 
 

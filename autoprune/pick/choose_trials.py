@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoprune.analysis.pareto import best_few
+from autoprune.analysis.pareto import Preference, best_few
 from autoprune.analysis.quality_limits import QualityLimits
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
@@ -29,6 +29,7 @@ class Wish:
         quality: how good it must be.
         top: candidates that begin the longer fine-tune; ``None`` for the study's own number.
         epochs: of the longer fine-tune; ``None`` for the study's own; without any there is no contest.
+        prefer: what decides between trials that are equally good, or good enough; ``None`` for the study's own.
     """
 
     limits: Mapping[str, str]
@@ -36,6 +37,7 @@ class Wish:
     quality: LimitsOf = lambda qualities, dense: QualityLimits({})
     top: int | None = None
     epochs: float | None = None
+    prefer: Preference | None = None
 
 
 def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
@@ -43,7 +45,8 @@ def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
 
     Raises:
         NothingFitsError: if no trial meets the wish.
-        UsageError: if the trial that was named is not completed, or a limit cannot be read.
+        UsageError: if the trial that was named is not completed, a limit cannot be read, or what is preferred was not
+            measured.
         BudgetError: if a limit is malformed, or on what the study does not measure.
     """
     asked = Budget.parse(wish.limits).in_units(view.dense) if wish.limits else None  # one above dense is allowed here
@@ -52,9 +55,11 @@ def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
     limits = wish.quality(view.spec.qualities, view.dense)
     budget = asked or (Budget() if limits else view.budget)
     epochs = view.spec.pick.epochs if wish.epochs is None else wish.epochs
-    usual = view.spec.pick.top if epochs else 1  # without training there is no contest
+    prefer = wish.prefer or view.spec.pick.prefer
+    # without training there is no contest, nor for what is known exactly
+    usual = view.spec.pick.top if epochs and prefer == "accuracy" else 1
     count = usual if wish.top is None else wish.top
-    return budget, best_few(view.trials, budget, view.spec.quality, count, limits)
+    return budget, best_few(view.trials, budget, view.spec.quality, count, limits, prefer)
 
 
 def _completed(view: StudyView, number: int) -> Trial:

@@ -44,6 +44,7 @@ def finish_trials(
     compare: bool | None = None,
     force: bool = False,
     wanted: Wanted | None = None,
+    prefer: str | None = None,
     trust_code: bool = False,
 ) -> tuple[Card, Path]:
     """Fine-tune trials longer, keep the best on validation, score it once on test, and write ``picked/<trial>/``.
@@ -60,6 +61,7 @@ def finish_trials(
         compare: whether the uniform baseline is finished too; ``None`` for the study's ``pick.compare``.
         force: whether a folder from an earlier pick is replaced.
         wanted: formats that the network is exported to; ``None`` for the study's ``pick.export``.
+        prefer: what the trials were preferred by, written on the card; ``None`` for the study's ``pick.prefer``.
         trust_code: whether code may be run that an imported study names; remembered.
 
     Returns:
@@ -76,7 +78,8 @@ def finish_trials(
     _check_before(view, trials, epochs, force)
     wanted = choose_formats(view) if wanted is None else wanted  # before an hour of training
     compare = view.spec.pick.compare if compare is None else compare
-    return _Pick(view, trials, budget, epochs, notify).write(compare, wanted, force)
+    prefer = view.spec.pick.prefer if prefer is None else prefer
+    return _Pick(view, trials, budget, epochs, notify, prefer).write(compare, wanted, force)
 
 
 def _length(view: StudyView, epochs: float | None) -> float:
@@ -108,6 +111,7 @@ class _Pick:
     budget: Budget
     epochs: float
     notify: Notify
+    prefer: str
 
     def write(self, compare: bool, wanted: Wanted, force: bool) -> tuple[Card, Path]:
         """Hold the contest, and write the folder of its winner."""
@@ -132,7 +136,7 @@ class _Pick:
                 self._as_measured(study) if self.epochs == 0 else None,
             )
             target = picked / str(finished.trial.number)
-            card = picked_card(finished, self.budget, settings, study, resumed=is_resumed)
+            card = picked_card(finished, self.budget, settings, study, resumed=is_resumed, prefer=self.prefer)
             bundle = _bundle(finished, study, wanted)
             card = publish(target, memory.building, card, bundle, card_text, self.notify, force=force)
             memory.forget()

@@ -79,6 +79,11 @@ class PickSpec(Section):
         description="candidates that begin the longer fine-tune; the better half by validation loss goes on, until one "
         "is left",
     )
+    prefer: Literal["accuracy", "latency", "size"] = Field(
+        default="accuracy",
+        description="which of the trials is finished whose quality is within one standard error of the best: that of "
+        "least validation loss, the fastest or the smallest; the latter two without a contest",
+    )
     compare: bool = Field(
         default=True, description="whether the uniform baseline of the same budget is finished too, to compare with"
     )

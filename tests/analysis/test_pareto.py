@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from autoprune.analysis.pareto import best_few, best_within, choose, front, hypervolume, knee, non_dominated
+from autoprune.analysis.pareto import (
+    Preference,
+    best_few,
+    best_within,
+    choose,
+    front,
+    hypervolume,
+    knee,
+    non_dominated,
+)
 from autoprune.analysis.quality_limits import QualityLimits
 from autoprune.core.budget import Budget, Limit
 from autoprune.core.measurement import Measurement
@@ -372,3 +381,21 @@ def test_the_same_policy_counts_once_by_its_better_trial() -> None:
 def test_no_few_at_all_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 1"):
         best_few([completed(0, 0.9, 30)], Budget(), ACCURACY, 0)
+
+
+@pytest.mark.parametrize(("prefer", "number"), [("accuracy", 1), ("latency", 2), ("size", 3)])
+def test_what_is_preferred_decides_between_equals_within_noise(prefer: Preference, number: int) -> None:
+    trials = [
+        completed(0, 0.80, 9, noise=0.02, loss=0.1, latency_ms=0.1, size_mb=0.1),  # worse beyond noise
+        completed(1, 0.90, 9, noise=0.02, loss=0.2, latency_ms=3.0, size_mb=3.0),
+        completed(2, 0.89, 9, noise=0.02, loss=0.3, latency_ms=1.0, size_mb=2.0),
+        completed(3, 0.89, 8, noise=0.02, loss=0.4, latency_ms=2.0, size_mb=1.0),
+    ]
+    assert best_few(trials, Budget({"mflops": Limit(20)}), ACCURACY, 1, prefer=prefer)[0].number == number
+    cheapest = best_few(trials, Budget(), ACCURACY, 1, at_least(0.85), prefer)[0].number
+    assert cheapest == {"accuracy": 3, "latency": 2, "size": 3}[prefer]  # by MFLOPs, by time, by bytes
+
+
+def test_what_was_not_measured_cannot_be_preferred() -> None:
+    with pytest.raises(UsageError, match="latency was preferred, and not every trial has latency_ms"):
+        best_few([completed(0, 0.9, 9)], Budget(), ACCURACY, 1, prefer="latency")
