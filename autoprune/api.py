@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.core.budget import Budget
-from autoprune.core.export_formats import wanted_formats
 from autoprune.core.json_values import JsonObject
 from autoprune.core.live_objects import is_live, live, live_name
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, register
 from autoprune.core.policy import PruningPolicy
-from autoprune.core.preference import PREFERRED, Preference
+from autoprune.core.preference import Preference
 from autoprune.core.trial import Trial, kind_of
 from autoprune.errors import StudyMismatchError, UsageError
 from autoprune.loggers.events import Event, EventDisplay
@@ -271,7 +270,7 @@ class Study:
         ordered = sorted(view.spec.objectives, key=lambda name: name != view.spec.quality.name)
         return [StudyTrial.of(trial) for trial in front(view.trials, ordered, noise_aware)]
 
-    def report(self, budget: Limits | None = None, *, prefer: Preference = PREFERRED) -> Path:
+    def report(self, budget: Limits | None = None, *, prefer: Preference | None = None) -> Path:
         """Write the report into the folder, and return the path of ``report.html``.
 
         Args:
@@ -290,7 +289,8 @@ class Study:
         trial: int | None = None,
         epochs: float | None = None,
         export: str | Sequence[str] | None = None,
-        prefer: Preference = PREFERRED,
+        int8: bool = False,
+        prefer: Preference | None = None,
         force: bool = False,
         trust_code: bool = False,
     ) -> PickedNetwork:
@@ -303,25 +303,32 @@ class Study:
             trial: finish this one and no other.
             epochs: length of the fine-tune; ``None`` for the study's own; 0 for the weights that the search measured.
             export: a format, ``"onnx"``, or several; ``None`` for the study's own.
+            int8: whether ``model.int8.onnx`` is written too, with what it costs and brings on the card; the study's
+                ``pick.int8_max_drop`` limits what it may lose.
             prefer: which of several networks is the best if their quality is the same within one standard error:
-                ``"latency"`` the fastest, ``"size"`` the smallest, ``"accuracy"`` the one with the lowest loss.
+                ``"latency"`` the fastest, ``"size"`` the smallest, ``"accuracy"`` the one with the lowest loss;
+                ``None`` for the study's own.
             force: whether a network that was picked before is picked anew.
             trust_code: whether code may be run that an imported study names.
 
         Raises:
             NothingFitsError: if no trial meets the budget; names the nearest.
+            UsageError: if the network was picked before without a format that is named, and ``force`` is false.
             AutopruneError: if the network cannot be finished, written or checked.
         """
+        from autoprune.pick.choose_formats import check_has_formats, choose_formats
         from autoprune.pick.choose_trials import Wish, choose_trials
         from autoprune.pick.finish import finish_trials
         from autoprune.pick.picked_before import picked_before
 
         view = self.view()
         formats = [export] if isinstance(export, str) else export
-        wanted = None if formats is None else wanted_formats(",".join(formats) or "none")
+        wanted = choose_formats(view, None if formats is None else ",".join(formats) or "none", int8=int8)
         limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs, prefer=prefer))
         with self._objects(), self._display() as display:
             known = None if force else picked_before(view.folder, chosen)
+            if known and (int8 or formats):
+                check_has_formats(known[0], wanted)
             card, folder = known or finish_trials(
                 view,
                 chosen,
@@ -330,6 +337,7 @@ class Study:
                 epochs=epochs,
                 force=force,
                 wanted=wanted,
+                prefer=prefer if trial is None else "accuracy",
                 trust_code=trust_code,
             )
             return PickedNetwork(self._loaded(folder, view.spec), card, folder)

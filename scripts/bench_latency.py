@@ -153,17 +153,23 @@ class Bench:
     def policies(self, probes: LatencyProbes) -> Iterator[tuple[str, PruningPolicy]]:
         """Yield every policy that is compared; the probes steer the chosen ones."""
         for step in (1, 8, 16):
-            space = replace(self.space, round_to=step)
-            wanted = WishedCounts({name: n / 2 for name, n in space.full.channels.items()})
             try:
-                kept = Projector(space, self.cost, self.budget).fit(wanted)
+                yield f"round {step}" if step > 1 else "uniform", self.rounded(step)
             except BudgetError:
                 print(f"widths in multiples of {step} cannot reach {self.budget.describe()}")
-                continue
-            yield f"round {step}" if step > 1 else "uniform", self.space.policy(kept, self.criteria)
         yield "blocks", baselines(Projector(self.space, self.cost, self.budget), {})["depth"]
         for place, policy in enumerate(self.chosen(probes), 1):
             yield f"chosen {place}", policy
+
+    def rounded(self, step: int) -> PruningPolicy:
+        """Return the policy that scales all widths alike, in multiples of a step.
+
+        Raises:
+            BudgetError: if none of them reaches the budget.
+        """
+        space = replace(self.space, round_to=step)
+        wanted = WishedCounts({name: n / 2 for name, n in space.full.channels.items()})
+        return self.space.policy(Projector(space, self.cost, self.budget).fit(wanted), self.criteria)
 
     def chosen(self, probes: LatencyProbes) -> list[PruningPolicy]:
         """Return random policies on both limits: those of least training loss, or of most MFLOPs without weights."""

@@ -101,7 +101,8 @@ DOORS = {
     "moocore": ("analysis.pareto",),
     "numpy": (
         "report.content.hypervolume_history",
-        *("core", "analysis", "study", "cost", "tasks", "training", "search.proposals"),
+        *("core", "analysis", "study", "cost", "tasks", "search.proposals"),
+        *("export.int8_calibration", "export.int8_quantise", "export.onnx"),
         "report.content.parameter_importance",
     ),
     "scipy": ("search.proposals", "tasks.read_wav"),

@@ -282,7 +282,7 @@ def best_few(
     """Return the trials most worth a longer fine-tune, the one that :func:`choose` returns first.
 
     The others follow as :func:`ranked_within` has them, no policy twice. With limits of quality alone the cheapest
-    trial is asked for, and no other one is as cheap: there is one.
+    trial is asked for, in MFLOPs or what is preferred, and no other one is as cheap: there is one.
 
     Args:
         trials: any trials; only completed ones are returned.
@@ -290,7 +290,7 @@ def best_few(
         quality: what they are ranked by.
         count: how many, at least 1; fewer are returned if there are no more.
         limits: the worst values of qualities that will do; may be empty.
-        prefer: what decides between those that are as good within noise.
+        prefer: what decides between those that are as good within noise, or good enough.
 
     Raises:
         NothingFitsError: naming the trial that comes nearest.
@@ -306,7 +306,9 @@ def best_few(
     if not fitting:
         raise NothingFitsError(_nearest_message(found, budget, quality, limits))
     if not budget.limits and limits:
-        ranks = [(m["mflops"], quality.minimised(m[quality.name])) for _, m in measured(fitting)]
+        cheap = COST_OF[prefer] or "mflops"
+        cheap = cheap if all(cheap in m.values for _, m in measured(fitting)) else "mflops"
+        ranks = [(m[cheap], quality.minimised(m[quality.name])) for _, m in measured(fitting)]
         return [fitting[ranks.index(min(ranks))]]
     first_of = dict[PruningPolicy, Trial]()
     for trial in ranked_within(fitting, budget, quality, prefer):

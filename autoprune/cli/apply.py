@@ -11,7 +11,14 @@ import click
 from autoprune.cli.conclude import conclude
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import json_option
-from autoprune.cli.shared_options import example_option, export_option, parse_shape, trust_option
+from autoprune.cli.shared_options import (
+    example_option,
+    export_option,
+    fraction,
+    int8_options,
+    parse_shape,
+    trust_option,
+)
 from autoprune.cli.spec_options import target_options
 from autoprune.core.user_code import as_its_owner_runs_it
 
@@ -60,6 +67,7 @@ Examples:
     help="Folder to write.",
 )
 @export_option
+@int8_options
 @option("--force", heading=Heading.OUTPUT, is_flag=True, help="Replace the folder if it exists.")
 @trust_option
 @json_option
@@ -70,6 +78,8 @@ def apply(
     classes: int | None,
     output: Path,
     export: str | None,
+    int8: bool,
+    int8_max_drop: str | None,
     force: bool,
     trust_code: bool,
     as_json: bool,
@@ -79,15 +89,16 @@ def apply(
 
     The network needs the groups that the policy names. Each loses the same share of its own channels, those that the
     policy's criterion scores lowest in it. Nothing is trained; with --data, batch norm is recalibrated and the network
-    scored on validation. Criteria that look at data need --data. The exit code is 1 if the policy does not fit, or if
-    an export that you named fails. One FLOP is one multiply–accumulate.
+    scored on validation. Criteria that look at data, and --int8, need --data. The exit code is 1 if the policy does
+    not fit, or if an export that you named fails. One FLOP is one multiply–accumulate.
     """
     from autoprune.cli.read_request import layer_of
-    from autoprune.core.export_formats import wanted_formats
+    from autoprune.core.export_formats import Int8Limit, wanted_formats
     from autoprune.study.spec_toml import Layer, parse_spec
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    wanted = wanted_formats(export or "auto")
+    limit = Int8Limit() if int8_max_drop is None else Int8Limit(fraction("--int8-max-drop", int8_max_drop))
+    wanted = wanted_formats(export or "auto", int8=int8, limit=limit)
     values = layer_of(options)
     spec = parse_spec([Layer("command line", values)])
     size = parse_shape(shape) if shape else ()

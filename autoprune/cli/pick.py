@@ -22,12 +22,14 @@ from autoprune.cli.quality_options import AskedQuality, quality_options
 from autoprune.cli.secrets import command_again
 from autoprune.cli.shared_options import (
     export_option,
+    fraction,
+    int8_options,
     prefer_option,
     stored_study_options,
     study_argument,
     trust_option,
 )
-from autoprune.core.preference import PREFERRED, Preference
+from autoprune.core.preference import Preference
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import NothingFitsError, UsageError
 
@@ -50,10 +52,12 @@ class PickRequest:
         number: the one trial to finish, ``None`` for the best within the budget.
         quality: how good the network must be.
         top: candidates that begin the longer fine-tune, ``None`` for the study's own.
+        prefer: ``accuracy``, ``latency`` or ``size``; ``None`` for the study's own.
         compare: whether the uniform baseline is finished too, ``None`` for the study's own.
         finetune_epochs: epochs of the longer fine-tune, ``None`` for the study's own.
         export: further files, ``None`` for the study's own.
-        prefer: what decides between networks whose quality cannot be told apart.
+        int8: whether int8 is wanted besides.
+        int8_max_drop: how much may be lost in int8, such as ``1%``; ``None`` for the study's own.
         force: whether to replace a folder.
         trust_code: whether code may be run that an imported study names.
     """
@@ -62,10 +66,12 @@ class PickRequest:
     number: int | None = None
     quality: AskedQuality = field(default_factory=AskedQuality)
     top: int | None = None
+    prefer: Preference | None = None
     compare: bool | None = None
     finetune_epochs: float | None = None
     export: str | None = None
-    prefer: Preference = PREFERRED
+    int8: bool = False
+    int8_max_drop: str | None = None
     force: bool = False
     trust_code: bool = False
 
@@ -82,6 +88,8 @@ class PickRequest:
         flags = request.quality.flags
         if request.number is not None and request.top is not None:
             raise UsageError("--top and --trial were both given; --trial finishes one trial alone, so leave --top out")
+        if request.number is not None and request.prefer is not None:
+            raise UsageError("--trial finishes one trial alone, and --prefer chooses between several; leave one out")
         if request.number is not None and flags:
             both = ("--min-accuracy", "--max-drop")
             named = both if set(flags) <= set(both) else flags
@@ -100,6 +108,7 @@ Examples:
   autoprune pick --trial 17 --finetune-epochs 40
   autoprune pick --trial 17 --finetune-epochs 0          with the very weights that the search measured
   autoprune pick --budget-mflops 50 --export onnx,pt2
+  autoprune pick --max-drop 1% --prefer latency --int8
 """,
 )
 @study_argument
@@ -137,6 +146,7 @@ Examples:
     "search measured, if they are kept.",
 )
 @export_option
+@int8_options
 @option("--force", heading=Heading.OUTPUT, is_flag=True, help="Replace a network that was picked before.")
 @trust_option
 @verbosity_options
@@ -183,10 +193,8 @@ def choose_trials(view: StudyView, request: PickRequest) -> tuple[Budget, list[T
     """
     from autoprune.pick import choose_trials as chosen
 
-    wish = chosen.Wish(
-        request.limits, request.number, request.quality.limits, request.top, request.finetune_epochs, request.prefer
-    )
-    return chosen.choose_trials(view, wish)
+    limits, asked = request.quality.limits, (request.top, request.finetune_epochs, request.prefer)
+    return chosen.choose_trials(view, chosen.Wish(request.limits, request.number, limits, *asked))
 
 
 def _search_on(view: StudyView, folder: Path, limits: Mapping[str, str], storage: str | None) -> str:
@@ -197,9 +205,16 @@ def _search_on(view: StudyView, folder: Path, limits: Mapping[str, str], storage
 
 
 def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickRequest) -> tuple[Card, Path]:
-    from autoprune.core.export_formats import wanted_formats
+    from autoprune.pick.choose_formats import choose_formats
 
-    wanted = None if request.export is None else wanted_formats(request.export)
+    drop = request.int8_max_drop
+    wanted = choose_formats(
+        view,
+        request.export,
+        int8=request.int8,
+        int8_max_drop=None if drop is None else fraction("--int8-max-drop", drop),
+        quality=request.quality.limits(view.spec.qualities, view.dense),
+    )
     display = open_display(live=False)
     from autoprune.pick.finish import finish_trials
 
@@ -212,5 +227,6 @@ def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickR
         compare=request.compare,
         force=request.force,
         wanted=wanted,
+        prefer=request.prefer if request.number is None else "accuracy",
         trust_code=request.trust_code,
     )

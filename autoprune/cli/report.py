@@ -16,7 +16,7 @@ from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import echo, emit
 from autoprune.cli.secrets import hidden
 from autoprune.cli.shared_options import prefer_option, stored_study_options, study_argument
-from autoprune.core.preference import PREFERRED, Preference
+from autoprune.core.preference import Preference
 from autoprune.errors import StudyError, UsageError
 
 
@@ -54,7 +54,7 @@ def report(
     show_all: bool,
     live: bool,
     open_page: bool,
-    prefer: Preference,
+    prefer: Preference | None,
     root: Path,
     storage: str | None,
     as_json: bool,
@@ -81,7 +81,7 @@ def report(
         return
     from autoprune.cli.watch import follow
 
-    if show_all or open_page or prefer != PREFERRED:
+    if show_all or open_page or prefer is not None:
         raise UsageError("--live writes nothing and shows the front beyond noise; leave out --all, --open and --prefer")
     follow(folder, storage, limits, once=False, as_json=as_json)
 
@@ -105,7 +105,7 @@ def _write(
     show_all: bool,
     open_page: bool,
     as_json: bool,
-    prefer: Preference,
+    prefer: Preference | None,
 ) -> None:
     """Write the report into the study's folder, and print it."""
     from autoprune.loggers.safe_console import SafeConsole

@@ -12,7 +12,7 @@ from autoprune.cli.completed_values import complete_study
 from autoprune.cli.headings import Heading, option
 from autoprune.cli.output import json_option
 from autoprune.cli.secrets import STORAGE_VARIABLE
-from autoprune.core.preference import COST_OF, PREFERRED
+from autoprune.core.preference import COST_OF
 from autoprune.errors import UsageError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -37,8 +37,21 @@ storage_option = option(
 export_option = option(
     "--export",
     heading=Heading.OUTPUT,
-    metavar="onnx,pt2|none",
-    help="Further files: model.onnx, model.pt2. Default: model.onnx if the extra onnx is installed.",
+    metavar="onnx,onnx-int8,pt2|none",
+    help="Further files: model.onnx, model.int8.onnx, model.pt2. Default: model.onnx.",
+)
+_int8_option = option(
+    "--int8",
+    heading=Heading.OUTPUT,
+    is_flag=True,
+    help="Write model.int8.onnx too: quantised, calibrated on training examples, scored and timed beside float32.",
+)
+_int8_drop_option = option(
+    "--int8-max-drop",
+    heading=Heading.OUTPUT,
+    metavar="P%",
+    help="How much worse int8 may be than float32: points of accuracy or another percentage, of other metrics a share "
+    "of the score. Layers stay in float32 until that holds. Default: 1%, or the study's pick.int8_max_drop.",
 )
 trust_option = option(
     "--trust-code",
@@ -51,10 +64,8 @@ prefer_option = option(
     "--prefer",
     heading=Heading.CHOICE,
     type=click.Choice(list(COST_OF)),
-    default=PREFERRED,
-    show_default=True,
     help="Which of several networks is the best if their quality is the same within one standard error: the fastest, "
-    "the smallest, or (accuracy) the one with the lowest validation loss.",
+    "the smallest, or (accuracy) the one with the lowest validation loss. Default: the study's pick.prefer.",
 )
 shape_option = option(
     "--input",
@@ -75,6 +86,11 @@ example_option = option(
 def stored_study_options(command: _F) -> _F:
     """Add ``--root``, ``--storage`` and ``--json``: where studies are stored, and how the result is printed."""
     return root_option(storage_option(json_option(command)))
+
+
+def int8_options(command: _F) -> _F:
+    """Add ``--int8`` and ``--int8-max-drop``: whether and how well a network is written in int8."""
+    return _int8_option(_int8_drop_option(command))
 
 
 def fraction(flag: str, text: str) -> float:

@@ -201,6 +201,13 @@ _LATENCY = (
         "What runs the networks that are timed.",
         "auto|torch|compile|onnxruntime|cuda",
     ),
+    SpecOption(
+        "--latency-format",
+        "latency.format",
+        Heading.LATENCY,
+        "In which numbers networks are timed; int8 needs onnxruntime.",
+        metavar="auto|fp32|int8",
+    ),
     SpecOption("--latency-batch", "latency.batch", Heading.LATENCY, "Examples per timed forward pass.", type=int),
     SpecOption("--latency-threads", "latency.threads", Heading.LATENCY, "CPU threads while timing.", type=int),
 )

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from autoprune.core.json_values import JsonObject
 from autoprune.errors import UnknownNameError, UsageError
 
-FILES = {"onnx": "model.onnx", "pt2": "model.pt2"}
+INT8 = "onnx-int8"
+FILES = {"onnx": "model.onnx", INT8: "model.int8.onnx", "pt2": "model.pt2"}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-GET_ONNX = "pip install 'autoprune[onnx]'"
+
+
+@dataclass(frozen=True)
+class Int8Limit:
+    """How much worse a network may be in int8 than in float32, on validation, in the metric that leads.
+
+    Attributes:
+        max_drop: at most this much worse than in float32: of a metric in %, a fraction, so that 0.01 is one point; of
+            others a share of the score in float32.
+        worst: the worst value that will do besides, of a network that keeps it in float32; ``None`` for any.
+    """
+
+    max_drop: float = 0.01
+    worst: float | None = None
 
 
 @dataclass(frozen=True)
@@ -23,44 +37,58 @@ class Wanted:
         formats: keys of :data:`FILES`.
         is_explicit: whether somebody asked for them by name, so that one that fails is an error.
         note: why there is none where there could be, or an empty string.
+        int8: how much the network may lose in int8, where that is among the formats.
     """
 
     formats: tuple[str, ...] = ()
     is_explicit: bool = False
     note: str = ""
+    int8: Int8Limit = Int8Limit()
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
-        return {"formats": list(self.formats), "is_explicit": self.is_explicit, "note": self.note}
+        limit = {"int8_limit": asdict(self.int8)} if INT8 in self.formats else {}
+        return {"formats": list(self.formats), "is_explicit": self.is_explicit, "note": self.note, **limit}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Wanted:
         """Return what :meth:`to_json` wrote."""
-        return cls(tuple(data["formats"]), data["is_explicit"], data["note"])
+        limit = Int8Limit(**data.get("int8_limit", {}))
+        return cls(tuple(data["formats"]), data["is_explicit"], data["note"], limit)
 
 
-def wanted_formats(text: str) -> Wanted:
-    """Return what ``auto``, ``none`` or ``onnx,pt2`` asks for; ``auto`` is ONNX where it is installed.
+def wanted_formats(text: str, *, int8: bool = False, limit: Int8Limit = Int8Limit()) -> Wanted:  # frozen
+    """Return what ``auto``, ``none`` or ``onnx,pt2`` asks for; ``auto`` is ONNX, unless its packages are gone.
+
+    Args:
+        text: names of formats, separated by commas, or ``auto`` or ``none``.
+        int8: whether int8 is wanted besides.
+        limit: how much the network may lose in int8.
 
     Raises:
         UnknownNameError: if a format is not known.
         UsageError: if what ONNX needs is not installed and it was asked for.
 
-    >>> wanted_formats("pt2, pt2")
-    Wanted(formats=('pt2',), is_explicit=True, note='')
+    >>> wanted_formats("pt2, pt2").formats
+    ('pt2',)
     >>> wanted_formats("none").formats
     ()
+    >>> wanted_formats("auto", int8=True).formats
+    ('onnx', 'onnx-int8')
     """
-    formats, missing = named_formats(text), missing_onnx()
-    if text == "auto":
-        note = f"no model.onnx: not installed: {', '.join(missing)}; {GET_ONNX}, and do this again with --force"
+    named, missing = named_formats(text), missing_onnx()
+    if text == "auto" and not int8:
+        note = (
+            f"no model.onnx: not installed: {', '.join(missing)}; {get_onnx(missing)}, and do this again with --force"
+        )
         return Wanted(note=note) if missing else Wanted(("onnx",))
-    if "onnx" in formats and missing:
+    formats = tuple(dict.fromkeys([*(("onnx",) if text == "auto" else named), *([INT8] if int8 else [])]))
+    if missing and any(name.startswith("onnx") for name in formats):
         raise UsageError(
             f"an export to ONNX was asked for, and not everything it needs is installed: {', '.join(missing)}; "
-            f"{GET_ONNX}, or leave onnx out"
+            f"{get_onnx(missing)}, or leave onnx out"
         )
-    return Wanted(formats, is_explicit=True)
+    return Wanted(formats, is_explicit=True, int8=limit)
 
 
 def named_formats(text: str) -> tuple[str, ...]:
@@ -77,5 +105,14 @@ def named_formats(text: str) -> tuple[str, ...]:
 
 
 def missing_onnx() -> list[str]:
-    """Return the packages of the extra ``onnx`` that are not installed."""
+    """Return the packages that ONNX needs and that are not installed, as where there are no wheels of them."""
     return [name for name in ONNX_PACKAGES if find_spec(name) is None]
+
+
+def get_onnx(missing: Sequence[str]) -> str:
+    """Return the command that installs what ONNX lacks.
+
+    >>> get_onnx(["onnx", "onnxruntime"])
+    'pip install onnx onnxruntime'
+    """
+    return f"pip install {' '.join(missing)}"

@@ -24,6 +24,9 @@ from autoprune.models.calling.tensors import tensors_in
 ForwardCall: TypeAlias = Callable[[], object]
 """Runs one forward pass of a prepared network and returns its output, of any structure."""
 
+FileOf: TypeAlias = Callable[[nn.Module, object, int], bytes]
+"""(network in eval mode, a batch, CPU threads) → content of the file that an engine runs."""
+
 Clock: TypeAlias = Callable[[], float]
 """Returns seconds."""
 
@@ -75,11 +78,15 @@ class Engine:
             call that runs it. It may take long, as it exports or compiles; the call returns what the network returns.
             Called in inference mode and with PyTorch on these threads, as the timed calls are.
         seconds: (call, times) → seconds per call.
+        format: in which numbers: ``fp32`` or ``int8``. In int8 the answers are of no use.
+        file: (as for prepare) → content of the file that it runs; ``None`` if it runs none.
     """
 
     name: str
     prepare: Callable[[nn.Module, object, int], ForwardCall]
     seconds: Callable[[ForwardCall, int], float] = wall_seconds
+    format: str = "fp32"
+    file: FileOf | None = None
 
 
 def eager(network: nn.Module, example: object, threads: int) -> ForwardCall:

@@ -17,6 +17,7 @@ class TimingPlan:
         threads: CPU threads while timing, at least 1.
         blocks: timed blocks, at least 5; the first 2 warm up.
         calls: forward passes in a block, at least 1.
+        format: in which numbers: ``fp32``, ``int8``, or ``auto`` until one is chosen.
     """
 
     runtime: str = "auto"
@@ -24,7 +25,8 @@ class TimingPlan:
     threads: int = 1
     blocks: int = 9
     calls: int = 5
+    format: str = "fp32"
 
     def to_json(self) -> JsonObject:
-        """Return plain types for JSON."""
-        return asdict(self)
+        """Return plain types for JSON; float32, which was the only format once, is left out."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("format", "fp32")}

@@ -152,6 +152,7 @@ class PickedTrial:
         finetune: the longer fine-tune.
         regularisation: what that did to the dense network before the search; ``None`` without any.
         mask: of the network; ``None`` without any.
+        prefer: what decided between trials that were equally good, or good enough: ``accuracy``, ``latency``, ``size``.
     """
 
     trial: int
@@ -167,6 +168,7 @@ class PickedTrial:
     finetune: FinetuneFacts
     regularisation: Mapping[str, Any] | None
     mask: MaskFacts | None
+    prefer: str = "accuracy"
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
@@ -184,6 +186,7 @@ class PickedTrial:
             "finetune": self.finetune.to_json(),
             "sparsity": dict(self.regularisation) if self.regularisation is not None else None,
             "mask": self.mask.to_json() if self.mask else None,
+            **({} if self.prefer == "accuracy" else {"prefer": self.prefer}),
         }
 
     @classmethod
@@ -204,6 +207,7 @@ class PickedTrial:
             finetune=FinetuneFacts.from_json(data["finetune"]),
             regularisation=data["sparsity"],
             mask=MaskFacts(**mask) if mask else None,
+            prefer=data.get("prefer", "accuracy"),
         )
 
 

@@ -79,7 +79,7 @@ def export_network(
     plan: TimingPlan,
     notify: Notify,
 ) -> dict[str, ExportResult]:
-    """Write a network in every format wanted, as far as that works.
+    """Write a network in every format wanted but int8, as far as that works.
 
     Args:
         folder: where the files go.
@@ -94,7 +94,7 @@ def export_network(
         format → what came of it.
     """
     found: dict[str, ExportResult] = {}
-    for name in wanted.formats:
+    for name in (name for name in wanted.formats if name in FORMATS):
         notify(f"exporting to {FILES[name]}, and checking it against PyTorch")
         try:
             found[name] = _exported(folder / FILES[name], FORMATS[name], network, dense, examples, plan)
@@ -132,17 +132,18 @@ def _exported(
     return ExportedFile(path.name, form.runtime, len(dense_content), agreement, timing, facts)
 
 
-def compare(answer: Answer, reference: Answer, examples: Examples) -> Agreement:
+def compare(answer: Answer, reference: Answer, examples: Examples, limit: int = CHECKED_EXAMPLES) -> Agreement:
     """Return how far an answerer and a network agree, tensor by tensor.
 
     Args:
         answer: the one that is checked.
         reference: the network it is checked against.
         examples: at least one batch.
+        limit: at most this many of them.
     """
     seen = _Seen()
     with torch.inference_mode():
-        for inputs, wanted in examples.take(_BATCH, CHECKED_EXAMPLES):
+        for inputs, wanted in examples.take(_BATCH, limit):
             output = inputs.run(reference)
             seen.add(tensors_in(inputs.run(answer)), output, inputs.size)
             if examples.names_classes and isinstance(output, Tensor) and output.dim() == 2:
@@ -152,7 +153,7 @@ def compare(answer: Answer, reference: Answer, examples: Examples) -> Agreement:
     scores = [examples.reduce(torch.cat(values)) if values else None for values in seen.scores]
     equal = None if seen.same is None else seen.same / seen.examples
     ours, theirs = scores
-    return Agreement(seen.examples, examples.kind, seen.worst, seen.largest, equal, ours, theirs, examples.metric)
+    return Agreement(seen.examples, examples.kind, seen.worst, seen.largest, equal, ours, theirs, examples.quality.name)
 
 
 class _Seen:

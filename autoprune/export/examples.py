@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.metrics import ACCURACY, Metric
 from autoprune.models.calling.inputs import Inputs
 from autoprune.tasks.task import DataTask, PlainPlacement
 
@@ -30,8 +31,10 @@ class Examples:
         example: the inputs that costs are counted on.
         take: (examples in a batch, at most how many) → (inputs, what answers are held against), always the same.
         score: scores answers; ``None`` where they are held against nothing.
-        reduce: values of all examples, ``(N, …)`` → the score.
-        metric: what the score is called.
+        reduction: values of all examples, ``(N, …)`` → the score; ``None`` for their mean.
+        quality: what the score is.
+        calibration: (examples in a batch, at most how many) → training inputs as they are, always the same; ``None``
+            without training data.
         names_classes: whether an answer of shape ``(N, classes)`` names a class by its largest number.
     """
 
@@ -39,9 +42,14 @@ class Examples:
     example: Inputs
     take: Callable[[int, int], Iterator[tuple[Inputs, Any]]]
     score: ScoreAnswers | None = None
-    reduce: Callable[[Tensor], float] = mean_of
-    metric: str = "accuracy"
+    reduction: Callable[[Tensor], float] | None = None
+    quality: Metric = ACCURACY
+    calibration: Callable[[int, int], Iterator[Inputs]] | None = None
     names_classes: bool = False
+
+    def reduce(self, values: Tensor) -> float:
+        """Return the score of all examples' values, ``(N, …)``."""
+        return self.reduction(values) if self.reduction else mean_of(values)
 
     def first(self, count: int) -> Inputs:
         """Return one batch of at most so many examples."""
@@ -96,6 +104,10 @@ def examples_of(task: DataTask, network: nn.Module) -> Examples:
         for batch in task.eval_batches("val", size, PlainPlacement(), limit):
             yield task.inputs(network, batch), batch
 
+    def calibration(size: int, limit: int) -> Iterator[Inputs]:
+        for batch in task.eval_batches("train", size, PlainPlacement(), limit):
+            yield task.inputs(network, batch)
+
     def score(output: Any, batch: Any) -> Tensor:
         return task.score_batch(task.forward(_Answering(output), batch), batch).scores[lead]
 
@@ -104,8 +116,9 @@ def examples_of(task: DataTask, network: nn.Module) -> Examples:
         task.example(network),
         take,
         score=score if task.scores_examples else None,
-        reduce=task.reductions.get(lead, mean_of),
-        metric=lead,
+        reduction=task.reductions.get(lead),
+        quality=task.metric,
+        calibration=calibration,
         names_classes=task.needs.num_classes is not None,
     )
 

@@ -84,16 +84,70 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Int8Facts:
+    """What a file in int8 costs and brings, beside the same network in float32.
+
+    Attributes:
+        metric: what it was judged by on validation.
+        score: its value.
+        float_score: the value in float32.
+        gain: by how much int8 is better, in the unit in which the metric is stored; below 0 if it is worse.
+        gain_stderr: its standard error, from the paired answers to the same examples.
+        examples: of validation, on which both were scored.
+        allowed_drop: by how much it may be worse.
+        layers: how many layers with weights there are.
+        in_float: those of them that stay in float32, by name, as int8 lost too much with them.
+        calibration_examples: training examples that the ranges of activations come from.
+        reduce_range: whether weights have seven bits, for want of VNNI instructions.
+        float_bytes: size of the same network's file in float32.
+        against_float: latency against the same network in float32.
+        against_dense_int8: latency against the dense network in int8; ``None`` if that cannot be quantised.
+        dense_failure: why it cannot, in words; empty if it can.
+    """
+
+    metric: str
+    score: float
+    float_score: float
+    gain: float
+    gain_stderr: float
+    examples: int
+    allowed_drop: float
+    layers: int
+    in_float: tuple[str, ...]
+    calibration_examples: int
+    reduce_range: bool
+    float_bytes: int
+    against_float: TimingResult
+    against_dense_int8: TimingResult | None
+    dense_failure: str = ""
+
+    def to_json(self) -> JsonObject:
+        """Return plain types for JSON."""
+        return {**asdict(self), "in_float": list(self.in_float)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Int8Facts:
+        """Return what :meth:`to_json` wrote."""
+        dense = data["against_dense_int8"]
+        timings = {
+            "against_float": TimingResult.from_json(data["against_float"]),
+            "against_dense_int8": TimingResult.from_json(dense) if dense else None,
+        }
+        return cls(**{**data, "in_float": tuple(data["in_float"]), **timings})
+
+
+@dataclass(frozen=True)
 class ExportedFile:
-    """A file that was written and answers as PyTorch does.
+    """A file that was written and answers as PyTorch does; in int8, nearly so.
 
     Attributes:
         file: its name.
         runtime: the package that runs it.
-        dense_bytes: size of the dense network in the same format.
+        dense_bytes: size of the dense network in the same format, of a file in int8 that in float32.
         agreement: with PyTorch.
-        latency: against the dense network in the same format.
+        latency: against the dense network in the same format, of a file in int8 against that in float32.
         facts: what else a reader wants to know, such as ONNX's opset.
+        int8: what int8 costs and brings; ``None`` of a file in float32.
     """
 
     file: str
@@ -102,6 +156,7 @@ class ExportedFile:
     agreement: Agreement
     latency: TimingResult
     facts: Mapping[str, str | int] = field(default_factory=dict)
+    int8: Int8Facts | None = None
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
@@ -112,6 +167,7 @@ class ExportedFile:
             **self.facts,
             "agreement": self.agreement.to_json(),
             "latency": self.latency.to_json(),
+            **({"int8": self.int8.to_json()} if self.int8 else {}),
         }
 
 
@@ -140,6 +196,7 @@ def read_export(data: Mapping[str, Any]) -> ExportResult:
     if "failure" in data:
         return FailedExport(data["file"], data["failure"])
     rest = dict(data)
+    int8 = rest.pop("int8", None)
     return ExportedFile(
         rest.pop("file"),
         rest.pop("runtime"),
@@ -147,4 +204,5 @@ def read_export(data: Mapping[str, Any]) -> ExportResult:
         Agreement.from_json(rest.pop("agreement")),
         TimingResult.from_json(rest.pop("latency")),
         rest,
+        Int8Facts.from_json(int8) if int8 else None,
     )

@@ -1,8 +1,8 @@
 """Converting a network to ONNX, and running such a file in ONNX Runtime on the CPU.
 
-Needs the extra ``onnx`` (the packages ``onnx``, ``onnxscript`` and ``onnxruntime``), which is loaded late. The
-conversion is PyTorch's own exporter, in a process of its own because it may crash; that both answer alike is for the
-caller to check, on inputs that matter.
+The packages ``onnx``, ``onnxscript`` and ``onnxruntime`` are loaded late. The conversion is PyTorch's own
+exporter, in a process of its own because it may crash; that both answer alike is for the caller to check, on inputs
+that matter.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autoprune.core.export_formats import get_onnx
 from autoprune.errors import ExportError
 from autoprune.export.flat_network import FlatNetwork, Flattened, flattened, of_two
 from autoprune.export.onnx_names import name_ends, temporary_names
@@ -33,7 +35,7 @@ _LONGEST_REASON = 300
 
 
 def missing_packages(wanted: tuple[str, ...] = (*CONVERTER, *RUNTIME)) -> tuple[str, ...]:
-    """Return which of the packages of the extra ``onnx`` are not installed; nothing is imported."""
+    """Return which of the packages that ONNX needs are not installed; nothing is imported."""
     return tuple(name for name in wanted if find_spec(name) is None)
 
 
@@ -175,6 +177,9 @@ class OnnxSession:
         model: the bytes of a file, such as :func:`onnx_bytes` returns.
         threads: CPU threads within an operator, at least 1. They do not wait busily between calls.
 
+    Attributes:
+        content: the bytes of the file.
+
     Raises:
         ExportError: if onnxruntime is missing, or does not take the file.
     """
@@ -182,6 +187,8 @@ class OnnxSession:
     def __init__(self, model: bytes, threads: int = 1) -> None:
         _need(RUNTIME)
         import onnxruntime
+
+        self.content = model
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -204,6 +211,28 @@ class OnnxSession:
         Raises:
             ExportError: if ONNX Runtime cannot run the file on them.
         """
+        batch = self.feed(*args, **kwargs)
+        try:
+            answers = self._session.run(None, batch)
+        except Exception as error:  # onnxruntime's own, which have no common parent
+            shapes = ", ".join(str(array.shape) for array in batch.values())
+            raise ExportError(
+                f"ONNX Runtime cannot run the file on inputs of shape {shapes}: {_reason(error)}; give what the "
+                f"exported network takes"
+            ) from error
+        found = tuple(map(torch.as_tensor, answers))  # not from_numpy, which takes no single number
+        return found[0] if len(found) == 1 else found
+
+    def feed(self, *args: Any, **kwargs: Any) -> dict[str, NDArray[Any]]:
+        """Return a batch as ONNX Runtime takes it: name of an input → array.
+
+        Args:
+            args: a batch as the exported network took it.
+            kwargs: what it took by name.
+
+        Raises:
+            ExportError: if there are more or fewer tensors than the file takes.
+        """
         named = {name: value for name, value in kwargs.items() if name in self._inputs and isinstance(value, Tensor)}
         unnamed = tensors_in(args, {name: value for name, value in kwargs.items() if name not in named})
         tensors = [*unnamed, *named.values()]
@@ -213,23 +242,14 @@ class OnnxSession:
                 f"given; give what the exported network takes"
             )
         names = [*(name for name in self._inputs if name not in named), *named]
-        batch = [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
-        try:
-            answers = self._session.run(None, dict(zip(names, batch, strict=True)))
-        except Exception as error:  # onnxruntime's own, which have no common parent
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-            raise ExportError(
-                f"ONNX Runtime cannot run the file on inputs of shape {shapes}: {_reason(error)}; give what the "
-                f"exported network takes"
-            ) from error
-        found = tuple(map(torch.as_tensor, answers))  # not from_numpy, which takes no single number
-        return found[0] if len(found) == 1 else found
+        arrays = [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
+        return dict(zip(names, arrays, strict=True))
 
 
 def _need(packages: tuple[str, ...]) -> None:
     missing = missing_packages(packages)
     if missing:
-        raise ExportError(f"ONNX needs {' and '.join(missing)}, not installed here; pip install 'autoprune[onnx]'")
+        raise ExportError(f"ONNX needs {' and '.join(missing)}, not installed here; {get_onnx(missing)}")
 
 
 @contextmanager

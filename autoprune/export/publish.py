@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from autoprune.core.atomic_write import write_text
-from autoprune.core.export_formats import Wanted
+from autoprune.core.export_formats import INT8, Wanted
 from autoprune.core.live_objects import is_live
 from autoprune.core.notify import Notify
 from autoprune.core.policy import PruningPolicy
@@ -28,6 +28,7 @@ from autoprune.export.card import Card
 from autoprune.export.card_parts import FRESH_PROCESS, CardFile, FileCheck, FolderFacts
 from autoprune.export.convert import export_network, timed
 from autoprune.export.examples import Examples
+from autoprune.export.int8 import export_int8
 from autoprune.export.picked_files import (
     ARCHITECTURE,
     CARD,
@@ -185,6 +186,8 @@ def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], n
     dense = _as_loaded(of.dense)
     loaded = load(folder, network=dense)
     exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.timing, notify)
+    if INT8 in of.wanted.formats:
+        exports[INT8] = export_int8(folder, loaded, dense, of.examples, of.wanted.int8, of.timing, notify)
     own = timed(dense, loaded, of.examples.timed(of.timing.batch), of.timing)  # whatever the study times in
     written = {name: CardFile(os.path.getsize(folder / name)) for name in (ARCHITECTURE, POLICY)}
     weights = CardFile(os.path.getsize(folder / WEIGHTS), len(weights_content(dense)), "torch", own)

@@ -7,10 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.export_formats import get_onnx
 from autoprune.cost.timing_engines import TORCH_ENGINES, Engine, ForwardCall
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, UsageError
-from autoprune.export.onnx import missing_packages
+from autoprune.export.int8_timing import int8_stand_in
+from autoprune.export.onnx import OnnxSession, missing_packages
 from autoprune.export.onnx_derivation import OnnxConverter
 from autoprune.models.calling.inputs import Inputs
 
@@ -24,8 +26,34 @@ WORDS = {
 
 
 def engine_of(name: str) -> Engine:
-    """Return the engine of a latency runtime, by a name that is not ``auto``."""
+    """Return the engine of a latency runtime in float32, by a name that is not ``auto``."""
     return _onnx_engine() if name == ONNX else TORCH_ENGINES[name]
+
+
+def int8_engine(engine: Engine) -> Engine:
+    """Return an engine that times in int8 what another one runs in float32.
+
+    Networks are derived in float32 and checked there, as ever, and then quantised to be timed.
+
+    Args:
+        engine: ONNX Runtime's.
+
+    Raises:
+        UsageError: if it is another one's, which has no files to quantise.
+    """
+    file_of = engine.file
+    if file_of is None:
+        raise UsageError(
+            f"latency.format is int8, and latency.runtime {engine.name}; only onnxruntime times int8, so ask for that, "
+            f"or for fp32"
+        )
+
+    def prepare(network: nn.Module, example: object, threads: int) -> ForwardCall:
+        content = int8_stand_in(file_of(network, example, threads))
+        batch = Inputs.of(example).on("cpu").map(Tensor.contiguous)
+        return partial(OnnxSession(content, threads), *batch.args, **batch.kwargs)
+
+    return Engine(engine.name, prepare, format="int8")
 
 
 def check_engine(plan: TimingPlan, device: str) -> None:
@@ -42,7 +70,12 @@ def check_engine(plan: TimingPlan, device: str) -> None:
     if plan.runtime == ONNX and missing:
         raise UsageError(
             f"latency.runtime is onnxruntime, and this is not installed: {', '.join(missing)}; "
-            f"pip install 'autoprune[onnx]', or ask for torch"
+            f"{get_onnx(missing)}, or ask for torch"
+        )
+    if plan.format == "int8" and plan.runtime not in (ONNX, "auto"):
+        raise UsageError(
+            f"latency.format is int8, and latency.runtime {plan.runtime}; only onnxruntime times int8, so ask for "
+            f"that, or for fp32"
         )
     if plan.runtime == "cuda" and device != "cuda":
         raise UsageError(f"latency.runtime is cuda, and the device is {device}; ask for auto, or another device")
@@ -110,4 +143,9 @@ def _onnx_engine(converter: OnnxConverter | None = None) -> Engine:
         batch = Inputs.of(example).on("cpu").map(Tensor.contiguous)
         return partial(converters[0].session(network, threads), *batch.args, **batch.kwargs)
 
-    return Engine(ONNX, prepare)
+    def file(network: nn.Module, example: object, threads: int) -> bytes:
+        if not converters:
+            converters.append(OnnxConverter(example))
+        return converters[0].session(network, threads).content
+
+    return Engine(ONNX, prepare, file=file)

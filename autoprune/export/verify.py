@@ -11,13 +11,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from autoprune.core.atomic_write import write_text
-from autoprune.core.export_formats import FILES
+from autoprune.core.export_formats import FILES, INT8
 from autoprune.core.json_values import parse_json
 from autoprune.cost.cost_model import measure_network
 from autoprune.cost.latency import cpu_threads
@@ -98,7 +99,8 @@ def _checks(folder: Path, reference: Reference, card: Card, dense: nn.Module | N
     yield _guarded("policy.json", lambda: _policy(folder, card))
     for name, found in card.written.exports.items():
         if isinstance(found, ExportedFile):
-            yield _guarded(FILES[name], lambda name=name: _export(folder, name, reference))  # type: ignore[misc]
+            apart = found.agreement.max_difference if found.int8 else 0.0  # on more examples, the reference among them
+            yield _guarded(FILES[name], partial(_export, folder, name, reference, apart))
     yield _smaller(card)
     yield _guarded("latency", lambda: _latencies(card))
 
@@ -149,20 +151,25 @@ def _policy(folder: Path, card: Card) -> tuple[bool, str]:
     return same, f"{'the same as' if same else 'differs from what is'} on the card and in {ARCHITECTURE}"
 
 
-def _export(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:
-    answer = FORMATS[name].open((folder / FILES[name]).read_bytes(), torch.get_num_threads())
+def _export(folder: Path, name: str, reference: Reference, apart: float) -> tuple[bool, str]:
+    form = FORMATS["onnx" if name == INT8 else name]
+    answer = form.open((folder / FILES[name]).read_bytes(), torch.get_num_threads())
     with torch.inference_mode():  # for two numbers of examples
         worst = max(one.difference(tensors_in(one.inputs.run(answer))) for one in (reference.first(1), reference))
     largest = max(map(magnitude, reference.outputs))
     detail = f"outputs on {reference.described} differ from PyTorch's by up to {worst:.3g}"
-    return worst <= TOLERANCE * max(1.0, largest), detail
+    return worst <= apart + TOLERANCE * max(1.0, largest), detail
 
 
 def _smaller(card: Card) -> FileCheck:
     """Compare files with those of the dense network; a network that lost nothing, as by a mask, is as large as it."""
     pruned, dense = (one.validation["mparams"] for one in (card.scores, card.dense))
-    files = card.written.files
-    sizes = {name: (file.bytes, file.dense_bytes) for name, file in files.items() if file.dense_bytes is not None}
+    files, int8 = card.written.files, FILES[INT8]  # which holds more operations, and says itself if it is no smaller
+    sizes = {
+        name: (file.bytes, file.dense_bytes)
+        for name, file in files.items()
+        if file.dense_bytes is not None and name != int8
+    }
     detail = ", ".join(f"{name} {after:,} of {before:,} bytes" for name, (after, before) in sizes.items())
     if pruned >= dense:
         return FileCheck("smaller files", None, f"the network has as many parameters as the dense one; {detail}")

@@ -64,7 +64,7 @@ def applied_card(
         seed=spec.seed,
         task=target.task,
         weights=WeightsFacts(spec.model.source, weights, licence),
-        timing=replace(timing_plan(spec.latency), runtime="torch"),
+        timing=replace(timing_plan(spec.latency), runtime="torch", format="fp32"),
         runtime=target.runtime,
         qualities=spec.qualities,
     )

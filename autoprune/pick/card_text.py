@@ -13,6 +13,7 @@ from autoprune.export.card_parts import FRESH_PROCESS, CardFile, CardScores, Fol
 from autoprune.export.export_result import Agreement
 from autoprune.export.picked_files import WEIGHTS
 from autoprune.pick.facts_text import in_words, load_call
+from autoprune.pick.int8_text import int8_headline, int8_lines
 
 _COSTS = ("mflops", "mparams", "size_mb", "latency_ms", "nonzero_mflops", "nonzero_mparams")
 
@@ -34,6 +35,7 @@ def _picked(card: Card, pick: PickedTrial) -> list[str]:
     return [
         f"# Trial {pick.trial} ({pick.proposed_by})",
         "",
+        *int8_headline(card),
         *_figures(card),
         "",
         *_contenders(pick, card.qualities[0]),
@@ -59,6 +61,7 @@ def _applied(card: Card, applied: AppliedPolicy) -> list[str]:
     return [
         f"# {card.weights.model}, pruned by a policy",
         "",
+        *int8_headline(card),
         *_figures(card),
         "",
         *_files(card),
@@ -148,7 +151,7 @@ def _files(card: Card) -> list[str]:
     fixed = [f"- {one.file} takes inputs {one.facts['shapes']}" for one in folder.exported if "shapes" in one.facts]
     if own.latency is not None and own.latency.batch is None:
         fixed.append("- latency is that of one batch as it is, whose examples cannot be told apart")
-    return [*lines, "", *failed, *fixed, *([f"- {note}"] if note else []), *_checks(folder)]
+    return [*lines, "", *failed, *fixed, *([f"- {note}"] if note else []), *int8_lines(card), *_checks(folder)]
 
 
 def _size(file: CardFile) -> str:
@@ -218,6 +221,7 @@ def _facts(card: Card, pick: PickedTrial) -> list[str]:
     )
     return [
         _budget(card, pick),
+        *_preferred(pick),
         f"- {uniform}",
         f"- {card.flop_convention}; not counted: {', '.join(card.uncounted)}",
         f"- selected on validation; {test}; ± is one standard error, of differences that of the paired answers to the "
@@ -230,6 +234,16 @@ def _facts(card: Card, pick: PickedTrial) -> list[str]:
         f"- measured on: {in_words(card.runtime)}",
         f"- latency timed by: {in_words(card.latency.to_json())}",
         f"- versions: {in_words(card.versions)}",
+    ]
+
+
+def _preferred(pick: PickedTrial) -> list[str]:
+    """Return that the fastest or the smallest of the trials was picked, if it was."""
+    words = {"latency": "fastest", "size": "smallest"}
+    if pick.prefer not in words:
+        return []
+    return [
+        f"- preferred by {pick.prefer}: of the trials that are equally good, or good enough, the {words[pick.prefer]}"
     ]
 
 

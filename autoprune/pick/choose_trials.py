@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autoprune.analysis.pareto import best_few
+from autoprune.analysis.pareto import best_few, measured
 from autoprune.analysis.quality_limits import QualityLimits
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
-from autoprune.core.preference import PREFERRED, Preference
+from autoprune.core.preference import COST_OF, Preference
 from autoprune.core.trial import Completed, Trial
 from autoprune.errors import UsageError
 from autoprune.loggers.console import how_it_ended
@@ -30,7 +30,7 @@ class Wish:
         quality: how good it must be.
         top: candidates that begin the longer fine-tune; ``None`` for the study's own number.
         epochs: of the longer fine-tune; ``None`` for the study's own; without any there is no contest.
-        prefer: what decides between networks whose quality cannot be told apart.
+        prefer: what decides between trials that are equally good, or good enough; ``None`` for the study's own.
     """
 
     limits: Mapping[str, str]
@@ -38,7 +38,7 @@ class Wish:
     quality: LimitsOf = lambda qualities, dense: QualityLimits({})
     top: int | None = None
     epochs: float | None = None
-    prefer: Preference = PREFERRED
+    prefer: Preference | None = None
 
 
 def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
@@ -46,7 +46,8 @@ def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
 
     Raises:
         NothingFitsError: if no trial meets the wish.
-        UsageError: if the trial that was named is not completed, or a limit cannot be read.
+        UsageError: if the trial that was named is not completed, a limit cannot be read, or what is preferred was not
+            measured.
         BudgetError: if a limit is malformed, or on what the study does not measure.
     """
     asked = Budget.parse(wish.limits).in_units(view.dense) if wish.limits else None  # one above dense is allowed here
@@ -55,9 +56,28 @@ def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
     limits = wish.quality(view.spec.qualities, view.dense)
     budget = asked or (Budget() if limits else view.budget)
     epochs = view.spec.pick.epochs if wish.epochs is None else wish.epochs
-    usual = view.spec.pick.top if epochs else 1  # without training there is no contest
+    prefer = preference_of(view, wish.prefer)
+    # without training there is no contest, nor for what is known exactly
+    usual = view.spec.pick.top if epochs and prefer == "accuracy" else 1
     count = usual if wish.top is None else wish.top
-    return budget, best_few(view.trials, budget, view.spec.quality, count, limits, wish.prefer)
+    return budget, best_few(view.trials, budget, view.spec.quality, count, limits, prefer)
+
+
+def preference_of(view: StudyView, asked: Preference | None) -> Preference:
+    """Return what decides between trials that are equally good: as asked, or as the study has it.
+
+    Without the costs that the study's own preference looks at, it is ``accuracy``.
+
+    Raises:
+        UsageError: if a preference was asked for whose cost not every completed trial has.
+    """
+    prefer = asked or view.spec.pick.prefer
+    cost = COST_OF[prefer]
+    if cost is None or all(cost in found.values for _, found in measured(view.trials)):
+        return prefer
+    if asked:
+        raise UsageError(f"{prefer} was preferred, and not every trial has {cost}; prefer accuracy instead")
+    return "accuracy"
 
 
 def _completed(view: StudyView, number: int) -> Trial:

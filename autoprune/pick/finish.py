@@ -11,14 +11,17 @@ from torch import nn
 
 from autoprune.analysis.successive_halving import rungs
 from autoprune.core.budget import Budget
-from autoprune.core.export_formats import Wanted, wanted_formats
+from autoprune.core.export_formats import Wanted
 from autoprune.core.notify import Notify
+from autoprune.core.preference import Preference
 from autoprune.core.trial import Trial
 from autoprune.errors import ModelError, StudyError, UsageError
 from autoprune.export.card import Card
 from autoprune.export.examples import examples_of
 from autoprune.export.publish import NetworkBundle, check_target, publish
 from autoprune.pick.card_text import card_text
+from autoprune.pick.choose_formats import choose_formats
+from autoprune.pick.choose_trials import preference_of
 from autoprune.pick.contest import Finished, hold_contest
 from autoprune.pick.facts_text import load_call
 from autoprune.pick.picked_card import picked_card
@@ -43,6 +46,7 @@ def finish_trials(
     compare: bool | None = None,
     force: bool = False,
     wanted: Wanted | None = None,
+    prefer: Preference | None = None,
     trust_code: bool = False,
 ) -> tuple[Card, Path]:
     """Fine-tune trials longer, keep the best on validation, score it once on test, and write ``picked/<trial>/``.
@@ -59,6 +63,7 @@ def finish_trials(
         compare: whether the uniform baseline is finished too; ``None`` for the study's ``pick.compare``.
         force: whether a folder from an earlier pick is replaced.
         wanted: formats that the network is exported to; ``None`` for the study's ``pick.export``.
+        prefer: what the trials were preferred by, written on the card; ``None``: as :func:`preference_of` has it.
         trust_code: whether code may be run that an imported study names; remembered.
 
     Returns:
@@ -73,9 +78,10 @@ def finish_trials(
     check_code_is_trusted(view.folder, view.spec, trust_code=trust_code)
     epochs = _length(view, epochs)
     _check_before(view, trials, epochs, force)
-    wanted = wanted_formats(view.spec.pick.export) if wanted is None else wanted  # before an hour of training
+    wanted = choose_formats(view) if wanted is None else wanted  # before an hour of training
     compare = view.spec.pick.compare if compare is None else compare
-    return _Pick(view, trials, budget, epochs, notify).write(compare, wanted, force)
+    prefer = preference_of(view, None) if prefer is None else prefer
+    return _Pick(view, trials, budget, epochs, notify, prefer).write(compare, wanted, force)
 
 
 def _length(view: StudyView, epochs: float | None) -> float:
@@ -107,6 +113,7 @@ class _Pick:
     budget: Budget
     epochs: float
     notify: Notify
+    prefer: str
 
     def write(self, compare: bool, wanted: Wanted, force: bool) -> tuple[Card, Path]:
         """Hold the contest, and write the folder of its winner."""
@@ -131,7 +138,7 @@ class _Pick:
                 self._as_measured(study) if self.epochs == 0 else None,
             )
             target = picked / str(finished.trial.number)
-            card = picked_card(finished, self.budget, settings, study, resumed=is_resumed)
+            card = picked_card(finished, self.budget, settings, study, resumed=is_resumed, prefer=self.prefer)
             bundle = _bundle(finished, study, wanted)
             card = publish(target, memory.building, card, bundle, card_text, self.notify, force=force)
             memory.forget()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from autoprune.core.budget import Budget
@@ -23,7 +25,13 @@ from autoprune.training.settings import FinetuneSettings
 
 
 def picked_card(
-    finished: Finished, budget: Budget, settings: FinetuneSettings, study: PreparedStudy, *, resumed: bool
+    finished: Finished,
+    budget: Budget,
+    settings: FinetuneSettings,
+    study: PreparedStudy,
+    *,
+    resumed: bool,
+    prefer: str,
 ) -> Card:
     """Return the card of a finished network.
 
@@ -33,11 +41,12 @@ def picked_card(
         settings: of the fine-tune.
         study: that the trial is of.
         resumed: whether an earlier pick was gone on with.
+        prefer: what its trials were preferred by.
     """
     rival = finished.uniform.final_scores if isinstance(finished.uniform, Rival) else None
     others = {"dense": finished.dense, **({"uniform": rival} if rival else {})}
     return make_card(
-        _origin(finished, budget, settings, study, resumed),
+        replace(_origin(finished, budget, settings, study, resumed), prefer=prefer),
         finished.trial.candidate.policy,
         finished.pruned,
         others,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.core.budget import Budget
-from autoprune.core.preference import PREFERRED, Preference
+from autoprune.core.preference import Preference
 from autoprune.report.content.summary import Summary, summarise
 from autoprune.report.csv_json import write_front_csv, write_front_json
 from autoprune.report.page.html import write_page
@@ -27,7 +27,7 @@ def write_report(
     budget: Budget | None = None,
     noise_aware: bool = True,
     elsewhere: bool = False,
-    prefer: Preference = PREFERRED,
+    prefer: Preference | None = None,
 ) -> tuple[Summary, list[Path]]:
     """Summarise a study and write its five files, or six; the study itself is only read.
 
@@ -38,7 +38,8 @@ def write_report(
         budget: limits, absolute or relative to the dense network; ``None``: those of the last run.
         noise_aware: ``False`` shows every non-dominated trial.
         elsewhere: whether the trials are in a storage that every command has to name.
-        prefer: what decides which of several networks that are as good within noise is the best.
+        prefer: what decides which of several networks that are as good within noise is the best;
+            ``None`` for the study's own.
 
     Returns:
         the summary, for :func:`render`, and the files written, the page first.

@@ -18,7 +18,7 @@ from autoprune.study.spec_toml import read_resolved, write_resolved
 def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
     """Return the spec with what the study decided when it began, where it is left open.
 
-    That is the precision, the layout and the latency runtime left to ``auto``, and what it is judged by.
+    That is the precision, the layout, and the latency runtime and format left to ``auto``, and what it is judged by.
     """
     if not folder.has_begun:
         return spec
@@ -30,6 +30,8 @@ def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
         runtime = runtime.model_copy(update={"precision": stored.runtime.precision})
     if latency.runtime == "auto":
         latency = latency.model_copy(update={"runtime": stored.latency.runtime})
+    if latency.format == "auto":
+        latency = latency.model_copy(update={"format": stored.latency.format})
     metrics = spec.metrics or stored.metrics
     is_open = spec.objectives == StudySpec.model_fields["objectives"].default or QUALITY in spec.objectives
     objectives = stored.objectives if is_open and metrics == stored.metrics else spec.objectives

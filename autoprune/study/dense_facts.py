@@ -26,6 +26,8 @@ class DenseFacts:
         paired: what it made of each validation example, as the text of :class:`PairedScores`; empty in the files of
             versions that did not store it.
         latency_runtime: what ran the network when it was timed; ``torch`` before there was a choice.
+        latency_format: in which numbers it was timed, ``fp32`` or ``int8``.
+        fp32_latency_ms: its latency in float32, where it was timed in int8; else ``None``.
     """
 
     measurement: Measurement
@@ -34,6 +36,8 @@ class DenseFacts:
     regularisation: RegularisationFacts | None = None
     paired: str = ""
     latency_runtime: str = "torch"
+    latency_format: str = "fp32"
+    fp32_latency_ms: float | None = None
 
     @property
     def layout(self) -> str:
@@ -49,6 +53,8 @@ class DenseFacts:
             "sparsity": self.regularisation.to_json() if self.regularisation else None,
             "correct": self.paired,
             "latency_runtime": self.latency_runtime,
+            "latency_format": self.latency_format,
+            **({} if self.fp32_latency_ms is None else {"fp32_latency_ms": self.fp32_latency_ms}),
         }
 
     @classmethod
@@ -66,6 +72,8 @@ class DenseFacts:
             regularisation=RegularisationFacts.from_json(learnt) if learnt else None,
             paired=str(stored.get("correct", "")),
             latency_runtime=str(stored.get("latency_runtime", "torch")),
+            latency_format=str(stored.get("latency_format", "fp32")),
+            fp32_latency_ms=float(stored["fp32_latency_ms"]) if "fp32_latency_ms" in stored else None,
         )
 
 

@@ -18,8 +18,13 @@ class LatencySpec(Section):
     runtime: Literal["auto", "torch", "compile", "onnxruntime", "cuda"] = Field(
         default="auto",
         description="what runs the networks. torch: PyTorch as it is; compile: torch.compile; onnxruntime: ONNX "
-        "Runtime on the CPU; cuda: PyTorch by the GPU's own clock; auto: cuda on a GPU, else onnxruntime if it is "
-        "installed and takes the network, else torch",
+        "Runtime on the CPU; cuda: PyTorch by the GPU's own clock; auto: cuda on a GPU, else onnxruntime if it "
+        "takes the network, else torch",
+    )
+    format: Literal["auto", "fp32", "int8"] = Field(
+        default="fp32",
+        description="in which numbers networks are timed. int8: quantised, in onnxruntime; auto: int8 where the dense "
+        "network is faster in it on this machine and its score no worse beyond noise, decided when the study begins",
     )
     batch: int = Field(default=1, ge=1, le=LARGEST_BATCH, description="examples per forward pass")
     threads: int = Field(default=1, ge=1, description="CPU threads while timing")

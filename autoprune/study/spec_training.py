@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from autoprune.core.export_formats import named_formats
+from autoprune.core.preference import PREFERRED, Preference
 from autoprune.errors import UnknownNameError
 from autoprune.study.spec_base import LARGEST_BATCH, OptimizerName, Section, fault
 
@@ -79,12 +80,24 @@ class PickSpec(Section):
         description="candidates that begin the longer fine-tune; the better half by validation loss goes on, until one "
         "is left",
     )
+    prefer: Preference = Field(
+        default=PREFERRED,
+        description="which trial is best of those whose quality is within one standard error of the best: the "
+        "fastest, the smallest, or (accuracy) that of least validation loss; the first two go without a contest",
+    )
     compare: bool = Field(
         default=True, description="whether the uniform baseline of the same budget is finished too, to compare with"
     )
     export: str = Field(
         default="auto",
-        description="further files: onnx, pt2 or both, none; auto: onnx if the extra onnx is installed",
+        description="further files: onnx, onnx-int8, pt2 or several, none; auto: onnx",
+    )
+    int8_max_drop: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="how much worse int8 may be than float32 on validation: of a metric in % a fraction, 0.01 being "
+        "one point, of others a share of the score; layers stay in float32 until that holds",
     )
 
     @field_validator("export")

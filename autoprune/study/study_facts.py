@@ -88,7 +88,8 @@ class SessionFacts:
         sampler: who proposed policies.
         trials: how many the study was to reach.
         runtime: where and how networks were trained, as :meth:`Runtime.describe` returns it.
-        latency: how networks were timed, by setting; empty in sessions of versions that did not store it.
+        latency: how networks were timed, by setting, and ``dense_fp32_ms`` where that was in int8; empty in sessions
+            of versions that did not store it.
         versions: package → version.
         started: when, in ISO 8601 and UTC; empty until it is stored.
         worker: who ran it, as the name of a worker is written; empty in sessions of versions that did not store it.
@@ -98,7 +99,7 @@ class SessionFacts:
     sampler: str = ""
     trials: int = 0
     runtime: Mapping[str, str | int] = field(default_factory=dict)
-    latency: Mapping[str, str | int] = field(default_factory=dict)
+    latency: Mapping[str, str | int | float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     started: str = ""
     worker: str = ""

@@ -7,18 +7,18 @@ by a caller that names it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import PER_CENT, Metric
 from autoprune.core.paired_scores import PairedScores
 from autoprune.errors import DataError, NonFiniteError
-from autoprune.tasks.task import DataTask, Evaluated, ScoredBatch, resamples
+from autoprune.tasks.reached_score import reached
+from autoprune.tasks.task import DataTask, Evaluated, ScoredBatch
 from autoprune.training.device.evaluation_mode import evaluating
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.loop import named_by_line
@@ -26,9 +26,6 @@ from autoprune.training.loop import named_by_line
 SCORED_TOGETHER = 256  # examples per forward pass
 TRAIN_LIMIT = 2000  # training examples that are scored, at most
 LOSS = "loss"
-REPLICATES = 200  # of a metric over resampled examples
-_RESAMPLED_NUMBERS = 200_000_000  # that are drawn in all, at most
-_FEWEST_REPLICATES = 50
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def _score_of(judged: Sequence[ScoredBatch], task: DataTask, split: str) -> Scor
     paired: PairedScores | None = None
     for metric in task.metrics:
         rows = torch.cat([one.scores[metric.name] for one in judged]).cpu()
-        found = _Reached.of(rows, metric, task.reductions.get(metric.name))
+        found = reached(rows, task.reductions.get(metric.name))
         _check(metric, found.value, split)
         values[metric.name] = found.value
         if found.stderr is not None:
@@ -155,35 +152,6 @@ def _mean_loss(judged: Sequence[ScoredBatch]) -> tuple[float, float | None]:
     return mean, math.sqrt(variance)
 
 
-@dataclass(frozen=True)
-class _Reached:
-    """A metric over all examples: its value, its standard error if it is known, and what was made of each example."""
-
-    value: float
-    stderr: float | None
-    paired: PairedScores
-
-    @classmethod
-    def of(cls, rows: Tensor, metric: Metric, reduce: Callable[[Tensor], float] | None) -> _Reached:
-        count = len(rows)
-        if reduce is not None:
-            value, replicates = float(reduce(rows)), _resampled(rows, reduce)
-            spread = float(replicates.std(ddof=1)) if count > 1 and np.isfinite(replicates).all() else None
-            return cls(value, spread, PairedScores.resampled(value, replicates, count))
-        if rows.dtype == torch.bool:
-            right = int(rows.sum())
-            return cls(right / count, proportion_stderr(right, count), PairedScores.pack(rows.numpy()))
-        values = rows.double()
-        spread = float(values.std(correction=1)) / math.sqrt(count) if count > 1 else None
-        return cls(float(values.mean()), spread, PairedScores.pack(values.numpy()))
-
-
-def _resampled(rows: Tensor, reduce: Callable[[Tensor], float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Return a metric over examples drawn with replacement, the same ones for every network."""
-    times = max(_FEWEST_REPLICATES, min(REPLICATES, _RESAMPLED_NUMBERS // max(1, rows.numel())))
-    return np.array([float(reduce(rows[torch.from_numpy(index)])) for index in resamples(len(rows), times)])
-
-
 def _check(metric: Metric, value: float, split: str) -> None:
     """Raise if a value cannot be what a metric says it is.
 
@@ -213,19 +181,3 @@ def score_train(network: nn.Module, task: DataTask, runtime: Runtime) -> Score:
         NonFiniteError, DataError, ModelError: as :func:`score`.
     """
     return score(network, task, "train", runtime, limit=min(task.sizes["val"], TRAIN_LIMIT))
-
-
-def proportion_stderr(right: int, count: int) -> float:
-    """Return the standard error of a proportion, such as an accuracy, which is never zero.
-
-    With p̃ = (right + 2) / (count + 4), it is √(p̃ (1 − p̃) / (count + 4)): two hits and two misses are added. By the
-    textbook √(p (1 − p) / count), a network without a mistake on 10 examples would be perfect for certain.
-
-    >>> round(proportion_stderr(500, 1000), 4), round(proportion_stderr(10, 10), 3)
-    (0.0158, 0.094)
-
-    Source: Agresti and Coull, "Approximate is better than 'exact' for interval estimation of binomial
-    proportions", The American Statistician 52 (1998), section 4.
-    """
-    share = (right + 2) / (count + 4)
-    return math.sqrt(share * (1 - share) / (count + 4))

@@ -409,3 +409,18 @@ def test_the_same_policy_counts_once_by_its_better_trial() -> None:
 def test_no_few_at_all_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 1"):
         best_few([completed(0, 0.9, 30)], Budget(), ACCURACY, 0)
+
+
+@pytest.mark.parametrize(("prefer", "number"), [("accuracy", 1), ("latency", 2), ("size", 3)])
+def test_the_best_and_the_cheapest_that_is_good_enough_follow_what_is_preferred(
+    prefer: Preference, number: int
+) -> None:
+    trials = [
+        completed(0, 0.80, 9, noise=0.02, loss=0.1, latency_ms=0.1, size_mb=0.1),  # worse beyond noise
+        completed(1, 0.90, 9, noise=0.02, loss=0.2, latency_ms=3.0, size_mb=3.0),
+        completed(2, 0.89, 9, noise=0.02, loss=0.3, latency_ms=1.0, size_mb=2.0),
+        completed(3, 0.89, 8, noise=0.02, loss=0.4, latency_ms=2.0, size_mb=1.0),
+    ]
+    assert best_few(trials, Budget({"mflops": Limit(20)}), ACCURACY, 1, prefer=prefer)[0].number == number
+    cheapest = best_few(trials, Budget(), ACCURACY, 1, at_least(0.85), prefer)[0].number
+    assert cheapest == {"accuracy": 3, "latency": 2, "size": 3}[prefer]  # by MFLOPs, by time, by bytes

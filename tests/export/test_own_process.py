@@ -87,7 +87,7 @@ class MaxNorm(nn.Linear):
         return super().forward(x)
 
 
-@pytest.mark.skipif(bool(missing_packages()), reason="needs the extra onnx")
+@pytest.mark.skipif(bool(missing_packages()), reason="ONNX is not installed")
 def test_a_network_that_crashes_the_exporter_is_an_export_error() -> None:
     with pytest.raises(ExportError, match=r"cannot be converted to ONNX: .*the latency runtime torch"):
         onnx_bytes(nn.Sequential(nn.Flatten(), MaxNorm(12, 3)).eval(), torch.zeros(1, 3, 2, 2))

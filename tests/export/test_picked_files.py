@@ -23,7 +23,7 @@ import autoprune.export.convert
 import autoprune.export.publish
 from autoprune.cli.read_request import read_request
 from autoprune.core.budget import Budget, Limit
-from autoprune.core.export_formats import Wanted, wanted_formats
+from autoprune.core.export_formats import Int8Limit, Wanted, wanted_formats
 from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial
@@ -56,6 +56,7 @@ from autoprune.study.view import StudyView
 
 DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "pick-a-network.md"
 PLAIN = Path(autoprune.__file__).with_name("export") / "standalone.py"
+EVERY = Wanted(("onnx", "onnx-int8", "pt2"), is_explicit=True, int8=Int8Limit(1.0))
 BOTH = Wanted(("onnx", "pt2"), is_explicit=True)
 NONE = Wanted(is_explicit=True)
 QUICK = TimingPlan(runtime="torch", blocks=5, calls=1)
@@ -86,7 +87,7 @@ def picked_by(view: StudyView, wanted: Wanted = NONE, force: bool = False) -> tu
 @pytest.fixture(scope="module")
 def picked(view: StudyView) -> tuple[dict[str, Any], Path]:
     """Return what one pick wrote, exported to everything and checked in a process of its own."""
-    return picked_by(view, BOTH)
+    return picked_by(view, EVERY)
 
 
 @pytest.fixture
@@ -120,7 +121,8 @@ def test_the_onnx_file_answers_as_the_card_says(bench: PreparedStudy, picked: tu
     assert told["reference_score"] == card["validation"]["values"]["accuracy"]
     together = torch.from_numpy(session.run(None, {name: images.numpy()})[0])
     assert torch.allclose(together, answers, atol=1e-5)
-    assert [path.name for path in folder.iterdir() if "onnx" in path.name] == ["model.onnx"], "no data beside it"
+    onnx = {path.name for path in folder.iterdir() if "onnx" in path.name}
+    assert onnx == {"model.onnx", "model.int8.onnx"}, "no data beside them"
     assert card["exports"]["onnx"]["opset"] >= 18
 
 
@@ -148,18 +150,43 @@ def test_the_card_tells_sizes_latencies_and_checks(bench: PreparedStudy, picked:
         assert timing["pruned_ms"] > 0
     assert {check["name"] for check in card["checks"]} == {
         *("autoprune.load", "plain PyTorch", "costs counted anew", "policy.json", "model.onnx", "model.pt2"),
-        *("smaller files", "latency"),
+        *("model.int8.onnx", "smaller files", "latency"),
     }
     assert all(check["passed"] for check in card["checks"])
     assert "onnxruntime" in card["versions"]
     text = (folder / "card.md").read_text()
     for part in (
         "| model.onnx | ",
+        "| model.int8.onnx | ",
+        "- int8: calibrated on 96 training examples",
         "| onnxruntime ",
         "checked in a fresh process: autoprune.load",
         "licence of the we",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("of_float", "of_dense", "said"),
+    [
+        (0.4, 0.5, []),
+        (0.99, 0.5, ["**Int8 is not faster on this machine**: it takes × 0.990 ± 0.010"]),
+        (0.4, 1.2, ["**In int8 the pruned network is not faster than the dense one**: it takes × 1.200 ± 0.010"]),
+    ],
+)
+def test_a_card_says_first_what_int8_brings(
+    picked: tuple[dict[str, Any], Path], of_float: float, of_dense: float, said: list[str]
+) -> None:
+    card = Card.from_json(picked[0])
+    assert card.to_json() == picked[0]
+    found: Any = card.written.exports["onnx-int8"]
+    timing = replace(found.int8.against_float, ratio_stderr=0.01)
+    times = {"against_float": replace(timing, ratio=of_float), "against_dense_int8": replace(timing, ratio=of_dense)}
+    exports = {**card.written.exports, "onnx-int8": replace(found, int8=replace(found.int8, **times))}
+    title, _, first, *rest = card_text(replace(card, folder=replace(card.written, exports=exports))).splitlines()
+    assert title.startswith("# Trial 4")
+    assert re.match(r"\*\*model.int8.onnx\*\*: [0-9.]+ times as fast as the dense network in float32 \(", first)
+    assert [line.partition(" of ")[0] for line in rest[: rest.index("")]] == said
 
 
 # --- without autoprune
@@ -407,7 +434,7 @@ def test_formats_are_those_asked_for_or_what_is_installed(monkeypatch: pytest.Mo
         autoprune.core.export_formats, "find_spec", lambda name: None if name == "onnxruntime" else name
     )
     assert wanted_formats("auto").formats == ()
-    assert "pip install 'autoprune[onnx]'" in wanted_formats("auto").note
+    assert "pip install onnxruntime, and" in wanted_formats("auto").note
     with pytest.raises(UsageError, match=r"not everything it needs is installed: onnxruntime; pip install"):
         wanted_formats("onnx")
     assert wanted_formats("pt2").formats == ("pt2",)

@@ -10,8 +10,9 @@ from training_toys import Toy, make_task, make_toy, same_state, state_of
 
 from autoprune.errors import DataError, ModelError, NonFiniteError, UnknownNameError
 from autoprune.tasks.in_memory import ArrayTask
+from autoprune.tasks.reached_score import proportion_stderr
 from autoprune.training.device.runtime import Runtime
-from autoprune.training.scoring import proportion_stderr, score
+from autoprune.training.scoring import score
 
 
 class Brightest(nn.Module):

@@ -102,9 +102,11 @@ def latency_notes(sessions: Sequence[SessionFacts]) -> list[str]:
     if not (how.keys() >= {"runtime", "batch", "threads"} and "device_name" in where):
         return []
     threads = f"{how['threads']} CPU thread{'' if how['threads'] == 1 else 's'}"
+    form, dense = {"int8": "int8"}.get(str(how.get("format", "")), "float32"), how.get("dense_fp32_ms")
+    beside = f"; in float32 that takes {float(dense):.3f} ms" if dense else ""
     return [
-        f"latency was timed in {how['runtime']}, batch {how['batch']}, {threads}, float32, on {where['device_name']}, "
-        f"in alternation with the dense network"
+        f"latency was timed in {how['runtime']}, batch {how['batch']}, {threads}, {form}, on {where['device_name']}, "
+        f"in alternation with the dense network{beside}"
     ]
 
 

@@ -135,7 +135,7 @@ class Summary:
 
 
 def summarise(
-    view: StudyView, budget: Budget | None = None, noise_aware: bool = True, prefer: Preference = PREFERRED
+    view: StudyView, budget: Budget | None = None, noise_aware: bool = True, prefer: Preference | None = None
 ) -> Summary:
     """Return the summary of a stored study.
 
@@ -143,13 +143,14 @@ def summarise(
         view: the study, read only.
         budget: limits, absolute or relative to the dense network; ``None``: those of the last run.
         noise_aware: whether values within their standard error count as equal on the front.
-        prefer: what decides which of several networks that are as good within noise is the best.
+        prefer: what decides which of several networks that are as good within noise is the best; ``None`` for the
+            study's own.
 
     Raises:
         StudyError: if the study was interrupted before its dense network was measured, or a file of it is damaged.
         BudgetError: if the budget limits what the study does not measure.
     """
-    dense, trials = view.dense, view.trials
+    dense, trials, prefer = view.dense, view.trials, prefer or view.spec.pick.prefer
     wanted = (view.budget if budget is None else budget).in_units(dense)
     objectives = quality_first(view.spec.objectives)
     quality = view.spec.quality

@@ -8,7 +8,9 @@ from torch import nn
 
 from autoprune.core.measurement import Measurement
 from autoprune.cost.latency import Timer
+from autoprune.cost.timing_engines import Engine
 from autoprune.search.evaluation.measure_quality import quality_and_answers
+from autoprune.search.setup.build_costs import timer_of
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once
 from autoprune.search.setup.regularised_network import regularisation_facts
@@ -17,7 +19,9 @@ from autoprune.study.dense_facts import DenseFacts, read_dense_file
 REFERENCE_BLOCKS = 15
 
 
-def measure_dense(context: StudyContext, network: nn.Module, exact: Measurement, timer: Timer) -> Measurement:
+def measure_dense(
+    context: StudyContext, network: nn.Module, exact: Measurement, timer: Timer, float_engine: Engine
+) -> Measurement:
     """Return what was measured of the dense network: stored in the study, or measured now and then stored.
 
     Args:
@@ -25,10 +29,17 @@ def measure_dense(context: StudyContext, network: nn.Module, exact: Measurement,
         network: the dense network, in eval mode and placed.
         exact: its closed-form costs.
         timer: whose dense network it is.
+        float_engine: times it in float32 beside, if the timer does so in int8.
 
     Raises:
         StudyError: if the stored file is damaged.
     """
+
+    def _fp32_ms(engine: Engine, float_engine: Engine) -> float | None:
+        """Return the latency in float32, where networks are timed in int8."""
+        if engine.format == "fp32":
+            return None
+        return timer_of(context, network, float_engine).compare(blocks=REFERENCE_BLOCKS).dense_ms
 
     def measure() -> DenseFacts:
         context.notify("scoring and timing the dense network")
@@ -42,6 +53,8 @@ def measure_dense(context: StudyContext, network: nn.Module, exact: Measurement,
             regularisation=regularisation_facts(context.folder),
             paired=paired,
             latency_runtime=timer.engine.name,
+            latency_format=timer.engine.format,
+            fp32_latency_ms=_fp32_ms(timer.engine, float_engine),
         )
 
     facts = once(

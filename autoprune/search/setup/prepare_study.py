@@ -15,6 +15,7 @@ from autoprune.errors import UsageError
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.build_costs import cost_model, timer_of
 from autoprune.search.setup.choose_latency_engine import check_engine_takes, named_engine, with_latency_engine
+from autoprune.search.setup.choose_latency_format import with_latency_format
 from autoprune.search.setup.choose_layout import with_layout
 from autoprune.search.setup.choose_runtime import with_working_runtime
 from autoprune.search.setup.context import open_context
@@ -65,9 +66,10 @@ def prepare_study(
     laid_out = with_layout(opened, pruner)
     laid_out.device.place(network)
     start = laid_out.device.place(origins.start)
-    decided, timing_engine = with_latency_engine(laid_out, pruner, engine)
+    engined, float_engine = with_latency_engine(laid_out, pruner, engine)
+    decided, timing_engine = with_latency_format(engined, network, float_engine)
     timer = timer_of(decided, network, timing_engine)
-    dense = measure_dense(decided, network, cost.measure(ChannelCounts()), timer)
+    dense = measure_dense(decided, network, cost.measure(ChannelCounts()), timer, float_engine)
     _check_objectives(spec, dense)
     return PreparedStudy(decided, pruner, start, frozen, cost, timer, dense)
 

@@ -1,0 +1,94 @@
+"""What a card says of int8: in its first lines what it brings, or that it brings nothing here; below, what it costs."""
+
+from __future__ import annotations
+
+from autoprune.core.metrics import PER_CENT, Metric
+from autoprune.export.card import Card
+from autoprune.export.export_result import ExportedFile, Int8Facts, TimingResult
+
+_CONFIDENT = 1.96  # standard errors: 95 % of a normal distribution lie within
+_SHOWN_LAYERS = 6
+
+
+def int8_headline(card: Card) -> list[str]:
+    """Return the first lines of a card that has a file in int8, and an empty one; none where it has not."""
+    lines = [line for one in card.written.exported if one.int8 for line in (_brings(one, one.int8), *_doubts(one.int8))]
+    return [*lines, ""] if lines else []
+
+
+def int8_lines(card: Card) -> list[str]:
+    """Return what a card says of each file in int8 below the table of files."""
+    return [f"- {text}" for one in card.written.exported if one.int8 for text in _facts(one, one.int8, card)]
+
+
+def _brings(file: ExportedFile, int8: Int8Facts) -> str:
+    timing = file.latency
+    faster = f"{1 / timing.ratio:.2f} times as fast as the dense network in float32"
+    return f"**{file.file}**: {faster} ({timing.pruned_ms:.3f} ms for {timing.dense_ms:.3f} ms)."
+
+
+def _doubts(int8: Int8Facts) -> list[str]:
+    """Return what speaks against the file on this machine."""
+    found = []
+    if not _is_faster(int8.against_float):
+        found.append(
+            f"**Int8 is not faster on this machine**: it takes {_ratio(int8.against_float)} of the time of model.onnx, "
+            f"which loses nothing; ship that one, unless another machine will run it."
+        )
+    if int8.against_dense_int8 and not _is_faster(int8.against_dense_int8):
+        found.append(
+            f"**In int8 the pruned network is not faster than the dense one**: it takes "
+            f"{_ratio(int8.against_dense_int8)} of its time. Fewer channels than int8 arithmetic takes at once, or no "
+            f"multiple of them, save nothing; search with --depth and --round-to 16."
+        )
+    return found
+
+
+def _is_faster(timing: TimingResult) -> bool:
+    return timing.ratio + _CONFIDENT * timing.ratio_stderr < 1
+
+
+def _ratio(timing: TimingResult) -> str:
+    return f"× {timing.ratio:.3f} ± {timing.ratio_stderr:.3f}"
+
+
+def _facts(file: ExportedFile, int8: Int8Facts, card: Card) -> list[str]:
+    seven = ", weights in seven bits as this processor has no VNNI" if int8.reduce_range else ""
+    size = card.written.files[file.file].bytes
+    smaller = "" if size < int8.float_bytes else ": no smaller, as every tensor brings two operations and a scale"
+    dense = int8.against_dense_int8
+    rival = f"{_ratio(dense)} of that of the dense network in int8" if dense else f"the dense one: {int8.dense_failure}"
+    return [
+        f"int8: {_score(int8, card)} on {int8.examples} validation examples; {_allowed(int8, card)} may be lost",
+        f"int8: {_ratio(int8.against_float)} of the time of the same network in float32, {rival}; "
+        f"× {size / int8.float_bytes:.3f} of its size{smaller}",
+        f"int8: calibrated on {int8.calibration_examples} training examples{seven}; {_layers(int8)}",
+    ]
+
+
+def _score(int8: Int8Facts, card: Card) -> str:
+    quality = _quality(int8, card)
+    value, before = quality.with_unit(int8.score), quality.with_unit(int8.float_score)
+    gain = "no example differs"
+    if int8.gain or int8.gain_stderr:
+        by = quality.gap(abs(int8.gain)).partition(" ")[0]
+        gain = f"{'worse' if int8.gain < 0 else 'better'} by {by} ± {quality.number(int8.gain_stderr)}"
+        gain = f"{gain} {quality.gap_unit}".rstrip()
+    return f"{quality.name} {value}, in float32 {before} ({gain})"
+
+
+def _allowed(int8: Int8Facts, card: Card) -> str:
+    return _quality(int8, card).gap(int8.allowed_drop)
+
+
+def _quality(int8: Int8Facts, card: Card) -> Metric:
+    return next((one for one in card.qualities if one.name == int8.metric), Metric(int8.metric, PER_CENT, "max"))
+
+
+def _layers(int8: Int8Facts) -> str:
+    """Return which layers stay in float32."""
+    kept = int8.in_float
+    if not kept:
+        return f"all {int8.layers} layers are int8"
+    rest = f" and {len(kept) - _SHOWN_LAYERS} more" if len(kept) > _SHOWN_LAYERS else ""
+    return f"{len(kept)} of {int8.layers} layers stay in float32: {', '.join(kept[:_SHOWN_LAYERS])}{rest}"
