@@ -52,9 +52,9 @@ class Score:
         return self.measurement[LOSS]
 
     @property
-    def loss_stderr(self) -> float:
-        """Return its standard error, 0 where it is not known."""
-        return self.measurement.error(LOSS)
+    def loss_stderr(self) -> float | None:
+        """Return its standard error, ``None`` where it is not known."""
+        return self.measurement.stderr.get(LOSS)
 
 
 def score(
@@ -143,7 +143,7 @@ def _mean_loss(judged: Sequence[ScoredBatch]) -> tuple[float, float | None]:
     """Return the mean loss and its standard error, from the losses of examples, or of batches where they are means."""
     if judged[0].losses.dim():
         losses = torch.cat([one.losses for one in judged]).cpu().double()  # as not every device has doubles
-        spread = float(losses.std(correction=1)) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+        spread = float(losses.std(correction=1)) / math.sqrt(len(losses)) if len(losses) > 1 else None
         return float(losses.mean()), spread
     means = torch.stack([one.losses for one in judged]).cpu().double()
     weights = torch.tensor([one.count for one in judged], dtype=torch.float64)
