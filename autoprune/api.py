@@ -305,6 +305,7 @@ class Study:
 
         Raises:
             NothingFitsError: if no trial meets the budget; names the nearest.
+            UsageError: if it was picked before with other ``epochs`` or without an ``export`` that is asked for now.
             AutopruneError: if the network cannot be finished, written or checked.
         """
         from autoprune.pick.choose_trials import Wish, choose_trials
@@ -316,7 +317,7 @@ class Study:
         wanted = None if formats is None else wanted_formats(",".join(formats) or "none")
         limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs))
         with self._objects(), self._display() as display:
-            known = None if force else picked_before(view.folder, chosen)
+            known = None if force else picked_before(view.folder, chosen, epochs, wanted)
             card, folder = known or finish_trials(
                 view,
                 chosen,
