@@ -101,8 +101,8 @@ QUICK = (
 )
 
 
-def search(folder: Path, *options: str) -> Result:
-    (folder / "mine.py").write_text(CODE)
+def search(folder: Path, *options: str, code: str = CODE) -> Result:
+    (folder / "mine.py").write_text(code)
     mine = [option.replace("mine.py", str(folder / "mine.py")) for option in options]
     return CliRunner().invoke(main, ["search", str(folder / "own"), *QUICK, *mine])
 
@@ -191,3 +191,28 @@ def test_a_loop_without_an_example_says_what_it_lacks(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="needs finetune, evaluate and example, and example is not given"):
         LoopTask(Loop(lambda *_: None, lambda *_: 1.0, None, (), 1, ("mine.py:train",)), None)
+
+
+def test_a_metric_of_the_data_s_own_is_an_objective_by_its_name(tmp_path: Path) -> None:
+    squares = "lambda out, batch: (out - batch[1]).square().flatten()"
+    task = (
+        "import autoprune as ap\n"
+        "def task():\n"
+        f"    near = {squares}\n"
+        "    def both(out, batch):\n"
+        "        return {'rmse': near(out, batch), 'hit': near(out, batch) < 0.25}\n"
+        "    def loss(out, batch):\n"
+        "        return near(out, batch).mean()\n"
+        "    metrics = ['rmse', ap.Metric('hit', '%', 'max')]\n"
+        "    return ap.Task([(X[:80], Y[:80])], [(X[80:], Y[80:])], loss=loss, score=both, metric=metrics)\n"
+    )
+    quick = ("--trials", "1", "--importances", "l2", "--set", "sensitivity.enabled=false")
+    given = (*quick, "--model", "mine.py:network", "--data", "mine.py:task", "--objectives", "hit,mflops")
+    begun = search(tmp_path, *given, code=CODE + task)
+    assert begun.exit_code == 0, begun.output
+    view = open_view(tmp_path / "own")
+    assert view.spec.objectives == ("hit", "mflops")
+    assert view.spec.metrics == ("rmse:min", "hit:max:%")
+    other = search(tmp_path, *given[:-1], "hits,mflops", code=CODE + task)
+    assert other.exit_code == 2
+    assert "objectives" in other.output
