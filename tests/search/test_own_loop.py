@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+from autoprune import Metric, Task
 from autoprune.cli import main
+from autoprune.errors import UsageError
+from autoprune.search.setup.judged_by import judged_by
+from autoprune.study.spec import StudySpec
 from autoprune.study.view import open_view
 
 CODE = """
@@ -101,8 +106,8 @@ QUICK = (
 )
 
 
-def search(folder: Path, *options: str, code: str = CODE) -> Result:
-    (folder / "mine.py").write_text(code)
+def search(folder: Path, *options: str) -> Result:
+    (folder / "mine.py").write_text(CODE)
     mine = [option.replace("mine.py", str(folder / "mine.py")) for option in options]
     return CliRunner().invoke(main, ["search", str(folder / "own"), *QUICK, *mine])
 
@@ -193,26 +198,15 @@ def test_a_loop_without_an_example_says_what_it_lacks(tmp_path: Path) -> None:
         LoopTask(Loop(lambda *_: None, lambda *_: 1.0, None, (), 1, ("mine.py:train",)), None)
 
 
-def test_a_metric_of_the_data_s_own_is_an_objective_by_its_name(tmp_path: Path) -> None:
-    squares = "lambda out, batch: (out - batch[1]).square().flatten()"
-    task = (
-        "import autoprune as ap\n"
-        "def task():\n"
-        f"    near = {squares}\n"
-        "    def both(out, batch):\n"
-        "        return {'rmse': near(out, batch), 'hit': near(out, batch) < 0.25}\n"
-        "    def loss(out, batch):\n"
-        "        return near(out, batch).mean()\n"
-        "    metrics = ['rmse', ap.Metric('hit', '%', 'max')]\n"
-        "    return ap.Task([(X[:80], Y[:80])], [(X[80:], Y[80:])], loss=loss, score=both, metric=metrics)\n"
-    )
-    quick = ("--trials", "1", "--importances", "l2", "--set", "sensitivity.enabled=false")
-    given = (*quick, "--model", "mine.py:network", "--data", "mine.py:task", "--objectives", "hit,mflops")
-    begun = search(tmp_path, *given, code=CODE + task)
-    assert begun.exit_code == 0, begun.output
-    view = open_view(tmp_path / "own")
-    assert view.spec.objectives == ("hit", "mflops")
-    assert view.spec.metrics == ("rmse:min", "hit:max:%")
-    other = search(tmp_path, *given[:-1], "hits,mflops", code=CODE + task)
-    assert other.exit_code == 2
-    assert "objectives" in other.output
+def test_a_metric_of_the_data_s_own_is_an_objective_by_its_name() -> None:
+    rows = [(torch.ones(4, 6), torch.ones(4))]
+    metrics = ["rmse", Metric("hit_it", "%", "max")]
+    task = Task(rows, rows, loss=lambda *_: torch.zeros(()), score=lambda *_: {}, metric=metrics, name="sums")
+
+    def wished(*objectives: str) -> StudySpec:
+        return StudySpec.model_validate({"objectives": objectives, "data": {"source": "mine.py:task"}})
+
+    judged = judged_by(wished("hit_it", "mflops"), task)
+    assert (judged.objectives, judged.metrics) == (("hit_it", "mflops"), ("rmse:min", "hit_it:max:%"))
+    with pytest.raises(UsageError, match="objectives name hits, and sums is judged by rmse, hit_it; name one of these"):
+        judged_by(wished("hits", "mflops"), task)
