@@ -96,7 +96,7 @@ class Monitor:
             return math.nan
         if math.isfinite(seen.loss):
             error = seen.loss_stderr
-            known = {} if error is None or not math.isfinite(error) else {name: error}
+            known: dict[str, float] = {} if error is None or not math.isfinite(error) else {name: error}
             self.measured = self.measured.merged(Measurement({name: seen.loss}, known))
         return seen.loss
 
