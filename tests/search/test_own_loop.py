@@ -129,6 +129,8 @@ def test_two_functions_and_a_batch_are_enough(tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
     picked = CliRunner().invoke(main, ["pick", str(tmp_path / "own"), "--finetune-epochs", "1", "--top", "2", "--json"])
     assert picked.exit_code == 0, picked.output
+    assert "validation rmse" in " ".join(picked.output.split())
+    assert "validation loss" not in " ".join(picked.output.split())
     assert json.loads(picked.stdout)["test"]["values"]["rmse"] > 0
 
 
