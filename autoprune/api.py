@@ -313,10 +313,10 @@ class Study:
 
         Raises:
             NothingFitsError: if no trial meets the budget; names the nearest.
-            UsageError: if the network was picked before without a format that is named, and ``force`` is false.
+            UsageError: if it was picked before with other ``epochs`` or without an ``export`` that is asked for now.
             AutopruneError: if the network cannot be finished, written or checked.
         """
-        from autoprune.pick.choose_formats import check_has_formats, choose_formats
+        from autoprune.pick.choose_formats import choose_formats
         from autoprune.pick.choose_trials import Wish, choose_trials
         from autoprune.pick.finish import finish_trials
         from autoprune.pick.picked_before import picked_before
@@ -326,9 +326,7 @@ class Study:
         wanted = choose_formats(view, None if formats is None else ",".join(formats) or "none", int8=int8)
         limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs, prefer=prefer))
         with self._objects(), self._display() as display:
-            known = None if force else picked_before(view.folder, chosen)
-            if known and (int8 or formats):
-                check_has_formats(known[0], wanted)
+            known = None if force else picked_before(view.folder, chosen, epochs, wanted if int8 or formats else None)
             card, folder = known or finish_trials(
                 view,
                 chosen,

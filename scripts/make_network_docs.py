@@ -4,6 +4,9 @@ Every network has its published size and random weights. What is found is also c
 own proof: with a random part of every group gone, the network must compute what it computes with those zeroed.
 This needs timm and transformers, and some twenty minutes on one thread.
 ``tests/pruning/test_zoo.py`` does the same with small relatives.
+
+    python scripts/make_network_docs.py                                # everything
+    python scripts/make_network_docs.py "timm: mixnet_s" "timm: dla34"   # these rows of the second table only
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -253,9 +256,19 @@ def every_row() -> Iterator[Row]:
         yield shown(look_at(name, build, torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))))
 
 
-def further_rows() -> Iterator[Row]:
+def further_rows(wanted: Sequence[str] = ()) -> Iterator[Row]:
     for name, build, example in families():
-        yield shown(look_at(name, build, example, is_checked=False))
+        if not wanted or name in wanted:
+            yield shown(look_at(name, build, example, is_checked=False))
+
+
+def replaced(page: str, rows: Iterable[Row]) -> str:
+    """Return the page with some rows of the second table measured anew."""
+    lines = page.split("\n")
+    for row in rows:
+        (place,) = (index for index, line in enumerate(lines) if line.startswith(f"| `{row.name}` |"))
+        lines[place] = "| " + " | ".join(map(str, row.cells())) + " |"
+    return "\n".join(lines)
 
 
 def shown(row: Row) -> Row:
@@ -265,5 +278,10 @@ def shown(row: Row) -> Row:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    TARGET.write_text(network_docs(list(every_row()), list(further_rows())), encoding="utf-8")
+    wanted = sys.argv[1:]
+    if wanted:
+        page = replaced(TARGET.read_text(encoding="utf-8"), further_rows(wanted))
+    else:
+        page = network_docs(list(every_row()), list(further_rows()))
+    TARGET.write_text(page, encoding="utf-8")
     print(f"written: {TARGET}", file=sys.stderr)

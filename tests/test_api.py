@@ -122,6 +122,11 @@ def test_a_pick_is_a_network_a_card_and_files(begun: tuple[ap.Study, nn.Module, 
     twice = study.pick(budget=BUDGET)
     assert twice.folder == small.folder
     assert twice.card == small.card
+    assert study.pick(budget=BUDGET, epochs=1).card == small.card
+    with pytest.raises(UsageError, match=r"picked before with 1 epochs of .*, and epochs=2 is asked .*force=True"):
+        study.pick(budget=BUDGET, epochs=2)
+    with pytest.raises(UsageError, match=r"picked before without pt2, which is asked for now"):
+        study.pick(budget=BUDGET, export="pt2")
     saved = small.save(tmp_path / "small")
     inputs = rows(4, 1)[0]
     assert torch.equal(ap.load(saved, network=make_model())(inputs), small.model(inputs))

@@ -109,6 +109,24 @@ class Metric:
         """Return ``value`` with the sign under which smaller is better."""
         return -value if self.goal == "max" else value
 
+    def as_loss(self, value: float) -> float:
+        """Return what stands for the loss where there is none: what is wrong, of a fraction that should be large.
+
+        Of other metrics it is the value, so signed that less is better.
+
+        >>> METRICS["accuracy"].as_loss(0.75), Metric("psnr").as_loss(30.0)
+        (0.25, -30.0)
+        """
+        return 1 - value if self.unit == PER_CENT and self.goal == "max" else self.minimised(value)
+
+    def is_the_loss(self, values: Mapping[str, float]) -> bool:
+        """Return whether the loss among some values is only this metric's stand-in, by :meth:`as_loss`.
+
+        >>> Metric("rmse").is_the_loss({"rmse": 0.5, "loss": 0.5}), Metric("rmse").is_the_loss({"rmse": 0.5, "loss": 2})
+        (True, False)
+        """
+        return self.name in values and values.get("loss") == self.as_loss(values[self.name])
+
     def is_better(self, value: float, other: float, tolerance: float = 0.0) -> bool:
         """Return whether ``value`` beats ``other`` by more than ``tolerance``.
 

@@ -104,9 +104,9 @@ def _accepted(
         return {}
     missing = [p.name for p in parameters if _is_required(p) and (p.name not in offers or p.kind is p.POSITIONAL_ONLY)]
     if missing:
+        offered = f"it may take any of {', '.join(offers)} by name, and others need" if offers else "give it"
         raise error(
-            f"{reference!r} requires the argument {', '.join(missing)}, which is not on offer; "
-            f"it may take any of {', '.join(offers)} by name, and others need a default"
+            f"{reference!r} requires the argument {', '.join(missing)}, which is not on offer; {offered} a default"
         )
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return offers

@@ -188,15 +188,19 @@ def _contenders(pick: PickedTrial, quality: Metric) -> list[str]:
     if len(pick.contenders) < 2:
         return []
     borders = pick.finetune.borders
+    rungs = [rung.validation for one in pick.contenders for rung in one.rungs]
+    has_loss = not (rungs and all(quality.is_the_loss(found.values) for found in rungs))
+    known = [*([METRICS["loss"]] if has_loss else []), quality]
     lines = [
         f"| contender | from | {' | '.join(f'after {100 * share:g} %' for share in borders)} | |",
         f"|---|---|{'---|' * len(borders)}---|",
     ]
     for one in pick.contenders:
-        scores = [_loss_and_quality(rung.validation, quality) for rung in one.rungs]
+        scores = [_values_of(rung.validation, known) for rung in one.rungs]
         cells = [str(one.trial), one.origin, *scores, *[""] * (len(borders) - len(scores))]
         lines.append(f"| {' | '.join([*cells, _ending(one)])} |")
-    return [*lines, "", f"Validation loss and {quality.name} after each part; the better half by loss went on.", ""]
+    what, judge = (f"loss and {quality.name}", "loss") if has_loss else (quality.name, quality.name)
+    return [*lines, "", f"Validation {what} after each part; the better half by {judge} went on.", ""]
 
 
 def _ending(contender: ContenderRow) -> str:
@@ -206,8 +210,8 @@ def _ending(contender: ContenderRow) -> str:
     return "picked" if left is None else f"left behind at {100 * left:g} %"
 
 
-def _loss_and_quality(found: Measurement, quality: Metric) -> str:
-    known = dict.fromkeys((METRICS["loss"], quality))
+def _values_of(found: Measurement, metrics: Sequence[Metric]) -> str:
+    known = dict.fromkeys(metrics)
     return ", ".join(one.with_unit(found[one.name]) for one in known if one.name in found.values)
 
 

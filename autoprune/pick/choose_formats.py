@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autoprune.analysis.quality_limits import QualityLimits
-from autoprune.core.export_formats import FILES, Int8Limit, Wanted, wanted_formats
-from autoprune.errors import UsageError
-from autoprune.export.card import Card
+from autoprune.core.export_formats import Int8Limit, Wanted, wanted_formats
 from autoprune.study.view import StudyView
 
 
@@ -39,14 +37,3 @@ def choose_formats(
     if names == "auto" and not int8 and view.spec.latency.format == "int8":  # what was searched is what is shipped
         return replace(wanted_formats(names, int8=True, limit=limit), is_explicit=False)
     return wanted_formats(names, int8=int8, limit=limit)
-
-
-def check_has_formats(card: Card, wanted: Wanted) -> None:
-    """Refuse a network that was picked before without a format that is asked for by name.
-
-    Raises:
-        UsageError: naming the files that it lacks.
-    """
-    missing = [FILES[name] for name in wanted.formats if name not in card.written.exports]
-    if wanted.is_explicit and missing:
-        raise UsageError(f"the network was picked before, without {' and '.join(missing)}; force=True picks it anew")

@@ -17,6 +17,7 @@ from torch import nn
 
 from autoprune.analysis.successive_halving import halve, rungs
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import Metric
 from autoprune.core.trial import Trial
 from autoprune.errors import EvaluationError
 from autoprune.pick.final_scores import FinalScores, dense_final_scores, final_scores_of
@@ -155,7 +156,8 @@ class _Contest:
         except EvaluationError as error:
             entrant.watch.on_phase(f"failed: {error}")
             return replace(entrant, network=None, failure=error)
-        entrant.watch.on_phase(f"validation loss {found.loss:.4f} after {100 * last:g} % of the fine-tune")
+        reached = _in_words(found.measurement, self.maker.task.metric)
+        entrant.watch.on_phase(f"validation {reached} after {100 * last:g} % of the fine-tune")
         scores = (*entrant.scores, (last, found))
         self.memory.keep_reached(entrant.trial, Reached(network, scores))
         return replace(entrant, network=network, scores=scores)
@@ -221,6 +223,13 @@ def _say_rescued(entrant: _Entrant) -> None:
 
 def _last_loss(entrant: _Entrant) -> float:
     return math.inf if entrant.failure is not None else entrant.scores[-1][1].loss
+
+
+def _in_words(found: Measurement, quality: Metric) -> str:
+    """Return what contenders are judged by: the loss, or the metric that stands for it where there is none."""
+    if quality.is_the_loss(found.values):
+        return f"{quality.name} {quality.with_unit(found[quality.name])}"
+    return f"loss {found['loss']:.4f}"
 
 
 def _network_of(entrant: _Entrant) -> nn.Module:

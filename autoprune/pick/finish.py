@@ -122,7 +122,8 @@ class _Pick:
         study = prepare_study(resolve(self.view.spec), self.view.folder, self.notify)
         settings = finetune_settings(study.spec, epochs=self.epochs, lr=study.spec.pick.lr)
         maker, meter = build_maker(study, settings), build_meter(study)
-        self.notify(_plan(self.trials, self.epochs))
+        lead = study.task.metric
+        self.notify(_plan(self.trials, self.epochs, lead.name if lead.is_the_loss(study.dense.values) else "loss"))
         with unfinished(picked, maker, meter.timer.plan, self.trials) as memory:
             is_resumed = memory.has_begun
             if is_resumed:
@@ -172,12 +173,12 @@ def _bundle(finished: Finished, study: PreparedStudy, wanted: Wanted) -> Network
     )
 
 
-def _plan(trials: Sequence[Trial], epochs: float) -> str:
-    """Return who will be trained, and for how long."""
+def _plan(trials: Sequence[Trial], epochs: float, judge: str) -> str:
+    """Return who will be trained, for how long, and by what the better half is told."""
     names = ", ".join(str(trial.number) for trial in trials)
     if not epochs:
         return f"finishing {'the best of trials' if len(trials) > 1 else 'trial'} {names} as measured in the search"
     if len(trials) == 1:
         return f"finishing trial {names}: fine-tune of {epochs:g} epochs"
     parts = "; ".join(f"{rung.contenders} up to {100 * rung.share:g} %" for rung in rungs(len(trials)))
-    return f"finishing the best of trials {names}: fine-tune of {epochs:g} epochs, {parts}, by validation loss"
+    return f"finishing the best of trials {names}: fine-tune of {epochs:g} epochs, {parts}, by validation {judge}"

@@ -163,7 +163,14 @@ class _Attempt:
 def _trace(specimen: Specimen, seconds: float, flipped: Iterable[FoldKey]) -> Trace:
     training = copy_network(specimen.network).train(), specimen.example.first(2)
     passed = specimen.copied(specimen.network)  # a pass may leave its mark, as weights assigned in forward do
-    return trace(passed, specimen.example.first(1), training, seconds, flipped)
+    alone = specimen.example.first(1)
+    try:
+        return trace(passed, alone, training, seconds, flipped)
+    except OutOfTime:
+        raise
+    except Exception:  # the user's own forward may raise anything
+        answer_of(specimen.network, alone)  # raises if it does not run on one example
+        raise
 
 
 def _specimen(network: nn.Module, example: Inputs) -> Specimen:
@@ -185,24 +192,22 @@ def _specimen(network: nn.Module, example: Inputs) -> Specimen:
         probe, example, expected = wide, same, answer_of(wide, same)
     except ModelError:  # it makes float32 tensors of its own
         pass
-    answer_of(probe, example.first(1))  # which is what the trace sees
-    return Specimen(probe, example, expected, _in_training(probe, example))
+    return Specimen(probe, example, expected, *_in_training(probe, example))
 
 
-def _in_training(network: nn.Module, example: Inputs) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what a network answers in training mode, twice.
+def _in_training(network: nn.Module, example: Inputs) -> tuple[list[Tensor], bool]:
+    """Return what a network answers in training mode, and whether it draws random numbers there.
 
     Raises:
         ModelError: if it does not run.
     """
     try:
-        first, second = (training_answers(copy_network(network), example, seed) for seed in (0, 1))
+        return training_answers(copy_network(network), example, 0)
     except Exception as error:  # the user's own network may raise anything
         raise ModelError(
             f"the network runs in evaluation mode, and not in training mode, on {example}: "
             f"{type(error).__name__}: {where(error)}"
         ) from error
-    return first, second
 
 
 def _out_of_time(network: nn.Module, seconds: float) -> Iterable[FrozenGroup]:

@@ -46,6 +46,12 @@ class Calibration:
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy
     loss_on: Callable[[nn.Module, Any], Tensor] | None = None
 
+    @property
+    def is_double(self) -> bool:
+        """Return whether the batches are of a network that computes in float64."""
+        first = Inputs.of(self.batches[0][0]).tensors if self.batches else []
+        return any(tensor.dtype == torch.float64 for tensor in first)
+
     def loss_of(self, network: nn.Module, inputs: Any, labels: Any) -> Tensor:
         """Return the loss of a network on one batch."""
         if self.loss_on is not None:
@@ -128,7 +134,7 @@ def score_groups(
     """Score every group by every criterion, once; the network is not touched.
 
     Args:
-        network: the dense network; scored in eval mode and float32.
+        network: the dense network; scored in eval mode, and in float32 unless the batches are float64.
         groups: what to score.
         names: criteria, as the registry knows them.
         calibration: batches for the criteria that need data.
@@ -155,7 +161,9 @@ def score_by(
             f"the importance criteria {', '.join(need_data)} need data, and there is no calibration batch; raise "
             f"space.calibration_images (in Python: give batches), or choose criteria that read the weights alone, as l2"
         )
-    twin = copy_network(network).float().eval()
+    twin = copy_network(network).eval()
+    if not calibration.is_double:
+        twin.float()
     for parameter in twin.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     by_gradient = {name: c for name, c in criteria.items() if has_mark(c, "uses_gradients")}

@@ -23,6 +23,7 @@ from autoprune.core.channel_groups import FrozenGroup, PruningGroup
 from autoprune.models.calling.answers import are_of_one_shape, difference, magnitude
 from autoprune.models.calling.inputs import Inputs
 from autoprune.models.calling.tensors import tensors_in
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.cut_plan import plan_cut
 from autoprune.pruning.faults import CutFault, Draw, fault_of
 from autoprune.pruning.light_copy import copier_of
@@ -46,23 +47,27 @@ class Specimen:
         network: in eval mode, no channel of which is silent.
         example: its inputs.
         expected: the tensors of its answer.
-        in_training: those of its answers in training mode, twice, drawn with the same seed and another.
+        in_training: those of its answer in training mode.
+        draws_numbers: whether that moved PyTorch's stream of random numbers, as dropout does.
     """
 
     network: nn.Module
     example: Inputs
     expected: list[Tensor]
-    in_training: tuple[list[Tensor], list[Tensor]]
+    in_training: list[Tensor]
+    draws_numbers: bool
 
     @cached_property
     def copied(self) -> Copier:
         """Return the function that makes the copies that are cut."""
         return copier_of(self.network)
 
-    @property
+    @cached_property
     def is_random_in_training(self) -> bool:
-        """Return whether training draws random numbers, as dropout does, so that no two answers are alike."""
-        return not all(torch.equal(a, b) for a, b in zip(*self.in_training, strict=True))
+        """Return whether two answers in training mode differ, whatever the network draws its random numbers from."""
+        again, _ = training_answers(copy_network(self.network), self.example, 1)
+        is_alike = are_of_one_shape(again, self.in_training)
+        return not (is_alike and all(torch.equal(a, b) for a, b in zip(again, self.in_training, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -120,9 +125,10 @@ class Proof:
         if draw.until == "runs":
             return None
         masked = partial(zeroed, specimen.network, cut, specimen.copied)
-        if (unequal := self._inequality(answer, masked(), removed)) is not None:
+        twin = masked()
+        if (unequal := self._inequality(answer, twin, removed)) is not None:
             return replace(unequal, draw=Draw(removed, "equals"))
-        if draw.until == "equals" or (untrainable := self._training_fault(groups, small, masked)) is None:
+        if draw.until == "equals" or (untrainable := self._training_fault(groups, small, twin, masked)) is None:
             return None
         return replace(untrainable, draw=draw)
 
@@ -171,32 +177,43 @@ class Proof:
         return is_removed
 
     def _training_fault(
-        self, groups: Sequence[PruningGroup], small: nn.Module, masked: Callable[[], nn.Module]
+        self, groups: Sequence[PruningGroup], small: nn.Module, twin: nn.Module, masked: Callable[[], nn.Module]
     ) -> CutFault | None:
+        """Return what goes wrong in training mode.
+
+        Args:
+            groups: that were cut.
+            small: the cut network, which has run in evaluation mode.
+            twin: its masked twin, likewise.
+            masked: makes another twin.
+        """
         specimen = self.specimen
         try:
-            found = training_answers(small, specimen.example, 0)
+            found, _ = training_answers(small, specimen.example, 0)
         except Exception as error:  # the user's own forward may raise anything
             return fault_of(
                 "its forward pass fails in training mode once it is cut", error, specimen.network, groups, self.begun
             )
-        is_compared = not (specimen.is_random_in_training or self.statistics)
-        if not is_compared and are_of_one_shape(found, specimen.in_training[0]):
+        # a network that draws from elsewhere shows it by answers that differ; asking all would cost a pass
+        is_compared = not (self.statistics or (specimen.draws_numbers and specimen.is_random_in_training))
+        if not is_compared and are_of_one_shape(found, specimen.in_training):
             return None
-        wanted = training_answers(masked(), specimen.example, 0)
+        wanted, _ = training_answers(twin, specimen.example, 0)
         if not are_of_one_shape(found, wanted):
             return CutFault("an output of training mode changes its shape")
         if not is_compared:
             return None
-        strict = [TRAINING_ROUNDINGS * scale for scale in _scales(specimen.in_training[0], wanted)]
+        strict = [TRAINING_ROUNDINGS * scale for scale in _scales(specimen.in_training, wanted)]
         if _are_near(found, wanted, strict):
             return None
         if specimen.example.has_real_numbers:  # statistics of two images may make anything of a rounding
-            near = training_answers(masked(), self._rounded(specimen.example), 0)
+            near, _ = training_answers(masked(), self._rounded(specimen.example), 0)
             if are_of_one_shape(near, wanted):
                 loose = [ROUNDINGS * difference(one, other) for one, other in zip(near, wanted, strict=True)]
                 if _are_near(found, wanted, loose):
                     return None
+        if specimen.is_random_in_training:
+            return None
         return CutFault("cutting it is not the same as zeroing its channels in training mode")
 
     def _rounded(self, example: Inputs) -> Inputs:
@@ -223,12 +240,16 @@ def _are_near(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerances: Seq
     return all(difference(one, other) <= tolerance for one, other, tolerance in pairs)
 
 
-def training_answers(network: nn.Module, example: Inputs, seed: int) -> list[Tensor]:
-    """Return all real tensors that a network returns in training mode; it is changed, as training changes it."""
+def training_answers(network: nn.Module, example: Inputs, seed: int) -> tuple[list[Tensor], bool]:
+    """Return all real tensors that a network returns in training mode, and whether PyTorch's stream was drawn from.
+
+    The network is changed, as training changes it.
+    """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        before = torch.default_generator.manual_seed(seed).get_state()
         answer = example.run(network.train())
-    return [tensor for tensor in tensors_in(answer) if tensor.is_floating_point() and tensor.numel()]
+        has_drawn = not torch.equal(torch.default_generator.get_state(), before)
+    return [tensor for tensor in tensors_in(answer) if tensor.is_floating_point() and tensor.numel()], has_drawn
 
 
 def draws(groups: Iterable[PruningGroup]) -> Iterator[dict[str, tuple[int, ...]]]:

@@ -133,10 +133,12 @@ def zeroed(network: nn.Module, cut: CutPlan, copied: Copier = copy_network) -> n
     for path, kept in cut.items():
         if BLOCK in kept.sides:
             continue
-        spared = _directions(masked, path)
+        spared, silent = _directions(masked, path), dict[str, dict[int, tuple[int, ...]]]()
         for (tensor, dim), positions in _gone(masked, path, kept.sides).items():
             if not tensor.endswith(("running_mean", "running_var")) and (tensor, dim) not in spared:
-                _replace(masked, tensor, partial(_silenced, dim=dim, positions=positions))
+                silent.setdefault(tensor, {})[dim] = positions
+        for tensor, by_dim in silent.items():
+            _replace(masked, tensor, partial(_silenced, by_dim=by_dim))
         found = part_at(masked, path)
         kind = kind_of(found) if isinstance(found, nn.Module) else None
         if kind is not None and kind.masked is not None and "out" in kept.sides:
@@ -196,9 +198,11 @@ def _without(tensor: Tensor, dim: int, positions: tuple[int, ...]) -> Tensor:
     return tensor.index_select(dim, index).contiguous(memory_format=_format_of(tensor))
 
 
-def _silenced(tensor: Tensor, dim: int, positions: tuple[int, ...]) -> Tensor:
-    index = torch.tensor(positions, dtype=torch.int64, device=tensor.device)
-    return tensor.index_fill(dim, index, 0)
+def _silenced(tensor: Tensor, by_dim: Mapping[int, tuple[int, ...]]) -> Tensor:
+    silent = tensor.clone()
+    for dim, positions in by_dim.items():
+        silent.index_fill_(dim, torch.tensor(positions, dtype=torch.int64, device=tensor.device), 0)
+    return silent
 
 
 def _format_of(tensor: Tensor) -> torch.memory_format:

@@ -6,10 +6,8 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optuna.trial import TrialState
-
 from autoprune.core.json_values import JsonObject, parse_json
-from autoprune.study.table_schema import CANDIDATE, WORKER
+from autoprune.study.table_schema import CANDIDATE, RUNNING, WORKER
 from autoprune.study.trial_format import ASKED, StoredTrial
 from autoprune.study.workers import WorkerName
 
@@ -49,7 +47,7 @@ class AtWork:
 
 def at_work(stored: Sequence[StoredTrial]) -> tuple[AtWork, ...]:
     """Return every candidate without an outcome, by number."""
-    running = [one for one in stored if one.state == TrialState.RUNNING and CANDIDATE in one.user_attrs]
+    running = [one for one in stored if one.state.name == RUNNING and CANDIDATE in one.user_attrs]
     return tuple(sorted((_read(one.user_attrs[CANDIDATE]) for one in running), key=lambda one: one.number))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from autoprune.core.builtin_names import SamplerName
 from autoprune.core.metrics import ACCURACY, KNOWN_QUALITIES, METRICS, TRAIN, Metric
@@ -31,7 +31,6 @@ class StudySpec(Section):
     name: str = Field(
         default="digits-resnet56", description="letters, digits, '.', '_' and '-', not beginning with '.' or '-'"
     )
-    # before the objectives, which may name these
     metrics: Names = Field(
         default=(),
         description="what quality is measured by, as NAME, NAME:GOAL or NAME:GOAL:UNIT, the first leads; empty: what "
@@ -87,21 +86,27 @@ class StudySpec(Section):
 
     @field_validator("objectives")
     @classmethod
-    def _quality_and_cost(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """Check that a quality is traded for a cost, by names that are known as far as the data is not yet."""
+    def _named_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         check_unique(names)
-        own = {one.name for one in map(Metric.parse, info.data.get("metrics", ()))}
-        unknown = [name for name in names if name not in {QUALITY, *METRICS, *KNOWN_QUALITIES, *own}]
+        return names
+
+    @model_validator(mode="after")
+    def _quality_and_cost(self) -> StudySpec:
+        """Check that a quality is traded for a cost, by names that are known as far as the data is not yet."""
+        own = {one.name for one in map(Metric.parse, self.metrics)}
+        unknown = [name for name in self.objectives if name not in {QUALITY, *METRICS, *KNOWN_QUALITIES, *own}]
         costs = [name for name, known in METRICS.items() if known.is_cost]
         qualities = dict.fromkeys((*own, *(name for name in METRICS if name not in costs and not is_told_only(name))))
-        if unknown:
-            raise fault(f"{UnknownNameError('metric', unknown[0], (*qualities, *costs, QUALITY))}")
-        if {name in costs for name in names} != {True, False} or any(map(is_told_only, names)):
+        if unknown and not self.data.may_bring_metrics:
+            hint = f" If evaluate gives it, say so: --metric {unknown[0]}:max, or :min." if self.loop.evaluate else ""
+            raise fault(f"{UnknownNameError('metric', unknown[0], (*qualities, *costs, QUALITY))}{hint}", "objectives")
+        if {name in costs for name in self.objectives} != {True, False} or any(map(is_told_only, self.objectives)):
             raise fault(
                 f"expected at least one quality ({', '.join(qualities)}, or {QUALITY} for the first of the data's own) "
-                f"and one cost ({', '.join(costs)})"
+                f"and one cost ({', '.join(costs)})",
+                "objectives",
             )
-        return names
+        return self
 
     @property
     def quality(self) -> Metric:

@@ -70,6 +70,11 @@ class DataSpec(Section):
     def _known_in_form(cls, source: str) -> str:
         return check_name(DATA, source, *DATA.prefixes)
 
+    @property
+    def may_bring_metrics(self) -> bool:
+        """Return whether the data is no built-in one, and may be judged by metrics that are not known before it is."""
+        return self.source not in DATA.builtins and not self.source.startswith(DATA.prefixes)
+
 
 class LoopSpec(Section):
     """The user's own training and judgement, in the place of ours."""

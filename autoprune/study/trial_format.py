@@ -15,11 +15,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
-
-from optuna.distributions import BaseDistribution
-from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import parse_json
@@ -40,7 +36,25 @@ from autoprune.study.table_schema import CANDIDATE as CANDIDATE
 from autoprune.study.table_schema import OUTCOME as OUTCOME
 from autoprune.study.table_schema import WORKER
 
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.study import StudyDirection
+    from optuna.trial import TrialState
+
 ASKED = "asked"  # key of when a candidate was given to its worker
+
+
+class State(Protocol):
+    """Whether a stored trial runs, or how it ended: Optuna's own ``TrialState``, or one of the same names."""
+
+    @property
+    def name(self) -> str:
+        """Return ``RUNNING``, ``WAITING``, ``COMPLETE``, ``PRUNED`` or ``FAIL``."""
+        ...  # pragma: no cover
+
+    def is_finished(self) -> bool:
+        """Return whether the trial has ended."""
+        ...  # pragma: no cover
 
 
 class Record(Protocol):
@@ -52,7 +66,7 @@ class Record(Protocol):
         ...  # pragma: no cover
 
     @property
-    def state(self) -> TrialState:
+    def state(self) -> State:
         """Return whether it runs, or how it ended."""
         ...  # pragma: no cover
 
@@ -67,7 +81,7 @@ class StoredTrial:
     """What autoprune reads of a stored trial: Optuna's number and state, and our attributes."""
 
     number: int
-    state: TrialState
+    state: State
     user_attrs: Mapping[str, Any]
 
 
@@ -210,6 +224,8 @@ def read_trials(records: Sequence[Record], memory: RecordCache | None = None) ->
 
 def told_as(outcome: Outcome, objectives: Sequence[str]) -> tuple[TrialState, list[float] | None]:
     """Return the state and the objective values under which Optuna learns of an outcome."""
+    from optuna.trial import TrialState
+
     match outcome:
         case Completed(measurement):
             return TrialState.COMPLETE, [measurement[name] for name in objectives]
@@ -221,4 +237,6 @@ def told_as(outcome: Outcome, objectives: Sequence[str]) -> tuple[TrialState, li
 
 def directions(objectives: Sequence[str]) -> list[StudyDirection]:
     """Return Optuna's direction of each objective."""
+    from optuna.study import StudyDirection
+
     return [StudyDirection.MAXIMIZE if METRICS[name].goal == "max" else StudyDirection.MINIMIZE for name in objectives]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-from optuna.trial import TrialState
 
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import DAMAGE, parse_json
@@ -18,11 +17,11 @@ from autoprune.study.at_work import AtWork, at_work
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
-from autoprune.study.storage import closing_storage, reporting_damage
+from autoprune.study.sqlite_rows import StoredStudy, read_sqlite
 from autoprune.study.storage_url import sqlite_path, sqlite_url, without_password
 from autoprune.study.study_facts import SessionFacts, StudyFacts
+from autoprune.study.table_schema import RUNNING
 from autoprune.study.trial_format import StoredTrial, read_trials
-from autoprune.study.trial_rows import open_rows
 
 
 @dataclass(frozen=True)
@@ -84,37 +83,49 @@ def open_view(path: str | Path, storage: str | None = None) -> StudyView:
         StudyError: if there is no study in the folder, or it cannot be read.
     """
     folder = StudyFolder(Path(path))
-    url = storage_url(folder, storage)
-    file = sqlite_path(url)
+    file = sqlite_path(storage) if storage else folder.database
     if not folder.resolved.exists() or (file is not None and not file.exists()):
         raise StudyError(
             f"there is no stored study in {str(path)!r}; `autoprune studies` lists those there are, "
             f"`autoprune search {path}` begins one"
         )
     spec = read_resolved(folder.resolved)
-    with closing_storage(url, to_read=True) as opened:
-        try:
-            study_id = opened.get_study_id_from_name(spec.name)
-        except KeyError as error:
-            raise StudyError(f"the storage {without_password(url)!r} holds no study named {spec.name!r}") from error
-        with reporting_damage(url):
-            stored = open_rows(opened, study_id).read(0)
-            kept = opened.get_study_user_attrs(study_id)
-            working = at_work(stored)
-        facts = _read_facts(kept, url)
-    running = sum(record.state == TrialState.RUNNING for record in stored)
+    found = read_sqlite(file, spec.name) if file is not None else None
+    found = found or _read_by_optuna(storage_url(folder, storage), spec.name)
+    url = partial(storage_url, folder, storage)
+    facts = _read_facts(found.facts, url)
+    running = sum(record.state.name == RUNNING for record in found.trials)
     wanted = {spec.quality.name, "mflops", *spec.objectives}
-    trials = _readable(stored, facts.dense_paired, wanted, url)
+    trials = _readable(found.trials, facts.dense_paired, wanted, url)
     if facts.dense is not None and not facts.dense.values.keys() >= wanted:
         lacking = ", ".join(sorted(wanted - facts.dense.values.keys()))
         raise StudyError(
-            f"what the storage {without_password(url)!r} holds about the dense network is damaged: it lacks {lacking}; "
-            "restore study.db from a copy"
+            f"what the storage {without_password(url())!r} holds about the dense network is damaged: it lacks "
+            f"{lacking}; restore study.db from a copy"
         )
-    return StudyView(folder, spec, trials, running, facts, working)
+    return StudyView(folder, spec, trials, running, facts, found.working)
 
 
-def _read_facts(stored: Mapping[str, str], url: str) -> StudyFacts:
+def _read_by_optuna(url: str, name: str) -> StoredStudy:
+    """Return what any storage holds of a study.
+
+    Raises:
+        StudyError: if it holds none of that name, or cannot be read.
+    """
+    from autoprune.study.storage import closing_storage, reporting_damage
+    from autoprune.study.trial_rows import open_rows
+
+    with closing_storage(url, to_read=True) as opened:
+        try:
+            study_id = opened.get_study_id_from_name(name)
+        except KeyError as error:
+            raise StudyError(f"the storage {without_password(url)!r} holds no study named {name!r}") from error
+        with reporting_damage(url):
+            trials = open_rows(opened, study_id).read(0)
+            return StoredStudy(trials, opened.get_study_user_attrs(study_id), at_work(trials))
+
+
+def _read_facts(stored: Mapping[str, str], url: Callable[[], str]) -> StudyFacts:
     """Return the facts of a study from the texts of its storage.
 
     Raises:
@@ -124,19 +135,21 @@ def _read_facts(stored: Mapping[str, str], url: str) -> StudyFacts:
         return StudyFacts.from_json({key: parse_json(value) for key, value in stored.items()})
     except DAMAGE as error:
         raise StudyError(
-            f"what the storage {without_password(url)!r} holds about the study as a whole is damaged "
+            f"what the storage {without_password(url())!r} holds about the study as a whole is damaged "
             f"({type(error).__name__}: {error}); expected finite numbers: restore study.db from a copy"
         ) from error
 
 
-def _readable(stored: Sequence[StoredTrial], of_dense: str, wanted: Set[str], url: str) -> tuple[Trial, ...]:
+def _readable(
+    stored: Sequence[StoredTrial], of_dense: str, wanted: Set[str], url: Callable[[], str]
+) -> tuple[Trial, ...]:
     """Return the finished trials.
 
     Args:
         stored: records of trials.
         of_dense: what the dense network made of each validation example.
         wanted: metrics that every completed trial has.
-        url: of the storage, for messages.
+        url: returns that of the storage, for messages.
 
     Raises:
         StudyError: naming one that is damaged, as one with a number that is not finite.
@@ -148,7 +161,7 @@ def _readable(stored: Sequence[StoredTrial], of_dense: str, wanted: Set[str], ur
         return trials
     except DAMAGE as error:
         raise StudyError(
-            f"a trial in the study's storage {without_password(url)!r} is damaged ({type(error).__name__}: {error}); "
+            f"a trial in the study's storage {without_password(url())!r} is damaged ({type(error).__name__}: {error}); "
             f"expected what autoprune wrote, all numbers finite: restore the storage from a copy"
         ) from error
 

@@ -17,7 +17,7 @@ from autoprune.errors import DataError, UsageError
 from autoprune.models.calling.inputs import Inputs, words
 from autoprune.models.calling.tensors import tensors_in
 from autoprune.tasks.captured_call import captured_call
-from autoprune.tasks.default_forward import default_inputs, default_targets
+from autoprune.tasks.default_forward import default_inputs, default_targets, is_zipped
 from autoprune.tasks.distill import default_distillation
 from autoprune.tasks.own_data import OwnSplit, hash_of, placed
 from autoprune.tasks.own_loop import guarded
@@ -191,6 +191,8 @@ class Task(DataTask):
         """Return the number of examples in a batch: the length of its first tensor or list, or of packed sequences."""
         if isinstance(batch, list) and len(batch) == 2 and not _is_of_examples(batch):
             return self.count(batch[0])  # a loader's own [inputs, labels]
+        if is_zipped(batch):
+            return len(batch[0])
         first = batch
         while isinstance(first, Mapping | tuple) and not isinstance(first, PackedSequence):
             inside = list(first.values()) if isinstance(first, Mapping) else list(first)

@@ -22,10 +22,12 @@ from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
 from autoprune.errors import DataError, UnknownNameError
 from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.tensors import map_tensors, tensors_in
 
 SPLITS = ("train", "val", "test")
 SEARCHED = ("train", "val")  # what the trials of a study depend on
 _SUBSET_SEED = 20_26
+_KEPT_BYTES = 64_000_000  # of a batch that stays in memory
 
 Batch: TypeAlias = Any
 """What a task yields, of any structure: tensors in tuples, dictionaries, dataclasses, on the runtime's device."""
@@ -141,6 +143,7 @@ class DataTask(ABC):
     needs: NetworkNeeds = NetworkNeeds()
     reductions: Mapping[str, Callable[[Tensor], float]] = MappingProxyType({})
     finetune: Callable[[nn.Module, int, int, OnStep], object] | None = None
+    _kept_batch: Batch = None
 
     @property
     def metric(self) -> Metric:
@@ -199,7 +202,17 @@ class DataTask(ABC):
 
     def example(self, network: nn.Module) -> Inputs:
         """Return what a network is called with for one batch of validation, on the CPU; one example if it can be."""
-        return self.inputs(network, next(iter(self.eval_batches("val", 1, PlainPlacement())))).first(1).on("cpu")
+        batch = map_tensors(self._first_batch(), Tensor.clone)  # a network may write into what it is given
+        return self.inputs(network, batch).first(1).on("cpu")
+
+    def _first_batch(self) -> Batch:
+        """Return the first batch of validation, read once in a process unless it is large; it is asked for often."""
+        if self._kept_batch is not None:
+            return self._kept_batch
+        found = next(iter(self.eval_batches("val", 1, PlainPlacement())))
+        if sum(tensor.nbytes for tensor in tensors_in(found)) <= _KEPT_BYTES:
+            self._kept_batch = found
+        return found
 
     def count(self, batch: Batch) -> int:
         """Return the number of examples in a batch."""

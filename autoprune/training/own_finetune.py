@@ -6,11 +6,12 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 
 import torch
 from torch import nn
 
-from autoprune.errors import NonFiniteError
+from autoprune.errors import DataError, NonFiniteError
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.tasks.task import DataTask, OnStep
 from autoprune.training.device.evaluation_mode import evaluating
@@ -72,14 +73,37 @@ def rehearse_loop(network: nn.Module, task: DataTask, runtime: Runtime, seed: in
     What a task does by itself is left out: :class:`Rehearsal` tries that.
 
     Raises:
-        EvaluationError, DataError: if the loop fails, or leaves another network than it got.
+        EvaluationError, DataError: if the loop fails, or leaves another network than it got, or weights that are NaN.
     """
     twin = runtime.place(copy_network(network)).train()
     if task.finetune is not None:
+        before = _not_finite(twin)
         with torch.enable_grad(), seeded(seed, runtime.device):
             task.finetune(twin, 1, seed, lambda done, total: None)
+        _check_finite(before, _not_finite(twin), task)
     elif task.scores_examples:
         return
     fine = () if task.finetune is not None else (NonFiniteError,)  # what may be said of a network that is not trained
     with suppress(*fine), torch.no_grad(), evaluating(runtime.place(twin)):
         task.evaluate(twin, "val", runtime, None)
+
+
+def _not_finite(network: nn.Module) -> list[str]:
+    """Return the paths of the parameters and buffers that hold a NaN or an infinite number."""
+    tensors = chain(network.named_parameters(), network.named_buffers())
+    return [path for path, tensor in tensors if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())]
+
+
+def _check_finite(before: list[str], after: list[str], task: DataTask) -> None:
+    """Raise if one step of a loop made numbers NaN or infinite, which every later step would inherit.
+
+    Raises:
+        DataError: naming the first of them.
+    """
+    broken = [path for path in after if path not in before]
+    if broken:
+        raise DataError(
+            f"finetune leaves NaN or infinite numbers in the network after one step on {task.name} "
+            f"({', '.join(broken[:3])}{' and others' if broken[3:] else ''}); train with a smaller learning rate, or "
+            "look at what the loss divides by"
+        )

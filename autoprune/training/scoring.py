@@ -49,9 +49,9 @@ class Score:
         return self.measurement[LOSS]
 
     @property
-    def loss_stderr(self) -> float:
-        """Return its standard error, 0 where it is not known."""
-        return self.measurement.error(LOSS)
+    def loss_stderr(self) -> float | None:
+        """Return its standard error, ``None`` where it is not known."""
+        return self.measurement.stderr.get(LOSS)
 
 
 def score(
@@ -100,16 +100,8 @@ def _score_as_said(said: Evaluated, task: DataTask) -> Score:
     """Return the score that a user's own evaluation gave; its leading metric stands for the loss."""
     found, lead = said.measurement, task.metric.name
     error = {LOSS: found.stderr[lead]} if lead in found.stderr else {}
-    loss = Measurement({LOSS: _stand_in(task.metric, found[lead])}, error)
+    loss = Measurement({LOSS: task.metric.as_loss(found[lead])}, error)
     return Score(found.merged(loss), said.count)
-
-
-def _stand_in(metric: Metric, value: float) -> float:
-    """Return what stands for the loss where there is none: what is wrong, of a fraction that should be large.
-
-    Of other metrics it is their value, so signed that less is better.
-    """
-    return 1 - value if metric.unit == PER_CENT and metric.goal == "max" else metric.minimised(value)
 
 
 def _score_of(judged: Sequence[ScoredBatch], task: DataTask, split: str) -> Score:
@@ -125,7 +117,7 @@ def _score_of(judged: Sequence[ScoredBatch], task: DataTask, split: str) -> Scor
             errors[metric.name] = found.stderr
         paired = paired or found.paired
     lead = task.metric.name
-    loss, error = _mean_loss(judged) if task.has_loss else (_stand_in(task.metric, values[lead]), errors.get(lead))
+    loss, error = _mean_loss(judged) if task.has_loss else (task.metric.as_loss(values[lead]), errors.get(lead))
     if not math.isfinite(loss):
         raise NonFiniteError(
             f"the network's outputs on the {split} examples are NaN or infinite; "
@@ -140,7 +132,7 @@ def _mean_loss(judged: Sequence[ScoredBatch]) -> tuple[float, float | None]:
     """Return the mean loss and its standard error, from the losses of examples, or of batches where they are means."""
     if judged[0].losses.dim():
         losses = torch.cat([one.losses for one in judged]).cpu().double()  # as not every device has doubles
-        spread = float(losses.std(correction=1)) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
+        spread = float(losses.std(correction=1)) / math.sqrt(len(losses)) if len(losses) > 1 else None
         return float(losses.mean()), spread
     means = torch.stack([one.losses for one in judged]).cpu().double()
     weights = torch.tensor([one.count for one in judged], dtype=torch.float64)

@@ -207,7 +207,7 @@ def _own_fault(fault: Fault, rehearsal: Rehearsal, network: nn.Module) -> Autopr
         return fault.error
     tried, task = rehearsal.described(network), rehearsal.task
     if fault.doing == "run":
-        other = f"give a network made for {task.name}, or other data" if task is not None else "correct it"
+        other = "give a network that takes such inputs, or other data" if task is not None else "correct it"
         return ModelError(f"the network does not run on {tried}: {fault.reason}; {other}")
     if fault.doing == _JUDGED and task is not None:
         return DataError(

@@ -429,6 +429,21 @@ def test_a_card_of_another_metric_says_what_is_better_in_words(
     assert "accuracy" not in text.partition("| file |")[0]
 
 
+def test_a_card_of_a_task_without_a_loss_names_its_metric(carded: tuple[dict[str, Any], Path]) -> None:
+    from autoprune.export.card import Card
+    from autoprune.pick.card_text import card_text
+
+    stored = json.loads(json.dumps(carded[0]))
+    assert "Validation loss and accuracy after each part; the better half by loss" in card_text(Card.from_json(stored))
+    for one in stored["contenders"]:
+        for rung in one["rungs"]:
+            values = rung["validation"]["values"]
+            values["loss"] = 1 - values["accuracy"]
+    text = card_text(Card.from_json(stored))
+    assert "Validation accuracy after each part; the better half by accuracy went on." in text
+    assert "loss" not in text.partition("| file |")[0]
+
+
 # --- cut off, and going on
 
 

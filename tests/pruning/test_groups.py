@@ -6,6 +6,7 @@ import copy
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from pruning_nets import OUTPUT, PaddedShortcut, random_cut
@@ -349,6 +350,41 @@ def test_a_network_that_fails_in_training_mode_says_so_with_its_line() -> None:
 
     with pytest.raises(ModelError, match=r"not in training mode, .*has no attribute 'lacking' \(test_groups\.py:\d+"):
         find_groups(nn.Sequential(nn.Linear(4, 8), Lacking(8, 3)), torch.randn(2, 4))
+
+
+class Noisy(nn.Module):
+    """Add noise in training, from a stream of PyTorch's, NumPy's or its own process."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source, self.layers = source, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return self.layers(x)
+        noise = {"torch": lambda: float(torch.rand(())), "numpy": lambda: float(_ELSEWHERE.normal())}[self.source]()
+        return self.layers(x) + noise
+
+
+_ELSEWHERE = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("source", ["torch", "numpy"])
+def test_training_that_draws_random_numbers_from_anywhere_is_not_compared(source: str) -> None:
+    assert [group.name for group in find_groups(Noisy(source), torch.randn(2, 4)).cuttable] == ["layers.0"]
+
+
+def test_a_quiet_network_runs_in_training_mode_only_as_often_as_needed() -> None:
+    passes = []
+
+    class Counted(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            passes.append((self.training, len(x)))
+            return super().forward(x)
+
+    assert len(find_groups(nn.Sequential(Counted(4, 8), nn.Linear(8, 3)), torch.randn(2, 4)).cuttable) == 1
+    assert passes.count((True, 2)) == 4  # alone, traced, cut, and masked
+    assert passes.count((False, 1)) == 1  # traced
 
 
 def test_every_group_loses_another_share_than_every_other_in_some_draw() -> None:

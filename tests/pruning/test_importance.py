@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ def test_a_frozen_network_in_another_precision_and_mode_is_scored_the_same(name:
     frozen = ExampleNetwork().double().eval().requires_grad_(False)
     assert all(torch.equal(values, scores_of(name, frozen)[key]) for key, values in scores_of(name).items())
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_that_computes_in_float64_is_scored_alike(name: str) -> None:
+    plain = example_calibration()
+    double = replace(plain, batches=[(images.double(), labels) for images, labels in plain.batches])
+    found = score_groups(ExampleNetwork().double(), GROUPS, [name], double)[name]
+    for key, values in scores_of(name).items():
+        torch.testing.assert_close(found[key], values, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

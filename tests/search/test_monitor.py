@@ -157,3 +157,10 @@ def test_a_glance_takes_a_fixed_part_of_validation(task: ArrayTask, toy: Toy, ru
     assert glance(toy, task, runtime, 20).count == 20
     assert glance(toy, task, runtime, 20) == glance(toy, task, runtime, 20)
     assert glance(toy, task, runtime, 10_000) == score(toy, task, "val", runtime)
+
+
+def test_a_loss_without_a_known_error_is_stored_without_one(toy: Toy, runtime: Runtime) -> None:
+    monitor = monitor_of(make_task(val=1), runtime)
+    monitor.look("recalibrated_loss", toy)
+    assert "recalibrated_loss" in monitor.measured.values
+    assert "recalibrated_loss" not in monitor.measured.stderr

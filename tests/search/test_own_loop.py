@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+from autoprune import Metric, Task
 from autoprune.cli import main
+from autoprune.errors import UsageError
+from autoprune.search.setup.judged_by import judged_by
+from autoprune.study.spec import StudySpec
 from autoprune.study.view import open_view
 
 CODE = """
@@ -124,6 +129,8 @@ def test_two_functions_and_a_batch_are_enough(tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
     picked = CliRunner().invoke(main, ["pick", str(tmp_path / "own"), "--finetune-epochs", "1", "--top", "2", "--json"])
     assert picked.exit_code == 0, picked.output
+    assert "validation rmse" in " ".join(picked.output.split())
+    assert "validation loss" not in " ".join(picked.output.split())
     assert json.loads(picked.stdout)["test"]["values"]["rmse"] > 0
 
 
@@ -191,3 +198,17 @@ def test_a_loop_without_an_example_says_what_it_lacks(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="needs finetune, evaluate and example, and example is not given"):
         LoopTask(Loop(lambda *_: None, lambda *_: 1.0, None, (), 1, ("mine.py:train",)), None)
+
+
+def test_a_metric_of_the_data_s_own_is_an_objective_by_its_name() -> None:
+    rows = [(torch.ones(4, 6), torch.ones(4))]
+    metrics = ["rmse", Metric("hit_it", "%", "max")]
+    task = Task(rows, rows, loss=lambda *_: torch.zeros(()), score=lambda *_: {}, metric=metrics, name="sums")
+
+    def wished(*objectives: str) -> StudySpec:
+        return StudySpec.model_validate({"objectives": objectives, "data": {"source": "mine.py:task"}})
+
+    judged = judged_by(wished("hit_it", "mflops"), task)
+    assert (judged.objectives, judged.metrics) == (("hit_it", "mflops"), ("rmse:min", "hit_it:max:%"))
+    with pytest.raises(UsageError, match="objectives name hits, and sums is judged by rmse, hit_it; name one of these"):
+        judged_by(wished("hits", "mflops"), task)

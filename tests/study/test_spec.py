@@ -224,8 +224,9 @@ def test_all_faults_of_all_layers_are_reported_at_once() -> None:
     faults = faults_of(file, options)
     assert [fault.split(":")[0] for fault in faults] == [
         *("nme", "lr", "finetune.epoch", "pick"),  # the shape of each layer
-        *("objectives", "trials", "seed", "sampler", "model.weights", "data.source", "budget.mflops"),
+        *("trials", "seed", "sampler", "model.weights", "data.source", "budget.mflops"),
         *("space.importances", "space.max_sparsity", "finetune.lr", "finetune.distill"),
+        "objectives",  # which concerns the data too
     ]
     of_options = {"sampler", "seed", "budget.mflops", "data.source"}
     for fault in faults:
@@ -701,3 +702,12 @@ def test_a_toml_that_is_nested_too_deeply(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text("a = " + "[" * 100_000)
     with pytest.raises(SpecError, match="nested too deeply"):
         read_study_toml(tmp_path / "study.toml")
+
+
+def test_an_objective_that_only_the_data_knows_is_left_to_it() -> None:
+    own = {"objectives": ["within_it", "mflops"], "data": {"source": "mine.py:task"}}
+    assert parse_spec([Layer(FILE, own)]).objectives == ("within_it", "mflops")
+    (fault,) = faults_of({"objectives": ["within_it", "mflops"], "loop": {"evaluate": "mine.py:score"}})
+    assert fault.endswith("If evaluate gives it, say so: --metric within_it:max, or :min.")
+    (fault,) = faults_of({**own, "objectives": ["within_it"]})
+    assert "and one cost" in fault

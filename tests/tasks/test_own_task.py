@@ -15,7 +15,9 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from autoprune import Metric, Task, classification
+from autoprune.core.user_code import call_with_accepted
 from autoprune.errors import AutopruneError, DataError, EvaluationError, NonFiniteError, UsageError
+from autoprune.tasks.own_data import OwnSplit
 from autoprune.tasks.task import PlainPlacement
 from autoprune.testing import check_task
 from autoprune.training.device.runtime import Runtime
@@ -111,6 +113,50 @@ class TestDefaults:
     )
     def test_examples_are_counted_in_batches_of_any_form(self, batch: Any, count: int) -> None:
         assert regression().count(batch) == count
+
+    def test_a_split_that_needs_what_is_not_on_offer_says_so(self) -> None:
+        with pytest.raises(DataError, match=r"may take any of epoch, seed by name, and others need a default"):
+            next(OwnSplit(lambda size: [], "val", "sums", len).batches(0, 0))
+        with pytest.raises(DataError, match=r"argument size, which is not on offer; give it a default$"):
+            call_with_accepted(lambda size: [], "val of sums", DataError)
+
+    def test_a_zipped_batch_gives_its_images_as_one_list(self) -> None:
+        examples = [(torch.full((3, 8, 8), 1.0), {"boxes": torch.zeros(1, 4)}), (torch.zeros(3, 9, 7), {"boxes": None})]
+        batch = tuple(zip(*examples, strict=True))
+        task, taken = regression(), []
+
+        class Detector(nn.Module):
+            def forward(self, images: list[Tensor], targets: Any = None) -> Tensor:
+                taken.append((images, targets))
+                return images[0].new_zeros(1)
+
+        task.forward(Detector(), batch)
+        (images, targets) = taken[0]
+        assert type(images) is list
+        assert [tuple(image.shape) for image in images] == [(3, 8, 8), (3, 9, 7)]
+        assert targets is None
+        assert task.count(batch) == 2
+
+    def test_a_tuple_of_arguments_that_forward_does_not_take_is_told(self) -> None:
+        batch = (torch.zeros(4, 6), torch.zeros(4, 6), torch.zeros(4, 6)), torch.zeros(4)
+        said = refused(lambda: regression().forward(linear(), batch))
+        assert "the first part of a batch is a tuple of 3, which are given to the network as arguments" in said
+        two = Named(), ((torch.zeros(4, 5, dtype=torch.int64), torch.ones(4, 5)), torch.zeros(4))
+        assert regression().forward(*two)["logits"].shape == (4, 3)
+
+    def test_the_example_is_read_once_and_handed_out_unspoilt(self) -> None:
+        walks: list[int] = []
+
+        def val() -> list[tuple[Tensor, Tensor]]:
+            walks.append(1)
+            return [rows(4, 2)]
+
+        task = Task([rows(4, 1)], val, loss=lambda *_: torch.zeros(()), score=squares, metric="rmse")
+        first = task.example(linear()).tensors[0]
+        first.zero_()
+        before = len(walks)
+        assert torch.equal(task.example(linear()).tensors[0], rows(4, 2)[0][:1])
+        assert len(walks) == before
 
     def test_an_own_forward_is_followed_to_what_it_calls_the_network_with(self) -> None:
         task = regression(forward=lambda network, batch: network(batch[0] * 2).flatten())

@@ -105,7 +105,7 @@ def test_empty_and_unknown_splits(toy: Toy, runtime: Runtime) -> None:
 
 def test_one_image(toy: Toy, runtime: Runtime) -> None:
     result = score(toy, make_task(), "val", runtime, limit=1)
-    assert result.loss_stderr == 0.0
+    assert result.loss_stderr is None  # of one example nobody knows it
     assert math.isfinite(result.measurement.error("accuracy"))
 
 

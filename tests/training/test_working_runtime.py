@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -249,3 +251,20 @@ def test_an_evaluation_is_tried_before_training_and_may_be_nan_of_an_untrained_n
     rehearse_loop(network, own_task(score=None, evaluate=lambda network, batches: float("nan")), runtime, 0)
     with pytest.raises(DataError, match="evaluate of ones gave 'good'"):
         rehearse_loop(network, own_task(score=None, evaluate=lambda network, batches: "good"), runtime, 0)
+
+
+@pytest.mark.parametrize("steps_into", ["weight", "buffer"])
+def test_a_loop_that_leaves_nan_is_met_in_the_rehearsal(steps_into: str) -> None:
+    def spoil(network: nn.Module, steps: int, seed: int, on_step: Any) -> None:
+        with torch.no_grad():
+            dict(chain(network.named_parameters(), network.named_buffers()))[name].fill_(math.nan)
+
+    with seeded(0):
+        network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    name = {"weight": "0.weight", "buffer": "1.running_mean"}[steps_into]
+    task = own_task(score=None, finetune=spoil, evaluate=lambda network, batches: 0.5)
+    with pytest.raises(DataError, match=rf"NaN or infinite numbers in the network after one step on ones \({name}\)"):
+        rehearse_loop(network, task, Runtime(threads=1), 0)
+    with torch.no_grad():
+        dict(chain(network.named_parameters(), network.named_buffers()))[name].fill_(math.nan)
+    rehearse_loop(network, task, Runtime(threads=1), 0)  # which was so before the loop

@@ -45,7 +45,9 @@ def weighted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: An
         pass_positions(tracer, weight, labels, dim, result)
         return
     if statistic := tracer.statistic_in(weight):
-        tracer.channels.freeze_now(read, f"is read by {path}, which takes the {statistic} of what it reads with")
+        # no weights give those that stay the values they had: what is left would be brought to another mean
+        why = f"is read by {path}, which takes the {statistic} of its weights: without some, the others would change"
+        tracer.channels.freeze_now(read, why)
     groups = _groups_of(func, args, kwargs, module)
     if groups > 1:
         _unite_groups(tracer, module, read, made, groups)

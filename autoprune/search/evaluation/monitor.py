@@ -94,8 +94,10 @@ class Monitor:
             seen = glance(network, self.task, self.runtime, self.images)
         except NonFiniteError:
             return math.nan
-        if math.isfinite(seen.loss) and math.isfinite(seen.loss_stderr):
-            self.measured = self.measured.merged(Measurement({name: seen.loss}, {name: seen.loss_stderr}))
+        if math.isfinite(seen.loss):
+            error = seen.loss_stderr
+            known: dict[str, float] = {} if error is None or not math.isfinite(error) else {name: error}
+            self.measured = self.measured.merged(Measurement({name: seen.loss}, known))
         return seen.loss
 
 

@@ -19,11 +19,10 @@ from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Trial, outcome_from_json
+from autoprune.study.sqlite_rows import facts_of, known_study, open_to_read
 from autoprune.study.study_facts import StudyFacts
-from autoprune.study.table_schema import CANDIDATE, KNOWN_SCHEMA, OUTCOME
+from autoprune.study.table_schema import CANDIDATE, OUTCOME
 
-_STUDY = "SELECT study_id FROM studies WHERE study_name = ?"
-_FACTS = "SELECT key, value_json FROM study_user_attributes WHERE study_id = ?"
 _TRIALS = """
     SELECT trials.trial_id, trials.state, attributes.value_json FROM trials
     LEFT JOIN trial_user_attributes AS attributes ON attributes.trial_id = trials.trial_id AND attributes.key = ?
@@ -60,21 +59,18 @@ def overview(database: Path, name: str, quality: Metric) -> Overview | None:
         quality: what its networks are judged by.
     """
     try:
-        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+        with closing(open_to_read(database)) as connection:
             return _read(connection, name, quality)
     except (sqlite3.Error, *DAMAGE):
         return None  # whoever reads it as a whole says what is wrong
 
 
 def _read(connection: sqlite3.Connection, name: str, quality: Metric) -> Overview | None:
-    versions = {version for (version,) in connection.execute("SELECT version_num FROM alembic_version")}
-    found = connection.execute(_STUDY, (name,)).fetchone()
-    if found is None or not versions <= set(KNOWN_SCHEMA):
+    study = known_study(connection, name)
+    if study is None:
         return None
-    connection.execute("BEGIN")  # one moment
-    stored = dict(connection.execute(_FACTS, found))
-    facts = StudyFacts.from_json({key: json.loads(json.loads(value)) for key, value in stored.items()})
-    rows = connection.execute(_TRIALS, (OUTCOME, *found)).fetchall()
+    facts = StudyFacts.from_json({key: json.loads(value) for key, value in facts_of(connection, study).items()})
+    rows = connection.execute(_TRIALS, (OUTCOME, study)).fetchall()
     ended = [
         (trial_id, json.loads(json.loads(text))["outcome"])
         for trial_id, state, text in rows
