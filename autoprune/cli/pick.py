@@ -21,6 +21,7 @@ from autoprune.cli.output import echo, open_display, verbosity_options
 from autoprune.cli.quality_options import AskedQuality, quality_options
 from autoprune.cli.secrets import command_again
 from autoprune.cli.shared_options import export_option, stored_study_options, study_argument, trust_option
+from autoprune.cli.worker_plan import planned_workers
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import NothingFitsError, UsageError
 
@@ -48,6 +49,7 @@ class PickRequest:
         export: further files, ``None`` for the study's own.
         force: whether to replace a folder.
         trust_code: whether code may be run that an imported study names.
+        workers: processes that fine-tune at once.
     """
 
     limits: Mapping[str, str]
@@ -59,6 +61,7 @@ class PickRequest:
     export: str | None = None
     force: bool = False
     trust_code: bool = False
+    workers: str = "1"
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> PickRequest:
@@ -125,6 +128,15 @@ Examples:
     type=float,
     help="Epochs of the longer fine-tune; default: the study's pick.epochs. 0: none, with the weights that the "
     "search measured, if they are kept.",
+)
+@option(
+    "--workers",
+    heading=Heading.TRAINING,
+    default="1",
+    show_default=True,
+    metavar="N|cuda:0,…",
+    help="Processes that fine-tune candidates at once, which share the cores; or the GPUs to use, one process on each. "
+    "With the same --threads of the search the result is the same.",
 )
 @export_option
 @option("--force", heading=Heading.OUTPUT, is_flag=True, help="Replace a network that was picked before.")
@@ -201,4 +213,16 @@ def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickR
         force=request.force,
         wanted=wanted,
         trust_code=request.trust_code,
+        workers=_workers(view, request.workers),
     )
+
+
+def _workers(view: StudyView, wanted: str) -> list[Mapping[str, str]]:
+    """Return the variables of each process that is asked for.
+
+    Raises:
+        UsageError: if that is not understood, or the machine has no room for so many.
+    """
+    if wanted.strip().lower() == "auto":
+        raise UsageError("pick measures no number of workers; give --workers a number, or GPUs, as cuda:0,cuda:1")
+    return [plan.environment for plan in planned_workers(wanted, view.spec.runtime.threads or 1)]

@@ -219,7 +219,7 @@ _RUNTIME = (
         "--threads",
         "runtime.threads",
         Heading.RUNTIME,
-        "CPU threads for training; 0 for OMP_NUM_THREADS, or all cores.",
+        "CPU threads for training; 0 for OMP_NUM_THREADS, or all cores that other programs leave free.",
         type=int,
     ),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from autoprune.analysis.successive_halving import rungs
 from autoprune.core.budget import Budget
+from autoprune.core.cores import threads_of_each
 from autoprune.core.export_formats import Wanted, wanted_formats
 from autoprune.core.notify import Notify
 from autoprune.core.trial import Trial
@@ -20,16 +22,20 @@ from autoprune.export.examples import examples_of
 from autoprune.export.publish import NetworkBundle, check_target, publish
 from autoprune.pick.card_text import card_text
 from autoprune.pick.contest import Finished, hold_contest
+from autoprune.pick.contest_parts import PartTrainer
 from autoprune.pick.facts_text import load_call
+from autoprune.pick.finishers import finishers
 from autoprune.pick.picked_card import picked_card
 from autoprune.pick.unfinished_pick import unfinished
 from autoprune.pick.uniform_rival import Incomparable, uniform_rival
+from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.setup.build_evaluator import build_maker, build_meter
 from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_plan
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.trial_weights import check_kept, load_trial
 from autoprune.study.named_code import check_code_is_trusted
+from autoprune.study.spec import StudySpec
 from autoprune.study.view import StudyView
 
 
@@ -44,6 +50,7 @@ def finish_trials(
     force: bool = False,
     wanted: Wanted | None = None,
     trust_code: bool = False,
+    workers: Sequence[Mapping[str, str]] = (),
 ) -> tuple[Card, Path]:
     """Fine-tune trials longer, keep the best on validation, score it once on test, and write ``picked/<trial>/``.
 
@@ -60,6 +67,9 @@ def finish_trials(
         force: whether a folder from an earlier pick is replaced.
         wanted: formats that the network is exported to; ``None`` for the study's ``pick.export``.
         trust_code: whether code may be run that an imported study names; remembered.
+        workers: for each process that fine-tunes beside others, the variables of its environment that differ from
+            this one's; none or one: this process fine-tunes one trial after the other. With as many threads the
+            result is the same to the last bit.
 
     Returns:
         the card, and the folder. An export that fails is named on the card.
@@ -75,7 +85,7 @@ def finish_trials(
     _check_before(view, trials, epochs, force)
     wanted = wanted_formats(view.spec.pick.export) if wanted is None else wanted  # before an hour of training
     compare = view.spec.pick.compare if compare is None else compare
-    return _Pick(view, trials, budget, epochs, notify).write(compare, wanted, force)
+    return _Pick(view, trials, budget, epochs, notify, tuple(workers)).write(compare, wanted, force)
 
 
 def _length(view: StudyView, epochs: float | None) -> float:
@@ -95,7 +105,7 @@ def _check_before(view: StudyView, trials: Sequence[Trial], epochs: float, force
             f"finish trial {target.name} again and replace it if it is picked",
         )
     for trial in trials if epochs == 0 else ():
-        check_kept(view.folder, trial)
+        check_kept(view.folder, trial, view.machine_of(trial))
 
 
 @dataclass(frozen=True)
@@ -107,12 +117,13 @@ class _Pick:
     budget: Budget
     epochs: float
     notify: Notify
+    workers: tuple[Mapping[str, str], ...] = ()
 
     def write(self, compare: bool, wanted: Wanted, force: bool) -> tuple[Card, Path]:
         """Hold the contest, and write the folder of its winner."""
         picked = self.view.folder.picked
         self.view.folder.create()
-        study = prepare_study(resolve(self.view.spec), self.view.folder, self.notify)
+        study = prepare_study(self._spec(), self.view.folder, self.notify)
         settings = finetune_settings(study.spec, epochs=self.epochs, lr=study.spec.pick.lr)
         maker, meter = build_maker(study, settings), build_meter(study)
         self.notify(_plan(self.trials, self.epochs))
@@ -120,16 +131,18 @@ class _Pick:
             is_resumed = memory.has_begun
             if is_resumed:
                 self.notify("going on with a pick that was cut off: the parts that it finished are not repeated")
-            finished = hold_contest(
-                maker,
-                meter,
-                self.trials,
-                study.dense,
-                lambda winner: self._rival_of(winner) if compare else Incomparable("not asked for"),
-                lambda trial, phase: self.notify(f"trial {trial.number}: {phase}"),
-                memory,
-                self._as_measured(study) if self.epochs == 0 else None,
-            )
+            with self._trainer(study, maker, memory.folder) as trainer:
+                finished = hold_contest(
+                    maker,
+                    meter,
+                    self.trials,
+                    study.dense,
+                    lambda winner: self._rival_of(winner) if compare else Incomparable("not asked for"),
+                    lambda trial, phase: self.notify(f"trial {trial.number}: {phase}"),
+                    memory,
+                    self._as_measured(study) if self.epochs == 0 else None,
+                    trainer,
+                )
             target = picked / str(finished.trial.number)
             card = picked_card(finished, self.budget, settings, study, resumed=is_resumed)
             bundle = _bundle(finished, study, wanted)
@@ -137,11 +150,32 @@ class _Pick:
             memory.forget()
         return card, target
 
+    @property
+    def _trains_together(self) -> bool:
+        return (len(self.workers) > 1 or any(self.workers)) and self.epochs > 0
+
+    def _spec(self) -> StudySpec:
+        """Return the spec for this machine, with the threads that each process has if there are several."""
+        spec = resolve(self.view.spec)
+        if not self._trains_together or spec.runtime.threads:
+            return spec
+        runtime = spec.runtime.model_copy(update={"threads": threads_of_each(len(self.workers))})
+        return spec.model_copy(update={"runtime": runtime})
+
+    def _trainer(
+        self, study: PreparedStudy, maker: NetworkMaker, work: Path
+    ) -> AbstractContextManager[PartTrainer | None]:
+        if not self._trains_together:
+            return nullcontext()
+        at_once = self.workers[: len(self.trials) + 1]  # the last for the baseline
+        self.notify(f"fine-tuning in {len(at_once)} processes")
+        return finishers(at_once, study.spec, self.view.folder, maker, work)
+
     def _rival_of(self, winner: Trial) -> Trial | Incomparable:
         rival = uniform_rival(self.view.trials, self.budget, winner)
         if self.epochs == 0 and isinstance(rival, Trial):
             try:
-                check_kept(self.view.folder, rival)
+                check_kept(self.view.folder, rival, self.view.machine_of(rival))
             except (StudyError, ModelError) as error:
                 return Incomparable(f"the uniform baseline, trial {rival.number}, cannot be loaded: {error}")
         return rival

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 from autoprune.analysis.comparison_notes import chance_notes
@@ -30,6 +30,7 @@ def begin_session(
     ledger: Ledger,
     display: Display,
     task: DataTask | None = None,
+    on_prepared: Callable[[], None] = lambda: None,
 ) -> tuple[PreparedStudy, Proposals]:
     """Return the study that is ready to be searched, and what decides its candidates; store what it runs with.
 
@@ -40,6 +41,7 @@ def begin_session(
         ledger: open.
         display: shows what happens.
         task: the data, if it is open already.
+        on_prepared: called as soon as the folder holds everything, before the study says so.
 
     Raises:
         BudgetError: if the budget is needless or out of reach.
@@ -52,6 +54,7 @@ def begin_session(
         study = prepare_study(spec, folder, display.say, decided, task)
         proposals = build_proposals(study, Budget.parse(spec.budget.model_dump()).resolve(study.dense))
         proposals.check()
+    on_prepared()
     study.device.apply_threads()
     remember(study.spec, written, folder)
     ledger.remember("fingerprint", fingerprint(study.spec))
