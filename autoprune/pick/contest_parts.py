@@ -17,7 +17,7 @@ OnTrialPhase = Callable[[Trial, str], None]
 
 
 @dataclass(frozen=True)
-class Part:
+class FinetunePart:
     """A part of a trial's longer fine-tune, from one share of it in [0, 1) to another in (0, 1]."""
 
     trial: Trial
@@ -41,7 +41,7 @@ class TrainedPart:
 class PartTrainer(Protocol):
     """What trains parts of several trials at once, each from where the memory of the pick has it."""
 
-    def train(self, parts: Sequence[Part], on_phase: OnTrialPhase) -> list[TrainedPart]:
+    def train(self, parts: Sequence[FinetunePart], on_phase: OnTrialPhase) -> list[TrainedPart]:
         """Return how each part ended, in their order.
 
         Raises:

@@ -14,7 +14,7 @@ from torch import nn
 
 from autoprune.core.trial import Trial
 from autoprune.errors import EvaluationError
-from autoprune.pick.contest_parts import OnTrialPhase, Part
+from autoprune.pick.contest_parts import FinetunePart, OnTrialPhase
 from autoprune.pick.pick_memory import PickMemory, Reached
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.stopwatch import Stopwatch
@@ -99,7 +99,7 @@ class Course:
             return entrant
         return replace(entrant, network=before.network, scores=before.scores)
 
-    def train_part(self, part: Part) -> EvaluationError | None:
+    def train_part(self, part: FinetunePart) -> EvaluationError | None:
         """Train a part from where the memory has its trial, and keep it there; return what it failed by, if it did."""
         entrant = self.enter(part.trial)
         entrant = replace(entrant, scores=entrant.known)

@@ -23,7 +23,7 @@ from autoprune.core.trial import Trial
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.loggers.worker_lines import WorkerLines
-from autoprune.pick.contest_parts import Part
+from autoprune.pick.contest_parts import FinetunePart
 from autoprune.pick.entrants import Course
 from autoprune.pick.unfinished_pick import Unfinished
 from autoprune.search.evaluation.make_network import NetworkMaker
@@ -84,7 +84,7 @@ def _maker(order: Mapping[str, Any], spec: StudySpec) -> NetworkMaker:
 
 
 def _train(order: Mapping[str, Any], maker: NetworkMaker, memory: Unfinished, lines: WorkerLines) -> None:
-    part = Part(finished_trial(order["candidate"], order["outcome"]), order["first"], order["last"])
+    part = FinetunePart(finished_trial(order["candidate"], order["outcome"]), order["first"], order["last"])
     course = Course(maker, memory, partial(_say_phase, lines))
     failure = course.train_part(part)
     lines.send("trained", failure=None if failure is None else _told(failure), seconds=course.seconds)

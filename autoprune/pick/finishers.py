@@ -23,7 +23,7 @@ from autoprune import errors
 from autoprune.core.trial import Trial
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.loggers.worker_lines import WorkerLine
-from autoprune.pick.contest_parts import OnTrialPhase, Part, TrainedPart
+from autoprune.pick.contest_parts import FinetunePart, OnTrialPhase, TrainedPart
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
@@ -61,7 +61,7 @@ class Finishers:
             self.close()
             raise
 
-    def train(self, parts: Sequence[Part], on_phase: OnTrialPhase) -> list[TrainedPart]:
+    def train(self, parts: Sequence[FinetunePart], on_phase: OnTrialPhase) -> list[TrainedPart]:
         """Return how each part ended, in their order, as :class:`PartTrainer` says.
 
         Raises:
@@ -133,12 +133,12 @@ class Finishers:
             for text in stream:
                 finisher.said = [*finisher.said, text.rstrip()][-20:]
 
-    def _give(self, finisher: _Finisher, parts: Sequence[Part], left: list[int]) -> None:
+    def _give(self, finisher: _Finisher, parts: Sequence[FinetunePart], left: list[int]) -> None:
         if left:
             finisher.at = left.pop(0)
             _write(finisher.process, _part_text(parts[finisher.at]))
 
-    def _raise_ended(self, finisher: _Finisher, parts: Sequence[Part]) -> NoReturn:
+    def _raise_ended(self, finisher: _Finisher, parts: Sequence[FinetunePart]) -> NoReturn:
         code = finisher.process.returncode
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         at = "" if finisher.at is None else f", while it trained trial {parts[finisher.at].trial.number}"
@@ -176,7 +176,7 @@ def finishers(
         started.close()
 
 
-def _part_text(part: Part) -> str:
+def _part_text(part: FinetunePart) -> str:
     trial: Trial = part.trial
     return json.dumps(
         {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from autoprune.core.trial import Trial
 from autoprune.errors import EvaluationError
-from autoprune.pick.contest_parts import Part, PartTrainer, TrainedPart
+from autoprune.pick.contest_parts import FinetunePart, PartTrainer, TrainedPart
 from autoprune.pick.entrants import Course, Entrant
 from autoprune.pick.uniform_rival import Incomparable
 
@@ -35,7 +35,7 @@ class Together:
         """Return what :meth:`Course.advance` does of each entrant, in their order."""
         waiting = [entrant.trial for entrant in entrants if entrant.is_waiting]
         beside = self._rival_beside(entrants, last)
-        parts = [Part(trial, first, last) for trial in (*waiting, *beside)]
+        parts = [FinetunePart(trial, first, last) for trial in (*waiting, *beside)]
         ended = self.trainer.train(parts, self.course.on_phase) if parts else []
         for each in ended:
             for phase, seconds in each.seconds.items():

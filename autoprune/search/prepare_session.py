@@ -54,9 +54,9 @@ def begin_session(
         study = prepare_study(spec, folder, display.say, decided, task)
         proposals = build_proposals(study, Budget.parse(spec.budget.model_dump()).resolve(study.dense))
         proposals.check()
-    on_prepared()
     study.device.apply_threads()
     remember(study.spec, written, folder)
+    on_prepared()
     ledger.remember("fingerprint", fingerprint(study.spec))
     facts = study_facts(study)
     for key, value in facts.to_json().items():

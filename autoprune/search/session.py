@@ -32,7 +32,7 @@ from autoprune.search.trial_weights import TrialWeights
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.named_code import check_code_is_trusted
-from autoprune.study.preparation import Standing
+from autoprune.study.preparation import PreparationLease
 from autoprune.study.spec import StudySpec
 from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import storage_url
@@ -116,7 +116,7 @@ class _Opened:
     logging: Turn
     sharing: Sharing | None
 
-    def run(self, stale: Standing | None) -> Run:
+    def run(self, stale: PreparationLease | None) -> Run:
         """Prepare the study and search it.
 
         Args:

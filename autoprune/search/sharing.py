@@ -14,9 +14,10 @@ from autoprune.core.trial import Candidate, Trial
 from autoprune.errors import StudyError
 from autoprune.loggers.protocol import Observer
 from autoprune.study.artifact_store import ArtifactStore
+from autoprune.study.await_preparation import wait_for_preparation
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
-from autoprune.study.preparation import Standing, wait_for_preparation
+from autoprune.study.preparation import PreparationLease
 from autoprune.study.shared_files import SharedFiles, megabytes
 
 
@@ -44,7 +45,7 @@ class Sharing:
         store.check()
         return cls(SharedFiles(store, folder, name), notify)
 
-    def fetch(self, url: str) -> Standing | None:
+    def fetch(self, url: str) -> PreparationLease | None:
         """Wait for another machine's preparation, and bring it here.
 
         Args:
@@ -75,8 +76,8 @@ class Sharing:
             StudyMismatchError: if the folder's dense network is not the study's.
             StudyError: if the store cannot be written.
         """
-        standing = ledger.preparation.check()
-        is_first = standing is None or standing.state != "done"
+        lease = ledger.preparation.check()
+        is_first = lease is None or lease.state != "done"
         if not is_first:
             self.files.check_same_networks(ledger.facts)
         remember = ledger.preparation.remember if is_first else ledger.remember

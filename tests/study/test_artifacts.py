@@ -13,11 +13,12 @@ import pytest
 from study_fakes import OBJECTIVES
 
 from autoprune.errors import LeaseLostError, StudyElsewhereError, StudyError, StudyMismatchError, UsageError
-from autoprune.study import preparation
+from autoprune.study import await_preparation
 from autoprune.study.artifact_store import ArtifactStore
+from autoprune.study.await_preparation import Awaited, wait_for_preparation
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
-from autoprune.study.preparation import Standing, wait_for_preparation
+from autoprune.study.preparation import PreparationLease
 from autoprune.study.shared_files import SharedFiles, shared_in
 from autoprune.study.storage_url import sqlite_url
 
@@ -44,7 +45,7 @@ def store(tmp_path: Path, hosts: object) -> ArtifactStore:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(await_preparation, "_LOOK_SECONDS", 0.01)
 
 
 def opened(folder: StudyFolder, url: str) -> Ledger:
@@ -66,7 +67,7 @@ def prepared(folder: StudyFolder) -> dict[str, bytes]:
     return files
 
 
-def waited(folder: StudyFolder, url: str, said: list[str] | None = None) -> preparation.Awaited | None:
+def waited(folder: StudyFolder, url: str, said: list[str] | None = None) -> Awaited | None:
     return wait_for_preparation(url, NAME, folder, ([] if said is None else said).append, GRACE)
 
 
@@ -79,7 +80,7 @@ def test_whoever_comes_first_prepares_and_the_others_wait_for_it_and_get_its_fil
         ledger.preparation.claim(False, shares=True)
         with opened(other, url) as late, pytest.raises(StudyElsewhereError, match="--artifacts"):
             late.preparation.claim(False, shares=True)
-        said, found = list[str](), list[preparation.Awaited | None]()
+        said, found = list[str](), list[Awaited | None]()
         waiting = threading.Thread(target=lambda: found.append(waited(other, url, said)))
         waiting.start()
         time.sleep(2 * GRACE)
@@ -132,14 +133,19 @@ def test_a_preparation_that_stands_still_is_taken_over_and_its_worker_told_when_
     again = waited(one, url)
     assert again is not None
     assert again.stale is None
-    assert Standing.in_facts(again.facts).state == "done"  # type: ignore[union-attr]
+    assert PreparationLease.in_facts(again.facts).state == "done"  # type: ignore[union-attr]
 
 
 def test_a_preparation_that_fails_is_left_to_others_at_once(hosts: tuple[StudyFolder, StudyFolder], url: str) -> None:
     one, other = hosts
-    with pytest.raises(KeyboardInterrupt), opened(one, url) as ledger:
-        ledger.preparation.claim(False, shares=True)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with opened(one, url) as ledger:
+            ledger.preparation.claim(False, shares=True)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert waited(one, url) is None, "the first machine goes on by itself"
     found = waited(other, url)
     assert found is not None
@@ -195,7 +201,9 @@ def test_a_file_that_is_damaged_or_missing_in_the_store_is_not_taken(
     assert other.has_begun
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "teacher/../../evil", "study.toml", "weights/1.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["../evil", "/etc/passwd", "teacher/../../evil", "study.toml", "weights/1.safetensors"]
+)
 def test_a_name_that_is_none_of_ours_is_never_written(
     hosts: tuple[StudyFolder, StudyFolder], store: ArtifactStore, name: str
 ) -> None:
@@ -206,10 +214,10 @@ def test_a_name_that_is_none_of_ours_is_never_written(
 
 
 def test_damaged_facts_are_said() -> None:
-    with pytest.raises(StudyError, match="'dense.json'.*is damaged"):
+    with pytest.raises(StudyError, match=r"'dense.json'.*is damaged"):
         shared_in({"artifact:dense.json": {"id": "x"}})
     with pytest.raises(StudyError, match="preparation is damaged"):
-        Standing.in_facts(json.loads('{"preparation": {"worker": "me"}}'))
+        PreparationLease.in_facts(json.loads('{"preparation": {"worker": "me"}}'))
 
 
 @pytest.mark.parametrize(
