@@ -124,6 +124,8 @@ class Study:
             for what the study began with.
         settings: values of its spec, nested or by dotted keys: ``{"finetune.epochs": 2, "seed": 1}``.
         storage: URL of the Optuna storage that holds the trials; ``None`` for SQLite in the folder.
+        artifacts: where machines that search one study without a common folder leave what they prepare for each other:
+            a folder that all of them see, ``"s3://BUCKET/PREFIX"`` or ``"gs://BUCKET/PREFIX"``; ``None`` for nowhere.
         on_event: called with an :class:`Event` for everything that happens; nothing is printed.
         show: whether progress is shown in the terminal, or below the cell of a notebook.
 
@@ -139,10 +141,12 @@ class Study:
         *,
         settings: Mapping[str, object] | None = None,
         storage: str | None = None,
+        artifacts: str | Path | None = None,
         on_event: Callable[[Event], object] | None = None,
         show: bool = False,
     ) -> None:
         self.folder, self._storage, self._on_event, self._show = Path(folder), storage, on_event, show
+        self._artifacts = None if artifacts is None else str(artifacts)
         self._live: dict[str, object] = {}
         self._given = merge_layers(
             {"model": self._named(model, "")},
@@ -201,7 +205,9 @@ class Study:
         with self._objects(), self._display() as display:
             self._check_same_weights(spec)
             return run_search(
-                spec, StudyFolder(self.folder), display, self._storage, self._accepted(), trust_code=trust_code
+                *(spec, StudyFolder(self.folder), display, self._storage, self._accepted()),
+                artifacts=self._artifacts,
+                trust_code=trust_code,
             )
 
     def _check_can_begin(self) -> None:
@@ -293,6 +299,7 @@ class Study:
         prefer: Preference | None = None,
         force: bool = False,
         trust_code: bool = False,
+        workers: int = 1,
     ) -> PickedNetwork:
         """Finish the best network within a budget: a longer fine-tune, test once, files that are checked.
 
@@ -310,8 +317,11 @@ class Study:
                 ``None`` for the study's own.
             force: whether a network that was picked before is picked anew.
             trust_code: whether code may be run that an imported study names.
+            workers: processes that fine-tune the contenders at once; only for a model and a task given by name, which
+                another process can build.
 
         Raises:
+            UsageError: if several workers are asked for, and the model or the task is a live object.
             NothingFitsError: if no trial meets the budget; names the nearest.
             UsageError: if it was picked before with other ``epochs`` or without an ``export`` that is asked for now.
             AutopruneError: if the network cannot be finished, written or checked.
@@ -321,6 +331,7 @@ class Study:
         from autoprune.pick.finish import finish_trials
         from autoprune.pick.picked_before import picked_before
 
+        self._check_workers(workers)
         view = self.view()
         formats = [export] if isinstance(export, str) else export
         wanted = choose_formats(view, None if formats is None else ",".join(formats) or "none", int8=int8)
@@ -337,8 +348,18 @@ class Study:
                 wanted=wanted,
                 prefer=prefer if trial is None else "accuracy",
                 trust_code=trust_code,
+                workers=({},) * workers,
             )
             return PickedNetwork(self._loaded(folder, view.spec), card, folder)
+
+    def _check_workers(self, workers: int) -> None:
+        if workers < 1:
+            raise UsageError(f"workers is {workers}; expected 1 or more")
+        if workers > 1 and self._live:
+            raise UsageError(
+                f"workers is {workers}, and {', '.join(self._live)} lives in this process alone; name the model and "
+                "the task, as 'mine.py:network', or pick with one worker"
+            )
 
     def _loaded(self, folder: Path, spec: StudySpec) -> nn.Module:
         from autoprune.export.saved_network import load

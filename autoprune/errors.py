@@ -18,6 +18,7 @@ shows itself. A message says what happened, what was given, what was expected an
     ├── DataError                        exit 1   the data cannot be read or used
     ├── StudyError                       exit 1   the stored study cannot be opened or written
     │   ├── StudyLockedError                      another process removes this study, or searches it alone
+    │   ├── StudyElsewhereError                   the study's dense network lies on another machine
     │   └── LeaseLostError                        another worker has taken over what this one evaluated
     ├── EvaluationError                  exit 1   a candidate could not be scored
     │   └── NonFiniteError                        a loss or an output is NaN or infinite
@@ -121,8 +122,12 @@ class StudyLockedError(StudyError):
     """A study that another process holds now."""
 
 
+class StudyElsewhereError(StudyError):
+    """A study that began on another machine, whose dense network is not here."""
+
+
 class LeaseLostError(StudyError):
-    """A candidate that was given to another worker, because nothing had been heard of the one that evaluated it."""
+    """A candidate or a preparation that was given to another worker, because nothing had been heard of this one."""
 
 
 class EvaluationError(AutopruneError):

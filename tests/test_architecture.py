@@ -95,6 +95,9 @@ DOORS = {
     "torchvision": ("tasks", "models"),
     "optuna": ("study",),
     "sqlalchemy": ("study",),
+    "boto3": ("study.artifact_store",),
+    "botocore": ("study.artifact_store",),
+    "google": ("study.artifact_store",),
     "filelock": ("pick.unfinished_pick",),
     "mlflow": ("loggers.mlflow",),
     "wandb": ("loggers.wandb",),
@@ -129,7 +132,7 @@ DOORS = {
 
 HEAVY = (
     *("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "plotly", "jinja2"),
-    *("onnx", "onnxruntime", "mlflow", "wandb"),
+    *("onnx", "onnxruntime", "mlflow", "wandb", "boto3", "google.cloud.storage"),
 )
 
 

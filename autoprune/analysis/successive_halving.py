@@ -44,6 +44,7 @@ def halve(
     advance: Callable[[_T, float, float], _T],
     loss_of: Callable[[_T], float],
     on_rescue: Callable[[_T], None] = lambda one: None,
+    advance_all: Callable[[Sequence[_T], float, float], Sequence[_T]] | None = None,
 ) -> list[_T]:
     """Return all contenders as they were left: the winner first, then from the last left behind to the first.
 
@@ -55,13 +56,19 @@ def halve(
         advance: (contender, share it has trained to, share to train it to) → the contender as it is then.
         loss_of: how bad a contender is; infinite if it broke, and then it is not trained further.
         on_rescue: called with a contender that goes on after all.
+        advance_all: (contenders, share they have trained to, share to train them to) → what ``advance`` returns of
+            each, in their order; ``None`` to advance one after the other.
     """
+
+    def one_by_one(some: Sequence[_T], first: float, last: float) -> Sequence[_T]:
+        return [advance(one, first, last) for one in some]
+
     course = rungs(len(contenders))
     running, left, trained = list(contenders), list[tuple[_T, int]](), 0.0
     for place, rung in enumerate(course):
         running, behind = running[: rung.contenders], running[rung.contenders :]
         left = [(one, place) for one in behind] + left
-        running = sorted((advance(one, trained, rung.share) for one in running), key=loss_of)
+        running = sorted((advance_all or one_by_one)(running, trained, rung.share), key=loss_of)
         trained = rung.share
     shares = (0.0, *(rung.share for rung in course))
     for place, (one, passed) in enumerate(left):

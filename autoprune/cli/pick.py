@@ -29,6 +29,7 @@ from autoprune.cli.shared_options import (
     study_argument,
     trust_option,
 )
+from autoprune.cli.worker_plan import planned_workers
 from autoprune.core.preference import Preference
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import NothingFitsError, UsageError
@@ -60,6 +61,7 @@ class PickRequest:
         int8_max_drop: how much may be lost in int8, such as ``1%``; ``None`` for the study's own.
         force: whether to replace a folder.
         trust_code: whether code may be run that an imported study names.
+        workers: processes that fine-tune at once.
     """
 
     limits: Mapping[str, str]
@@ -74,6 +76,7 @@ class PickRequest:
     int8_max_drop: str | None = None
     force: bool = False
     trust_code: bool = False
+    workers: str = "1"
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> PickRequest:
@@ -144,6 +147,15 @@ Examples:
     type=float,
     help="Epochs of the longer fine-tune; default: the study's pick.epochs. 0: none, with the weights that the "
     "search measured, if they are kept.",
+)
+@option(
+    "--workers",
+    heading=Heading.TRAINING,
+    default="1",
+    show_default=True,
+    metavar="N|cuda:0,…",
+    help="Processes that fine-tune candidates at once, which share the cores; or the GPUs to use, one process on each. "
+    "With the same --threads of the search the result is the same.",
 )
 @export_option
 @int8_options
@@ -229,4 +241,16 @@ def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickR
         wanted=wanted,
         prefer=request.prefer if request.number is None else "accuracy",
         trust_code=request.trust_code,
+        workers=_workers(view, request.workers),
     )
+
+
+def _workers(view: StudyView, wanted: str) -> list[Mapping[str, str]]:
+    """Return the variables of each process that is asked for.
+
+    Raises:
+        UsageError: if that is not understood, or the machine has no room for so many.
+    """
+    if wanted.strip().lower() == "auto":
+        raise UsageError("pick measures no number of workers; give --workers a number, or GPUs, as cuda:0,cuda:1")
+    return [plan.environment for plan in planned_workers(wanted, view.spec.runtime.threads or 1)]

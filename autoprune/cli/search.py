@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import echo, emit, open_display, verbosity_options
 from autoprune.cli.secrets import command_again, hidden, typed_arguments
-from autoprune.cli.shared_options import stored_study_options, study_argument, trust_option
+from autoprune.cli.shared_options import artifacts_option, stored_study_options, study_argument, trust_option
 from autoprune.cli.spec_options import spec_options
 from autoprune.cli.worker_plan import AS_WORKER, MEASURE, WorkerPlan, planned_workers
 from autoprune.core.cores import available_cores
@@ -35,6 +36,19 @@ if TYPE_CHECKING:
 
 _FIRST = ("--budget-mflops", "--model", "--weights", "--data", "--dense-epochs", "--trials", "--workers")  # at first
 _GIVE_BACK = ("SIGTERM", "SIGUSR1")  # by which a cluster says that the time is up
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a study lies beside its folder.
+
+    Attributes:
+        storage: URL of the trials; ``None`` for SQLite in the folder.
+        artifacts: where machines leave files for each other; ``None`` for nowhere.
+    """
+
+    storage: str | None
+    artifacts: str | None
 
 
 @click.command(
@@ -63,6 +77,7 @@ Examples:
 @click.option(AS_WORKER, "as_worker", hidden=True, help="Search as a worker of another command, by this name.")
 @trust_option
 @verbosity_options
+@artifacts_option
 @stored_study_options
 def search(
     study: str | None,
@@ -72,13 +87,14 @@ def search(
     trust_code: bool,
     root: Path,
     storage: str | None,
+    artifacts: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Search pruning policies for STUDY under a budget; the same command resumes an interrupted search.
 
     While a search is under way, the same command in another terminal, or on another machine with the same --storage of
-    PostgreSQL, joins it as one more worker: they share the trials to come.
+    PostgreSQL and the same --artifacts, joins it as one more worker: they share the trials to come.
 
     STUDY is a folder, a name under --root, or a recipe that ships with autoprune; without it, the main job runs. A
     budget may be absolute (50) or relative to the dense network (40%); several limits hold together. One study serves
@@ -88,9 +104,9 @@ def search(
     from autoprune.cli.read_request import layer_of, read_request
 
     request = read_request(study, root, layer_of(options, assignments))
-    asked_to_end = _giving_back()
+    places, asked_to_end = Places(storage, artifacts or None), _giving_back()
     if as_worker is not None:
-        _work(request, storage, trust_code, as_worker)
+        _work(request, places, trust_code, as_worker)
         return
     plans = _planned(workers, request)
     run: Run | Ended
@@ -99,7 +115,7 @@ def search(
             run = _run_many(plans)
         else:
             with as_its_owner_runs_it(request.spec.model.source), open_display() as display:
-                run = _run(request, storage, trust_code, display)
+                run = _run(request, places, trust_code, display)
     except KeyboardInterrupt:
         echo(
             f"\nautoprune: interrupted; every finished trial is stored in {request.folder}. Resume with:\n"
@@ -141,7 +157,7 @@ def _planned(workers: str, request: Request) -> list[WorkerPlan]:
     return planned_workers(str(number), 0)
 
 
-def _work(request: Request, storage: str | None, trust_code: bool, role: str) -> None:
+def _work(request: Request, places: Places, trust_code: bool, role: str) -> None:
     """Search, or only train for some seconds, as one of several workers of a command, which shows what is written."""
     from autoprune.cli.many_workers import end_with_parent
     from autoprune.loggers.worker_lines import WorkerLines
@@ -153,7 +169,7 @@ def _work(request: Request, storage: str | None, trust_code: bool, role: str) ->
             if role.startswith(MEASURE):
                 _measure(request, float(role.removeprefix(MEASURE)), lines)
             else:
-                run = _run(request, storage, trust_code, lines)
+                run = _run(request, places, trust_code, lines)
                 lines.send("added", added=run.added, budget=run.budget.to_json())
     except AutopruneError as error:
         lines.send("error", error=type(error).__name__, message=hidden(str(error), click.get_current_context()))
@@ -183,14 +199,18 @@ def _run_many(plans: Sequence[WorkerPlan]) -> Ended:
         return ManyWorkers(typed_arguments(click.get_current_context()), plans, display).run()
 
 
-def _run(request: Request, storage: str | None, trust_code: bool, display: Display) -> Run:
+def _run(request: Request, places: Places, trust_code: bool, display: Display) -> Run:
     from autoprune.study.folder import StudyFolder
 
     display.say("loading PyTorch")
     from autoprune.search.session import run_search
 
     folder = StudyFolder(request.folder)
-    return run_search(request.spec, folder, display, storage, request.written, trust_code=trust_code)
+    return run_search(
+        *(request.spec, folder, display, places.storage, request.written),
+        artifacts=places.artifacts,
+        trust_code=trust_code,
+    )
 
 
 def _conclude(run: Run | Ended, spec: StudySpec, folder: Path, storage: str | None, as_json: bool) -> None:

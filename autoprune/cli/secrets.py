@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-STORAGE_VARIABLE = "AUTOPRUNE_STORAGE"
+STORAGE_VARIABLE, ARTIFACTS_VARIABLE = "AUTOPRUNE_STORAGE", "AUTOPRUNE_ARTIFACTS"
 _ARGUMENTS = "autoprune.cli.arguments"  # a key of click's own memory of the whole command
 
 

@@ -11,7 +11,7 @@ import click
 from autoprune.cli.completed_values import complete_study
 from autoprune.cli.headings import Heading, option
 from autoprune.cli.output import json_option
-from autoprune.cli.secrets import STORAGE_VARIABLE
+from autoprune.cli.secrets import ARTIFACTS_VARIABLE, STORAGE_VARIABLE
 from autoprune.core.preference import COST_OF
 from autoprune.errors import UsageError
 
@@ -33,6 +33,14 @@ storage_option = option(
     metavar="URL",
     help="Optuna storage URL for the trials; default: $AUTOPRUNE_STORAGE, or SQLite in the study's folder. Others on "
     "the machine can read a password that is typed here, not one in the variable.",
+)
+artifacts_option = option(
+    "--artifacts",
+    heading=Heading.OUTPUT,
+    envvar=ARTIFACTS_VARIABLE,
+    metavar="PLACE",
+    help="Where machines that see no common folder fetch what one of them has prepared: a folder that all of them see, "
+    "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; default: $AUTOPRUNE_ARTIFACTS, or nowhere.",
 )
 export_option = option(
     "--export",

@@ -14,6 +14,7 @@ import click
 from autoprune.cli.headings import Heading, option
 from autoprune.cli.shared_options import fraction
 from autoprune.core.builtin_names import DATA, LOGGERS, MODELS, SAMPLERS
+from autoprune.errors import UsageError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _YOURS = "pkg.mod:fn, file.py:fn"
@@ -50,13 +51,30 @@ class SpecOption:
             extra["default"] = None  # not given: the spec's own value
         else:
             extra |= {"type": self.type, "metavar": self.metavar or None}
-        if self.key == "space.max_drop":
-            extra["callback"] = _read_fraction
+        if self.key in _READERS:
+            extra["callback"] = _READERS[self.key]
         return option(self.flag, self.key.replace(".", "__"), **extra)(command)
 
 
 def _read_fraction(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
     return None if text is None else fraction("--max-drop", text)
+
+
+def _read_threads(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
+    """Return a number of threads; 0 for ``auto``.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    if text is None:
+        return None
+    word = text.strip().lower()
+    if word != "auto" and not word.isdecimal():
+        raise UsageError(f"--threads {text!r} is neither a number nor auto; write for example --threads 2")
+    return 0 if word == "auto" else int(word)
+
+
+_READERS = {"space.max_drop": _read_fraction, "runtime.threads": _read_threads}
 
 
 _NETWORK = (
@@ -226,8 +244,8 @@ _RUNTIME = (
         "--threads",
         "runtime.threads",
         Heading.RUNTIME,
-        "CPU threads for training; 0 for OMP_NUM_THREADS, or all cores.",
-        type=int,
+        "CPU threads for training; auto, or 0: as many as OMP_NUM_THREADS says, or all cores that others leave free.",
+        "N|auto",
     ),
 )
 _OUTPUT = (

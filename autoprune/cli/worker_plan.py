@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoprune.core.cores import THREADS_VARIABLE, TOGETHER_VARIABLE, available_cores
+from autoprune.core.cores import THREADS_VARIABLE, TOGETHER_VARIABLE, unused_cores
 from autoprune.errors import UsageError
 
 AS_WORKER = "--as-worker"  # of the command line by which a worker is started
@@ -107,8 +107,10 @@ def _on_a_gpu(index: str, count: int, threads: int) -> WorkerPlan:
 
 
 def _threads(workers: int, threads: int) -> dict[str, str]:
-    cores = available_cores()
-    return {} if threads else {THREADS_VARIABLE: str(max(1, cores // workers)), TOGETHER_VARIABLE: str(cores)}
+    if threads:
+        return {}
+    cores = unused_cores()
+    return {THREADS_VARIABLE: str(max(1, cores // workers)), TOGETHER_VARIABLE: str(cores)}
 
 
 def free_gigabytes() -> float | None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from autoprune.core.busy_cores import busy_cores, free_cores
+
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 TOGETHER_VARIABLE = "AUTOPRUNE_THREADS_TOGETHER"  # what several workers of one command have, all of them together
 _for_all: ContextVar[bool] = ContextVar("for_all", default=False)
@@ -22,10 +24,38 @@ def available_cores() -> int:
 
 
 def default_threads() -> int:
-    """Return the threads that the environment allows, or one for each core, whichever is less."""
+    """Return the threads that the environment allows, at most one for each core.
+
+    Where the environment says nothing, one for each core that other programs leave free, as measured once in this
+    process: it stays the same until the process ends.
+    """
     cores = available_cores()
     together = _given(TOGETHER_VARIABLE) if _for_all.get() else 0
-    return min(cores, max(_given(THREADS_VARIABLE) or cores, together))
+    given = _given(THREADS_VARIABLE)
+    return min(cores, max(given or free_cores(cores), together))
+
+
+def unused_cores() -> int:
+    """Return the cores that several processes of one command share: those that other programs leave free."""
+    return free_cores(available_cores())
+
+
+def threads_of_each(processes: int) -> int:
+    """Return the threads that each of several processes uses: as the environment says, or its part of the cores."""
+    return _given(THREADS_VARIABLE) or max(1, unused_cores() // processes)
+
+
+def fewer_threads_note() -> str:
+    """Return, in a sentence, that other programs cost this process threads; empty if they do not."""
+    cores, given = available_cores(), _given(THREADS_VARIABLE)
+    free = cores if given or cores == 1 else free_cores(cores)
+    if free == cores:
+        return ""
+    threads = "1 thread" if free == 1 else f"{free} threads"
+    return (
+        f"other programs use about {busy_cores() or 0:.1f} of the cores, so this process takes {threads} and not "
+        f"{cores}, which would wait for each other; --threads {cores} takes all"
+    )
 
 
 def _given(variable: str) -> int:

@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from torch import nn
 
 from autoprune.analysis.successive_halving import halve, rungs
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import Metric
 from autoprune.core.trial import Trial
 from autoprune.errors import EvaluationError
+from autoprune.pick.contest_parts import OnTrialPhase, PartTrainer
+from autoprune.pick.entrants import Course, Entrant
 from autoprune.pick.final_scores import FinalScores, dense_final_scores, final_scores_of
-from autoprune.pick.pick_memory import NoMemory, PickMemory, Reached
+from autoprune.pick.pick_memory import NoMemory, PickMemory
+from autoprune.pick.train_together import Together, likely_rival
 from autoprune.pick.uniform_rival import Incomparable, Rival
 from autoprune.pruning.cut_plan import CutPlan
 from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
-from autoprune.search.evaluation.stopwatch import Stopwatch
-from autoprune.training.scoring import Score, score
-
-OnTrialPhase = Callable[[Trial, str], None]
-"""Called with a trial, and in words what is going on with it."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +80,7 @@ def hold_contest(
     on_phase: OnTrialPhase,
     memory: PickMemory | None = None,
     begin: Callable[[Trial], nn.Module] | None = None,
+    trainer: PartTrainer | None = None,
 ) -> Finished:
     """Fine-tune trials, halve them by validation loss, and score the last one once on test.
 
@@ -100,139 +97,82 @@ def hold_contest(
         memory: what an interrupted contest of the same trials, fine-tune and seed has done, and where this one keeps
             what it does; ``None``: everything is done now.
         begin: a trial → its network on the maker's device, to be trained on; ``None``: each is rebuilt.
+        trainer: trains the contenders of a rung at once, into the memory; ``None``: one after the other, here.
 
     Raises:
         AutopruneError: if no contender can be rebuilt, trained or scored.
     """
     borders = tuple(rung.share for rung in rungs(len(trials)))
-    contest = _Contest(maker, meter, on_phase, memory or NoMemory(), begin, borders)
-    ranked = halve([contest.enter(trial) for trial in trials], contest.advance, _last_loss, _say_rescued)
-    return contest.finished(ranked, dense, rival_of)
-
-
-@dataclass(frozen=True)
-class _Entrant:
-    """A contender on its way: its network, and (share, score) of each part; or what it failed by.
-
-    One that an earlier pick has trained already comes with that network, and with the ``known`` scores of all its
-    parts: it passes them again without any training, which leads it to where it was.
-    """
-
-    trial: Trial
-    watch: Stopwatch
-    network: nn.Module | None = None
-    scores: tuple[tuple[float, Score], ...] = ()
-    known: tuple[tuple[float, Score], ...] = ()
-    failure: EvaluationError | None = None
+    course = Course(maker, memory or NoMemory(), on_phase, begin)
+    together = None if trainer is None else Together(course, trainer, likely_rival(trials, rival_of)).advance_all
+    ranked = halve([course.enter(trial) for trial in trials], course.advance, _last_loss, _say_rescued, together)
+    return _Contest(course, meter, borders).finished(ranked, dense, rival_of)
 
 
 @dataclass(frozen=True)
 class _Contest:
-    """What all entrants of one contest share; :func:`hold_contest` says what each is for."""
+    """A contest on its course, until its winner is measured; :func:`hold_contest` says what each is for."""
 
-    maker: NetworkMaker
+    course: Course
     meter: LatencyMeter
-    on_phase: OnTrialPhase
-    memory: PickMemory
-    begin: Callable[[Trial], nn.Module] | None
     borders: tuple[float, ...]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def enter(self, trial: Trial) -> _Entrant:
-        """Return a trial at the start, or with what an earlier pick has trained of it."""
-        watch, before = Stopwatch(partial(self.on_phase, trial), self.seconds), self.memory.reached(trial)
-        if before:
-            return _Entrant(trial, watch, before.network, (), before.scores)
-        return _Entrant(trial, watch, self.begin(trial) if self.begin else None)
-
-    def advance(self, entrant: _Entrant, first: float, last: float) -> _Entrant:
-        """Return the entrant after a further part of the fine-tune, scored on validation."""
-        if entrant.failure is not None:
-            return entrant
-        if len(entrant.scores) < len(entrant.known):
-            return replace(entrant, scores=entrant.known[: len(entrant.scores) + 1])
-        try:
-            network, found = self._train(entrant, first, last)
-        except EvaluationError as error:
-            entrant.watch.on_phase(f"failed: {error}")
-            return replace(entrant, network=None, failure=error)
-        reached = _in_words(found.measurement, self.maker.task.metric)
-        entrant.watch.on_phase(f"validation {reached} after {100 * last:g} % of the fine-tune")
-        scores = (*entrant.scores, (last, found))
-        self.memory.keep_reached(entrant.trial, Reached(network, scores))
-        return replace(entrant, network=network, scores=scores)
-
-    def _train(self, entrant: _Entrant, first: float, last: float) -> tuple[nn.Module, Score]:
-        maker, policy, watch = self.maker, entrant.trial.candidate.policy, entrant.watch
-        network = maker.pruned(policy, watch) if entrant.network is None else entrant.network
-        maker.finetune(network, policy, watch, share=(first, last))
-        network.zero_grad(set_to_none=True)  # the next one needs the memory
-        with watch("score"):
-            scored = network if last == 1 else maker.recalibrated_copy(network)
-            return network, score(scored, maker.task, "val", maker.runtime)
 
     def finished(
-        self, ranked: Sequence[_Entrant], dense: Measurement, rival_of: Callable[[Trial], Trial | Incomparable]
+        self, ranked: Sequence[Entrant], dense: Measurement, rival_of: Callable[[Trial], Trial | Incomparable]
     ) -> Finished:
         """Return the first of the ranked entrants, measured beside its rival and the dense network."""
         winner, network = ranked[0], _network_of(ranked[0])
         return Finished(
             trial=winner.trial,
             network=network,
-            cut=self.maker.pruner.cut(winner.trial.candidate.policy),
+            cut=self.course.maker.pruner.cut(winner.trial.candidate.policy),
             pruned=self.final_scores_of(winner, network),
             uniform=self.finish_rival(rival_of(winner.trial), ranked),
-            dense=self.once("dense", lambda: dense_final_scores(self.maker, dense, winner.watch)),
+            dense=self.once("dense", lambda: dense_final_scores(self.course.maker, dense, winner.watch)),
             contenders=tuple(_contender(entrant) for entrant in ranked),
             borders=self.borders,
-            seconds=self.seconds,
+            seconds=self.course.seconds,
         )
 
-    def finish_rival(self, rival: Trial | Incomparable, ranked: Sequence[_Entrant]) -> Rival | Incomparable:
+    def finish_rival(self, rival: Trial | Incomparable, ranked: Sequence[Entrant]) -> Rival | Incomparable:
         """Return the rival after the whole fine-tune; if it was a contender, it goes on from where it was left."""
         if isinstance(rival, Incomparable):
             return rival
         policy = rival.candidate.policy
-        entrant = next((one for one in ranked if one.trial.candidate.policy == policy), None) or self.enter(rival)
+        entrant = next((one for one in ranked if one.trial.candidate.policy == policy), None)
+        entrant = self.course.enter(rival) if entrant is None else self.course.caught_up(entrant)
         for first, last in list(pairwise((0.0, *self.borders)))[len(entrant.scores) :]:
-            entrant = self.advance(entrant, first, last)
+            entrant = self.course.advance(entrant, first, last)
         if entrant.failure is not None:
             return Incomparable(f"the uniform baseline, trial {rival.number}, could not be finished: {entrant.failure}")
         return Rival(rival, self.final_scores_of(replace(entrant, trial=rival), _network_of(entrant)))
 
-    def final_scores_of(self, entrant: _Entrant, network: nn.Module) -> FinalScores:
+    def final_scores_of(self, entrant: Entrant, network: nn.Module) -> FinalScores:
         """Return what is measured of an entrant at the end."""
         policy, found = entrant.trial.candidate.policy, entrant.scores[-1][1]
         return self.once(
             f"trial-{entrant.trial.number}",
-            lambda: final_scores_of(self.maker, self.meter, policy, network, found, entrant.watch),
+            lambda: final_scores_of(self.course.maker, self.meter, policy, network, found, entrant.watch),
         )
 
     def once(self, name: str, measure: Callable[[], FinalScores]) -> FinalScores:
         """Return what an earlier pick measured, so that test is not scored again; or measure now, and keep it."""
-        found = self.memory.final_scores(name)
+        found = self.course.memory.final_scores(name)
         if found is None:
             found = measure()
-            self.memory.keep_final_scores(name, found)
+            self.course.memory.keep_final_scores(name, found)
         return found
 
 
-def _say_rescued(entrant: _Entrant) -> None:
+def _say_rescued(entrant: Entrant) -> None:
     entrant.watch.on_phase("goes on after all: the contenders that were ahead of it failed")
 
 
-def _last_loss(entrant: _Entrant) -> float:
+def _last_loss(entrant: Entrant) -> float:
     return math.inf if entrant.failure is not None else entrant.scores[-1][1].loss
 
 
-def _in_words(found: Measurement, quality: Metric) -> str:
-    """Return what contenders are judged by: the loss, or the metric that stands for it where there is none."""
-    if quality.is_the_loss(found.values):
-        return f"{quality.name} {quality.with_unit(found[quality.name])}"
-    return f"loss {found['loss']:.4f}"
-
-
-def _network_of(entrant: _Entrant) -> nn.Module:
+def _network_of(entrant: Entrant) -> nn.Module:
     """Return an entrant's network, or raise what it failed by."""
     if entrant.network is None:
         raise entrant.failure or EvaluationError(
@@ -241,6 +181,6 @@ def _network_of(entrant: _Entrant) -> nn.Module:
     return entrant.network
 
 
-def _contender(entrant: _Entrant) -> Contender:
+def _contender(entrant: Entrant) -> Contender:
     scores = tuple((share, found.measurement) for share, found in entrant.scores)
     return Contender(entrant.trial, scores, str(entrant.failure or ""))

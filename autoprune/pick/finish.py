@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from autoprune.analysis.successive_halving import rungs
 from autoprune.core.budget import Budget
+from autoprune.core.cores import threads_of_each
 from autoprune.core.export_formats import Wanted
 from autoprune.core.notify import Notify
 from autoprune.core.preference import Preference
@@ -23,16 +25,20 @@ from autoprune.pick.card_text import card_text
 from autoprune.pick.choose_formats import choose_formats
 from autoprune.pick.choose_trials import preference_of
 from autoprune.pick.contest import Finished, hold_contest
+from autoprune.pick.contest_parts import PartTrainer
 from autoprune.pick.facts_text import load_call
+from autoprune.pick.finishers import finishers
 from autoprune.pick.picked_card import picked_card
 from autoprune.pick.unfinished_pick import unfinished
 from autoprune.pick.uniform_rival import Incomparable, uniform_rival
+from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.setup.build_evaluator import build_maker, build_meter
 from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_plan
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.trial_weights import check_kept, load_trial
 from autoprune.study.named_code import check_code_is_trusted
+from autoprune.study.spec import StudySpec
 from autoprune.study.view import StudyView
 
 
@@ -48,6 +54,7 @@ def finish_trials(
     wanted: Wanted | None = None,
     prefer: Preference | None = None,
     trust_code: bool = False,
+    workers: Sequence[Mapping[str, str]] = (),
 ) -> tuple[Card, Path]:
     """Fine-tune trials longer, keep the best on validation, score it once on test, and write ``picked/<trial>/``.
 
@@ -65,6 +72,9 @@ def finish_trials(
         wanted: formats that the network is exported to; ``None`` for the study's ``pick.export``.
         prefer: what the trials were preferred by, written on the card; ``None``: as :func:`preference_of` has it.
         trust_code: whether code may be run that an imported study names; remembered.
+        workers: for each process that fine-tunes beside others, the variables of its environment that differ from
+            this one's; none or one: this process fine-tunes one trial after the other. With as many threads the
+            result is the same to the last bit.
 
     Returns:
         the card, and the folder. An export that fails is named on the card.
@@ -81,7 +91,7 @@ def finish_trials(
     wanted = choose_formats(view) if wanted is None else wanted  # before an hour of training
     compare = view.spec.pick.compare if compare is None else compare
     prefer = preference_of(view, None) if prefer is None else prefer
-    return _Pick(view, trials, budget, epochs, notify, prefer).write(compare, wanted, force)
+    return _Pick(view, trials, budget, epochs, notify, prefer, tuple(workers)).write(compare, wanted, force)
 
 
 def _length(view: StudyView, epochs: float | None) -> float:
@@ -101,7 +111,7 @@ def _check_before(view: StudyView, trials: Sequence[Trial], epochs: float, force
             f"finish trial {target.name} again and replace it if it is picked",
         )
     for trial in trials if epochs == 0 else ():
-        check_kept(view.folder, trial)
+        check_kept(view.folder, trial, view.machine_of(trial))
 
 
 @dataclass(frozen=True)
@@ -114,12 +124,13 @@ class _Pick:
     epochs: float
     notify: Notify
     prefer: str
+    workers: tuple[Mapping[str, str], ...] = ()
 
     def write(self, compare: bool, wanted: Wanted, force: bool) -> tuple[Card, Path]:
         """Hold the contest, and write the folder of its winner."""
         picked = self.view.folder.picked
         self.view.folder.create()
-        study = prepare_study(resolve(self.view.spec), self.view.folder, self.notify)
+        study = prepare_study(self._spec(), self.view.folder, self.notify)
         settings = finetune_settings(study.spec, epochs=self.epochs, lr=study.spec.pick.lr)
         maker, meter = build_maker(study, settings), build_meter(study)
         lead = study.task.metric
@@ -128,16 +139,18 @@ class _Pick:
             is_resumed = memory.has_begun
             if is_resumed:
                 self.notify("going on with a pick that was cut off: the parts that it finished are not repeated")
-            finished = hold_contest(
-                maker,
-                meter,
-                self.trials,
-                study.dense,
-                lambda winner: self._rival_of(winner) if compare else Incomparable("not asked for"),
-                lambda trial, phase: self.notify(f"trial {trial.number}: {phase}"),
-                memory,
-                self._as_measured(study) if self.epochs == 0 else None,
-            )
+            with self._trainer(study, maker, memory.folder) as trainer:
+                finished = hold_contest(
+                    maker,
+                    meter,
+                    self.trials,
+                    study.dense,
+                    lambda winner: self._rival_of(winner) if compare else Incomparable("not asked for"),
+                    lambda trial, phase: self.notify(f"trial {trial.number}: {phase}"),
+                    memory,
+                    self._as_measured(study) if self.epochs == 0 else None,
+                    trainer,
+                )
             target = picked / str(finished.trial.number)
             card = picked_card(finished, self.budget, settings, study, resumed=is_resumed, prefer=self.prefer)
             bundle = _bundle(finished, study, wanted)
@@ -145,11 +158,32 @@ class _Pick:
             memory.forget()
         return card, target
 
+    @property
+    def _trains_together(self) -> bool:
+        return (len(self.workers) > 1 or any(self.workers)) and self.epochs > 0
+
+    def _spec(self) -> StudySpec:
+        """Return the spec for this machine, with the threads that each process has if there are several."""
+        spec = resolve(self.view.spec)
+        if not self._trains_together or spec.runtime.threads:
+            return spec
+        runtime = spec.runtime.model_copy(update={"threads": threads_of_each(len(self.workers))})
+        return spec.model_copy(update={"runtime": runtime})
+
+    def _trainer(
+        self, study: PreparedStudy, maker: NetworkMaker, work: Path
+    ) -> AbstractContextManager[PartTrainer | None]:
+        if not self._trains_together:
+            return nullcontext()
+        at_once = self.workers[: len(self.trials) + 1]  # the last for the baseline
+        self.notify(f"fine-tuning in {len(at_once)} processes")
+        return finishers(at_once, study.spec, self.view.folder, maker, work)
+
     def _rival_of(self, winner: Trial) -> Trial | Incomparable:
         rival = uniform_rival(self.view.trials, self.budget, winner)
         if self.epochs == 0 and isinstance(rival, Trial):
             try:
-                check_kept(self.view.folder, rival)
+                check_kept(self.view.folder, rival, self.view.machine_of(rival))
             except (StudyError, ModelError) as error:
                 return Incomparable(f"the uniform baseline, trial {rival.number}, cannot be loaded: {error}")
         return rival

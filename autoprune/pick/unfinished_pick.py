@@ -178,7 +178,7 @@ def _question(maker: NetworkMaker, timing: TimingPlan, trials: Sequence[Trial]) 
         "schedule": maker.schedule.model_dump(),
         "images": [maker.recalibration_images, maker.calibration_images],
         "latency": timing.to_json(),
-        "runtime": maker.runtime.describe(),
+        "runtime": {**maker.runtime.describe(), "threads": maker.runtime.threads},  # 0: as many as are free now
         "seed": maker.seed,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 from autoprune.analysis.comparison_notes import chance_notes
@@ -30,6 +30,7 @@ def begin_session(
     ledger: Ledger,
     display: Display,
     task: DataTask | None = None,
+    on_prepared: Callable[[], None] = lambda: None,
 ) -> tuple[PreparedStudy, Proposals]:
     """Return the study that is ready to be searched, and what decides its candidates; store what it runs with.
 
@@ -40,6 +41,7 @@ def begin_session(
         ledger: open.
         display: shows what happens.
         task: the data, if it is open already.
+        on_prepared: called as soon as the folder holds everything, before the study says so.
 
     Raises:
         BudgetError: if the budget is needless or out of reach.
@@ -54,6 +56,7 @@ def begin_session(
         proposals.check()
     study.device.apply_threads()
     remember(study.spec, written, folder)
+    on_prepared()
     ledger.remember("fingerprint", fingerprint(study.spec))
     facts = study_facts(study)
     for key, value in facts.to_json().items():

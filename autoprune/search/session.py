@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 
 from autoprune.core.atomic_write import write_text
@@ -12,7 +13,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.metrics import register
 from autoprune.core.trial import Trial
 from autoprune.core.versions import versions
-from autoprune.errors import StudyError
+from autoprune.errors import StudyElsewhereError, StudyError
 from autoprune.loggers.dispatch import Loggers, Watched
 from autoprune.loggers.log_file import logged
 from autoprune.loggers.protocol import Display
@@ -24,12 +25,14 @@ from autoprune.search.setup.build_evaluator import build_evaluator
 from autoprune.search.setup.from_spec import resolve, task_of
 from autoprune.search.setup.judged_by import judged_by
 from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.search.sharing import Sharing
 from autoprune.search.stored_spec import check_same_meaning, stored_meaning, with_stored_choices
 from autoprune.search.taking_turns import Turn
 from autoprune.search.trial_weights import TrialWeights
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.named_code import check_code_is_trusted
+from autoprune.study.preparation import PreparationLease
 from autoprune.study.spec import StudySpec
 from autoprune.study.study_facts import StudyFacts
 from autoprune.study.view import storage_url
@@ -57,6 +60,7 @@ def run_search(
     storage: str | None = None,
     written: Mapping[str, object] | None = None,
     *,
+    artifacts: str | None = None,
     trust_code: bool = False,
 ) -> Run:
     """Bring a study to ``spec.trials`` finished trials; the same call resumes, and does nothing when it is done.
@@ -69,42 +73,78 @@ def run_search(
         display: shows what happens.
         storage: Optuna storage URL for the trials; ``None`` for SQLite in the folder.
         written: values of the ``study.toml`` that went into the spec, remembered so that a later edit is noticed.
+        artifacts: where machines that see no common folder leave what they prepare for each other: a folder that all
+            of them see, ``s3://BUCKET/PREFIX`` or ``gs://BUCKET/PREFIX``; ``None`` for nowhere.
         trust_code: whether code may be run that an imported study names; remembered.
 
     Raises:
         UntrustedCodeError: if the study was imported, and its code has never been allowed.
         StudyMismatchError: if the spec would change the meaning of the stored trials.
         StudyLockedError: if another process removes this study.
+        StudyElsewhereError: if the study began on another machine, and nothing brings its dense network here.
         AutopruneError: if budget, network, data, folder or a logger cannot be used.
     """
     check_code_is_trusted(folder, spec, trust_code=trust_code)  # loggers may be code
     loggers = Loggers.named(spec.logging.loggers, display.warn, display.say)  # before anything is trained
     folder.create()
+    url = storage_url(folder, storage)
+    sharing = None if artifacts is None else Sharing.through(artifacts, folder, spec.name, display.say)
     with closing(Turn(folder.preparing)) as preparing, closing(Turn(folder.logging)) as logging:
         if not folder.prepared.exists():
             preparing.wait(display.say, "waiting for another worker, which prepares the study")
+        opened = _Opened(spec, folder, display, url, written or {}, loggers, preparing, logging, sharing)
+        while True:
+            stale = sharing.fetch(url) if sharing and not folder.prepared.exists() else None
+            try:
+                return opened.run(stale)
+            except StudyElsewhereError:
+                if sharing is None:
+                    raise  # else another machine began in this very moment, and is waited for
+
+
+@dataclass
+class _Opened:
+    """A run that has its turns; :func:`run_search` says what each is."""
+
+    spec: StudySpec
+    folder: StudyFolder
+    display: Display
+    url: str
+    written: Mapping[str, object]
+    loggers: Loggers
+    preparing: Turn
+    logging: Turn
+    sharing: Sharing | None
+
+    def run(self, stale: PreparationLease | None) -> Run:
+        """Prepare the study and search it.
+
+        Args:
+            stale: another machine's preparation that is to be taken over.
+        """
+        spec, folder, sharing = self.spec, self.folder, self.sharing
         wanted = with_stored_choices(resolve(spec), folder)
         task = None if folder.has_begun else task_of(wanted)
         wanted = wanted if task is None else judged_by(wanted, task)
         register(wanted.qualities)
         check_same_meaning(stored_meaning(folder), wanted, folder)
-        url, title = storage_url(folder, storage), f"{spec.name}, autoprune {version('autoprune')}"
+        title = f"{spec.name}, autoprune {version('autoprune')}"
         with (
-            Ledger(url, wanted.name, wanted.objectives, folder.lock) as ledger,
-            logged(display, folder.log, title) as shown,
+            Ledger(self.url, wanted.name, wanted.objectives, folder.lock) as ledger,
+            logged(self.display, folder.log, title) as shown,
         ):
-            ledger.check_folder(folder.has_begun)
+            ledger.preparation.claim(folder.has_begun, shares=sharing is not None, stale=stale)
             check_same_meaning(ledger.facts.get("fingerprint"), wanted, folder)
             done = ledger.trials
             if len(done) >= spec.trials:
-                return _nothing_left(wanted, folder, ledger, done, shown, loggers)
+                return _nothing_left(wanted, folder, ledger, done, shown, self.loggers)
             _say_who_else(ledger, shown)
-            study, proposals = begin_session(wanted, written or {}, folder, ledger, shown, task)
+            send = (lambda: None) if sharing is None else partial(sharing.send, ledger)
+            study, proposals = begin_session(wanted, self.written, folder, ledger, shown, task, send)
             write_text(folder.prepared, "{}\n")
-            preparing.close()
-            if not logging.take():
-                loggers = Loggers({}, shown.warn)  # another worker logs the trials of all
-            return _searched(study, proposals, folder, ledger, shown, loggers)
+            self.preparing.close()
+            loggers = self.loggers if self.logging.take() else Loggers({}, shown.warn)  # another logs the trials of all
+            return _searched(study, proposals, folder, ledger, shown, loggers, sharing)
 
 
 def _say_who_else(ledger: Ledger, display: Display) -> None:
@@ -121,6 +161,7 @@ def _searched(
     ledger: Ledger,
     display: Display,
     loggers: Loggers,
+    sharing: Sharing | None,
 ) -> Run:
     """Run the loop of a study that is prepared."""
     spec, done = study.spec, ledger.trials
@@ -130,6 +171,8 @@ def _searched(
     display.began(done, ledger.wanted(spec.trials), proposals.budget, study.dense, spec.qualities)
     with loggers.session(logged_study(spec, folder, proposals.budget, study.dense), done):
         observer = weights.watch(Watched(display, loggers), done)
+        if sharing is not None:
+            observer = sharing.watch(observer, ledger, display.warn)
         added = search(ledger, proposals, evaluator, spec.trials, spec.seed, observer, display.warn)
     return Run(added, len(ledger.trials), proposals.budget)
 

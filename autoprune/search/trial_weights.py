@@ -210,8 +210,13 @@ def load_trial(
     return rebuild(_read_architecture(path), path, network, trust_code=trust_code)
 
 
-def check_kept(folder: StudyFolder, trial: Trial) -> None:
+def check_kept(folder: StudyFolder, trial: Trial, machine: str = "") -> None:
     """Raise unless a trial's weights are stored, and were pruned by its policy.
+
+    Args:
+        folder: of the study.
+        trial: completed.
+        machine: another one that evaluated it, for the message; empty for this one.
 
     Raises:
         StudyError: if they are not.
@@ -219,7 +224,7 @@ def check_kept(folder: StudyFolder, trial: Trial) -> None:
     """
     path = folder.trial_weights(trial.number)
     if not path.is_file():
-        raise _not_kept(folder, trial.number)
+        raise _not_kept(folder, trial.number, machine)
     if _read_architecture(path).policy != trial.candidate.policy:
         raise StudyError(
             f"{str(path)!r} holds another policy than trial {trial.number} of this study; delete it, or give the "
@@ -227,12 +232,13 @@ def check_kept(folder: StudyFolder, trial: Trial) -> None:
         )
 
 
-def _not_kept(folder: StudyFolder, number: int) -> StudyError:
+def _not_kept(folder: StudyFolder, number: int, machine: str = "") -> StudyError:
     known = ", ".join(map(str, stored_numbers(folder))) or "none"
     command = f"autoprune pick {shlex.quote(str(folder.path))} --trial {number}"
+    elsewhere = f" It was evaluated on {machine}, whose folder of the study may hold them." if machine else ""
     return StudyError(
-        f"the weights of trial {number} are not kept in {str(folder.path)!r} (kept: {known}). `{command}` fine-tunes "
-        f"it anew; a search with --keep-weights all keeps those of every further trial"
+        f"the weights of trial {number} are not kept in {str(folder.path)!r} (kept: {known}).{elsewhere} `{command}` "
+        f"fine-tunes it anew; a search with --keep-weights all keeps those of every further trial"
     )
 
 

@@ -28,11 +28,11 @@ from autoprune.study.leases import GRACE_SECONDS, Heart
 from autoprune.study.open_study import OpenStudy, running_of
 from autoprune.study.optuna_sampler import OptunaDraw, distributions, proposal_seed
 from autoprune.study.policy_params import Params, params_of
+from autoprune.study.preparation import Preparation
 from autoprune.study.resume import lost_candidates, noted_by_sampler
 from autoprune.study.storage import reporting_damage
 from autoprune.study.workers import WorkerName
 
-_HOME = "home"  # the fact that says on which machine, and in which folder there, the study began
 _WANTED = "wanted"  # the fact that says how many trials the study is to hold
 
 
@@ -79,6 +79,7 @@ class Ledger:
 
     Attributes:
         reclaimed: how many candidates wait to be asked again, because their workers are gone.
+        preparation: of the study, as this worker takes part in it.
 
     Raises:
         StudyLockedError: if another process removes the study.
@@ -95,6 +96,7 @@ class Ledger:
         self._session = 0
         self._has_asked = False
         self._heart = Heart(self._open.storage, self._held, grace_seconds)
+        self.preparation = Preparation(self._open, grace_seconds)
 
     def __enter__(self) -> Ledger:
         return self
@@ -110,6 +112,7 @@ class Ledger:
                 that this worker is gone.
         """
         self._heart.stop()
+        self.preparation.close()
         if gives_back and self._has_asked:
             self._open.give_back()
         self._asked.clear()
@@ -136,34 +139,6 @@ class Ledger:
             StudyError: if it cannot be stored.
         """
         self._open.tried(lambda _: self._open.study.set_user_attr(key, json.dumps(value)))
-
-    def check_folder(self, holds_network: bool) -> None:
-        """Check that this folder is the one that the study began in, or holds its dense network as well.
-
-        Two dense networks in one study would make trials that cannot be compared.
-
-        Args:
-            holds_network: whether the folder holds a dense network.
-
-        Raises:
-            StudyError: naming the machine where the study began.
-        """
-        here = f"{self.worker.host}:{self.worker.place}"
-
-        def claim(_: bool) -> str:
-            with self._open.alone():
-                known = self._open.study.user_attrs
-                if _HOME not in known and not ("fingerprint" in known and not holds_network):
-                    self._open.study.set_user_attr(_HOME, json.dumps(here))
-                    return here
-                return str(parse_json(known[_HOME])) if _HOME in known else "another machine:"
-
-        home = self._open.tried(claim)
-        if home != here and not holds_network:
-            raise StudyError(
-                f"this study began on {home.partition(':')[0]}, and its dense network is not in this folder; copy the "
-                f"study's folder from there to here, or share it between the machines, and run the same command again"
-            )
 
     def want(self, trials: int) -> None:
         """Store how many trials the study is to hold; while others work on it, that is never lowered."""

@@ -60,7 +60,10 @@ class RuntimeSpec(Section):
         "the study begins",
     )
     threads: int = Field(
-        default=0, ge=0, description="CPU threads for training; 0: as many as OMP_NUM_THREADS says, or all cores"
+        default=0,
+        ge=0,
+        description="CPU threads for training; 0: as many as OMP_NUM_THREADS says, or one for each core that other "
+        "programs leave free when the command begins",
     )
 
 

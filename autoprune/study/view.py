@@ -22,6 +22,7 @@ from autoprune.study.storage_url import sqlite_path, sqlite_url, without_passwor
 from autoprune.study.study_facts import SessionFacts, StudyFacts
 from autoprune.study.table_schema import RUNNING
 from autoprune.study.trial_format import StoredTrial, read_trials
+from autoprune.study.workers import WorkerName, home_in
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class StudyView:
                 f"the study in {str(self.folder.path)!r} has no dense network yet; run `autoprune search` on it first"
             )
         return self.facts.dense
+
+    def machine_of(self, trial: Trial) -> str:
+        """Return the machine that evaluated a trial in another folder than this one; empty if that is not known."""
+        worker = self.sessions[trial.session].worker if trial.session < len(self.sessions) else ""
+        name = WorkerName.parse(worker) if worker else None
+        return "" if name is None or name.home == home_in(self.folder.path) else name.host
 
     @property
     def sessions(self) -> tuple[SessionFacts, ...]:

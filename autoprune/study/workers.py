@@ -59,6 +59,11 @@ class WorkerName:
         return f"{self.host}:{self.place}:{self.process}:{self.mark}"
 
     @property
+    def home(self) -> str:
+        """Return the machine and the folder there, as a study says where it began."""
+        return f"{self.host}:{self.place}"
+
+    @property
     def shown(self) -> str:
         """Return the name as a person reads it."""
         return f"process {self.process} on {self.host}"
@@ -102,6 +107,11 @@ def is_known_dead(folder: Path, name: WorkerName) -> bool:
         return False
     path = folder / FOLDER / f"{name}{_ENDING}"
     return not path.exists() or _is_free(path)
+
+
+def home_in(folder: Path) -> str:
+    """Return this machine and a folder of it, as a study says where it began."""
+    return f"{_host()}:{_place(folder)}"
 
 
 def workers_here(folder: Path) -> list[WorkerName]:

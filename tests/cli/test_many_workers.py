@@ -212,7 +212,7 @@ def test_auto_is_one_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_are_planned_as_they_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoprune.cli.worker_plan.available_cores", lambda: 8)
+    monkeypatch.setattr("autoprune.cli.worker_plan.unused_cores", lambda: 8)
     assert [plan.environment for plan in planned_workers("1", 0)] == [{}]
     assert [plan.environment for plan in planned_workers("4", 0)] == [
         {"OMP_NUM_THREADS": "2", "AUTOPRUNE_THREADS_TOGETHER": "8"}

@@ -11,6 +11,7 @@ from autoprune.core.cores import default_threads, while_others_wait
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "available_cores", lambda: 8)
+    monkeypatch.setattr(cores, "free_cores", lambda count: count)  # nobody else is there
     for name in ("OMP_NUM_THREADS", "AUTOPRUNE_THREADS_TOGETHER"):
         monkeypatch.delenv(name, raising=False)
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tiny import write_study
 from torch import nn
 
 import autoprune
-import autoprune.pick.contest
+import autoprune.pick.entrants
 import autoprune.pick.final_scores
 import autoprune.training.scoring
 from autoprune.cli.read_request import read_request
@@ -31,7 +31,9 @@ from autoprune.core.trial import Candidate, Completed, Failed, Trial
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import EvaluationError, NonFiniteError, StudyLockedError, UsageError
 from autoprune.pick.contest import Finished, hold_contest
-from autoprune.pick.unfinished_pick import unfinished
+from autoprune.pick.contest_parts import FinetunePart, OnTrialPhase, TrainedPart
+from autoprune.pick.entrants import Course
+from autoprune.pick.unfinished_pick import Unfinished, unfinished
 from autoprune.pick.uniform_rival import Incomparable, Rival, uniform_rival
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.stopwatch import Stopwatch
@@ -172,7 +174,7 @@ def test_test_is_scored_once_for_each_network_and_only_after_the_last_decision(
         events.append(split)
         return score(network, task, split, *rest)
 
-    for module in (autoprune.pick.contest, autoprune.pick.final_scores):
+    for module in (autoprune.pick.entrants, autoprune.pick.final_scores):
         monkeypatch.setattr(module, "score", watched)
     run(maker, bench, trials[:3], lambda winner: trials[3], lambda of, phase: events.append(f"{phase} {of.number}"))
     assert events.count("test") == 3  # the winner, uniform and dense
@@ -254,6 +256,76 @@ def test_if_the_last_contender_breaks_at_the_end_the_one_left_behind_before_it_i
     assert phases.index((winner.number, "failed: the loss is nan")) < said
     whole = by_hand(bench, maker, runner_up, Span(0, 3), Span(3, 6), Span(6, 12))
     assert same_weights(finished.network, whole), "it has the same steps as any other pick"
+
+
+class OneByOne:
+    """Train parts as processes of their own do, through the memory of the pick, the last part first."""
+
+    def __init__(self, maker: NetworkMaker, memory: Unfinished) -> None:
+        self.maker, self.memory, self.trained = maker, memory, list[tuple[int, float]]()
+
+    def train(self, parts: Sequence[FinetunePart], on_phase: OnTrialPhase) -> list[TrainedPart]:
+        ended = []
+        for part in reversed(parts):
+            self.trained.append((part.trial.number, part.last))
+            course = Course(self.maker, self.memory, on_phase)
+            ended.append(TrainedPart(course.train_part(part), course.seconds))
+        return ended[::-1]
+
+
+@pytest.mark.parametrize(
+    ("contenders", "broken", "beside"),
+    [
+        ((7, 5, 3), set(), [(0, 0.25), (0, 0.5), (0, 1.0)]),
+        ((7, 5, 0), set(), None),
+        ((7, 5, 3), {5, 0}, [(0, 0.25)]),
+        ((3,), set(), [(0, 1.0)]),
+    ],
+)
+def test_contenders_that_are_trained_at_once_come_to_what_one_after_the_other_do(
+    bench: PreparedStudy,
+    maker: NetworkMaker,
+    trials: list[Trial],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    contenders: tuple[int, ...],
+    broken: set[int],
+    beside: list[tuple[int, float]] | None,
+) -> None:
+    breaking(monkeypatch, broken, trials)
+    some = [t for number in contenders for t in trials if t.number == number]
+    alone = run(maker, bench, some, lambda winner: trials[3])
+    with unfinished(tmp_path, maker, TimingPlan(), some) as memory:
+        trainer = OneByOne(maker, memory)
+        rest = bench.dense, lambda winner: trials[3], lambda of, phase: None, memory, None, trainer
+        together = hold_contest(maker, build_meter(bench), some, *rest)
+    assert together.trial is alone.trial
+    assert [(c.trial.number, c.failure) for c in together.contenders] == [
+        (c.trial.number, c.failure) for c in alone.contenders
+    ]
+    assert [c.scores for c in together.contenders] == [c.scores for c in alone.contenders]
+    assert same_weights(together.network, alone.network)
+    if isinstance(alone.uniform, Rival):
+        assert isinstance(together.uniform, Rival)
+        assert together.uniform.final_scores.validation["loss"] == alone.uniform.final_scores.validation["loss"]
+    else:
+        assert together.uniform == alone.uniform
+    assert together.seconds.keys() == alone.seconds.keys()
+    if beside is not None:
+        assert [part for part in trainer.trained if part[0] == 0] == beside, "uniform is trained beside them"
+
+
+def test_a_part_that_was_not_kept_is_said(
+    bench: PreparedStudy, maker: NetworkMaker, trials: list[Trial], tmp_path: Path
+) -> None:
+    class Forgetful(OneByOne):
+        def train(self, parts: Sequence[FinetunePart], on_phase: OnTrialPhase) -> list[TrainedPart]:
+            return [TrainedPart(None, {}) for _ in parts]
+
+    with unfinished(tmp_path, maker, TimingPlan(), trials[:1]) as memory:
+        rest = bench.dense, no_rival, lambda of, phase: None, memory, None, Forgetful(maker, memory)
+        with pytest.raises(EvaluationError, match="was not kept"):
+            hold_contest(maker, build_meter(bench), trials[:1], *rest)
 
 
 def test_when_every_contender_breaks_the_pick_fails(
@@ -461,7 +533,7 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, scores: int, split: str) -> list[
         seen.append(wanted)
         return score(network, task, wanted, *rest)
 
-    for module in (autoprune.pick.contest, autoprune.pick.final_scores):
+    for module in (autoprune.pick.entrants, autoprune.pick.final_scores):
         monkeypatch.setattr(module, "score", watched)
     return seen
 

@@ -13,7 +13,7 @@ from ledger_worker import start
 from study_fakes import fake_outcome, make_proposals, open_ledger, run
 
 from autoprune.core.trial import Completed
-from autoprune.errors import LeaseLostError, StudyError
+from autoprune.errors import LeaseLostError, StudyElsewhereError, StudyError
 from autoprune.study.ledger import Ledger
 from autoprune.study.storage import open_storage
 
@@ -173,8 +173,8 @@ def test_a_folder_without_the_dense_network_is_refused_before_one_is_trained(
     url: str, hosts: tuple[Path, Path]
 ) -> None:
     with open_ledger(hosts[0], url) as one, open_ledger(hosts[1], url) as other:
-        one.check_folder(False)
-        one.check_folder(True)
-        with pytest.raises(StudyError, match=f"began on {one.worker.host}.*copy the study's folder"):
-            other.check_folder(False)
-        other.check_folder(True)
+        one.preparation.claim(False)
+        one.preparation.claim(True)
+        with pytest.raises(StudyElsewhereError, match=f"began on {one.worker.host}.*copy the study's folder"):
+            other.preparation.claim(False)
+        other.preparation.claim(True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from autoprune.core.cores import fewer_threads_note
 from autoprune.core.notify import Notify
 from autoprune.errors import StudyMismatchError
 from autoprune.models.calling.inputs import Inputs
@@ -60,6 +61,9 @@ def open_context(spec: StudySpec, folder: StudyFolder, notify: Notify, task: Dat
     """
     device = runtime_of(spec)
     device.apply_threads()
+    note = "" if device.threads or device.device != "cpu" else fewer_threads_note()
+    if note:
+        notify(note)
     task = task or task_of(spec)
     source = spec.data.source if task.has_batches else f"none of its own; {task.name}"
     is_unsaid = spec.loop.is_used and task.has_batches and spec.data == DataSpec()

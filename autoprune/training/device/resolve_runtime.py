@@ -23,7 +23,7 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", layout: str =
         precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware multiplies it natively.
         layout: ``channels_last``, ``contiguous``, or, until a study decides it, ``auto`` or ``measured`` for channels
             last except on mps, where it gains nothing.
-        threads: CPU threads; 0 for as many as ``OMP_NUM_THREADS`` says, or one on each core this process may use.
+        threads: CPU threads; 0 for as many as ``OMP_NUM_THREADS`` says, or one for each core that is free.
 
     Raises:
         UnknownNameError: if a word is none of these.

@@ -35,7 +35,7 @@ class Runtime:
         device: ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32``, or ``bf16`` for autocast with float32 weights.
         channels_last: whether images and convolution weights are laid out channels last.
-        threads: CPU threads; 0 for as many as ``OMP_NUM_THREADS`` says, or one on each core this process may use.
+        threads: CPU threads; 0 for as many as ``OMP_NUM_THREADS`` says, or one for each core that is free.
     """
 
     device: str = "cpu"
