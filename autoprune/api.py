@@ -13,19 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.core.budget import Budget
-from autoprune.core.json_values import JsonObject
 from autoprune.core.live_objects import is_live, live, live_name
-from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, register
-from autoprune.core.policy import PruningPolicy
 from autoprune.core.preference import Preference
-from autoprune.core.trial import Trial, kind_of
 from autoprune.errors import StudyMismatchError, UsageError
 from autoprune.loggers.events import Event, EventDisplay
 from autoprune.study.accepted_toml import read_accepted
 from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import Layer, merge_layers, parse_spec, read_study_toml
+from autoprune.study.study_trial import StudyTrial
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,44 +34,6 @@ if TYPE_CHECKING:
 
 _PYTHON = "Python"
 Limits = Mapping[str, "str | float"]
-
-
-@dataclass(frozen=True)
-class StudyTrial:
-    """A trial of a study.
-
-    Attributes:
-        number: of the trial.
-        origin: where its policy comes from: ``"baseline:uniform"``, ``"guided:lower"`` …
-        outcome: ``"completed"``, ``"stopped"``, ``"over_budget"`` or ``"failed"``.
-        policy: what it prunes.
-        measurement: what was measured of it; empty if it failed.
-    """
-
-    number: int
-    origin: str
-    outcome: str
-    policy: PruningPolicy
-    measurement: Measurement
-
-    @classmethod
-    def of(cls, trial: Trial) -> StudyTrial:
-        """Return a stored trial as a program sees it."""
-        measured = getattr(trial.outcome, "measurement", Measurement({}))
-        return cls(trial.number, trial.candidate.origin, kind_of(trial.outcome), trial.candidate.policy, measured)
-
-    def __getitem__(self, metric: str) -> float:
-        return self.measurement[metric]
-
-    def to_dict(self) -> JsonObject:
-        """Return plain types, as JSON holds them: a column of its own for each metric."""
-        errors = {f"{name}_stderr": value for name, value in self.measurement.stderr.items()}
-        return {
-            **{"number": self.number, "origin": self.origin, "outcome": self.outcome},
-            **self.measurement.values,
-            **errors,
-            "policy": self.policy.to_json(),
-        }
 
 
 @dataclass(frozen=True)
