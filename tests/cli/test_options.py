@@ -51,7 +51,7 @@ def sections(text: str) -> dict[str, str]:
 def explained(text: str) -> list[str]:
     """Return the options that have a line of their own, by their longest name."""
     lines = [match[1].split("  ")[0] for match in re.finditer(r"^  (-.*)$", text, re.MULTILINE)]
-    return [max(re.findall(r"--?[a-z][a-z-]*", line.split(" / ")[0]), key=len) for line in lines]
+    return [max(re.findall(r"--?[a-z][a-z0-9-]*", line.split(" / ")[0]), key=len) for line in lines]
 
 
 def flags(command: click.Command) -> list[str]:
