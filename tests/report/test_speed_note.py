@@ -8,10 +8,12 @@ import pytest
 
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY
+from autoprune.report.content.notes import latency_notes
 from autoprune.report.content.rows import Row
 from autoprune.report.content.speed_note import speed_notes
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_sections import SpaceSpec
+from autoprune.study.study_facts import SessionFacts
 
 
 def row(share: float, latency: float, error: float = 0.02, *, is_best: bool = True, **ratios: float) -> Row:
@@ -39,3 +41,14 @@ def test_fewer_mflops_and_no_less_time_is_said_with_what_to_try() -> None:
 )
 def test_nothing_is_said_otherwise(one: Any) -> None:
     assert speed_notes([one], StudySpec()) == []
+
+
+def test_latency_in_int8_is_said_with_the_dense_network_s_in_float32() -> None:
+    where = {"device": "cpu", "device_name": "a processor"}
+    how = {"runtime": "onnxruntime", "format": "int8", "batch": 1, "threads": 1, "dense_fp32_ms": 2.4}
+    stored = SessionFacts.from_json(SessionFacts(runtime=where, latency=how).to_json())
+    (note,) = latency_notes([stored])
+    assert note.startswith("latency was timed in onnxruntime, batch 1, 1 CPU thread, int8, on a processor")
+    assert note.endswith("the dense network; in float32 that takes 2.400 ms")
+    plain = {name: value for name, value in how.items() if name in ("runtime", "batch", "threads")}
+    assert "1 CPU thread, float32, on" in latency_notes([SessionFacts(runtime=where, latency=plain)])[0]
