@@ -72,7 +72,8 @@ def _score(int8: Int8Facts, card: Card) -> str:
     gain = "no example differs"
     if int8.gain or int8.gain_stderr:
         by = quality.gap(abs(int8.gain)).partition(" ")[0]
-        gain = f"{'worse' if int8.gain < 0 else 'better'} by {by} ± {quality.number(int8.gain_stderr)}"
+        side = "worse by " if int8.gain < 0 else "better by " if int8.gain else ""
+        gain = f"{side}{by} ± {quality.number(int8.gain_stderr)}"
         gain = f"{gain} {quality.gap_unit}".rstrip()
     return f"{quality.name} {value}, in float32 {before} ({gain})"
 

@@ -98,9 +98,17 @@ plans = tables(
         optimizer=optimizers, epochs=numbers(0), distill=st.booleans(), temperature=rates, distill_weight=numbers(0, 1)
     ),
     stopping=tables(enabled=st.booleans(), images=counts),
-    pick=tables(epochs=numbers(0), lr=rates, top=counts, compare=st.booleans()),
+    pick=tables(
+        epochs=numbers(0),
+        lr=rates,
+        top=counts,
+        compare=st.booleans(),
+        prefer=st.sampled_from(["accuracy", "latency", "size"]),
+        int8_max_drop=numbers(0, 1),
+    ),
     latency=tables(
         runtime=st.sampled_from(["auto", "torch", "compile", "onnxruntime", "cuda"]),
+        format=st.sampled_from(["auto", "fp32", "int8"]),
         batch=counts,
         threads=counts,
         blocks=st.integers(5, 2**40),
@@ -243,7 +251,10 @@ def test_all_faults_of_all_layers_are_reported_at_once() -> None:
             {"latency": {"trials": 4}},
             f"latency.trials: unknown key in {FILE}; it belongs at the top, before the first [table]",
         ),
-        ({"pick": {"zzz": 4}}, f"pick.zzz: unknown key in {FILE}; known: epochs, lr, top, compare, export"),
+        (
+            {"disk": {"zzz": 4}},
+            f"disk.zzz: unknown key in {FILE}; known: keep_weights",
+        ),
         ({"model": "resnet20"}, f"model: given 'resnet20' in {FILE}; expected a table, [model]"),
         ({"trials": 0}, f"trials: given 0 in {FILE}; expected a whole number >= 1"),
         ({"trials": True}, f"trials: given True in {FILE}; expected a whole number >= 1"),
@@ -481,11 +492,13 @@ MEANING_FREE = {
     *("name", "trials", "sampler", "data.root", "data.workers", "runtime.threads", "disk.keep_weights"),
     *(f"budget.{name}" for name in BudgetSpec.model_fields),
     *("pick.epochs", "pick.lr", "pick.top", "pick.compare", "pick.export"),
+    *("pick.prefer", "pick.int8_max_drop"),
     *("space.max_drop", "space.seconds", "stopping.enabled", "logging.loggers"),
     *("sensitivity.enabled", "sensitivity.images", "sensitivity.share"),
 }
 ADDED = {  # since studies are stored
     *("sparsity", "schedule", "stopping", "dense.optimizer", "finetune.optimizer", "latency.runtime"),
+    "latency.format",
     *(f"space.{name}" for name in ("patterns", "mask_criteria", "max_mask_sparsity", "depth", "keep", "only")),
 }
 
