@@ -1,1 +1,1 @@
-"""Compensation: after a cut, what stays is refitted to the dense network's outputs, layer by layer, without training."""
+"""Compensation: what stays after a cut is refitted to the dense network's outputs, layer by layer, untrained."""

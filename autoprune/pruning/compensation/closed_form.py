@@ -6,7 +6,7 @@ for a cut of one group, and is near enough to compare cuts by; ``compensate.py``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.compensation.kept_rows import Lost, kept_along, lost_positions
+from autoprune.pruning.compensation.layer_flow import watch_flow
 from autoprune.pruning.compensation.norm_behind import scale_and_offset
-from autoprune.pruning.compensation.readers import Reader
+from autoprune.pruning.compensation.readers import Reader, plain_twin, readers_of
 from autoprune.pruning.compensation.ridge import RIDGE
-from autoprune.pruning.compensation.second_moments import InputMoments
+from autoprune.pruning.compensation.second_moments import InputMoments, second_moments
 from autoprune.pruning.cut_plan import CutPlan
+from autoprune.pruning.tracing.safe_forward import plain_attention
 
 
 @dataclass(frozen=True)
@@ -144,3 +147,23 @@ def _write_norm(norm: _BatchNorm, whole: _BatchNorm, fit: _Fit, shift: Tensor) -
     norm.running_var.copy_(fit.variance)
     if norm.affine:
         norm.weight.copy_(scale * fit.shared / deviation)
+
+
+def dense_moments(network: nn.Module, batches: Sequence[Inputs]) -> DenseMoments:
+    """Return what the closed form needs of a network, from one forward pass over calibration examples.
+
+    Args:
+        network: the dense network, in any mode; not touched.
+        batches: at least one, on its device.
+
+    Raises:
+        ModelError: if the network does not run.
+    """
+    twin, batches = plain_twin(network), [batch.real_as(torch.float32) for batch in batches]
+    readers, left = readers_of(twin)
+    packed = [path for path in readers if readers[path].weight != "weight"]
+    layers = [path for path in (*readers, *left) if path not in packed]
+    with plain_attention():
+        flow = watch_flow(twin, layers, packed, batches[0].first(2))
+    once = {path: reader for path, reader in readers.items() if path in flow.order}
+    return DenseMoments(network, twin, once, flow.behind, second_moments(twin, once, batches))

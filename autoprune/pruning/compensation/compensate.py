@@ -175,6 +175,6 @@ class _Pass:
             self.left[path] = OTHER_POSITIONS
             return
         scale, offset = scale_and_offset(norm)
-        if not is_rounding((rows * scale + offset - wanted).square().mean(0), wanted):
-            if refit_norm(norm, given, rows, wanted):
-                self.norms.append(path)
+        errors = (rows * scale + offset - wanted).square().mean(0)
+        if not is_rounding(errors, wanted) and refit_norm(norm, given, rows, wanted):
+            self.norms.append(path)

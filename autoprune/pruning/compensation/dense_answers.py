@@ -122,9 +122,10 @@ def _affordable(twin: nn.Module, inputs: Inputs, flow: Flow) -> int:
         answer_of(twin, inputs.first(few))
     if not size:
         return 0
-    kept = sum(_kept_numbers(twin, path, flow, size, few) for path in flow.order)
-    by_activations = ACTIVATION_BYTES * few // (4 * _HELD * largest)
-    return max(1, min(size, by_activations, size * TARGET_BYTES // max(1, 4 * kept)))
+    count = max(1, min(size, ACTIVATION_BYTES * few // (4 * _HELD * largest)))
+    while count > 1 and 4 * sum(_kept_numbers(twin, path, flow, count, few) for path in flow.order) > TARGET_BYTES:
+        count //= 2  # not in proportion, since the grid is finer for fewer
+    return count
 
 
 def _kept_numbers(twin: nn.Module, path: str, flow: Flow, size: int, few: int) -> int:

@@ -87,7 +87,8 @@ class Compensator:
     def _made(self, whole: nn.Module) -> DenseAnswers | None:
         with self.runtime.work(), seeded(self.seed, self.runtime.device):
             if self._examples is None:  # drawn once: a stream may differ at each pass
-                self._examples = joined(self._batches(whole), self.images)
+                batches = calibration_batches(self.task, whole, self.images, self.runtime, self.seed)
+                self._examples = joined(batches, self.images)
             if self._examples is None:
                 return None
             answers = dense_answers(whole, self._examples)
@@ -101,13 +102,25 @@ class Compensator:
             )
         return answers
 
-    def _batches(self, dense: nn.Module) -> Iterator[Inputs]:
-        size = min(_BATCH, self.images)
-        count = -(-self.images // max(1, self.task.batch_size_of(size)))
-        for batch, _ in stream(self.task, count, size, self.runtime, self.seed):
-            yield self.task.inputs(dense, batch)
-
     def _tell(self, sentence: str) -> None:
         if sentence not in self._told:
             self._told.add(sentence)
             self.notify(sentence)
+
+
+def calibration_batches(
+    task: DataTask, network: nn.Module, images: int, runtime: Runtime, seed: int
+) -> Iterator[Inputs]:
+    """Yield what a network is called with for training examples, as the fine-tune sees them.
+
+    Args:
+        task: the data; of which labels are not read.
+        network: that is called; not run.
+        images: how many, rounded up to whole batches.
+        runtime: where the batches are placed.
+        seed: of the stream.
+    """
+    size = min(_BATCH, images)
+    count = -(-images // max(1, task.batch_size_of(size)))
+    for batch, _ in stream(task, count, size, runtime, seed):
+        yield task.inputs(network, batch)
