@@ -83,7 +83,7 @@ def test_a_crippled_candidate_is_stopped_recorded_and_told(tmp_path: Path) -> No
     assert "after recalibration foretells" in last.outcome.reason
     assert {"mflops", "recalibrated_loss"} <= set(last.outcome.measurement.values)
     assert {"loss", "midway_loss"}.isdisjoint(last.outcome.measurement.values)
-    assert set(last.seconds) == {"ask", "prune", "recalibrate", "rung", "other"}
+    assert set(last.seconds) == {"ask", "prune", "compensate", "rung", "other"}
     assert stored_trials(folder)[-1]["state"] == "PRUNED"
     assert f"trial {CRIPPLED} random: stopped: loss" in lines
     summary = summarise(view)

@@ -65,7 +65,7 @@ def unfolded(module: nn.Module, x: Tensor, step: int) -> Iterator[Tensor]:
     """
     if not isinstance(module, _ConvNd):
         rows = x.reshape(-1, x.shape[-1])[::step]
-        yield from (chunk.float()[None] for chunk in rows.split(max(1, _CHUNK // rows.shape[1])))
+        yield from (chunk.float()[None] for chunk in torch.split(rows, max(1, _CHUNK // rows.shape[1])))
         return
     if x.dim() == len(module.kernel_size) + 1:
         x = x[None]
@@ -73,7 +73,7 @@ def unfolded(module: nn.Module, x: Tensor, step: int) -> Iterator[Tensor]:
     windows = _windows(module, padded, step)
     groups = module.groups
     each = max(1, _CHUNK // windows[0].numel())
-    for chunk in windows.split(each):  # (n, C, positions …, kernel …)
+    for chunk in torch.split(windows, each):  # (n, C, positions …, kernel …)
         count = len(module.kernel_size)
         moved = chunk.movedim(1, count + 1).float()  # (n, positions …, C, kernel …)
         yield moved.reshape(prod(moved.shape[: count + 1]), groups, -1).transpose(0, 1)

@@ -39,6 +39,8 @@ def obs(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibra
     readers, _ = readers_of(twin)
     columns = {group.name: found for group in groups if (found := _columns(group, network, readers))}
     wanted = {path: readers[path] for found in columns.values() for path in found}
+    if not wanted:
+        return {}
     moments = second_moments(twin, wanted, (Inputs.of(inputs) for inputs, _ in calibration.batches))
     slopes = _squared_slopes(twin, wanted, calibration)
     parts = {path: _Part.of(readers[path], twin, moments[path], slopes[path]) for path in wanted if path in moments}
@@ -85,7 +87,8 @@ def _squared_slopes(twin: nn.Module, readers: Mapping[str, Reader], calibration:
             examples += count
             with backward_in_eval(twin):
                 loss = calibration.loss_of(twin, inputs, labels)
-                slopes = torch.autograd.grad(loss, [made for _, made in outputs], allow_unused=True)
+                made = [each for _, each in outputs]
+                slopes = torch.autograd.grad(loss, made, allow_unused=True) if made else ()
             for (path, _), slope in zip(outputs, slopes, strict=True):
                 if slope is not None:  # the loss is a mean: an example's own slope is N times as large
                     rows = slope.movedim(_channel_dim(twin, path, slope), -1).reshape(-1, len(totals[path]))
@@ -95,9 +98,8 @@ def _squared_slopes(twin: nn.Module, readers: Mapping[str, Reader], calibration:
 
 def _kept(outputs: list[tuple[str, Tensor]], path: str) -> object:
     def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
-        made = output.clone()  # what comes next may write into it
-        outputs.append((path, made))
-        return made
+        outputs.append((path, output.clone()))  # what comes next may write into it
+        return outputs[-1][1]
 
     return hook
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -93,9 +93,13 @@ class SensitivityProbe:
 
     @classmethod
     def of(cls, context: StudyContext, pruner: Pruner, images: int) -> SensitivityProbe:
-        """Return a probe that compares answers where the task can, and refits where the study compensates."""
-        distance = AnswerDistance(context, pruner.network, images)
-        return cls(context, pruner, images, distance if distance.can_be_told() else None, _moments(context, pruner))
+        """Return a probe that compares answers where the task can, and refits where the study compensates.
+
+        They are compared with those of the dense network recalibrated like every cut one, so that no cut is no rise.
+        """
+        bare = cls(context, pruner, images, moments=_moments(context, pruner))
+        distance = AnswerDistance(context, bare._cut({}), images)
+        return replace(bare, distance=distance) if distance.can_be_told() else bare
 
     def loss(self, kept: Mapping[str, int]) -> float:
         """Return the validation loss with some groups cut to the counts that are kept."""
