@@ -58,7 +58,11 @@ def crippled(monkeypatch: pytest.MonkeyPatch) -> None:
 def go(folder: Path, trials: int, **stopping: Any) -> str:
     """Search a study whose fine-tune is gentle, so that where a candidate begins says where it ends."""
     shown = io.StringIO()
-    values = {"trials": trials, "finetune": {"lr": 0.002}, "stopping": {"images": 32, **stopping}}
+    values = {
+        "trials": trials,
+        "finetune": {"lr": 0.002, "compensation_images": 0},
+        "stopping": {"images": 32, **stopping},
+    }
     request = read_request(str(folder), folder.parent, values)
     run_search(request.spec, StudyFolder(folder), PlainDisplay(Console(file=shown, width=200)))
     return shown.getvalue()
@@ -83,7 +87,7 @@ def test_a_crippled_candidate_is_stopped_recorded_and_told(tmp_path: Path) -> No
     assert "after recalibration foretells" in last.outcome.reason
     assert {"mflops", "recalibrated_loss"} <= set(last.outcome.measurement.values)
     assert {"loss", "midway_loss"}.isdisjoint(last.outcome.measurement.values)
-    assert set(last.seconds) == {"ask", "prune", "compensate", "rung", "other"}
+    assert set(last.seconds) == {"ask", "prune", "recalibrate", "rung", "other"}
     assert stored_trials(folder)[-1]["state"] == "PRUNED"
     assert f"trial {CRIPPLED} random: stopped: loss" in lines
     summary = summarise(view)

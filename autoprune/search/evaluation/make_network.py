@@ -91,14 +91,18 @@ class NetworkMaker:
         """
         source = self.pruner if self.start is None else replace(self.pruner, network=self.start)
         policies = [self._policy_at(stage, policy) for stage in range(1, self.schedule.stages + 1)]
-        cut = source.cut(policies[0])
-        network, is_compensated = self._cut(source.network, cut, watch)
+        with watch("prune"):
+            network = self.runtime.place(source.prune(policies[0]))
+        is_compensated = self._compensate(network, source.network, source.cut(policies[0]), watch)
         for stage in range(1, self.schedule.stages):
             self.finetune(network, policy, watch, stage)
-            now, before = source.cut(policies[stage]), source.cut(policies[stage - 1])
-            if self.compensator is not None:  # what is aimed at answers by its statistics
+            if self.compensator is not None:  # what is aimed at answers by its running statistics
                 self._recalibrate(network, watch)
-            network, is_compensated = self._cut(network, relative_cut(now, before), watch)
+            cut = relative_cut(source.cut(policies[stage]), source.cut(policies[stage - 1]))
+            whole = network
+            with watch("prune"):
+                network = self.runtime.place(shrink(whole, cut))
+            is_compensated = self._compensate(network, whole, cut, watch)
         check_size(network, self.exact(policy)["mparams"])
         if policy.mask is not None:
             with watch("prune"):
@@ -107,14 +111,12 @@ class NetworkMaker:
             self._recalibrate(network, watch)
         return network
 
-    def _cut(self, whole: nn.Module, cut: CutPlan, watch: Stopwatch) -> tuple[nn.Module, bool]:
-        """Return what a cut leaves of a network, and whether it was refitted, its batch norms too."""
-        with watch("prune"):
-            network = self.runtime.place(shrink(whole, cut))
+    def _compensate(self, network: nn.Module, whole: nn.Module, cut: CutPlan, watch: Stopwatch) -> bool:
+        """Refit what a cut has left of a network, batch norms too, and return whether that was done."""
         if self.compensator is None:
-            return network, False
+            return False
         with watch("compensate"):
-            return network, self.compensator(network, cut, whole)
+            return self.compensator(network, cut, whole)
 
     def _recalibrate(self, network: nn.Module, watch: Stopwatch) -> None:
         with watch("recalibrate"):
