@@ -343,6 +343,27 @@ def test_a_candidate_that_is_compensated_begins_nearer_to_the_dense_network(
     assert live_modules() == before  # the network before each cut is not kept
 
 
+def test_examples_are_drawn_once_for_all_candidates_even_if_data_differ_at_each_pass(prepared: PreparedStudy) -> None:
+    drawn: list[int] = []
+
+    class Drawn:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(prepared.task, name)
+
+        def train_stream(self, *given: Any) -> Any:
+            drawn.append(1)
+            return prepared.task.train_stream(given[0], given[1], len(drawn), given[3])
+
+    ours = Compensator(prepared.network, Drawn(), prepared.device, 64, 0)  # type: ignore[arg-type]
+    states = []
+    for _ in range(2):
+        pruned = prepared.pruner.prune(candidate(prepared).policy)
+        assert ours(pruned, prepared.pruner.cut(candidate(prepared).policy))
+        states.append(pruned.state_dict())
+    assert len(drawn) == 1
+    assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+
+
 def test_a_task_without_batches_and_a_network_that_does_not_let_it_are_not_compensated(
     prepared: PreparedStudy, evaluator: Evaluator
 ) -> None:
