@@ -47,7 +47,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2, help="of the calibration images")
     parser.add_argument("--policies", type=lambda text: text.split(","), default=["knapsack", "threshold", "uniform"])
     parser.add_argument("--max-drop", type=float, default=0.02, help="of the threshold baseline")
-    fixed = {"steps": 4, "batch_size": None, "lr": None, "finish_steps": None, "finish_lr": None, "dense_epochs": None}
+    parser.add_argument("--steps", type=int, default=None, help="of a candidate, by which sensitivity is measured")
+    fixed = {"batch_size": None, "lr": None, "finish_steps": None, "finish_lr": None, "dense_epochs": None}
     parser.set_defaults(**fixed, trials=30, precision="auto", layout="contiguous")
     return parser.parse_args()
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-ROWS_PER_INPUT = 10
+ROWS_PER_INPUT = 30
 LARGEST_STEP = 4
 WIDE = 32  # a map of so many positions along each dimension is sampled at every second one at least
 _CHUNK = 4_000_000  # numbers that are unfolded at a time: 16 MB
@@ -28,7 +28,7 @@ def along_images(module: nn.Module, output: Tensor) -> bool:
 
 
 def step_for(shape: tuple[int, ...], images: bool, inputs: int) -> int:
-    """Return the coarsest grid that leaves ten rows to each input of a layer; 1 if not even all positions do.
+    """Return the coarsest grid that leaves thirty rows to each input of a layer; 1 if not even all positions do.
 
     Args:
         shape: of the layer's output.
@@ -36,7 +36,7 @@ def step_for(shape: tuple[int, ...], images: bool, inputs: int) -> int:
         inputs: numbers that one output is computed from.
 
     >>> step_for((512, 16, 32, 32), True, 144), step_for((512, 64, 8, 8), True, 576), step_for((512, 10), False, 64)
-    (4, 2, 1)
+    (4, 1, 1)
     """
     wanted = ROWS_PER_INPUT * inputs
     if not images:
