@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-ROWS_PER_INPUT = 30
+ROWS_PER_INPUT = 20
 LARGEST_STEP = 4
 WIDE = 32  # a map of so many positions along each dimension is sampled at every second one at least
 _CHUNK = 4_000_000  # numbers that are unfolded at a time: 16 MB
@@ -28,7 +28,7 @@ def along_images(module: nn.Module, output: Tensor) -> bool:
 
 
 def step_for(shape: tuple[int, ...], images: bool, inputs: int) -> int:
-    """Return the coarsest grid that leaves thirty rows to each input of a layer; 1 if not even all positions do.
+    """Return the coarsest grid that leaves twenty rows to each input of a layer; 1 if not even all positions do.
 
     Args:
         shape: of the layer's output.
