@@ -80,7 +80,9 @@ def compensate(
     work = _Pass(twin, answers, lost_positions(answers.network, cut), ridge)
     devices = [answers.inputs.device] if answers.inputs.device.type == "cuda" else []
     with plain_attention(), exact_products(), torch.no_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed devices that are not put back
+        if devices:
+            torch.cuda.manual_seed(seed)
         work.run()
         _write_back(twin, pruned, (*work.refitted, *work.norms))
     return Compensation(tuple(work.refitted), tuple(work.norms), work.left, answers.inputs.size or 0)

@@ -111,5 +111,5 @@ def is_rounding(errors: Tensor, wanted: Tensor) -> bool:
         errors: mean squared error of each output, ``(outputs,)``.
         wanted: the target, ``(rows, outputs)``.
     """
-    variance = (wanted - wanted.mean(0)).square().mean(0).double().sum()
+    variance = (wanted - wanted.mean(0)).square().mean(0).sum()
     return bool(errors.sum().cpu() <= UNCHANGED * variance.cpu())

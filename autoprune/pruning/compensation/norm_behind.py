@@ -42,19 +42,18 @@ def refit_norm(norm: _BatchNorm, given: Tensor, rows: Tensor, target: Tensor) ->
         whether anything was changed.
     """
     dims = [dim for dim in range(given.dim()) if dim != 1]
-    given = given.float()
-    mean = given.mean(dims, keepdim=True)
-    variance, mean = (given - mean).square().mean(dims), mean.flatten()  # a quarter of the time of torch.var_mean
-    centre, wanted = rows.double().mean(0), target.double().mean(0)
-    spread = (rows.double() - centre).square().mean(0)
-    shared = ((rows.double() - centre) * (target.double() - wanted)).mean(0)
-    gain = shared / (spread + norm.eps).sqrt()
+    variance, mean = torch.var_mean(given.float(), dims, correction=0)
+    rows, target = rows.cpu().double(), target.cpu().double()  # not every device has float64
+    centre, wanted = rows.mean(0), target.mean(0)
+    spread = (rows - centre).square().mean(0)
+    gain = ((rows - centre) * (target - wanted)).mean(0) / (spread + norm.eps).sqrt()
+    gain, wanted, spread = (values.to(mean) for values in (gain, wanted, spread))
     ok = torch.isfinite(mean) & torch.isfinite(variance) & torch.isfinite(gain) & torch.isfinite(wanted)
     if not bool(ok.any()) or norm.running_mean is None or norm.running_var is None:
         return False
     norm.running_mean.copy_(torch.where(ok, mean, norm.running_mean))
     norm.running_var.copy_(torch.where(ok, variance, norm.running_var))
     if norm.affine:
-        norm.weight.copy_(torch.where(ok & (spread > 0), gain.float(), norm.weight))
-        norm.bias.copy_(torch.where(ok, wanted.float(), norm.bias))
+        norm.weight.copy_(torch.where(ok & (spread > 0), gain, norm.weight))
+        norm.bias.copy_(torch.where(ok, wanted, norm.bias))
     return True
