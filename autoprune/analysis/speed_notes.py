@@ -1,4 +1,4 @@
-"""How much faster the best network is than the others, in words, and what to say where fewer FLOPs bought no time.
+"""How much faster the best network is than the others, in words.
 
 Latencies of one study were all measured in alternation with the dense network, so their ratios can be compared.
 """
@@ -8,17 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from autoprune.analysis.comparison import CONFIDENT, Comparison
+from autoprune.analysis.comparison import Comparison
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import METRICS
 from autoprune.core.trial import Completed, Trial
 
 LATENCY = "latency_ms"
-FEWER = 0.8  # of the dense network's MFLOPs: from here down a user expects to see it in the time
-WHY_NOT = (
-    "layers that are narrower than the processor's vectors (16 channels) or bound by memory save FLOPs and no time. "
-    "Try whole blocks (--depth), channels in multiples (--round-to 8), or a limit on time itself (--budget-latency-ms)"
-)
 
 
 def speed_up(one: Measurement, other: Measurement) -> tuple[float, float] | None:
@@ -39,7 +33,7 @@ def speed_up(one: Measurement, other: Measurement) -> tuple[float, float] | None
 def speed_notes(
     best: Trial | None, trials: Sequence[Trial], comparisons: Sequence[Comparison], dense: Measurement
 ) -> list[str]:
-    """Return how much faster the best network is than those it is compared with, and a word if it is not faster.
+    """Return how much faster the best network is than those it is compared with, in a sentence.
 
     Args:
         best: the best network; ``None`` if there is none.
@@ -58,21 +52,7 @@ def speed_notes(
             name = "the dense network" if other.trial is None else other.baseline
             parts.append(f"{_times(told)} as fast as {name}")
     listed = [f"the best network is {', '.join(parts)}"] if parts else []
-    return [*listed, *_not_faster(found, dense)]
-
-
-def _not_faster(found: Measurement, dense: Measurement) -> list[str]:
-    """Return a word if a network has clearly fewer MFLOPs than the dense one and is not faster beyond noise."""
-    told, flops = speed_up(found, dense), METRICS["mflops"].name
-    if told is None or not {flops} <= found.values.keys() & dense.values.keys() or not dense[flops]:
-        return []
-    share = found[flops] / dense[flops]
-    if share > FEWER or told[0] - CONFIDENT * told[1] > 1:
-        return []
-    return [
-        f"fewer FLOPs, not faster: with {100 * share:.0f} % of the dense network's MFLOPs it is {_times(told)} as "
-        f"fast; {WHY_NOT}"
-    ]
+    return listed
 
 
 def _times(told: tuple[float, float]) -> str:

@@ -25,7 +25,7 @@ from autoprune.pick.card_text import card_text
 from autoprune.pick.choose_formats import choose_formats
 from autoprune.pick.choose_trials import preference_of
 from autoprune.pick.contest import Finished, hold_contest
-from autoprune.pick.contest_parts import PartTrainer
+from autoprune.pick.contest_parts import PartTrainer, finish_images
 from autoprune.pick.facts_text import load_call
 from autoprune.pick.finishers import finishers
 from autoprune.pick.picked_card import picked_card
@@ -132,7 +132,8 @@ class _Pick:
         self.view.folder.create()
         study = prepare_study(self._spec(), self.view.folder, self.notify)
         settings = finetune_settings(study.spec, epochs=self.epochs, lr=study.spec.pick.lr)
-        maker, meter = build_maker(study, settings), build_meter(study)
+        images = finish_images(study.spec)
+        maker, meter = build_maker(study, settings, images), build_meter(study)
         lead = study.task.metric
         self.notify(_plan(self.trials, self.epochs, lead.name if lead.is_the_loss(study.dense.values) else "loss"))
         with unfinished(picked, maker, meter.timer.plan, self.trials) as memory:

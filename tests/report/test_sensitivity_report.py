@@ -75,6 +75,16 @@ def test_half_is_between_what_was_measured_and_never_beyond() -> None:
     assert sensitivity_lines(shallow) == []
 
 
+def test_what_was_measured_is_said() -> None:
+    curves = (ShownCurve("a", 10, {5: 0.3}),)
+    assert sensitivity_lines(ShownSensitivity(0.1, curves))[0].startswith("the loss rises most when")
+    apart = ShownSensitivity(0.1, curves, "divergence")
+    assert sensitivity_lines(apart) == ["the answers move most when one group alone is cut to half: a +0.3"]
+    assert apart.to_json()["measure"] == "divergence"
+    labels = [axes.get_ylabel() for axes in draw_sensitivity(apart, "x").axes]
+    assert "divergence from the dense answers (loss of the dense: 0.1)" in labels
+
+
 def test_cells_do_not_overlap_and_stay_in_the_picture() -> None:
     for curve in (
         ShownCurve("a", 16, {1: 9.0, 4: 1.0, 12: 0.1, 15: 0.0}),

@@ -8,9 +8,9 @@ import pytest
 
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY
+from autoprune.report.content.not_faster import not_faster_notes
 from autoprune.report.content.notes import latency_notes
 from autoprune.report.content.rows import Row
-from autoprune.report.content.speed_note import speed_notes
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_sections import SpaceSpec
 from autoprune.study.study_facts import SessionFacts
@@ -23,11 +23,11 @@ def row(share: float, latency: float, error: float = 0.02, *, is_best: bool = Tr
 
 
 def test_fewer_mflops_and_no_less_time_is_said_with_what_to_try() -> None:
-    (note,) = speed_notes([row(0.4, 0.98)], StudySpec())
+    (note,) = not_faster_notes([row(0.4, 0.98)], StudySpec())
     assert note.startswith("trial 7 has 40 % of the dense network's MFLOPs and is not faster: it takes × 0.980 ± 0.020")
     assert "try --depth, which drops whole blocks, --round-to 16, a limit on latency" in note
     tried = StudySpec(space=SpaceSpec(depth=True, round_to=16))
-    assert speed_notes([row(0.4, 1.3)], tried)[0].endswith("try a limit on latency (--budget-latency-ms)")
+    assert not_faster_notes([row(0.4, 1.3)], tried)[0].endswith("try a limit on latency (--budget-latency-ms)")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_fewer_mflops_and_no_less_time_is_said_with_what_to_try() -> None:
     ],
 )
 def test_nothing_is_said_otherwise(one: Any) -> None:
-    assert speed_notes([one], StudySpec()) == []
+    assert not_faster_notes([one], StudySpec()) == []
 
 
 def test_latency_in_int8_is_said_with_the_dense_network_s_in_float32() -> None:

@@ -16,11 +16,11 @@ from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, FLOP_CONVENTION, METRICS, Metric
 from autoprune.core.preference import PREFERRED, Preference
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
+from autoprune.report.content.not_faster import not_faster_notes
 from autoprune.report.content.notes import compose_notes, latency_notes, regularisation_notes
 from autoprune.report.content.quality_words import study_metrics
 from autoprune.report.content.rows import Failure, Row, choose_rows, failures
 from autoprune.report.content.sensitivity_text import ShownSensitivity, read_sensitivity
-from autoprune.report.content.speed_note import speed_notes
 from autoprune.report.content.stopping_worth import StoppingFacts, stopping_facts, stopping_notes
 from autoprune.report.content.who_worked import WorkerShare, worker_shares
 
@@ -195,7 +195,7 @@ def _notes(
         *chance_notes(dense.measurement, quality, data.chance, data.num_classes),
         *compose_notes(rows, view.trials, budget, dense, quality_first(view.spec.objectives), quality, prefer),
         *regularisation_notes(view.facts.regularisation, quality),
-        *speed_notes(rows, view.spec),
+        *not_faster_notes(rows, view.spec),
         *(stopping_notes(stopping) if rows else ()),
         *latency_notes(view.sessions),
     )

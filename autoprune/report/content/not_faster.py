@@ -12,7 +12,7 @@ _FEWER = 0.95  # share of the dense MFLOPs below which a network should be faste
 _MULTIPLE = 16  # channels that runtimes mostly compute at once
 
 
-def speed_notes(rows: Sequence[Row], spec: StudySpec) -> list[str]:
+def not_faster_notes(rows: Sequence[Row], spec: StudySpec) -> list[str]:
     """Return a note if the best network has fewer MFLOPs than the dense one and is not faster beyond the error.
 
     Args:
