@@ -32,7 +32,10 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     "pruning.tracing": ("core", "models.calling", "pruning.layers"),
     "pruning.masks": ("errors", "core", "models.calling", "models.copying"),
     "pruning": ("errors", "core", "models.calling", "models.copying", "pruning.layers", "pruning.tracing"),
-    "pruning.criteria": ("errors", "core", "models.calling", "models.copying", "pruning", "pruning.layers"),
+    "pruning.compensation": (*("models.calling", "models.copying", "pruning", "pruning.layers", "pruning.tracing"),),
+    "pruning.criteria": (
+        *("errors", "core", "models.calling", "models.copying", "pruning", "pruning.layers", "pruning.compensation"),
+    ),
     # what is built with them
     "training.device": ("errors", "core", "models.calling"),
     "training": ("errors", "core", "tasks", "models.calling", "models.copying", "training.device"),
@@ -48,11 +51,20 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     "search.proposals": ("errors", "core", "study"),
     "search.evaluation": (
         *("errors", "core", "analysis", "tasks", "models", "models.copying", "cost", "pruning", "pruning.masks"),
-        *("training", "training.device", "study"),
+        *("models.calling", "pruning.compensation", "training", "training.device", "study"),
     ),
     "search.setup": (
         *("errors", "core", "tasks", "models", "models.calling", "models.copying", "cost", "pruning", "pruning.layers"),
-        *("pruning.masks", "pruning.tracing", "pruning.criteria", "training", "training.device", "export", "study"),
+        *(
+            "pruning.masks",
+            "pruning.tracing",
+            "pruning.criteria",
+            "pruning.compensation",
+            "training",
+            "training.device",
+            "export",
+            "study",
+        ),
         *("search.evaluation", "search.proposals"),
     ),
     "search": (

@@ -78,9 +78,9 @@ def apply(
     """Prune a network by POLICY, the policy.json of a picked folder, and write a folder like a picked one.
 
     The network needs the groups that the policy names. Each loses the same share of its own channels, those that the
-    policy's criterion scores lowest in it. Nothing is trained; with --data, batch norm is recalibrated and the network
-    scored on validation. Criteria that look at data need --data. The exit code is 1 if the policy does not fit, or if
-    an export that you named fails. One FLOP is one multiply–accumulate.
+    policy's criterion scores lowest in it. Nothing is trained; with --data, the weights that stay are refitted to the
+    dense network's outputs, and the network is scored on validation. Criteria that look at data need --data. The exit
+    code is 1 if the policy does not fit, or if an export that you named fails. One FLOP is one multiply–accumulate.
     """
     from autoprune.cli.read_request import layer_of
     from autoprune.core.export_formats import wanted_formats

@@ -20,6 +20,7 @@ IMPORTANCES = Registry(
             "norms": ("l1", "l2", "lamp", "fpgm", "bn_scale"),
             "gradients": ("gradient", "taylor", "snip"),
             "fisher": ("fisher",),
+            "obs": ("obs",),
             "activations": ("activation", "apoz"),
             "ablation": ("ablation",),
             "synflow": ("synflow",),

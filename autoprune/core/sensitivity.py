@@ -17,6 +17,7 @@ from autoprune.core.arrays import Floats
 from autoprune.core.json_values import parse_json
 
 VERSION = 1
+DIVERGENCE, LOSS = "divergence", "loss"  # what is measured: of the answers from the dense ones, or the rise of the loss
 _LEAST = 1e-4  # a rise of the loss below this is none; keeps logarithms finite and larger cuts dearer
 _LEAST_EXPONENT, _LARGEST_EXPONENT = 2.0, 8.0
 
@@ -27,7 +28,8 @@ class Curve:
 
     Attributes:
         full: channels of the group in the dense network, 1 for a block.
-        rises: count kept, below ``full`` → loss with it − loss of the dense network.
+        rises: count kept, below ``full`` → divergence of the answers from the dense network's, or loss with it − loss
+            of the dense network.
     """
 
     full: int
@@ -86,6 +88,11 @@ class Sensitivity:
     dense_loss: float = 0.0
     seconds: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def measure(self) -> str:
+        """Return what was measured, :data:`DIVERGENCE` or :data:`LOSS`; earlier studies know the loss only."""
+        return str(self.settings.get("measure", LOSS))
 
     def to_json(self) -> str:
         """Return a JSON document."""

@@ -1,4 +1,4 @@
-"""Applying a stored policy to any network that has the groups it names: cut, recalibrate, check, and write a folder.
+"""Applying a stored policy to any network that has the groups it names: cut, compensate, check, and write a folder.
 
 Sparsity becomes channels of the network at hand, and its own channels are ranked by the policy's criteria, so another
 width or other weights are no obstacle; another structure is. Nothing is trained.
@@ -30,9 +30,11 @@ from autoprune.pick.policy_fit import (
     check_fits,
     find_parts,
 )
+from autoprune.pruning.cut_plan import CutPlan
 from autoprune.pruning.importance import score_groups
 from autoprune.pruning.masks.build_masks import build_masks
 from autoprune.pruning.surgery import Pruner
+from autoprune.search.evaluation.compensator import Compensator
 from autoprune.search.setup.from_spec import timing_plan
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 
@@ -92,9 +94,13 @@ def _pruned(
     importances = {name: stored.policy.groups[name].importance for name in space.by_name}
     policy = replace(space.policy(counts, importances), mask=stored.policy.mask)
     network = pruner.prune(replace(policy, mask=None))
+    network = target.runtime.place(network)
+    is_compensated = _compensated(network, pruner.cut(replace(policy, mask=None)), target, notify)
     if policy.mask is not None:
         build_masks(network, policy.mask, calibration.batches, calibration.loss_of).apply(network)
-    network = _recalibrated(network, target, notify)
+    if policy.mask is not None or not is_compensated:
+        _recalibrate(network, target, notify)
+    network.eval()
     bundle = NetworkBundle(
         network=network,
         dense=target.network,
@@ -109,14 +115,22 @@ def _pruned(
     return applied_card(stored, policy, counts, space, network, target, notes), bundle
 
 
-def _recalibrated(network: nn.Module, target: TargetNetwork, notify: Notify) -> nn.Module:
-    """Return a cut network with batch norm recalibrated if there is data."""
-    network = target.runtime.place(network)
+def _compensated(network: nn.Module, cut: CutPlan, target: TargetNetwork, notify: Notify) -> bool:
+    """Refit a cut network in place if there is data, and return whether it was."""
+    images = target.spec.finetune.compensation_images
+    if target.task is None or not images:
+        return False
+    notify(f"compensating: refitting what stays on {images} training examples")
+    compensator = Compensator(target.network, target.task, target.runtime, images, target.spec.seed, notify)
+    return compensator(network, cut)
+
+
+def _recalibrate(network: nn.Module, target: TargetNetwork, notify: Notify) -> None:
+    """Recalibrate batch norm of a cut network in place if there is data."""
     if target.task is not None:
         notify("recalibrating batch norm")
         images = target.spec.finetune.recalibration_images
         recalibrate_batchnorm(network, target.task, images, target.runtime, target.spec.seed)
-    return network.eval()
 
 
 def _written(folder: Path, card: Card, bundle: NetworkBundle, notify: Notify, force: bool) -> Card:

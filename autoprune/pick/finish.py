@@ -32,6 +32,8 @@ from autoprune.search.trial_weights import check_kept, load_trial
 from autoprune.study.named_code import check_code_is_trusted
 from autoprune.study.view import StudyView
 
+FINISH_FACTOR = 2  # so many times as many images compensate a finish as a candidate
+
 
 def finish_trials(
     view: StudyView,
@@ -114,7 +116,8 @@ class _Pick:
         self.view.folder.create()
         study = prepare_study(resolve(self.view.spec), self.view.folder, self.notify)
         settings = finetune_settings(study.spec, epochs=self.epochs, lr=study.spec.pick.lr)
-        maker, meter = build_maker(study, settings), build_meter(study)
+        images = FINISH_FACTOR * study.spec.finetune.compensation_images
+        maker, meter = build_maker(study, settings, images), build_meter(study)
         self.notify(_plan(self.trials, self.epochs))
         with unfinished(picked, maker, meter.timer.plan, self.trials) as memory:
             is_resumed = memory.has_begun

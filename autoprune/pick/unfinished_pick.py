@@ -171,12 +171,13 @@ def _question(maker: NetworkMaker, timing: TimingPlan, trials: Sequence[Trial]) 
         ]
         for trial in trials
     }
+    compensation = maker.compensator.images if maker.compensator else 0
     facts: dict[str, Any] = {
         "trials": [trial.number for trial in trials],
         "cuts": cuts,
         "recipe": asdict(maker.settings),
         "schedule": maker.schedule.model_dump(),
-        "images": [maker.recalibration_images, maker.calibration_images],
+        "images": [maker.recalibration_images, maker.calibration_images, *([compensation] if compensation else [])],
         "latency": timing.to_json(),
         "runtime": maker.runtime.describe(),
         "seed": maker.seed,

@@ -13,6 +13,7 @@ from autoprune.study.spec_budget import BudgetSpec
 from autoprune.study.spec_run import OPEN_LAYOUTS
 from autoprune.study.spec_sections import SpaceSpec
 from autoprune.study.spec_toml import read_resolved, write_resolved
+from autoprune.study.spec_training import FinetuneSpec
 
 
 def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
@@ -36,7 +37,18 @@ def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
     space = spec.space
     if space.importances == SpaceSpec().importances:
         space = space.model_copy(update={"importances": stored.space.importances})
-    decided = {"space": space, "runtime": runtime, "latency": latency, "metrics": metrics, "objectives": objectives}
+    finetune = spec.finetune
+    if finetune.compensation_images == FinetuneSpec().compensation_images:  # studies begun before it came have none
+        images = stored.finetune.compensation_images
+        finetune = finetune.model_copy(update={"compensation_images": images})
+    decided = {
+        "space": space,
+        "finetune": finetune,
+        "runtime": runtime,
+        "latency": latency,
+        "metrics": metrics,
+        "objectives": objectives,
+    }
     return spec.model_copy(update=decided)
 
 

@@ -113,7 +113,7 @@ class SpaceSpec(Section):
     """What a policy may choose from."""
 
     importances: Names = Field(
-        default=("fisher", "fpgm", "l2"),
+        default=("obs", "fisher", "fpgm", "l2"),
         description="criteria offered to every group: built-in, a plug-in's name, pkg.mod:fn or file.py:fn",
     )
     max_sparsity: float = Field(default=0.9, gt=0, lt=1, description="largest fraction of a group's channels to go")

@@ -51,9 +51,9 @@ class ScheduleSpec(Section):
 
 
 class FinetuneSpec(Section):
-    """How every candidate is recalibrated and fine-tuned before it is scored."""
+    """How every candidate is compensated and fine-tuned before it is scored."""
 
-    epochs: float = Field(default=1.25, ge=0, description="passes over the training examples; 0: recalibrate only")
+    epochs: float = Field(default=1.25, ge=0, description="passes over the training examples; 0: no training")
     batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH, description="examples per step")
     lr: float = Field(default=0.03, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
@@ -63,7 +63,15 @@ class FinetuneSpec(Section):
     distill_weight: float = Field(
         default=0.9, ge=0, le=1, description="share of the teacher in the loss, not of labels"
     )
-    recalibration_images: int = Field(default=512, ge=1, description="images for batch norm's statistics after a cut")
+    compensation_images: int = Field(
+        default=512,
+        ge=0,
+        description="training images by which the weights that stay are refitted after a cut, twice as many in a pick; "
+        "0: none are",
+    )
+    recalibration_images: int = Field(
+        default=512, ge=1, description="images for batch norm's statistics after a cut that is not compensated"
+    )
 
 
 class PickSpec(Section):

@@ -129,6 +129,40 @@ def test_fisher_leaves_out_what_mixes_the_examples_of_a_batch() -> None:
     assert list(score("fisher", Case(Mixing(), case.groups, case.calibration))) == ["first"]
 
 
+def test_obs_removes_one_after_another_what_least_squares_makes_up_for_best() -> None:
+    """Direct: of every channel that is left, what the reader's best other weights lose, weighed by squared slopes."""
+    case = build("mlp")
+    network, one = copy.deepcopy(case.network).eval(), next(g for g in case.groups if g.name == "first")
+    inputs, slopes, outputs = [], 0.0, []
+
+    def keep(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs.append(args[0])
+        outputs.append(output)
+
+    network.second.register_forward_hook(keep)
+    for images, labels in case.calibration.batches:
+        slope = torch.autograd.grad(F.cross_entropy(network(images), labels), outputs[-1])[0] * len(images)
+        slopes = slopes + slope.double().square().sum(0)
+    rows = torch.cat(inputs).detach().double()
+    second = torch.cov(rows.T, correction=0)
+    second += 0.01 * second.diagonal().mean() * torch.eye(len(second))
+    weight = network.second.weight.detach().double()
+
+    def cost(gone: list[int]) -> float:
+        stay = [c for c in range(one.num_channels) if c not in gone]
+        fitted = torch.zeros_like(weight)
+        fitted[:, stay] = (torch.linalg.inv(second[stay][:, stay]) @ (second @ weight.T)[stay]).T
+        lacking = weight - fitted
+        return float((slopes / len(rows) * (lacking @ second * lacking).sum(1)).sum() / 2)
+
+    order: list[int] = []
+    while len(order) < one.num_channels:
+        order.append(min((c for c in range(one.num_channels) if c not in order), key=lambda c: cost([*order, c])))
+    found = score("obs", case)["first"]
+    assert found.argsort().tolist() == order
+    assert float(found.min()) == pytest.approx(cost(order[:1]), rel=1e-3)
+
+
 def naive_ablation(case: Case, one: PruningGroup) -> Tensor:
     """Zero the weights that produce each channel and measure the loss over all images."""
     labels = torch.cat([labels for _, labels in case.calibration.batches])

@@ -69,7 +69,7 @@ def test_company_changes_nothing(name: str) -> None:
 
 
 def test_every_criterion_that_needs_data_says_so_and_the_others_do_not() -> None:
-    needy = {"gradient", "taylor", "snip", "fisher", "activation", "apoz", "ablation"}
+    needy = {"gradient", "taylor", "snip", "fisher", "activation", "apoz", "ablation", "obs"}
     for name in NAMES:
         empty = Calibration(input_shape=(1, 8, 8))
         if name in needy:
@@ -99,7 +99,7 @@ def test_gradients_are_those_of_each_batch_and_the_scores_are_averaged() -> None
 def test_the_loss_is_the_one_of_the_calibration() -> None:
     batches = example_calibration().batches
     doubled = Calibration(batches, loss=lambda outputs, labels: 2 * F.cross_entropy(outputs, labels))
-    for name, factor in (("gradient", 2), ("taylor", 4), ("snip", 2), ("fisher", 4), ("ablation", 2)):
+    for name, factor in (("gradient", 2), ("taylor", 4), ("snip", 2), ("fisher", 4), ("ablation", 2), ("obs", 4)):
         found = score_groups(ExampleNetwork(), GROUPS, [name], doubled)[name]["stem"]
         torch.testing.assert_close(found, factor * scores_of(name)["stem"], rtol=1e-3, atol=1e-6)
 

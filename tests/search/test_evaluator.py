@@ -26,6 +26,7 @@ from autoprune.errors import ModelError, StudyError
 from autoprune.pruning.groups import Groups
 from autoprune.pruning.importance import Calibration, score_groups
 from autoprune.pruning.surgery import Pruner, shrink
+from autoprune.search.evaluation.compensator import Compensator
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.evaluation.make_network import relative_cut
 from autoprune.search.evaluation.stopwatch import LOOK, PHASES, Stopwatch
@@ -41,8 +42,11 @@ from autoprune.study.spec_training import ScheduleSpec
 from autoprune.training.finetune import finetune
 from autoprune.training.loop import TrainingRun
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
+from autoprune.training.scoring import score
 
 pytestmark = pytest.mark.usefixtures("process_is_left_as_it_was")
+
+BARE = tuple(phase for phase in PHASES if phase != "compensate")  # the tiny study leaves weights as they are
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +88,8 @@ def test_a_candidate_is_completed_with_costs_score_and_latency(prepared: Prepare
     pruned = measure_network(prepared.pruner.prune(asked.policy), prepared.context.example(prepared.network))
     assert {name: found[name] for name in pruned.values} == pruned.values
     assert found["mflops"] < prepared.dense["mflops"]
-    assert phases == [*PHASES[:4], LOOK, "finetune", *PHASES[4:]]  # a look half-way, and the fine-tune goes on
-    assert set(ended.seconds) == {*PHASES, "other"}
+    assert phases == [*BARE[:4], LOOK, "finetune", *BARE[4:]]  # a look half-way, and the fine-tune goes on
+    assert set(ended.seconds) == {*BARE, "other"}
     assert all(seconds >= 0 for seconds in ended.seconds.values())
 
 
@@ -105,7 +109,7 @@ def test_a_network_is_handed_out_once_as_it_was_scored_and_only_if_it_was(
     ended = watched(asked)
     assert isinstance(ended.outcome, Completed)
     assert seen == [(asked, pytest.approx(ended.outcome.measurement["accuracy"]))]
-    assert set(ended.seconds) == {*PHASES, "store", "other"}
+    assert set(ended.seconds) == {*BARE, "store", "other"}
     assert isinstance(watched(candidate(prepared, mflops=1e-6)).outcome, OverBudget)
     assert isinstance(watched(candidate(prepared, criterion="unknown")).outcome, Failed)
     assert len(seen) == 1
@@ -306,8 +310,80 @@ def test_stages_end_at_the_policy_with_nested_cuts_and_as_many_steps(
     phases: list[str] = []
     assert isinstance(evaluator(candidate(prepared, 0.6), phases.append).outcome, Completed)
     looks = [LOOK, "finetune"] if stages == 2 else []  # three steps: of 3 or 5 stages the last has one at most
-    expected = ["prune", *["finetune", "prune"] * (stages - 1), *PHASES[1:4], *looks, *PHASES[4:]]
+    expected = ["prune", *["finetune", "prune"] * (stages - 1), *BARE[1:4], *looks, *BARE[4:]]
     assert phases == expected
+
+
+def compensated(evaluator: Evaluator, prepared: PreparedStudy, said: list[str]) -> Evaluator:
+    return remade(
+        evaluator,
+        compensator=Compensator(prepared.network, prepared.task, prepared.device, 96, prepared.spec.seed, said.append),
+    )
+
+
+def test_a_candidate_that_is_compensated_begins_nearer_to_the_dense_network(
+    prepared: PreparedStudy, evaluator: Evaluator
+) -> None:
+    said: list[str] = []
+    phases: list[str] = []
+    ours = compensated(evaluator, prepared, said)
+    losses = []
+    for each in (evaluator, ours):
+        network = each.maker.pruned(candidate(prepared, 0.6).policy, watched())
+        losses.append(score(network, prepared.task, "val", prepared.device).loss)
+    assert losses[1] < losses[0]
+    one, again = (ours(candidate(prepared, 0.6), phases.append) for _ in range(2))
+    assert phases[:2] == ["prune", "compensate"]
+    assert "recalibrate" not in phases  # its batch norms are measured already
+    assert one.outcome.measurement["loss"] == again.outcome.measurement["loss"]
+    assert not said
+    before = live_modules()
+    staged = with_schedule(ours, stages=2)
+    assert isinstance(staged(candidate(prepared, 0.6)).outcome, Completed)
+    assert live_modules() == before  # the network before each cut is not kept
+
+
+def test_examples_are_drawn_once_for_all_candidates_even_if_data_differ_at_each_pass(prepared: PreparedStudy) -> None:
+    drawn: list[int] = []
+
+    class Drawn:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(prepared.task, name)
+
+        def train_stream(self, *given: Any) -> Any:
+            drawn.append(1)
+            return prepared.task.train_stream(given[0], given[1], len(drawn), given[3])
+
+    ours = Compensator(prepared.network, Drawn(), prepared.device, 64, 0)  # type: ignore[arg-type]
+    states = []
+    for _ in range(2):
+        pruned = prepared.pruner.prune(candidate(prepared).policy)
+        assert ours(pruned, prepared.pruner.cut(candidate(prepared).policy))
+        states.append(pruned.state_dict())
+    assert len(drawn) == 1
+    assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+
+
+def test_a_task_without_batches_and_a_network_that_does_not_let_it_are_not_compensated(
+    prepared: PreparedStudy, evaluator: Evaluator
+) -> None:
+    class Bare:
+        has_batches = False
+
+    pruned = prepared.pruner.prune(candidate(prepared).policy)
+    bare = Compensator(prepared.network, Bare(), prepared.device, 96, 0)  # type: ignore[arg-type]
+    assert not bare(pruned, prepared.pruner.cut(candidate(prepared).policy))
+
+    class Failing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("float64 only")
+
+    said: list[str] = []
+    failing = Compensator(Failing(), prepared.task, prepared.device, 96, 0, said.append)
+    assert not failing(pruned, {})
+    assert not failing(pruned, {})
+    assert len(said) == 1  # once
+    assert "no compensation: the network does not run" in said[0]
 
 
 def test_without_training_stages_end_where_one_shot_does(prepared: PreparedStudy, evaluator: Evaluator) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.notify import Notify, silent
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.errors import NonFiniteError
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import Calibration, score_groups
-from autoprune.pruning.surgery import Pruner
+from autoprune.pruning.surgery import Pruner, shrink
 from autoprune.search.setup import measure_tolerance as threshold
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.measure_sensitivity import BROKEN, SensitivityProbe, measured_sensitivity
@@ -25,6 +26,7 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import StudySpec
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.training.device.resolve_runtime import resolve_runtime
+from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 
 LONG = {"trials": 10_000, "finetune": {"epochs": 10.0}}
 SHORT = {"trials": 1, "finetune": {"epochs": 0.0, "recalibration_images": 1}}
@@ -66,7 +68,7 @@ def probe_of(
     scores = score_groups(network, groups, ["l2"], Calibration([], 0, (1, 8, 8)))
     device = resolve_runtime("cpu", "fp32", "contiguous", 1)
     context = StudyContext(StudySpec.model_validate(spec or LONG), task, device, folder, notify)
-    return SensitivityProbe(context, Pruner(network, space, scores))
+    return SensitivityProbe.of(context, Pruner(network, space, scores), images=64)
 
 
 @pytest.fixture
@@ -89,10 +91,39 @@ def test_every_group_is_cut_to_half_and_a_quarter_and_compared_with_the_dense_ne
         assert full not in found.curves[name].rises
     probe = probe_of(build(), folder)
     images = found.settings["images"]
-    assert found.dense_loss == pytest.approx(probe.loss({}, images))
-    assert found.curves["3"].rises[4] == pytest.approx(probe.loss({"3": 4}, images) - found.dense_loss)
+    assert found.dense_loss == pytest.approx(probe.loss({}))
+    assert found.curves["3"].rises[4] == pytest.approx(probe.rise({"3": 4}, found.dense_loss))
+    assert all(rise >= 0 for curve in found.curves.values() for rise in curve.rises.values())
+    assert (found.measure, found.settings["compensated"]) == ("divergence", True)
     assert heard.said[0] == "measuring how sensitive 2 groups and blocks are, on 64 validation examples each"
     assert images == 64, "there are no more"
+
+
+def test_answers_are_compared_with_the_dense_ones_after_the_refit(folder: StudyFolder) -> None:
+    probe = probe_of(build(), folder)
+    network, task = probe.pruner.network, probe.context.task
+    (batch,) = task.eval_batches("val", 64, probe.context.device, limit=64)
+    cut = shrink(network, probe.pruner.cut(probe.pruner.space.policy(ChannelCounts({"3": 4}))))
+    whole = shrink(network, {})
+    for net in (whole, cut):
+        recalibrate_batchnorm(net, task, 64, probe.context.device, 0)
+    with torch.no_grad():
+        images = task.inputs(network, batch).args[0]
+        dense, pruned = (net.eval()(images).log_softmax(1) for net in (whole, cut))
+    expected = (dense.exp() * (dense - pruned)).sum(1).mean()
+    assert replace(probe, moments=None).rise({"3": 4}, 0.0) == pytest.approx(float(expected), rel=1e-4)
+    assert probe.rise({"3": 4}, 0.0) < float(expected) / 2  # what the refit makes up for is not counted
+    assert probe.rise({}, 0.0) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_loss_is_measured_where_nothing_compares_answers(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ArrayTask, "distill", lambda *given: None)
+    found, _ = measure(folder, LONG | {"finetune": {"epochs": 9.0, "compensation_images": 0}})
+    probe = probe_of(build(), folder, spec={"finetune": {"compensation_images": 0}})
+    assert (found.measure, found.settings["compensated"]) == ("loss", False)
+    assert found.curves["3"].rises[4] == pytest.approx(probe.loss({"3": 4}) - found.dense_loss)
 
 
 def test_it_is_measured_once_and_then_read(folder: StudyFolder) -> None:
@@ -153,15 +184,15 @@ def test_the_dense_network_stays_as_it_was(folder: StudyFolder) -> None:
 def test_a_cut_that_breaks_the_network_counts_as_a_great_rise_and_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard, loss = Heard(), SensitivityProbe.loss
+    heard, rise = Heard(), SensitivityProbe.rise
     probe = probe_of(build(), StudyFolder(tmp_path), heard)
 
-    def broken(self: SensitivityProbe, kept: dict[str, int], images: int) -> float:
+    def broken(self: SensitivityProbe, kept: dict[str, int], dense_loss: float) -> float:
         if "3" in kept:
             raise NonFiniteError("the outputs are NaN")
-        return loss(self, kept, images)
+        return rise(self, kept, dense_loss)
 
-    monkeypatch.setattr(SensitivityProbe, "loss", broken)
+    monkeypatch.setattr(SensitivityProbe, "rise", broken)
     found = measured_sensitivity(probe.context, probe.pruner)
     assert set(found.curves["3"].rises.values()) == {BROKEN}
     assert max(found.curves["0"].rises.values()) < BROKEN

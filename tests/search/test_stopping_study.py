@@ -58,7 +58,11 @@ def crippled(monkeypatch: pytest.MonkeyPatch) -> None:
 def go(folder: Path, trials: int, **stopping: Any) -> str:
     """Search a study whose fine-tune is gentle, so that where a candidate begins says where it ends."""
     shown = io.StringIO()
-    values = {"trials": trials, "finetune": {"lr": 0.002}, "stopping": {"images": 32, **stopping}}
+    values = {
+        "trials": trials,
+        "finetune": {"lr": 0.002, "compensation_images": 0},
+        "stopping": {"images": 32, **stopping},
+    }
     request = read_request(str(folder), folder.parent, values)
     run_search(request.spec, StudyFolder(folder), PlainDisplay(Console(file=shown, width=200)))
     return shown.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -179,6 +180,23 @@ def test_criteria_look_at_inputs_of_any_structure_by_a_loss_of_ones_own(criterio
     assert small.wide.out_features == 6
     if criterion in ("taylor", "fisher"):
         assert torch.equal(small.wide.weight, model.wide.weight[1::2])
+
+
+def test_batches_let_the_weights_that_stay_make_up_for_those_that_go() -> None:
+    torch.manual_seed(0)
+    model = Ranked().eval()
+    batches = [({"user": torch.randint(20, (64,)), "item": torch.randint(30, (64,))}, torch.rand(64)) for _ in range(4)]
+    policy = PruningPolicy.uniform(0.5, "l2", names=["wide"])
+    former = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def error(**chosen: Any) -> float:
+        small = autoprune.prune(model, policy, batches[0][0], **chosen)
+        with torch.no_grad():
+            return sum(float((small(**x)["rating"] - model(**x)["rating"]).square().mean()) for x, _ in batches)
+
+    assert error(batches=batches) < 0.7 * error(batches=batches, compensate=False)
+    assert error(batches=batches, compensate=False) == error()  # nothing to look at: the weights are as they were
+    assert all(tensor.equal(former[name]) for name, tensor in model.state_dict().items())
 
 
 def test_synflow_says_that_it_cannot_feed_ones_to_such_inputs() -> None:

@@ -485,6 +485,7 @@ MEANING_FREE = {
 }
 ADDED = {  # since studies are stored
     *("sparsity", "schedule", "stopping", "dense.optimizer", "finetune.optimizer", "latency.runtime"),
+    "finetune.compensation_images",
     *(f"space.{name}" for name in ("patterns", "mask_criteria", "max_mask_sparsity", "depth", "keep", "only")),
 }
 
@@ -532,10 +533,12 @@ def without_added(plan: dict[str, Any]) -> dict[str, Any]:
 def test_a_study_stored_before_a_value_existed_has_its_default(tmp_path: Path) -> None:
     stored = without_added(fingerprint(StudySpec()))
     assert stored.keys() < fingerprint(StudySpec()).keys()
-    timed = parsed(latency={"runtime": "torch"})  # what there was before there was a choice, and not the default
+    # what there was before there was a choice, and not the default
+    timed = parsed(latency={"runtime": "torch"}, finetune={"compensation_images": 0})
     assert differences(stored, fingerprint(timed)) == []
     assert differences(stored, fingerprint(parsed(schedule={"stages": 3}, latency={"runtime": "compile"}))) == [
         "schedule.stages: stored 1, given 3",
+        "finetune.compensation_images: stored 0, given 512",
         "latency.runtime: stored 'torch', given 'compile'",
     ]
     old = tmp_path / "resolved.toml"

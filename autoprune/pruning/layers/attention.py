@@ -92,7 +92,7 @@ class SlimMultiheadAttention(SlimAttention):
         mask = None if is_causal else self._mask(attn_mask, key_padding_mask, q)
         mixed, weights = self._attend(q, k, v, mask, is_causal, need_weights)
         mixed = mixed.transpose(1, 2) if batch_first else mixed.permute(2, 0, 1, 3)
-        joined = F.linear(mixed.flatten(2), self.out_proj.weight, self.out_proj.bias)
+        joined = self.out_proj(mixed.flatten(2))
         if weights is not None and average_attn_weights:
             weights = weights.mean(dim=1)
         return (joined, weights) if batched else (joined.squeeze(0), None if weights is None else weights.squeeze(0))

@@ -125,7 +125,7 @@ class SlimShiftedWindowAttention(SlimAttention):
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return ``(batch · windows, area, out)`` from ``(batch · windows, area, in)``."""
-        qkv = F.linear(x, self.qkv.weight, self._bias())
+        qkv = self._project(x)
         # each (batch · windows, heads, area, head size)
         q, k, v = torch.unflatten(qkv, -1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
         scores = self._scores(q, k) + self._position_bias()
@@ -133,10 +133,12 @@ class SlimShiftedWindowAttention(SlimAttention):
             scores = (torch.unflatten(scores, 0, (-1, len(mask))) + mask).flatten(0, 1)
         weights = F.dropout(F.softmax(scores, dim=-1), self.attention_dropout, self.training)
         mixed = weights.matmul(v).transpose(1, 2).flatten(2)
-        return F.dropout(F.linear(mixed, self.proj.weight, self.proj.bias), self.dropout, self.training)
+        return F.dropout(self.proj(mixed), self.dropout, self.training)
 
-    def _bias(self) -> Tensor | None:
-        return self.qkv.bias
+    def _project(self, x: Tensor) -> Tensor:
+        """Return queries, keys and values as one, ``(batch · windows, area, 3 · heads · head size)``."""
+        projected: Tensor = self.qkv(x)
+        return projected
 
     def _scores(self, q: Tensor, k: Tensor) -> Tensor:
         scale: float = self.head_dim**-0.5
@@ -164,12 +166,12 @@ class SlimShiftedWindowAttentionV2(SlimShiftedWindowAttention):
     relative_coords_table: Tensor
     cpb_mlp: nn.Sequential
 
-    def _bias(self) -> Tensor | None:
-        """Return the bias with that of the keys held at zero, whatever was learned."""
+    def _project(self, x: Tensor) -> Tensor:
+        """Return them with the bias of the keys held at zero, whatever was learned."""
         if self.qkv.bias is None:
-            return None
+            return F.linear(x, self.qkv.weight)
         q, k, v = self.qkv.bias.chunk(3)
-        return torch.cat([q, torch.zeros_like(k), v])
+        return F.linear(x, self.qkv.weight, torch.cat([q, torch.zeros_like(k), v]))
 
     def _scores(self, q: Tensor, k: Tensor) -> Tensor:
         cosine = F.normalize(q, dim=-1).matmul(F.normalize(k, dim=-1).transpose(-2, -1))

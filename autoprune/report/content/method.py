@@ -78,7 +78,8 @@ def _candidate(view: StudyView) -> Pairs:
         ("what may go", ", ".join(spec.space.patterns) + (", whole blocks" if spec.space.depth else "")),
         ("proposals", spec.sampler),
         ("begins with", {"finetune": "the trained weights"}.get(schedule.start, schedule.start) + stages),
-        ("recalibration", f"{tune.recalibration_images} training examples"),
+        ("compensation", f"{tune.compensation_images} training examples" if tune.compensation_images else "none"),
+        ("recalibration", f"{tune.recalibration_images} training examples, of what is not compensated"),
         ("fine-tune", f"{trained}; trained: {schedule.trainable}"),
         ("stopping", stopping),
     ]

@@ -60,10 +60,16 @@ class ShownCurve:
 
 @dataclass(frozen=True)
 class ShownSensitivity:
-    """Every curve, in the order of the network, and the dense network's loss."""
+    """Every curve, in the order of the network, the dense network's loss, and what was measured."""
 
     dense_loss: float
     curves: tuple[ShownCurve, ...]
+    measure: str = sensitivity.LOSS
+
+    @property
+    def words(self) -> str:
+        """Return what a curve shows, in words."""
+        return "divergence from the dense answers" if self.measure == sensitivity.DIVERGENCE else "rise of the loss"
 
     @property
     def groups(self) -> tuple[ShownCurve, ...]:
@@ -92,7 +98,8 @@ class ShownSensitivity:
         blocks: list[JsonObject] = [
             {"name": block.name, "rise": rise} for block in self.blocks for rise in block.rises.values()
         ]
-        return {"dense_loss": self.dense_loss, "kept_share": HALF, "most": most, "least": least, "blocks": blocks}
+        head: JsonObject = {"dense_loss": self.dense_loss, "measure": self.measure, "kept_share": HALF}
+        return {**head, "most": most, "least": least, "blocks": blocks}
 
 
 def read_sensitivity(path: Path) -> ShownSensitivity | None:
@@ -111,13 +118,14 @@ def read_sensitivity(path: Path) -> ShownSensitivity | None:
             f"report without it"
         ) from error
     curves = (ShownCurve(name, curve.full, curve.rises) for name, curve in stored.curves.items())
-    return ShownSensitivity(stored.dense_loss, tuple(curve for curve in curves if curve.rises))
+    return ShownSensitivity(stored.dense_loss, tuple(curve for curve in curves if curve.rises), stored.measure)
 
 
 def sensitivity_lines(found: ShownSensitivity | None) -> list[str]:
     """Return which groups matter most and least, a line each; none if no group was cut to half."""
     most, least = found.extremes() if found else ([], [])
-    lines = [f"the loss rises most when one group alone is cut to half: {_listed(most)}"] if most else []
+    what = "the loss rises" if found is None or found.measure == sensitivity.LOSS else "the answers move"
+    lines = [f"{what} most when one group alone is cut to half: {_listed(most)}"] if most else []
     return [*lines, f"and least: {_listed(least)}"] if least else lines
 
 

@@ -31,6 +31,7 @@ class HeatTable:
     """Sensitivity as a table: groups by sparsity in per cent, and blocks with one cell each."""
 
     dense_loss: str
+    words: str
     levels: tuple[int, ...]
     groups: tuple[HeatRow, ...]
     blocks: tuple[HeatRow, ...]
@@ -48,6 +49,7 @@ def sensitivity_table(found: ShownSensitivity | None) -> HeatTable | None:
     levels = tuple(sorted({level for curve in found.groups for level in _by_level(curve)}))
     return HeatTable(
         dense_loss=f"{found.dense_loss:.4g}",
+        words=found.words,
         levels=levels,
         groups=tuple(
             HeatRow(curve.name, tuple(_cell(_by_level(curve).get(level), highest) for level in levels))

@@ -26,8 +26,9 @@ LISTED = 20  # reasons, parameters
 PHASES = {
     "ask": "proposing a policy",
     "prune": "cutting a copy of the network",
+    "compensate": "refitting what stays to the dense network's outputs",
     "recalibrate": "recalibrating batch norm",
-    "rung": "looking whether it can win: after recalibration and half-way through the fine-tune",
+    "rung": "looking whether it can win: before the fine-tune and half-way through the fine-tune",
     "finetune": "fine-tuning",
     "score": "scoring on validation",
     "latency": "timing",

@@ -50,7 +50,7 @@ def draw_sensitivity(found: ShownSensitivity, study: str) -> Figure:
     for curves, axes in zip(shown, panels, strict=False):
         _draw_rows(axes, curves, colours, font=min(8.0, 72 * 0.8 * (size[1] - 1.6) / len(curves)))
     bar = figure.colorbar(colours, ax=panels, extend="min", pad=0.02)
-    bar.set_label(f"rise of the loss (dense: {found.dense_loss:.3g})")
+    bar.set_label(f"{found.words} (loss of the dense: {found.dense_loss:.3g})")
     figure.suptitle(f"{study} · each cut alone".replace("$", r"\$"), x=0.01, ha="left", fontsize=11)
     return figure
 

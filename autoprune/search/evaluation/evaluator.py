@@ -1,4 +1,4 @@
-"""From a candidate to its outcome: prune, recalibrate, fine-tune, score, time.
+"""From a candidate to its outcome: prune, compensate, fine-tune, score, time.
 
 Cheap things come first: the exact cost is known before anything is built, and at two looks on the way an early stopper
 may stop what is hopeless. No exception crosses the evaluator; what goes wrong is an outcome like any other, and the
@@ -41,7 +41,7 @@ class Evaluator:
     Attributes:
         maker: makes and trains each candidate's network.
         meter: times it.
-        look_images: validation images looked at on the way, after recalibration and half-way; 0: no look is taken.
+        look_images: validation images looked at on the way, before the fine-tune and half-way; 0: no look is taken.
         on_network: given each completed candidate with its network; ``None``: nobody wants it.
     """
 

@@ -1,7 +1,8 @@
-"""From a policy to a trained network: cut, fine-tune by stages, mask, recalibrate.
+"""From a policy to a trained network: cut and compensate, fine-tune by stages, mask, recalibrate.
 
-With one stage a network is cut once and fine-tuned; with several it is cut and fine-tuned in turn. Masks come last, on
-what is left. Used for each candidate of a search, and for the longer fine-tune of a pick.
+With one stage a network is cut once and fine-tuned; with several it is cut and fine-tuned in turn. What is left after
+each cut is refitted to what was there before it. Masks come last, on what is left. Used for each candidate of a
+search, and for the longer fine-tune of a pick.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from autoprune.pruning.masks.weight_masks import Masks
 from autoprune.pruning.surgery import Pruner, shrink
 from autoprune.search.evaluation.built_as_planned import apply_masks, check_size
 from autoprune.search.evaluation.calibration import calibration_of
+from autoprune.search.evaluation.compensator import Compensator
 from autoprune.search.evaluation.monitor import recalibrated_copy
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.study.spec_training import ScheduleSpec
@@ -53,6 +55,7 @@ class NetworkMaker:
         calibration_images: training images that masks are chosen by, if their criterion looks at any.
         start: the network whose copies are cut, of the dense one's shape and other weights; ``None`` for the dense
             one.
+        compensator: refits what a cut leaves; ``None``: batch norm is recalibrated, and weights stay as they are.
     """
 
     pruner: Pruner
@@ -66,13 +69,14 @@ class NetworkMaker:
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     calibration_images: int = 512
     start: nn.Module | None = None
+    compensator: Compensator | None = None
 
     def exact(self, policy: PruningPolicy) -> Measurement:
         """Return the closed-form costs of a policy."""
         return self.cost.measure(self.pruner.space.counts(policy))
 
     def pruned(self, policy: PruningPolicy, watch: Stopwatch) -> nn.Module:
-        """Return the pruned network, placed on the runtime, with batch norm recalibrated, before its last fine-tune.
+        """Return the pruned network, placed on the runtime, compensated, before its last fine-tune.
 
         With several stages it was cut and fine-tuned in turn. Blocks go at the first; what the scores rank lowest goes
         first, so that each stage's network is a part of the one before. Masks come last, on what is left.
@@ -89,18 +93,34 @@ class NetworkMaker:
         policies = [self._policy_at(stage, policy) for stage in range(1, self.schedule.stages + 1)]
         with watch("prune"):
             network = self.runtime.place(source.prune(policies[0]))
-        for stage in range(1, self.schedule.stages):  # running statistics can wait: training does not read them
+        is_compensated = self._compensate(network, source.network, source.cut(policies[0]), watch)
+        for stage in range(1, self.schedule.stages):
             self.finetune(network, policy, watch, stage)
+            if self.compensator is not None:  # what is aimed at answers by its running statistics
+                self._recalibrate(network, watch)
+            cut = relative_cut(source.cut(policies[stage]), source.cut(policies[stage - 1]))
+            whole = network
             with watch("prune"):
-                now, before = source.cut(policies[stage]), source.cut(policies[stage - 1])
-                network = self.runtime.place(shrink(network, relative_cut(now, before)))
+                network = self.runtime.place(shrink(whole, cut))
+            is_compensated = self._compensate(network, whole, cut, watch)
         check_size(network, self.exact(policy)["mparams"])
         if policy.mask is not None:
             with watch("prune"):
                 self._mask(network, policy, policy.mask)
+        if policy.mask is not None or not is_compensated:
+            self._recalibrate(network, watch)
+        return network
+
+    def _compensate(self, network: nn.Module, whole: nn.Module, cut: CutPlan, watch: Stopwatch) -> bool:
+        """Refit what a cut has left of a network, batch norms too, and return whether that was done."""
+        if self.compensator is None:
+            return False
+        with watch("compensate"):
+            return self.compensator(network, cut, whole)
+
+    def _recalibrate(self, network: nn.Module, watch: Stopwatch) -> None:
         with watch("recalibrate"):
             recalibrate_batchnorm(network, self.task, self.recalibration_images, self.runtime, self.seed)
-        return network
 
     def _mask(self, network: nn.Module, policy: PruningPolicy, mask: MaskPolicy) -> None:
         stream = self.task.eval_batches("train", _CALIBRATION_BATCH, self.runtime, limit=self.calibration_images)

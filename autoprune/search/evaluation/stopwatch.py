@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 LOOK = "rung"  # the phase of a look; its seconds are stored under this name, which dates from the first version
-PHASES = ("prune", "recalibrate", LOOK, "finetune", "score", "latency")
+PHASES = ("prune", "compensate", "recalibrate", LOOK, "finetune", "score", "latency")
 OnPhase = Callable[[str], None]
 """Called with the name of a phase when it begins or goes on."""
 

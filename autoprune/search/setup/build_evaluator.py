@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from autoprune.search.evaluation.compensator import Compensator
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
@@ -22,12 +23,21 @@ def build_evaluator(study: PreparedStudy) -> Evaluator:
     return Evaluator(build_maker(study, finetune_settings(study.spec)), build_meter(study), look_images)
 
 
-def build_maker(study: PreparedStudy, settings: FinetuneSettings) -> NetworkMaker:
+def build_maker(
+    study: PreparedStudy, settings: FinetuneSettings, compensation_images: int | None = None
+) -> NetworkMaker:
     """Return what makes networks of a study and trains them by the settings.
 
     Where nothing says how far an output is from a teacher's, there is no distillation, and that is said.
+
+    Args:
+        study: prepared.
+        settings: of the fine-tune.
+        compensation_images: training images by which weights are refitted after a cut; ``None`` for the spec's.
     """
     spec, device = study.spec, study.device
+    if compensation_images is None:
+        compensation_images = spec.finetune.compensation_images
     if settings.distill and not _can_be_taught(study, settings):
         study.context.notify(
             f"no distillation: nothing says how far two outputs for {study.task.name} are from each other; the task's "
@@ -46,7 +56,21 @@ def build_maker(study: PreparedStudy, settings: FinetuneSettings) -> NetworkMake
         schedule=spec.schedule,
         calibration_images=spec.space.calibration_images,
         start=None if study.start is study.network else study.start,
+        compensator=_compensator(study, compensation_images),
     )
+
+
+def _compensator(study: PreparedStudy, images: int) -> Compensator | None:
+    """Return what refits networks after a cut; ``None`` if they are to begin with other weights than trained ones."""
+    start = study.spec.schedule.start
+    if images and start != "finetune":
+        study.context.notify(
+            f"no compensation: with schedule.start = {start} candidates begin with weights as they are"
+        )
+        images = 0
+    if not images:
+        return None
+    return Compensator(study.start, study.task, study.device, images, study.spec.seed, study.context.notify)
 
 
 def _can_be_taught(study: PreparedStudy, settings: FinetuneSettings) -> bool:

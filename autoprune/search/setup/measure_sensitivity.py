@@ -1,10 +1,14 @@
-"""How much the loss rises when each group, or each block, is cut alone, measured once per study.
+"""How far the answers move when each group, or each block, is cut alone, measured once per study.
+
+It is their divergence from the dense network's answers, or what else the task's ``distill`` says; where the task says
+nothing, the rise of the loss. The layers that read a group are refitted in closed form first, so that what is measured
+is what compensation cannot make up for.
 
 Every group is cut to half first and every block dropped; then groups are cut to a quarter, and after that only where
 it tells something: to three quarters where half already hurts, to an eighth where a quarter does not. Each network is
-recalibrated and scored on the same validation examples as the dense one, so that differences are paired and small ones
-show. It takes a set share of the work that the search itself is expected to be. Work is counted in forward passes and
-never timed: on a busy machine the same seed measures the same.
+recalibrated and compared with the dense one on the same validation examples. It takes a set share of the work that the
+search itself is expected to be. Work is counted in forward passes and never timed: on a busy machine the same seed
+measures the same.
 
 Source: Li et al. 2017, "Pruning Filters for Efficient ConvNets", section 3.2, with the recalibration of Li et al.
 2020, "EagleEye", section 3.3.
@@ -15,13 +19,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from autoprune.core.sensitivity import Curve, Sensitivity
-from autoprune.errors import NonFiniteError
-from autoprune.pruning.surgery import Pruner
+from torch import nn
+
+from autoprune.core.sensitivity import DIVERGENCE, LOSS, Curve, Sensitivity
+from autoprune.errors import ModelError, NonFiniteError
+from autoprune.pruning.compensation.closed_form import DenseMoments, dense_moments, refit_closed_form
+from autoprune.pruning.surgery import Pruner, shrink
+from autoprune.search.evaluation.compensator import calibration_batches
+from autoprune.search.setup.answer_distance import AnswerDistance
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once, unless_damaged
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
@@ -66,23 +75,67 @@ class Expected:
 
 @dataclass(frozen=True)
 class SensitivityProbe:
-    """What cuts, recalibrates and scores copies of one network, all on the same examples.
+    """What cuts, refits and compares copies of one network, all on the same examples.
 
     Attributes:
         context: of the study.
         pruner: cuts by each group's first criterion.
+        images: validation examples that are looked at.
+        distance: from the dense network's answers; ``None``: the loss is measured.
+        moments: by which layers are refitted; ``None``: they are not.
     """
 
     context: StudyContext
     pruner: Pruner
+    images: int
+    distance: AnswerDistance | None = None
+    moments: DenseMoments | None = None
 
-    def loss(self, kept: Mapping[str, int], images: int) -> float:
-        """Return the validation loss on the first ``images`` of it."""
+    @classmethod
+    def of(cls, context: StudyContext, pruner: Pruner, images: int) -> SensitivityProbe:
+        """Return a probe that compares answers where the task can, and refits where the study compensates.
+
+        They are compared with those of the dense network recalibrated like every cut one, so that no cut is no rise.
+        """
+        bare = cls(context, pruner, images, moments=_moments(context, pruner))
+        distance = AnswerDistance(context, bare._cut({}), images)
+        return replace(bare, distance=distance) if distance.can_be_told() else bare
+
+    def loss(self, kept: Mapping[str, int]) -> float:
+        """Return the validation loss with some groups cut to the counts that are kept."""
+        return score(self._cut(kept), self.context.task, "val", self.context.device, limit=self.images).loss
+
+    def rise(self, kept: Mapping[str, int], dense_loss: float) -> float:
+        """Return how far the answers move, or by how much the loss rises.
+
+        Raises:
+            NonFiniteError: if the answers are NaN or infinite.
+        """
+        return self.distance(self._cut(kept)) if self.distance else self.loss(kept) - dense_loss
+
+    def _cut(self, kept: Mapping[str, int]) -> nn.Module:
         context, space = self.context, self.pruner.space
-        network = context.device.place(self.pruner.prune(space.policy(space.of_cut_numbers(kept))))
-        recalibrated = min(images, RECALIBRATION_IMAGES)
+        cut = self.pruner.cut(space.policy(space.of_cut_numbers(kept)))
+        network = context.device.place(shrink(self.pruner.network, cut))
+        if self.moments is not None:
+            refit_closed_form(network, self.moments, cut)
+        recalibrated = min(self.images, RECALIBRATION_IMAGES)
         recalibrate_batchnorm(network, context.task, recalibrated, context.device, context.spec.seed)
-        return score(network, context.task, "val", context.device, limit=images).loss
+        return network
+
+
+def _moments(context: StudyContext, pruner: Pruner) -> DenseMoments | None:
+    """Return what the closed form needs; ``None`` if the study does not compensate, or the network does not let it."""
+    images = context.spec.finetune.compensation_images
+    if not images or context.spec.schedule.start != "finetune":
+        return None
+    try:
+        with context.device.work():
+            batches = list(calibration_batches(context.task, pruner.network, images, context.device, context.spec.seed))
+            return dense_moments(pruner.network, batches)
+    except ModelError as error:
+        context.notify(f"sensitivity is measured without compensation: {error}")
+        return None
 
 
 def measured_sensitivity(context: StudyContext, pruner: Pruner) -> Sensitivity:
@@ -98,7 +151,7 @@ def measured_sensitivity(context: StudyContext, pruner: Pruner) -> Sensitivity:
     return once(
         context.folder.sensitivity,
         unless_damaged(partial(_stored, set(names))),
-        partial(_measured, SensitivityProbe(context, pruner)),
+        partial(_measured, context, pruner),
         Sensitivity.to_json,
     )
 
@@ -109,23 +162,29 @@ def _stored(names: set[str], path: Path) -> Sensitivity | None:
     return found if set(found.curves) == names else None
 
 
-def _measured(probe: SensitivityProbe) -> Sensitivity:
-    context, space, names = probe.context, probe.pruner.space, probe.pruner.space.cut_names
-    wish = context.spec.sensitivity
+def _measured(context: StudyContext, pruner: Pruner) -> Sensitivity:
+    space, names, wish = pruner.space, pruner.space.cut_names, context.spec.sensitivity
     started = time.perf_counter()
     allowed = wish.share * Expected.of(context).forward_passes
     affordable = int(allowed / (2 * len(names) * 2))  # two levels each, seen twice
     images = min(context.task.sizes["val"], max(FEWEST_IMAGES, min(wish.images, affordable)))
     context.notify(f"measuring how sensitive {len(names)} groups and blocks are, on {images} validation examples each")
-    dense, passes = probe.loss({}, images), _passes(images)
+    probe = SensitivityProbe.of(context, pruner, images)
+    dense, passes = probe.loss({}), _passes(images)
     rises: dict[str, dict[int, float]] = {name: {} for name in names}
     for is_first, (name, count) in _levels(probe, rises, dense):
         if not is_first and passes > allowed:
             break
-        rises[name][count] = _rise(probe, (name, count), images, dense)
+        rises[name][count] = _rise(probe, (name, count), dense)
         passes += _passes(images)
     curves = {name: Curve(space.cut_choices[name][-1], rise) for name, rise in rises.items()}
-    return Sensitivity(curves, dense, time.perf_counter() - started, {"images": images, "seed": context.spec.seed})
+    settings = {
+        "images": images,
+        "seed": context.spec.seed,
+        "measure": DIVERGENCE if probe.distance else LOSS,
+        "compensated": probe.moments is not None,
+    }
+    return Sensitivity(curves, dense, time.perf_counter() - started, settings)
 
 
 def _passes(images: int) -> int:
@@ -133,10 +192,10 @@ def _passes(images: int) -> int:
     return images + min(images, RECALIBRATION_IMAGES)
 
 
-def _rise(probe: SensitivityProbe, level: Level, images: int, dense: float) -> float:
+def _rise(probe: SensitivityProbe, level: Level, dense: float) -> float:
     name, count = level
     try:
-        return probe.loss({name: count}, images) - dense
+        return probe.rise({name: count}, dense)
     except NonFiniteError as error:
         probe.context.notify(f"{name} cut to {count} breaks the network ({error}); it counts as a rise of {BROKEN:g}")
         return BROKEN

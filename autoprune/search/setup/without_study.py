@@ -17,6 +17,9 @@ from autoprune.errors import ModelError, UsageError
 from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.channel_positions import tensor_shrinks
+from autoprune.pruning.compensation.calibration_examples import joined
+from autoprune.pruning.compensation.compensate import compensate as refit
+from autoprune.pruning.compensation.dense_answers import dense_answers
 from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.importance import Calibration, score_groups
@@ -25,6 +28,7 @@ from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.network_inspection import NetworkInspection
 
 MAX_SPARSITY = 0.9
+MOST_EXAMPLES = 2048  # that compensation looks at
 
 
 def inspect(
@@ -87,16 +91,23 @@ def prune(
     batches: Iterable[tuple[Any, Any]] = (),
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy,
     seed: int = 0,
+    compensate: bool = True,
 ) -> nn.Module:
     """Return a smaller copy of a network, pruned by a policy; nothing is trained.
+
+    With batches the weights that stay are refitted, so that each layer's output is as near the dense one's as it can
+    be, and batch norms are measured anew.
 
     Args:
         model: any network; not changed.
         policy: what goes: ``PruningPolicy.uniform(0.5)``, or a policy of a trial.
         example: one batch of its inputs, as for :func:`inspect`.
-        batches: training batches of (inputs, labels), for criteria that look at data; inputs are as ``example``.
+        batches: training batches of (inputs, labels), for criteria that look at data and for compensation, which
+            reads their inputs alone; inputs are as ``example``, on the network's device.
         loss: (what the network returns, labels) → mean loss over a batch, for criteria that need its gradient.
         seed: for criteria that draw random numbers.
+        compensate: whether the weights that stay are refitted to the dense network's outputs on the batches. A few
+            hundred examples do; without batches nothing is refitted.
 
     Raises:
         UsageError: if the network is none, or the policy.
@@ -120,8 +131,12 @@ def prune(
     _check_named(policy, found, blocks)
     space = SearchSpace.of_policy(policy, {group.name: group for group in found.cuttable}, blocks)
     calibration = Calibration(list(batches), seed, inputs.shape or None, loss)
-    scores = score_groups(network, space.groups, policy.criteria, calibration)
-    return Pruner(network, space, scores).prune(policy).train(model.training)
+    pruner = Pruner(network, space, score_groups(network, space.groups, policy.criteria, calibration))
+    pruned = pruner.prune(policy)
+    examples = joined((Inputs.of(given) for given, _ in calibration.batches), MOST_EXAMPLES) if compensate else None
+    if examples is not None:
+        refit(pruned, dense_answers(network, examples), pruner.cut(policy), seed)
+    return pruned.train(model.training)
 
 
 def _copied(model: nn.Module) -> nn.Module:
