@@ -48,7 +48,7 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     "study.manage": ("errors", "core", "analysis", "study"),
     "loggers": ("errors", "core", "analysis", "study"),
     # the search
-    "search.proposals": ("errors", "core", "study"),
+    "search.proposals": ("errors", "core", "analysis", "study"),  # what looks foretell
     "search.evaluation": (
         *("errors", "core", "analysis", "tasks", "models", "models.copying", "cost", "pruning", "pruning.masks"),
         *("models.calling", "pruning.compensation", "training", "training.device", "study"),
@@ -67,9 +67,13 @@ MAY_USE: dict[str, tuple[str, ...]] = {
         ),
         *("search.evaluation", "search.proposals"),
     ),
+    # hundreds of networks, looked at without training
+    "search.screening": (
+        *("errors", "core", "pruning", "training", "study", "search.evaluation", "search.proposals", "search.setup"),
+    ),
     "search": (
         *("errors", "core", "analysis", "tasks", "pruning", "export", "study", "loggers"),
-        *("search.evaluation", "search.proposals", "search.setup"),
+        *("search.evaluation", "search.proposals", "search.screening", "search.setup"),
     ),
     # strangers to one another
     "pick": (
@@ -113,7 +117,7 @@ DOORS = {
     "moocore": ("analysis.pareto",),
     "numpy": (
         "report.content.hypervolume_history",
-        *("core", "analysis", "study", "cost", "tasks", "training", "search.proposals"),
+        *("core", "analysis", "study", "cost", "tasks", "training", "search.proposals", "search.screening"),
         "report.content.parameter_importance",
     ),
     "scipy": ("search.proposals", "tasks.read_wav"),

@@ -99,7 +99,7 @@ def run_search(
             if len(done) >= spec.trials:
                 return _nothing_left(wanted, folder, ledger, done, shown, loggers)
             _say_who_else(ledger, shown)
-            study, proposals = begin_session(wanted, written or {}, folder, ledger, shown, task)
+            study, proposals = begin_session(wanted, written or {}, folder, ledger, shown, preparing, task)
             write_text(folder.prepared, "{}\n")
             preparing.close()
             if not logging.take():

@@ -1,0 +1,53 @@
+"""One look at a network that is not trained: cut, refitted, and how far its answers are from the dense network's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoprune.core.counts import ChannelCounts
+from autoprune.core.measurement import Measurement
+from autoprune.errors import NonFiniteError
+from autoprune.pruning.surgery import Pruner
+from autoprune.search.evaluation.compensator import Compensator
+from autoprune.search.setup.measure_sensitivity import BROKEN, SensitivityProbe
+from autoprune.training.scoring import score
+
+
+@dataclass(frozen=True)
+class Looker:
+    """What looks at networks of one study, all on the same examples.
+
+    Attributes:
+        pruner: cuts copies of the network that candidates begin with.
+        probe: refits them in closed form, and compares them with the dense network.
+        compensator: refits them with what they really see.
+        dense_loss: of the uncut network as the probe sees it.
+    """
+
+    pruner: Pruner
+    probe: SensitivityProbe
+    compensator: Compensator
+    dense_loss: float
+
+    def closed_form(self, counts: ChannelCounts) -> float:
+        """Return the rise after the closed-form refit; 100 for a network whose answers are NaN or infinite."""
+        try:
+            return self.probe.rise(self.pruner.space.cut_numbers(counts), self.dense_loss)
+        except NonFiniteError:
+            return BROKEN
+
+    def compensated(self, counts: ChannelCounts) -> tuple[float, Measurement | None]:
+        """Return the rise after a compensation pass, and how good the network is on the same examples.
+
+        Returns:
+            100 and nothing for a network whose answers are NaN or infinite.
+        """
+        context, policy = self.probe.context, self.pruner.space.policy(counts)
+        network = context.device.place(self.pruner.prune(policy))
+        self.compensator(network, self.pruner.cut(policy))
+        try:
+            seen = score(network, context.task, "val", context.device, limit=self.probe.images).measurement
+            rise = self.probe.distance(network) if self.probe.distance else seen["loss"] - self.dense_loss
+        except NonFiniteError:
+            return BROKEN, None
+        return rise, seen
