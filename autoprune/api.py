@@ -296,7 +296,9 @@ class Study:
     ) -> PickedNetwork:
         """Finish the best network within a budget: a longer fine-tune, test once, files that are checked.
 
-        What was picked before is given back as it is, unless ``force`` is true.
+        What was picked before is given back as it is, unless ``force`` is true. Where no trial lies near a budget that
+        the study's screening has seen, a network is solved for exactly that budget, and stored as a trial of the origin
+        ``pick``.
 
         Args:
             budget: as for :meth:`search`; ``None`` for the last search's.
@@ -315,6 +317,7 @@ class Study:
         from autoprune.pick.choose_trials import Wish, choose_trials
         from autoprune.pick.finish import finish_trials
         from autoprune.pick.picked_before import picked_before
+        from autoprune.pick.solve_budget import solved_trial
 
         view = self.view()
         formats = [export] if isinstance(export, str) else export
@@ -322,6 +325,10 @@ class Study:
         limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs, prefer=prefer))
         with self._objects(), self._display() as display:
             known = None if force else picked_before(view.folder, chosen)
+            study = None
+            if not chosen:
+                trial, study = solved_trial(view, limits, display.say, self._storage, trust_code=trust_code)
+                chosen = [trial]
             card, folder = known or finish_trials(
                 view,
                 chosen,
@@ -331,6 +338,7 @@ class Study:
                 force=force,
                 wanted=wanted,
                 trust_code=trust_code,
+                study=study,
             )
             return PickedNetwork(self._loaded(folder, view.spec), card, folder)
 

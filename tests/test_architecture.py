@@ -79,6 +79,7 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     "pick": (
         *("errors", "core", "analysis", "tasks", "models", "models.calling", "cost", "pruning", "pruning.masks"),
         *("training", "training.device", "export", "study", "loggers", "search", "search.evaluation", "search.setup"),
+        *("search.proposals", "search.screening"),  # a network for a budget that no trial lies near
     ),
     "report.content": ("errors", "core", "analysis", "study"),
     "report.plots": ("core", "analysis", "report.content"),
@@ -118,7 +119,7 @@ DOORS = {
     "numpy": (
         "report.content.hypervolume_history",
         *("core", "analysis", "study", "cost", "tasks", "training", "search.proposals", "search.screening"),
-        "report.content.parameter_importance",
+        *("report.content.parameter_importance", "pick.solve_budget"),
     ),
     "scipy": ("search.proposals", "tasks.read_wav"),
     "pydantic": (

@@ -148,7 +148,8 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
     goes on, twice with three or four of them, until one is left. It is scored once on test, beside the uniform
     baseline of the same budget after the same fine-tune, and written as model.safetensors, architecture.json,
     policy.json, card.md and model.onnx; autoprune.load(folder) gives it back. Every file is checked in a fresh
-    process. The same command resumes an interrupted pick. Without a budget, the study's last one counts. The exit
+    process. The same command resumes an interrupted pick. Where no trial lies near a budget that the study has
+    looked at, a network is solved for exactly that budget. Without a budget, the study's last one counts. The exit
     code is 3 if nothing fits, 1 if an export that you named fails. One FLOP is one multiply–accumulate.
     """
     from autoprune.study.find_study import find_study
@@ -164,7 +165,7 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as cleanly as Ctrl-C
     try:
         with as_its_owner_runs_it(view.spec.model.source):
-            card, target = _finish(view, trials, budget, request)
+            card, target = _finish(view, trials, budget, request, storage)
     except KeyboardInterrupt:
         echo(
             f"\nautoprune: interrupted; the parts of the fine-tune that were finished are kept. Resume with:\n"
@@ -196,13 +197,21 @@ def _search_on(view: StudyView, folder: Path, limits: Mapping[str, str], storage
     return command + (" (with the same --storage)" if storage else "")
 
 
-def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickRequest) -> tuple[Card, Path]:
+def _finish(
+    view: StudyView, trials: list[Trial], budget: Budget, request: PickRequest, storage: str | None
+) -> tuple[Card, Path]:
     from autoprune.core.export_formats import wanted_formats
 
     wanted = None if request.export is None else wanted_formats(request.export)
     display = open_display(live=False)
     from autoprune.pick.finish import finish_trials
 
+    study = None
+    if not trials:
+        from autoprune.pick.solve_budget import solved_trial
+
+        trial, study = solved_trial(view, budget, display.say, storage, trust_code=request.trust_code)
+        trials = [trial]
     return finish_trials(
         view,
         trials,
@@ -213,4 +222,5 @@ def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickR
         force=request.force,
         wanted=wanted,
         trust_code=request.trust_code,
+        study=study,
     )

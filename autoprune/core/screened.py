@@ -85,13 +85,13 @@ class ScreenedNetwork:
             float(data["closed_form"]),
         )
 
-    def second_look(self) -> JsonObject:
+    def refit_record(self) -> JsonObject:
         """Return the record of the compensation pass."""
         quality = None if self.quality is None else self.quality.to_json()
         return {"number": self.number, "compensated": self.compensated, "quality": quality}
 
-    def with_second_look(self, data: Mapping[str, Any]) -> ScreenedNetwork:
-        """Return the network with what :meth:`second_look` wrote."""
+    def with_refit(self, data: Mapping[str, Any]) -> ScreenedNetwork:
+        """Return the network with what :meth:`refit_record` wrote."""
         quality = None if data["quality"] is None else Measurement.from_json(data["quality"])
         return replace(self, compensated=float(data["compensated"]), quality=quality)
 
@@ -121,7 +121,7 @@ class Screening:
                 networks.append(ScreenedNetwork.from_json(record))
             else:
                 number = int(record["number"])
-                networks[number] = networks[number].with_second_look(record)
+                networks[number] = networks[number].with_refit(record)
         if [one.number for one in networks] != list(range(len(networks))):
             raise ValueError("the numbers of screened networks are not 0, 1, 2 …")
         return cls(dict(records[0]["settings"]), tuple(networks))

@@ -24,6 +24,7 @@ from autoprune.pick.facts_text import load_call
 from autoprune.pick.picked_card import picked_card
 from autoprune.pick.unfinished_pick import unfinished
 from autoprune.pick.uniform_rival import Incomparable, uniform_rival
+from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.search.setup.build_evaluator import build_maker, build_meter
 from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_plan
 from autoprune.search.setup.prepare_study import prepare_study
@@ -46,6 +47,7 @@ def finish_trials(
     force: bool = False,
     wanted: Wanted | None = None,
     trust_code: bool = False,
+    study: PreparedStudy | None = None,
 ) -> tuple[Card, Path]:
     """Fine-tune trials longer, keep the best on validation, score it once on test, and write ``picked/<trial>/``.
 
@@ -62,6 +64,7 @@ def finish_trials(
         force: whether a folder from an earlier pick is replaced.
         wanted: formats that the network is exported to; ``None`` for the study's ``pick.export``.
         trust_code: whether code may be run that an imported study names; remembered.
+        study: prepared already; ``None``: it is prepared now.
 
     Returns:
         the card, and the folder. An export that fails is named on the card.
@@ -77,7 +80,7 @@ def finish_trials(
     _check_before(view, trials, epochs, force)
     wanted = wanted_formats(view.spec.pick.export) if wanted is None else wanted  # before an hour of training
     compare = view.spec.pick.compare if compare is None else compare
-    return _Pick(view, trials, budget, epochs, notify).write(compare, wanted, force)
+    return _Pick(view, trials, budget, epochs, notify, study).write(compare, wanted, force)
 
 
 def _length(view: StudyView, epochs: float | None) -> float:
@@ -97,7 +100,8 @@ def _check_before(view: StudyView, trials: Sequence[Trial], epochs: float, force
             f"finish trial {target.name} again and replace it if it is picked",
         )
     for trial in trials if epochs == 0 else ():
-        check_kept(view.folder, trial)
+        if not trial.candidate.is_picked:  # what was never trained is made again
+            check_kept(view.folder, trial)
 
 
 @dataclass(frozen=True)
@@ -109,12 +113,13 @@ class _Pick:
     budget: Budget
     epochs: float
     notify: Notify
+    study: PreparedStudy | None = None
 
     def write(self, compare: bool, wanted: Wanted, force: bool) -> tuple[Card, Path]:
         """Hold the contest, and write the folder of its winner."""
         picked = self.view.folder.picked
         self.view.folder.create()
-        study = prepare_study(resolve(self.view.spec), self.view.folder, self.notify)
+        study = self.study or prepare_study(resolve(self.view.spec), self.view.folder, self.notify)
         settings = finetune_settings(study.spec, epochs=self.epochs, lr=study.spec.pick.lr)
         images = FINISH_FACTOR * study.spec.finetune.compensation_images
         maker, meter = build_maker(study, settings, images), build_meter(study)
@@ -151,7 +156,15 @@ class _Pick:
 
     def _as_measured(self, study: PreparedStudy) -> Callable[[Trial], nn.Module]:
         """Return what loads a trial's network with the weights that the search measured."""
-        return lambda trial: study.device.place(load_trial(self.view.folder.path, trial.number, study.network))
+
+        def network_of(trial: Trial) -> nn.Module:
+            if trial.candidate.is_picked:  # it was never trained
+                return build_maker(study, finetune_settings(study.spec)).pruned(
+                    trial.candidate.policy, Stopwatch(lambda phase: None)
+                )
+            return study.device.place(load_trial(self.view.folder.path, trial.number, study.network))
+
+        return network_of
 
 
 def _bundle(finished: Finished, study: PreparedStudy, wanted: Wanted) -> NetworkBundle:

@@ -1,9 +1,9 @@
-"""What a screening looks at next: knapsacks first, then what evolves from the best on each rung.
+"""What a screening looks at next: knapsacks first, then what evolves from the best on each level.
 
-Each rung of a part takes its turn. In the first third of the rounds the knapsack is solved for each rung's budget, as
+Each level of a part takes its turn. In the first third of the rounds the knapsack is solved for each level's budget, as
 it was measured and then with what groups and blocks are worth changed at random, so that widths and depth are mixed.
-Then the best on a rung and on those beside it are mutated and crossed, and knapsacks are solved for what the looks so
-far have taught. Every network lies on its rung's budget.
+Then the best on a level and on those beside it are mutated and crossed, and knapsacks are solved for what the looks so
+far have taught. Every network lies on its level's budget.
 
 A network is a function of the study's seed, its part, its step, and what was seen in the parts before and in this one.
 
@@ -33,10 +33,10 @@ from autoprune.search.proposals.knapsack import Knapsack, rises_of
 from autoprune.search.proposals.loss_model import EXPONENTS, Evidence, draw
 from autoprune.search.proposals.screened_pool import ScreenedPool
 from autoprune.search.proposals.wished_counts import WishedCounts
-from autoprune.search.screening.rungs import Part
+from autoprune.search.screening.budget_ladder import ScreeningPart
 
 EXPLORED = 1 / 3  # of the rounds, before anything evolves
-PARENTS = 4  # of a rung, and as many from each beside it
+PARENTS = 4  # of a level, and as many from each beside it
 _ATTEMPTS = 10  # at a network that was not looked at yet; a tiny space may have none left
 _TRADES = 5  # rounds in the knapsack
 _SPREAD = 0.5  # standard deviation of the logarithm of what a group is worth
@@ -44,12 +44,12 @@ _WAYS = {"mutated": 0.4, "crossed": 0.3, "drawn": 0.3}
 
 
 @dataclass(frozen=True)
-class Made:
-    """A network to look at: how it was made, what it keeps, and the projector of its rung."""
+class BulkProposal:
+    """A network to look at: how it was made, what it keeps, and the projector of its level."""
 
     origin: str
     counts: ChannelCounts
-    rung: Projector
+    level: Projector
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class BulkProposals:
     dense_loss: float
     known: tuple[ChannelCounts, ...] = ()
 
-    def propose(self, part: Part, step: int, seen: Sequence[ScreenedNetwork]) -> Made | None:
+    def propose(self, part: ScreeningPart, step: int, seen: Sequence[ScreenedNetwork]) -> BulkProposal | None:
         """Return the network of one step; ``None`` if nothing new was found.
 
         Args:
@@ -79,64 +79,64 @@ class BulkProposals:
             seen: every network so far.
         """
         have = {one.kept for one in seen}
-        is_first, rung = len(part.rungs) == 1, part.rungs[step % len(part.rungs)]
+        is_runs_own, level = len(part.levels) == 1, part.levels[step % len(part.levels)]
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([self.seed, zlib.crc32(part.name.encode()), step, attempt])
-            if is_first and step < len(self.known) and not attempt:
+            if is_runs_own and step < len(self.known) and not attempt:
                 origin, counts = "baseline", self.space.normalized(self.known[step])
             else:
                 origin, counts = self._made(part, step, attempt, seen, rng)
                 try:
-                    counts = rung.onto_budget(WishedCounts.of(self.space.normalized(counts)))
+                    counts = level.onto_budget(WishedCounts.of(self.space.normalized(counts)))
                 except BudgetError:
-                    continue  # the rung lies just above the smallest network, and these blocks do not fit it
+                    continue  # the level lies just above the smallest network, and these blocks do not fit it
             counts = self.space.normalized(counts)
-            if kept_of(counts) not in have and rung.usage(counts) <= 1:
-                return Made(origin, counts, rung)
+            if kept_of(counts) not in have and level.usage(counts) <= 1:
+                return BulkProposal(origin, counts, level)
         return None
 
     def _made(
-        self, part: Part, step: int, attempt: int, seen: Sequence[ScreenedNetwork], rng: np.random.Generator
+        self, part: ScreeningPart, step: int, attempt: int, seen: Sequence[ScreenedNetwork], rng: np.random.Generator
     ) -> tuple[str, ChannelCounts]:
-        rounds, place = step // len(part.rungs), step % len(part.rungs)
+        rounds, place = step // len(part.levels), step % len(part.levels)
         parents = self._parents(part, place, seen)
-        if rounds < max(1, EXPLORED * part.steps / len(part.rungs)) or len(parents) < 2:
-            return "knapsack", self._knapsack(part.rungs[place], rng, is_plain=rounds == attempt == 0)
+        if rounds < max(1, EXPLORED * part.steps / len(part.levels)) or len(parents) < 2:
+            return "knapsack", self._knapsack(part.levels[place], rng, is_plain=rounds == attempt == 0)
         way = str(rng.choice(list(_WAYS), p=list(_WAYS.values())))
         if way == "drawn":
-            return way, self._drawn(part.rungs[place], seen, rng)
+            return way, self._drawn(part.levels[place], seen, rng)
         first, second = (self.space.cut_numbers(parents[int(i)]) for i in rng.choice(len(parents), 2, replace=False))
         if way == "mutated":
             return way, self.space.of_cut_numbers(mutated(self.space, first, rng))
         taken = inherited(self.space, rng)
         return way, self.space.of_cut_numbers({**first, **{name: second[name] for name in taken}})
 
-    def _knapsack(self, rung: Projector, rng: np.random.Generator, *, is_plain: bool) -> ChannelCounts:
+    def _knapsack(self, level: Projector, rng: np.random.Generator, *, is_plain: bool) -> ChannelCounts:
         """Solve the knapsack as it was measured, or with what groups and blocks are worth changed at random."""
         power = 1.0 if is_plain else float(rng.choice(EXPONENTS))
         worth = np.ones(len(self._rises)) if is_plain else np.exp(rng.normal(0, _SPREAD, len(self._rises)))
         priced = zip(self.space.cut_names, self._rises, worth.tolist(), strict=True)
-        return Knapsack(rung, _TRADES).solve({name: factor * rises**power for name, rises, factor in priced})
+        return Knapsack(level, _TRADES).solve({name: factor * rises**power for name, rises, factor in priced})
 
-    def _drawn(self, rung: Projector, seen: Sequence[ScreenedNetwork], rng: np.random.Generator) -> ChannelCounts:
+    def _drawn(self, level: Projector, seen: Sequence[ScreenedNetwork], rng: np.random.Generator) -> ChannelCounts:
         """Solve the knapsack for a draw of what the looks so far say that cuts cost."""
-        return learnt_knapsack(self.space, self._rises, self._pool(seen), rung, rng)
+        return learnt_knapsack(self.space, self._rises, self._pool(seen), level, rng)
 
     def _pool(self, seen: Sequence[ScreenedNetwork]) -> ScreenedPool:
         return ScreenedPool(self.space, tuple(seen), self.dense_loss)
 
-    def _parents(self, part: Part, place: int, seen: Sequence[ScreenedNetwork]) -> list[ChannelCounts]:
-        """Return the best few of a rung and of those beside it; of the run's own part all that use about as much."""
-        if len(part.rungs) == 1:
-            usages = self._pool(seen).usages(part.rungs[0])
+    def _parents(self, part: ScreeningPart, place: int, seen: Sequence[ScreenedNetwork]) -> list[ChannelCounts]:
+        """Return the best few of a level and of those beside it; of the run's own part all that use about as much."""
+        if len(part.levels) == 1:
+            usages = self._pool(seen).usages(part.levels[0])
             near = [one for one, used in zip(seen, usages.tolist(), strict=True) if 0.9 <= used <= 1.1]
             return [one.counts for one in sorted(near, key=_by_rise)[: 2 * PARENTS]]
         found = []
         for neighbour in (place - 1, place, place + 1):
-            if 0 <= neighbour < len(part.rungs):
-                budget = part.rungs[neighbour].budget
-                of_rung = [one for one in seen if one.part == part.name and one.budget == budget]
-                found += [one.counts for one in sorted(of_rung, key=_by_rise)[:PARENTS]]
+            if 0 <= neighbour < len(part.levels):
+                budget = part.levels[neighbour].budget
+                of_level = [one for one in seen if one.part == part.name and one.budget == budget]
+                found += [one.counts for one in sorted(of_level, key=_by_rise)[:PARENTS]]
         return found
 
     @cached_property
@@ -148,7 +148,7 @@ def learnt_knapsack(
     space: SearchSpace,
     rises: Sequence[Floats],
     pool: ScreenedPool,
-    rung: Projector,
+    level: Projector,
     rng: np.random.Generator,
     boldness: float = 1.0,
 ) -> ChannelCounts:
@@ -157,15 +157,15 @@ def learnt_knapsack(
     Args:
         space: groups and blocks.
         rises: of each of them, one value for each of its counts.
-        pool: networks that were looked at; those of about the rung's cost are learnt from.
-        rung: the budget.
+        pool: networks that were looked at; those of about the level's cost are learnt from.
+        level: the budget.
         rng: where chance comes from.
         boldness: 0 for the best guess, 1 for a draw as wide as the doubt.
     """
     none = Evidence(np.zeros((0, len(rises))), np.zeros((0, len(rises)), dtype=np.int64), np.zeros(0), 1)
-    belief = draw(pool.evidence(none, rises, (), rung), rng, boldness)
+    belief = draw(pool.evidence(none, rises, (), level), rng, boldness)
     pairs = enumerate(zip(space.cut_names, rises, strict=True))
-    return Knapsack(rung, _TRADES).solve({name: belief.penalty(place, curve) for place, (name, curve) in pairs})
+    return Knapsack(level, _TRADES).solve({name: belief.penalty(place, curve) for place, (name, curve) in pairs})
 
 
 def _by_rise(one: ScreenedNetwork) -> tuple[float, int]:

@@ -11,9 +11,9 @@ from autoprune.search.proposals.baselines import baselines
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.latency_model import PredictedCost
 from autoprune.search.proposals.proposer import Proposals
+from autoprune.search.screening.budget_ladder import budget_part, curve_part
 from autoprune.search.screening.bulk_proposals import BulkProposals
 from autoprune.search.screening.look import Looker
-from autoprune.search.screening.rungs import budget_part, curve_part
 from autoprune.search.screening.screen_study import Screener
 from autoprune.search.setup.build_evaluator import compensator_of
 from autoprune.search.setup.latency_probes import latency_probes

@@ -1,7 +1,7 @@
 """The screening of a study: hundreds of networks looked at before its first trial, each stored as soon as it is seen.
 
 Done once by whoever prepares the study, and for a further budget by the first run that asks for it. All networks of a
-part are refitted in closed form; then the best few of each rung get a whole compensation pass. How many follows from
+part are refitted in closed form; then the best few of each level get a whole compensation pass. How many follows from
 counts in the spec, never from a clock; a kill loses one network, and the same command goes on to the same file.
 """
 
@@ -15,9 +15,9 @@ from autoprune.core.json_values import JsonObject
 from autoprune.core.notify import Notify
 from autoprune.core.screened import ScreenedNetwork, Screening
 from autoprune.search.proposals.budget_projection import Projector
+from autoprune.search.screening.budget_ladder import ScreeningPart
 from autoprune.search.screening.bulk_proposals import BulkProposals
 from autoprune.search.screening.look import Looker
-from autoprune.search.screening.rungs import Part
 from autoprune.study.folder import StudyFolder
 from autoprune.study.screened_file import add_record, begin_screening, read_screening
 
@@ -47,7 +47,7 @@ class Screener:
     _networks: list[ScreenedNetwork] = field(default_factory=list, init=False)
     _looker: Looker | None = field(default=None, init=False)
 
-    def screen(self, parts: Sequence[Part]) -> tuple[ScreenedNetwork, ...]:
+    def screen(self, parts: Sequence[ScreeningPart]) -> tuple[ScreenedNetwork, ...]:
         """Look at everything of some parts that was not looked at yet, and return all networks of the file.
 
         Raises:
@@ -69,11 +69,11 @@ class Screener:
             known = Screening(self.settings)
         self._networks = list(known.networks)
 
-    def _next_step(self, part: Part) -> int:
+    def _next_step(self, part: ScreeningPart) -> int:
         """Return the first step that was not taken; what was left out at the end is tried again, in vain."""
         return 1 + max((one.step for one in self._networks if one.part == part.name), default=-1)
 
-    def _first_look(self, part: Part, step: int) -> None:
+    def _first_look(self, part: ScreeningPart, step: int) -> None:
         made = self.proposals.propose(part, step, self._networks)
         if made is None:
             return
@@ -83,7 +83,7 @@ class Screener:
             step,
             made.origin,
             made.counts,
-            made.rung.budget,
+            made.level.budget,
             self.costs.cost.measure(made.counts),
             round(self._look().closed_form(made.counts), 6),
         )
@@ -92,18 +92,18 @@ class Screener:
         if len(self._networks) % TOLD_EVERY == 0:
             self.notify(f"looked at {len(self._networks)} networks without training")
 
-    def _worth_a_second_look(self, part: Part) -> Iterator[ScreenedNetwork]:
-        """Yield the best of each rung that had no compensation pass, by the closed form."""
-        each = max(1, round(SECOND_LOOKS * part.steps / len(part.rungs)))
-        for budget in dict.fromkeys(_text(rung.budget) for rung in part.rungs):
-            of_rung = [one for one in self._networks if one.part == part.name and _text(one.budget) == budget]
-            best = sorted(of_rung, key=lambda one: (one.closed_form, one.number))[:each]
+    def _worth_a_second_look(self, part: ScreeningPart) -> Iterator[ScreenedNetwork]:
+        """Yield the best of each level that had no compensation pass, by the closed form."""
+        each = max(1, round(SECOND_LOOKS * part.steps / len(part.levels)))
+        for budget in dict.fromkeys(_text(level.budget) for level in part.levels):
+            of_level = [one for one in self._networks if one.part == part.name and _text(one.budget) == budget]
+            best = sorted(of_level, key=lambda one: (one.closed_form, one.number))[:each]
             yield from (one for one in best if one.compensated is None)
 
     def _second_look(self, one: ScreenedNetwork) -> None:
         rise, quality = self._look().compensated(one.counts)
         seen = replace(one, compensated=round(rise, 6), quality=quality)
-        add_record(self.folder.screened, seen.second_look())
+        add_record(self.folder.screened, seen.refit_record())
         self._networks[one.number] = seen
 
     def _look(self) -> Looker:

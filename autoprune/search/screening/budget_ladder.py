@@ -14,26 +14,26 @@ from autoprune.search.proposals.budget_projection import Projector
 SHARES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)  # of the dense network's cost
 CURVE = "curve"  # the part of a screening that is over all budgets
 CURVE_SHARE = 0.75  # of all networks; the others lie on the run's own budget
-_LATENCY_RUNGS = 6
-_LEAST_ROOM = 1.02  # a rung this little above the smallest network of the space leaves nothing to choose
+_LATENCY_LEVELS = 6
+_LEAST_ROOM = 1.02  # a level this little above the smallest network of the space leaves nothing to choose
 
 
 @dataclass(frozen=True)
-class Part:
+class ScreeningPart:
     """A part of a screening, planned.
 
     Attributes:
         name: ``"curve"``, or a budget's text.
         steps: networks that are looked at.
-        rungs: projectors onto the budgets that take turns.
+        levels: projectors onto the budgets that take turns.
     """
 
     name: str
     steps: int
-    rungs: tuple[Projector, ...]
+    levels: tuple[Projector, ...]
 
 
-def curve_part(plain: Projector, timed: Projector | None, networks: int) -> Part:
+def curve_part(plain: Projector, timed: Projector | None, networks: int) -> ScreeningPart:
     """Return the part over all budgets: a dozen shares of the dense MFLOPs, and of the latency that is predicted.
 
     Args:
@@ -41,14 +41,14 @@ def curve_part(plain: Projector, timed: Projector | None, networks: int) -> Part
         timed: the same with a predicted ``latency_ms``; ``None`` if latency is not traded.
         networks: of the whole screening.
     """
-    rungs = [*_ladder(plain, "mflops", SHARES)]
+    levels = [*_ladder(plain, "mflops", SHARES)]
     if timed is not None:
         whole, least = timed.measure_full()["latency_ms"], timed.smallest()["latency_ms"]
-        rungs += _ladder(timed, "latency_ms", np.geomspace(min(0.97, 1.1 * least / whole), 0.97, _LATENCY_RUNGS))
-    return Part(CURVE, round(CURVE_SHARE * networks), tuple(rungs))
+        levels += _ladder(timed, "latency_ms", np.geomspace(min(0.97, 1.1 * least / whole), 0.97, _LATENCY_LEVELS))
+    return ScreeningPart(CURVE, round(CURVE_SHARE * networks), tuple(levels))
 
 
-def budget_part(budget: Budget, projector: Projector, networks: int) -> Part | None:
+def budget_part(budget: Budget, projector: Projector, networks: int) -> ScreeningPart | None:
     """Return the part on the budget of one run; ``None`` without any limit that can be met beforehand.
 
     Args:
@@ -58,7 +58,7 @@ def budget_part(budget: Budget, projector: Projector, networks: int) -> Part | N
     """
     if not projector.limits:
         return None
-    return Part(str(budget.to_json()), networks - round(CURVE_SHARE * networks), (projector,))
+    return ScreeningPart(str(budget.to_json()), networks - round(CURVE_SHARE * networks), (projector,))
 
 
 def _ladder(projector: Projector, cost: str, shares: Sequence[float] | Floats) -> list[Projector]:
