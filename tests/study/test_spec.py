@@ -482,6 +482,7 @@ MEANING_FREE = {
     *("pick.epochs", "pick.lr", "pick.top", "pick.compare", "pick.export"),
     *("space.max_drop", "space.seconds", "stopping.enabled", "logging.loggers"),
     *("sensitivity.enabled", "sensitivity.images", "sensitivity.share"),
+    *("screening.enabled", "screening.networks", "screening.images"),
 }
 ADDED = {  # since studies are stored
     *("sparsity", "schedule", "stopping", "dense.optimizer", "finetune.optimizer", "latency.runtime"),

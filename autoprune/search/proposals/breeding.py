@@ -10,16 +10,23 @@ import numpy as np
 from autoprune.core.space import SearchSpace
 
 
-def mutated(space: SearchSpace, numbers: Mapping[str, int], rng: np.random.Generator) -> dict[str, int]:
+def mutated(
+    space: SearchSpace, numbers: Mapping[str, int], rng: np.random.Generator, block_weight: float = 1.0
+) -> dict[str, int]:
     """Return numbers of which up to four are changed: a group's channels by a random factor, a block the other way.
 
     Args:
         space: that the numbers are of.
         numbers: group → channels and block → 1 or 0, as :meth:`SearchSpace.cut_numbers` returns them.
         rng: where chance comes from.
+        block_weight: how often a block is changed for each time that a group is, > 0.
     """
     found, names = dict(numbers), space.cut_names
-    for name in rng.choice(names, min(len(names), int(rng.integers(1, 5))), replace=False):
+    odds = None
+    if block_weight != 1:
+        weights = np.array([block_weight if name in space.block_names else 1.0 for name in names])
+        odds = weights / weights.sum()
+    for name in rng.choice(names, min(len(names), int(rng.integers(1, 5))), replace=False, p=odds):
         if name in space.block_names:
             found[name] = 1 - found[name]
         else:

@@ -40,6 +40,8 @@ PARENTS = 4  # of a level, and as many from each beside it
 _ATTEMPTS = 10  # at a network that was not looked at yet; a tiny space may have none left
 _TRADES = 5  # rounds in the knapsack
 _SPREAD = 0.5  # standard deviation of the logarithm of what a group is worth
+_BLOCK_WEIGHT = 0.1  # a whole block is a large step, and mostly one too far
+_BOLDNESS = (0.0, 0.3, 1.0)  # of what is drawn from what the looks taught
 _WAYS = {"mutated": 0.4, "crossed": 0.3, "drawn": 0.3}
 
 
@@ -99,6 +101,8 @@ class BulkProposals:
         self, part: ScreeningPart, step: int, attempt: int, seen: Sequence[ScreenedNetwork], rng: np.random.Generator
     ) -> tuple[str, ChannelCounts]:
         rounds, place = step // len(part.levels), step % len(part.levels)
+        if len(part.levels) == 1:
+            rounds -= len(self.known)
         parents = self._parents(part, place, seen)
         if rounds < max(1, EXPLORED * part.steps / len(part.levels)) or len(parents) < 2:
             return "knapsack", self._knapsack(part.levels[place], rng, is_plain=rounds == attempt == 0)
@@ -107,7 +111,7 @@ class BulkProposals:
             return way, self._drawn(part.levels[place], seen, rng)
         first, second = (self.space.cut_numbers(parents[int(i)]) for i in rng.choice(len(parents), 2, replace=False))
         if way == "mutated":
-            return way, self.space.of_cut_numbers(mutated(self.space, first, rng))
+            return way, self.space.of_cut_numbers(mutated(self.space, first, rng, _BLOCK_WEIGHT))
         taken = inherited(self.space, rng)
         return way, self.space.of_cut_numbers({**first, **{name: second[name] for name in taken}})
 
@@ -120,7 +124,8 @@ class BulkProposals:
 
     def _drawn(self, level: Projector, seen: Sequence[ScreenedNetwork], rng: np.random.Generator) -> ChannelCounts:
         """Solve the knapsack for a draw of what the looks so far say that cuts cost."""
-        return learnt_knapsack(self.space, self._rises, self._pool(seen), level, rng)
+        boldness = float(rng.choice(_BOLDNESS))
+        return learnt_knapsack(self.space, self._rises, self._pool(seen), level, rng, boldness)
 
     def _pool(self, seen: Sequence[ScreenedNetwork]) -> ScreenedPool:
         return ScreenedPool(self.space, tuple(seen), self.dense_loss)

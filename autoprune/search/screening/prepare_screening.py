@@ -22,6 +22,8 @@ from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.study.optuna_sampler import GUIDED
 
 LATENCY = "latency_ms"
+LESS_COMPENSATED = 2  # so many times fewer images than a candidate's: a pass costs half as much, and ranks alike
+RECALIBRATION_IMAGES = 128  # enough to rank by; the dense network that all are compared with has as many
 
 
 def can_be_screened(study: PreparedStudy, proposals: Proposals) -> bool:
@@ -91,12 +93,12 @@ def looker_of(study: PreparedStudy) -> Looker:
         ValueError: if the study does not compensate; a bug in autoprune.
     """
     spec, pruner = study.spec, study.start_pruner
-    compensator = compensator_of(study, spec.finetune.compensation_images)
+    compensator = compensator_of(study, -(-spec.finetune.compensation_images // LESS_COMPENSATED))
     if compensator is None:
         raise ValueError("a study that does not compensate was to be screened; this is a bug in autoprune")
     images = min(spec.screening.images, study.task.sizes["val"])
     study.context.notify(f"looking at networks without training, on {images} validation examples each")
-    probe = SensitivityProbe.of(study.context, pruner, images)
+    probe = SensitivityProbe.of(study.context, pruner, images, RECALIBRATION_IMAGES)
     return Looker(pruner, probe, compensator, 0.0 if probe.distance else probe.loss({}))
 
 
