@@ -5,9 +5,9 @@
 
 The policies are screened networks of the budget, spread evenly over the ranks of their closed-form look, so that good
 and bad ones are among them. Each is looked at (closed form, compensation pass) and scored after the cut with batch norm
-recalibrated alone; then it is fine-tuned from the compensated weights and from the uncompensated ones. Rank correlations
-are Spearman's, with the middle 90 % over resampled policies. Seconds are the processor's. Every network is a line of the
-``--json`` file; a second run with the same file does what is missing.
+recalibrated alone; then it is fine-tuned from the compensated weights and from the uncompensated ones. Rank
+correlations are Spearman's, with the middle 90 % over resampled policies. Seconds are the processor's. Every network is
+a line of the ``--json`` file; a second run with the same file does what is missing.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def show(options: argparse.Namespace, journal: Journal) -> None:
     print(
         f"finish: {options.finish_steps} steps at {options.finish_lr:g}; settings {settings(options)['budget']} MFLOPs\n"
     )
-    print("| look | finish from | policies | rank correlation | 90 % interval | CPU s each |\n" + "|---" * 6 + "|")
+    print("| look | finish from | policies | rank correlation | 90 % interval | CPU s each |")
+    print("|---" * 6 + "|")
     for start in STARTS:
         ends = {r["network"]: r["loss"] for r in journal.records if r["kind"] == "finish" and r["start"] == start}
         both = sorted(looks.keys() & ends.keys())

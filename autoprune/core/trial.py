@@ -106,7 +106,7 @@ class Trial:
         candidate: what was asked.
         outcome: how it ended.
         seconds: phase → seconds spent (``prune``, ``recalibrate``, ``rung``, ``finetune``, ``score``, ``latency``,
-            ``store``, ``ask``, ``other``).
+            ``store``, ``ask``, ``other``; ``solve`` of a trial that a pick solved for).
         session: number of the run that evaluated it, from 0.
     """
 
