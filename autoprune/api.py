@@ -262,7 +262,9 @@ class Study:
     ) -> PickedNetwork:
         """Finish the best network within a budget: a longer fine-tune, test once, files that are checked.
 
-        What was picked before is given back as it is, unless ``force`` is true.
+        What was picked before is given back as it is, unless ``force`` is true. Where no trial lies near a budget that
+        the study's screening has seen, a network is solved for exactly that budget, and stored as a trial of the origin
+        ``pick``.
 
         Args:
             budget: as for :meth:`search`; ``None`` for the last search's.
@@ -289,6 +291,7 @@ class Study:
         from autoprune.pick.choose_trials import Wish, choose_trials
         from autoprune.pick.finish import finish_trials
         from autoprune.pick.picked_before import picked_before
+        from autoprune.pick.solve_budget import solved_trial
 
         self._check_workers(workers)
         view = self.view()
@@ -296,7 +299,13 @@ class Study:
         wanted = choose_formats(view, None if formats is None else ",".join(formats) or "none", int8=int8)
         limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs, prefer=prefer))
         with self._objects(), self._display() as display:
-            known = None if force else picked_before(view.folder, chosen, epochs, wanted if int8 or formats else None)
+            known = (
+                picked_before(view.folder, chosen, epochs, wanted if int8 or formats else None) if not force else None
+            )
+            study = None
+            if not chosen:
+                solved, study = solved_trial(view, limits, display.say, self._storage, trust_code=trust_code)
+                chosen = [solved]
             card, folder = known or finish_trials(
                 view,
                 chosen,
@@ -308,6 +317,7 @@ class Study:
                 prefer=prefer if trial is None else "accuracy",
                 trust_code=trust_code,
                 workers=({},) * workers,
+                study=study,
             )
             return PickedNetwork(self._loaded(folder, view.spec), card, folder)
 

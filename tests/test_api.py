@@ -19,7 +19,7 @@ from autoprune.training.device.seeding import seeded
 SETTINGS = {
     **{"finetune.epochs": 1, "finetune.lr": 0.01, "finetune.optimizer": "adamw", "pick.epochs": 1, "pick.top": 1},
     **{"latency.blocks": 5, "latency.runtime": "torch", "runtime.threads": 1, "runtime.precision": "fp32"},
-    **{"sensitivity.enabled": False, "pick.export": "none", "seed": 3},
+    **{"sensitivity.enabled": False, "screening.enabled": False, "pick.export": "none", "seed": 3},
 }
 BUDGET = {"mflops": "50%"}
 

@@ -48,7 +48,7 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     "study.manage": ("errors", "core", "analysis", "study"),
     "loggers": ("errors", "core", "analysis", "study"),
     # the search
-    "search.proposals": ("errors", "core", "study"),
+    "search.proposals": ("errors", "core", "analysis", "study"),  # what looks foretell
     "search.evaluation": (
         *("errors", "core", "analysis", "tasks", "models", "models.copying", "cost", "pruning", "pruning.masks"),
         *("models.calling", "pruning.compensation", "training", "training.device", "study"),
@@ -67,14 +67,19 @@ MAY_USE: dict[str, tuple[str, ...]] = {
         ),
         *("search.evaluation", "search.proposals"),
     ),
+    # hundreds of networks, looked at without training
+    "search.screening": (
+        *("errors", "core", "pruning", "training", "study", "search.evaluation", "search.proposals", "search.setup"),
+    ),
     "search": (
         *("errors", "core", "analysis", "tasks", "pruning", "export", "study", "loggers"),
-        *("search.evaluation", "search.proposals", "search.setup"),
+        *("search.evaluation", "search.proposals", "search.screening", "search.setup"),
     ),
     # strangers to one another
     "pick": (
         *("errors", "core", "analysis", "tasks", "models", "models.calling", "cost", "pruning", "pruning.masks"),
         *("training", "training.device", "export", "study", "loggers", "search", "search.evaluation", "search.setup"),
+        *("search.proposals", "search.screening"),  # a network for a budget that no trial lies near
     ),
     "report.content": ("errors", "core", "analysis", "study"),
     "report.plots": ("core", "analysis", "report.content"),
@@ -116,9 +121,9 @@ DOORS = {
     "moocore": ("analysis.pareto",),
     "numpy": (
         "report.content.hypervolume_history",
-        *("core", "analysis", "study", "cost", "tasks", "search.proposals"),
+        *("core", "analysis", "study", "cost", "tasks", "training", "search.proposals", "search.screening"),
         *("export.int8_calibration", "export.int8_quantise", "export.onnx"),
-        "report.content.parameter_importance",
+        *("report.content.parameter_importance", "pick.solve_budget"),
     ),
     "scipy": ("search.proposals", "tasks.read_wav"),
     "pydantic": (

@@ -15,7 +15,17 @@ from types import ModuleType
 import pytest
 
 HERE = Path(__file__).resolve().parent.parent
-SHORT = ("--trials", "2", "--dense-epochs", "1", "--finetune-epochs", "0.2", "--set", "pick.epochs=0.2")
+SHORT = (
+    "--no-screening",
+    "--trials",
+    "2",
+    "--dense-epochs",
+    "1",
+    "--finetune-epochs",
+    "0.2",
+    "--set",
+    "pick.epochs=0.2",
+)
 QUICK = ("--latency-runtime", "torch", "--set", "latency.blocks=5", "--threads", "1")
 
 

@@ -37,7 +37,7 @@ SIMILAR_COST = 0.10  # relative difference up to which two trials are peers
 FEWEST_PEERS = 8
 LEAST_AGREEMENT = 0.5  # rank correlation below which a look foretells too little to stop by
 DEVIATIONS = 2.0  # residual standard deviations given to the candidate's favour
-FASTER = "guided:faster"  # the origin of what is made to trade loss for latency
+FASTER = ("guided:faster", "screened:faster")  # the origins of what is made to trade loss for latency
 CHECK_EVERY = 5  # of the candidates that would be stopped, this one runs to its end to show whether the rule is right
 
 _LEAST_LOSS = 1e-6  # a perfect network's loss has no logarithm
@@ -95,7 +95,7 @@ class EarlyStopper:
                 return GoOn()
             return Stop(f"its validation loss {LOOKS[look]} is {loss}")
         budget = self.candidate.budget
-        if self.candidate.origin == FASTER and "latency_ms" not in budget.limits:
+        if self.candidate.origin in FASTER and "latency_ms" not in budget.limits:
             return GoOn()
         peers = peers_of(self.trials, look, budget, exact)
         rivals = [m["loss"] for m in peers if are_rivals(m, exact, budget)]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from autoprune.analysis.comparison import Comparison
+from autoprune.analysis.comparison import CONFIDENT, Comparison
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import Metric
 from autoprune.core.trial import Completed, Trial
 
 LATENCY = "latency_ms"
@@ -53,6 +54,49 @@ def speed_notes(
             parts.append(f"{_times(told)} as fast as {name}")
     listed = [f"the best network is {', '.join(parts)}"] if parts else []
     return listed
+
+
+def no_worse_notes(trials: Sequence[Trial], rivals: Sequence[Trial], quality: Metric) -> list[str]:
+    """Return how much faster than each baseline the search is at no less quality, with 95 % intervals.
+
+    Against each baseline it is the fastest searched network that is at least as good on validation. Being the fastest
+    of several flatters it by what noise there is in a latency.
+
+    Args:
+        trials: completed ones within the budget, or not.
+        rivals: the completed baselines of the budget.
+        quality: what networks are judged by.
+    """
+    searched = [
+        (one, one.outcome.measurement)
+        for one in trials
+        if isinstance(one.outcome, Completed) and not one.candidate.is_baseline
+    ]
+    parts = []
+    for rival in rivals:
+        told = _fastest_no_worse(rival, searched, quality)
+        if told is not None:
+            number, (ratio, error) = told
+            ends = f" ({ratio - CONFIDENT * error:.2f} to {ratio + CONFIDENT * error:.2f})" if error else ""
+            name = rival.candidate.origin.rpartition(":")[2]
+            parts.append(f"{ratio:.2f}{ends} × as fast as {name} (trial {number})")
+    return [f"at no less {quality.name} than each baseline the search is {', '.join(parts)}"] if parts else []
+
+
+def _fastest_no_worse(
+    rival: Trial, searched: Sequence[tuple[Trial, Measurement]], quality: Metric
+) -> tuple[int, tuple[float, float]] | None:
+    """Return the number of the fastest network that is as good as a baseline, and how much faster; ``None``: none."""
+    if not isinstance(rival.outcome, Completed):
+        return None
+    theirs = rival.outcome.measurement
+    as_good = [
+        (one.number, told)
+        for one, found in searched
+        if quality.minimised(found[quality.name]) <= quality.minimised(theirs[quality.name])
+        and (told := speed_up(found, theirs)) is not None
+    ]
+    return max(as_good, key=lambda pair: (pair[1][0], -pair[0])) if as_good else None
 
 
 def _times(told: tuple[float, float]) -> str:

@@ -170,7 +170,8 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
     goes on, twice with three or four of them, until one is left. It is scored once on test, beside the uniform
     baseline of the same budget after the same fine-tune, and written as model.safetensors, architecture.json,
     policy.json, card.md and model.onnx; autoprune.load(folder) gives it back. Every file is checked in a fresh
-    process. The same command resumes an interrupted pick. Without a budget, the study's last one counts. The exit
+    process. The same command resumes an interrupted pick. Where no trial lies near a budget that the study has
+    looked at, a network is solved for exactly that budget. Without a budget, the study's last one counts. The exit
     code is 3 if nothing fits, 1 if an export that you named fails. One FLOP is one multiply–accumulate.
     """
     from autoprune.study.find_study import find_study
@@ -186,7 +187,7 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as cleanly as Ctrl-C
     try:
         with as_its_owner_runs_it(view.spec.model.source):
-            card, target = _finish(view, trials, budget, request)
+            card, target = _finish(view, trials, budget, request, storage)
     except KeyboardInterrupt:
         echo(
             f"\nautoprune: interrupted; the parts of the fine-tune that were finished are kept. Resume with:\n"
@@ -216,7 +217,9 @@ def _search_on(view: StudyView, folder: Path, limits: Mapping[str, str], storage
     return command + (" (with the same --storage)" if storage else "")
 
 
-def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickRequest) -> tuple[Card, Path]:
+def _finish(
+    view: StudyView, trials: list[Trial], budget: Budget, request: PickRequest, storage: str | None
+) -> tuple[Card, Path]:
     from autoprune.pick.choose_formats import choose_formats
 
     drop = request.int8_max_drop
@@ -230,6 +233,12 @@ def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickR
     display = open_display(live=False)
     from autoprune.pick.finish import finish_trials
 
+    study = None
+    if not trials:
+        from autoprune.pick.solve_budget import solved_trial
+
+        trial, study = solved_trial(view, budget, display.say, storage, trust_code=request.trust_code)
+        trials = [trial]
     return finish_trials(
         view,
         trials,
@@ -242,6 +251,7 @@ def _finish(view: StudyView, trials: list[Trial], budget: Budget, request: PickR
         prefer=request.prefer if request.number is None else "accuracy",
         trust_code=request.trust_code,
         workers=_workers(view, request.workers),
+        study=study,
     )
 
 

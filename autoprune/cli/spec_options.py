@@ -210,6 +210,12 @@ _SEARCH = (
         Heading.SEARCH,
         "Whether to measure first what cutting each group alone does.",
     ),
+    SpecOption(
+        "--screening/--no-screening",
+        "screening.enabled",
+        Heading.SEARCH,
+        "Whether hundreds of networks are cut, compensated and looked at without training first.",
+    ),
 )
 _LATENCY = (
     SpecOption(

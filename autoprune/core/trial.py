@@ -16,6 +16,7 @@ from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 
 KINDS = ("completed", "stopped", "over_budget", "failed")
+PICKED = "pick"  # origin of a network that was solved for a pick, and is measured without any fine-tune
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Candidate:
     def is_baseline(self) -> bool:
         """Return whether this is a policy to compare with rather than a proposal of the search."""
         return self.origin.startswith("baseline:")
+
+    @property
+    def is_picked(self) -> bool:
+        """Return whether a pick has solved for it: it was measured without any fine-tune, so nothing learns from it."""
+        return self.origin == PICKED
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Trial:
         candidate: what was asked.
         outcome: how it ended.
         seconds: phase → seconds spent (``prune``, ``recalibrate``, ``rung``, ``finetune``, ``score``, ``latency``,
-            ``store``, ``ask``, ``other``).
+            ``store``, ``ask``, ``other``; ``solve`` of a trial that a pick solved for).
         session: number of the run that evaluated it, from 0.
     """
 

@@ -11,10 +11,13 @@ from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
 from autoprune.core.preference import COST_OF, Preference
-from autoprune.core.trial import Completed, Trial
+from autoprune.core.trial import Completed, Trial, completed_measurement
 from autoprune.errors import UsageError
 from autoprune.loggers.console import how_it_ended
+from autoprune.study.screened_file import read_screening
 from autoprune.study.view import StudyView
+
+NEAR = 0.9  # of a budget: what uses less was made for a lower one
 
 LimitsOf = Callable[[Sequence[Metric], Measurement], QualityLimits]
 """(qualities of the study, what was measured of the dense network) → the worst values that will do."""
@@ -44,6 +47,9 @@ class Wish:
 def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
     """Return the absolute budget that counts, and the trials that begin the longer fine-tune, the best first.
 
+    Where no trial uses up a budget that was given, and the study's screening has seen networks that meet it, there are
+    none: one is to be solved for, as ``solve_budget`` does.
+
     Raises:
         NothingFitsError: if no trial meets the wish.
         UsageError: if the trial that was named is not completed, a limit cannot be read, or what is preferred was not
@@ -60,6 +66,12 @@ def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
     # without training there is no contest, nor for what is known exactly
     usual = view.spec.pick.top if epochs and prefer == "accuracy" else 1
     count = usual if wish.top is None else wish.top
+    can_solve = asked is not None and not limits and _is_screened(view, asked)
+    if can_solve and not _near(view.trials, budget):
+        return budget, []
+    solved = [trial for trial in view.trials if trial.candidate.is_picked and trial.candidate.budget == budget]
+    if solved and can_solve:
+        return budget, solved[-1:]
     return budget, best_few(view.trials, budget, view.spec.quality, count, limits, prefer)
 
 
@@ -78,6 +90,21 @@ def preference_of(view: StudyView, asked: Preference | None) -> Preference:
     if asked:
         raise UsageError(f"{prefer} was preferred, and not every trial has {cost}; prefer accuracy instead")
     return "accuracy"
+
+
+def _is_screened(view: StudyView, budget: Budget) -> bool:
+    """Return whether the dense network is above a budget, and a network that was looked at is within it."""
+    known = budget.limits.keys() <= view.dense.values.keys()
+    if not known or budget.admits(view.dense):
+        return False
+    seen = (one.costs for one in read_screening(view.folder.screened).networks)
+    return any(budget.limits.keys() <= costs.values.keys() and budget.admits(costs) for costs in seen)
+
+
+def _near(trials: Sequence[Trial], budget: Budget) -> bool:
+    """Return whether a completed trial meets a budget and uses nine tenths of it."""
+    found = [m for trial in trials if (m := completed_measurement(trial)) is not None and budget.admits(m)]
+    return any(max(m[name] / limit.value for name, limit in budget.limits.items()) >= NEAR for m in found)
 
 
 def _completed(view: StudyView, number: int) -> Trial:

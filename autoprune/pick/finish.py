@@ -32,6 +32,7 @@ from autoprune.pick.picked_card import picked_card
 from autoprune.pick.unfinished_pick import unfinished
 from autoprune.pick.uniform_rival import Incomparable, uniform_rival
 from autoprune.search.evaluation.make_network import NetworkMaker
+from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.search.setup.build_evaluator import build_maker, build_meter
 from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_plan
 from autoprune.search.setup.prepare_study import prepare_study
@@ -55,6 +56,7 @@ def finish_trials(
     prefer: Preference | None = None,
     trust_code: bool = False,
     workers: Sequence[Mapping[str, str]] = (),
+    study: PreparedStudy | None = None,
 ) -> tuple[Card, Path]:
     """Fine-tune trials longer, keep the best on validation, score it once on test, and write ``picked/<trial>/``.
 
@@ -75,6 +77,7 @@ def finish_trials(
         workers: for each process that fine-tunes beside others, the variables of its environment that differ from
             this one's; none or one: this process fine-tunes one trial after the other. With as many threads the
             result is the same to the last bit.
+        study: prepared already; ``None``: it is prepared now.
 
     Returns:
         the card, and the folder. An export that fails is named on the card.
@@ -91,7 +94,7 @@ def finish_trials(
     wanted = choose_formats(view) if wanted is None else wanted  # before an hour of training
     compare = view.spec.pick.compare if compare is None else compare
     prefer = preference_of(view, None) if prefer is None else prefer
-    return _Pick(view, trials, budget, epochs, notify, prefer, tuple(workers)).write(compare, wanted, force)
+    return _Pick(view, trials, budget, epochs, notify, prefer, tuple(workers), study).write(compare, wanted, force)
 
 
 def _length(view: StudyView, epochs: float | None) -> float:
@@ -111,7 +114,8 @@ def _check_before(view: StudyView, trials: Sequence[Trial], epochs: float, force
             f"finish trial {target.name} again and replace it if it is picked",
         )
     for trial in trials if epochs == 0 else ():
-        check_kept(view.folder, trial, view.machine_of(trial))
+        if not trial.candidate.is_picked:  # what was never trained is made again
+            check_kept(view.folder, trial, view.machine_of(trial))
 
 
 @dataclass(frozen=True)
@@ -125,12 +129,13 @@ class _Pick:
     notify: Notify
     prefer: str
     workers: tuple[Mapping[str, str], ...] = ()
+    study: PreparedStudy | None = None
 
     def write(self, compare: bool, wanted: Wanted, force: bool) -> tuple[Card, Path]:
         """Hold the contest, and write the folder of its winner."""
         picked = self.view.folder.picked
         self.view.folder.create()
-        study = prepare_study(self._spec(), self.view.folder, self.notify)
+        study = self.study or prepare_study(self._spec(), self.view.folder, self.notify)
         settings = finetune_settings(study.spec, epochs=self.epochs, lr=study.spec.pick.lr)
         images = finish_images(study.spec)
         maker, meter = build_maker(study, settings, images), build_meter(study)
@@ -191,7 +196,15 @@ class _Pick:
 
     def _as_measured(self, study: PreparedStudy) -> Callable[[Trial], nn.Module]:
         """Return what loads a trial's network with the weights that the search measured."""
-        return lambda trial: study.device.place(load_trial(self.view.folder.path, trial.number, study.network))
+
+        def network_of(trial: Trial) -> nn.Module:
+            if trial.candidate.is_picked:  # it was never trained
+                return build_maker(study, finetune_settings(study.spec)).pruned(
+                    trial.candidate.policy, Stopwatch(lambda phase: None)
+                )
+            return study.device.place(load_trial(self.view.folder.path, trial.number, study.network))
+
+        return network_of
 
 
 def _bundle(finished: Finished, study: PreparedStudy, wanted: Wanted) -> NetworkBundle:

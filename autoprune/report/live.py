@@ -19,6 +19,7 @@ from autoprune.report.content.summary import KINDS, Summary, summarise
 from autoprune.study.at_work import AtWork
 from autoprune.study.lock import is_searched
 from autoprune.study.manage.list import last_activity
+from autoprune.study.screened_file import read_screening
 from autoprune.study.view import StudyView, open_view
 
 _TAIL = 8_000  # bytes of the log that are read for its last line
@@ -111,7 +112,13 @@ class Snapshot:
         parts = [f"{count} {kind.replace('_', ' ')}" for kind, count in self.counts.items()]
         if self.view.running:
             parts.append(f"{self.view.running} {'running' if self.searching else 'interrupted'}")
-        return f"{self.finished} of {self.wanted} trials" + (f": {', '.join(parts)}" if parts else "")
+        looked = f"; {self.screened} networks looked at without training" if self.screened else ""
+        return f"{self.finished} of {self.wanted} trials" + (f": {', '.join(parts)}" if parts else "") + looked
+
+    @property
+    def screened(self) -> int:
+        """Return how many networks were looked at without training, also while the study is prepared."""
+        return len(read_screening(self.view.folder.screened).networks)
 
     def state_line(self) -> str:
         """Return whether anything is going on, and how long it will take."""
@@ -135,6 +142,7 @@ class Snapshot:
             "finished": self.finished,
             "trials": self.wanted,
             "running": self.view.running,
+            "screened": self.screened,
             "counts": {kind: self.counts.get(kind, 0) for kind in KINDS},
             "searching": self.searching,
             "workers": [one.to_json() for one in self.workers],

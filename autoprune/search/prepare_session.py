@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 
 from autoprune.analysis.comparison_notes import chance_notes
 from autoprune.core.budget import Budget
@@ -12,11 +13,13 @@ from autoprune.core.measurement import Measurement
 from autoprune.core.versions import versions
 from autoprune.loggers.protocol import Display, LoggedStudy
 from autoprune.search.proposals.proposer import Proposals
+from autoprune.search.screening.prepare_screening import can_be_screened, screened_networks
 from autoprune.search.setup.build_proposals import build_proposals
 from autoprune.search.setup.describe_study import session_facts, study_facts
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.stored_spec import remember, remembering
+from autoprune.search.taking_turns import Turn
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.spec import StudySpec, fingerprint
@@ -29,6 +32,7 @@ def begin_session(
     folder: StudyFolder,
     ledger: Ledger,
     display: Display,
+    preparing: Turn,
     task: DataTask | None = None,
     on_prepared: Callable[[], None] = lambda: None,
 ) -> tuple[PreparedStudy, Proposals]:
@@ -40,6 +44,7 @@ def begin_session(
         folder: where the study is stored.
         ledger: open.
         display: shows what happens.
+        preparing: the turn to prepare the study, had by this worker or to be waited for.
         task: the data, if it is open already.
         on_prepared: called as soon as the folder holds everything, before the study says so.
 
@@ -54,6 +59,9 @@ def begin_session(
         study = prepare_study(spec, folder, display.say, decided, task)
         proposals = build_proposals(study, Budget.parse(spec.budget.model_dump()).resolve(study.dense))
         proposals.check()
+        if can_be_screened(study, proposals):
+            preparing.wait(display.say, "waiting for another worker, which looks at networks without training")
+            proposals = replace(proposals, screened=screened_networks(study, proposals))
     study.device.apply_threads()
     remember(study.spec, written, folder)
     on_prepared()

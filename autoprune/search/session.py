@@ -140,7 +140,7 @@ class _Opened:
                 return _nothing_left(wanted, folder, ledger, done, shown, self.loggers)
             _say_who_else(ledger, shown)
             send = (lambda: None) if sharing is None else partial(sharing.send, ledger)
-            study, proposals = begin_session(wanted, self.written, folder, ledger, shown, task, send)
+            study, proposals = begin_session(wanted, self.written, folder, ledger, shown, self.preparing, task, send)
             write_text(folder.prepared, "{}\n")
             self.preparing.close()
             loggers = self.loggers if self.logging.take() else Loggers({}, shown.warn)  # another logs the trials of all

@@ -115,6 +115,11 @@ class StudyFolder:
         return self.path / "sensitivity.json"
 
     @property
+    def screened(self) -> Path:
+        """Return the networks that were looked at without training, a line for each look."""
+        return self.path / "screened.jsonl"
+
+    @property
     def latency_probes(self) -> Path:
         """Return the networks that were timed before the search, to learn what takes time."""
         return self.path / "latency.json"

@@ -255,7 +255,7 @@ class Ledger:
         pending = [c for r in running_of(stored) if (c := self._open.cache.candidate(r)) is not None]
         if wanted is not None and len(trials) + len(pending) >= wanted:
             return None
-        number = 1 + max((c.number for r in stored if (c := self._open.cache.candidate(r)) is not None), default=-1)
+        number = self._next_number(stored)
         draw = OptunaDraw(
             self._open.study, self._open.storage, self._open.study_id, distributions(space), has_company=bool(pending)
         )
@@ -266,6 +266,47 @@ class Ledger:
             return self._asked_at(self._open.rows.add(new), candidate)
         self._open.rows.complete(draw.place, new)
         return self._asked_at(draw.place, candidate)
+
+    def _next_number(self, stored: Sequence[trial_format.StoredTrial]) -> int:
+        return 1 + max((c.number for r in stored if (c := self._open.cache.candidate(r)) is not None), default=-1)
+
+    def add(
+        self, space: SearchSpace, proposal: Proposal, seed: int, outcome: Outcome, seconds: Mapping[str, float]
+    ) -> Trial:
+        """Store a trial that was evaluated without being asked, as a pick does, and return it.
+
+        Args:
+            space: of the study.
+            proposal: what was evaluated.
+            seed: the study's seed.
+            outcome: how it ended.
+            seconds: phase → seconds spent.
+
+        Raises:
+            StudyError: if it cannot be stored, or the study was deleted, moved or replaced.
+        """
+
+        def store(is_second: bool) -> Trial:
+            self._open.place.check()
+            with self._open.alone():
+                stored = self._open.follower.trials()
+                for known in trial_format.read_trials(stored, self._open.cache) if is_second else ():
+                    if (known.candidate.origin, known.candidate.policy) == (proposal.origin, proposal.policy):
+                        return known  # the connection was lost after the last write
+                number = self._next_number(stored)
+                made = Candidate(number, proposal.policy, proposal_seed(seed, number), proposal.origin, proposal.budget)
+                place = self._open.rows.add(self._new_trial(space, made, space.canonical(proposal.policy), {}))
+                self._open.study.sampler = RandomSampler()  # no sampler of Optuna's has proposed it
+                self._write_outcome(place, outcome, seconds)
+                return Trial(made, outcome, seconds, self._session)
+
+        return self._open.tried(store)
+
+    def _write_outcome(self, place: trial_format.TrialPlace, outcome: Outcome, seconds: Mapping[str, float]) -> None:
+        state, values = trial_format.told_as(outcome, self.objectives)
+        told = trial_format.outcome_record(outcome, seconds)
+        self._open.storage.set_trial_user_attr(place.trial_id, trial_format.OUTCOME, told)
+        self._open.study.tell(place.number, values, state=state)
 
     def _new_trial(
         self, space: SearchSpace, candidate: Candidate, canonical: PruningPolicy, noted: Mapping[str, object]
@@ -290,8 +331,7 @@ class Ledger:
         place = self._asked.pop(candidate.number, None)
         if place is None:
             raise StudyError(f"candidate {candidate.number} was not asked in this run; ask before you tell")
-        state, values = trial_format.told_as(outcome, self.objectives)
-        told = trial_format.outcome_record(outcome, seconds)
+        state, _ = trial_format.told_as(outcome, self.objectives)
 
         def write(is_second: bool) -> bool:
             self._open.place.check()
@@ -299,8 +339,7 @@ class Ledger:
                 known = self._open.storage.get_trial(place.trial_id)
                 if known.state.is_finished():
                     return is_second and known.state == state  # the connection was lost after the last write
-                self._open.storage.set_trial_user_attr(place.trial_id, trial_format.OUTCOME, told)
-                self._open.study.tell(place.number, values, state=state)
+                self._write_outcome(place, outcome, seconds)
                 return True
 
         if not self._open.tried(write):

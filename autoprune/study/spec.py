@@ -18,7 +18,15 @@ from autoprune.errors import UnknownNameError, UsageError
 from autoprune.study.spec_base import Names, Section, check_unique, fault
 from autoprune.study.spec_budget import BudgetSpec
 from autoprune.study.spec_run import DiskSpec, LatencySpec, LoggingSpec, RuntimeSpec
-from autoprune.study.spec_sections import DataSpec, LoopSpec, ModelSpec, SensitivitySpec, SpaceSpec, StoppingSpec
+from autoprune.study.spec_sections import (
+    DataSpec,
+    LoopSpec,
+    ModelSpec,
+    ScreeningSpec,
+    SensitivitySpec,
+    SpaceSpec,
+    StoppingSpec,
+)
 from autoprune.study.spec_training import DenseSpec, FinetuneSpec, PickSpec, ScheduleSpec, SparsitySpec
 
 NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -55,6 +63,7 @@ class StudySpec(Section):
     dense: DenseSpec = Field(default=DenseSpec(), description="training of the dense network")
     sparsity: SparsitySpec = Field(default=SparsitySpec(), description="regularisation before pruning")
     sensitivity: SensitivitySpec = Field(default=SensitivitySpec(), description="what cutting a group alone does")
+    screening: ScreeningSpec = Field(default=ScreeningSpec(), description="what is looked at before the first trial")
     schedule: ScheduleSpec = Field(default=ScheduleSpec(), description="course of every candidate's training")
     finetune: FinetuneSpec = Field(default=FinetuneSpec(), description="training of every candidate")
     stopping: StoppingSpec = Field(default=StoppingSpec(), description="when a candidate is stopped early")
@@ -147,7 +156,7 @@ def is_told_only(name: str) -> bool:
 
 # stopping decides which trials come to their end, and changes nothing of one that does
 _MEANING_FREE = frozenset({"space.max_drop", "space.seconds", "stopping.enabled"}) | {
-    *("name", "trials", "budget", "sampler", "pick", "logging", "sensitivity", "disk"),
+    *("name", "trials", "budget", "sampler", "pick", "logging", "sensitivity", "screening", "disk"),
     *("data.root", "data.workers", "runtime.threads"),
 }
 

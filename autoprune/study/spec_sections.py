@@ -190,6 +190,19 @@ class SensitivitySpec(Section):
     )
 
 
+class ScreeningSpec(Section):
+    """How many networks are cut, compensated and looked at without training before the first trial."""
+
+    enabled: bool = Field(
+        default=True,
+        description="whether networks are looked at first; needs the guided sampler and finetune.compensation_images",
+    )
+    networks: int = Field(
+        default=300, ge=24, description="how many are looked at: three quarters over all budgets, the rest at this one"
+    )
+    images: int = Field(default=256, ge=16, description="validation images each network is looked at on")
+
+
 class StoppingSpec(Section):
     """Whether candidates that can no longer win are stopped early, and how many examples are looked at for it."""
 

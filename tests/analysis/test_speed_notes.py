@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from autoprune.analysis.comparison import Comparison
-from autoprune.analysis.speed_notes import speed_notes, speed_up
+from autoprune.analysis.speed_notes import no_worse_notes, speed_notes, speed_up
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import ACCURACY
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed, Trial
 
@@ -29,3 +30,18 @@ def test_without_a_latency_nothing_is_said() -> None:
     assert speed_up(unmeasured, DENSE) is None
     assert speed_notes(best, [best], [TO_DENSE], DENSE) == []
     assert speed_notes(None, [Trial(best.candidate, Failed("E", "m"), {}, 0)], [TO_DENSE], DENSE) == []
+
+
+def test_at_no_less_accuracy_the_fastest_searched_network_is_put_beside_each_baseline() -> None:
+    def one(number: int, origin: str, accuracy: float, latency_ms: float) -> Trial:
+        found = Measurement({"accuracy": accuracy, "latency_ms": latency_ms}, {"latency_ms": 0.02})
+        return Trial(Candidate(number, PruningPolicy(), 0, origin), Completed(found), {}, 0)
+
+    uniform, inner = one(0, "baseline:uniform", 0.88, 3.0), one(1, "baseline:inner", 0.9, 2.4)
+    slow, fast = one(2, "guided:drawn", 0.91, 2.0), one(3, "screened:faster", 0.89, 1.5)
+    notes = no_worse_notes([uniform, inner, slow, fast], [uniform, inner], ACCURACY)
+    assert notes == [
+        "at no less accuracy than each baseline the search is 2.00 (1.94 to 2.06) × as fast as uniform (trial 3), "
+        "1.20 (1.17 to 1.23) × as fast as inner (trial 2)"
+    ]
+    assert no_worse_notes([uniform], [uniform], ACCURACY) == []

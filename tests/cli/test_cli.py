@@ -179,7 +179,17 @@ def test_a_study_begins_from_options_alone_and_resumes_without_repeating_them(tm
         f"{file}:data",
         *QUICK,
     )
-    small = ("--importances", "l1", "--dense-epochs", "2", "--finetune-epochs", "1", "--set", "latency.blocks=5")
+    small = (
+        "--no-screening",
+        "--importances",
+        "l1",
+        "--dense-epochs",
+        "2",
+        "--finetune-epochs",
+        "1",
+        "--set",
+        "latency.blocks=5",
+    )
     assert run(*begin, *small, "--budget-mflops", "60%", "--trials", "3").exit_code == 0
     assert run("search", "mine", "--root", tmp_path / "studies", "--trials", "5").exit_code == 0
     trials = stored_trials(tmp_path / "studies" / "mine")

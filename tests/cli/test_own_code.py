@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_
 QUICK = (
     *("--objectives", "accuracy,mflops", "--sampler", "random", "--threads", "1", "--device", "cpu"),
     *("--latency-runtime", "torch", "--dense-epochs", "1", "--finetune-epochs", "0.5", "--budget-mflops", "70%"),
-    *("--no-sensitivity", "--trials", "2"),
+    *("--no-sensitivity", "--no-screening", "--trials", "2"),
 )
 HEAD = "import torch\nfrom torch import nn\nfrom tiny_neighbour import Net, data\n"
 VIEWS = """

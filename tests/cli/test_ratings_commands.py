@@ -32,6 +32,7 @@ def net(num_users, num_items):
 SHORT = (
     *("--importances", "l2"),  # which needs no data, for apply
     *("--dense-epochs", "2", "--finetune-epochs", "1", "--trials", "2", "--latency-runtime", "torch", "--threads", "1"),
+    "--no-screening",
     *(
         "--set",
         "latency.blocks=5",

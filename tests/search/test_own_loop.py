@@ -103,6 +103,7 @@ def learn(network, steps, seed, on_step):
 QUICK = (
     *("--trials", "3", "--budget-mflops", "50%", "--dense-epochs", "2", "--finetune-epochs", "1", "--threads", "1"),
     *("--latency-runtime", "torch", "--set", "latency.blocks=5", "--set", "loop.steps_per_epoch=30", "--no-stopping"),
+    "--no-screening",
 )
 
 

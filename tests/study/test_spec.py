@@ -495,6 +495,7 @@ MEANING_FREE = {
     *("pick.prefer", "pick.int8_max_drop"),
     *("space.max_drop", "space.seconds", "stopping.enabled", "logging.loggers"),
     *("sensitivity.enabled", "sensitivity.images", "sensitivity.share"),
+    *("screening.enabled", "screening.networks", "screening.images"),
 }
 ADDED = {  # since studies are stored
     *("sparsity", "schedule", "stopping", "dense.optimizer", "finetune.optimizer", "latency.runtime"),

@@ -83,6 +83,9 @@ epochs = {epochs}
 batch_size = 32
 recalibration_images = 48
 
+[screening]
+enabled = false
+
 [pick]
 epochs = 1
 export = "none"

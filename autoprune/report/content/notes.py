@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from autoprune.analysis import pareto
 from autoprune.analysis.comparison import Scored, baselines_for, worth
 from autoprune.analysis.comparison_notes import noise_notes, worth_notes
-from autoprune.analysis.speed_notes import speed_notes
+from autoprune.analysis.speed_notes import no_worse_notes, speed_notes
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, TRAIN, Metric
@@ -48,6 +48,7 @@ def compose_notes(
         *_preference(trials, budget, quality, prefer),
         *worth_notes(trials, budget, compared, quality, prefer),
         *speed_notes(pareto.best_within(trials, budget, quality, prefer), trials, compared, dense.measurement),
+        *(_no_worse(trials, budget, quality) if "latency_ms" in objectives else ()),
         *noise_notes(trials, budget, dense, quality, prefer),
         *_generalisation(rows, dense.measurement, quality),
         *_left_out(rows, trials, objectives),
@@ -56,6 +57,12 @@ def compose_notes(
         *_unfinished_baselines(trials, budget),
         *(f"not counted: {what}" for what in dense.measurement.uncounted),
     )
+
+
+def _no_worse(trials: Sequence[Trial], budget: Budget, quality: Metric) -> list[str]:
+    """Return how much faster than each baseline the search is at no less quality, where latency is traded."""
+    fitting = [trial for trial, m in pareto.measured(trials) if budget.admits(m)]
+    return no_worse_notes(fitting, [one for one in baselines_for(trials, budget) if one in fitting], quality)
 
 
 def _preference(trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference) -> list[str]:

@@ -67,7 +67,7 @@ def importance(trials: Sequence[Trial], budget: Budget, quality: Metric) -> Para
     Association 47 (1952); the share, η²_H, in Tomczak and Tomczak, "The need to report effect size estimates
     revisited", Trends in Sport Sciences 21 (2014).
     """
-    found, scope = _alike(pareto.measured(trials), budget)
+    found, scope = _alike(pareto.measured([one for one in trials if not one.candidate.is_picked]), budget)
     columns = parameters([trial.candidate.policy for trial, _ in found])
     if len(found) < FEWEST or not columns:
         return ParameterImportance({}, 0.0, len(found), scope)

@@ -20,9 +20,11 @@ from autoprune.report.content.not_faster import not_faster_notes
 from autoprune.report.content.notes import compose_notes, latency_notes, regularisation_notes
 from autoprune.report.content.quality_words import study_metrics
 from autoprune.report.content.rows import Failure, Row, choose_rows, failures
+from autoprune.report.content.screened_text import ShownScreening, screening_notes, shown_screening
 from autoprune.report.content.sensitivity_text import ShownSensitivity, read_sensitivity
 from autoprune.report.content.stopping_worth import StoppingFacts, stopping_facts, stopping_notes
 from autoprune.report.content.who_worked import WorkerShare, worker_shares
+from autoprune.study.screened_file import read_screening
 
 if TYPE_CHECKING:
     from autoprune.study.view import StudyView  # never at run time here: a report's layout needs no optuna
@@ -59,6 +61,7 @@ class Summary:
         qualities: what networks are judged by, the leading metric first.
         workers: who evaluated what, run by run.
         prefer: what decides which of several networks that are as good within noise is the best.
+        screening: what was looked at without training; ``None`` if nothing was.
     """
 
     study: str
@@ -80,6 +83,7 @@ class Summary:
     qualities: tuple[Metric, ...] = (ACCURACY,)
     workers: tuple[WorkerShare, ...] = ()
     prefer: Preference = PREFERRED
+    screening: ShownScreening | None = None
 
     @property
     def quality(self) -> Metric:
@@ -132,6 +136,7 @@ class Summary:
             "worth": [comparison.to_json() for comparison in self.worth],
             "sensitivity": self.sensitivity.to_json() if self.sensitivity else None,
             "stopping": self.stopping.to_json(),
+            "screening": self.screening.to_json() if self.screening else None,
         }
 
 
@@ -157,7 +162,7 @@ def summarise(
     quality = view.spec.quality
     rows = choose_rows(trials, wanted, dense, objectives, quality, noise_aware, prefer)
     reference = Scored(DENSE, None, dense, view.facts.dense_paired)
-    stopping = stopping_facts(trials, quality)
+    stopping, screening = stopping_facts(trials, quality), _screening(view)
     return Summary(
         study=view.spec.name,
         objectives=objectives,
@@ -171,14 +176,22 @@ def summarise(
         failures=failures(trials),
         seconds=_seconds_by_phase(trials),
         sessions=len(view.sessions),
-        notes=_notes(view, rows, wanted, reference, stopping, prefer),
+        notes=(*_notes(view, rows, wanted, reference, stopping, prefer), *screening_notes(screening)),
         worth=worth(trials, wanted, reference, quality, prefer),
         sensitivity=read_sensitivity(view.folder.sensitivity),
         stopping=stopping,
         qualities=tuple(one for one in view.spec.qualities if one == quality or one.name in dense.values),
         workers=worker_shares(trials, view.sessions),
         prefer=prefer,
+        screening=screening,
     )
+
+
+def _screening(view: StudyView) -> ShownScreening | None:
+    channels = {name: group.channels for name, group in view.facts.groups.items()}
+    costs = [name for name, known in METRICS.items() if known.is_cost]
+    seen = read_screening(view.folder.screened)
+    return shown_screening(seen, view.trials, channels, view.dense, costs, view.spec.quality.name)
 
 
 def _notes(

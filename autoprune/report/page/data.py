@@ -69,7 +69,23 @@ def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
         "baselines": [trial.number for trial in baselines_for(trials, summary.budget)],
         "trials": trial_columns(trials, summary.qualities, COST_OF[summary.prefer]),
         "policies": encode_policies([trial.candidate.policy for trial in trials], channels),
+        "screened": _screened_columns(summary),
         "history": history(trials, summary.objectives, summary.dense).to_json(),
+    }
+
+
+def _screened_columns(summary: Summary) -> dict[str, object]:
+    """Return, by cost, the numbers, costs and rises of the screened front, and what of their quality is known."""
+    curves = summary.screening.curves if summary.screening else {}
+    return {
+        cost: {
+            "number": [point.number for point in points],
+            "cost": [point.cost for point in points],
+            "rise": [round(point.rise, 4) for point in points],
+            "quality": [point.quality for point in points],
+            "stderr": [point.stderr for point in points],
+        }
+        for cost, points in curves.items()
     }
 
 

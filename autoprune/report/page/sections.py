@@ -33,6 +33,7 @@ PHASES = {
     "score": "scoring on validation",
     "latency": "timing",
     "store": "storing the weights",
+    "solve": "solving for a budget that was picked, without training",
     "other": "everything else",
 }
 TILES = ("mflops", "latency_ms", "mparams", "size_mb", "nonzero_mflops", "nonzero_mparams")

@@ -67,7 +67,7 @@ class Elites:
             self._trials.append(trial)
             self._keys.add(_key(kept, criteria))
             measured = completed_measurement(trial)
-            if measured is not None and "loss" in measured.values:
+            if measured is not None and "loss" in measured.values and not trial.candidate.is_picked:
                 self._rows.append((kept, criteria, measured["loss"]))
 
     def expect(self, pending: Sequence[Candidate]) -> None:
@@ -112,13 +112,18 @@ class Elites:
             max(1, len(self.criteria)),  # without groups there is none, and blocks have no use for one
         )
 
+    @property
+    def has_logarithms(self) -> bool:
+        """Return whether no trial's loss is negative, so that evidence is in logarithms."""
+        return all(loss >= 0 for _, _, loss in self._rows)
+
     def elites(self, budget: Budget, count: int) -> list[PruningPolicy]:
         """Return the best few policies that use up a budget, by validation loss."""
         key = str(budget.to_json())
         best = self._elites.setdefault(key, [])
         for trial in self._trials[self._ranked.get(key, 0) :]:
             measured = completed_measurement(trial)
-            if measured is not None and _uses_up(measured, budget):
+            if measured is not None and _uses_up(measured, budget) and not trial.candidate.is_picked:
                 best.append((measured.values.get("loss", math.inf), trial.number, trial.candidate.policy))
         self._ranked[key] = len(self._trials)
         best.sort(key=lambda each: each[:2])

@@ -26,10 +26,12 @@ from autoprune.core.proposal import Proposal
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Trial
+from autoprune.search.proposals.breeding import inherited, mutated
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.elites import Elites
 from autoprune.search.proposals.knapsack import Knapsack, Penalties, rises_of
-from autoprune.search.proposals.loss_model import Belief, draw
+from autoprune.search.proposals.loss_model import Belief, Evidence, draw
+from autoprune.search.proposals.screened_pool import ScreenedPool
 from autoprune.search.proposals.wished_counts import WishedCounts
 
 Rng: TypeAlias = np.random.Generator
@@ -53,11 +55,13 @@ class GuidedSampler:
         space: groups and blocks; masks are left alone.
         sensitivity: measured curves; where there is none, the square of the sparsity stands for the rise.
         seed: the study's seed.
+        screened: networks that were looked at without training, which the loss model learns from too; ``None``: none.
     """
 
     space: SearchSpace
     sensitivity: Sensitivity
     seed: int
+    screened: ScreenedPool | None = None
 
     def propose(
         self,
@@ -82,8 +86,7 @@ class GuidedSampler:
             pending: what is being evaluated; until it is known, it counts as no better than the others.
         """
         rng = np.random.default_rng([self.seed, number, attempt])
-        self._elites.read(trials)
-        self._elites.expect(pending)
+        self.learn(trials, pending)
         elites = self._elites.elites(budget, ELITES)
         way = str(rng.choice(list(_WAYS), p=list(_WAYS.values())))
         if (way in ("mutated", "crossed") and len(elites) < 2) or (way == "faster" and timed is None):
@@ -98,9 +101,21 @@ class GuidedSampler:
             first, second = (elites[int(i)] for i in rng.choice(len(elites), 2, replace=False))
             made = self._mutated(first, rng) if way == "mutated" else self._crossed(first, second, rng)
         else:
-            belief = draw(self._elites.evidence(), rng, _BOLD if rng.random() < 0.5 else _TIMID)
+            belief = draw(self._evidence(trials, onto), rng, _BOLD if rng.random() < 0.5 else _TIMID)
             made = self._drawn(belief, onto, rng)
         return self._on_budget(*made, onto, way)
+
+    def learn(self, trials: Sequence[Trial], pending: Sequence[Candidate]) -> None:
+        """Take in what is stored, and what is being evaluated."""
+        self._elites.read(trials)
+        self._elites.expect(pending)
+
+    def _evidence(self, trials: Sequence[Trial], onto: Projector) -> Evidence:
+        """Return what trials teach, and screened networks where there are any and losses have logarithms."""
+        known = self._elites.evidence()
+        if self.screened is None or not self._elites.has_logarithms:
+            return known
+        return self.screened.evidence(known, self._rises, trials, onto)
 
     def has_seen(self, proposal: Proposal) -> bool:
         """Return whether the same network is among the trials of the last proposal."""
@@ -128,13 +143,7 @@ class GuidedSampler:
 
     def _mutated(self, parent: PruningPolicy, rng: Rng) -> Made:
         """Change how much a few groups keep, perhaps a block, and perhaps a criterion."""
-        numbers, names = self.space.cut_numbers(self.space.counts(parent)), self.space.cut_names
-        for name in rng.choice(names, min(len(names), int(rng.integers(1, 5))), replace=False):
-            if name in self.space.block_names:
-                numbers[name] = 1 - numbers[name]
-            else:
-                wished = float(np.clip(numbers[name] * math.exp(rng.normal(0, 0.3)), 1, self.space.full.channels[name]))
-                numbers[name] = self.space.nearest(name, wished)
+        numbers = mutated(self.space, self.space.cut_numbers(self.space.counts(parent)), rng)
         criteria = {name: group.importance for name, group in parent.groups.items()}
         if rng.random() < 0.5 and self.space.by_name:
             changed = str(rng.choice(list(self.space.by_name)))
@@ -145,11 +154,10 @@ class GuidedSampler:
         """Take each group from either parent."""
         numbers, others = (self.space.cut_numbers(self.space.counts(parent)) for parent in (one, other))
         criteria = {name: group.importance for name, group in one.groups.items()}
-        for name in self.space.cut_names:
-            if rng.random() < 0.5:
-                numbers[name] = others[name]
-                if name in other.groups:
-                    criteria[name] = other.groups[name].importance
+        for name in inherited(self.space, rng):
+            numbers[name] = others[name]
+            if name in other.groups:
+                criteria[name] = other.groups[name].importance
         return self.space.of_cut_numbers(numbers), criteria
 
     def _on_budget(self, counts: ChannelCounts, criteria: Mapping[str, str], onto: Projector, way: str) -> Proposal:

@@ -17,6 +17,7 @@ from autoprune.core.budget import Budget, Limit
 from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.proposal import Proposal
+from autoprune.core.screened import ScreenedNetwork
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Trial, completed_measurement
@@ -25,6 +26,7 @@ from autoprune.search.proposals.baselines import Ranking, baselines, further_bas
 from autoprune.search.proposals.budget_projection import Cost, Projector
 from autoprune.search.proposals.guided_sampler import GuidedSampler
 from autoprune.search.proposals.latency_model import LatencyProbes, WorkCost, assumed_projector, latency_projector
+from autoprune.search.proposals.screened_pool import ScreenedPool
 from autoprune.study.optuna_sampler import GUIDED, proposal_seed
 from autoprune.study.policy_params import Params, dimensions, policy_of
 
@@ -48,6 +50,7 @@ class Proposals:
         with_baselines: whether the baselines of a budget are evaluated first.
         probes: networks timed when the study began; ``None`` if there are none: no limit is on latency, or the study is
             older.
+        screened: networks that were looked at without training; without any, nothing is proposed from them.
         work: costs that also say how much there is to do, if latency is an objective; ``None`` if it is none.
     """
 
@@ -62,6 +65,7 @@ class Proposals:
     tolerated: Mapping[str, int] = field(default_factory=dict)
     sensitivity: Sensitivity = field(default_factory=Sensitivity)
     probes: LatencyProbes | None = None
+    screened: tuple[ScreenedNetwork, ...] = ()
     work: WorkCost | None = None
 
     @property
@@ -73,7 +77,13 @@ class Proposals:
 
     @cached_property
     def _guide(self) -> GuidedSampler:
-        return GuidedSampler(self.space, self.sensitivity, self.seed)
+        return GuidedSampler(self.space, self.sensitivity, self.seed, self._pool)
+
+    @cached_property
+    def _pool(self) -> ScreenedPool | None:
+        if not self.screened:
+            return None
+        return ScreenedPool(self.space, self.screened, self.dense.values.get("loss", 0.0))
 
     @cached_property
     def _baselines(self) -> dict[str, dict[str, PruningPolicy]]:
@@ -132,6 +142,9 @@ class Proposals:
         One for a lower latency is made for that latency where a limit is on it. Otherwise it is for this run's budget:
         what its latency is assumed to be is no number to be held to.
         """
+        screened = self._from_screening(number, trials, projector, pending)
+        if screened is not None:
+            return screened
         is_limited = "latency_ms" in self.budget.limits
         is_known = self.probes is not None if is_limited else self.work is not None
         timed = partial(self._timed, number, trials) if is_known else None
@@ -141,6 +154,16 @@ class Proposals:
                 break
         is_lower = found.origin == "guided:lower" or (found.origin == "guided:faster" and is_limited)
         return replace(found, budget=self._within(found.budget) if is_lower else self.budget)
+
+    def _from_screening(
+        self, number: int, trials: Sequence[Trial], projector: Projector, pending: Sequence[Candidate]
+    ) -> Proposal | None:
+        """Return a screened network that is worth a fine-tune; ``None`` if there is none, or it is not their turn."""
+        if self._pool is None:
+            return None
+        self._guide.learn(trials, pending)
+        rng = np.random.default_rng([self.seed, number, 2])
+        return self._pool.propose(rng, trials, projector, self.budget, self._guide.has_seen)
 
     def _within(self, lower: Budget) -> Budget:
         """Return a lower budget with no limit above this run's, as a predicted one may be that no network meets."""

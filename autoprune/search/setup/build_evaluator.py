@@ -56,11 +56,11 @@ def build_maker(
         schedule=spec.schedule,
         calibration_images=spec.space.calibration_images,
         start=None if study.start is study.network else study.start,
-        compensator=_compensator(study, compensation_images),
+        compensator=compensator_of(study, compensation_images),
     )
 
 
-def _compensator(study: PreparedStudy, images: int) -> Compensator | None:
+def compensator_of(study: PreparedStudy, images: int) -> Compensator | None:
     """Return what refits networks after a cut; ``None`` if they are to begin with other weights than trained ones."""
     start = study.spec.schedule.start
     if images and start != "finetune":

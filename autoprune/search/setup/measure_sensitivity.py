@@ -83,6 +83,7 @@ class SensitivityProbe:
         images: validation examples that are looked at.
         distance: from the dense network's answers; ``None``: the loss is measured.
         moments: by which layers are refitted; ``None``: they are not.
+        recalibration_images: training images for batch norm's statistics, at most as many as are looked at.
     """
 
     context: StudyContext
@@ -90,14 +91,17 @@ class SensitivityProbe:
     images: int
     distance: AnswerDistance | None = None
     moments: DenseMoments | None = None
+    recalibration_images: int = RECALIBRATION_IMAGES
 
     @classmethod
-    def of(cls, context: StudyContext, pruner: Pruner, images: int) -> SensitivityProbe:
+    def of(
+        cls, context: StudyContext, pruner: Pruner, images: int, recalibration_images: int = RECALIBRATION_IMAGES
+    ) -> SensitivityProbe:
         """Return a probe that compares answers where the task can, and refits where the study compensates.
 
         They are compared with those of the dense network recalibrated like every cut one, so that no cut is no rise.
         """
-        bare = cls(context, pruner, images, moments=_moments(context, pruner))
+        bare = cls(context, pruner, images, None, _moments(context, pruner), recalibration_images)
         distance = AnswerDistance(context, bare._cut({}), images)
         return replace(bare, distance=distance) if distance.can_be_told() else bare
 
@@ -119,7 +123,7 @@ class SensitivityProbe:
         network = context.device.place(shrink(self.pruner.network, cut))
         if self.moments is not None:
             refit_closed_form(network, self.moments, cut)
-        recalibrated = min(self.images, RECALIBRATION_IMAGES)
+        recalibrated = min(self.images, self.recalibration_images)
         recalibrate_batchnorm(network, context.task, recalibrated, context.device, context.spec.seed)
         return network
 

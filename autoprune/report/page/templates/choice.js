@@ -66,6 +66,41 @@ function pickCommand(trial, limits) {
   return `autoprune pick ${data.folder}${budget} --trial ${trial.number}`;
 }
 
+// The networks that were looked at without training and that no cheaper one is as near the dense network as.
+function screenedFront(cost) {
+  const columns = data.screened[cost];
+  if (!columns) return [];
+  return columns.number.map((number, place) => ({
+    number,
+    cost: columns.cost[place],
+    rise: columns.rise[place],
+    quality: columns.quality[place],
+    stderr: columns.stderr[place],
+  }));
+}
+
+// Whether a trial uses nine tenths of a budget: then pick takes it; else it solves for the budget.
+const usesUp = (trial, limits) =>
+  Object.entries(limits).some(([name, limit]) => trial.values[name] / limit >= 0.9);
+
+// The dearest of the screened front within one limit, where the dense network is above it and no trial lies near.
+function screenedWithin(limits) {
+  const named = Object.entries(limits);
+  if (named.length !== 1 || completed.some((trial) => meets(trial, limits) && usesUp(trial, limits))) return null;
+  const [[cost, limit]] = named;
+  if (!(data.dense.values[cost] > limit)) return null;
+  return screenedFront(cost).filter((one) => one.cost <= limit).at(-1) ?? null;
+}
+
+function screenedText(one, limits) {
+  const [[cost, limit]] = Object.entries(limits);
+  const asGood = one.quality === null ? "" : `, ${qualityText({ values: { [quality.name]: one.quality }, stderr: { [quality.name]: one.stderr } })} without training`;
+  return (
+    `No trial lies near this budget. Screened network ${one.number} does: ${short(one.cost)}${unitOf(cost)}${asGood}. ` +
+    `autoprune pick ${data.folder} --budget-${cost.replaceAll("_", "-")} ${limit} solves for exactly this budget, and finishes it.`
+  );
+}
+
 // Numbers as the rest of the report writes them.
 function short(value) {
   const digits = value >= 100 ? 0 : value >= 10 ? 1 : value >= 1 ? 2 : 3;

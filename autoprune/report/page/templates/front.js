@@ -22,6 +22,7 @@ let plot = null;
 
 function costRange(name) {
   const values = completed.map((trial) => trial.values[name]);
+  values.push(...screenedFront(name).map((one) => one.cost));
   if (data.budget[name]) values.push(data.budget[name]);
   const dense = data.dense.values[name] ?? 0;
   let left = Math.min(...values);
@@ -102,10 +103,25 @@ function stairs(cost) {
   };
 }
 
+// What was looked at without training: its quality as it was seen, in a band of one standard error.
+function screenedTraces(cost) {
+  const seen = screenedFront(cost).filter((one) => one.quality !== null);
+  if (seen.length < 2) return [];
+  const y = (sign) => seen.map((one) => quality.scale * (one.quality + sign * (one.stderr ?? 0)));
+  const line = { type: "scatter", mode: "lines", x: seen.map((one) => one.cost), hoverinfo: "skip", line: { color: css("--cloud"), width: 0 } };
+  const text = seen.map((one) => `screened network ${one.number}<br>${short(one.cost)}${escaped(unitOf(cost))}, without training`);
+  return [
+    { ...line, y: y(-1) },
+    { ...line, y: y(1), fill: "tonexty", fillcolor: css("--rule") },
+    { ...line, y: y(0), line: { color: css("--cloud"), width: 1.5, dash: "dot" }, hoverinfo: "text", text },
+  ];
+}
+
 function frontTraces(cost) {
   const others = completed.filter((trial) => !onFront.has(trial.number) && !trial.baseline);
   const searched = completed.filter((trial) => onFront.has(trial.number) && !trial.baseline);
   const traces = [
+    ...screenedTraces(cost),
     points(thinned(others, cost), cost, { color: css("--cloud"), size: 6, symbol: "circle", opacity: 0.75 }),
     stairs(cost),
     points(searched, cost, { color: css("--front"), size: 9, symbol: "circle", errors: true }),
@@ -195,6 +211,7 @@ function frontLegend() {
   const entry = (name, ...rest) => element("li", {}, icon(...rest), name);
   const entries = [entry("front", CIRCLE, "--front"), entry("the choice", CIRCLE, "--best", false), entry("beside it", CIRCLE, "--second", false)];
   baselineNames.forEach((name, index) => entries.push(entry(name, SHAPES[index % SHAPES.length][1], SHAPES[index % SHAPES.length][2])));
+  if (Object.keys(data.screened).length) entries.push(entry("without training, dotted", CIRCLE, "--rule"));
   entries.push(entry("other trials", CIRCLE, "--cloud"), entry("dense", CIRCLE, "--ink"));
   if (completed.some(isOutside)) entries.push(entry(`${isUp ? "below" : "above"} the picture`, SHAPES[isUp ? 5 : 1][1], "--quiet", false));
   byId("legend").replaceChildren(...entries);

@@ -9,6 +9,8 @@ function choose() {
   byId("choice").textContent = state.chosen
     ? `The best ${budget} is trial ${state.chosen.number}: ${namedQuality(state.chosen)}, ${costText(state.chosen, state.cost)}.`
     : `No completed trial is ${budget}.`;
+  const screened = screenedWithin(state.limits);
+  if (screened) byId("choice").textContent += ` ${screenedText(screened, state.limits)}`;
   byId("chosen").replaceChildren(card(state.chosen, state.limits));
   drawCompared();
   drawLimits();

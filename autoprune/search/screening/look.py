@@ -1,0 +1,65 @@
+"""One look at a network that is not trained: cut, refitted, and how far its answers are from the dense network's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoprune.core.counts import ChannelCounts
+from autoprune.core.measurement import Measurement
+from autoprune.errors import EvaluationError, ModelError
+from autoprune.pruning.surgery import Pruner
+from autoprune.search.evaluation.compensator import Compensator
+from autoprune.search.setup.measure_sensitivity import BROKEN, SensitivityProbe
+from autoprune.training.scoring import score
+
+_UNUSABLE = (EvaluationError, ModelError)  # answers that are not finite are an EvaluationError
+
+
+@dataclass(frozen=True)
+class Looker:
+    """What looks at networks of one study, all on the same examples.
+
+    Attributes:
+        pruner: cuts copies of the network that candidates begin with.
+        probe: refits them in closed form, and compares them with the dense network.
+        compensator: refits them with what they really see.
+        dense_loss: of the uncut network as the probe sees it.
+
+    A network that cannot be looked at, or answers NaN, counts as a rise of 100: one among hundreds ends no search.
+    """
+
+    pruner: Pruner
+    probe: SensitivityProbe
+    compensator: Compensator
+    dense_loss: float
+
+    def closed_form(self, counts: ChannelCounts) -> float:
+        """Return the rise after the closed-form refit; 100 for a network that is of no use."""
+        try:
+            return self.probe.rise(self.pruner.space.cut_numbers(counts), self.dense_loss)
+        except _UNUSABLE as error:
+            return self._broken(counts, error)
+
+    def compensated(self, counts: ChannelCounts) -> tuple[float, Measurement | None]:
+        """Return the rise after a compensation pass, and how good the network is on the same examples.
+
+        Returns:
+            100 and nothing for a network that is of no use.
+        """
+        context, policy = self.probe.context, self.pruner.space.policy(counts)
+        try:
+            network = context.device.place(self.pruner.prune(policy))
+            self.compensator(network, self.pruner.cut(policy))
+            seen = score(network, context.task, "val", context.device, limit=self.probe.images).measurement
+            rise = self.probe.distance(network) if self.probe.distance else seen["loss"] - self.dense_loss
+        except _UNUSABLE as error:
+            return self._broken(counts, error), None
+        return rise, seen
+
+    def _broken(self, counts: ChannelCounts, error: Exception) -> float:
+        """Say why a network is of no use, and return the rise that it counts as."""
+        cost = sum(counts.channels.values())
+        self.probe.context.notify(
+            f"a network of {cost} channels cannot be looked at ({error}); it counts as a rise of {BROKEN:g}"
+        )
+        return BROKEN

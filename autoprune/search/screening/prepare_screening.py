@@ -1,0 +1,114 @@
+"""The screening of a prepared study: whether it can be done, its parts, and what looks at its networks."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from autoprune.core.budget import Budget
+from autoprune.core.json_values import JsonObject
+from autoprune.core.screened import ScreenedNetwork
+from autoprune.search.proposals.baselines import baselines
+from autoprune.search.proposals.budget_projection import Projector
+from autoprune.search.proposals.latency_model import PredictedCost
+from autoprune.search.proposals.proposer import Proposals
+from autoprune.search.screening.budget_ladder import budget_part, curve_part
+from autoprune.search.screening.bulk_proposals import BulkProposals
+from autoprune.search.screening.look import Looker
+from autoprune.search.screening.screen_study import Screener
+from autoprune.search.setup.build_evaluator import compensator_of
+from autoprune.search.setup.latency_probes import latency_probes
+from autoprune.search.setup.measure_sensitivity import SensitivityProbe
+from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.study.optuna_sampler import GUIDED
+
+LATENCY = "latency_ms"
+LESS_COMPENSATED = 2  # so many times fewer images than a candidate's: a pass costs half as much, and ranks alike
+RECALIBRATION_IMAGES = 128  # enough to rank by; the dense network that all are compared with has as many
+
+
+def can_be_screened(study: PreparedStudy, proposals: Proposals) -> bool:
+    """Return whether networks are looked at before the first trial; where weights cannot be refitted, say so.
+
+    Samplers of Optuna's propose by themselves, and masks are not looked at.
+    """
+    spec = study.spec
+    if not spec.screening.enabled or proposals.chosen_sampler != GUIDED or study.space.mask:
+        return False
+    if not spec.finetune.compensation_images or spec.schedule.start != "finetune" or not study.task.has_batches:
+        study.context.notify("no screening: candidates are not compensated, so a look without training says little")
+        return False
+    return True
+
+
+def screened_networks(study: PreparedStudy, proposals: Proposals) -> tuple[ScreenedNetwork, ...]:
+    """Return all networks that were looked at: stored, and those that this run's budget needs, looked at now.
+
+    Args:
+        study: prepared, and by this worker alone while this runs.
+        proposals: of the run; their projector before any trial says what lies on the budget.
+
+    Raises:
+        StudyError: if what is stored is damaged, or cannot be written.
+    """
+    spec = study.spec
+    is_timed = LATENCY in spec.objectives or LATENCY in proposals.budget.limits
+    timed = timed_projector(study) if is_timed else None
+    plain = Projector(study.space, study.cost, Budget())
+    onto = proposals.projector(())
+    parts = [
+        curve_part(plain, timed if LATENCY in spec.objectives else None, spec.screening.networks),
+        budget_part(proposals.budget, onto, spec.screening.networks),
+    ]
+    known = baselines(onto, proposals.scores, proposals.tolerated, proposals.sensitivity) if onto.limits else {}
+    screener = Screener(
+        study.folder,
+        BulkProposals(
+            study.space,
+            proposals.sensitivity,
+            spec.seed,
+            study.dense["loss"],
+            tuple(study.space.counts(policy) for policy in known.values()),
+        ),
+        partial(looker_of, study),
+        timed or plain,
+        study.context.notify,
+        _settings(study),
+    )
+    return screener.screen([part for part in parts if part is not None])
+
+
+def timed_projector(study: PreparedStudy) -> Projector:
+    """Return a projector without limits whose costs hold a predicted ``latency_ms``.
+
+    The networks that latency is learnt from are timed now if the study has none, in the runtime that it times in.
+    """
+    probes = latency_probes(study.context, study.pruner, study.cost, study.timer, study.dense[LATENCY])
+    return Projector(study.space, PredictedCost(probes.cost, probes.model()), Budget(), frozenset({LATENCY}))
+
+
+def looker_of(study: PreparedStudy) -> Looker:
+    """Return what looks at networks of a study, with what it needs measured on the dense network.
+
+    Raises:
+        ValueError: if the study does not compensate; a bug in autoprune.
+    """
+    spec, pruner = study.spec, study.start_pruner
+    compensator = compensator_of(study, -(-spec.finetune.compensation_images // LESS_COMPENSATED))
+    if compensator is None:
+        raise ValueError("a study that does not compensate was to be screened; this is a bug in autoprune")
+    images = min(spec.screening.images, study.task.sizes["val"])
+    study.context.notify(f"looking at networks without training, on {images} validation examples each")
+    probe = SensitivityProbe.of(study.context, pruner, images, RECALIBRATION_IMAGES)
+    return Looker(pruner, probe, compensator, 0.0 if probe.distance else probe.loss({}))
+
+
+def _settings(study: PreparedStudy) -> JsonObject:
+    """Return what decides what is seen of a network."""
+    spec, space = study.spec, study.space
+    return {
+        "seed": spec.seed,
+        "images": spec.screening.images,
+        "compensation_images": spec.finetune.compensation_images,
+        "space": {name: [choices[0], choices[-1]] for name, choices in space.cut_choices.items()},
+        "criteria": dict(space.first_importances),
+    }
