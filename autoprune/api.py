@@ -299,9 +299,8 @@ class Study:
         wanted = choose_formats(view, None if formats is None else ",".join(formats) or "none", int8=int8)
         limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs, prefer=prefer))
         with self._objects(), self._display() as display:
-            known = (
-                picked_before(view.folder, chosen, epochs, wanted if int8 or formats else None) if not force else None
-            )
+            asked_for = wanted if int8 or formats else None
+            known = None if force else picked_before(view.folder, chosen, epochs, asked_for)
             study = None
             if not chosen:
                 solved, study = solved_trial(view, limits, display.say, self._storage, trust_code=trust_code)

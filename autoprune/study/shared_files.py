@@ -21,7 +21,10 @@ from autoprune.study.folder import StudyFolder
 FACT = "artifact:"  # followed by the file's name in the study's folder
 SPEC = "resolved.toml"
 NETWORKS = ("dense.safetensors", "rewind.safetensors", "sparse.safetensors")
-_MEASURED = ("scores.safetensors", "dense.json", "threshold.json", "sensitivity.json", "latency.json")
+_MEASURED = (
+    *("scores.safetensors", "dense.json", "threshold.json", "sensitivity.json", "latency.json"),
+    "screened.jsonl",
+)
 _TEACHER = re.compile(r"teacher/teacher-[\w-]+\.safetensors")
 
 
