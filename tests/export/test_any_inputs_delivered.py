@@ -17,6 +17,7 @@ from any_inputs import NETWORKS, Encoder, TwoTowers, ids, images
 from torch import Tensor, nn
 
 import autoprune
+from autoprune.core.metrics import Metric
 from autoprune.core.policy import PruningPolicy
 from autoprune.cost.latency import Timer, time_alone
 from autoprune.cost.layer_profile import profile_layers
@@ -356,8 +357,8 @@ def test_agreement_is_looked_at_tensor_by_tensor_and_scored_by_the_task() -> Non
         inputs,
         lambda size, limit: iter([(inputs, labels)]),
         score=lambda output, wanted: output["logits"].gather(1, wanted[:, None])[:, 0],
-        reduce=lambda values: float(values.sum()),
-        metric="reached",
+        reduction=lambda values: float(values.sum()),
+        quality=Metric("reached", goal="max"),
     )
     found = compare(lambda **given: (logits + 1,), network, judged)
     assert (found.examples, found.equal_answers, found.metric) == (4, None, "reached")
