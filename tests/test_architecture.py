@@ -72,7 +72,7 @@ MAY_USE: dict[str, tuple[str, ...]] = {
         "report.plots",
     ),
     # the ways in
-    "testing": ("core", "tasks", "models.copying", "pruning", "pruning.layers", "loggers"),
+    "testing": ("core", "tasks", "models.copying", "pruning", "pruning.layers", "export", "loggers"),
     "cli": (
         *("errors", "core", "analysis", "cost", "training.device", "export", "study", "study.manage", "loggers"),
         *("models.calling", "search", "search.setup", "pick", "report", "report.content"),
@@ -102,6 +102,7 @@ DOORS = {
     "numpy": (
         "report.content.hypervolume_history",
         *("core", "analysis", "study", "cost", "tasks", "training", "search.proposals"),
+        "export.timing_command",  # the inputs that it sends
         "report.content.parameter_importance",
     ),
     "scipy": ("search.proposals", "tasks.read_wav"),
@@ -117,6 +118,7 @@ DOORS = {
     "onnx": ("export",),
     "onnxscript": ("export",),
     "onnxruntime": ("export",),
+    "openvino": ("export.openvino",),
     "PIL": ("tasks",),
     "jinja2": ("report.page",),
     "plotly": ("report.page",),
@@ -128,7 +130,7 @@ DOORS = {
 
 HEAVY = (
     *("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "plotly", "jinja2"),
-    *("onnx", "onnxruntime", "mlflow", "wandb"),
+    *("onnx", "onnxruntime", "openvino", "mlflow", "wandb"),
 )
 
 

@@ -67,7 +67,8 @@ Examples:
     "runtimes",
     heading=Heading.LATENCY,
     metavar="A,B,…",
-    help="Any of torch, compile, onnxruntime, cuda; default: torch, and onnxruntime if installed, or cuda on a GPU.",
+    help="Any of torch, compile, onnxruntime, openvino, cuda; default: torch, and onnxruntime if installed, or cuda on "
+    "a GPU.",
 )
 @option(
     "--latency-threads",

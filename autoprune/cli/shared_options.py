@@ -36,8 +36,9 @@ storage_option = option(
 export_option = option(
     "--export",
     heading=Heading.OUTPUT,
-    metavar="onnx,pt2|none",
-    help="Further files: model.onnx, model.pt2. Default: model.onnx if the extra onnx is installed.",
+    metavar="onnx,openvino,pt2|none",
+    help="Further files: model.onnx, OpenVINO's model.xml and model.bin, model.pt2, or what a plug-in of this name "
+    "writes. Default: model.onnx if the extra onnx is installed.",
 )
 trust_option = option(
     "--trust-code",

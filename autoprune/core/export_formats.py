@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from autoprune.core.builtin_names import EXPORTS
 from autoprune.core.json_values import JsonObject
 from autoprune.errors import UnknownNameError, UsageError
 
-FILES = {"onnx": "model.onnx", "pt2": "model.pt2"}
+FILES = {"onnx": "model.onnx", "pt2": "model.pt2", "openvino": "model.xml"}
+PLUG_INS = "exports"  # folder in which each plug-in has one of its name
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 GET_ONNX = "pip install 'autoprune[onnx]'"
+GET_OPENVINO = "pip install 'autoprune[openvino]'"
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Wanted:
     """The formats that a network is exported to.
 
     Attributes:
-        formats: keys of :data:`FILES`.
+        formats: keys of :data:`FILES`, and names of plug-ins.
         is_explicit: whether somebody asked for them by name, so that one that fails is an error.
         note: why there is none where there could be, or an empty string.
     """
@@ -55,7 +58,11 @@ def wanted_formats(text: str) -> Wanted:
     if text == "auto":
         note = f"no model.onnx: not installed: {', '.join(missing)}; {GET_ONNX}, and do this again with --force"
         return Wanted(note=note) if missing else Wanted(("onnx",))
-    if "onnx" in formats and missing:
+    if "openvino" in formats and find_spec("openvino") is None:
+        raise UsageError(
+            f"an export to OpenVINO was asked for, and it is not installed; {GET_OPENVINO}, or leave openvino out"
+        )
+    if {"onnx", "openvino"} & set(formats) and missing:
         raise UsageError(
             f"an export to ONNX was asked for, and not everything it needs is installed: {', '.join(missing)}; "
             f"{GET_ONNX}, or leave onnx out"
@@ -71,8 +78,9 @@ def named_formats(text: str) -> tuple[str, ...]:
     """
     formats = () if text in ("auto", "none") else tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in formats:
-        if name not in FILES:
-            raise UnknownNameError("export format", name, [*FILES, "auto", "none"], "Several are separated by commas.")
+        if name not in FILES and name not in (known := EXPORTS.names()):
+            every = [*FILES, *known, "auto", "none"]
+            raise UnknownNameError("export format", name, every, "Several are separated by commas.")
     return formats
 
 

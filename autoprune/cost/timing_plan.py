@@ -12,11 +12,13 @@ class TimingPlan:
     """How networks are timed.
 
     Attributes:
-        runtime: what runs them: ``torch``, ``compile``, ``onnxruntime``, ``cuda``, or ``auto`` until one is chosen.
+        runtime: what runs them: ``torch``, ``compile``, ``onnxruntime``, ``openvino``, ``cuda``, or ``auto`` until one
+            is chosen.
         batch: examples in a forward pass, at least 1.
         threads: CPU threads while timing, at least 1.
         blocks: timed blocks, at least 5; the first 2 warm up.
         calls: forward passes in a block, at least 1.
+        host: name of the machine that times; empty for the one that searches.
     """
 
     runtime: str = "auto"
@@ -24,7 +26,8 @@ class TimingPlan:
     threads: int = 1
     blocks: int = 9
     calls: int = 5
+    host: str = ""
 
     def to_json(self) -> JsonObject:
-        """Return plain types for JSON."""
-        return asdict(self)
+        """Return plain types for JSON; without a host, as before there was one."""
+        return {name: value for name, value in asdict(self).items() if name != "host" or value}

@@ -94,6 +94,7 @@ class ExportedFile:
         agreement: with PyTorch.
         latency: against the dense network in the same format.
         facts: what else a reader wants to know, such as ONNX's opset.
+        beside: further files that belong to it.
     """
 
     file: str
@@ -102,6 +103,7 @@ class ExportedFile:
     agreement: Agreement
     latency: TimingResult
     facts: Mapping[str, str | int] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
@@ -110,6 +112,7 @@ class ExportedFile:
             "runtime": self.runtime,
             "dense_bytes": self.dense_bytes,
             **self.facts,
+            **({"beside": list(self.beside)} if self.beside else {}),
             "agreement": self.agreement.to_json(),
             "latency": self.latency.to_json(),
         }
@@ -140,6 +143,7 @@ def read_export(data: Mapping[str, Any]) -> ExportResult:
     if "failure" in data:
         return FailedExport(data["file"], data["failure"])
     rest = dict(data)
+    beside = tuple(map(str, rest.pop("beside", ())))
     return ExportedFile(
         rest.pop("file"),
         rest.pop("runtime"),
@@ -147,4 +151,5 @@ def read_export(data: Mapping[str, Any]) -> ExportResult:
         Agreement.from_json(rest.pop("agreement")),
         TimingResult.from_json(rest.pop("latency")),
         rest,
+        beside,
     )

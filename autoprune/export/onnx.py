@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -204,26 +204,51 @@ class OnnxSession:
         Raises:
             ExportError: if ONNX Runtime cannot run the file on them.
         """
-        named = {name: value for name, value in kwargs.items() if name in self._inputs and isinstance(value, Tensor)}
-        unnamed = tensors_in(args, {name: value for name, value in kwargs.items() if name not in named})
-        tensors = [*unnamed, *named.values()]
-        if len(tensors) != len(self._inputs):
-            raise ExportError(
-                f"the file takes {len(self._inputs)} tensors ({', '.join(self._inputs)}), and {len(tensors)} were "
-                f"given; give what the exported network takes"
-            )
-        names = [*(name for name in self._inputs if name not in named), *named]
-        batch = [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
+        batch = self.feed(*args, **kwargs)
         try:
-            answers = self._session.run(None, dict(zip(names, batch, strict=True)))
+            answers = self._session.run(None, batch)
         except Exception as error:  # onnxruntime's own, which have no common parent
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            shapes = ", ".join(str(array.shape) for array in batch.values())
             raise ExportError(
                 f"ONNX Runtime cannot run the file on inputs of shape {shapes}: {_reason(error)}; give what the "
                 f"exported network takes"
             ) from error
         found = tuple(map(torch.as_tensor, answers))  # not from_numpy, which takes no single number
         return found[0] if len(found) == 1 else found
+
+    def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return a batch as the file takes it: input name → NumPy array.
+
+        Args: as for a call.
+
+        Raises:
+            ExportError: if it holds another number of tensors than the file takes.
+        """
+        return named_batch(self._inputs, args, kwargs)
+
+
+def named_batch(inputs: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch by the names of a file's inputs: name → NumPy array.
+
+    Args:
+        inputs: their names, in order.
+        args: what the exported network took.
+        kwargs: what it took by name.
+
+    Raises:
+        ExportError: if it holds another number of tensors than there are inputs.
+    """
+    named = {name: value for name, value in kwargs.items() if name in inputs and isinstance(value, Tensor)}
+    unnamed = tensors_in(args, {name: value for name, value in kwargs.items() if name not in named})
+    tensors = [*unnamed, *named.values()]
+    if len(tensors) != len(inputs):
+        raise ExportError(
+            f"the file takes {len(inputs)} tensors ({', '.join(inputs)}), and {len(tensors)} were given; give what the "
+            f"exported network takes"
+        )
+    names = [*(name for name in inputs if name not in named), *named]
+    batch = [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
+    return dict(zip(names, batch, strict=True))
 
 
 def _need(packages: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,8 +27,9 @@ from autoprune.export.architecture import read_architecture
 from autoprune.export.build_dense import build_dense
 from autoprune.export.card import Card
 from autoprune.export.card_parts import FileCheck
-from autoprune.export.convert import FORMATS
+from autoprune.export.convert import format_of, place_of
 from autoprune.export.export_result import TOLERANCE, ExportedFile
+from autoprune.export.own_process import in_own_process
 from autoprune.export.picked_files import ARCHITECTURE, CARD_JSON, POLICY, WEIGHTS
 from autoprune.export.reference import Reference
 from autoprune.export.saved_network import load
@@ -98,7 +100,8 @@ def _checks(folder: Path, reference: Reference, card: Card, dense: nn.Module | N
     yield _guarded("policy.json", lambda: _policy(folder, card))
     for name, found in card.written.exports.items():
         if isinstance(found, ExportedFile):
-            yield _guarded(FILES[name], lambda name=name: _export(folder, name, reference))  # type: ignore[misc]
+            check = _export if name in FILES else _export_apart
+            yield _guarded(found.file, partial(check, folder, name, reference))
     yield _smaller(card)
     yield _guarded("latency", lambda: _latencies(card))
 
@@ -150,12 +153,21 @@ def _policy(folder: Path, card: Card) -> tuple[bool, str]:
 
 
 def _export(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:
-    answer = FORMATS[name].open((folder / FILES[name]).read_bytes(), torch.get_num_threads())
+    answer = format_of(name).open(place_of(folder, name), torch.get_num_threads())
     with torch.inference_mode():  # for two numbers of examples
         worst = max(one.difference(tensors_in(one.inputs.run(answer))) for one in (reference.first(1), reference))
     largest = max(map(magnitude, reference.outputs))
     detail = f"outputs on {reference.described} differ from PyTorch's by up to {worst:.3g}"
     return worst <= TOLERANCE * max(1.0, largest), detail
+
+
+def _export_apart(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:
+    """Check a plug-in's files in a process of its own, since what runs them may crash natively."""
+    told = in_own_process(
+        lambda: json.dumps(_export(folder, name, reference)).encode(), lambda error: f"{type(error).__name__}: {error}"
+    )
+    passed, detail = parse_json(told)
+    return bool(passed), str(detail)
 
 
 def _smaller(card: Card) -> FileCheck:

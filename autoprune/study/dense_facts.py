@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
+from autoprune.core.latency_host import LatencyHost
 from autoprune.core.measurement import Measurement
 from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
@@ -26,6 +27,7 @@ class DenseFacts:
         paired: what it made of each validation example, as the text of :class:`PairedScores`; empty in the files of
             versions that did not store it.
         latency_runtime: what ran the network when it was timed; ``torch`` before there was a choice.
+        latency_host: the other machine that timed it; ``None`` for the one that searched.
     """
 
     measurement: Measurement
@@ -34,6 +36,7 @@ class DenseFacts:
     regularisation: RegularisationFacts | None = None
     paired: str = ""
     latency_runtime: str = "torch"
+    latency_host: LatencyHost | None = None
 
     @property
     def layout(self) -> str:
@@ -49,6 +52,7 @@ class DenseFacts:
             "sparsity": self.regularisation.to_json() if self.regularisation else None,
             "correct": self.paired,
             "latency_runtime": self.latency_runtime,
+            **({"latency_host": self.latency_host.to_json()} if self.latency_host else {}),
         }
 
     @classmethod
@@ -58,7 +62,7 @@ class DenseFacts:
         Raises:
             ValueError, KeyError, TypeError: if it is something else.
         """
-        learnt = stored.get("sparsity")
+        learnt, host = stored.get("sparsity"), stored.get("latency_host")
         return cls(
             measurement=Measurement.from_json(stored["measurement"]),
             data=str(stored["data"]),
@@ -66,6 +70,7 @@ class DenseFacts:
             regularisation=RegularisationFacts.from_json(learnt) if learnt else None,
             paired=str(stored.get("correct", "")),
             latency_runtime=str(stored.get("latency_runtime", "torch")),
+            latency_host=LatencyHost.from_json(host) if host else None,
         )
 
 

@@ -16,6 +16,7 @@ from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError
 from autoprune.study.at_work import AtWork, at_work
 from autoprune.study.folder import StudyFolder
+from autoprune.study.later_latencies import with_later_latencies
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
 from autoprune.study.storage import closing_storage, reporting_damage
@@ -104,7 +105,7 @@ def open_view(path: str | Path, storage: str | None = None) -> StudyView:
         facts = _read_facts(kept, url)
     running = sum(record.state == TrialState.RUNNING for record in stored)
     wanted = {spec.quality.name, "mflops", *spec.objectives}
-    trials = _readable(stored, facts.dense_paired, wanted, url)
+    trials = _readable(stored, kept, facts.dense_paired, wanted, url)
     if facts.dense is not None and not facts.dense.values.keys() >= wanted:
         lacking = ", ".join(sorted(wanted - facts.dense.values.keys()))
         raise StudyError(
@@ -129,11 +130,14 @@ def _read_facts(stored: Mapping[str, str], url: str) -> StudyFacts:
         ) from error
 
 
-def _readable(stored: Sequence[StoredTrial], of_dense: str, wanted: Set[str], url: str) -> tuple[Trial, ...]:
+def _readable(
+    stored: Sequence[StoredTrial], kept: Mapping[str, str], of_dense: str, wanted: Set[str], url: str
+) -> tuple[Trial, ...]:
     """Return the finished trials.
 
     Args:
         stored: records of trials.
+        kept: what is stored about the study as a whole, as JSON by key.
         of_dense: what the dense network made of each validation example.
         wanted: metrics that every completed trial has.
         url: of the storage, for messages.
@@ -142,7 +146,7 @@ def _readable(stored: Sequence[StoredTrial], of_dense: str, wanted: Set[str], ur
         StudyError: naming one that is damaged, as one with a number that is not finite.
     """
     try:
-        trials = tuple(read_trials(stored))
+        trials = tuple(with_later_latencies(read_trials(stored), lambda: kept))
         _check_paired(trials, of_dense)
         _check_measured(trials, wanted)
         return trials

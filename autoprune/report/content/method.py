@@ -85,8 +85,8 @@ def _candidate(view: StudyView) -> Pairs:
 
 def _counting(view: StudyView, summary: Summary) -> Pairs:
     timing = view.spec.latency
-    named = {"batch", "threads", "blocks", "calls"}
-    others = [f", {name} {value}" for name, value in timing.model_dump().items() if name not in named]
+    named = {"batch", "threads", "blocks", "calls", "command_seconds"}
+    others = [f", {name} {value}" for name, value in timing.model_dump().items() if value and name not in named]
     return [
         ("FLOPs", f"{FLOP_CONVENTION} of a convolution, linear layer or matrix product"),
         ("not counted", "; ".join(summary.dense.uncounted)),

@@ -14,7 +14,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, FLOP_CONVENTION, METRICS, Metric
-from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
+from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial, Untimed
 from autoprune.report.content.notes import compose_notes, latency_notes, regularisation_notes
 from autoprune.report.content.quality_words import study_metrics
 from autoprune.report.content.rows import Failure, Row, choose_rows, failures
@@ -30,6 +30,7 @@ KINDS: Mapping[str, type] = {
     "over_budget": OverBudget,
     "stopped": Stopped,
     "failed": Failed,
+    "untimed": Untimed,
 }
 
 
@@ -45,7 +46,7 @@ class Summary:
         dense: what was measured of the dense network on validation.
         rows: the front, best first; then the best network and the baselines that are not on it.
         hypervolume: share of the box between no accuracy at dense cost and perfection that is dominated.
-        counts: ``completed``, ``over_budget``, ``stopped``, ``failed`` → number of finished trials.
+        counts: ``completed``, ``over_budget``, ``stopped``, ``failed``, ``untimed`` → number of finished trials.
         running: trials that were begun and have not ended, in a live search or in one that died.
         failures: the failed trials with their reasons.
         seconds: phase → seconds spent by all trials together, the longest first.
@@ -181,7 +182,7 @@ def _notes(
         *compose_notes(rows, view.trials, budget, dense, quality_first(view.spec.objectives), quality),
         *regularisation_notes(view.facts.regularisation, quality),
         *(stopping_notes(stopping) if rows else ()),
-        *latency_notes(view.sessions),
+        *latency_notes(view.sessions, view.trials),
     )
 
 

@@ -27,12 +27,12 @@ def study_facts(study: PreparedStudy) -> StudyFacts:
 
 def session_facts(study: PreparedStudy, budget: Budget) -> SessionFacts:
     """Return what is stored of a run that searches within an absolute budget."""
-    spec = study.spec
+    spec, host = study.spec, study.timer.host
     return SessionFacts(
         budget=budget,
         sampler=spec.sampler,
         trials=spec.trials,
         runtime=study.device.describe(),
-        latency=spec.latency.model_dump(),
+        latency=spec.latency.model_dump() | ({"host": host.described} if host else {}),
         versions=versions(),
     )

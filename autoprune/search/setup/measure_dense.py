@@ -7,7 +7,7 @@ import json
 from torch import nn
 
 from autoprune.core.measurement import Measurement
-from autoprune.cost.latency import Timer
+from autoprune.cost.latency import NetworkTimer
 from autoprune.search.evaluation.measure_quality import quality_and_answers
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once
@@ -17,7 +17,7 @@ from autoprune.study.dense_facts import DenseFacts, read_dense_file
 REFERENCE_BLOCKS = 15
 
 
-def measure_dense(context: StudyContext, network: nn.Module, exact: Measurement, timer: Timer) -> Measurement:
+def measure_dense(context: StudyContext, network: nn.Module, exact: Measurement, timer: NetworkTimer) -> Measurement:
     """Return what was measured of the dense network: stored in the study, or measured now and then stored.
 
     Args:
@@ -28,6 +28,7 @@ def measure_dense(context: StudyContext, network: nn.Module, exact: Measurement,
 
     Raises:
         StudyError: if the stored file is damaged.
+        TimingError: if another machine is to time it, and does not.
     """
 
     def measure() -> DenseFacts:
@@ -41,7 +42,8 @@ def measure_dense(context: StudyContext, network: nn.Module, exact: Measurement,
             runtime=context.device.describe(),
             regularisation=regularisation_facts(context.folder),
             paired=paired,
-            latency_runtime=timer.engine.name,
+            latency_runtime=timer.runtime,
+            latency_host=timer.host,
         )
 
     facts = once(
