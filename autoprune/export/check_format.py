@@ -64,7 +64,8 @@ def _exported(form: ExportFormat, network: nn.Module, example: Inputs, place: Pa
 
 def _check_answers(form: ExportFormat, place: Path, threads: int, network: nn.Module, inputs: Inputs) -> None:
     try:
-        found = tensors_in(inputs.run(form.open(place, threads)))
+        with torch.inference_mode():
+            found = tensors_in(inputs.run(form.open(place, threads)))
     except (ExportError, UsageError, RuntimeError, ValueError, TypeError) as error:
         raise AssertionError(f"what it opens does not take {inputs.size} examples: {error}") from error
     with torch.inference_mode():

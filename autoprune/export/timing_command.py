@@ -142,7 +142,7 @@ def read_document(document: Any, request: TimingRequest) -> tuple[LatencyCompari
     if done != asked:
         raise ValueError(f"timed with {done}; asked for {asked}")
     values = {name: document.get(name) for name in ("ratio", "ratio_stderr", "dense_ms", "pruned_ms")}
-    numbers = {name: float(value) for name, value in values.items() if type(value) in (int, float)}
+    numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
     positive = all(value > 0 or name == "ratio_stderr" for name, value in numbers.items())
     if len(numbers) < len(values) or not all(map(math.isfinite, numbers.values())) or not positive:
         raise ValueError(f"measured {values}; expected finite numbers above 0")

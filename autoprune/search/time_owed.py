@@ -18,7 +18,7 @@ from autoprune.search.setup.build_evaluator import build_meter
 from autoprune.search.setup.from_spec import resolve
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
-from autoprune.search.stored_spec import check_same_meaning, stored_meaning
+from autoprune.search.stored_spec import check_same_meaning, stored_meaning, with_stored_choices
 from autoprune.study.folder import StudyFolder
 from autoprune.study.later_latencies import untimed
 from autoprune.study.ledger import Ledger
@@ -60,12 +60,13 @@ def time_owed(
         AutopruneError: if the network, the data or the folder cannot be used.
     """
     check_code_is_trusted(folder, spec, trust_code=trust_code)
+    spec = with_stored_choices(resolve(spec), folder)
     register(spec.qualities)
     check_same_meaning(stored_meaning(folder), spec, folder)
     with Ledger(storage_url(folder, storage), spec.name, spec.objectives, folder.lock) as ledger:
         if not untimed(ledger.trials):
             return LaterTimings(0, 0)
-        study = prepare_study(resolve(spec), folder, display.say)
+        study = prepare_study(spec, folder, display.say)
         meter = build_meter(study)
         timed = pay_owed(ledger, study, meter, display.say)
         return LaterTimings(timed, len(untimed(ledger.trials)), meter.host)

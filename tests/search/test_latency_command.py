@@ -68,7 +68,7 @@ def spec_for(folder: Path, machine: TimingMachine, **changes: Any) -> StudySpec:
 def searched(tmp_path_factory: pytest.TempPathFactory, machine: TimingMachine) -> tuple[StudySpec, StudyFolder, Spoken]:
     """Return a study whose machine went away after the dense network and two trials."""
     folder, spoken = tmp_path_factory.mktemp("remote"), Spoken()
-    spec, study = spec_for(folder, machine), StudyFolder(folder / "study")
+    spec, study = spec_for(folder, machine), StudyFolder(folder / "tiny")
     machine.will("down", after=3)
     run_search(spec, study, spoken.display())
     return spec, study, spoken
@@ -106,7 +106,7 @@ def test_the_search_goes_on_without_its_machine_then_pays(
     assert all(trial.outcome.measurement["latency_ms"] < 8.0 for trial in paid.trials)  # type: ignore[union-attr]
     assert time_owed(spec, study, Spoken().display()).timed == 0
     listed = CliRunner().invoke(main, ["studies", "--root", str(study.path.parent), "--json"])
-    assert json.loads(listed.stdout)[0]["finished"] == 4
+    assert json.loads(listed.stdout)["studies"][0]["finished"] == 4
 
     machine.will({"host": "another"})
     more = spec.model_copy(update={"trials": 5})

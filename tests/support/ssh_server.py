@@ -50,9 +50,9 @@ class SshServer:
         return f"{programs()['ssh']} -F {self.folder / 'client_config'} pi"
 
     def start(self) -> None:
-        log = (self.folder / "sshd.log").open("ab")
         arguments = [programs()["sshd"], "-D", "-e", "-f", str(self.folder / "sshd_config")]
-        self.process = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
+        with (self.folder / "sshd.log").open("ab") as log:
+            self.process = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
         for _ in range(200):
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return
