@@ -1,4 +1,7 @@
-"""A picked folder loads in the oldest PyTorch that autoprune takes, without autoprune, in an environment of its own."""
+"""A picked folder loads in an older PyTorch, without autoprune, in an environment of its own.
+
+The oldest that autoprune takes comes first; a package index need not have it any more.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from autoprune.study.folder import StudyFolder
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("process_is_left_as_it_was"), pytest.mark.timeout(900)]
 OLDEST = "2.6.0"  # as pyproject.toml says
+OLDER = (OLDEST, "2.8.0", "2.10.0", "2.13.0")
 CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
 PLAIN = Path(autoprune.__file__).with_name("export") / "standalone.py"
 PROGRAM = """
@@ -45,15 +49,19 @@ print(json.dumps([torch.__version__, "autoprune" in sys.modules]))
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the interpreter of an environment with the oldest PyTorch; skipped where none can be had."""
+    """Return the interpreter of an environment with the oldest PyTorch to be had; skipped where there is none."""
     folder = tmp_path_factory.mktemp("older")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     found = folder / "bin" / "python"
-    pip = [str(found), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for wanted in ([f"torch=={OLDEST}", "numpy", "--index-url", CPU_BUILDS], ["safetensors", "numpy"]):
+    pip = [str(found), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
+    for version in OLDER:
+        wanted = [f"torch=={version}", "numpy", "--index-url", CPU_BUILDS]
         done = subprocess.run([*pip, *wanted], capture_output=True, text=True, timeout=800, check=False)
-        if done.returncode:
-            pytest.skip(f"no PyTorch {OLDEST} for CPUs to be had here: {done.stderr.strip().splitlines()[-1]}")
+        if not done.returncode:
+            break
+    else:
+        pytest.skip(f"no older PyTorch for CPUs to be had here: {done.stderr.strip().splitlines()[-1]}")
+    subprocess.run([*pip, "safetensors", "numpy"], check=True, timeout=300)
     return found
 
 
@@ -62,7 +70,7 @@ def test_the_oldest_torch_is_the_one_that_is_promised() -> None:
     assert f'"torch>={OLDEST.removesuffix(".0")}"' in pyproject.read_text(encoding="utf-8")
 
 
-def test_a_picked_network_answers_alike_in_the_oldest_torch(python: Path, tmp_path: Path) -> None:
+def test_a_picked_network_answers_alike_in_an_older_torch(python: Path, tmp_path: Path) -> None:
     code, study_folder, picked = write_task(tmp_path), StudyFolder(tmp_path / "study"), tmp_path / "picked"
     study_folder.create()
     picked.mkdir()
@@ -78,7 +86,8 @@ def test_a_picked_network_answers_alike_in_the_oldest_torch(python: Path, tmp_pa
     )
     assert done.returncode == 0, done.stderr
     version, has_autoprune = json.loads(done.stdout.splitlines()[-1])
-    assert (version.partition("+")[0], has_autoprune) == (OLDEST, False)
+    assert version.partition("+")[0] in OLDER
+    assert not has_autoprune
     with torch.no_grad():
         expected = network(images)
     torch.testing.assert_close(load_file(tmp_path / "answers.safetensors")["answers"], expected, rtol=1e-5, atol=1e-6)
