@@ -37,9 +37,9 @@ def example_trials() -> tuple[Trial, ...]:
         OverBudget(costs, {"mflops": 0.2}),
         Stopped("its validation loss after recalibration is nan", costs),
         Failed("NonFiniteError", "the loss is NaN\nat step 3: 'a' <b> é", "Traceback"),
-        Untimed("the latency command 'ssh pi' did not answer within 600 s", costs.merged(QUALITY)),
         Completed(good.merged(Measurement({"accuracy": 0.92})), spared="it would have been stopped"),
         Completed(good.merged(Measurement({"accuracy": 0.91}))),
+        Untimed("the latency command 'ssh pi' did not answer within 600 s", costs.merged(QUALITY)),
     )
     return tuple(_trial(number, outcome) for number, outcome in enumerate(outcomes))
 

@@ -95,6 +95,9 @@ def test_the_search_goes_on_without_its_machine_then_pays(
     assert any("2 trials have no latency yet and are on no front" in note for note in summary.notes)
     assert any("on pi (aarch64, Pi 5, ONNX Runtime 1.20)" in note for note in summary.notes)
 
+    page = autoprune.Study(study.path).report().read_text(encoding="utf-8")
+    assert "Without a latency yet" in page
+
     asked = ["time", str(study.path), "--json", "--quiet"]
     away = CliRunner().invoke(main, asked)
     assert (away.exit_code, json.loads(away.stdout)) == (1, {"timed": 0, "owed": 2, "host": "pi"})

@@ -482,6 +482,7 @@ MEANING_FREE = {
     *("pick.epochs", "pick.lr", "pick.top", "pick.compare", "pick.export"),
     *("space.max_drop", "space.seconds", "stopping.enabled", "logging.loggers"),
     *("sensitivity.enabled", "sensitivity.images", "sensitivity.share"),
+    *("latency.command", "latency.command_seconds"),  # the machine is held otherwise
 }
 ADDED = {  # since studies are stored
     *("sparsity", "schedule", "stopping", "dense.optimizer", "finetune.optimizer", "latency.runtime"),
