@@ -122,6 +122,20 @@ def test_the_search_goes_on_without_its_machine_then_pays(
     assert [type(trial.outcome) for trial in view_of(study).trials] == [Completed] * 6
 
 
+@pytest.mark.usefixtures("checks_in_this_process")
+def test_a_pick_shows_the_latency_of_the_search_while_the_machine_is_away(
+    searched: tuple[StudySpec, StudyFolder, Spoken], machine: TimingMachine
+) -> None:
+    _, study, _ = searched
+    machine.will("down")
+    card = autoprune.Study(study.path).pick(trial=0, epochs=0.5, export="none").card
+    (first, *_) = view_of(study).trials
+    assert isinstance(first.outcome, Completed)
+    assert card.scores.validation["latency_ms"] == first.outcome.measurement["latency_ms"]
+    assert any("so that the search's is shown: the latency command" in what for what in card.uncounted)
+    assert card.latency.host == "pi"
+
+
 def test_it_goes_on_where_it_was_timed_and_nowhere_else(
     searched: tuple[StudySpec, StudyFolder, Spoken],
 ) -> None:
