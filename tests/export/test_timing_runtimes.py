@@ -194,9 +194,10 @@ def test_auto_is_pytorch_for_a_network_that_cannot_be_exported_and_says_why() ->
 def test_auto_is_pytorch_where_every_pruned_network_would_be_exported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     converted = list[nn.Module]()
 
-    def export(self: OnnxConverter, network: nn.Module, threads: int) -> None:
+    def export(self: OnnxConverter, network: nn.Module, threads: int) -> tuple[bytes, None]:
         converted.append(network)
         self.exported += 1
+        return b"", None
 
     monkeypatch.setattr(OnnxConverter, "_export", export)
     dense, pruned = nn.Linear(4, 3), nn.Linear(4, 3)
