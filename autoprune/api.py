@@ -16,7 +16,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.live_objects import is_live, live, live_name
 from autoprune.core.metrics import METRICS, register
 from autoprune.core.preference import Preference
-from autoprune.errors import StudyMismatchError, UsageError
+from autoprune.errors import StudyError, StudyMismatchError, UsageError
 from autoprune.loggers.events import Event, EventDisplay
 from autoprune.study.accepted_toml import read_accepted
 from autoprune.study.folder import StudyFolder
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from autoprune.export.card import Card
     from autoprune.search.session import Run
+    from autoprune.search.time_owed import LaterTimings
     from autoprune.study.view import StudyView
     from autoprune.tasks.task import DataTask
 
@@ -168,6 +169,27 @@ class Study:
                 artifacts=self._artifacts,
                 trust_code=trust_code,
             )
+
+    def time_owed(self, *, trust_code: bool = False) -> LaterTimings:
+        """Have the networks timed that still lack their latency, since the machine of ``latency.command`` was away.
+
+        Args:
+            trust_code: whether code may be run that an imported study names.
+
+        Returns:
+            how many were timed, and how many still lack it.
+
+        Raises:
+            StudyError: if the study has not begun.
+            AutopruneError: if the network, the task or the folder cannot be used.
+        """
+        from autoprune.search.time_owed import time_owed
+
+        folder = StudyFolder(self.folder)
+        if not folder.has_begun:
+            raise StudyError(f"there is no study in {str(self.folder)!r} yet; search first")
+        with self._objects(), self._display() as display:
+            return time_owed(self.spec, folder, display, self._storage, trust_code=trust_code)
 
     def _check_can_begin(self) -> None:
         lacking = [

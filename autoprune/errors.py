@@ -21,7 +21,8 @@ shows itself. A message says what happened, what was given, what was expected an
     │   ├── StudyElsewhereError                   the study's dense network lies on another machine
     │   └── LeaseLostError                        another worker has taken over what this one evaluated
     ├── EvaluationError                  exit 1   a candidate could not be scored
-    │   └── NonFiniteError                        a loss or an output is NaN or infinite
+    │   ├── NonFiniteError                        a loss or an output is NaN or infinite
+    │   └── TimingError                           another machine did not time a network
     └── NothingFitsError                 exit 3   no stored trial meets the request
 """
 
@@ -136,6 +137,10 @@ class EvaluationError(AutopruneError):
 
 class NonFiniteError(EvaluationError):
     """A loss or an output that is NaN or infinite."""
+
+
+class TimingError(EvaluationError):
+    """A latency that the machine that is to time it did not give."""
 
 
 class NothingFitsError(AutopruneError):

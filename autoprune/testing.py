@@ -1,7 +1,7 @@
-"""Check an importance criterion, a logger or a task of your own against its contract.
+"""Check an importance criterion, a logger, a task or an export format of your own against its contract.
 
 :func:`check_importance` is one call in one test; it raises an ``AssertionError`` that says what is wrong. So does
-:func:`check_logger`, whose steps are in ``docs/how-to/log-trials.md``, and :func:`check_task`.
+:func:`check_logger`, whose steps are in ``docs/how-to/log-trials.md``, :func:`check_task` and :func:`check_export`.
 The tests of this package check every criterion that ships in this way, on several kinds of networks.
 
 Steps for adding a criterion:
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 
 from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.core.channel_groups import Member, PruningGroup
+from autoprune.export.check_format import check_format
+from autoprune.export.formats import ExportFormat
 from autoprune.loggers.check_logger import check_logger
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.importance import Calibration, Criterion, has_mark, score_by
@@ -36,6 +39,7 @@ from autoprune.tasks.check_task import check_task
 
 __all__ = [
     "ExampleNetwork",
+    "check_export",
     "check_importance",
     "check_logger",
     "check_task",
@@ -66,6 +70,32 @@ class ExampleNetwork(nn.Module):
         x = x + self.outer_norm(self.outer(self.inner_norm(self.inner(x)).relu()))
         logits: Tensor = self.head(x.relu().mean((2, 3)))
         return logits
+
+
+def check_export(
+    form: ExportFormat | str, folder: Path, network: nn.Module | None = None, examples: object = None
+) -> None:
+    """Raise if an export format breaks its contract on a network.
+
+    It writes the files that it names into the folder that it is given, twice the same way, and leaves the network as it
+    was. What it opens answers as the network does, to any number of examples, on one thread and on two.
+
+    Args:
+        form: the format, or a name as for ``--export``.
+        folder: an empty one.
+        network: in eval mode, on the CPU; ``None`` for :class:`ExampleNetwork`.
+        examples: a batch of at least 3 for it; needed with a network.
+
+    Raises:
+        AssertionError: if the contract is broken; the message says how.
+        UsageError: if there is no such format.
+        ValueError: if a network is given without examples.
+    """
+    if network is None:
+        network, examples = ExampleNetwork().eval(), example_calibration().batches[0][0]
+    if examples is None:
+        raise ValueError("check_export: a network of your own needs examples")
+    check_format(form, network, examples, folder)
 
 
 def example_groups() -> tuple[PruningGroup, ...]:

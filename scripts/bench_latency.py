@@ -5,12 +5,13 @@
 Every policy has the same share of the dense MFLOPs. ``uniform`` scales all widths alike, ``round 8`` and
 ``round 16`` keep multiples, ``blocks`` drops residual blocks alone, and ``chosen`` are random policies over widths and
 blocks projected onto the MFLOPs and onto the latency that the model predicts for the given speed-up, as in a search.
-Each is timed in alternation with the dense network, at one thread; the eager networks are timed again at the end, and
-the largest disagreement is printed. With --weights and --images, chosen ones are those of least training loss after
-batch norm was recalibrated, and uniform and chosen are fine-tuned for the same steps and scored on validation.
+Each is timed in alternation with the dense network, at one thread; all are timed again at the end, and how far both
+agree is printed for each runtime and batch size, or that the machine is too noisy to tell. With --weights and
+--images, chosen ones are those of least training loss after batch norm was recalibrated, and uniform and chosen are
+fine-tuned for the same steps and scored on validation.
 
-The runtimes are those of autoprune, and PyTorch in channels last; --runtimes chooses. ONNX Runtime is timed if onnx,
-onnxscript and onnxruntime are installed. With --study, the front of a stored study is
+The runtimes are those of autoprune, and PyTorch in channels last; --runtimes chooses. ONNX Runtime and OpenVINO are
+timed if they are installed. With --study, the front of a stored study is
 timed again instead, and compared with what is stored.
 """
 
@@ -22,7 +23,9 @@ import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -32,6 +35,7 @@ from torch import nn
 
 from autoprune.core.budget import Budget
 from autoprune.core.counts import ChannelCounts
+from autoprune.core.latency_host import NOISY
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import Timer
@@ -39,7 +43,8 @@ from autoprune.cost.timing_engines import TORCH_ENGINES
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import BudgetError
 from autoprune.export.onnx import missing_packages
-from autoprune.export.timing_runtimes import ONNX, engine_of
+from autoprune.export.openvino import is_missing
+from autoprune.export.timing_runtimes import ONNX, OPENVINO, engine_of
 from autoprune.models.build import build_model
 from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
@@ -91,8 +96,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--runtimes",
         type=lambda text: text.split(","),
-        default=["torch", "channels_last", ONNX],
-        help="torch, channels_last, compile, onnxruntime, cuda; compiling takes minutes",
+        default=["torch", "channels_last", ONNX, OPENVINO],
+        help="torch, channels_last, compile, onnxruntime, openvino, cuda; compiling takes minutes",
     )
     parser.add_argument("--blocks", type=int, default=13, help="timed blocks")
     parser.add_argument("--calls", type=int, default=1, help="a block is of this many times ten images")
@@ -147,8 +152,8 @@ class Bench:
         """Time the probes of a study, at this batch; the reference is a dense time of now."""
         timer = self.timer(batch, "torch")
         with tempfile.TemporaryDirectory() as folder:
-            where = timer, self.runtime, timer.compare(blocks=5).dense_ms, StudyFolder(Path(folder))
-            return latency_probes(self.pruner, self.cost, *where, print)
+            context = SimpleNamespace(device=self.runtime, folder=StudyFolder(Path(folder)), notify=print)
+            return latency_probes(context, self.pruner, self.cost, timer, timer.compare(blocks=5).dense_ms)
 
     def policies(self, probes: LatencyProbes) -> Iterator[tuple[str, PruningPolicy]]:
         """Yield every policy that is compared; the probes steer the chosen ones."""
@@ -218,10 +223,7 @@ class Bench:
         for runtime in self.runtimes:
             key, timer = f"{runtime}, batch {batch}", self.timer(batch, runtime)
             for row in rows:
-                network = networks[row.name]
-                if runtime == "channels_last":
-                    network = copy.deepcopy(network).to(memory_format=torch.channels_last)
-                found = timer.compare(network)
+                found = timer.compare(in_layout(networks[row.name], runtime))
                 row.speedup[key], row.spread[key] = 1 / found.ratio, found.ratio_stderr / found.ratio
                 row.ms[key] = found.pruned_ms
                 print(
@@ -233,11 +235,12 @@ class Bench:
                     row.predicted[key] = dense_ms / float(model.predict(self.cost.work(self.kept[row.name])))
 
     def time_again(self, rows: list[Row], networks: dict[str, nn.Module]) -> None:
-        """Time the eager networks once more, when all others were timed in between."""
-        for batch in self.options.batches:
-            timer = self.timer(batch, "torch")
+        """Time every network once more in every runtime, when all others were timed in between."""
+        for batch, runtime in product(self.options.batches, self.runtimes):
+            key, timer = f"{runtime}, batch {batch}", self.timer(batch, runtime)
             for row in rows:
-                row.again[f"torch, batch {batch}"] = 1 / timer.compare(networks[row.name]).ratio
+                found = timer.compare(in_layout(networks[row.name], runtime))
+                row.again[key], row.spread_again[key] = 1 / found.ratio, found.ratio_stderr / found.ratio
 
     def train(self, rows: list[Row], networks: dict[str, nn.Module]) -> None:
         """Fine-tune the uniform and the chosen networks alike, and score them."""
@@ -259,15 +262,23 @@ class Bench:
                 print(f"{row.name} {100 * row.accuracy:.2f} ± {100 * row.stderr:.2f} %", flush=True)
 
 
+def in_layout(network: nn.Module, runtime: str) -> nn.Module:
+    """Return a network in the memory layout that a runtime stands for."""
+    if runtime != "channels_last":
+        return network
+    return copy.deepcopy(network).to(memory_format=torch.channels_last)
+
+
 def runtimes(wanted: list[str]) -> list[str]:
-    known = [*TORCH_ENGINES, ONNX, "channels_last"]
+    known = [*TORCH_ENGINES, ONNX, OPENVINO, "channels_last"]
     unknown = [name for name in wanted if name not in known]
     if unknown or "torch" not in wanted:
         raise SystemExit(f"--runtimes: expected torch and any of {', '.join(known)}; given {', '.join(wanted)}")
     missing = missing_packages() if ONNX in wanted else ()
     if missing:
         print(f"ONNX Runtime is left out: {', '.join(missing)} not installed")
-    return [name for name in wanted if name != ONNX or not missing]
+    lacking = {ONNX: bool(missing), OPENVINO: bool(missing) or is_missing()}
+    return [name for name in wanted if not lacking.get(name)]
 
 
 def remeasure(options: argparse.Namespace) -> dict[str, object]:
@@ -280,10 +291,17 @@ def remeasure(options: argparse.Namespace) -> dict[str, object]:
     print("| trial | stored ms | now ms | difference |\n|---|---|---|---|")
     for row in summarise(view).front:
         stored = row.measurement["latency_ms"]
-        now = meter.time(study.device.place(study.pruner.prune(trials[row.number].candidate.policy)))["latency_ms"]
+        again = meter.time(study.device.place(study.pruner.prune(trials[row.number].candidate.policy)))
+        now = again["latency_ms"]
+        if again.error("latency_ms") > NOISY * now:
+            print(f"| {row.number} | {stored:.3f} | {now:.3f} | too noisy to tell |", flush=True)
+            continue
         found[row.number] = now / stored - 1
         print(f"| {row.number} | {stored:.3f} | {now:.3f} | {100 * (now / stored - 1):+.1f} % |", flush=True)
-    print(f"the largest disagreement is {100 * max(map(abs, found.values()), default=0.0):.1f} %")
+    if found:
+        print(f"the largest disagreement is {100 * max(map(abs, found.values())):.1f} %")
+    else:
+        print("this machine is too noisy to tell how far the timings agree")
     return {"options": vars(options), "difference": found}
 
 

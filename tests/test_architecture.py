@@ -89,7 +89,7 @@ MAY_USE: dict[str, tuple[str, ...]] = {
         "report.plots",
     ),
     # the ways in
-    "testing": ("core", "tasks", "models.copying", "pruning", "pruning.layers", "loggers"),
+    "testing": ("core", "tasks", "models.copying", "pruning", "pruning.layers", "export", "loggers"),
     "cli": (
         *("errors", "core", "analysis", "cost", "training.device", "export", "study", "study.manage", "loggers"),
         *("models.calling", "search", "search.setup", "pick", "report", "report.content"),
@@ -123,6 +123,7 @@ DOORS = {
         "report.content.hypervolume_history",
         *("core", "analysis", "study", "cost", "tasks", "training", "search.proposals", "search.screening"),
         *("export.int8_calibration", "export.int8_quantise", "export.onnx"),
+        "export.timing_command",  # the inputs that it sends
         *("report.content.parameter_importance", "pick.solve_budget"),
     ),
     "scipy": ("search.proposals", "tasks.read_wav"),
@@ -138,6 +139,7 @@ DOORS = {
     "onnx": ("export",),
     "onnxscript": ("export",),
     "onnxruntime": ("export",),
+    "openvino": ("export.openvino",),
     "PIL": ("tasks",),
     "jinja2": ("report.page",),
     "plotly": ("report.page",),
@@ -149,7 +151,7 @@ DOORS = {
 
 HEAVY = (
     *("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "plotly", "jinja2"),
-    *("onnx", "onnxruntime", "mlflow", "wandb", "boto3", "google.cloud.storage"),
+    *("onnx", "onnxruntime", "openvino", "mlflow", "wandb", "boto3", "google.cloud.storage"),
 )
 
 

@@ -30,7 +30,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = sorted(REPOSITORY.glob("docs/**/*.md"))
 PAGES = sorted([*REPOSITORY.glob("*.md"), *DOCS])
 README = REPOSITORY / "README.md"
-EXCUSES = 1  # blocks that are left out; raise it for a good reason only
+# blocks that are left out; raise it for a good reason only: 8 are of packages that want another PyTorch or a GPU
+EXCUSES = 9
 FENCE = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )

@@ -20,7 +20,8 @@ TREES = {
 WORDS = {
     "recipe": ("study.find_study",),  # a study.toml that ships with the package
     "rung": ("analysis.successive_halving", "export.card_origin"),  # of the contest among finalists
-    "archive": ("study.manage",),  # the exported file of a study
+    # the exported file of a study; and the tar that goes to a machine that times
+    "archive": ("study.manage", "export.timing_script", "export.timing_command"),
     "look": ("search.evaluation", "analysis.early_stopping", "models.torchvision_zoo"),
     "sparsity": ("core.policy", "study.spec_training"),  # a fraction; the section [sparsity] keeps its name
     "distill": ("training", "tasks", "study.spec_training"),

@@ -43,6 +43,7 @@ COMMANDS = {
     "report": "Show a study's front; write report.html, a page to choose on, and front.csv, .json, .png, .svg.",
     "search": "Search pruning policies under a budget; the same command resumes.",
     "studies": "List stored studies; remove, copy, export or import one.",
+    "time": "Time two ONNX files on this machine, or the networks of a study that still lack their latency.",
     "watch": "Watch a search that is running in another terminal.",
 }
 

@@ -67,7 +67,7 @@ Examples:
     "runtimes",
     heading=Heading.LATENCY,
     metavar="A,B,…",
-    help="Any of torch, compile, onnxruntime, cuda; default: torch and onnxruntime, or cuda on a GPU.",
+    help="Any of torch, compile, onnxruntime, openvino, cuda; default: torch and onnxruntime, or cuda on a GPU.",
 )
 @option(
     "--latency-threads",

@@ -45,8 +45,9 @@ artifacts_option = option(
 export_option = option(
     "--export",
     heading=Heading.OUTPUT,
-    metavar="onnx,onnx-int8,pt2|none",
-    help="Further files: model.onnx, model.int8.onnx, model.pt2. Default: model.onnx.",
+    metavar="onnx,onnx-int8,openvino,pt2|none",
+    help="Further files: model.onnx, model.int8.onnx, OpenVINO's model.xml and model.bin, model.pt2, or what a plug-in "
+    "of this name writes. Default: model.onnx.",
 )
 _int8_option = option(
     "--int8",

@@ -223,7 +223,7 @@ _LATENCY = (
         "latency.runtime",
         Heading.LATENCY,
         "What runs the networks that are timed.",
-        "auto|torch|compile|onnxruntime|cuda",
+        "auto|torch|compile|onnxruntime|openvino|cuda",
     ),
     SpecOption(
         "--latency-format",
@@ -233,6 +233,13 @@ _LATENCY = (
         metavar="auto|fp32|int8",
     ),
     SpecOption("--latency-batch", "latency.batch", Heading.LATENCY, "Examples per timed forward pass.", type=int),
+    SpecOption(
+        "--latency-command",
+        "latency.command",
+        Heading.LATENCY,
+        "What times on another machine, in ONNX Runtime, e.g. 'ssh pi autoprune time -'.",
+        "COMMAND",
+    ),
     SpecOption("--latency-threads", "latency.threads", Heading.LATENCY, "CPU threads while timing.", type=int),
 )
 _DEVICE = SpecOption("--device", "runtime.device", Heading.RUNTIME, "Device that networks run on.", "auto|cpu|cuda|mps")

@@ -1,6 +1,6 @@
 """The names that autoprune ships: importance criteria, networks, data sets, loggers and samplers.
 
-Four :class:`Registry` tables and one closed list. They stand on a low floor, without torch,
+Five :class:`Registry` tables and one closed list. They stand on a low floor, without torch,
 so that a study can be read and its names checked before anything heavy is imported; what a name
 stands for is imported when somebody asks the registry for it.
 """
@@ -62,6 +62,9 @@ LOGGERS = Registry(
     },
 )
 """What logs each trial beside the display; each needs the extra of its name."""
+
+EXPORTS = Registry(kind="export format", group="autoprune.exports")
+"""Formats that plug-ins bring, each an ``ExportFormat``; ``core.export_formats`` knows our own."""
 
 SamplerName: TypeAlias = Literal["auto", "guided", "tpe", "gp", "nsga2", "random"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)

@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from autoprune.core.builtin_names import EXPORTS
 from autoprune.core.json_values import JsonObject
 from autoprune.errors import UnknownNameError, UsageError
 
 INT8 = "onnx-int8"
-FILES = {"onnx": "model.onnx", INT8: "model.int8.onnx", "pt2": "model.pt2"}
+FILES = {"onnx": "model.onnx", INT8: "model.int8.onnx", "pt2": "model.pt2", "openvino": "model.xml"}
+PLUG_INS = "exports"  # folder in which each plug-in has one of its name
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+GET_OPENVINO = "pip install 'autoprune[openvino]'"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Wanted:
     """The formats that a network is exported to.
 
     Attributes:
-        formats: keys of :data:`FILES`.
+        formats: keys of :data:`FILES`, and names of plug-ins.
         is_explicit: whether somebody asked for them by name, so that one that fails is an error.
         note: why there is none where there could be, or an empty string.
         int8: how much the network may lose in int8, where that is among the formats.
@@ -83,7 +86,11 @@ def wanted_formats(text: str, *, int8: bool = False, limit: Int8Limit = Int8Limi
         )
         return Wanted(note=note) if missing else Wanted(("onnx",))
     formats = tuple(dict.fromkeys([*(("onnx",) if text == "auto" else named), *([INT8] if int8 else [])]))
-    if missing and any(name.startswith("onnx") for name in formats):
+    if "openvino" in formats and find_spec("openvino") is None:
+        raise UsageError(
+            f"an export to OpenVINO was asked for, and it is not installed; {GET_OPENVINO}, or leave openvino out"
+        )
+    if missing and any(name.startswith(("onnx", "openvino")) for name in formats):
         raise UsageError(
             f"an export to ONNX was asked for, and not everything it needs is installed: {', '.join(missing)}; "
             f"{get_onnx(missing)}, or leave onnx out"
@@ -99,8 +106,9 @@ def named_formats(text: str) -> tuple[str, ...]:
     """
     formats = () if text in ("auto", "none") else tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in formats:
-        if name not in FILES:
-            raise UnknownNameError("export format", name, [*FILES, "auto", "none"], "Several are separated by commas.")
+        if name not in FILES and name not in (known := EXPORTS.names()):
+            every = [*FILES, *known, "auto", "none"]
+            raise UnknownNameError("export format", name, every, "Several are separated by commas.")
     return formats
 
 

@@ -1,4 +1,4 @@
-"""Candidates, the four ways they end, and trials.
+"""Candidates, the five ways they end, and trials.
 
 A :class:`Candidate` can be evaluated alone and on another machine. Its :data:`Outcome` is a closed
 sum: nothing is signalled by ``None``, a flag or a string.
@@ -15,7 +15,7 @@ from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.policy import PruningPolicy
 
-KINDS = ("completed", "stopped", "over_budget", "failed")
+KINDS = ("completed", "stopped", "over_budget", "failed", "untimed")
 PICKED = "pick"  # origin of a network that was solved for a pick, and is measured without any fine-tune
 
 
@@ -57,11 +57,13 @@ class Completed:
         paired: what it made of each validation example, the text of :class:`PairedScores`; empty in trials of versions
             that did not store it.
         spared: why it would have been stopped early, if it ran to its end only to check that rule; empty otherwise.
+        latency_host: name of the machine that timed it; empty in trials of versions that did not store it.
     """
 
     measurement: Measurement
     paired: str = ""
     spared: str = ""
+    latency_host: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,61 @@ class Failed:
     trace: str = ""
 
 
-Outcome: TypeAlias = Completed | OverBudget | Stopped | Failed
+@dataclass(frozen=True)
+class Untimed:
+    """The outcome of a candidate that was scored, and whose latency the machine that times has not given yet.
+
+    It is on no front and is not picked; once it is timed, :meth:`timed` is its outcome.
+
+    Attributes:
+        reason: why it was not timed, in one line.
+        measurement: what was measured of it, without a latency.
+        paired: as of :class:`Completed`.
+        spared: as of :class:`Completed`.
+    """
+
+    reason: str
+    measurement: Measurement
+    paired: str = ""
+    spared: str = ""
+
+    def timed(self, latency: HostLatency) -> Completed:
+        """Return the outcome with its latency."""
+        return Completed(
+            self.measurement.merged(latency.measurement), self.paired, self.spared, latency_host=latency.host
+        )
+
+
+@dataclass(frozen=True)
+class HostLatency:
+    """How long a network takes, and on which machine.
+
+    Attributes:
+        measurement: ``latency_ms`` with its standard error.
+        host: name of the machine.
+    """
+
+    measurement: Measurement
+    host: str
+
+    def to_json(self) -> JsonObject:
+        """Return plain types for JSON."""
+        return {"measurement": self.measurement.to_json(), "host": self.host}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> HostLatency:
+        """Return what :meth:`to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it is something else.
+        """
+        found = Measurement.from_json(data["measurement"])
+        if set(found.values) != {"latency_ms"}:
+            raise ValueError(f"a latency holds {sorted(found.values)}; expected latency_ms")
+        return cls(found, str(data["host"]))
+
+
+Outcome: TypeAlias = Completed | OverBudget | Stopped | Failed | Untimed
 
 
 @dataclass(frozen=True)
@@ -142,13 +198,16 @@ def kind_of(outcome: Outcome) -> str:
             return "over_budget"
         case Failed():
             return "failed"
+        case Untimed():
+            return "untimed"
 
 
 def outcome_to_json(outcome: Outcome) -> JsonObject:
     """Return plain types for JSON, with the kind of outcome under ``"kind"``."""
     match outcome:
-        case Completed(measurement, paired, spared):
-            known = {name: text for name, text in (("correct", paired), ("spared", spared)) if text}
+        case Completed(measurement, paired, spared, host):
+            texts = {"correct": paired, "spared": spared, "latency_host": host}
+            known = {name: text for name, text in texts.items() if text}
             return {"kind": "completed", "measurement": measurement.to_json(), **known}
         case OverBudget(measurement, violations):
             return {"kind": "over_budget", "measurement": measurement.to_json(), "violations": dict(violations)}
@@ -156,6 +215,9 @@ def outcome_to_json(outcome: Outcome) -> JsonObject:
             return {"kind": "stopped", "reason": reason, "measurement": measurement.to_json()}
         case Failed(error, message, trace):
             return {"kind": "failed", "error": error, "message": message, "trace": trace}
+        case Untimed(reason, measurement, paired, spared):
+            known = {name: text for name, text in (("correct", paired), ("spared", spared)) if text}
+            return {"kind": "untimed", "reason": reason, "measurement": measurement.to_json(), **known}
 
 
 def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
@@ -167,7 +229,10 @@ def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
     match data["kind"]:
         case "completed":
             return Completed(
-                Measurement.from_json(data["measurement"]), data.get("correct", ""), data.get("spared", "")
+                Measurement.from_json(data["measurement"]),
+                data.get("correct", ""),
+                data.get("spared", ""),
+                str(data.get("latency_host", "")),
             )
         case "over_budget":
             return OverBudget(Measurement.from_json(data["measurement"]), dict(data["violations"]))
@@ -175,5 +240,8 @@ def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
             return Stopped(data["reason"], Measurement.from_json(data["measurement"]))
         case "failed":
             return Failed(data["error"], data["message"], data["trace"])
+        case "untimed":
+            found = Measurement.from_json(data["measurement"])
+            return Untimed(str(data["reason"]), found, data.get("correct", ""), data.get("spared", ""))
         case other:
-            raise ValueError(f"unknown outcome {other!r}; expected completed, over_budget, stopped or failed")
+            raise ValueError(f"unknown outcome {other!r}; expected {', '.join(KINDS)}")

@@ -15,10 +15,12 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
 
+from autoprune.core.latency_host import NOISY, LatencyHost
 from autoprune.cost.timing_engines import Engine, ForwardCall
 from autoprune.cost.timing_lock import timing_lock
 from autoprune.cost.timing_plan import TimingPlan
@@ -26,7 +28,7 @@ from autoprune.errors import NonFiniteError
 from autoprune.models.calling.inputs import Inputs
 
 WARM_UP_BLOCKS = 2
-_LEAST_BLOCKS = WARM_UP_BLOCKS + 3  # of fewer there is no spread to speak of
+LEAST_BLOCKS = WARM_UP_BLOCKS + 3  # of fewer there is no spread to speak of
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,41 @@ class LatencyComparison:
     dense_ms: float
     pruned_ms: float
 
+    @property
+    def is_noisy(self) -> bool:
+        """Return whether the blocks are spread too far to tell: the machine is too busy, and not the network slow."""
+        return self.ratio_stderr > NOISY * self.ratio
+
+
+class NetworkTimer(Protocol):
+    """What times networks against one dense network: a :class:`Timer` here, or one on another machine."""
+
+    @property
+    def plan(self) -> TimingPlan:
+        """Return how it times."""
+        ...  # pragma: no cover
+
+    @property
+    def runtime(self) -> str:
+        """Return what runs the networks, by a name that is not ``auto``."""
+        ...  # pragma: no cover
+
+    @property
+    def format(self) -> str:
+        """Return in which numbers they are timed: ``fp32`` or ``int8``."""
+        ...  # pragma: no cover
+
+    @property
+    def host(self) -> LatencyHost | None:
+        """Return the other machine that times; ``None`` for this one, or until it is known."""
+        ...  # pragma: no cover
+
+    def compare(
+        self, pruned: nn.Module | None = None, *, blocks: int | None = None, calls: int | None = None
+    ) -> LatencyComparison:
+        """Time a network against the dense one, as :meth:`Timer.compare` does."""
+        ...  # pragma: no cover
+
 
 class Timer:
     """A timer of networks against one dense network, which is exported or compiled only once.
@@ -59,12 +96,25 @@ class Timer:
     Attributes:
         plan: how it times.
         engine: what runs the networks.
+        host: ``None``, as it times here.
     """
+
+    host: LatencyHost | None = None
 
     def __init__(self, dense: nn.Module, example: object, plan: TimingPlan, engine: Engine) -> None:
         self.plan, self.engine = plan, engine
         self._dense, self._example = dense, Inputs.of(example)
         self._ready: ForwardCall | None = None
+
+    @property
+    def runtime(self) -> str:
+        """Return the engine's name."""
+        return self.engine.name
+
+    @property
+    def format(self) -> str:
+        """Return the engine's format."""
+        return self.engine.format
 
     def compare(
         self, pruned: nn.Module | None = None, *, blocks: int | None = None, calls: int | None = None
@@ -85,10 +135,7 @@ class Timer:
         """
         blocks = self.plan.blocks if blocks is None else blocks
         calls = self.plan.calls if calls is None else calls
-        if blocks < _LEAST_BLOCKS or calls < 1:
-            raise ValueError(
-                f"blocks is {blocks} and calls {calls}; expected at least {_LEAST_BLOCKS} blocks of 1 call"
-            )
+        check_blocks(blocks, calls)
         with cpu_threads(self.plan.threads), torch.inference_mode():
             dense = self._dense_call()
             call = dense if pruned is None else self._prepare(pruned)
@@ -103,6 +150,12 @@ class Timer:
 
     def _prepare(self, network: nn.Module) -> ForwardCall:
         return self.engine.prepare(network, self._example, self.plan.threads)
+
+
+def check_blocks(blocks: int, calls: int) -> None:
+    """Raise ValueError if there are too few blocks, or calls in a block, for an error to be known."""
+    if blocks < LEAST_BLOCKS or calls < 1:
+        raise ValueError(f"blocks is {blocks} and calls {calls}; expected at least {LEAST_BLOCKS} blocks of 1 call")
 
 
 def time_alone(network: nn.Module, example: object, plan: TimingPlan, engine: Engine) -> tuple[float, float]:

@@ -7,32 +7,44 @@ network in the same format. A format that fails is named with its reason; the ot
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.core.atomic_write import write_bytes
-from autoprune.core.export_formats import FILES, Wanted
+from autoprune.core.builtin_names import EXPORTS
+from autoprune.core.export_formats import FILES, INT8, PLUG_INS, Wanted
+from autoprune.core.json_values import parse_json
 from autoprune.core.notify import Notify
 from autoprune.cost.latency import Timer
 from autoprune.cost.timing_engines import TORCH_ENGINES
 from autoprune.cost.timing_plan import TimingPlan
-from autoprune.errors import ExportError
+from autoprune.errors import ExportError, UsageError
 from autoprune.export.examples import Examples, ScoreAnswers
-from autoprune.export.export_result import Agreement, ExportedFile, ExportResult, FailedExport, TimingResult
+from autoprune.export.export_result import (
+    Agreement,
+    ExportedFile,
+    ExportResult,
+    FailedExport,
+    TimingResult,
+    read_export,
+)
+from autoprune.export.formats import Answer, ExportFormat
 from autoprune.export.onnx import OnnxSession, onnx_bytes
 from autoprune.export.onnx_check import checked_onnx
+from autoprune.export.openvino import BIN, XML, OpenVinoSession, openvino_files
+from autoprune.export.own_process import ForeignCodeError, in_own_process
 from autoprune.export.torch_export import load_program, program_bytes
 from autoprune.models.calling.answers import are_of_one_shape, difference, magnitude
 from autoprune.models.calling.inputs import Inputs
 from autoprune.models.calling.tensors import map_tensors, tensors_in
-
-Answer: TypeAlias = Callable[..., object]
-"""Is called as the network is; the tensors of its answer come in the order of the network's."""
 
 CHECKED_EXAMPLES = 2000
 _BATCH = 64
@@ -40,7 +52,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Format:
-    """How files of one format are made and run.
+    """How a format of a single file is made and run.
 
     Attributes:
         runtime: the package that runs them.
@@ -53,6 +65,20 @@ class Format:
     convert: Callable[[nn.Module, object], bytes]
     open: Callable[[bytes, int], Answer]
     facts: Callable[[bytes], dict[str, str | int]]
+
+    def in_folder(self, file: str) -> ExportFormat:
+        """Return the same as what writes and opens a file of this name in a folder."""
+
+        def export(network: nn.Module, example: object, folder: Path) -> None:
+            write_bytes(folder / file, self.convert(network, example))
+
+        return ExportFormat(
+            export,
+            lambda folder, threads: self.open((folder / file).read_bytes(), threads),
+            file,
+            self.runtime,
+            facts=lambda folder: self.facts((folder / file).read_bytes()),
+        )
 
 
 def _onnx_facts(content: bytes) -> dict[str, str | int]:
@@ -68,6 +94,40 @@ FORMATS = {
     "onnx": Format("onnxruntime", onnx_bytes, OnnxSession, _onnx_facts),
     "pt2": Format("torch", program_bytes, lambda content, threads: load_program(content), lambda content: {}),
 }
+
+
+def _write_openvino(network: nn.Module, example: object, folder: Path) -> None:
+    for name, content in openvino_files(onnx_bytes(network, example)).items():
+        write_bytes(folder / name, content)
+
+
+def _open_openvino(folder: Path, threads: int) -> OpenVinoSession:
+    return OpenVinoSession((folder / XML).read_bytes(), (folder / BIN).read_bytes(), threads)
+
+
+OPENVINO = ExportFormat(_write_openvino, _open_openvino, XML, "openvino", (BIN,))
+
+
+def format_of(name: str) -> ExportFormat:
+    """Return a format by its name: one of our own, or a plug-in's.
+
+    Raises:
+        UnknownNameError: if there is none.
+        UsageError: if a plug-in cannot be loaded, or is no :class:`ExportFormat`.
+    """
+    if name in FORMATS:
+        return FORMATS[name].in_folder(FILES[name])
+    if name == "openvino":
+        return OPENVINO
+    found = EXPORTS.get(name)
+    if not isinstance(found, ExportFormat):
+        raise UsageError(f"the export format {name!r} is {found!r}; expected an autoprune.export.formats.ExportFormat")
+    return found
+
+
+def place_of(folder: Path, name: str) -> Path:
+    """Return where in a picked folder the files of a format lie: our own in itself, a plug-in's apart."""
+    return folder if name in FILES else folder / PLUG_INS / name
 
 
 def export_network(
@@ -94,42 +154,84 @@ def export_network(
         format → what came of it.
     """
     found: dict[str, ExportResult] = {}
-    for name in (name for name in wanted.formats if name in FORMATS):
-        notify(f"exporting to {FILES[name]}, and checking it against PyTorch")
+    for name in (name for name in wanted.formats if name != INT8):  # which needs the data, and comes later
+        shown = FILES.get(name, f"{PLUG_INS}/{name}")
+        notify(f"exporting to {shown}, and checking it against PyTorch")
         try:
-            found[name] = _exported(folder / FILES[name], FORMATS[name], network, dense, examples, plan)
+            export = _exported if name in FILES else _exported_apart
+            found[name] = export(folder, name, network, dense, examples, plan)
         except Exception as error:  # an exporter may raise anything, and the network is there without it
-            (folder / FILES[name]).unlink(missing_ok=True)
+            _remove(folder, name)
             reason = str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
-            failed = FailedExport(FILES[name], " ".join(reason.split()))
+            failed = FailedExport(shown, " ".join(reason.split()))
             notify(f"{failed.file} was not written: {failed.failure}")
             found[name] = failed
     return found
 
 
-def _exported(
-    path: Path, form: Format, network: nn.Module, dense: nn.Module, examples: Examples, plan: TimingPlan
+def _remove(folder: Path, name: str) -> None:
+    """Remove what a format that failed may have written."""
+    if name not in FILES:
+        shutil.rmtree(place_of(folder, name), ignore_errors=True)
+        return
+    for file in format_of(name).files:
+        (folder / file).unlink(missing_ok=True)
+
+
+def _exported_apart(
+    folder: Path, name: str, network: nn.Module, dense: nn.Module, examples: Examples, plan: TimingPlan
 ) -> ExportedFile:
-    """Write one file and return what is known of it.
+    """Do what :func:`_exported` does in a process of its own, since a plug-in may crash natively.
 
     Raises:
-        ExportError: if it does not answer as PyTorch does.
+        ExportError: with the plug-in's reason, or how its process ended.
+    """
+
+    def work() -> bytes:
+        return json.dumps(_exported(folder, name, network, dense, examples, plan).to_json()).encode()
+
+    try:
+        found = read_export(parse_json(in_own_process(work, lambda error: f"{type(error).__name__}: {error}")))
+    except ForeignCodeError as error:
+        raise ExportError(f"the plug-in {name!r} failed: {error}") from error
+    if not isinstance(found, ExportedFile):
+        raise ExportError(f"the plug-in {name!r} gave {found}; please report this bug")
+    return found
+
+
+def _exported(
+    folder: Path, name: str, network: nn.Module, dense: nn.Module, examples: Examples, plan: TimingPlan
+) -> ExportedFile:
+    """Write the files of one format and return what is known of them.
+
+    Raises:
+        ExportError: if they do not answer as PyTorch does.
         Exception: whatever the exporter raises.
     """
-    example = examples.first(2)
-    content = form.convert(network, example)
-    facts = form.facts(content)
-    write_bytes(path, content)
-    answer = form.open(path.read_bytes(), plan.threads)
+    form, example, place = format_of(name), examples.first(2), place_of(folder, name)
+    place.mkdir(parents=True, exist_ok=True)
+    form.export(network, example, place)
+    _check_written(form, place)
+    facts = form.facts(place)
+    answer = form.open(place, plan.threads)
     agreement = compare(answer, network, examples)
     if not agreement.is_close:
         raise ExportError(
             f"its outputs on {agreement.examples} {examples.kind} differ from PyTorch's by up to "
             f"{agreement.max_difference:.3g}, the largest being {agreement.largest_output:.3g}; expected rounding only"
         )
-    dense_content = form.convert(dense, example)
-    timing = timed(form.open(dense_content, plan.threads), answer, examples.timed(plan.batch), plan)
-    return ExportedFile(path.name, form.runtime, len(dense_content), agreement, timing, facts)
+    with tempfile.TemporaryDirectory() as other:
+        form.export(dense, example, Path(other))
+        dense_bytes = form.size(Path(other))
+        timing = timed(form.open(Path(other), plan.threads), answer, examples.timed(plan.batch), plan)
+    file, *beside = (str((place / each).relative_to(folder)) for each in form.files)
+    return ExportedFile(file, form.runtime, dense_bytes, agreement, timing, dict(facts), beside=tuple(beside))
+
+
+def _check_written(form: ExportFormat, place: Path) -> None:
+    missing = [name for name in form.files if not (place / name).is_file()]
+    if missing:
+        raise ExportError(f"it did not write {', '.join(missing)} into the folder that it was given")
 
 
 def compare(answer: Answer, reference: Answer, examples: Examples, limit: int = CHECKED_EXAMPLES) -> Agreement:

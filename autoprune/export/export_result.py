@@ -148,6 +148,7 @@ class ExportedFile:
         latency: against the dense network in the same format, of a file in int8 against that in float32.
         facts: what else a reader wants to know, such as ONNX's opset.
         int8: what int8 costs and brings; ``None`` of a file in float32.
+        beside: further files that belong to it.
     """
 
     file: str
@@ -157,6 +158,7 @@ class ExportedFile:
     latency: TimingResult
     facts: Mapping[str, str | int] = field(default_factory=dict)
     int8: Int8Facts | None = None
+    beside: tuple[str, ...] = ()
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
@@ -165,6 +167,7 @@ class ExportedFile:
             "runtime": self.runtime,
             "dense_bytes": self.dense_bytes,
             **self.facts,
+            **({"beside": list(self.beside)} if self.beside else {}),
             "agreement": self.agreement.to_json(),
             "latency": self.latency.to_json(),
             **({"int8": self.int8.to_json()} if self.int8 else {}),
@@ -197,6 +200,7 @@ def read_export(data: Mapping[str, Any]) -> ExportResult:
         return FailedExport(data["file"], data["failure"])
     rest = dict(data)
     int8 = rest.pop("int8", None)
+    beside = tuple(map(str, rest.pop("beside", ())))
     return ExportedFile(
         rest.pop("file"),
         rest.pop("runtime"),
@@ -204,5 +208,6 @@ def read_export(data: Mapping[str, Any]) -> ExportResult:
         Agreement.from_json(rest.pop("agreement")),
         TimingResult.from_json(rest.pop("latency")),
         rest,
-        Int8Facts.from_json(int8) if int8 else None,
+        beside=beside,
+        int8=Int8Facts.from_json(int8) if int8 else None,
     )

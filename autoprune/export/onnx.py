@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.core.export_formats import get_onnx
@@ -223,27 +222,39 @@ class OnnxSession:
         found = tuple(map(torch.as_tensor, answers))  # not from_numpy, which takes no single number
         return found[0] if len(found) == 1 else found
 
-    def feed(self, *args: Any, **kwargs: Any) -> dict[str, NDArray[Any]]:
-        """Return a batch as ONNX Runtime takes it: name of an input → array.
+    def feed(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return a batch as the file takes it: input name → NumPy array.
 
-        Args:
-            args: a batch as the exported network took it.
-            kwargs: what it took by name.
+        Args: as for a call.
 
         Raises:
-            ExportError: if there are more or fewer tensors than the file takes.
+            ExportError: if it holds another number of tensors than the file takes.
         """
-        named = {name: value for name, value in kwargs.items() if name in self._inputs and isinstance(value, Tensor)}
-        unnamed = tensors_in(args, {name: value for name, value in kwargs.items() if name not in named})
-        tensors = [*unnamed, *named.values()]
-        if len(tensors) != len(self._inputs):
-            raise ExportError(
-                f"the file takes {len(self._inputs)} tensors ({', '.join(self._inputs)}), and {len(tensors)} were "
-                f"given; give what the exported network takes"
-            )
-        names = [*(name for name in self._inputs if name not in named), *named]
-        arrays = [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
-        return dict(zip(names, arrays, strict=True))
+        return named_batch(self._inputs, args, kwargs)
+
+
+def named_batch(inputs: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch by the names of a file's inputs: name → NumPy array.
+
+    Args:
+        inputs: their names, in order.
+        args: what the exported network took.
+        kwargs: what it took by name.
+
+    Raises:
+        ExportError: if it holds another number of tensors than there are inputs.
+    """
+    named = {name: value for name, value in kwargs.items() if name in inputs and isinstance(value, Tensor)}
+    unnamed = tensors_in(args, {name: value for name, value in kwargs.items() if name not in named})
+    tensors = [*unnamed, *named.values()]
+    if len(tensors) != len(inputs):
+        raise ExportError(
+            f"the file takes {len(inputs)} tensors ({', '.join(inputs)}), and {len(tensors)} were given; give what the "
+            f"exported network takes"
+        )
+    names = [*(name for name in inputs if name not in named), *named]
+    batch = [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
+    return dict(zip(names, batch, strict=True))
 
 
 def _need(packages: tuple[str, ...]) -> None:

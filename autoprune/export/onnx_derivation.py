@@ -10,7 +10,7 @@ they must where some other number of channels was written into an operator, the 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -58,9 +58,19 @@ class OnnxConverter:
         Raises:
             ExportError: if it cannot be converted, or answers otherwise than in PyTorch.
         """
+        return self.file(network, threads)[1]
+
+    def file(self, network: nn.Module, threads: int = 1) -> tuple[bytes, OnnxSession]:
+        """Return the bytes of a network's ONNX file, and what runs it; checked against PyTorch.
+
+        Args: as for :meth:`session`.
+
+        Raises:
+            ExportError: as :meth:`session` does.
+        """
         return self._derive(network, threads) or self._export(network, threads)
 
-    def _derive(self, network: nn.Module, threads: int) -> OnnxSession | None:
+    def _derive(self, network: nn.Module, threads: int) -> tuple[bytes, OnnxSession] | None:
         """Return the network in the first one's file, or ``None`` if there is none or it does not hold."""
         if self._first is None:
             return None
@@ -68,21 +78,23 @@ class OnnxConverter:
             model = derived(self._first, _tensors(network, self._prefix))
             if model is None:
                 return None
-            session = OnnxSession(as_bytes(optimized(model)), threads)
-            difference = self._difference(session, network)
+            content = as_bytes(optimized(model))
+            session = OnnxSession(content, threads)
+            difference = self.difference(session, network)
         except Exception:  # a number in the file does not fit these tensors, which ONNX Runtime says in many ways
             return None
         if not difference <= TOLERANCE:
             return None
         self.derived += 1
-        return session
+        return content, session
 
-    def _export(self, network: nn.Module, threads: int) -> OnnxSession:
+    def _export(self, network: nn.Module, threads: int) -> tuple[bytes, OnnxSession]:
         model = onnx_model(network, self._example, optimize=False)
         if self._first is None:
             self._first, self._prefix = loosened(model), _prefix_of(model, network)
-        session = OnnxSession(as_bytes(optimized(model)), threads)
-        difference = self._difference(session, network)
+        content = as_bytes(optimized(model))
+        session = OnnxSession(content, threads)
+        difference = self.difference(session, network)
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"in ONNX Runtime the network answers otherwise than in PyTorch, by {difference:.2g} of the largest "
@@ -90,10 +102,15 @@ class OnnxConverter:
                 f"latency runtime torch"
             )
         self.exported += 1
-        return session
+        return content, session
 
-    def _difference(self, session: OnnxSession, network: nn.Module) -> float:
-        """Return how far the answers are from PyTorch's, as a share of the largest one of the same tensor."""
+    def difference(self, session: Callable[..., object], network: nn.Module) -> float:
+        """Return how far answers are from PyTorch's, as a share of the largest one of the same tensor.
+
+        Args:
+            session: answers as the network does.
+            network: in eval mode; not touched.
+        """
         weight = next(network.parameters(), None)
         inputs = self._example if weight is None else self._example.on(weight.device)
         expected = [each.cpu() for each in answer_of(network, inputs)]

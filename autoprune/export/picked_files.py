@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autoprune.core.export_formats import FILES
+from autoprune.core.export_formats import FILES, PLUG_INS
 from autoprune.core.json_values import DAMAGE, parse_json
 
 WEIGHTS, ARCHITECTURE, POLICY = "model.safetensors", "architecture.json", "policy.json"
 CARD_JSON, CARD = "card.json", "card.md"
 OLD_ARCHITECTURE = "recipe.json"  # what architecture.json was called at first
-OURS = frozenset({WEIGHTS, ARCHITECTURE, OLD_ARCHITECTURE, POLICY, CARD, CARD_JSON, *FILES.values()})
+OURS = frozenset(
+    {WEIGHTS, ARCHITECTURE, OLD_ARCHITECTURE, POLICY, CARD, CARD_JSON, *FILES.values(), "model.bin", PLUG_INS}
+)
 
 
 def architecture_file(folder: Path) -> Path:

@@ -192,7 +192,11 @@ def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], n
     written = {name: CardFile(os.path.getsize(folder / name)) for name in (ARCHITECTURE, POLICY)}
     weights = CardFile(os.path.getsize(folder / WEIGHTS), len(weights_content(dense)), "torch", own)
     facts = FolderFacts({WEIGHTS: weights, **written}, exports, of.wanted)
-    exported = {one.file: CardFile(os.path.getsize(folder / one.file), one.dense_bytes) for one in facts.exported}
+    exported = {
+        file: CardFile(os.path.getsize(folder / file), None if one.beside else one.dense_bytes)
+        for one in facts.exported
+        for file in (one.file, *one.beside)
+    }
     return replace(facts, files={**facts.files, **exported})
 
 

@@ -7,27 +7,30 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.export_formats import get_onnx
+from autoprune.core.export_formats import GET_OPENVINO, get_onnx
 from autoprune.cost.timing_engines import TORCH_ENGINES, Engine, ForwardCall
 from autoprune.cost.timing_plan import TimingPlan
-from autoprune.errors import AutopruneError, UsageError
+from autoprune.errors import AutopruneError, ExportError, UsageError
 from autoprune.export.int8_timing import int8_stand_in
 from autoprune.export.onnx import OnnxSession, missing_packages
-from autoprune.export.onnx_derivation import OnnxConverter
+from autoprune.export.onnx_derivation import TOLERANCE, OnnxConverter
+from autoprune.export.openvino import OpenVinoSession, is_missing
 from autoprune.models.calling.inputs import Inputs
 
-ONNX = "onnxruntime"
+ONNX, OPENVINO = "onnxruntime", "openvino"
 WORDS = {
     "torch": "PyTorch as it is",
     "compile": "torch.compile",
     ONNX: "ONNX Runtime",
+    OPENVINO: "OpenVINO",
     "cuda": "PyTorch by the GPU's own clock",
 }
 
 
 def engine_of(name: str) -> Engine:
     """Return the engine of a latency runtime in float32, by a name that is not ``auto``."""
-    return _onnx_engine() if name == ONNX else TORCH_ENGINES[name]
+    makers = {ONNX: _onnx_engine, OPENVINO: _openvino_engine}
+    return makers[name]() if name in makers else TORCH_ENGINES[name]
 
 
 def int8_engine(engine: Engine) -> Engine:
@@ -67,9 +70,9 @@ def check_engine(plan: TimingPlan, device: str) -> None:
         UsageError: naming what is missing.
     """
     missing = missing_packages()
-    if plan.runtime == ONNX and missing:
+    if plan.runtime in (ONNX, OPENVINO) and missing:
         raise UsageError(
-            f"latency.runtime is onnxruntime, and this is not installed: {', '.join(missing)}; "
+            f"latency.runtime is {plan.runtime}, and this is not installed: {', '.join(missing)}; "
             f"{get_onnx(missing)}, or ask for torch"
         )
     if plan.format == "int8" and plan.runtime not in (ONNX, "auto"):
@@ -77,6 +80,8 @@ def check_engine(plan: TimingPlan, device: str) -> None:
             f"latency.format is int8, and latency.runtime {plan.runtime}; only onnxruntime times int8, so ask for "
             f"that, or for fp32"
         )
+    if plan.runtime == OPENVINO and is_missing():
+        raise UsageError(f"latency.runtime is openvino, which is not installed; {GET_OPENVINO}, or ask for auto")
     if plan.runtime == "cuda" and device != "cuda":
         raise UsageError(f"latency.runtime is cuda, and the device is {device}; ask for auto, or another device")
 
@@ -146,6 +151,26 @@ def _onnx_engine(converter: OnnxConverter | None = None) -> Engine:
     def file(network: nn.Module, example: object, threads: int) -> bytes:
         if not converters:
             converters.append(OnnxConverter(example))
-        return converters[0].session(network, threads).content
+        return converters[0].file(network, threads)[0]
 
     return Engine(ONNX, prepare, file=file)
+
+
+def _openvino_engine() -> Engine:
+    """Return OpenVINO for networks that come from one, each by its ONNX file, and inputs of one shape."""
+    converters: list[OnnxConverter] = []
+
+    def prepare(network: nn.Module, example: object, threads: int) -> ForwardCall:
+        if not converters:
+            converters.append(OnnxConverter(example))
+        session = OpenVinoSession(converters[0].file(network, threads)[0], threads=threads)
+        difference = converters[0].difference(session, network)
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"in OpenVINO the network answers otherwise than in PyTorch, by {difference:.2g} of the largest "
+                f"answer; expected at most {TOLERANCE:g}; time it with the latency runtime torch or onnxruntime"
+            )
+        batch = Inputs.of(example).on("cpu").map(Tensor.contiguous)
+        return partial(session, *batch.args, **batch.kwargs)
+
+    return Engine(OPENVINO, prepare)

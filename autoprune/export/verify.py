@@ -27,8 +27,11 @@ from autoprune.export.architecture import read_architecture
 from autoprune.export.build_dense import build_dense
 from autoprune.export.card import Card
 from autoprune.export.card_parts import FileCheck
-from autoprune.export.convert import FORMATS
+from autoprune.export.convert import format_of, place_of
 from autoprune.export.export_result import TOLERANCE, ExportedFile
+from autoprune.export.formats import Answer
+from autoprune.export.onnx import OnnxSession
+from autoprune.export.own_process import in_own_process
 from autoprune.export.picked_files import ARCHITECTURE, CARD_JSON, POLICY, WEIGHTS
 from autoprune.export.reference import Reference
 from autoprune.export.saved_network import load
@@ -100,7 +103,8 @@ def _checks(folder: Path, reference: Reference, card: Card, dense: nn.Module | N
     for name, found in card.written.exports.items():
         if isinstance(found, ExportedFile):
             apart = found.agreement.max_difference if found.int8 else 0.0  # on more examples, the reference among them
-            yield _guarded(FILES[name], partial(_export, folder, name, reference, apart))
+            check = partial(_export, apart=apart) if name in FILES else _export_apart
+            yield _guarded(found.file, partial(check, folder, name, reference))
     yield _smaller(card)
     yield _guarded("latency", lambda: _latencies(card))
 
@@ -151,14 +155,26 @@ def _policy(folder: Path, card: Card) -> tuple[bool, str]:
     return same, f"{'the same as' if same else 'differs from what is'} on the card and in {ARCHITECTURE}"
 
 
-def _export(folder: Path, name: str, reference: Reference, apart: float) -> tuple[bool, str]:
-    form = FORMATS["onnx" if name == INT8 else name]
-    answer = form.open((folder / FILES[name]).read_bytes(), torch.get_num_threads())
+def _export(folder: Path, name: str, reference: Reference, apart: float = 0.0) -> tuple[bool, str]:
+    place = place_of(folder, name)
+    if name == INT8:
+        answer: Answer = OnnxSession((folder / FILES[INT8]).read_bytes(), threads=torch.get_num_threads())
+    else:
+        answer = format_of(name).open(place, torch.get_num_threads())
     with torch.inference_mode():  # for two numbers of examples
         worst = max(one.difference(tensors_in(one.inputs.run(answer))) for one in (reference.first(1), reference))
     largest = max(map(magnitude, reference.outputs))
     detail = f"outputs on {reference.described} differ from PyTorch's by up to {worst:.3g}"
     return worst <= apart + TOLERANCE * max(1.0, largest), detail
+
+
+def _export_apart(folder: Path, name: str, reference: Reference) -> tuple[bool, str]:
+    """Check a plug-in's files in a process of its own, since what runs them may crash natively."""
+    told = in_own_process(
+        lambda: json.dumps(_export(folder, name, reference)).encode(), lambda error: f"{type(error).__name__}: {error}"
+    )
+    passed, detail = parse_json(told)
+    return bool(passed), str(detail)
 
 
 def _smaller(card: Card) -> FileCheck:

@@ -14,13 +14,14 @@ from pathlib import Path
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.policy import GroupPolicy, MaskPolicy, PruningPolicy
-from autoprune.core.trial import KINDS, Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial
+from autoprune.core.trial import KINDS, Candidate, Completed, Failed, Outcome, OverBudget, Stopped, Trial, Untimed
 from autoprune.loggers.dispatch import make_logger
 from autoprune.loggers.protocol import HowEnded, LoggedStudy, Logger
 from autoprune.loggers.standing_tracker import StandingTracker
 
 BUDGET = Budget.parse({"mflops": 50})
 DENSE = Measurement({"accuracy": 0.95, "loss": 0.2, "mflops": 100.0, "latency_ms": 4.0}, {"accuracy": 0.01})
+QUALITY = Measurement({"accuracy": 0.9, "loss": 0.3}, {"accuracy": 0.02})
 OBJECTIVES = ("accuracy", "mflops")
 
 
@@ -38,6 +39,7 @@ def example_trials() -> tuple[Trial, ...]:
         Failed("NonFiniteError", "the loss is NaN\nat step 3: 'a' <b> é", "Traceback"),
         Completed(good.merged(Measurement({"accuracy": 0.92})), spared="it would have been stopped"),
         Completed(good.merged(Measurement({"accuracy": 0.91}))),
+        Untimed("the latency command 'ssh pi' did not answer within 600 s", costs.merged(QUALITY)),
     )
     return tuple(_trial(number, outcome) for number, outcome in enumerate(outcomes))
 

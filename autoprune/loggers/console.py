@@ -14,7 +14,7 @@ from autoprune.analysis.pareto import best_within
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, METRICS, Metric, decimals
-from autoprune.core.trial import Candidate, Completed, Failed, OverBudget, Stopped, Trial
+from autoprune.core.trial import Candidate, Completed, Failed, OverBudget, Stopped, Trial, Untimed
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -131,6 +131,9 @@ def how_it_ended(trial: Trial, dense: Measurement | None, qualities: Sequence[Me
             return f"over budget: {', '.join(f'{name} by {100 * over:.1f} %' for name, over in violations.items())}"
         case Stopped(reason, _):
             return f"stopped: {reason}"
+        case Untimed(reason, measurement):
+            shown = describe(measurement, None, qualities)
+            return f"{shown}; no latency yet: {reason.splitlines()[0] if reason else ''}"
         case Failed(error, message, _):
             return f"failed: {error}: {message.splitlines()[0] if message else ''}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autoprune.core.measurement import Measurement
-from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
+from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial, Untimed
 from autoprune.loggers.protocol import Standing
 from autoprune.study.spec import is_told_only
 
@@ -39,6 +39,8 @@ def reason_of(trial: Trial) -> str:
             return f"{error}: {message}"
         case OverBudget(_, violations):
             return ", ".join(f"{name} by {100 * over:.1f} %" for name, over in violations.items())
+        case Untimed(reason):
+            return f"no latency yet: {reason}"
         case Completed():
             return ""
 

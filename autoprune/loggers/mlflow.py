@@ -29,7 +29,13 @@ EXPERIMENT = "autoprune"  # unless MLFLOW_EXPERIMENT_NAME names another
 NUMBER = "autoprune.trial"
 PARENT = "mlflow.parentRunId"
 TRIALS = "search/trials"  # a metric of the parent that every trial adds a step to
-_STATUS = {"completed": "FINISHED", "stopped": "KILLED", "over_budget": "KILLED", "failed": "FAILED"}
+_STATUS = {
+    "completed": "FINISHED",
+    "stopped": "KILLED",
+    "over_budget": "KILLED",
+    "failed": "FAILED",
+    "untimed": "FINISHED",
+}
 _ENDED: Mapping[HowEnded, str] = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 _PER_BATCH = 100  # parameters or tags that MLflow takes at once
 _LONGEST_KEY, _LONGEST_VALUE, _LONGEST_TAG = 250, 6000, 5000

@@ -58,7 +58,7 @@ class Standing:
     Attributes:
         best: the best completed trial within the session's budget so far, ``None`` if there is none.
         hypervolume: share of the box between the dense network and perfection that the trials dominate, in [0, 1).
-        counts: ``completed``, ``stopped``, ``over_budget``, ``failed`` → how many trials ended so.
+        counts: ``completed``, ``stopped``, ``over_budget``, ``failed``, ``untimed`` → how many trials ended so.
     """
 
     best: Trial | None

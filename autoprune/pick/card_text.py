@@ -10,7 +10,7 @@ from autoprune.core.metrics import METRICS, Metric
 from autoprune.export.card import Card
 from autoprune.export.card_origin import AppliedPolicy, ContenderRow, MaskFacts, PickedTrial
 from autoprune.export.card_parts import FRESH_PROCESS, CardFile, CardScores, FolderFacts, ScoreGain
-from autoprune.export.export_result import Agreement
+from autoprune.export.export_result import Agreement, ExportedFile
 from autoprune.export.picked_files import WEIGHTS
 from autoprune.pick.facts_text import in_words, load_call
 from autoprune.pick.int8_text import int8_headline, int8_lines
@@ -140,18 +140,26 @@ def _files(card: Card) -> list[str]:
     own = folder.files[WEIGHTS]
     timed = [(WEIGHTS, own.runtime or "", own.latency, f"the same answers {_where(folder)}")]
     timed += [(one.file, one.runtime, one.latency, _agreement(one.agreement)) for one in folder.exported]
+    files = {**folder.files, **{one.file: _whole(one, folder) for one in folder.exported if one.beside}}
     for name, runtime, timing, agrees in timed:
         if timing is not None:
             lines.append(
-                f"| {name} | {_size(folder.files[name])} | {agrees} | {runtime} {card.versions.get(runtime, '')} | "
+                f"| {name} | {_size(files[name])} | {agrees} | {runtime} {card.versions.get(runtime, '')} | "
                 f"{timing.pruned_ms:.3f} ms | × {timing.ratio:.3f} ± {timing.ratio_stderr:.3f} |"
             )
     failed = [f"- {one.file} was not written: {one.failure}" for one in folder.failed]
     note = folder.wanted.note
     fixed = [f"- {one.file} takes inputs {one.facts['shapes']}" for one in folder.exported if "shapes" in one.facts]
+    if card.latency.host:
+        fixed.append(f"- the files are timed where they were written; the latency above is that of {card.latency.host}")
     if own.latency is not None and own.latency.batch is None:
         fixed.append("- latency is that of one batch as it is, whose examples cannot be told apart")
     return [*lines, "", *failed, *fixed, *([f"- {note}"] if note else []), *int8_lines(card), *_checks(folder)]
+
+
+def _whole(one: ExportedFile, folder: FolderFacts) -> CardFile:
+    """Return the sizes of a format that has several files."""
+    return CardFile(sum(folder.files[name].bytes for name in (one.file, *one.beside)), one.dense_bytes)
 
 
 def _size(file: CardFile) -> str:

@@ -149,10 +149,10 @@ class _Contest:
 
     def final_scores_of(self, entrant: Entrant, network: nn.Module) -> FinalScores:
         """Return what is measured of an entrant at the end."""
-        policy, found = entrant.trial.candidate.policy, entrant.scores[-1][1]
+        trial, found = entrant.trial, entrant.scores[-1][1]
         return self.once(
-            f"trial-{entrant.trial.number}",
-            lambda: final_scores_of(self.course.maker, self.meter, policy, network, found, entrant.watch),
+            f"trial-{trial.number}",
+            lambda: final_scores_of(self.course.maker, self.meter, trial, network, found, entrant.watch),
         )
 
     def once(self, name: str, measure: Callable[[], FinalScores]) -> FinalScores:

@@ -11,7 +11,8 @@ from torch import nn
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.paired_scores import PairedScores
-from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Trial, completed_measurement
+from autoprune.errors import TimingError
 from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.measure_quality import train_quality
@@ -63,14 +64,15 @@ def _sound(text: str) -> PairedScores:
 
 
 def final_scores_of(
-    maker: NetworkMaker, meter: LatencyMeter, policy: PruningPolicy, network: nn.Module, found: Score, watch: Stopwatch
+    maker: NetworkMaker, meter: LatencyMeter, trial: Trial, network: nn.Module, found: Score, watch: Stopwatch
 ) -> FinalScores:
     """Measure a pruned network that has come to the end of its training.
 
     Args:
         maker: that trained it.
-        meter: times it.
-        policy: that it was pruned by.
+        meter: times it. If it is on another machine that does not answer, the latency that the search measured counts,
+            since training changes none, and that is said.
+        trial: that it is of.
         network: in eval mode.
         found: its score on validation.
         watch: counts the seconds.
@@ -78,9 +80,26 @@ def final_scores_of(
     with watch("score"):
         learnt = train_quality(network, maker.task, maker.runtime)
     with watch("latency"):
-        timing = meter.time(network)
+        timing = _latency(meter, network, trial)
     quality = found.measurement.merged(learnt)
-    return _with_test(maker, network, maker.exact(policy).merged(quality).merged(timing), found, watch)
+    exact = maker.exact(trial.candidate.policy)
+    return _with_test(maker, network, exact.merged(quality).merged(timing), found, watch)
+
+
+def _latency(meter: LatencyMeter, network: nn.Module, trial: Trial) -> Measurement:
+    """Return the latency of a network, or that of its trial with a word on why.
+
+    Raises:
+        TimingError: if another machine does not time it, and never did.
+    """
+    try:
+        return meter.time(network)
+    except TimingError as error:
+        known = completed_measurement(trial)
+        if known is None or "latency_ms" not in known.values:
+            raise
+        told = f"the latency of the finished network, so that the search's is shown: {error}"
+        return Measurement({"latency_ms": known["latency_ms"]}, {"latency_ms": known.error("latency_ms")}, (told,))
 
 
 def dense_final_scores(maker: NetworkMaker, dense: Measurement, watch: Stopwatch) -> FinalScores:

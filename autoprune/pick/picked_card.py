@@ -18,7 +18,6 @@ from autoprune.pick.make_card import make_card, scores_of
 from autoprune.pick.uniform_rival import Incomparable, Rival
 from autoprune.pruning.masks.maskable_layers import maskable_layers
 from autoprune.pruning.masks.two_of_four_kernels import can_accelerate
-from autoprune.search.setup.from_spec import timing_plan
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.setup.regularised_network import regularisation_facts
 from autoprune.training.settings import FinetuneSettings
@@ -53,7 +52,7 @@ def picked_card(
         seed=study.spec.seed,
         task=study.task,
         weights=_weights(study),
-        timing=timing_plan(study.spec.latency),
+        timing=study.timer.plan,
         runtime=study.device,
         qualities=study.spec.qualities,
     )

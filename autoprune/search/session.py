@@ -21,13 +21,14 @@ from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.loop import search
 from autoprune.search.prepare_session import begin_session, logged_study
 from autoprune.search.proposals.proposer import Proposals
-from autoprune.search.setup.build_evaluator import build_evaluator
+from autoprune.search.setup.build_evaluator import build_evaluator, build_meter
 from autoprune.search.setup.from_spec import resolve, task_of
 from autoprune.search.setup.judged_by import judged_by
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.sharing import Sharing
 from autoprune.search.stored_spec import check_same_meaning, stored_meaning, with_stored_choices
 from autoprune.search.taking_turns import Turn
+from autoprune.search.time_owed import pay_owed
 from autoprune.search.trial_weights import TrialWeights
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
@@ -163,7 +164,8 @@ def _searched(
     loggers: Loggers,
     sharing: Sharing | None,
 ) -> Run:
-    """Run the loop of a study that is prepared."""
+    """Run the loop of a study that is prepared; what an earlier run could not have timed is asked for first."""
+    pay_owed(ledger, study, build_meter(study), display.say)
     spec, done = study.spec, ledger.trials
     ledger.want(spec.trials)
     weights = _weights(spec, folder, proposals.budget, display)

@@ -25,13 +25,14 @@ from autoprune.core.budget import Budget
 from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.core.leftovers import is_alive
 from autoprune.core.metrics import ACCURACY, Metric
-from autoprune.core.trial import Candidate, Completed, Trial
+from autoprune.core.trial import Candidate, Completed, Trial, Untimed
 from autoprune.errors import ModelError, StudyError
 from autoprune.export.architecture import Architecture, PrunedArchitecture
 from autoprune.export.saved_network import rebuild, weights_content
 from autoprune.loggers.protocol import Observer
 from autoprune.pruning.surgery import Pruner
 from autoprune.study.folder import StudyFolder
+from autoprune.study.later_latencies import untimed
 
 KeepWeights = Literal["front", "all", "none"]
 _ARCHITECTURE, _OLD_ARCHITECTURE = "architecture", "recipe"  # keys of it among a file's metadata, now and at first
@@ -113,11 +114,12 @@ class TrialWeights:
     def _kept(self, trials: Sequence[Trial]) -> set[int]:
         match self.keep:
             case "all":
-                return {trial.number for trial in trials if isinstance(trial.outcome, Completed)}
+                return {trial.number for trial in trials if isinstance(trial.outcome, Completed | Untimed)}
             case "none":
                 return set()
             case _:
-                return retained_trials(trials, self.objectives, self.budget, self.quality)
+                waiting = {trial.number for trial in untimed(trials)}  # who knows whether they will be on the front
+                return waiting | retained_trials(trials, self.objectives, self.budget, self.quality)
 
     def _remove(self, path: Path) -> None:
         try:

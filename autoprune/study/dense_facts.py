@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
+from autoprune.core.latency_host import LatencyHost
 from autoprune.core.measurement import Measurement
 from autoprune.errors import StudyError
 from autoprune.study.folder import StudyFolder
@@ -28,6 +29,7 @@ class DenseFacts:
         latency_runtime: what ran the network when it was timed; ``torch`` before there was a choice.
         latency_format: in which numbers it was timed, ``fp32`` or ``int8``.
         fp32_latency_ms: its latency in float32, where it was timed in int8; else ``None``.
+        latency_host: the other machine that timed it; ``None`` for the one that searched.
     """
 
     measurement: Measurement
@@ -38,6 +40,7 @@ class DenseFacts:
     latency_runtime: str = "torch"
     latency_format: str = "fp32"
     fp32_latency_ms: float | None = None
+    latency_host: LatencyHost | None = None
 
     @property
     def layout(self) -> str:
@@ -55,6 +58,7 @@ class DenseFacts:
             "latency_runtime": self.latency_runtime,
             "latency_format": self.latency_format,
             **({} if self.fp32_latency_ms is None else {"fp32_latency_ms": self.fp32_latency_ms}),
+            **({"latency_host": self.latency_host.to_json()} if self.latency_host else {}),
         }
 
     @classmethod
@@ -64,7 +68,7 @@ class DenseFacts:
         Raises:
             ValueError, KeyError, TypeError: if it is something else.
         """
-        learnt = stored.get("sparsity")
+        learnt, host = stored.get("sparsity"), stored.get("latency_host")
         return cls(
             measurement=Measurement.from_json(stored["measurement"]),
             data=str(stored["data"]),
@@ -74,6 +78,7 @@ class DenseFacts:
             latency_runtime=str(stored.get("latency_runtime", "torch")),
             latency_format=str(stored.get("latency_format", "fp32")),
             fp32_latency_ms=float(stored["fp32_latency_ms"]) if "fp32_latency_ms" in stored else None,
+            latency_host=LatencyHost.from_json(host) if host else None,
         )
 
 

@@ -21,9 +21,10 @@ from autoprune.core.json_values import parse_json
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.proposal import Proposal
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Candidate, Outcome, Trial
+from autoprune.core.trial import Candidate, HostLatency, Outcome, Trial
 from autoprune.errors import LeaseLostError, StudyError
 from autoprune.study import trial_format
+from autoprune.study.later_latencies import LATENCY, with_later_latencies
 from autoprune.study.leases import GRACE_SECONDS, Heart
 from autoprune.study.open_study import OpenStudy, running_of
 from autoprune.study.optuna_sampler import OptunaDraw, distributions, proposal_seed
@@ -122,7 +123,11 @@ class Ledger:
     def trials(self) -> list[Trial]:
         """Return every finished trial, by number."""
         with reporting_damage(self._open.url):
-            return self._open.tried(lambda _: trial_format.read_trials(self._open.follower.trials(), self._open.cache))
+            return self._open.tried(lambda _: self._finished(self._open.follower.trials()))
+
+    def _finished(self, stored: Sequence[trial_format.StoredTrial]) -> list[Trial]:
+        trials = trial_format.read_trials(stored, self._open.cache)
+        return with_later_latencies(trials, lambda: self._open.storage.get_study_user_attrs(self._open.study_id))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -139,6 +144,18 @@ class Ledger:
             StudyError: if it cannot be stored.
         """
         self._open.tried(lambda _: self._open.study.set_user_attr(key, json.dumps(value)))
+
+    def add_latency(self, number: int, latency: HostLatency) -> None:
+        """Store the latency of a trial that ended without one.
+
+        Args:
+            number: of the trial.
+            latency: of its network.
+
+        Raises:
+            StudyError: if it cannot be stored.
+        """
+        self.remember(f"{LATENCY}{number}", latency.to_json())
 
     def want(self, trials: int) -> None:
         """Store how many trials the study is to hold; while others work on it, that is never lowered."""
@@ -251,7 +268,7 @@ class Ledger:
             noted = noted_by_sampler(self._open.storage, self._open.study_id, lost[0], stored, self._open.cache)
             new = self._new_trial(space, lost[0], space.canonical(lost[0].policy), noted)
             return self._asked_at(self._open.rows.add(new), lost[0])
-        trials = trial_format.read_trials(stored, self._open.cache)
+        trials = self._finished(stored)
         pending = [c for r in running_of(stored) if (c := self._open.cache.candidate(r)) is not None]
         if wanted is not None and len(trials) + len(pending) >= wanted:
             return None

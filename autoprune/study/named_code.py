@@ -1,4 +1,4 @@
-"""Code that a file names, ``net.py:build`` or ``pkg.mod:build``, and whether it may be run.
+"""Code that a file names, ``net.py:build``, ``pkg.mod:build`` or a command, and whether it may be run.
 
 What a user writes on a command line or in a ``study.toml`` is theirs and is run. What stands in a study that came as an
 archive is not: its folder holds a mark, ``imported.json``, of the code that the archive named, and nothing of it is run
@@ -21,7 +21,9 @@ from autoprune.study.spec import StudySpec
 
 
 def code_in(spec: StudySpec) -> dict[str, tuple[str, ...]]:
-    """Return the code that a spec names: dotted key → ``file.py:name`` or ``package.module:name``, one or several.
+    """Return the code that a spec names: dotted key → one or several.
+
+    Each is ``file.py:name`` or ``package.module:name``, or a command.
 
     >>> from autoprune.study.spec_sections import ModelSpec
     >>> code_in(StudySpec(model=ModelSpec(source="net.py:build"))), code_in(StudySpec())
@@ -36,6 +38,7 @@ def code_in(spec: StudySpec) -> dict[str, tuple[str, ...]]:
     found = {key: tuple(filter(registry.is_code, names)) for key, (registry, names) in named.items()}
     loop = {"finetune": spec.loop.finetune, "evaluate": spec.loop.evaluate, "example": spec.loop.example}
     found |= {f"loop.{key}": (name,) for key, name in loop.items() if name}
+    found |= {"latency.command": (spec.latency.command,)} if spec.latency.command else {}
     return {key: names for key, names in found.items() if names}
 
 

@@ -158,6 +158,7 @@ def is_told_only(name: str) -> bool:
 _MEANING_FREE = frozenset({"space.max_drop", "space.seconds", "stopping.enabled"}) | {
     *("name", "trials", "budget", "sampler", "pick", "logging", "sensitivity", "screening", "disk"),
     *("data.root", "data.workers", "runtime.threads"),
+    *("latency.command", "latency.command_seconds"),  # a trial's latency means what its host is; see search.setup
 }
 
 

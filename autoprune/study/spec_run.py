@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from autoprune.core.builtin_names import LOGGERS
-from autoprune.study.spec_base import LARGEST_BATCH, Names, Section, check_name, check_unique
+from autoprune.study.spec_base import LARGEST_BATCH, Names, Section, check_name, check_unique, fault
 
 OPEN_LAYOUTS = ("auto", "measured")  # which a study decides when it begins
 
 
 class LatencySpec(Section):
-    """How a forward pass is timed on the study's device."""
+    """How a forward pass is timed: on the study's device, or on another machine."""
 
-    runtime: Literal["auto", "torch", "compile", "onnxruntime", "cuda"] = Field(
+    runtime: Literal["auto", "torch", "compile", "onnxruntime", "openvino", "cuda"] = Field(
         default="auto",
         description="what runs the networks. torch: PyTorch as it is; compile: torch.compile; onnxruntime: ONNX "
-        "Runtime on the CPU; cuda: PyTorch by the GPU's own clock; auto: cuda on a GPU, else onnxruntime if it "
-        "takes the network, else torch",
+        "Runtime on the CPU; openvino: OpenVINO on the CPU; cuda: PyTorch by the GPU's own clock; auto: cuda on a GPU, "
+        "else onnxruntime if it takes the network, else torch",
     )
     format: Literal["auto", "fp32", "int8"] = Field(
         default="fp32",
@@ -32,6 +33,27 @@ class LatencySpec(Section):
         default=9, ge=5, description="timed blocks, the first 2 to warm up; the spread of the others is the error"
     )
     calls: int = Field(default=5, ge=1, description="forward passes per block")
+    command: str = Field(
+        default="",
+        description="what times on another machine, in ONNX Runtime: ssh pi autoprune time -, or any command that "
+        "reads such an archive and prints such a document; no shell runs it; empty: this machine times",
+    )
+    command_seconds: float = Field(default=600.0, gt=0, description="most seconds that the command takes for a network")
+
+    @field_validator("command")
+    @classmethod
+    def _is_words(cls, text: str) -> str:
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise fault(f"expected a command and its arguments, and quotes in pairs ({error})") from error
+        return text.strip() if words else ""
+
+    @model_validator(mode="after")
+    def _command_runs_onnx(self) -> LatencySpec:
+        if self.command and self.runtime not in ("auto", "onnxruntime"):
+            raise fault("a command times in ONNX Runtime: expected auto or onnxruntime", "runtime", ("command",))
+        return self
 
 
 class DiskSpec(Section):

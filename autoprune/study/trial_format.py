@@ -4,7 +4,7 @@ Optuna's own record of a trial (parameters, values, state) is what its samplers 
 Optuna has no room for stands beside it as two JSON attributes: ``candidate``, written when the ledger asks for it, and
 ``outcome``, written just before the trial ends.
 
-    Completed → COMPLETE    Stopped → PRUNED    OverBudget, Failed → FAIL with an outcome
+    Completed → COMPLETE    Stopped → PRUNED    OverBudget, Failed, Untimed → FAIL with an outcome
     asked by a process that died → FAIL without an outcome: lost, and asked again
 """
 
@@ -29,6 +29,7 @@ from autoprune.core.trial import (
     OverBudget,
     Stopped,
     Trial,
+    Untimed,
     outcome_from_json,
     outcome_to_json,
 )
@@ -231,7 +232,7 @@ def told_as(outcome: Outcome, objectives: Sequence[str]) -> tuple[TrialState, li
             return TrialState.COMPLETE, [measurement[name] for name in objectives]
         case Stopped():
             return TrialState.PRUNED, None
-        case OverBudget() | Failed():
+        case OverBudget() | Failed() | Untimed():
             return TrialState.FAIL, None
 
 

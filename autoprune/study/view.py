@@ -15,6 +15,7 @@ from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError
 from autoprune.study.at_work import AtWork, at_work
 from autoprune.study.folder import StudyFolder
+from autoprune.study.later_latencies import with_later_latencies
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
 from autoprune.study.sqlite_rows import StoredStudy, read_sqlite
@@ -103,7 +104,7 @@ def open_view(path: str | Path, storage: str | None = None) -> StudyView:
     facts = _read_facts(found.facts, url)
     running = sum(record.state.name == RUNNING for record in found.trials)
     wanted = {spec.quality.name, "mflops", *spec.objectives}
-    trials = _readable(found.trials, facts.dense_paired, wanted, url)
+    trials = _readable(found.trials, found.facts, facts.dense_paired, wanted, url)
     if facts.dense is not None and not facts.dense.values.keys() >= wanted:
         lacking = ", ".join(sorted(wanted - facts.dense.values.keys()))
         raise StudyError(
@@ -148,12 +149,17 @@ def _read_facts(stored: Mapping[str, str], url: Callable[[], str]) -> StudyFacts
 
 
 def _readable(
-    stored: Sequence[StoredTrial], of_dense: str, wanted: Set[str], url: Callable[[], str]
+    stored: Sequence[StoredTrial],
+    kept: Mapping[str, str],
+    of_dense: str,
+    wanted: Set[str],
+    url: Callable[[], str],
 ) -> tuple[Trial, ...]:
     """Return the finished trials.
 
     Args:
         stored: records of trials.
+        kept: what is stored about the study as a whole, as JSON by key.
         of_dense: what the dense network made of each validation example.
         wanted: metrics that every completed trial has.
         url: returns that of the storage, for messages.
@@ -162,7 +168,7 @@ def _readable(
         StudyError: naming one that is damaged, as one with a number that is not finite.
     """
     try:
-        trials = tuple(read_trials(stored))
+        trials = tuple(with_later_latencies(read_trials(stored), lambda: kept))
         _check_paired(trials, of_dense)
         _check_measured(trials, wanted)
         return trials

@@ -26,6 +26,7 @@ from autoprune.errors import AutopruneError, ExportError, ModelError, UsageError
 from autoprune.export import timing_runtimes as latency_runtimes
 from autoprune.export.onnx import missing_packages
 from autoprune.export.onnx_derivation import OnnxConverter
+from autoprune.export.openvino import is_missing
 from autoprune.export.timing_runtimes import WORDS, check_engine, decide_engine, engine_of
 from autoprune.search.session import run_search
 from autoprune.search.setup.build_evaluator import build_evaluator
@@ -39,6 +40,7 @@ from autoprune.study.spec_toml import read_resolved
 from autoprune.testing import ExampleNetwork
 
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason=f"not installed: {', '.join(missing_packages())}")
+needs_openvino = pytest.mark.skipif(is_missing(), reason="OpenVINO is not installed (the extra openvino)")
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler"
 )
@@ -46,6 +48,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 RUNTIMES = [
     "torch",
     pytest.param("onnxruntime", marks=needs_onnx),
+    pytest.param("openvino", marks=[needs_onnx, needs_openvino]),
     pytest.param("compile", marks=needs_compiler),
     pytest.param("cuda", marks=needs_gpu),
 ]
@@ -99,7 +102,7 @@ def test_a_runtime_answers_as_the_network_lets_it_go_and_times_it_against_itself
     assert still() is None, "a search would keep every network it timed"
 
 
-@pytest.mark.parametrize("name", RUNTIMES[1:3])
+@pytest.mark.parametrize("name", RUNTIMES[1:4])
 def test_a_network_that_a_runtime_does_not_take_is_told_with_the_way_out(name: str) -> None:
     with pytest.raises((ExportError, ModelError), match="runtime torch") as found, torch.inference_mode():
         engine_of(name).prepare(Branches().eval(), torch.rand(1, 4), 1)
@@ -191,9 +194,10 @@ def test_auto_is_pytorch_for_a_network_that_cannot_be_exported_and_says_why() ->
 def test_auto_is_pytorch_where_every_pruned_network_would_be_exported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     converted = list[nn.Module]()
 
-    def export(self: OnnxConverter, network: nn.Module, threads: int) -> None:
+    def export(self: OnnxConverter, network: nn.Module, threads: int) -> tuple[bytes, None]:
         converted.append(network)
         self.exported += 1
+        return b"", None
 
     monkeypatch.setattr(OnnxConverter, "_export", export)
     dense, pruned = nn.Linear(4, 3), nn.Linear(4, 3)

@@ -89,7 +89,7 @@ def test_a_run_has_the_settings_as_its_config_and_the_best_in_its_summary(tmp_pa
     session(tmp_path, 0, 2)
     (run,) = read_runs(tmp_path)
     assert run.config["finetune"] == {"lr": 0.03}
-    assert run.config["session"] == {"budget": "50 MFLOPs", "sampler": "auto", "trials": 6}
+    assert run.config["session"] == {"budget": "50 MFLOPs", "sampler": "auto", "trials": 7}
     assert run.config["versions"] == {"torch": "2.0"}
     assert run.summary["dense/accuracy"] == 0.95
     best = PruningPolicy.from_json(run.summary["best/policy"])

@@ -94,7 +94,7 @@ def test_with_one_trial_there_is_no_knee(make_view: MakeView) -> None:
 def test_only_failed_trials(make_view: MakeView) -> None:
     trials = [trial(number, Failed("NonFiniteError", "loss is NaN\nlater lines")) for number in range(3)]
     summary = summarise(make_view(trials))
-    assert summary.counts == {"completed": 0, "over_budget": 0, "stopped": 0, "failed": 3}
+    assert summary.counts == {"completed": 0, "over_budget": 0, "stopped": 0, "failed": 3, "untimed": 0}
     assert next((f.number, f.error, f.message) for f in summary.failures) == (0, "NonFiniteError", "loss is NaN")
     assert summary.rows == ()
 
@@ -103,7 +103,7 @@ def test_counts_and_seconds(make_view: MakeView) -> None:
     cost = Measurement({"mflops": 60.0})
     ended = [measurement(0.9, 40), OverBudget(cost, {"mflops": 0.2}), Stopped("clearly worse", cost), Failed("E", "")]
     summary = summarise(make_view([trial(n, outcome) for n, outcome in enumerate(ended)]))
-    assert summary.counts == {"completed": 1, "over_budget": 1, "stopped": 1, "failed": 1}
+    assert summary.counts == {"completed": 1, "over_budget": 1, "stopped": 1, "failed": 1, "untimed": 0}
     assert summary.seconds == {"finetune": 40.0, "score": 6.0, "other": 2.0}
     assert summary.total_seconds == 48
     assert summary.sessions == 1

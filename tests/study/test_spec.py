@@ -496,6 +496,7 @@ MEANING_FREE = {
     *("space.max_drop", "space.seconds", "stopping.enabled", "logging.loggers"),
     *("sensitivity.enabled", "sensitivity.images", "sensitivity.share"),
     *("screening.enabled", "screening.networks", "screening.images"),
+    *("latency.command", "latency.command_seconds"),  # the machine is held otherwise
 }
 ADDED = {  # since studies are stored
     *("sparsity", "schedule", "stopping", "dense.optimizer", "finetune.optimizer", "latency.runtime"),

@@ -87,8 +87,8 @@ def _candidate(view: StudyView) -> Pairs:
 
 def _counting(view: StudyView, summary: Summary) -> Pairs:
     timing = view.spec.latency
-    named = {"batch", "threads", "blocks", "calls"}
-    others = [f", {name} {value}" for name, value in timing.model_dump().items() if name not in named]
+    named = {"batch", "threads", "blocks", "calls", "command_seconds"}
+    others = [f", {name} {value}" for name, value in timing.model_dump().items() if value and name not in named]
     cost = COST_OF[summary.prefer]
     return [
         ("FLOPs", f"{FLOP_CONVENTION} of a convolution, linear layer or matrix product"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from autoprune.analysis import pareto
@@ -10,10 +11,11 @@ from autoprune.analysis.comparison import Scored, baselines_for, worth
 from autoprune.analysis.comparison_notes import noise_notes, worth_notes
 from autoprune.analysis.speed_notes import no_worse_notes, speed_notes
 from autoprune.core.budget import Budget
+from autoprune.core.latency_host import NOISY
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, TRAIN, Metric
 from autoprune.core.preference import WORDS, Preference
-from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
+from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial, Untimed, completed_measurement
 from autoprune.errors import NothingFitsError
 from autoprune.report.content.rows import Row, first_line, generalisation_gap
 from autoprune.study.regularisation_facts import RegularisationFacts
@@ -97,12 +99,54 @@ def _generalisation(rows: Sequence[Row], dense: Measurement, quality: Metric) ->
     ]
 
 
-def latency_notes(sessions: Sequence[SessionFacts]) -> list[str]:
-    """Return how latency was measured, if the runs have stored it; those of earlier versions did not.
+def latency_notes(sessions: Sequence[SessionFacts], trials: Sequence[Trial] = ()) -> list[str]:
+    """Return how latency was measured, if the runs have stored it, and what is still owed or cannot be compared.
 
     Args:
-        sessions: what is stored of each run, in order.
+        sessions: what is stored of each run, in order; earlier versions stored nothing.
+        trials: every finished one.
     """
+    return [*_how_timed(sessions), *_several_hosts(trials), *_noisy(trials), *_owed(trials)]
+
+
+def _owed(trials: Sequence[Trial]) -> list[str]:
+    waiting = [trial for trial in trials if isinstance(trial.outcome, Untimed)]
+    if not waiting:
+        return []
+    have = "1 trial has" if len(waiting) == 1 else f"{len(waiting)} trials have"
+    return [
+        f"{have} no latency yet and {'is' if len(waiting) == 1 else 'are'} on no front, since the machine that times "
+        f"did not answer; `autoprune time STUDY` asks again"
+    ]
+
+
+def _several_hosts(trials: Sequence[Trial]) -> list[str]:
+    """Return a note if workers timed on machines of their own: ratios to dense travel, but not everywhere."""
+    hosts = Counter(
+        t.outcome.latency_host for t in trials if isinstance(t.outcome, Completed) and t.outcome.latency_host
+    )
+    if len(hosts) < 2:
+        return []
+    shares = ", ".join(f"{count} on {host}" for host, count in hosts.most_common())
+    return [
+        f"latencies were timed on {len(hosts)} machines ({shares}), each against the dense network there, so that they "
+        f"compare only as far as these machines are alike; latency.command has all of them timed on one"
+    ]
+
+
+def _noisy(trials: Sequence[Trial]) -> list[str]:
+    """Return a note if the machine was too busy to tell, so that nobody believes its numbers."""
+    timed = [m for trial in trials if (m := completed_measurement(trial)) and m.error("latency_ms")]
+    noisy = sum(m.error("latency_ms") > NOISY * m["latency_ms"] for m in timed)
+    if not noisy:
+        return []
+    return [
+        f"{noisy} of {len(timed)} latencies are uncertain by more than {100 * NOISY:g} %: the machine that timed them "
+        f"was too busy to tell such networks apart; raise latency.blocks, or time on a quiet one"
+    ]
+
+
+def _how_timed(sessions: Sequence[SessionFacts]) -> list[str]:
     if not sessions:
         return []
     how, where = sessions[-1].latency, sessions[-1].runtime
@@ -112,8 +156,8 @@ def latency_notes(sessions: Sequence[SessionFacts]) -> list[str]:
     form, dense = {"int8": "int8"}.get(str(how.get("format", "")), "float32"), how.get("dense_fp32_ms")
     beside = f"; in float32 that takes {float(dense):.3f} ms" if dense else ""
     return [
-        f"latency was timed in {how['runtime']}, batch {how['batch']}, {threads}, {form}, on {where['device_name']}, "
-        f"in alternation with the dense network{beside}"
+        f"latency was timed in {how['runtime']}, batch {how['batch']}, {threads}, {form}, on "
+        f"{how.get('host') or where['device_name']}, in alternation with the dense network{beside}"
     ]
 
 
@@ -201,5 +245,7 @@ def _ending(trial: Trial) -> str:
             return f"it was stopped, {first_line(reason)}"
         case Failed(error, message):
             return f"it failed with {error}: {first_line(message)}"
+        case Untimed(reason):
+            return f"it has no latency yet: {first_line(reason)}"
         case Completed():
             return "it completed"

@@ -12,7 +12,7 @@ from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, TRAIN, Metric
 from autoprune.core.preference import Preference
-from autoprune.core.trial import Failed, Trial
+from autoprune.core.trial import Completed, Failed, Trial
 
 LONGEST_MESSAGE = 300
 
@@ -34,6 +34,7 @@ class Row:
             below 0 if it is better.
         budget_used: share of the tightest limit that it uses; ``None`` without a budget.
         quality: what it is judged by.
+        latency_host: name of the machine that timed it; empty if that is not stored.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Row:
     quality_drop: float
     budget_used: float | None
     quality: Metric
+    latency_host: str = ""
 
     @property
     def fits(self) -> bool:
@@ -69,6 +71,7 @@ class Row:
             "ratios": dict(self.ratios),
             "values": dict(self.measurement.values),
             "stderr": dict(self.measurement.stderr),
+            "latency_host": self.latency_host,
         }
 
 
@@ -123,6 +126,7 @@ def choose_rows(
             quality_drop=quality.gain(dense[quality.name], measurement[quality.name]),
             budget_used=share_of_budget(measurement, budget),
             quality=quality,
+            latency_host=trial.outcome.latency_host if isinstance(trial.outcome, Completed) else "",
         )
         for trial, measurement in pareto.measured(list(shown.values()))
     )

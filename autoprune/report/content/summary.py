@@ -15,7 +15,7 @@ from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, FLOP_CONVENTION, METRICS, Metric
 from autoprune.core.preference import PREFERRED, Preference
-from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
+from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial, Untimed
 from autoprune.report.content.not_faster import not_faster_notes
 from autoprune.report.content.notes import compose_notes, latency_notes, regularisation_notes
 from autoprune.report.content.quality_words import study_metrics
@@ -34,6 +34,7 @@ KINDS: Mapping[str, type] = {
     "over_budget": OverBudget,
     "stopped": Stopped,
     "failed": Failed,
+    "untimed": Untimed,
 }
 
 
@@ -49,7 +50,7 @@ class Summary:
         dense: what was measured of the dense network on validation.
         rows: the front, best first; then the best network and the baselines that are not on it.
         hypervolume: share of the box between no accuracy at dense cost and perfection that is dominated.
-        counts: ``completed``, ``over_budget``, ``stopped``, ``failed`` → number of finished trials.
+        counts: ``completed``, ``over_budget``, ``stopped``, ``failed``, ``untimed`` → number of finished trials.
         running: trials that were begun and have not ended, in a live search or in one that died.
         failures: the failed trials with their reasons.
         seconds: phase → seconds spent by all trials together, the longest first.
@@ -210,7 +211,7 @@ def _notes(
         *regularisation_notes(view.facts.regularisation, quality),
         *not_faster_notes(rows, view.spec),
         *(stopping_notes(stopping) if rows else ()),
-        *latency_notes(view.sessions),
+        *latency_notes(view.sessions, view.trials),
     )
 
 

@@ -16,7 +16,7 @@ from autoprune.analysis.comparison import baselines_for
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
 from autoprune.core.preference import COST_OF
-from autoprune.core.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, kind_of
+from autoprune.core.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, Untimed, kind_of
 from autoprune.report.content.axes import AXIS_TITLES, quality_range
 from autoprune.report.content.hypervolume_history import history
 from autoprune.report.content.quality_words import study_metrics, title
@@ -170,6 +170,8 @@ def _reason(trial: Trial) -> str:
             return ""
         case Stopped(reason, _):
             return first_line(reason)
+        case Untimed(reason):
+            return f"no latency yet: {first_line(reason)}"
         case OverBudget(_, violations):
             return ", ".join(f"{name} {100 * excess:.3g} % over its limit" for name, excess in violations.items())
         case Failed(error, message):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from autoprune.analysis.comparison import Comparison
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
-from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial
+from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial, Untimed
 from autoprune.report.content.parameter_importance import ParameterImportance
 from autoprune.report.content.quality_words import title
 from autoprune.report.content.rows import Row, duration, first_line, short
@@ -107,6 +107,8 @@ class Endings:
     failed_more: int
     stopped: tuple[Reason, ...]
     stopped_more: int
+    untimed: tuple[Reason, ...]
+    untimed_more: int
     over: str
 
 
@@ -231,9 +233,9 @@ def phases(trials: Sequence[Trial]) -> list[PhaseRow]:
 
 
 def endings(trials: Sequence[Trial]) -> Endings:
-    """Return the trials that did not complete: failures by reason, the most frequent first, then stopped ones."""
+    """Return the trials that did not complete: failures by reason, the most frequent first, then the others."""
     failed: dict[str, list[int]] = {}
-    stopped, over = list[Reason](), list[int]()
+    stopped, untimed, over = list[Reason](), list[Reason](), list[int]()
     for trial in trials:
         match trial.outcome:
             case Failed(error, message):
@@ -243,6 +245,8 @@ def endings(trials: Sequence[Trial]) -> Endings:
                 stopped.append(Reason(str(trial.number), first_line(reason)))
             case OverBudget():
                 over.append(trial.number)
+            case Untimed(reason):
+                untimed.append(Reason(str(trial.number), first_line(reason)))
             case Completed():
                 pass
     ranked = sorted(failed.items(), key=lambda pair: -len(pair[1]))
@@ -251,6 +255,8 @@ def endings(trials: Sequence[Trial]) -> Endings:
         failed_more=max(0, len(ranked) - LISTED),
         stopped=tuple(stopped[:LISTED]),
         stopped_more=max(0, len(stopped) - LISTED),
+        untimed=tuple(untimed[:LISTED]),
+        untimed_more=max(0, len(untimed) - LISTED),
         over=_numbers(over),
     )
 

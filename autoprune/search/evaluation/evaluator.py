@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoprune.analysis.early_stopping import EarlyStopper
-from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget
-from autoprune.errors import AutopruneError
+from autoprune.core.trial import Candidate, Completed, Failed, Outcome, OverBudget, Untimed
+from autoprune.errors import AutopruneError, TimingError
 from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.measure_quality import quality_and_answers
@@ -82,14 +82,20 @@ class Evaluator:
             outcome = Failed(type(error).__name__, str(error), traceback.format_exc())
         return Evaluation(outcome, watch.with_rest())
 
-    def _scored(self, candidate: Candidate, network: nn.Module, monitor: Monitor) -> Completed:
-        """Score and time a network after its training, and hand it out."""
+    def _scored(self, candidate: Candidate, network: nn.Module, monitor: Monitor) -> Completed | Untimed:
+        """Score and time a network after its training, and hand it out; the machine that times may be out of reach."""
         watch = monitor.watch
         with watch("score"):
             quality, paired = quality_and_answers(network, self.maker.task, self.maker.runtime)
+        measured, why = monitor.measured.merged(quality), ""
         with watch("latency"):
-            timing = self.meter.time(network)
+            try:
+                measured = measured.merged(self.meter.time(network))
+            except TimingError as error:
+                why = str(error)
         if self.on_network is not None:
             with watch("store"):
                 self.on_network(candidate, network)
-        return Completed(monitor.measured.merged(quality).merged(timing), paired, monitor.spared)
+        if why:
+            return Untimed(why, measured, paired, monitor.spared)
+        return Completed(measured, paired, monitor.spared, latency_host=self.meter.host)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 
 from torch import nn
 
 from autoprune.core.measurement import Measurement
-from autoprune.cost.latency import Timer, measured_latency
+from autoprune.cost.latency import NetworkTimer, measured_latency
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,14 @@ class LatencyMeter:
         dense_ms: the study's reference latency of the dense network, in milliseconds.
     """
 
-    timer: Timer
+    timer: NetworkTimer
     dense: nn.Module
     dense_ms: float
+
+    @property
+    def host(self) -> str:
+        """Return the name of the machine that times."""
+        return self.timer.host.name if self.timer.host else platform.node()
 
     def time(self, network: nn.Module) -> Measurement:
         """Return the latency of a pruned network, timed in float32 against the dense one.
@@ -33,6 +39,7 @@ class LatencyMeter:
         Raises:
             NonFiniteError: if the clock did not advance.
             ExportError, ModelError: if the latency runtime does not take the network.
+            TimingError: if another machine is to time it, and does not.
         """
         self.dense.eval()
         latency_ms, stderr_ms = measured_latency(self.timer.compare(network.eval()), self.dense_ms)

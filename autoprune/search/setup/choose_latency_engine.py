@@ -8,7 +8,8 @@ from dataclasses import replace
 from torch import nn
 
 from autoprune.cost.timing_engines import Engine
-from autoprune.export.timing_runtimes import check_takes, decide_engine, engine_of
+from autoprune.errors import StudyMismatchError
+from autoprune.export.timing_runtimes import ONNX, check_takes, decide_engine, engine_of
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.build_costs import timing_batch
 from autoprune.search.setup.choose_layout import half_pruned
@@ -18,8 +19,11 @@ from autoprune.study.dense_facts import read_dense_facts
 
 
 def named_engine(context: StudyContext) -> Engine | None:
-    """Return the engine that the spec names; ``None`` if it leaves the choice to ``auto``."""
-    name = context.spec.latency.runtime
+    """Return the engine that the spec names; ``None`` if it leaves the choice to ``auto``.
+
+    Where a command times, that is ONNX Runtime.
+    """
+    name = ONNX if context.spec.latency.command else context.spec.latency.runtime
     return None if name == "auto" else engine_of(name)
 
 
@@ -50,10 +54,14 @@ def with_latency_engine(context: StudyContext, pruner: Pruner, named: Engine | N
         context: with the device and the layout decided.
         pruner: knows the dense network, in eval mode and placed.
         named: the engine that the spec names, which is then taken.
+
+    Raises:
+        StudyMismatchError: if the study was timed on another machine and would go on here, or the other way round.
     """
     _say_if_one_batch(context, pruner.network)
+    _check_same_place(context)
     if named is not None:
-        return context, named
+        return _with_runtime(context, named.name) if context.spec.latency.command else context, named
     spec = context.spec
     if context.folder.dense_facts.exists():
         name = read_dense_facts(context.folder).latency_runtime
@@ -63,5 +71,26 @@ def with_latency_engine(context: StudyContext, pruner: Pruner, named: Engine | N
         plan, batch = timing_plan(spec.latency), timing_batch(context, pruner.network)
         name, engine, why = decide_engine(plan, context.device.device, pruner.network, pruned, batch)
         context.notify(why)
-    latency = spec.latency.model_copy(update={"runtime": name})
-    return replace(context, spec=spec.model_copy(update={"latency": latency})), engine
+    return _with_runtime(context, name), engine
+
+
+def _with_runtime(context: StudyContext, name: str) -> StudyContext:
+    latency = context.spec.latency.model_copy(update={"runtime": name})
+    return replace(context, spec=context.spec.model_copy(update={"latency": latency}))
+
+
+def _check_same_place(context: StudyContext) -> None:
+    """Raise if the dense network was timed by a command, and the spec has none; or the other way round."""
+    if not context.folder.dense_facts.exists():
+        return
+    host, command = read_dense_facts(context.folder).latency_host, context.spec.latency.command
+    if host is not None and not command:
+        raise StudyMismatchError(
+            f"this study's latency is that of {host.described}, and no command is given that times there; give "
+            f"--latency-command, or begin a new study in another folder"
+        )
+    if host is None and command:
+        raise StudyMismatchError(
+            f"this study's latency was timed where it was searched, and now the command {command!r} is given; a front "
+            f"mixes no machines: leave the command out (--latency-command ''), or begin a new study in another folder"
+        )

@@ -27,12 +27,16 @@ def study_facts(study: PreparedStudy) -> StudyFacts:
 
 def session_facts(study: PreparedStudy, budget: Budget) -> SessionFacts:
     """Return what is stored of a run that searches within an absolute budget."""
-    spec, beside = study.spec, read_dense_facts(study.folder).fp32_latency_ms
+    spec, host, beside = study.spec, study.timer.host, read_dense_facts(study.folder).fp32_latency_ms
     return SessionFacts(
         budget=budget,
         sampler=spec.sampler,
         trials=spec.trials,
         runtime=study.device.describe(),
-        latency={**spec.latency.model_dump(), **({} if beside is None else {"dense_fp32_ms": beside})},
+        latency={
+            **spec.latency.model_dump(),
+            **({"host": host.described} if host else {}),
+            **({} if beside is None else {"dense_fp32_ms": beside}),
+        },
         versions=versions(),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.export.timing_runtimes import check_engine
 from autoprune.search.setup.own_loop import loop_task
@@ -24,15 +26,15 @@ def resolve(spec: StudySpec) -> StudySpec:
     Raises:
         UsageError: if this machine lacks the device or the latency runtime that the spec names.
     """
-    runtime = runtime_of(spec)
-    check_engine(timing_plan(spec.latency), runtime.device)
+    runtime, plan = runtime_of(spec), timing_plan(spec.latency)
+    check_engine(replace(plan, runtime="onnxruntime") if spec.latency.command else plan, runtime.device)
     decided = spec.runtime.model_copy(update={"device": runtime.device})
     return spec.model_copy(update={"runtime": decided})
 
 
 def timing_plan(wish: LatencySpec) -> TimingPlan:
     """Return how networks are timed by the spec."""
-    return TimingPlan(**wish.model_dump())
+    return TimingPlan(**wish.model_dump(exclude={"command", "command_seconds"}))
 
 
 def runtime_of(spec: StudySpec) -> Runtime:

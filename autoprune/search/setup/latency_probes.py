@@ -16,7 +16,7 @@ from autoprune.core.counts import ChannelCounts
 from autoprune.core.json_values import parse_json
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
-from autoprune.cost.latency import Timer, measured_latency
+from autoprune.cost.latency import NetworkTimer, measured_latency
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.proposals.latency_model import LatencyProbes, Timed
@@ -35,7 +35,7 @@ def needs_probes(budget: Budget) -> bool:
 
 
 def latency_probes(
-    context: StudyContext, pruner: Pruner, cost: CostModel, timer: Timer, dense_ms: float
+    context: StudyContext, pruner: Pruner, cost: CostModel, timer: NetworkTimer, dense_ms: float
 ) -> LatencyProbes:
     """Return timed networks of the space, the dense one first: read from the study, or timed now and stored.
 
@@ -48,6 +48,7 @@ def latency_probes(
 
     Raises:
         NonFiniteError: if the clock did not advance.
+        TimingError: if another machine is to time them, and does not.
     """
     where = {name: value for name, value in context.device.describe().items() if name not in ("precision", "threads")}
     masks = {f"{layer}:weights": units for layer, units in pruner.space.mask_choices.items()}
@@ -71,7 +72,7 @@ def latency_probes(
     return LatencyProbes(cost, tuple(timed))
 
 
-def _timed(context: StudyContext, pruner: Pruner, timer: Timer, dense_ms: float) -> list[Timed]:
+def _timed(context: StudyContext, pruner: Pruner, timer: NetworkTimer, dense_ms: float) -> list[Timed]:
     space, networks = pruner.space, list(spread(pruner.space))
     context.notify(f"timing {len(networks)} pruned copies, untrained, to learn what latency depends on")
     timed = [Timed(space.full, dense_ms)]

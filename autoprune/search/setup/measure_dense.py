@@ -7,7 +7,7 @@ import json
 from torch import nn
 
 from autoprune.core.measurement import Measurement
-from autoprune.cost.latency import Timer
+from autoprune.cost.latency import NetworkTimer
 from autoprune.cost.timing_engines import Engine
 from autoprune.search.evaluation.measure_quality import quality_and_answers
 from autoprune.search.setup.build_costs import timer_of
@@ -20,7 +20,7 @@ REFERENCE_BLOCKS = 15
 
 
 def measure_dense(
-    context: StudyContext, network: nn.Module, exact: Measurement, timer: Timer, float_engine: Engine
+    context: StudyContext, network: nn.Module, exact: Measurement, timer: NetworkTimer, float_engine: Engine
 ) -> Measurement:
     """Return what was measured of the dense network: stored in the study, or measured now and then stored.
 
@@ -33,11 +33,12 @@ def measure_dense(
 
     Raises:
         StudyError: if the stored file is damaged.
+        TimingError: if another machine is to time it, and does not.
     """
 
-    def _fp32_ms(engine: Engine, float_engine: Engine) -> float | None:
+    def fp32_ms() -> float | None:
         """Return the latency in float32, where networks are timed in int8."""
-        if engine.format == "fp32":
+        if timer.format == "fp32":
             return None
         return timer_of(context, network, float_engine).compare(blocks=REFERENCE_BLOCKS).dense_ms
 
@@ -52,9 +53,10 @@ def measure_dense(
             runtime=context.device.describe(),
             regularisation=regularisation_facts(context.folder),
             paired=paired,
-            latency_runtime=timer.engine.name,
-            latency_format=timer.engine.format,
-            fp32_latency_ms=_fp32_ms(timer.engine, float_engine),
+            latency_runtime=timer.runtime,
+            latency_format=timer.format,
+            fp32_latency_ms=fp32_ms(),
+            latency_host=timer.host,
         )
 
     facts = once(

@@ -10,7 +10,7 @@ from autoprune.core.channel_groups import FrozenGroup
 from autoprune.core.measurement import Measurement
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
-from autoprune.cost.latency import Timer
+from autoprune.cost.latency import NetworkTimer
 from autoprune.export.architecture import Architecture
 from autoprune.pruning.surgery import Pruner
 from autoprune.search.setup.context import StudyContext
@@ -39,7 +39,7 @@ class PreparedStudy:
     start: nn.Module
     frozen: tuple[FrozenGroup, ...]
     cost: CostModel
-    timer: Timer
+    timer: NetworkTimer
     dense: Measurement
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from autoprune.core.json_values import DAMAGE
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
 from autoprune.core.policy import PruningPolicy
-from autoprune.core.trial import Candidate, Completed, Trial, outcome_from_json
+from autoprune.core.trial import Candidate, Completed, Trial, Untimed, outcome_from_json
+from autoprune.study.later_latencies import LATENCY, untimed, with_later_latencies
 from autoprune.study.sqlite_rows import facts_of, known_study, open_to_read
 from autoprune.study.study_facts import StudyFacts
 from autoprune.study.table_schema import CANDIDATE, OUTCOME
@@ -69,7 +71,8 @@ def _read(connection: sqlite3.Connection, name: str, quality: Metric) -> Overvie
     study = known_study(connection, name)
     if study is None:
         return None
-    facts = StudyFacts.from_json({key: json.loads(value) for key, value in facts_of(connection, study).items()})
+    kept = facts_of(connection, study)
+    facts = StudyFacts.from_json({key: json.loads(value) for key, value in kept.items()})
     rows = connection.execute(_TRIALS, (OUTCOME, study)).fetchall()
     ended = [
         (trial_id, json.loads(json.loads(text))["outcome"])
@@ -77,23 +80,51 @@ def _read(connection: sqlite3.Connection, name: str, quality: Metric) -> Overvie
         if text is not None and state not in ("RUNNING", "WAITING")
     ]
     running = sum(state == "RUNNING" for _, state, _ in rows)
-    best = _best(connection, ended, facts, quality)
+    best = _best(connection, ended, kept, facts, quality)
     number, measured = best if best else (None, None)
     return Overview(len(ended), running, facts, number, measured)
 
 
 def _best(
-    connection: sqlite3.Connection, ended: list[tuple[int, dict[str, Any]]], facts: StudyFacts, quality: Metric
+    connection: sqlite3.Connection,
+    ended: list[tuple[int, dict[str, Any]]],
+    kept: Mapping[str, str],
+    facts: StudyFacts,
+    quality: Metric,
 ) -> tuple[int, Measurement] | None:
-    """Return the number of the best trial within the budget, and what it measured."""
+    """Return the number of the best trial within the budget, and what it measured.
+
+    Args:
+        connection: to the database.
+        ended: record → outcome, as JSON data.
+        kept: what is stored about the study as a whole, as JSON by key.
+        facts: the same, read.
+        quality: what networks are judged by.
+    """
     nobody = PruningPolicy()
     trials = [  # under the number of their record: of all candidates only the best one's is read
         Trial(Candidate(trial_id, nobody, 0, ""), outcome, {}, 0)
         for trial_id, data in ended
-        if isinstance(outcome := outcome_from_json(data), Completed)
+        if isinstance(outcome := outcome_from_json(data), Completed | Untimed)
     ]
+    trials = with_later_latencies(trials, lambda: _by_record(connection, trials, kept))
     found = best_within(trials, facts.budget, quality)
     if found is None or not isinstance(found.outcome, Completed):
         return None
-    (text,) = connection.execute(_CANDIDATE, (found.number, CANDIDATE)).fetchone()
-    return int(json.loads(json.loads(text))["number"]), found.outcome.measurement
+    return _number_of(connection, found.number), found.outcome.measurement
+
+
+def _number_of(connection: sqlite3.Connection, trial_id: int) -> int:
+    """Return the number of the candidate in a record."""
+    (text,) = connection.execute(_CANDIDATE, (trial_id, CANDIDATE)).fetchone()
+    return int(json.loads(json.loads(text))["number"])
+
+
+def _by_record(connection: sqlite3.Connection, trials: Sequence[Trial], kept: Mapping[str, str]) -> dict[str, str]:
+    """Return the latencies that came later as they are stored, under the record's number instead of the trial's."""
+    records = [trial.number for trial in untimed(trials)]
+    return {
+        f"{LATENCY}{record}": kept[key]
+        for record in records
+        if (key := f"{LATENCY}{_number_of(connection, record)}") in kept
+    }

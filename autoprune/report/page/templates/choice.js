@@ -22,7 +22,7 @@ function readTrials(columns) {
   });
 }
 
-const KINDS = ["completed", "stopped", "over budget", "failed"];
+const KINDS = ["completed", "stopped", "over budget", "failed", "untimed"];
 const trials = readTrials(data.trials);
 const completed = trials.filter((trial) => trial.kind === 0);
 const byNumber = new Map(trials.map((trial) => [trial.number, trial]));
