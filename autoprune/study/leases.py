@@ -58,6 +58,22 @@ def run_out(
     return [record for record, _ in running if record.number not in alive]
 
 
+def still_held(
+    records: Iterable[StoredTrial], folder: Path, silent: Callable[[float], set[int]], grace_seconds: float
+) -> set[int]:
+    """Return Optuna's numbers of the running trials that a worker still evaluates, on whatever machine it is.
+
+    Args:
+        records: any trials of a study.
+        folder: of the study, or a copy of it.
+        silent: returns those without a heartbeat for so many seconds, by the database's clock.
+        grace_seconds: after which a lease without a heartbeat has run out.
+    """
+    running = [record for record in records if record.state == TrialState.RUNNING]
+    lost = run_out(running, folder, lambda: silent(grace_seconds), lambda _: False)
+    return {record.number for record in running} - {record.number for record in lost}
+
+
 class Heart:
     """A thread that keeps the leases of this process alive.
 

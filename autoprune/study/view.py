@@ -16,6 +16,7 @@ from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError
 from autoprune.study.at_work import AtWork, at_work
 from autoprune.study.folder import StudyFolder
+from autoprune.study.leases import GRACE_SECONDS, still_held
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
 from autoprune.study.storage import closing_storage, reporting_damage
@@ -44,6 +45,11 @@ class StudyView:
     running: int
     facts: StudyFacts
     at_work: tuple[AtWork, ...] = ()
+
+    @property
+    def is_leased(self) -> bool:
+        """Return whether a living worker, here or on another machine, evaluates a candidate."""
+        return any(one.is_leased for one in self.at_work)
 
     @property
     def dense(self) -> Measurement:
@@ -98,9 +104,10 @@ def open_view(path: str | Path, storage: str | None = None) -> StudyView:
         except KeyError as error:
             raise StudyError(f"the storage {without_password(url)!r} holds no study named {spec.name!r}") from error
         with reporting_damage(url):
-            stored = open_rows(opened, study_id).read(0)
+            rows = open_rows(opened, study_id)
+            stored = rows.read(0)
             kept = opened.get_study_user_attrs(study_id)
-            working = at_work(stored)
+            working = at_work(stored, still_held(stored, folder.path, rows.silent, GRACE_SECONDS))
         facts = _read_facts(kept, url)
     running = sum(record.state == TrialState.RUNNING for record in stored)
     wanted = {spec.quality.name, "mflops", *spec.objectives}
