@@ -20,6 +20,7 @@ from typing import Any
 from autoprune.cli.ray_place import Place
 from autoprune.cli.ray_plan import Node, Share
 from autoprune.cli.worker_plan import LEAST_GB
+from autoprune.core.cores import available_cores
 from autoprune.core.leftovers import scratch_folder
 from autoprune.errors import EvaluationError, UsageError
 
@@ -85,6 +86,7 @@ def ray_cluster() -> Iterator[Cluster]:
             settings = {
                 "address": "local",
                 "include_dashboard": False,
+                "num_cpus": available_cores(),
                 "object_store_memory": _STORE_BYTES,
                 "_temp_dir": str(folder),
             }

@@ -115,11 +115,12 @@ def planned_on_ray(
     room = sum(share.places(node) for node in nodes)
     if not room or wanted > room:
         raise UsageError(_no_room(wanted, room, nodes, share))
+    count = wanted or room
     environment = {} if threads else {THREADS_VARIABLE: str(max(1, share.cpus))}
     if len(nodes) == 1 and not threads:
-        environment[TOGETHER_VARIABLE] = str(max(1, int(nodes[0].cpus)))
+        environment[TOGETHER_VARIABLE] = str(max(1, share.cpus * count))
     options = ("--device", "cuda") if share.gpus else ()
-    return [WorkerPlan(str(number + 1), options, environment) for number in range(wanted or room)], share
+    return [WorkerPlan(str(number + 1), options, environment) for number in range(count)], share
 
 
 def _gpu_share(nodes: Sequence[Node], gpus: float) -> Share:

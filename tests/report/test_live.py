@@ -25,6 +25,7 @@ from autoprune.errors import StudyLockedError
 from autoprune.report.live import last_line, news, take_snapshot, time_left
 from autoprune.study.folder import StudyFolder
 from autoprune.study.lock import is_searched, take_lock
+from autoprune.study.manage.list import list_studies
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
 from autoprune.study.storage_url import sqlite_url
@@ -315,6 +316,7 @@ def test_a_search_in_another_folder_is_seen_by_its_heartbeat_and_gone_without_on
         list(asked_and_told(ledger, proposals, 2))
         asked = ledger.ask(proposals, 0)
         shot = take_snapshot(here, url)
+        assert [one.searching for one in list_studies(tmp_path, url) if one.name == "here"] == [True]
         assert not is_searched(StudyFolder(here).lock)
         assert (shot.searching, [at.number for at in shot.workers]) == (True, [asked.number])
         assert shot.state_line().startswith("searching")
