@@ -14,7 +14,7 @@ from tiny import command, environment, stored_trials
 
 from autoprune.study.view import open_view
 
-PATIENCE = 90.0
+PATIENCE = 120.0
 ALIKE = ("--no-stopping", "--set", "sensitivity.enabled=false")  # nothing depends on who finished before
 
 
