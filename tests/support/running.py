@@ -40,7 +40,7 @@ def until(is_so: Any, process: subprocess.Popen[str] | None = None) -> None:
     deadline = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < deadline, "it takes too long"
-        assert process is None or process.poll() is None, "it ended early"
+        assert process is None or process.poll() is None, f"it ended early: {process.communicate()[1]}"
         time.sleep(0.05)
 
 
