@@ -241,7 +241,7 @@ def test_a_cluster_of_two_nodes_needs_a_database_and_then_both_work(tmp_path: Pa
             pytest.skip(postgres.why_not())
         with postgres.server() as server:
             url = server.new_database("rayed")
-            with searching(folder, "--workers", "ray", "--storage", url, env=environment) as process:
+            with searching(folder, *ALIKE, "--workers", "ray", "--storage", url, env=environment) as process:
                 _, errors = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, errors
             assert postgres.PASSWORD not in errors
