@@ -25,6 +25,7 @@ from autoprune.core.leftovers import scratch_folder
 from autoprune.errors import EvaluationError, UsageError
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
+_LOOPBACK = "127.0.0.1"
 _HERE = ("", "local")  # addresses of no cluster that is there already
 _CONNECT_SECONDS = 10.0
 _STORE_BYTES = 80_000_000  # of Ray's memory for objects, of which lines of text take next to none
@@ -96,7 +97,13 @@ def ray_cluster() -> Iterator[Cluster]:
         held.callback(_quietly_shut_down)
         with _as_one_line(address), _kept_signals():
             ray.init(log_to_driver=False, configure_logging=True, logging_level=logging.ERROR, **settings)
-            nodes = tuple(_node(each) for each in ray.nodes() if each["Alive"])
+            found = [each for each in ray.nodes() if each["Alive"]]
+            if is_own and {each["NodeManagerAddress"] for each in found} != {_LOOPBACK}:
+                raise EvaluationError(
+                    f"it listens beyond {_LOOPBACK}, since something has imported Ray in this process before; start a "
+                    f"cluster, and set {ADDRESS_VARIABLE}"
+                )
+            nodes = tuple(_node(each) for each in found)
         yield Cluster(nodes, is_own)
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import postgres
 import pytest
 import ray_nodes
 from click.testing import CliRunner, Result
 from running import ALIKE, PATIENCE, losses, searching, told, until
-from tiny import call, finished, stored_trials, write_study
+from tiny import call, environment, finished, stored_trials, write_study
 
 from autoprune.cli import main
 from autoprune.cli.ray_plan import Node, planned_on_ray, wanted_on_ray
+from autoprune.cli.ray_workers import MOST_DEATHS
 from autoprune.errors import UsageError
 from autoprune.study.workers import workers_here
 
@@ -231,8 +234,8 @@ def test_workers_and_ray_end_when_the_command_is_killed(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_cluster_of_two_nodes_needs_a_database_and_then_both_work(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=16, epochs=10)
-    with ray_nodes.cluster("1:0", "1:0") as environment:
-        with searching(folder, "--workers", "ray", env=environment) as process:
+    with ray_nodes.cluster("1:0", "1:0") as on_it:
+        with searching(folder, "--workers", "ray", env=on_it) as process:
             _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 2
         assert "the Ray cluster has 2 node(s)" in errors
@@ -241,7 +244,7 @@ def test_a_cluster_of_two_nodes_needs_a_database_and_then_both_work(tmp_path: Pa
             pytest.skip(postgres.why_not())
         with postgres.server() as server:
             url = server.new_database("rayed")
-            with searching(folder, *ALIKE, "--workers", "ray", "--storage", url, env=environment) as process:
+            with searching(folder, *ALIKE, "--workers", "ray", "--storage", url, env=on_it) as process:
                 _, errors = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, errors
             assert postgres.PASSWORD not in errors
@@ -249,50 +252,67 @@ def test_a_cluster_of_two_nodes_needs_a_database_and_then_both_work(tmp_path: Pa
             assert sorted(losses(folder, url)) == list(range(16))
 
 
+PLACED = """
+import json, pathlib, signal, sys
+from autoprune.cli.ray_cluster import ray_cluster
+from autoprune.cli.ray_plan import planned_on_ray
+from autoprune.cli.ray_workers import RayWorker
+
+script, gpus_each = sys.argv[1], float(sys.argv[2])
+handler = signal.getsignal(signal.SIGTERM)
+with ray_cluster() as cluster:
+    plans, share = planned_on_ray(1 if gpus_each == 0 else 0, cluster.nodes, gpus_each or 1, 0, "auto")
+    workers = [RayWorker(cluster, share, [script], plan.environment) for plan in plans]
+    first = [next(iter(worker.stdout)).strip() for worker in workers]
+    pathlib.Path("go").touch()
+    more = [line.strip() for worker in workers for line in worker.stdout]
+    codes = [worker.wait(60) for worker in workers]
+    print(json.dumps([first, more, codes, signal.getsignal(signal.SIGTERM) == handler]))
+"""
+
+
+def placed(folder: Path, script: str, gpus_each: float, environment: Mapping[str, str]) -> tuple[Any, ...]:
+    """Place a script on a cluster, once for each share; return first lines, further lines, exit codes, if signals stay.
+
+    It is a process of its own, because Ray stays in the one it was imported in.
+    """
+    (folder / "script.py").write_text(script, encoding="utf-8")
+    (folder / "go").unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PLACED, "script.py", str(gpus_each)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    return tuple(json.loads(done.stdout))
+
+
 @needs_ray
 @pytest.mark.long
-def test_each_worker_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cluster's GPUs are numbers only, so what is placed on them is a line of Python."""
-    from autoprune.cli.ray_cluster import ray_cluster
-    from autoprune.cli.ray_workers import RayWorker
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "shown.py").write_text(
+def test_each_worker_has_gpus_of_its_own(tmp_path: Path) -> None:
+    """The cluster's GPUs are numbers only, so what is placed on them shows its own and waits for the others."""
+    script = (
         "import os, pathlib, sys, time\n"
         "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
-        "while not pathlib.Path(sys.argv[1]).exists():\n"
+        "while not pathlib.Path('go').exists():\n"
         "    time.sleep(0.1)\n"
         "sys.exit(3)\n"
     )
-    with ray_nodes.cluster("2:2") as environment:
-        for name in ("RAY_ADDRESS", *ray_nodes.LOCAL):
-            monkeypatch.setenv(name, environment[name])
-        handler = signal.getsignal(signal.SIGTERM)
-        with ray_cluster() as cluster:
-            assert signal.getsignal(signal.SIGTERM) is handler
-            for gpus_each, expected in ((1.0, ["0", "1"]), (0.5, ["0", "0", "1", "1"])):
-                plans, share = planned_on_ray(0, cluster.nodes, gpus_each, 0, "auto")
-                words = ["shown.py", f"go{gpus_each}"]
-                workers = [RayWorker(cluster, share, words, plan.environment) for plan in plans]
-                assert sorted(next(iter(worker.stdout)).strip() for worker in workers) == expected
-                (tmp_path / words[1]).touch()
-                assert [worker.wait(PATIENCE) for worker in workers] == [3] * len(expected)
+    with ray_nodes.cluster("2:2") as on_it:
+        for gpus_each, expected in ((1.0, ["0", "1"]), (0.5, ["0", "0", "1", "1"])):
+            first, more, codes, is_handler_kept = placed(tmp_path, script, gpus_each, on_it)
+            assert (sorted(first), more, codes) == (expected, [], [3] * len(expected))
+            assert is_handler_kept
 
 
 @needs_ray
 @pytest.mark.long
-def test_a_worker_that_is_killed_again_and_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autoprune.cli.ray_cluster import ray_cluster
-    from autoprune.cli.ray_plan import Share
-    from autoprune.cli.ray_workers import MOST_DEATHS, RayWorker
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    began = time.monotonic()
-    with ray_cluster() as cluster:
-        worker = RayWorker(cluster, Share(1), ["-c", "import os; os.kill(os.getpid(), 9)"], {})
-        warnings = [json.loads(line)["message"] for line in worker.stdout]
-        assert worker.wait(PATIENCE) == -signal.SIGKILL
+def test_a_worker_that_is_killed_again_and_again_is_given_up(tmp_path: Path) -> None:
+    first, more, codes, _ = placed(tmp_path, "import os; os.kill(os.getpid(), 9)", 0, environment())
+    warnings = [json.loads(line)["message"] for line in (*first, *more)]
     assert ["started again" in each for each in warnings] == [True] * (MOST_DEATHS - 1) + [False]
     assert "given up" in warnings[-1]
-    assert time.monotonic() - began < PATIENCE
+    assert codes == [-signal.SIGKILL]

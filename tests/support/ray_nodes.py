@@ -7,6 +7,7 @@ GPUs are numbers only; nothing looks for them.
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,11 +20,7 @@ LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0
 
 def why_not() -> str:
     """Return why no cluster can be started here; empty if one can."""
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        return "Ray is not installed (the extra ray)"
-    return ""
+    return "" if importlib.util.find_spec("ray") else "Ray is not installed (the extra ray)"
 
 
 @contextmanager
