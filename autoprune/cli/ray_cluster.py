@@ -13,8 +13,9 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from autoprune.cli.ray_place import Place
@@ -73,6 +74,9 @@ class Cluster:
 def ray_cluster() -> Iterator[Cluster]:
     """Connect to the cluster that ``RAY_ADDRESS`` names, or start one here; leave it, or end it, afterwards.
 
+    Meanwhile nothing reaches standard output: Ray writes a paragraph there on every process that died, which is said in
+    a line already, and ``--json`` is one document.
+
     Raises:
         UsageError: if Ray is not installed.
         EvaluationError: if the cluster cannot be reached or started.
@@ -94,6 +98,7 @@ def ray_cluster() -> Iterator[Cluster]:
         else:
             _check_reachable(address)
         ray = _imported()
+        held.enter_context(redirect_stdout(held.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
         held.callback(_quietly_shut_down)
         with _as_one_line(address), _kept_signals():
             ray.init(log_to_driver=False, configure_logging=True, logging_level=logging.ERROR, **settings)

@@ -125,17 +125,22 @@ def test_shares_that_serve_no_purpose_are_refused(tmp_path: Path, arguments: tup
 # -- placed by Ray ----------------------------------------------------------------------------------------------------
 
 
-def children_of(process: int) -> set[int]:
-    """Return every process below one that lives."""
-    parents = dict[int, int]()
+def parents() -> dict[int, int]:
+    """Return every process with the one that started it."""
+    found = dict[int, int]()
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             text = status.read_text(encoding="utf-8")
         except OSError:
             continue
-        parents[int(status.parent.name)] = int(text.partition("PPid:")[2].split()[0])
-    below = {process}
-    while more := {child for child, parent in parents.items() if parent in below} - below:
+        found[int(status.parent.name)] = int(text.partition("PPid:")[2].split()[0])
+    return found
+
+
+def children_of(process: int) -> set[int]:
+    """Return every process below one that lives."""
+    known, below = parents(), {process}
+    while more := {child for child, parent in known.items() if parent in below} - below:
         below |= more
     return below - {process}
 
@@ -174,7 +179,7 @@ def listening(processes: set[int]) -> set[str]:
 @needs_ray
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells who listens where")
-def test_two_find_what_one_finds_even_if_one_is_killed_and_nothing_listens_beyond_this_machine(tmp_path: Path) -> None:
+def test_two_that_are_killed_find_what_one_finds_and_nothing_listens_beyond_this_machine(tmp_path: Path) -> None:
     one, two = (write_study(tmp_path / "studies", name, trials=24, epochs=20) for name in ("tiny", "both"))
     (two / "study.toml").write_text((one / "study.toml").read_text(encoding="utf-8"), encoding="utf-8")
     assert call("search", one, *ALIKE).returncode == 0
@@ -183,12 +188,15 @@ def test_two_find_what_one_finds_even_if_one_is_killed_and_nothing_listens_beyon
         below = children_of(process.pid)
         assert listening(below)
         assert listening(below) <= LOOPBACK
-        killed = workers_here(two)[0].process
+        killed, left_alone = (worker.process for worker in workers_here(two))
+        place = parents()[left_alone]
         os.kill(killed, signal.SIGKILL)
+        os.kill(place, signal.SIGKILL)
         output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert f"process {killed} on " in errors
     assert "was killed by signal 9; it is started again" in errors
+    assert "was lost, as by a node that died; it is started again" in errors
     assert json.loads(output)["counts"]["completed"] == 24
     assert finished(two) == finished(one), "each number once, with its policy"
     assert losses(two) == losses(one)
@@ -267,7 +275,8 @@ with ray_cluster() as cluster:
     pathlib.Path("go").touch()
     more = [line.strip() for worker in workers for line in worker.stdout]
     codes = [worker.wait(60) for worker in workers]
-    print(json.dumps([first, more, codes, signal.getsignal(signal.SIGTERM) == handler]))
+    is_kept = signal.getsignal(signal.SIGTERM) == handler
+print(json.dumps([first, more, codes, is_kept]))
 """
 
 
