@@ -180,7 +180,7 @@ def listening(processes: set[int]) -> set[str]:
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux tells who listens where")
 def test_two_that_are_killed_find_what_one_finds_and_nothing_listens_beyond_this_machine(tmp_path: Path) -> None:
-    one, two = (write_study(tmp_path / "studies", name, trials=24, epochs=20) for name in ("tiny", "both"))
+    one, two = (write_study(tmp_path / "studies", name, trials=14, epochs=20) for name in ("tiny", "both"))
     (two / "study.toml").write_text((one / "study.toml").read_text(encoding="utf-8"), encoding="utf-8")
     assert call("search", one, *ALIKE).returncode == 0
     with searching(two, *ALIKE, "--workers", "ray:2", "--json") as process:
@@ -197,10 +197,10 @@ def test_two_that_are_killed_find_what_one_finds_and_nothing_listens_beyond_this
     assert f"process {killed} on " in errors
     assert "was killed by signal 9; it is started again" in errors
     assert "was lost, as by a node that died; it is started again" in errors
-    assert json.loads(output)["counts"]["completed"] == 24
+    assert json.loads(output)["counts"]["completed"] == 14
     assert finished(two) == finished(one), "each number once, with its policy"
     assert losses(two) == losses(one)
-    assert errors.count("[24/24]") == 1
+    assert errors.count("[14/14]") == 1
     assert workers_here(two) == []
     assert living(below) == set(), "Ray is gone with the command"
 
