@@ -130,6 +130,7 @@ def _own_environment() -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_worker_niceness": "0",  # workers take their turn as those of --workers 2 do
         "RAY_kill_child_processes_on_worker_exit": "0",  # they end by themselves, and give back what they evaluate
     }
 
