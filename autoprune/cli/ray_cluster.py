@@ -12,6 +12,7 @@ import secrets
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
@@ -183,7 +184,9 @@ def _as_one_line(address: str) -> Iterator[None]:
         EvaluationError: with Ray's first line.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them is raised as well
+            yield
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError, and its own
         reason = first_line(error)
         if address.lower() in _HERE:
