@@ -325,3 +325,22 @@ def test_a_worker_that_is_killed_again_and_again_is_given_up(tmp_path: Path) -> 
     assert ["started again" in each for each in warnings] == [True] * (MOST_DEATHS - 1) + [False]
     assert "given up" in warnings[-1]
     assert codes == [-signal.SIGKILL]
+
+
+@needs_ray
+@pytest.mark.long
+def test_a_worker_whose_node_dies_is_started_on_another(tmp_path: Path) -> None:
+    script = (
+        "import os, pathlib, signal, sys, time\n"
+        "if pathlib.Path('dead').exists():\n"
+        "    print('again', flush=True)\n"
+        "    sys.exit(3)\n"
+        "pathlib.Path('dead').touch()\n"
+        "status = pathlib.Path(f'/proc/{os.getppid()}/status').read_text()\n"
+        "os.kill(int(status.partition('PPid:')[2].split()[0]), signal.SIGKILL)\n"  # of Ray's process on this node
+        "time.sleep(60)\n"
+    )
+    with ray_nodes.cluster("0:0", "1:0", "1:0") as on_it:  # the first has no room: with it the whole cluster would go
+        first, more, codes, _ = placed(tmp_path, script, 0, on_it)
+    assert "was lost, as by a node that died; it is started again" in first[0]
+    assert (more, codes) == (["again"], [3])
