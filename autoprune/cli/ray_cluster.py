@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,18 +85,11 @@ def ray_cluster() -> Iterator[Cluster]:
     address = os.environ.get(ADDRESS_VARIABLE, "").strip()
     is_own = address.lower() in _HERE
     with ExitStack() as held:
-        settings: dict[str, Any] = {"address": address}
         if is_own:
             held.enter_context(_environment(_own_environment()))
-            folder = held.enter_context(scratch_folder("ray"))
-            settings = {
-                "address": "local",
-                "include_dashboard": False,
-                "num_cpus": available_cores(),
-                "object_store_memory": _STORE_BYTES,
-                "_temp_dir": str(folder),
-            }
+            settings = _own_settings(held.enter_context(scratch_folder("ray")))
         else:
+            settings = {"address": address}
             _check_reachable(address)
         ray = _imported()
         held.enter_context(redirect_stdout(held.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
@@ -104,13 +97,9 @@ def ray_cluster() -> Iterator[Cluster]:
         with _as_one_line(address), _kept_signals():
             ray.init(log_to_driver=False, configure_logging=True, logging_level=logging.ERROR, **settings)
             found = [each for each in ray.nodes() if each["Alive"]]
-            if is_own and {each["NodeManagerAddress"] for each in found} != {_LOOPBACK}:
-                raise EvaluationError(
-                    f"it listens beyond {_LOOPBACK}, since something has imported Ray in this process before; start a "
-                    f"cluster, and set {ADDRESS_VARIABLE}"
-                )
-            nodes = tuple(_node(each) for each in found)
-        yield Cluster(nodes, is_own)
+            if is_own:
+                _check_loopback(found)
+        yield Cluster(tuple(_node(each) for each in found), is_own)
 
 
 def _imported() -> Any:
@@ -121,6 +110,30 @@ def _imported() -> Any:
             "--workers ray needs Ray, which is not installed: pip install 'autoprune[ray]', or --workers 2 without it"
         ) from error
     return ray
+
+
+def _own_settings(folder: Path) -> dict[str, Any]:
+    """Return how Ray is started here; its files lie in a folder that goes with it."""
+    return {
+        "address": "local",
+        "include_dashboard": False,
+        "num_cpus": available_cores(),
+        "object_store_memory": _STORE_BYTES,
+        "_temp_dir": str(folder),
+    }
+
+
+def _check_loopback(nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Check that what was started here is on the loopback device alone.
+
+    Raises:
+        EvaluationError: if Ray did not see the variable that says so.
+    """
+    if {node["NodeManagerAddress"] for node in nodes} != {_LOOPBACK}:
+        raise EvaluationError(
+            f"it listens beyond {_LOOPBACK}, since something has imported Ray in this process before; start a cluster, "
+            f"and set {ADDRESS_VARIABLE}"
+        )
 
 
 def _own_environment() -> dict[str, str]:

@@ -266,7 +266,7 @@ def _check_storage(cluster: Cluster, storage: str | None) -> None:
     hosts = sorted({node.host for node in cluster.nodes})
     raise UsageError(
         f"the Ray cluster has {len(cluster.nodes)} node(s) ({', '.join(hosts[:3])}{', …' if hosts[3:] else ''}), and "
-        f"SQLite serves the workers of this machine alone; give --storage "
+        f"the study's storage (SQLite, where none is given) serves the workers of one machine; give --storage "
         f"postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or AUTOPRUNE_STORAGE"
     )
 
