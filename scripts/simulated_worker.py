@@ -1,9 +1,10 @@
 """A worker whose evaluations are a sleep: for ``bench_workers.py`` and ``kill_campaign.py``, which start many of it.
 
-    python scripts/simulated_worker.py FOLDER URL TRIALS SECONDS [--wait]
+    python scripts/simulated_worker.py FOLDER URL TRIALS SECONDS [--wait] [--with-parent]
 
-It prints a line of JSON for every candidate: its number, and how long the ask took. With ``--wait`` it says that it is
-ready, and begins as soon as a line comes in.
+It prints a line of JSON for every candidate: its number, and how long the ask took; and one when it is told. With
+``--wait`` it says that it is ready, and begins as soon as a line comes in. With ``--with-parent`` it ends when the
+process that started it is gone, as a worker of the command line does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoprune.cli.many_workers import end_with_parent
 from autoprune.core.budget import Budget
 from autoprune.core.channel_groups import PruningGroup
 from autoprune.core.counts import ChannelCounts
@@ -92,7 +94,10 @@ def main(folder: Path, url: str, trials: int, seconds: float, *, waits: bool) ->
             print(json.dumps({"number": candidate.number, "ask_seconds": took}), flush=True)
             time.sleep(seconds)
             ledger.tell(candidate, outcome_of(known, candidate), {"score": seconds})
+            print(json.dumps({"kind": "told", "number": candidate.number}), flush=True)
 
 
 if __name__ == "__main__":
+    if "--with-parent" in sys.argv:
+        end_with_parent()
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), waits="--wait" in sys.argv)

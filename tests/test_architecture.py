@@ -147,11 +147,12 @@ DOORS = {
     "optuna_dashboard": ("report.optuna_dashboard",),
     "rich": ("report.content.terminal", "loggers.console", "loggers.safe_console", "cli"),
     "click": ("cli",),
+    "ray": ("cli.ray_cluster", "cli.ray_workers"),
 }
 
 HEAVY = (
     *("torch", "torchvision", "optuna", "sklearn", "scipy", "matplotlib", "moocore", "plotly", "jinja2"),
-    *("onnx", "onnxruntime", "openvino", "mlflow", "wandb", "boto3", "google.cloud.storage"),
+    *("onnx", "onnxruntime", "openvino", "mlflow", "wandb", "boto3", "google.cloud.storage", "ray"),
 )
 
 

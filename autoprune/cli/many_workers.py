@@ -11,10 +11,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO
+from typing import Protocol
 
 from autoprune import errors
 from autoprune.cli.worker_plan import WorkerPlan, started
@@ -44,14 +44,53 @@ class Ended:
     budget: Budget
 
 
+class WorkerProcess(Protocol):
+    """A worker that was started, here or elsewhere; a :class:`subprocess.Popen` is one."""
+
+    @property
+    def stdout(self) -> Iterable[str] | None:
+        """Return the lines of its standard output, until it has ended."""
+        ...  # pragma: no cover
+
+    @property
+    def stderr(self) -> Iterable[str] | None:
+        """Return the lines of its standard error, likewise."""
+        ...  # pragma: no cover
+
+    @property
+    def returncode(self) -> int | None:
+        """Return its exit code, negative if a signal killed it; ``None`` while it lives."""
+        ...  # pragma: no cover
+
+    def poll(self) -> int | None:
+        """Look whether it has ended; return its exit code."""
+        ...  # pragma: no cover
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit code as soon as it has ended; raises ``subprocess.TimeoutExpired``."""
+        ...  # pragma: no cover
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it a signal."""
+        ...  # pragma: no cover
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...  # pragma: no cover
+
+
+Start = Callable[[Sequence[str], WorkerPlan], WorkerProcess]  # (arguments of the command, plan) → a worker
+
+
 @dataclass
 class _Started:
     """A worker that was started."""
 
     plan: WorkerPlan
-    process: subprocess.Popen[str]
+    process: WorkerProcess
     said: list[str] = field(default_factory=list)
     error: AutopruneError | None = None
+    asked: int = -1
     added: int = 0
 
 
@@ -62,16 +101,19 @@ class ManyWorkers:
         arguments: of the command line after ``autoprune``, as they were typed.
         plans: the workers.
         display: shows all of them.
+        start: starts one, here if nothing else is given.
     """
 
-    def __init__(self, arguments: Sequence[str], plans: Sequence[WorkerPlan], display: AnyDisplay) -> None:
-        self._display = display
+    def __init__(
+        self, arguments: Sequence[str], plans: Sequence[WorkerPlan], display: AnyDisplay, start: Start | None = None
+    ) -> None:
+        self._display, self._start_one = display, start or _started_here
         self._lines: queue.Queue[tuple[_Started, WorkerLine]] = queue.Queue()
         self._shown: set[int] = set()
         self._told: set[str] = set()
         self._budget = Budget()
         self._workers = [self._start(plan, arguments) for plan in plans]
-        self._stored: list[Trial] = []
+        self._stored: dict[int, Trial] = {}  # by number: every worker tells them
         self._begins: WorkerLine | None = None
 
     def run(self) -> Ended:
@@ -96,13 +138,13 @@ class ManyWorkers:
         return Ended(sum(worker.added for worker in self._workers), self._budget)
 
     def _start(self, plan: WorkerPlan, arguments: Sequence[str]) -> _Started:
-        process = started([*arguments, *plan.options], plan.label, plan.environment)
+        process = self._start_one(arguments, plan)
         worker = _Started(plan, process)
         for stream, read in ((process.stdout, self._read_lines), (process.stderr, self._read_errors)):
             threading.Thread(target=read, args=(worker, stream), daemon=True).start()
         return worker
 
-    def _read_lines(self, worker: _Started, stream: IO[str]) -> None:
+    def _read_lines(self, worker: _Started, stream: Iterable[str]) -> None:
         for text in stream:
             line = WorkerLine.parse(text)
             if line is not None:
@@ -110,7 +152,7 @@ class ManyWorkers:
         worker.process.wait()
         self._lines.put((worker, _ENDED))
 
-    def _read_errors(self, worker: _Started, stream: IO[str]) -> None:
+    def _read_errors(self, worker: _Started, stream: Iterable[str]) -> None:
         for text in stream:
             worker.said = [*worker.said, text.rstrip()][-20:]
             self._lines.put((worker, WorkerLine("stderr", {"message": text.rstrip()})))
@@ -134,21 +176,23 @@ class ManyWorkers:
                 self._budget = Budget.parse(values["budget"])
                 self._begins = line if not self._shown else None
             case "stored":
-                self._stored.append(line.trial)
+                self._stored[line.trial.number] = line.trial
             case "asked":
                 self._begin()
+                worker.asked = int(values["number"])
                 self._display.at(label, f"trial {values['number']}")
             case "phase":
                 self._begin()
                 self._display.at(label, values["name"], further=True)
             case "told":
                 self._begin()
+                worker.added += line.trial.number == worker.asked
                 self._tell_once(line.trial)
             case "error":
                 kind = getattr(errors, str(values["error"]), EvaluationError)
                 worker.error = kind.__new__(kind, values["message"])
             case "added":
-                worker.added, self._budget = int(values["added"]), Budget.parse(values["budget"])
+                self._budget = Budget.parse(values["budget"])
 
     def _begin(self) -> None:
         """Show that the search has begun, with all trials that were stored by then."""
@@ -156,9 +200,10 @@ class ManyWorkers:
             return
         values, self._begins = self._begins.values, None
         qualities = [Metric.parse(text) for text in values["qualities"]]
-        self._shown = {trial.number for trial in self._stored}
+        self._shown = set(self._stored)
         dense = Measurement.from_json(values["dense"])
-        self._display.began(self._stored, values["wanted"], self._budget, dense, qualities)
+        stored = [self._stored[number] for number in sorted(self._stored)]
+        self._display.began(stored, values["wanted"], self._budget, dense, qualities)
 
     def _tell_once(self, trial: Trial) -> None:
         """Show a trial that every worker tells."""
@@ -185,10 +230,14 @@ class ManyWorkers:
                 worker.process.kill()
 
     def _unknown(self, worker: _Started) -> AutopruneError:
-        code = worker.process.returncode
+        code = worker.process.returncode or 0
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         last = f"; it said last: {worker.said[-1]}" if worker.said else ""
         return EvaluationError(f"worker {worker.plan.label} ended ({how}){last}")
+
+
+def _started_here(arguments: Sequence[str], plan: WorkerPlan) -> WorkerProcess:
+    return started([*arguments, *plan.options], plan.label, plan.environment)
 
 
 def end_with_parent() -> None:

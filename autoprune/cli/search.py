@@ -16,13 +16,14 @@ from autoprune.cli.budget_options import budget_options, budget_text
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.main import INTERRUPTED
 from autoprune.cli.output import echo, emit, open_display, verbosity_options
+from autoprune.cli.ray_plan import check_gpus_per_worker, wanted_on_ray
 from autoprune.cli.secrets import command_again, hidden, typed_arguments
 from autoprune.cli.shared_options import artifacts_option, stored_study_options, study_argument, trust_option
 from autoprune.cli.spec_options import spec_options
 from autoprune.cli.worker_plan import AS_WORKER, MEASURE, WorkerPlan, planned_workers
 from autoprune.core.cores import available_cores
 from autoprune.core.user_code import as_its_owner_runs_it
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, UsageError
 
 if TYPE_CHECKING:
     from autoprune.cli.many_workers import Ended
@@ -60,6 +61,7 @@ Examples:
   autoprune search studies/cifar10-resnet20            a recipe, with its own budget
   autoprune search mine --model net.py:build --weights net.safetensors --data imagefolder:data --budget-mflops 40%
   autoprune search mine --trials 80                    continue a study
+  autoprune search mine --workers ray:8                by eight workers, on the cluster of RAY_ADDRESS
 """,
 )
 @study_argument
@@ -70,9 +72,17 @@ Examples:
     heading=Heading.SEARCH,
     default="1",
     show_default=True,
-    metavar="N|auto|cuda:0,…",
+    metavar="N|auto|cuda:0,…|ray[:N]",
     help="Processes that search at once, which share the cores; or the GPUs to use, one process on each. auto: one on "
-    "each GPU, or on a CPU as many as train most together, measured once. The same command elsewhere is one more.",
+    "each GPU, or on a CPU as many as train most together, measured once. ray:8: eight that Ray places on the cluster "
+    "of RAY_ADDRESS; ray: one for each of its GPUs. The same command elsewhere is one more.",
+)
+@option(
+    "--gpus-per-worker",
+    heading=Heading.SEARCH,
+    type=float,
+    metavar="X",
+    help="GPUs that each worker of --workers ray has to itself, or a fraction of one, as 0.5; default: 1.",
 )
 @click.option(AS_WORKER, "as_worker", hidden=True, help="Search as a worker of another command, by this name.")
 @trust_option
@@ -83,6 +93,7 @@ def search(
     study: str | None,
     assignments: tuple[str, ...],
     workers: str,
+    gpus_per_worker: float | None,
     as_worker: str | None,
     trust_code: bool,
     root: Path,
@@ -108,10 +119,13 @@ def search(
     if as_worker is not None:
         _work(request, places, trust_code, as_worker)
         return
-    plans = _planned(workers, request)
+    on_ray = _checked_for_ray(workers, gpus_per_worker)
+    plans = [] if on_ray is not None else _planned(workers, request)
     run: Run | Ended
     try:
-        if len(plans) > 1 or plans[0].environment:
+        if on_ray is not None:
+            run = _run_on_ray(on_ray, gpus_per_worker or 1.0, request.spec, storage)
+        elif len(plans) > 1 or plans[0].environment:
             run = _run_many(plans)
         else:
             with as_its_owner_runs_it(request.spec.model.source), open_display() as display:
@@ -138,6 +152,20 @@ def _giving_back() -> list[int]:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), end)
     return received
+
+
+def _checked_for_ray(workers: str, gpus_per_worker: float | None) -> int | None:
+    """Return how many workers Ray is to place, 0 for as many as fit; ``None`` if it is not to place any.
+
+    Raises:
+        UsageError: if an option is not understood, or serves no purpose.
+    """
+    wanted = wanted_on_ray(workers)
+    if gpus_per_worker is not None:
+        if wanted is None:
+            raise UsageError("--gpus-per-worker is for workers that Ray places; give --workers ray or leave it out")
+        check_gpus_per_worker(gpus_per_worker)
+    return wanted
 
 
 def _planned(workers: str, request: Request) -> list[WorkerPlan]:
@@ -197,6 +225,14 @@ def _run_many(plans: Sequence[WorkerPlan]) -> Ended:
     with open_display() as display:
         display.say(f"starting {len(plans)} workers")
         return ManyWorkers(typed_arguments(click.get_current_context()), plans, display).run()
+
+
+def _run_on_ray(wanted: int, gpus_per_worker: float, spec: StudySpec, storage: str | None) -> Ended:
+    from autoprune.cli.ray_workers import search_on_ray
+
+    with open_display() as display:
+        arguments = typed_arguments(click.get_current_context())
+        return search_on_ray(arguments, wanted, gpus_per_worker, spec, storage, display)
 
 
 def _run(request: Request, places: Places, trust_code: bool, display: Display) -> Run:

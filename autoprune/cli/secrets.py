@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 STORAGE_VARIABLE, ARTIFACTS_VARIABLE = "AUTOPRUNE_STORAGE", "AUTOPRUNE_ARTIFACTS"
+_STORAGE = "--storage"
 _ARGUMENTS = "autoprune.cli.arguments"  # a key of click's own memory of the whole command
 
 
@@ -35,6 +36,21 @@ def hidden(message: str, ctx: click.Context) -> str:
 def typed_arguments(ctx: click.Context) -> tuple[str, ...]:
     """Return what was typed after ``autoprune``, passwords included: never to be shown."""
     return tuple(ctx.meta.get(_ARGUMENTS, ()))
+
+
+def without_storage(arguments: Sequence[str]) -> list[str]:
+    """Return arguments without ``--storage`` and its URL, for a command that finds the URL in the environment.
+
+    >>> without_storage(["search", "mine", "--storage", "mysql://me:secret@host/db", "--storage=x", "--quiet"])
+    ['search', 'mine', '--quiet']
+    """
+    left, is_url = list[str](), False
+    for each in arguments:
+        if is_url or each == _STORAGE or each.startswith(f"{_STORAGE}="):
+            is_url = each == _STORAGE and not is_url
+        else:
+            left.append(each)
+    return left
 
 
 def _shown(argument: str) -> str:

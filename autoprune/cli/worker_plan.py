@@ -18,8 +18,8 @@ MEASURE = (
     "measure:"  # what stands behind it where a process only measures how fast it trains, then for how many seconds
 )
 _GPU = re.compile(r"cuda:(?P<index>\d+)")
-_EXPECTED = "expected a number, auto, or the GPUs to use, as cuda:0,cuda:1"
-_LEAST_GB = 0.5  # that a process with PyTorch takes before it has a network
+_EXPECTED = "expected a number, auto, the GPUs to use, as cuda:0,cuda:1, or a Ray cluster, as ray:8"
+LEAST_GB = 0.5  # that a process with PyTorch takes before it has a network
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,20 @@ def started(
         environment: variables beside those of this process.
         stdin: where its standard input comes from.
     """
+    return started_python(worker_words(arguments, role), environment, stdin=stdin)
+
+
+def worker_words(arguments: Sequence[str], role: str) -> list[str]:
+    """Return what stands behind the name of the interpreter where a command is started as a worker."""
+    return ["-m", "autoprune", *arguments, AS_WORKER, role]
+
+
+def started_python(
+    words: Sequence[str], environment: Mapping[str, str], *, stdin: int = subprocess.DEVNULL, folder: str | None = None
+) -> subprocess.Popen[str]:
+    """Start this Python interpreter with what stands behind its name, in a folder, apart from this terminal."""
     return subprocess.Popen(
-        [sys.executable, "-m", "autoprune", *arguments, AS_WORKER, role],
+        [sys.executable, *words],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -79,6 +91,7 @@ def started(
         encoding="utf-8",
         errors="replace",
         env={**os.environ, **environment},
+        cwd=folder,
         start_new_session=True,  # Ctrl-C reaches this process alone, which ends the others once
     )
 
@@ -87,10 +100,10 @@ def _on_the_cpu(count: int, threads: int) -> list[WorkerPlan]:
     if count == 1:
         return [WorkerPlan("1")]
     gigabytes = free_gigabytes()
-    if gigabytes is not None and count * _LEAST_GB > gigabytes:
+    if gigabytes is not None and count * LEAST_GB > gigabytes:
         raise UsageError(
             f"--workers {count} is more than this machine has memory for: {gigabytes:.1f} GB are free, and a worker "
-            f"takes {_LEAST_GB:g} GB before it has a network; give {max(1, int(gigabytes / _LEAST_GB))} or fewer"
+            f"takes {LEAST_GB:g} GB before it has a network; give {max(1, int(gigabytes / LEAST_GB))} or fewer"
         )
     return [WorkerPlan(str(number + 1), (), _threads(count, threads)) for number in range(count)]
 

@@ -1,6 +1,7 @@
 """A search seen from outside at one moment: how far it is, what it has found, how long it will take.
 
-Nothing is written, and the lock is only tested, so the search is not disturbed.
+Nothing is written, and the lock is only tested, so the search is not disturbed. A search on another machine is seen by
+the leases of its candidates in the storage that both share.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Snapshot:
     Attributes:
         view: what is stored.
         summary: the front and the rest of the report, or ``None`` before the dense network is measured.
-        searching: whether a process is searching the study now.
+        searching: whether a process is searching the study now, here or on another machine.
         left: how long the trials to come will take; ``None`` before the first of this session.
         quiet_seconds: since the trials were last written to.
         doing: the last line of the study's log.
@@ -71,8 +72,8 @@ class Snapshot:
 
     @property
     def workers(self) -> tuple[AtWork, ...]:
-        """Return what is being evaluated now, if a process is searching."""
-        return self.view.at_work if self.searching else ()
+        """Return what is being evaluated now."""
+        return tuple(one for one in self.view.at_work if one.is_leased)
 
     def worker_lines(self) -> list[str]:
         """Return what each worker is at, and since when; none if there is one alone."""
@@ -166,12 +167,13 @@ def take_snapshot(path: Path, storage: str | None = None, budget: Budget | None 
         StudyError: if there is no study, or it cannot be read.
     """
     view = open_view(path, storage)
-    searching = is_searched(view.folder.lock)
+    searching = is_searched(view.folder.lock) or view.is_leased
     now = datetime.datetime.now(datetime.UTC)
     quiet = max(0.0, (now - last_activity(view.folder)).total_seconds())
     summary = summarise(view, budget) if view.facts.dense else None
     shot = Snapshot(view, summary, searching, None, quiet, last_line(view.folder.log))
-    running_for = quiet if searching and view.running else 0.0
+    asked = [one.seconds(now) for one in shot.workers]  # where others search, nothing here is written to
+    running_for = min(quiet, *asked) if asked else 0.0
     sessions = {one.session for one in shot.workers} | {len(view.sessions) - 1}
     left = time_left(view.trials, sessions, shot.wanted - shot.finished, running_for, max(1, len(shot.workers)))
     return Snapshot(view, summary, searching, left, quiet, shot.doing)

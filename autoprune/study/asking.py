@@ -19,16 +19,15 @@ from autoprune.core.file_lock import ALONE
 from autoprune.errors import StudyError
 from autoprune.study.lock import open_lock
 from autoprune.study.storage import bare_connection
-from autoprune.study.storage_url import read_url
+from autoprune.study.storage_url import POSTGRESQL, serves_many_machines
 
 PATIENCE = 300.0  # seconds; each of thousands of workers is there for some milliseconds
 _PAUSE = 0.002  # seconds between two tries
-_POSTGRESQL = "postgresql"
 
 
 def serves_many(storage: RDBStorage) -> bool:
     """Return whether workers on several machines may share a storage."""
-    return storage.engine.dialect.name == _POSTGRESQL
+    return storage.engine.dialect.name == POSTGRESQL
 
 
 @contextmanager
@@ -66,7 +65,7 @@ def making_tables(url: str) -> Iterator[None]:
     Raises:
         StudyError: if the database cannot be reached.
     """
-    if read_url(url).get_backend_name() != _POSTGRESQL:
+    if not serves_many_machines(url):
         yield
         return
     with bare_connection(url) as connection, connection.begin():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from autoprune.core.json_values import JsonObject, parse_json
@@ -22,6 +22,7 @@ class AtWork:
         session: the run it belongs to.
         worker: who evaluates it; ``None`` in studies of versions that did not store it.
         since: when it was given out, UTC; ``None`` likewise.
+        is_leased: whether that worker is alive, as far as its machine or its heartbeat tells.
     """
 
     number: int
@@ -29,6 +30,7 @@ class AtWork:
     session: int
     worker: WorkerName | None
     since: datetime.datetime | None
+    is_leased: bool = False
 
     def seconds(self, now: datetime.datetime) -> float:
         """Return for how long it has been evaluated, 0 where that is not known."""
@@ -45,13 +47,19 @@ class AtWork:
         }
 
 
-def at_work(stored: Sequence[StoredTrial]) -> tuple[AtWork, ...]:
-    """Return every candidate without an outcome, by number."""
+def at_work(stored: Sequence[StoredTrial], held: Set[int]) -> tuple[AtWork, ...]:
+    """Return every candidate without an outcome, by number.
+
+    Args:
+        stored: every trial of a study.
+        held: Optuna's numbers of those that a living worker evaluates.
+    """
     running = [one for one in stored if one.state.name == RUNNING and CANDIDATE in one.user_attrs]
-    return tuple(sorted((_read(one.user_attrs[CANDIDATE]) for one in running), key=lambda one: one.number))
+    read = (_read(one.user_attrs[CANDIDATE], one.number in held) for one in running)
+    return tuple(sorted(read, key=lambda one: one.number))
 
 
-def _read(text: str) -> AtWork:
+def _read(text: str, is_leased: bool) -> AtWork:
     written = parse_json(text)
     worker, since = written.get(WORKER), written.get(ASKED)
     return AtWork(
@@ -60,4 +68,5 @@ def _read(text: str) -> AtWork:
         int(written["session"]),
         WorkerName.parse(worker) if worker else None,
         datetime.datetime.fromisoformat(since) if since else None,
+        is_leased,
     )

@@ -15,7 +15,7 @@ from autoprune.core.notify import Notify
 from autoprune.errors import StudyError
 from autoprune.study.asking import making_tables
 from autoprune.study.folder import StudyFolder
-from autoprune.study.leases import GRACE_SECONDS
+from autoprune.study.lapsed_leases import GRACE_SECONDS
 from autoprune.study.preparation import HOME, PreparationLease
 from autoprune.study.storage import closing_storage, tried_again
 from autoprune.study.storage_url import sqlite_path

@@ -8,54 +8,10 @@ a process that was stopped or a machine that is gone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
-
-from autoprune.core.json_values import parse_json
-from autoprune.study.table_schema import CANDIDATE, WORKER
-from autoprune.study.trial_format import StoredTrial
-from autoprune.study.workers import WorkerName, is_known_dead
-
-GRACE_SECONDS = 180.0  # three heartbeats
-
-
-def worker_of(record: StoredTrial) -> WorkerName | None:
-    """Return who was given a candidate; ``None`` if its process died while asking, or is of an older version."""
-    if CANDIDATE not in record.user_attrs:
-        return None
-    written = parse_json(record.user_attrs[CANDIDATE]).get(WORKER)
-    return WorkerName.parse(written) if written else None
-
-
-def run_out(
-    records: Iterable[StoredTrial],
-    folder: Path,
-    silent: Callable[[], set[int]],
-    is_orphan: Callable[[StoredTrial], bool],
-) -> list[StoredTrial]:
-    """Return those of the running trials whose worker has lost them.
-
-    To be called where no other worker asks, so that one without a worker is one that died while asking.
-
-    Args:
-        records: any trials of a study.
-        folder: of the study.
-        silent: returns Optuna's numbers of the running trials without a heartbeat for so long; asked only if needed.
-        is_orphan: whether this worker itself knows nothing of a trial that it was given.
-    """
-    running = [(record, worker_of(record)) for record in records if record.state == TrialState.RUNNING]
-    unclear = [
-        record
-        for record, worker in running
-        if worker is not None and not is_known_dead(folder, worker) and not is_orphan(record)
-    ]
-    late = silent() if unclear else set[int]()
-    alive = {record.number for record in unclear if record.number not in late}
-    return [record for record, _ in running if record.number not in alive]
 
 
 class Heart:

@@ -24,8 +24,9 @@ from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, HostLatency, Outcome, Trial
 from autoprune.errors import LeaseLostError, StudyError
 from autoprune.study import trial_format
+from autoprune.study.lapsed_leases import GRACE_SECONDS
 from autoprune.study.later_latencies import LATENCY, with_later_latencies
-from autoprune.study.leases import GRACE_SECONDS, Heart
+from autoprune.study.leases import Heart
 from autoprune.study.open_study import OpenStudy, running_of
 from autoprune.study.optuna_sampler import OptunaDraw, distributions, proposal_seed
 from autoprune.study.policy_params import Params, params_of

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from autoprune.errors import StudyError
 from autoprune.study import trial_format
 from autoprune.study.asking import alone, making_tables, serves_many
-from autoprune.study.leases import run_out, worker_of
+from autoprune.study.lapsed_leases import run_out, worker_of
 from autoprune.study.lock import share_lock
 from autoprune.study.resume import end_running, lost_candidates
 from autoprune.study.same_place import SamePlace

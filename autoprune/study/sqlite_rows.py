@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.study.at_work import AtWork, at_work
-from autoprune.study.table_schema import CANDIDATE, KNOWN_SCHEMA, OUTCOME
+from autoprune.study.lapsed_leases import GRACE_SECONDS, still_held
+from autoprune.study.table_schema import CANDIDATE, KNOWN_SCHEMA, OUTCOME, RUNNING
 from autoprune.study.trial_format import StoredTrial
 
 VERSIONS = "SELECT version_num FROM alembic_version"
@@ -27,6 +29,12 @@ _TRIALS = """
     LEFT JOIN trial_user_attributes AS attributes
         ON attributes.trial_id = trials.trial_id AND attributes.key IN (?, ?)
     WHERE trials.study_id = ? ORDER BY trials.number
+"""
+_SILENT = """
+    SELECT trials.number FROM trials
+    LEFT JOIN trial_heartbeats AS beats ON beats.trial_id = trials.trial_id
+    WHERE trials.study_id = ? AND trials.state = ?
+        AND (beats.heartbeat IS NULL OR datetime(beats.heartbeat) < datetime('now', ?))
 """
 
 
@@ -55,16 +63,17 @@ class StoredStudy:
     working: tuple[AtWork, ...]
 
 
-def read_sqlite(file: Path, name: str) -> StoredStudy | None:
+def read_sqlite(file: Path, name: str, folder: Path) -> StoredStudy | None:
     """Return what a SQLite file holds of a study; ``None`` if it has to be read by Optuna.
 
     Args:
         file: which a search may be writing.
         name: of the study in it.
+        folder: of the study, where its workers hold their locks.
     """
     try:
         with closing(open_to_read(file)) as connection:
-            return _read(connection, name)
+            return _read(connection, name, folder)
     except (sqlite3.Error, *DAMAGE):
         return None  # whoever reads it by Optuna says what is wrong
 
@@ -89,12 +98,18 @@ def facts_of(connection: sqlite3.Connection, study: int) -> dict[str, Any]:
     return {key: parse_json(value) for key, value in connection.execute(FACTS, (study,))}
 
 
-def _read(connection: sqlite3.Connection, name: str) -> StoredStudy | None:
+def _read(connection: sqlite3.Connection, name: str, folder: Path) -> StoredStudy | None:
     study = known_study(connection, name)
     if study is None:
         return None
     trials = _trials(connection.execute(_TRIALS, (CANDIDATE, OUTCOME, study)))
-    return StoredStudy(trials, facts_of(connection, study), at_work(trials))
+    held = still_held(trials, folder, partial(_silent, connection, study), GRACE_SECONDS)
+    return StoredStudy(trials, facts_of(connection, study), at_work(trials, held))
+
+
+def _silent(connection: sqlite3.Connection, study: int, seconds: float) -> set[int]:
+    """Return Optuna's numbers of the running trials without a heartbeat for so long, by the database's clock."""
+    return {number for (number,) in connection.execute(_SILENT, (study, RUNNING, f"-{seconds:.0f} seconds"))}
 
 
 def _trials(rows: Iterable[tuple[int, str, str | None, str | None]]) -> list[StoredTrial]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 HIDDEN = "***"
+POSTGRESQL = "postgresql"
 _CREDENTIALS = re.compile(r"(?P<driver>[^/:]*)://(?P<user>[^:/]*):(?P<password>.*)@(?P<place>[^@]*)", re.DOTALL)
 _SECRET_KEYS = re.compile(r"(?P<key>[\w-]*(?:pass|pwd|secret|token)[\w-]*=)(?P<value>[^&]*)", re.IGNORECASE)
 _FEWEST = 3  # characters of a password that are searched for in a message: fewer stand in any text
@@ -43,6 +44,15 @@ def sqlite_path(url: str) -> Path | None:
         return None
     database = read_url(url).database
     return Path(database) if database and database != ":memory:" else None
+
+
+def serves_many_machines(url: str) -> bool:
+    """Return whether workers on several machines may share a storage.
+
+    Raises:
+        StudyError: if it is no URL.
+    """
+    return read_url(url).get_backend_name() == POSTGRESQL
 
 
 def read_url(text: str) -> URL:

@@ -15,6 +15,7 @@ from autoprune.core.trial import Completed, Trial
 from autoprune.errors import StudyError
 from autoprune.study.at_work import AtWork, at_work
 from autoprune.study.folder import StudyFolder
+from autoprune.study.lapsed_leases import GRACE_SECONDS, still_held
 from autoprune.study.later_latencies import with_later_latencies
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
@@ -45,6 +46,11 @@ class StudyView:
     running: int
     facts: StudyFacts
     at_work: tuple[AtWork, ...] = ()
+
+    @property
+    def is_leased(self) -> bool:
+        """Return whether a living worker, here or on another machine, evaluates a candidate."""
+        return any(one.is_leased for one in self.at_work)
 
     @property
     def dense(self) -> Measurement:
@@ -98,8 +104,8 @@ def open_view(path: str | Path, storage: str | None = None) -> StudyView:
             f"`autoprune search {path}` begins one"
         )
     spec = read_resolved(folder.resolved)
-    found = read_sqlite(file, spec.name) if file is not None else None
-    found = found or _read_by_optuna(storage_url(folder, storage), spec.name)
+    found = read_sqlite(file, spec.name, folder.path) if file is not None else None
+    found = found or _read_by_optuna(storage_url(folder, storage), spec.name, folder.path)
     url = partial(storage_url, folder, storage)
     facts = _read_facts(found.facts, url)
     running = sum(record.state.name == RUNNING for record in found.trials)
@@ -114,8 +120,8 @@ def open_view(path: str | Path, storage: str | None = None) -> StudyView:
     return StudyView(folder, spec, trials, running, facts, found.working)
 
 
-def _read_by_optuna(url: str, name: str) -> StoredStudy:
-    """Return what any storage holds of a study.
+def _read_by_optuna(url: str, name: str, folder: Path) -> StoredStudy:
+    """Return what any storage holds of a study, which lies in a folder.
 
     Raises:
         StudyError: if it holds none of that name, or cannot be read.
@@ -129,8 +135,10 @@ def _read_by_optuna(url: str, name: str) -> StoredStudy:
         except KeyError as error:
             raise StudyError(f"the storage {without_password(url)!r} holds no study named {name!r}") from error
         with reporting_damage(url):
-            trials = open_rows(opened, study_id).read(0)
-            return StoredStudy(trials, opened.get_study_user_attrs(study_id), at_work(trials))
+            rows = open_rows(opened, study_id)
+            trials = rows.read(0)
+            held = still_held(trials, folder, rows.silent, GRACE_SECONDS)
+            return StoredStudy(trials, opened.get_study_user_attrs(study_id), at_work(trials, held))
 
 
 def _read_facts(stored: Mapping[str, str], url: Callable[[], str]) -> StudyFacts:

@@ -126,6 +126,10 @@ def test_the_list_of_commands_holds_every_module_of_commands() -> None:
             "worker_plan",
             "measure_workers",
             "many_workers",
+            "ray_plan",
+            "ray_place",
+            "ray_cluster",
+            "ray_workers",
         ),
     }
     assert {path.stem for path in folder.glob("*.py")} - others == set(COMMANDS)

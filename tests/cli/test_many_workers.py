@@ -6,17 +6,12 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import postgres
 import pytest
-from tiny import call, command, environment, finished, stored_trials, write_study
+from running import ALIKE, PATIENCE, losses, searching, told, until
+from tiny import call, finished, stored_trials, write_study
 
 from autoprune.cli.measure_workers import gpus_here
 from autoprune.cli.worker_plan import planned_workers
@@ -24,40 +19,6 @@ from autoprune.errors import UsageError
 from autoprune.study.lock import is_searched
 from autoprune.study.view import open_view
 from autoprune.study.workers import workers_here
-
-PATIENCE = 90.0
-ALIKE = ("--no-stopping", "--set", "sensitivity.enabled=false")  # nothing depends on who finished before
-
-
-@contextmanager
-def searching(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command("search", *arguments), env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def until(is_so: Any, process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < deadline, "it takes too long"
-        assert process is None or process.poll() is None, "it ended early"
-        time.sleep(0.05)
-
-
-def told(folder: Path) -> int:
-    try:
-        return sum(bool(trial["outcome"]) for trial in stored_trials(folder))
-    except sqlite3.OperationalError:  # its tables are not made yet
-        return 0
-
-
-def losses(folder: Path) -> dict[int, float]:
-    return {trial.number: trial.outcome.measurement["loss"] for trial in open_view(folder).trials}  # type: ignore[union-attr]
 
 
 def test_two_workers_find_what_one_finds_and_share_the_work(tmp_path: Path) -> None:

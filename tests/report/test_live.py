@@ -25,8 +25,10 @@ from autoprune.errors import StudyLockedError
 from autoprune.report.live import last_line, news, take_snapshot, time_left
 from autoprune.study.folder import StudyFolder
 from autoprune.study.lock import is_searched, take_lock
+from autoprune.study.manage.list import list_studies
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
+from autoprune.study.storage_url import sqlite_url
 
 
 def run(*arguments: str | Path, **env: str) -> Result:
@@ -298,3 +300,28 @@ def test_a_watcher_sees_what_each_worker_is_at_and_since_when(tmp_path: Path) ->
         (0, one.worker.host, 3),
         (1, one.worker.host, 1),
     ]
+
+
+def test_a_search_in_another_folder_is_seen_by_its_heartbeat_and_gone_without_one(tmp_path: Path) -> None:
+    from sqlalchemy import text
+
+    here, there = tmp_path / "here", tmp_path / "there"  # two folders that know nothing of each other: two machines
+    for folder in (here, there):
+        folder.mkdir()
+        write_resolved(StudySpec(name="fake", objectives=("accuracy", "mflops")), StudyFolder(folder).resolved)
+    proposals, url = make_proposals(), sqlite_url(tmp_path / "shared.db")
+    with open_ledger(there, url) as ledger:
+        ledger.begin_session({"budget": proposals.budget.to_json(), "trials": 9})
+        ledger.remember("dense", proposals.dense.to_json())
+        list(asked_and_told(ledger, proposals, 2))
+        asked = ledger.ask(proposals, 0)
+        shot = take_snapshot(here, url)
+        assert [one.searching for one in list_studies(tmp_path, url) if one.name == "here"] == [True]
+        assert not is_searched(StudyFolder(here).lock)
+        assert (shot.searching, [at.number for at in shot.workers]) == (True, [asked.number])
+        assert shot.state_line().startswith("searching")
+        with ledger._open.storage.engine.begin() as connection:  # as of a machine that is gone
+            connection.execute(text("UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-1 hour')"))
+        shot = take_snapshot(here, url)
+        assert (shot.searching, shot.workers) == (False, ())
+        assert "no process is searching this study" in shot.state_line()

@@ -17,6 +17,7 @@ from autoprune.errors import StudyError
 from autoprune.study import optuna_tables, sqlite_rows
 from autoprune.study.at_work import at_work
 from autoprune.study.folder import StudyFolder
+from autoprune.study.lapsed_leases import still_held
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
 from autoprune.study.sqlite_rows import RowState, read_sqlite
@@ -62,18 +63,19 @@ def test_it_is_what_optuna_reads(stored: Path, kind: type[TableRows | ApiRows]) 
 def test_a_sqlite_file_is_read_alike_without_optuna(stored: Path, tmp_path: Path) -> None:
     storage = open_storage(sqlite_url(stored / "study.db"))
     study_id = storage.get_study_id_from_name("fake")
-    direct, expected = read_sqlite(stored / "study.db", "fake"), TableRows(storage, study_id).read(0)
+    direct, expected = read_sqlite(stored / "study.db", "fake", stored), TableRows(storage, study_id).read(0)
     assert direct is not None
     assert [(one.number, one.state.name, one.state.is_finished(), one.user_attrs) for one in direct.trials] == [
         (one.number, one.state.name, one.state.is_finished(), one.user_attrs) for one in expected
     ]
     assert direct.facts == storage.get_study_user_attrs(study_id)
-    assert direct.working == at_work(expected)
+    held = still_held(expected, stored, TableRows(storage, study_id).silent, 1.0)
+    assert direct.working == at_work(expected, held)
     assert len(direct.working) == 1
     assert {state.name for state in RowState} == {state.name for state in TrialState}
-    assert read_sqlite(stored / "study.db", "nosuch") is None
+    assert read_sqlite(stored / "study.db", "nosuch", stored) is None
     (tmp_path / "study.db").write_bytes(b"SQLite format 3 no longer")
-    assert read_sqlite(tmp_path / "study.db", "fake") is None
+    assert read_sqlite(tmp_path / "study.db", "fake", tmp_path) is None
 
 
 def test_tables_that_are_not_known_are_left_to_optunas_api(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ class Listed:
         folder: where it lies.
         size_bytes: of all its files.
         active: when its trials were last written to.
-        searching: whether a process is searching it now.
+        searching: whether a process is searching it now, here or on another machine.
         overview: what is stored, or ``None`` if it cannot be read.
         wanted: how many trials the study is to reach.
         fault: why it cannot be read, or an empty string.
@@ -115,9 +115,8 @@ def _listed(folder: StudyFolder, storage: str | None) -> Listed:
         active = last_activity(folder)
         searching = is_searched(folder.lock)
         spec = read_spec(folder.resolved)
-        listed = Listed(
-            folder, size, active, searching, _overview(folder, storage, spec), spec.trials, quality=spec.quality
-        )
+        found = _overview(folder, storage, spec)
+        listed = Listed(folder, size, active, searching or found.is_leased, found, spec.trials, quality=spec.quality)
         listed.to_json()  # what is shown is made of what is stored, whatever that is
     except (AutopruneError, OSError) as error:
         is_elsewhere = isinstance(error, StudyError) and not folder.database.exists()
@@ -146,7 +145,8 @@ def _overview(folder: StudyFolder, storage: str | None, spec: StudySpec) -> Over
     view = open_view(folder.path, None if folder.database.exists() else storage)
     best = best_within(view.trials, view.budget, spec.quality)
     measured = completed_measurement(best) if best else None
-    return Overview(len(view.trials), view.running, view.facts, best.number if best else None, measured)
+    number = best.number if best else None
+    return Overview(len(view.trials), view.running, view.facts, number, measured, view.is_leased)
 
 
 def last_activity(folder: StudyFolder) -> datetime.datetime:

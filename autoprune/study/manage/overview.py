@@ -43,6 +43,7 @@ class Overview:
         facts: what is stored about the study as a whole.
         best_number: of the best trial within the last run's budget; ``None`` if none meets it.
         best: what was measured of it.
+        is_leased: whether a worker on any machine evaluates a candidate now, where the study was read as a whole.
     """
 
     finished: int
@@ -50,6 +51,7 @@ class Overview:
     facts: StudyFacts
     best_number: int | None
     best: Measurement | None
+    is_leased: bool = False
 
 
 def overview(database: Path, name: str, quality: Metric) -> Overview | None:
