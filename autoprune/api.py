@@ -327,8 +327,8 @@ class Study:
             known = None if force else picked_before(view.folder, chosen)
             study = None
             if not chosen:
-                trial, study = solved_trial(view, limits, display.say, self._storage, trust_code=trust_code)
-                chosen = [trial]
+                solved, study = solved_trial(view, limits, display.say, self._storage, trust_code=trust_code)
+                chosen = [solved]
             card, folder = known or finish_trials(
                 view,
                 chosen,

@@ -71,7 +71,8 @@ class AnswerDistance:
 
     def _pairs(self) -> Iterator[tuple[Batch, Any]]:
         """Yield each batch with the dense network's answers to it, which are kept as far as memory allows."""
-        known, made, size = self._kept, [], 0
+        known, size = self._kept, 0
+        made: list[Any] = []
         for place, batch in enumerate(self._batches()):
             wanted = known[place] if known is not None else self._answer(self.dense, batch)
             if known is None:
