@@ -114,10 +114,8 @@ def finished(prepared: Prepared, one: ScreenedNetwork, options: argparse.Namespa
 
 def show(options: argparse.Namespace, journal: Journal) -> None:
     looks = {record["network"]: record for record in journal.records if record["kind"] == "look"}
-    print(
-        f"finish: {options.finish_steps} steps at {options.finish_lr:g}; settings "
-        f"{settings(options)['budget']} MFLOPs\n"
-    )
+    budget = settings(options)["budget"]
+    print(f"finish: {options.finish_steps} steps at {options.finish_lr:g}; budget {budget} MFLOPs\n")
     print("| look | finish from | policies | rank correlation | 90 % interval | CPU s each |")
     print("|---" * 6 + "|")
     for start in STARTS:

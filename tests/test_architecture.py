@@ -69,7 +69,8 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     ),
     # hundreds of networks, looked at without training
     "search.screening": (
-        *("errors", "core", "pruning", "training", "study", "search.evaluation", "search.proposals", "search.setup"),
+        *("errors", "core", "analysis", "pruning", "training", "study"),
+        *("search.evaluation", "search.proposals", "search.setup"),
     ),
     "search": (
         *("errors", "core", "analysis", "tasks", "pruning", "export", "study", "loggers"),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoprune.analysis.foretelling import screened_front
+from autoprune.analysis.foretelling import estimated_rises, screened_front
 from autoprune.core.arrays import Floats
 from autoprune.core.budget import Budget, Limit
 from autoprune.core.counts import ChannelCounts
@@ -139,8 +139,8 @@ class Solver:
         pool = ScreenedPool(self.study.space, self.networks, self.study.dense["loss"])
         usages = pool.usages(onto)
         candidates = self._candidates(onto, pool, usages)
-        looks = sorted(((looker.closed_form(one), place) for place, one in enumerate(candidates)))
-        finalists = [candidates[place] for _, place in looks[:2]]
+        expected = self._expected(candidates, onto, looker)
+        finalists = [candidates[int(place)] for place in np.argsort(expected, kind="stable")[:2]]
         inside = np.flatnonzero(usages <= 1)
         if len(inside):
             best = self.networks[int(inside[np.argmin(pool.rises[inside])])].counts
@@ -172,6 +172,17 @@ class Solver:
         if not found:
             onto.budget.check_reachable(onto.smallest())
         return list(found.values())
+
+    def _expected(self, candidates: Sequence[ChannelCounts], onto: Projector, looker: Looker) -> Floats:
+        """Return the rise that each candidate is expected to have after a compensation pass."""
+        first = len(self.networks)
+        looked = [
+            ScreenedNetwork(
+                first + n, PICKED, n, PICKED, one, onto.budget, onto.cost.measure(one), looker.closed_form(one)
+            )
+            for n, one in enumerate(candidates)
+        ]
+        return estimated_rises([*self.networks, *looked])[first:]
 
     def _onto(self, budget: Budget, trials: Sequence[Trial]) -> Projector:
         study = self.study

@@ -200,7 +200,11 @@ class ScreeningSpec(Section):
     networks: int = Field(
         default=300, ge=24, description="how many are looked at: three quarters over all budgets, the rest at this one"
     )
-    images: int = Field(default=256, ge=16, description="validation images each network is looked at on")
+    images: int = Field(
+        default=128,
+        ge=16,
+        description="validation images each network is looked at on; the second time four times as many",
+    )
 
 
 class StoppingSpec(Section):

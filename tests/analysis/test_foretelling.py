@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,6 +43,21 @@ def test_what_had_no_second_look_is_scaled_by_what_the_pass_left_of_the_others()
     assert estimated_rises(known).tolist() == pytest.approx([0.2, 0.12, 0.3, 0.4])
     assert estimated_rises([network(0, 5, 0.4)]).tolist() == [0.4]
     assert estimated_rises([]).shape == (0,)
+
+
+def test_that_the_closed_form_thinks_too_ill_of_dropped_blocks_is_learnt() -> None:
+    def lacking(number: int, blocks: int, closed: float, compensated: float | None) -> ScreenedNetwork:
+        gone = frozenset(f"b{n}" for n in range(blocks))
+        one = network(number, 5, closed, compensated)
+        return replace(one, counts=ChannelCounts({"conv": 5}, gone))
+
+    seen = [(0, 0.1), (0, 0.2), (0, 0.4), (1, 1.0), (1, 2.0), (2, 4.0), (2, 8.0)]
+    known = [
+        lacking(n, blocks, closed, 0.3 * closed * 0.1**blocks) for n, (blocks, closed) in enumerate([*seen, *seen])
+    ]
+    found = estimated_rises([*known, lacking(14, 0, 0.15, None), lacking(15, 1, 0.5, None)])
+    assert found[:14].tolist() == [one.compensated for one in known]
+    assert found[14:].tolist() == pytest.approx([0.045, 0.015], rel=0.15)
 
 
 def test_a_policy_keeps_what_its_counts_say() -> None:

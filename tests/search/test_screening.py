@@ -111,16 +111,18 @@ def test_evolution_finds_better_networks_than_knapsacks_on_what_was_measured(who
     assert min(one.closed_form for one in of_run) <= plain
 
 
-def test_the_best_of_each_budget_get_a_second_look(whole: Path) -> None:
+def test_the_nearest_of_most_budgets_gets_a_second_look_and_few_others_do(whole: Path) -> None:
     networks = networks_of(whole)
-    for text in {(one.part, str(one.budget.to_json())) for one in networks}:
-        of_level = [one for one in networks if (one.part, str(one.budget.to_json())) == text]
-        best = min(of_level, key=lambda one: (one.closed_form, one.number))
-        assert best.compensated == pytest.approx(0.5 * best.closed_form, abs=1e-5)
-    assert sum(one.compensated is not None for one in networks) < len(networks) / 2
+    levels = sorted({(one.part, str(one.budget.to_json())) for one in networks})
+    of_levels = [[one for one in networks if (one.part, str(one.budget.to_json())) == level] for level in levels]
+    best = [min(found, key=lambda one: (one.closed_form, one.number)) for found in of_levels]
+    assert sum(one.compensated is not None for one in best) >= 0.75 * len(levels)
+    twice = [one for one in networks if one.compensated is not None]
+    assert all(one.compensated == pytest.approx(0.5 * one.closed_form, abs=1e-5) for one in twice)
+    assert len(networks) / 9 <= len(twice) <= len(networks) / 3 + 1
 
 
-@pytest.mark.parametrize("records", [0, 5, 40, 63])
+@pytest.mark.parametrize("records", [0, 5, 40, 65])
 def test_a_screening_that_is_killed_goes_on_to_the_same_file(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: int
 ) -> None:

@@ -22,7 +22,7 @@ class ScreenedPoint:
         number: of the screened network.
         cost: in the metric's unit; a latency is predicted.
         rise: of its answers from the dense network's, after a compensation pass or what that is estimated to leave.
-        quality: what the task judges it by without training, on the examples that were looked at; ``None``: it had no
+        quality: what the task judges it by without training; ``None``: it had no
             compensation pass.
         stderr: of the quality; ``None`` if it is not known.
     """

@@ -13,7 +13,6 @@ the best of a few.
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,16 +131,18 @@ class BulkProposals:
 
     def _parents(self, part: ScreeningPart, place: int, seen: Sequence[ScreenedNetwork]) -> list[ChannelCounts]:
         """Return the best few of a level and of those beside it; of the run's own part all that use about as much."""
+        pool = self._pool(seen)
+        rises = pool.rises.tolist()
         if len(part.levels) == 1:
-            usages = self._pool(seen).usages(part.levels[0])
+            usages = pool.usages(part.levels[0])
             near = [one for one, used in zip(seen, usages.tolist(), strict=True) if 0.9 <= used <= 1.1]
-            return [one.counts for one in sorted(near, key=_by_rise)[: 2 * PARENTS]]
+            return [one.counts for one in _best(near, rises, 2 * PARENTS)]
         found = []
         for neighbour in (place - 1, place, place + 1):
             if 0 <= neighbour < len(part.levels):
                 budget = part.levels[neighbour].budget
                 of_level = [one for one in seen if one.part == part.name and one.budget == budget]
-                found += [one.counts for one in sorted(of_level, key=_by_rise)[:PARENTS]]
+                found += [one.counts for one in _best(of_level, rises, PARENTS)]
         return found
 
     @cached_property
@@ -173,5 +174,6 @@ def learnt_knapsack(
     return Knapsack(level, _TRADES).solve({name: belief.penalty(place, curve) for place, (name, curve) in pairs})
 
 
-def _by_rise(one: ScreenedNetwork) -> tuple[float, int]:
-    return (one.closed_form if math.isfinite(one.closed_form) else math.inf, one.number)
+def _best(networks: Sequence[ScreenedNetwork], rises: Sequence[float], count: int) -> list[ScreenedNetwork]:
+    """Return the few of lowest rise; rises are by number."""
+    return sorted(networks, key=lambda one: (rises[one.number], one.number))[:count]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from autoprune.core.counts import ChannelCounts
 from autoprune.core.measurement import Measurement
 from autoprune.errors import EvaluationError, ModelError
@@ -24,6 +26,7 @@ class Looker:
         probe: refits them in closed form, and compares them with the dense network.
         compensator: refits them with what they really see.
         dense_loss: of the uncut network as the probe sees it.
+        quality_images: validation examples that a compensated network is scored on.
 
     A network that cannot be looked at, or answers NaN, counts as a rise of 100: one among hundreds ends no search.
     """
@@ -32,6 +35,7 @@ class Looker:
     probe: SensitivityProbe
     compensator: Compensator
     dense_loss: float
+    quality_images: int
 
     def closed_form(self, counts: ChannelCounts) -> float:
         """Return the rise after the closed-form refit; 100 for a network that is of no use."""
@@ -41,7 +45,7 @@ class Looker:
             return self._broken(counts, error)
 
     def compensated(self, counts: ChannelCounts) -> tuple[float, Measurement | None]:
-        """Return the rise after a compensation pass, and how good the network is on the same examples.
+        """Return the rise after a compensation pass, and how good the network is.
 
         Returns:
             100 and nothing for a network that is of no use.
@@ -50,11 +54,16 @@ class Looker:
         try:
             network = context.device.place(self.pruner.prune(policy))
             self.compensator(network, self.pruner.cut(policy))
-            seen = score(network, context.task, "val", context.device, limit=self.probe.images).measurement
-            rise = self.probe.distance(network) if self.probe.distance else seen["loss"] - self.dense_loss
+            seen = score(network, context.task, "val", context.device, limit=self.quality_images).measurement
+            told = self.probe.distance
+            rise = told(network) if told else self._loss(network) - self.dense_loss
         except _UNUSABLE as error:
             return self._broken(counts, error), None
         return rise, seen
+
+    def _loss(self, network: nn.Module) -> float:
+        context = self.probe.context
+        return score(network, context.task, "val", context.device, limit=self.probe.images).loss
 
     def _broken(self, counts: ChannelCounts, error: Exception) -> float:
         """Say why a network is of no use, and return the rise that it counts as."""

@@ -1,15 +1,17 @@
 """The screening of a study: hundreds of networks looked at before its first trial, each stored as soon as it is seen.
 
-Done once by whoever prepares the study, and for a further budget by the first run that asks for it. All networks of a
-part are refitted in closed form; then the best few of each level get a whole compensation pass. How many follows from
-counts in the spec, never from a clock; a kill loses one network, and the same command goes on to the same file.
+Done once by whoever prepares the study, and for a further budget by the first run that asks for it. Every network is
+refitted in closed form; for every eight of them one promising one gets a whole compensation pass, which says what the
+closed form of the others is worth. How many follows from counts in the spec, never from a clock; a kill loses one
+network, and the same command goes on to the same file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from autoprune.analysis.foretelling import estimated_rises
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import JsonObject
 from autoprune.core.notify import Notify
@@ -21,7 +23,8 @@ from autoprune.search.screening.look import Looker
 from autoprune.study.folder import StudyFolder
 from autoprune.study.screened_file import add_record, begin_screening, read_screening
 
-SECOND_LOOKS = 0.1  # of a part's networks
+FIRST_FOR_SECOND = 8  # first looks for every second one, which takes several times as long
+MOST_SECOND = 3  # at most one in three networks is looked at twice
 TOLD_EVERY = 25  # networks
 
 
@@ -57,9 +60,10 @@ class Screener:
         self._open()
         for part in parts:
             for step in range(self._next_step(part), part.steps):
+                self._second_looks(part)
                 self._first_look(part, step)
-            for one in self._worth_a_second_look(part):
-                self._second_look(one)
+            self._second_looks(part)
+            self._last_looks(part)
         return tuple(self._networks)
 
     def _open(self) -> None:
@@ -92,13 +96,52 @@ class Screener:
         if len(self._networks) % TOLD_EVERY == 0:
             self.notify(f"looked at {len(self._networks)} networks without training")
 
-    def _worth_a_second_look(self, part: ScreeningPart) -> Iterator[ScreenedNetwork]:
-        """Yield the best of each level that had no compensation pass, by the closed form."""
-        each = max(1, round(SECOND_LOOKS * part.steps / len(part.levels)))
-        for budget in dict.fromkeys(_text(level.budget) for level in part.levels):
-            of_level = [one for one in self._networks if one.part == part.name and _text(one.budget) == budget]
-            best = sorted(of_level, key=lambda one: (one.closed_form, one.number))[:each]
-            yield from (one for one in best if one.compensated is None)
+    def _second_looks(self, part: ScreeningPart) -> None:
+        """Give the second looks that are owed, one for every eight first ones: the budgets of the part take turns.
+
+        By turns it is the network that is expected to be nearest to the dense one, and the nearest by the closed form
+        among those that lack blocks, of which the closed form thinks too ill.
+        """
+        budgets = list(dict.fromkeys(_text(level.budget) for level in part.levels))
+        while True:
+            first, second = self._counted(part)
+            if second >= first // FIRST_FOR_SECOND:
+                return
+            order = [budgets[(second + offset) % len(budgets)] for offset in range(len(budgets))]
+            waiting = next((found for budget in order if (found := self._waiting(part, budget))), [])
+            shallow = [one for one in waiting if one.counts.dropped_blocks] if second // len(budgets) % 2 else []
+            if not waiting:
+                return
+            self._second_look(min(shallow, key=_by_closed_form) if shallow else self._nearest(waiting))
+
+    def _last_looks(self, part: ScreeningPart) -> None:
+        """Look again at what is expected to be the nearest of each budget, up to a third of the part's networks."""
+        for _ in range(part.steps):
+            first, second = self._counted(part)
+            of_part = [one for one in self._networks if one.part == part.name]
+            budgets = dict.fromkeys(_text(one.budget) for one in of_part)
+            best = [self._nearest([one for one in of_part if _text(one.budget) == budget]) for budget in budgets]
+            owed = [one for one in best if one.compensated is None]
+            if not owed or second >= first // MOST_SECOND:
+                return
+            self._second_look(owed[0])
+
+    def _counted(self, part: ScreeningPart) -> tuple[int, int]:
+        """Return how many networks of a part were looked at, and how many of them twice."""
+        of_part = [one for one in self._networks if one.part == part.name]
+        return len(of_part), sum(one.compensated is not None for one in of_part)
+
+    def _waiting(self, part: ScreeningPart, budget: str) -> list[ScreenedNetwork]:
+        return [
+            one
+            for one in self._networks
+            if one.part == part.name and _text(one.budget) == budget and one.compensated is None
+        ]
+
+    def _nearest(self, networks: Sequence[ScreenedNetwork]) -> ScreenedNetwork:
+        """Return the network that is expected to be nearest to the dense one after a compensation pass."""
+        rises = estimated_rises(self._networks).tolist()
+        return min(networks, key=lambda one: (rises[one.number], one.number))
 
     def _second_look(self, one: ScreenedNetwork) -> None:
         rise, quality = self._look().compensated(one.counts)
@@ -110,6 +153,10 @@ class Screener:
         if self._looker is None:
             self._looker = self.looker()
         return self._looker
+
+
+def _by_closed_form(one: ScreenedNetwork) -> tuple[float, int]:
+    return one.closed_form, one.number
 
 
 def _text(budget: Budget) -> str:
