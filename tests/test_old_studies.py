@@ -62,6 +62,7 @@ def trials_of(folder: Path) -> list[dict[str, Any]]:
         if not trial["outcome"]:
             continue
         outcome = trial["outcome"]["outcome"]
+        outcome.pop("latency_host", None)  # which earlier versions did not store
         for numbers in ("values", "stderr"):
             outcome.get("measurement", {}).get(numbers, {}).pop("latency_ms", None)
         rows.append({**{key: trial[key] for key in ("number", "origin", "policy")}, "outcome": outcome})

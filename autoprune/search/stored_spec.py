@@ -39,6 +39,8 @@ def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
     space = spec.space
     if space.importances == SpaceSpec().importances:
         space = space.model_copy(update={"importances": stored.space.importances})
+    if space.depth == SpaceSpec().depth:  # it was off by default once
+        space = space.model_copy(update={"depth": stored.space.depth})
     finetune = spec.finetune
     if finetune.compensation_images == FinetuneSpec().compensation_images:  # studies begun before it came have none
         images = stored.finetune.compensation_images

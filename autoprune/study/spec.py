@@ -182,7 +182,11 @@ def fingerprint(spec: StudySpec) -> dict[str, object]:
 
 
 # what a key that came later meant before it came, where that is not its default now
-BEFORE_IT_CAME: Mapping[str, object] = {"latency.runtime": "torch", "finetune.compensation_images": 0}
+BEFORE_IT_CAME: Mapping[str, object] = {
+    "latency.runtime": "torch",
+    "finetune.compensation_images": 0,
+    "space.depth": False,
+}
 # (section, key) → whole numbers that a stored spec may hold and a new one may not; they are read as the next one
 ALLOWED_BEFORE: Mapping[tuple[str, str], tuple[int, ...]] = {("latency", "blocks"): (3, 4)}
 

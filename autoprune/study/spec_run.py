@@ -53,6 +53,8 @@ class LatencySpec(Section):
     def _command_runs_onnx(self) -> LatencySpec:
         if self.command and self.runtime not in ("auto", "onnxruntime"):
             raise fault("a command times in ONNX Runtime: expected auto or onnxruntime", "runtime", ("command",))
+        if self.command and self.format == "int8":
+            raise fault("a command is sent files in float32: expected fp32", "format", ("command",))
         return self
 
 

@@ -178,3 +178,8 @@ def test_a_command_excludes_other_runtimes_than_onnx(tmp_path: Path) -> None:
         autoprune.Study(tmp_path, settings={"latency.command": "ssh pi", "latency.runtime": "torch"})
     with pytest.raises(autoprune.errors.SpecError, match="quotes in pairs"):
         autoprune.Study(tmp_path, settings={"latency.command": "ssh 'pi"})
+
+
+def test_a_command_is_sent_files_in_float32(tmp_path: Path) -> None:
+    with pytest.raises(autoprune.errors.SpecError, match=r"latency.format.*a command is sent files in float32"):
+        autoprune.Study(tmp_path, settings={"latency.command": "ssh pi", "latency.format": "int8"})

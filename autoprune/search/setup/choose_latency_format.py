@@ -41,6 +41,8 @@ def with_latency_format(context: StudyContext, network: nn.Module, engine: Engin
     form = context.spec.latency.format
     if form == "auto" and context.folder.dense_facts.exists():
         form = "int8" if read_dense_facts(context.folder).latency_format == "int8" else "fp32"
+    if form == "auto" and context.spec.latency.command:
+        form = "fp32"  # of what is sent to another machine
     if form == "auto":
         is_int8, why = _decide(context, network, engine)
         form = "int8" if is_int8 else "fp32"
