@@ -550,9 +550,10 @@ def test_a_study_stored_before_a_value_existed_has_its_default(tmp_path: Path) -
     stored = without_added(fingerprint(StudySpec()))
     assert stored.keys() < fingerprint(StudySpec()).keys()
     # what there was before there was a choice, and not the default
-    timed = parsed(latency={"runtime": "torch"}, finetune={"compensation_images": 0})
+    timed = parsed(latency={"runtime": "torch"}, finetune={"compensation_images": 0}, space={"depth": False})
     assert differences(stored, fingerprint(timed)) == []
     assert differences(stored, fingerprint(parsed(schedule={"stages": 3}, latency={"runtime": "compile"}))) == [
+        "space.depth: stored False, given True",
         "schedule.stages: stored 1, given 3",
         "finetune.compensation_images: stored 0, given 512",
         "latency.runtime: stored 'torch', given 'compile'",

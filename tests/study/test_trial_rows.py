@@ -85,7 +85,7 @@ def test_tables_that_are_not_known_are_left_to_optunas_api(stored: Path, monkeyp
     expected = open_view(stored).trials
     for module in (optuna_tables, sqlite_rows):
         monkeypatch.setattr(module, "KNOWN_SCHEMA", ("of another release",))
-    assert read_sqlite(stored / "study.db", "fake") is None
+    assert read_sqlite(stored / "study.db", "fake", stored) is None
     assert isinstance(open_rows(storage, study_id), ApiRows)
     assert open_view(stored).trials == expected
 
