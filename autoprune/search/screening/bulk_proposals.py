@@ -1,7 +1,7 @@
 """What a screening looks at next: knapsacks first, then what evolves from the best on each level.
 
-Each level of a part takes its turn. In the first quarter of the rounds the knapsack is solved for each level's budget, as
-it was measured and then with what groups and blocks are worth changed at random, so that widths and depth are mixed.
+Each level of a part takes its turn. In the first quarter of the rounds the knapsack is solved for each level's budget,
+as it was measured and then with what groups and blocks are worth changed at random, so that widths and depth are mixed.
 Then the best on a level and on those beside it are mutated and crossed, and knapsacks are solved for what the looks so
 far have taught. Every network lies on its level's budget.
 
