@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,8 +97,8 @@ def _squared_slopes(twin: nn.Module, readers: Mapping[str, Reader], calibration:
     return {path: total / max(1, examples) for path, total in totals.items()}
 
 
-def _kept(outputs: list[tuple[str, Tensor]], path: str) -> object:
-    def hook(module: nn.Module, args: object, output: Tensor) -> Tensor:
+def _kept(outputs: list[tuple[str, Tensor]], path: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         outputs.append((path, output.clone()))  # what comes next may write into it
         return outputs[-1][1]
 
