@@ -108,7 +108,7 @@ PACKAGES = [name for name in MAY_USE if name and "." not in name]
 DOORS = {
     "torch": (
         *("tasks", "models", "cost", "pruning", "training", "export", "search.evaluation", "search.setup"),
-        *("search.trial_weights", "pick", "testing", "api", "loggers.tensorboard"),
+        *("search.screening.look", "search.trial_weights", "pick", "testing", "api", "loggers.tensorboard"),
     ),
     "torchvision": ("tasks", "models"),
     "optuna": ("study",),

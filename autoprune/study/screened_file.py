@@ -26,7 +26,7 @@ def read_screening(path: Path) -> Screening:
     """
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Screening()
     except OSError as error:
         raise StudyError(f"{str(path)!r} cannot be read: {error.strerror or error}; check its permissions") from error

@@ -1,7 +1,7 @@
 """What a screening looks at next: knapsacks first, then what evolves from the best on each level.
 
-Each level of a part takes its turn. In the first third of the rounds the knapsack is solved for each level's budget, as
-it was measured and then with what groups and blocks are worth changed at random, so that widths and depth are mixed.
+Each level of a part takes its turn. In the first quarter of the rounds the knapsack is solved for each level's budget,
+as it was measured and then with what groups and blocks are worth changed at random, so that widths and depth are mixed.
 Then the best on a level and on those beside it are mutated and crossed, and knapsacks are solved for what the looks so
 far have taught. Every network lies on its level's budget.
 
@@ -34,11 +34,11 @@ from autoprune.search.proposals.screened_pool import ScreenedPool
 from autoprune.search.proposals.wished_counts import WishedCounts
 from autoprune.search.screening.budget_ladder import ScreeningPart
 
-EXPLORED = 1 / 3  # of the rounds, before anything evolves
+EXPLORED = 1 / 4  # of the rounds, before anything evolves
 PARENTS = 4  # of a level, and as many from each beside it
 _ATTEMPTS = 10  # at a network that was not looked at yet; a tiny space may have none left
 _TRADES = 5  # rounds in the knapsack
-_SPREAD = 0.5  # standard deviation of the logarithm of what a group is worth
+_SPREAD = 0.3  # standard deviation of the logarithm of what a group is worth
 _BLOCK_WEIGHT = 0.1  # a whole block is a large step, and mostly one too far
 _BOLDNESS = (0.0, 0.3, 1.0)  # of what is drawn from what the looks taught
 _WAYS = {"mutated": 0.4, "crossed": 0.3, "drawn": 0.3}
