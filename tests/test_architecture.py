@@ -122,8 +122,8 @@ DOORS = {
     "moocore": ("analysis.pareto",),
     "numpy": (
         "report.content.hypervolume_history",
-        *("core", "analysis", "study", "cost", "tasks", "training", "search.proposals", "search.screening"),
-        *("export.int8_calibration", "export.int8_quantise", "export.onnx"),
+        *("core", "analysis", "study", "cost", "tasks", "search.proposals", "search.screening"),
+        *("export.int8_calibration", "export.int8_quantise"),
         "export.timing_command",  # the inputs that it sends
         *("report.content.parameter_importance", "pick.solve_budget"),
     ),

@@ -79,8 +79,13 @@ def read_sqlite(file: Path, name: str, folder: Path) -> StoredStudy | None:
 
 
 def open_to_read(file: Path) -> sqlite3.Connection:
-    """Open a SQLite file that is only read."""
-    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+    """Open a SQLite file that is only read.
+
+    Where it may be written, it is opened so: a connection that may not would leave files of SQLite's own beside it.
+    """
+    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=30)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
 
 
 def known_study(connection: sqlite3.Connection, name: str) -> int | None:

@@ -62,7 +62,8 @@ def set_up_study(root: Path, values: dict[str, Any]) -> PreparedStudy:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> PreparedStudy:
-    return set_up_study(tmp_path_factory.mktemp("pick"), {})
+    plain = {"finetune": {"compensation_images": 0}}  # as ``by_hand`` makes networks
+    return set_up_study(tmp_path_factory.mktemp("pick"), plain)
 
 
 @pytest.fixture(scope="module")

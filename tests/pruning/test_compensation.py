@@ -19,7 +19,7 @@ from autoprune.pruning.compensation import readers as readers_module
 from autoprune.pruning.compensation.calibration_examples import joined
 from autoprune.pruning.compensation.compensate import compensate
 from autoprune.pruning.compensation.dense_answers import DenseAnswers, dense_answers
-from autoprune.pruning.compensation.layer_flow import Place
+from autoprune.pruning.compensation.layer_flow import TensorPlace
 from autoprune.pruning.cut_plan import CutPlan, KeptChannels
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.surgery import shrink
@@ -84,8 +84,8 @@ def test_the_last_layer_of_a_residual_branch_makes_up_for_the_other_summand(monk
     examples = torch.randn(128, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     cut = {"layer1.0": KeptChannels({"block": ()})}  # an error in the stream that only the next sum's target knows of
     answers = dense_answers(network, Inputs.of(examples))
-    assert answers.flow.sums["layer1.1.bn2"][-1] == Place("layer1.1.conv1", True)  # what the block reads
-    assert answers.flow.sums["layer2.0.bn2"][0] == Place("layer2.0.downsample.1", False)
+    assert answers.flow.sums["layer1.1.bn2"][-1] == TensorPlace("layer1.1.conv1", True)  # what the block reads
+    assert answers.flow.sums["layer2.0.bn2"][0] == TensorPlace("layer2.0.downsample.1", False)
     flow = answers_module.watch_flow
     monkeypatch.setattr(answers_module, "watch_flow", lambda *given: replace(flow(*given), sums={}))
     unaware = dense_answers(network, Inputs.of(examples))

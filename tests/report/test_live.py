@@ -108,7 +108,7 @@ def test_a_study_that_is_being_prepared_says_what_its_log_says(tmp_path: Path) -
 def test_json_is_one_moment_with_the_report_in_it(tmp_path: Path) -> None:
     found = json.loads(run("watch", store(tmp_path / "s", [good(), STOPPED]).path, "--json").stdout)
     assert (found["finished"], found["trials"], found["searching"], found["done"]) == (2, 10, False, False)
-    assert found["counts"] == {"completed": 1, "over_budget": 0, "stopped": 1, "failed": 0}
+    assert found["counts"] == {"completed": 1, "over_budget": 0, "stopped": 1, "failed": 0, "untimed": 0}
     assert found["seconds_left"]["median"] == 80.0
     assert found["report"]["best"] == 0
 

@@ -52,7 +52,9 @@ def test_a_study_begun_without_sensitivity_takes_it_in(tmp_path: Path) -> None:
     after = go(folder, 8, sensitivity={"enabled": True})
     assert [trial.candidate for trial in after[:5]] == [trial.candidate for trial in before]
     assert set(Sensitivity.from_json((folder / "sensitivity.json").read_text()).curves) == {"conv1", "conv2"}
-    assert all(trial.candidate.origin.startswith("guided:") for trial in after[5:]), "its knapsack is `inner` here"
+    others = [trial.candidate.origin for trial in after[5:] if trial.candidate.origin != "baseline:knapsack"]
+    assert len(others) >= 2
+    assert all(origin.startswith("guided:") for origin in others)
 
 
 def test_a_finetune_that_ends_in_nan_is_a_failed_trial_and_the_search_goes_on(

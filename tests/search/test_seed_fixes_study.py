@@ -125,7 +125,7 @@ def test_no_clock_steers_a_search_without_a_limit_on_latency(
 def test_what_trades_latency_is_among_the_proposals_and_nothing_was_timed_for_it(idle: Path) -> None:
     trials = open_view(idle).trials
     faster = [trial for trial in trials if trial.candidate.origin == "guided:faster"]
-    assert faster
+    assert faster, [trial.candidate.origin for trial in trials]
     assert all("latency_ms" not in trial.candidate.budget.limits for trial in faster)
     assert not StudyFolder(idle).latency_probes.exists()
 

@@ -60,7 +60,7 @@ def test_what_is_unusual_gets_no_overview_and_is_listed_all_the_same(
     assert overview(folder / "study.db", "another", ACCURACY) is None
     assert overview(folder / "resolved.toml", "fake", ACCURACY) is None
     assert overview(folder / "missing.db", "fake", ACCURACY) is None
-    monkeypatch.setattr("autoprune.study.manage.overview.KNOWN_SCHEMA", ())
+    monkeypatch.setattr("autoprune.study.sqlite_rows.KNOWN_SCHEMA", ())
     assert overview(folder / "study.db", "fake", ACCURACY) is None
     assert shown(folder) == expected
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from autoprune.models.calling.answers import answer_of
 from autoprune.models.calling.inputs import Inputs
 from autoprune.models.calling.tensors import tensors_in
-from autoprune.pruning.compensation.layer_flow import Flow, Place, watch_flow
+from autoprune.pruning.compensation.layer_flow import Flow, TensorPlace, watch_flow
 from autoprune.pruning.compensation.readers import Reader, inputs_of, plain_twin, readers_of
 from autoprune.pruning.compensation.rows import along_images, sampled, step_for
 from autoprune.pruning.layers.attention import SlimMultiheadAttention
@@ -45,7 +45,7 @@ class Target:
     rows: Tensor
     step: int
     images: bool
-    other: tuple[Place, ...] = ()
+    other: tuple[TensorPlace, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,7 @@ def _targets(twin: nn.Module, inputs: Inputs, flow: Flow, readers: Mapping[str, 
                 before = partial(_before, partial(keep_projection, path))
                 hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             elif path not in flow.behind:
-                hooks.callback(on_place(twin, Place(path, False), partial(keep, path)))
+                hooks.callback(on_place(twin, TensorPlace(path, False), partial(keep, path)))
         for path, places in flow.sums.items():
             hooks.callback(on_place(twin, places[0], partial(keep_summand, path)))
         answer_of(twin, inputs)
@@ -183,7 +183,7 @@ def _targets(twin: nn.Module, inputs: Inputs, flow: Flow, readers: Mapping[str, 
     return found
 
 
-def on_place(network: nn.Module, place: Place, use: Callable[[Tensor], None]) -> Callable[[], None]:
+def on_place(network: nn.Module, place: TensorPlace, use: Callable[[Tensor], None]) -> Callable[[], None]:
     """Call ``use`` with the tensor that is seen in a place; return what takes the hook off again."""
     module = network.get_submodule(place.module)
     if place.is_input:

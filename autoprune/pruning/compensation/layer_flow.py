@@ -26,7 +26,7 @@ from autoprune.pruning.compensation.rows import along_images
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """Where a tensor can be seen: the first one that a module is given, or returns."""
 
     module: str
@@ -49,7 +49,7 @@ class Flow:
     order: tuple[str, ...]
     shapes: Mapping[str, tuple[int, ...]]
     behind: Mapping[str, str]
-    sums: Mapping[str, tuple[Place, ...]]
+    sums: Mapping[str, tuple[TensorPlace, ...]]
     left: Mapping[str, str]
 
 
@@ -92,7 +92,7 @@ class _Seen:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     behind: dict[str, str] = field(default_factory=dict)
     uses: Counter[str] = field(default_factory=Counter)
-    sums: dict[str, tuple[Place, ...]] = field(default_factory=dict)
+    sums: dict[str, tuple[TensorPlace, ...]] = field(default_factory=dict)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -156,7 +156,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             layer = self._maker(given)
             if layer in self._layers and self._fits(layer, module, given):
                 self._seen.behind[layer] = path
-            self._place(given, Place(path, True))
+            self._place(given, TensorPlace(path, True))
 
         return hook
 
@@ -176,11 +176,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._seen.shapes[path] = tuple(result.shape)
             if path in self._layers or is_counting_norm(module):
                 self._made[result] = _Made(path, result._version)
-            self._place(result, Place(path, False))
+            self._place(result, TensorPlace(path, False))
 
         return hook
 
-    def _place(self, tensor: Tensor, place: Place) -> None:
+    def _place(self, tensor: Tensor, place: TensorPlace) -> None:
         before = self._places.get(tensor) or ()
         self._places[tensor] = (*before, (place, tensor._version, self._clock))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autoprune.core.channel_groups import PruningGroup
 from autoprune.models.calling.inputs import Inputs
+from autoprune.models.calling.tensors import map_tensors
 from autoprune.pruning.channel_positions import part_at
 from autoprune.pruning.compensation.readers import Reader, plain_twin, readers_of
 from autoprune.pruning.compensation.second_moments import InputMoments, second_moments
@@ -37,6 +38,7 @@ def obs(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibra
         blocks as in Frantar et al. 2022, Optimal Brain Compression, arXiv:2208.11580, section 4.
     """
     twin = plain_twin(network)
+    calibration = replace(calibration, batches=[(map_tensors(given, _single), y) for given, y in calibration.batches])
     readers, _ = readers_of(twin)
     columns = {group.name: found for group in groups if (found := _columns(group, network, readers))}
     wanted = {path: readers[path] for found in columns.values() for path in found}
@@ -50,6 +52,11 @@ def obs(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibra
         for name, found in columns.items()
         if found.keys() <= parts.keys()
     }
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """Return real numbers in float32, as the twin computes, and others as they are."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _columns(group: PruningGroup, network: nn.Module, readers: Mapping[str, Reader]) -> dict[str, Tensor]:
