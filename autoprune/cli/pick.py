@@ -169,10 +169,11 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
     It is rebuilt from the dense network and fine-tuned longer. With --prefer accuracy or --top several begin, and
     the better half by validation loss goes on, twice with three or four of them, until one is left. It is scored
     once on test, beside the uniform baseline of the same budget after the same fine-tune, and written as
-    model.safetensors, architecture.json, policy.json, card.md and model.onnx; autoprune.load(folder) gives it back. Every file is checked in a fresh
-    process. The same command resumes an interrupted pick. Where no trial lies near a budget that the study has
-    looked at, a network is solved for exactly that budget. Without a budget, the study's last one counts. The exit
-    code is 3 if nothing fits, 1 if an export that you named fails. One FLOP is one multiply–accumulate.
+    model.safetensors, architecture.json, policy.json, card.md and model.onnx; autoprune.load(folder) gives it back.
+    Every file is checked in a fresh process. The same command resumes an interrupted pick. Where no trial lies near
+    a budget that the study has looked at, a network is solved for exactly that budget. Without a budget, the study's
+    last one counts. The exit code is 3 if nothing fits, 1 if an export that you named fails. One FLOP is one
+    multiply–accumulate.
     """
     from autoprune.study.find_study import find_study
     from autoprune.study.view import open_view
