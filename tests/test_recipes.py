@@ -78,7 +78,7 @@ def test_a_recipe_goes_from_search_to_a_loaded_network(
     )
 
     assert 1 <= run.trials_before <= 2
-    assert run.report["counts"] == {"completed": 2, "over_budget": 0, "stopped": 0, "failed": 0}
+    assert run.report["counts"] == {"completed": 2, "over_budget": 0, "stopped": 0, "failed": 0, "untimed": 0}
     assert run.report["sessions"] == 2
     assert tuple(one["name"] for one in run.report["qualities"]) == recipe.metrics
     assert set(recipe.metrics) <= set(run.pick["test"]["values"])
