@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from autoprune.cli.worker_plan import started_python
+from autoprune.core.child_process import started_python
 
 _WAIT_SECONDS = 1.0  # for the first line of an answer
 

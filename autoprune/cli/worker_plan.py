@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoprune.core.child_process import started_python
 from autoprune.core.cores import THREADS_VARIABLE, TOGETHER_VARIABLE, unused_cores
 from autoprune.errors import UsageError
 
@@ -76,24 +76,6 @@ def started(
 def worker_words(arguments: Sequence[str], role: str) -> list[str]:
     """Return what stands behind the name of the interpreter where a command is started as a worker."""
     return ["-m", "autoprune", *arguments, AS_WORKER, role]
-
-
-def started_python(
-    words: Sequence[str], environment: Mapping[str, str], *, stdin: int = subprocess.DEVNULL, folder: str | None = None
-) -> subprocess.Popen[str]:
-    """Start this Python interpreter with what stands behind its name, in a folder, apart from this terminal."""
-    return subprocess.Popen(
-        [sys.executable, *words],
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env={**os.environ, **environment},
-        cwd=folder,
-        start_new_session=True,  # Ctrl-C reaches this process alone, which ends the others once
-    )
 
 
 def _on_the_cpu(count: int, threads: int) -> list[WorkerPlan]:

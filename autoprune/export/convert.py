@@ -162,8 +162,7 @@ def export_network(
             found[name] = export(folder, name, network, dense, examples, plan)
         except Exception as error:  # an exporter may raise anything, and the network is there without it
             _remove(folder, name)
-            reason = str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
-            failed = FailedExport(shown, " ".join(reason.split()))
+            failed = FailedExport.of(shown, error)
             notify(f"{failed.file} was not written: {failed.failure}")
             found[name] = failed
     return found

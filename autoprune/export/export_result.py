@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from autoprune.core.json_values import JsonObject
+from autoprune.errors import ExportError
 
 TOLERANCE = 1e-3  # of the largest output: other kernels round otherwise, about 1e-6; what is wrong is off by far more
 
@@ -185,6 +186,12 @@ class FailedExport:
 
     file: str
     failure: str
+
+    @classmethod
+    def of(cls, file: str, error: Exception) -> FailedExport:
+        """Return the failure of a file on one line; what is not our own error is named by its kind."""
+        reason = str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
+        return cls(file, " ".join(reason.split()))
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""

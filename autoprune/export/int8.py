@@ -61,8 +61,7 @@ def export_int8(
         return _exported(folder / file, network, dense, examples, limit, plan, notify)
     except Exception as error:  # an exporter may raise anything, and the network is there without it
         (folder / file).unlink(missing_ok=True)
-        reason = str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
-        failed = FailedExport(file, " ".join(reason.split()))
+        failed = FailedExport.of(file, error)
         notify(f"{failed.file} was not written: {failed.failure}")
         return failed
 

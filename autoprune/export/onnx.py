@@ -187,8 +187,6 @@ class OnnxSession:
         _need(RUNTIME)
         import onnxruntime
 
-        self.content = model
-
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL

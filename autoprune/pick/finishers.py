@@ -8,10 +8,8 @@ it and when changes nothing. ``finisher_process`` is the other side.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from autoprune import errors
+from autoprune.core.child_process import started_python
 from autoprune.core.trial import Trial
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.loggers.worker_lines import WorkerLine
@@ -102,17 +101,7 @@ class Finishers:
                     finisher.process.stdin.close()
 
     def _start(self, environment: Mapping[str, str], order: str) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-m", PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env={**os.environ, **environment},
-            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the others
-        )
+        process = started_python(["-m", PROGRAM], environment, stdin=subprocess.PIPE)
         finisher = _Finisher(process)
         self._finishers.append(finisher)
         for stream, read in ((process.stdout, self._read_lines), (process.stderr, self._read_errors)):

@@ -11,9 +11,9 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.spec import QUALITY, StudySpec, differences, fingerprint
 from autoprune.study.spec_budget import BudgetSpec
 from autoprune.study.spec_run import OPEN_LAYOUTS
-from autoprune.study.spec_sections import SpaceSpec
 from autoprune.study.spec_toml import read_resolved, write_resolved
-from autoprune.study.spec_training import FinetuneSpec
+
+CHANGED_DEFAULTS = (("space", "importances"), ("space", "depth"), ("finetune", "compensation_images"))
 
 
 def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
@@ -36,24 +36,18 @@ def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
     metrics = spec.metrics or stored.metrics
     is_open = spec.objectives == StudySpec.model_fields["objectives"].default or QUALITY in spec.objectives
     objectives = stored.objectives if is_open and metrics == stored.metrics else spec.objectives
-    space = spec.space
-    if space.importances == SpaceSpec().importances:
-        space = space.model_copy(update={"importances": stored.space.importances})
-    if space.depth == SpaceSpec().depth:  # it was off by default once
-        space = space.model_copy(update={"depth": stored.space.depth})
-    finetune = spec.finetune
-    if finetune.compensation_images == FinetuneSpec().compensation_images:  # studies begun before it came have none
-        images = stored.finetune.compensation_images
-        finetune = finetune.model_copy(update={"compensation_images": images})
-    decided = {
-        "space": space,
-        "finetune": finetune,
-        "runtime": runtime,
-        "latency": latency,
-        "metrics": metrics,
-        "objectives": objectives,
-    }
-    return spec.model_copy(update=decided)
+    decided = {"runtime": runtime, "latency": latency, "metrics": metrics, "objectives": objectives}
+    return _with_earlier_defaults(spec.model_copy(update=decided), stored)
+
+
+def _with_earlier_defaults(spec: StudySpec, stored: StudySpec) -> StudySpec:
+    """Return the spec with what a study was begun with where a default has changed since and nothing else is given."""
+    plain = StudySpec()
+    for section, name in CHANGED_DEFAULTS:
+        if getattr(getattr(spec, section), name) == getattr(getattr(plain, section), name):
+            earlier = {name: getattr(getattr(stored, section), name)}
+            spec = spec.model_copy(update={section: getattr(spec, section).model_copy(update=earlier)})
+    return spec
 
 
 def stored_meaning(folder: StudyFolder) -> Mapping[str, object] | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from autoprune.analysis.comparison import CONFIDENT
 from autoprune.report.content.rows import Row
 from autoprune.study.spec import StudySpec
 
-_CONFIDENT = 1.96  # standard errors: 95 % of a normal distribution lie within
 _FEWER = 0.95  # share of the dense MFLOPs below which a network should be faster
 _MULTIPLE = 16  # channels that runtimes mostly compute at once
 
@@ -24,7 +24,7 @@ def not_faster_notes(rows: Sequence[Row], spec: StudySpec) -> list[str]:
         return []
     share, ratio = best.ratios["mflops"], best.ratios["latency_ms"]
     error = ratio * best.measurement.error("latency_ms") / best.measurement["latency_ms"]
-    if share >= _FEWER or ratio + _CONFIDENT * error < 1:
+    if share >= _FEWER or ratio + CONFIDENT * error < 1:
         return []
     return [
         f"trial {best.number} has {100 * share:.0f} % of the dense network's MFLOPs and is not faster: it takes × "
