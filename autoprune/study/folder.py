@@ -115,6 +115,11 @@ class StudyFolder:
         return self.path / "sensitivity.json"
 
     @property
+    def moments(self) -> Path:
+        """Return the second moments of what the dense network's layers read."""
+        return self.path / "moments.safetensors"
+
+    @property
     def screened(self) -> Path:
         """Return the networks that were looked at without training, a line for each look."""
         return self.path / "screened.jsonl"

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.compensation import rows as rows_module
@@ -18,7 +19,7 @@ from autoprune.pruning.compensation.moments import MomentSums
 from autoprune.pruning.compensation.norm_behind import refit_norm
 from autoprune.pruning.compensation.readers import plain_twin, readers_of
 from autoprune.pruning.compensation.ridge import RIDGE, ridge_change
-from autoprune.pruning.compensation.rows import sampled, step_for, unfolded
+from autoprune.pruning.compensation.rows import grid_for, sampled, unfolded
 from autoprune.pruning.compensation.second_moments import second_moments
 from autoprune.pruning.cut_plan import KeptChannels
 from autoprune.pruning.surgery import shrink
@@ -34,10 +35,17 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("step", [1, 3])
+def grid_of(module: nn.Module, *steps: int) -> tuple[int, ...]:
+    """Return steps in turn for as many dimensions as a layer has positions along."""
+    dims = len(module.kernel_size) if isinstance(module, _ConvNd) else 1
+    return tuple(steps[dim % len(steps)] for dim in range(dims))
+
+
+@pytest.mark.parametrize("steps", [(1,), (3,), (2, 4)])
 @pytest.mark.parametrize("name", LAYERS)
-def test_rows_are_what_each_output_is_computed_from(name: str, step: int) -> None:
+def test_rows_are_what_each_output_is_computed_from(name: str, steps: tuple[int, ...]) -> None:
     module, shape = LAYERS[name]
+    step = grid_of(module, *steps)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     groups = getattr(module, "groups", 1)
     weight = module.weight.reshape(groups, len(module.weight) // groups, -1).transpose(1, 2)
@@ -54,15 +62,17 @@ def test_no_output_is_farther_from_its_target_than_by_the_weights_before(name: s
     module, shape = LAYERS[name]
     module, draw = copy.deepcopy(module), torch.Generator().manual_seed(0)
     x = torch.randn((200, *shape[1:]), generator=draw).relu()
-    images = not isinstance(module, nn.Linear)
+    images, two = not isinstance(module, nn.Linear), grid_of(module, 2)
     with torch.no_grad():
-        before = sampled(module(x), images, 2)
-        wanted = before + 0.5 * torch.randn(before.shape, generator=draw) + 0.3 * sampled(module(x.flip(0)), images, 2)
+        before = sampled(module(x), images, two)
+        wanted = (
+            before + 0.5 * torch.randn(before.shape, generator=draw) + 0.3 * sampled(module(x.flip(0)), images, two)
+        )
         wanted[:, 0] = 1.0  # a constant
         norm = nn.BatchNorm2d(before.shape[1]).eval() if has_norm else None
         fit = LayerFit(module, module.weight, module.bias, norm)
-        assert fit.refit(x, wanted, 2, RIDGE) == ""
-        after = sampled(module(x), images, 2)
+        assert fit.refit(x, wanted, two, RIDGE) == ""
+        after = sampled(module(x), images, two)
     assert fit.is_changed
 
     def apart(made: Tensor) -> Tensor:  # a norm takes up a shift
@@ -112,10 +122,10 @@ def test_a_refitted_norm_draws_the_line_of_least_squares() -> None:
     given[:, 1] = 5.0  # a constant channel keeps its scale
     norm = nn.BatchNorm2d(2, eps=0.0).eval()
     norm.eps = 1e-5
-    rows, target = sampled(given, True, 1), sampled(wanted, True, 1)
+    rows, target = sampled(given, True, (1, 1)), sampled(wanted, True, (1, 1))
     with torch.no_grad():
         assert refit_norm(norm, given, rows, target)
-        made = sampled(norm(given), True, 1)
+        made = sampled(norm(given), True, (1, 1))
     line = torch.linalg.lstsq(torch.stack([rows[:, 0], torch.ones(len(rows))], 1), target[:, :1]).solution
     torch.testing.assert_close(made[:, 0], rows[:, 0] * line[0] + line[1], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(norm.running_mean, given.mean((0, 2, 3)))
@@ -124,10 +134,23 @@ def test_a_refitted_norm_draws_the_line_of_least_squares() -> None:
 
 
 def test_the_grid_leaves_twenty_rows_to_each_input() -> None:
-    assert step_for((512, 64, 8, 8), True, 250) == 2
-    assert step_for((32, 64, 8, 8), True, 576) == 1  # not even all do
-    assert step_for((8, 16, 32, 32), True, 1000) == 2  # a wide map, always
-    assert step_for((64, 50, 128), False, 32) == 5
+    assert grid_for((512, 64, 8, 8), True, 250) == (2, 2)
+    assert grid_for((512, 64, 8, 8), True, 500) == (2, 1)
+    assert grid_for((32, 64, 8, 8), True, 576) == (1, 1)  # not even all do
+    assert grid_for((32, 64, 8, 8), True, 576, batches=12) == (2, 1)
+    assert grid_for((8, 16, 32, 32), True, 1000) == (2, 2)  # a wide map, always
+    assert grid_for((512, 4, 2, 300), True, 12) == (1, 64)  # the wide dimension first
+    assert grid_for((64, 50, 128), False, 32) == (3,)  # five would meet the same tokens each time
+    assert grid_for((512, 10), False, 4) == (6,)
+
+
+def test_grids_of_many_examples_see_every_position_alike() -> None:
+    positions = torch.arange(24.0).reshape(1, 1, 4, 6).expand(16, 2, 4, 6)
+    seen = sampled(positions, True, (4, 2))[:, 0]
+    assert len(seen) == 16 * 24 // 8
+    assert seen.int().bincount().tolist() == [2] * 24
+    few = sampled(positions[:2], True, (4, 4))[:, 0].int()  # two examples of sixteen grids
+    assert len(set(few.tolist())) == len(few)
 
 
 class Two(nn.Module):
@@ -143,7 +166,7 @@ class Two(nn.Module):
 
 
 def test_the_closed_form_of_one_cut_layer_is_what_the_pass_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "LARGEST_STEP", 1)  # both see all positions
+    monkeypatch.setattr(rows_module, "COARSEST", 1)  # both see all positions
     torch.manual_seed(0)
     network, examples = Two(), torch.randn(400, 3, 8, 8)
     network(examples)  # running statistics

@@ -93,18 +93,20 @@ def _fit(dense: DenseMoments, reader: Reader, moments: InputMoments, lost: Lost,
     kept = inside[columns].flatten()
     gone = torch.ones(weight.shape[1], dtype=torch.bool)
     gone[kept] = False
-    covariance = moments.covariance.double()
+    among = moments.covariance[:, kept]
+    inner, others = among[:, :, kept].double(), among[:, :, gone].double()
     if not reader.bias and reader.path not in dense.behind:  # nothing takes up a shift of the mean
-        covariance = covariance + moments.mean.unsqueeze(2) * moments.mean.unsqueeze(1)
-    inner = covariance[:, kept][:, :, kept]
-    cross = covariance[:, kept][:, :, gone] @ weight[:, gone]
+        mean = moments.mean
+        inner = inner + mean[:, kept].unsqueeze(2) * mean[:, kept].unsqueeze(1)
+        others = others + mean[:, kept].unsqueeze(2) * mean[:, gone].unsqueeze(1)
+    cross = others @ weight[:, gone]
     scale = inner.diagonal(dim1=1, dim2=2).mean(1)
     factor, failed = torch.linalg.cholesky_ex(inner + ridge * scale[:, None, None] * torch.eye(len(kept)).double())
     change = torch.cholesky_solve(cross, factor)
     if bool(failed.any()) or not bool(torch.isfinite(change).all()):
         return None
     fitted = weight[:, kept] + change
-    seen = covariance[:, kept] @ weight  # of the kept inputs with the dense outputs
+    seen = inner @ weight[:, kept] + cross  # of the kept inputs with the dense outputs
     return _Fit(
         weight=fitted,
         mean=(moments.mean[:, kept].unsqueeze(1) @ fitted).flatten(),
@@ -149,12 +151,15 @@ def _write_norm(norm: _BatchNorm, whole: _BatchNorm, fit: _Fit, shift: Tensor) -
         norm.weight.copy_(scale * fit.shared / deviation)
 
 
-def dense_moments(network: nn.Module, batches: Sequence[Inputs]) -> DenseMoments:
+def dense_moments(
+    network: nn.Module, batches: Sequence[Inputs], known: Mapping[str, InputMoments] | None = None
+) -> DenseMoments:
     """Return what the closed form needs of a network, from one forward pass over calibration examples.
 
     Args:
         network: the dense network, in any mode; not touched.
-        batches: at least one, on its device.
+        batches: at least one, on its device; where the moments are known, the first one does.
+        known: path → moments of the same network, if they were measured before.
 
     Raises:
         ModelError: if the network does not run.
@@ -166,4 +171,4 @@ def dense_moments(network: nn.Module, batches: Sequence[Inputs]) -> DenseMoments
     with plain_attention():
         flow = watch_flow(twin, layers, packed, batches[0].first(2))
     once = {path: reader for path, reader in readers.items() if path in flow.order}
-    return DenseMoments(network, twin, once, flow.behind, second_moments(twin, once, batches))
+    return DenseMoments(network, twin, once, flow.behind, known or second_moments(twin, once, batches))

@@ -129,7 +129,7 @@ class _Pass:
         return known.target_of(path) is not None and (path in known.targets or path in known.readers)
 
     def _keep_summand(self, path: str, target: Target, value: Tensor) -> None:
-        self.summands[path] = sampled(value, target.images, target.step)
+        self.summands[path] = sampled(value, target.images, target.grid)
 
     def _before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         if isinstance(module, SlimMultiheadAttention):
@@ -164,7 +164,7 @@ class _Pass:
             return
         behind = cast(_BatchNorm, self.twin.get_submodule(norm)) if norm else None
         layer = LayerFit(module, reader.tensor(self.twin), reader.offset(self.twin), behind)
-        reason = layer.refit(given, wanted, target.step, self.ridge)
+        reason = layer.refit(given, wanted, target.grid, self.ridge)
         if reason:
             self.left[reader.path] = reason
         elif layer.is_changed:
@@ -172,7 +172,7 @@ class _Pass:
 
     def _refit_norm(self, path: str, norm: _BatchNorm, given: Tensor) -> None:
         wanted, target = self._wanted(path), self.answers.targets[path]
-        rows = sampled(given, target.images, target.step)
+        rows = sampled(given, target.images, target.grid)
         if wanted is None or wanted.shape != rows.shape:
             self.left[path] = OTHER_POSITIONS
             return

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from autoprune.models.calling.inputs import Inputs
 from autoprune.models.calling.tensors import tensors_in
 from autoprune.pruning.compensation.layer_flow import Flow, TensorPlace, watch_flow
 from autoprune.pruning.compensation.readers import Reader, inputs_of, plain_twin, readers_of
-from autoprune.pruning.compensation.rows import along_images, sampled, step_for
+from autoprune.pruning.compensation.rows import Grid, along_images, grid_for, rows_on, sampled
 from autoprune.pruning.layers.attention import SlimMultiheadAttention
 from autoprune.pruning.tracing.safe_forward import plain_attention
 
@@ -37,13 +37,13 @@ class Target:
 
     Attributes:
         rows: on the grid, ``(rows, channels)``; the whole sum, if there is one.
-        step: of the grid.
+        grid: where the rows lie.
         images: whether the channels lie along dimension 1.
         other: where the other summand is seen, which is subtracted from the rows; empty if there is no sum.
     """
 
     rows: Tensor
-    step: int
+    grid: Grid
     images: bool
     other: tuple[TensorPlace, ...] = ()
 
@@ -134,8 +134,8 @@ def _kept_numbers(twin: nn.Module, path: str, flow: Flow, size: int, few: int) -
         return 0
     shape = (flow.shapes[path][0] * size // few, *flow.shapes[path][1:])
     images = len(shape) > 2 and along_images(twin.get_submodule(path), torch.empty(flow.shapes[path], device="meta"))
-    step = step_for(shape, images, _inputs_of(twin, path, flow))
-    positions = prod(ceil(n / step) for n in shape[2:]) * shape[0] if images else prod(shape[:-1]) // step
+    grid = grid_for(shape, images, _inputs_of(twin, path, flow))
+    positions = rows_on(shape, grid) if images else prod(shape[:-1]) // grid[0]
     return positions * (shape[1] if images else shape[-1])
 
 
@@ -151,8 +151,8 @@ def _targets(twin: nn.Module, inputs: Inputs, flow: Flow, readers: Mapping[str, 
 
     def rows_of(path: str, output: Tensor) -> Target:
         images = along_images(twin.get_submodule(path), output)
-        step = step_for(tuple(output.shape), images, _inputs_of(twin, path, flow))
-        return Target(sampled(output, images, step), step, images)
+        grid = grid_for(tuple(output.shape), images, _inputs_of(twin, path, flow))
+        return Target(sampled(output, images, grid), grid, images)
 
     def keep(path: str, output: Tensor) -> None:
         found[path] = rows_of(path, output)

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.pruning.compensation.moments import Moments, MomentSums
 from autoprune.pruning.compensation.norm_behind import scale_and_offset
 from autoprune.pruning.compensation.ridge import ridge_change
-from autoprune.pruning.compensation.rows import unfolded
+from autoprune.pruning.compensation.rows import Grid, unfolded
 
 UNCHANGED = 1e-9  # a squared error that is this share of the target's variance, or less, is rounding
 OTHER_POSITIONS = "its outputs are not those of the dense network, position by position"
@@ -36,17 +36,17 @@ class LayerFit:
     behind: _BatchNorm | None
     is_changed: bool = False
 
-    def refit(self, given: Tensor, wanted: Tensor, step: int, ridge: float) -> str:
+    def refit(self, given: Tensor, wanted: Tensor, grid: Grid, ridge: float) -> str:
         """Refit the layer; return why it was left as it is, empty if it was refitted or nothing had changed.
 
         Args:
             given: what the layer reads.
             wanted: what it, or the norm behind it, should return: ``(rows, outputs)``.
-            step: of the grid on which the rows lie.
+            grid: on which the rows lie.
             ridge: λ of :func:`ridge_change`.
         """
         wanted, passes = self._in_front(wanted)
-        moments = self._moments(given, wanted, passes, step)
+        moments = self._moments(given, wanted, passes, grid)
         if moments is None:
             return OTHER_POSITIONS
         if is_rounding(moments.errors.flatten(), wanted):
@@ -76,14 +76,14 @@ class LayerFit:
         passes = scale.abs() > _SILENT * scale.abs().max()
         return (wanted - offset) / torch.where(passes, scale, torch.ones_like(scale)), passes
 
-    def _moments(self, given: Tensor, wanted: Tensor, passes: Tensor, step: int) -> Moments | None:
+    def _moments(self, given: Tensor, wanted: Tensor, passes: Tensor, grid: Grid) -> Moments | None:
         """Return the second moments; ``None`` if the rows do not fit."""
         sums, present, done = MomentSums(), self._present(), 0
         targets = wanted.reshape(len(wanted), self._groups, -1).transpose(0, 1)
         known = passes.reshape(self._groups, 1, -1)
         if wanted.shape[1] != len(self.weight):
             return None
-        for inputs in unfolded(self.module, given, step):
+        for inputs in unfolded(self.module, given, grid):
             rows = targets[:, done : done + inputs.shape[1]]
             if inputs.shape[1] != rows.shape[1] or inputs.shape[2] != present.shape[1]:
                 return None

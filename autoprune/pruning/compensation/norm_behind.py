@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+_FAR = 100.0  # a squared mean of so many variances costs two of the seven digits of float32
+
 
 def scale_and_offset(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """Return ``s`` and ``o`` with which a batch norm in eval mode computes ``s · z + o``, each ``(channels,)``."""
@@ -26,6 +28,24 @@ def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     )
 
 
+def variance_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variance and the mean of each channel of ``(N, C, …)``, each ``(channels,)``.
+
+    The mean square less the squared mean takes a tenth of the time of ``torch.var_mean``; where that would lose digits,
+    as the mean is large against the deviation, the latter is taken.
+    """
+    dims = [dim for dim in range(x.dim()) if dim != 1]
+    if x.dim() > 2 and x.device.type != "mps":  # which has no float64
+        rows = x.flatten(2)
+        mean = rows.mean(2).double().mean(0)
+        square = torch.linalg.vector_norm(rows, dim=2).double().square().mean(0) / max(1, rows.shape[2])
+        variance = square - mean.square()
+        if bool((mean.square() <= _FAR * variance).all()):
+            return variance.to(x), mean.to(x)
+    variance, mean = torch.var_mean(x, dims, correction=0)
+    return variance, mean
+
+
 def refit_norm(norm: _BatchNorm, given: Tensor, rows: Tensor, target: Tensor) -> bool:
     """Give a batch norm the statistics of what it reads, and the line that is nearest to a target; in place.
 
@@ -41,8 +61,7 @@ def refit_norm(norm: _BatchNorm, given: Tensor, rows: Tensor, target: Tensor) ->
     Returns:
         whether anything was changed.
     """
-    dims = [dim for dim in range(given.dim()) if dim != 1]
-    variance, mean = torch.var_mean(given.float(), dims, correction=0)
+    variance, mean = variance_and_mean(given.float())
     rows, target = rows.cpu().double(), target.cpu().double()  # not every device has float64
     centre, wanted = rows.mean(0), target.mean(0)
     spread = (rows - centre).square().mean(0)

@@ -6,7 +6,7 @@ network, and those whose matrices would go beyond the limit of memory are left o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from autoprune.models.calling.tensors import tensors_in
 from autoprune.pruning.compensation.dense_answers import exact_products
 from autoprune.pruning.compensation.moments import MomentSums
 from autoprune.pruning.compensation.readers import Reader, inputs_of
-from autoprune.pruning.compensation.rows import step_for, unfolded
+from autoprune.pruning.compensation.rows import grid_for, unfolded
 from autoprune.pruning.layers.attention import SlimMultiheadAttention
 from autoprune.pruning.tracing.safe_forward import plain_attention
 
@@ -44,7 +44,7 @@ class InputMoments:
 
 
 def second_moments(
-    twin: nn.Module, readers: Mapping[str, Reader], batches: Iterable[Inputs]
+    twin: nn.Module, readers: Mapping[str, Reader], batches: Sequence[Inputs]
 ) -> dict[str, InputMoments]:
     """Return path → moments of what each layer reads; layers that are not called or not affordable are missing.
 
@@ -61,8 +61,8 @@ def second_moments(
     def add(path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         given = tensors_in(args, kwargs)[0]
         shape = tuple(next(iter(tensors_in(output))).shape)
-        step = step_for(shape, isinstance(module, _ConvNd) and len(shape) > 2, inputs_of(module))
-        for rows in unfolded(module, given, step):
+        is_image = isinstance(module, _ConvNd) and len(shape) > 2
+        for rows in unfolded(module, given, grid_for(shape, is_image, inputs_of(module), len(batches))):
             sums[path].add(rows, rows.new_zeros((*rows.shape[:2], 0)))
 
     with ExitStack() as stack:

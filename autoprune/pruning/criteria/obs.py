@@ -44,7 +44,7 @@ def obs(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibra
     wanted = {path: readers[path] for found in columns.values() for path in found}
     if not wanted:
         return {}
-    moments = second_moments(twin, wanted, (Inputs.of(inputs) for inputs, _ in calibration.batches))
+    moments = second_moments(twin, wanted, [Inputs.of(inputs) for inputs, _ in calibration.batches])
     slopes = _squared_slopes(twin, wanted, calibration)
     parts = {path: _Part.of(readers[path], twin, moments[path], slopes[path]) for path in wanted if path in moments}
     return {

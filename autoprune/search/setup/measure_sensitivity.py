@@ -26,13 +26,13 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.core.sensitivity import DIVERGENCE, LOSS, Curve, Sensitivity
-from autoprune.errors import ModelError, NonFiniteError
-from autoprune.pruning.compensation.closed_form import DenseMoments, dense_moments, refit_closed_form
+from autoprune.errors import NonFiniteError
+from autoprune.pruning.compensation.closed_form import DenseMoments, refit_closed_form
 from autoprune.pruning.surgery import Pruner, shrink
-from autoprune.search.evaluation.compensator import calibration_batches
 from autoprune.search.setup.answer_distance import AnswerDistance
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once, unless_damaged
+from autoprune.search.setup.stored_moments import moments_of
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
 
@@ -101,7 +101,7 @@ class SensitivityProbe:
 
         They are compared with those of the dense network recalibrated like every cut one, so that no cut is no rise.
         """
-        bare = cls(context, pruner, images, None, _moments(context, pruner), recalibration_images)
+        bare = cls(context, pruner, images, None, moments_of(context, pruner.network), recalibration_images)
         distance = AnswerDistance(context, bare._cut({}), images)
         return replace(bare, distance=distance) if distance.can_be_told() else bare
 
@@ -126,20 +126,6 @@ class SensitivityProbe:
         recalibrated = min(self.images, self.recalibration_images)
         recalibrate_batchnorm(network, context.task, recalibrated, context.device, context.spec.seed)
         return network
-
-
-def _moments(context: StudyContext, pruner: Pruner) -> DenseMoments | None:
-    """Return what the closed form needs; ``None`` if the study does not compensate, or the network does not let it."""
-    images = context.spec.finetune.compensation_images
-    if not images or context.spec.schedule.start != "finetune":
-        return None
-    try:
-        with context.device.work():
-            batches = list(calibration_batches(context.task, pruner.network, images, context.device, context.spec.seed))
-            return dense_moments(pruner.network, batches)
-    except ModelError as error:
-        context.notify(f"sensitivity is measured without compensation: {error}")
-        return None
 
 
 def measured_sensitivity(context: StudyContext, pruner: Pruner) -> Sensitivity:

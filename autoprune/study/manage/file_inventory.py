@@ -15,7 +15,7 @@ from autoprune.study.folder import StudyFolder
 TRIAL_WEIGHTS = "weights"  # the folder of trials' own weights, which come and go as the front moves on
 # what the trials rest on, and what makes a study go on elsewhere without measuring again
 CARRIED = (
-    *("dense.safetensors", "rewind.safetensors", "sparse.safetensors", "scores.safetensors"),
+    *("dense.safetensors", "rewind.safetensors", "sparse.safetensors", "scores.safetensors", "moments.safetensors"),
     *("dense.json", "threshold.json", "sensitivity.json", "latency.json", "screened.jsonl"),
     f"{TRIAL_WEIGHTS}/[0-9]*.safetensors",  # by the number of the trial
 )
