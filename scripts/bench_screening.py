@@ -5,9 +5,10 @@
 
 The policies are screened networks of the budget, spread evenly over the ranks of their closed-form look, so that good
 and bad ones are among them. Each is looked at (closed form, compensation pass) and scored after the cut with batch norm
-recalibrated alone; then it is fine-tuned from the compensated weights and from the uncompensated ones. Rank
-correlations are Spearman's, with the middle 90 % over resampled policies. Seconds are the processor's. Every network is
-a line of the ``--json`` file; a second run with the same file does what is missing.
+recalibrated alone; then it is fine-tuned from the compensated weights and from the uncompensated ones. Fine-tunes of a
+few steps from the compensated weights are looks too: what a trial would be. Rank correlations are Spearman's, with the
+middle 90 % over resampled policies. Seconds are the processor's. Every network is a line of the ``--json`` file; a
+second run with the same file does what is missing.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = case_parser(__doc__)
     parser.add_argument("--policies", type=int, default=12)
     parser.add_argument("--networks", type=int, default=96, help="that are screened")
+    parser.add_argument("--short-steps", type=lambda text: [int(n) for n in text.split(",")], default=[24, 48])
     parser.add_argument("--finish-steps", type=int, default=240)
     parser.add_argument("--finish-lr", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
@@ -62,11 +64,24 @@ def run(options: argparse.Namespace, journal: Journal) -> None:
     looker = looker_of(prepared.study)
     for one in chosen:
         journal.once(lambda o=one: looked_at(prepared, o, looker), kind="look", network=one.number)
+    for steps in options.short_steps:
+        for one in chosen:
+            journal.once(
+                lambda o=one, n=steps: shortly_tuned(prepared, o, n, options.finish_lr),
+                **{"kind": "short", "network": one.number, "steps": steps},
+            )
     for start in STARTS:
         for one in chosen:
             journal.once(
                 lambda o=one, s=start: finished(prepared, o, options, s), kind="finish", network=one.number, start=start
             )
+
+
+def shortly_tuned(prepared: Prepared, one: ScreenedNetwork, steps: int, lr: float) -> dict[str, Any]:
+    """Return a network's scores after a short fine-tune from compensated weights, and what it costs."""
+    began = time.process_time()
+    found = finished(prepared, one, argparse.Namespace(finish_steps=steps, finish_lr=lr), "compensated")
+    return {**found, "cpu_seconds": time.process_time() - began}
 
 
 def policies(prepared: Prepared, options: argparse.Namespace) -> list[ScreenedNetwork]:
@@ -114,14 +129,22 @@ def finished(prepared: Prepared, one: ScreenedNetwork, options: argparse.Namespa
 
 def show(options: argparse.Namespace, journal: Journal) -> None:
     looks = {record["network"]: record for record in journal.records if record["kind"] == "look"}
+    for record in journal.records:
+        if record["kind"] == "short" and record["network"] in looks:
+            name = f"{record['steps']} steps"
+            looks[record["network"]][name] = record["loss"]
+            looks[record["network"]]["seconds"][name] = record["cpu_seconds"]
+    names = [*LOOKS, *(f"{n} steps" for n in options.short_steps)]
     budget = settings(options)["budget"]
     print(f"finish: {options.finish_steps} steps at {options.finish_lr:g}; budget {budget} MFLOPs\n")
     print("| look | finish from | policies | rank correlation | 90 % interval | CPU s each |")
     print("|---" * 6 + "|")
     for start in STARTS:
         ends = {r["network"]: r["loss"] for r in journal.records if r["kind"] == "finish" and r["start"] == start}
-        both = sorted(looks.keys() & ends.keys())
-        for look in LOOKS if len(both) > 3 else ():
+        for look in names:
+            both = sorted(n for n in looks.keys() & ends.keys() if look in looks[n])
+            if len(both) < 4:
+                continue
             one = np.array([looks[number][look] for number in both])
             end = np.array([ends[number] for number in both])
             low, high = interval(one, end, options.seed)
