@@ -41,6 +41,7 @@ FEWEST_IMAGES = 128
 RECALIBRATION_IMAGES = 256
 BACKWARD = 3  # a training step costs about as much as this many forward passes
 BROKEN = 100.0  # what stands for the rise of a network whose answers are NaN or infinite
+_BATCH = 128
 _FLAT = 0.02  # a rise that is this share of the dense loss, or less, is none
 Level = tuple[str, int]
 """Group or block, and the count that is kept."""
@@ -124,7 +125,8 @@ class SensitivityProbe:
         if self.moments is not None:
             refit_closed_form(network, self.moments, cut)
         recalibrated = min(self.images, self.recalibration_images)
-        recalibrate_batchnorm(network, context.task, recalibrated, context.device, context.spec.seed)
+        batch = min(_BATCH, recalibrated)  # or a whole batch more would be looked at
+        recalibrate_batchnorm(network, context.task, recalibrated, context.device, context.spec.seed, batch)
         return network
 
 
