@@ -33,19 +33,29 @@ Clock: TypeAlias = Callable[[], float]
 _numbers = itertools.count()
 
 
-def wall_seconds(call: ForwardCall, times: int, clock: Clock = time.perf_counter) -> float:
-    """Return seconds per call by the clock on the wall, waiting for an accelerator to finish.
+def undisturbed_seconds(
+    call: ForwardCall, times: int, wall: Clock = time.perf_counter, processor: Clock = time.process_time
+) -> float:
+    """Return seconds per call, without those in which other programs had the processor, where that can be told.
+
+    Work of one thread on the CPU takes no longer than this process has a processor for, and no longer than goes by on
+    the wall. So the lesser of both is taken, which on an idle machine is one and the same. With several threads, or on
+    an accelerator, it is the clock on the wall that counts.
 
     Args:
         call: what is timed.
         times: how often it is called, at least once.
-        clock: replaced in tests.
+        wall: replaced in tests.
+        processor: of this process, all threads; likewise.
     """
-    start = clock()
+    start, before = wall(), processor()
     for _ in range(times - 1):
         call()
-    wait_for(_device_of(call()))
-    return (clock() - start) / times
+    device = _device_of(call())
+    wait_for(device)
+    elapsed, had = wall() - start, processor() - before
+    is_one_thread = device.type == "cpu" and torch.get_num_threads() == 1
+    return (min(elapsed, had) if is_one_thread else elapsed) / times
 
 
 def _device_of(output: object) -> torch.device:
@@ -56,7 +66,7 @@ def _device_of(output: object) -> torch.device:
 def event_seconds(call: ForwardCall, times: int) -> float:
     """Return seconds per call by the GPU's own clock, from the first kernel's start to the last one's end.
 
-    Args: as for :func:`wall_seconds`.
+    Args: as for :func:`undisturbed_seconds`.
     """
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
@@ -84,7 +94,7 @@ class Engine:
 
     name: str
     prepare: Callable[[nn.Module, object, int], ForwardCall]
-    seconds: Callable[[ForwardCall, int], float] = wall_seconds
+    seconds: Callable[[ForwardCall, int], float] = undisturbed_seconds
     format: str = "fp32"
     file: FileOf | None = None
 

@@ -63,7 +63,7 @@ def timed_archive(content: bytes, host: str = "") -> Document:
     started, throttles = time.time(), throttle_count()
     calls = [session_call(members[name], name, feed, plan["threads"]) for name in (DENSE, PRUNED)]
     with turn():
-        pairs = alternate(calls[0], calls[1], plan["blocks"], plan["calls"])
+        pairs = alternate(calls[0], calls[1], plan["blocks"], plan["calls"], plan["threads"] == 1)
     after = throttle_count()
     return {
         "format": FORMAT,
@@ -164,7 +164,9 @@ def alternate(
     pruned: Callable[[], object],
     blocks: int,
     calls: int,
-    clock: Callable[[], float] = time.perf_counter,
+    is_one_thread: bool = False,
+    wall: Callable[[], float] = time.perf_counter,
+    processor: Callable[[], float] = time.process_time,
 ) -> list[tuple[float, float]]:
     """Return seconds per call of both, block by block in alternation, the first ones among them.
 
@@ -173,14 +175,17 @@ def alternate(
         pruned: runs the other.
         blocks: pairs of blocks.
         calls: in each block.
-        clock: returns seconds; replaced in tests.
+        is_one_thread: whether one thread does all; then the time in which other programs had the processor is left out.
+        wall: returns seconds; replaced in tests.
+        processor: likewise, those for which this process had a processor.
     """
 
     def seconds(call: Callable[[], object]) -> float:
-        start = clock()
+        start, before = wall(), processor()
         for _ in range(calls):
             call()
-        return (clock() - start) / calls
+        elapsed, had = wall() - start, processor() - before
+        return (min(elapsed, had) if is_one_thread else elapsed) / calls
 
     return [(seconds(dense), seconds(pruned)) for _ in range(blocks)]
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from autoprune.cost.latency import LatencyComparison, Timer, measured_latency, median_stderr
-from autoprune.cost.timing_engines import Clock, Engine, eager, wall_seconds
+from autoprune.cost.latency import LatencyComparison, Timer, cpu_threads, measured_latency, median_stderr
+from autoprune.cost.timing_engines import Clock, Engine, ForwardCall, eager, undisturbed_seconds
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import NonFiniteError
 
@@ -52,8 +52,12 @@ def compare(dense: Sequence[float], pruned: Sequence[float], calls: int = 1, thr
     return timer.compare(Takes(clock, pruned, calls))
 
 
+def by(clock: Clock) -> Callable[[ForwardCall, int], float]:
+    return partial(undisturbed_seconds, wall=clock, processor=clock)
+
+
 def timer_of(dense: nn.Module, clock: Clock, **latency: int) -> Timer:
-    return Timer(dense, EXAMPLE, TimingPlan(**latency), Engine("torch", eager, partial(wall_seconds, clock=clock)))
+    return Timer(dense, EXAMPLE, TimingPlan(**latency), Engine("torch", eager, by(clock)))
 
 
 @pytest.fixture
@@ -117,7 +121,7 @@ def test_the_dense_network_is_made_ready_once_and_each_other_one_for_itself() ->
         return partial(network, example)
 
     dense, pruned, other = (Takes(clock, [1] * 50) for _ in range(3))
-    engine = Engine("any", prepare, partial(wall_seconds, clock=clock))
+    engine = Engine("any", prepare, by(clock))
     timer = Timer(dense, EXAMPLE, TimingPlan(blocks=5, calls=1, threads=2), engine)
     assert timer.compare(blocks=5).ratio == 1
     assert [network for network, *_ in prepared] == [dense]
@@ -164,3 +168,28 @@ def test_latency_is_the_ratio_times_the_reference() -> None:
 def test_a_latency_that_is_no_time_is_refused(ratio: float, reference: float) -> None:
     with pytest.raises(NonFiniteError, match="measured latency is"):
         measured_latency(LatencyComparison(ratio, 0.0, 1.0, 1.0), reference)
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(1, 2.0), (2, 5.0)])
+def test_what_others_took_of_the_processor_is_not_counted_for_one_thread(threads: int, expected: float) -> None:
+    wall, processor = FakeClock(), FakeClock()
+
+    def call() -> Tensor:
+        wall.now += 5.0
+        processor.now += 2.0
+        return torch.zeros(1)
+
+    with cpu_threads(threads):
+        assert undisturbed_seconds(call, 3, wall, processor) == expected
+
+
+def test_other_threads_of_the_process_are_not_counted_either() -> None:
+    wall, processor = FakeClock(), FakeClock()
+
+    def call() -> Tensor:
+        wall.now += 1.0
+        processor.now += 2.0
+        return torch.zeros(1)
+
+    with cpu_threads(1):
+        assert undisturbed_seconds(call, 3, wall, processor) == 1.0

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import autoprune.search.setup.choose_latency_engine
 from autoprune.core.trial import Completed
 from autoprune.cost.latency import Timer, time_alone
-from autoprune.cost.timing_engines import TORCH_ENGINES, Engine, eager, event_seconds, wall_seconds
+from autoprune.cost.timing_engines import TORCH_ENGINES, Engine, eager, event_seconds, undisturbed_seconds
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import AutopruneError, ExportError, ModelError, UsageError
 from autoprune.export import timing_runtimes as latency_runtimes
@@ -93,7 +93,7 @@ def test_a_runtime_answers_as_the_network_lets_it_go_and_times_it_against_itself
     assert not network.training
     still = weakref.ref(network)
     if name != "cuda":
-        timed = Engine(name, engine.prepare, partial(wall_seconds, clock=FakeClock()))
+        timed = Engine(name, engine.prepare, partial(undisturbed_seconds, wall=FakeClock(), processor=FakeClock()))
         assert Timer(network, images, TimingPlan(blocks=5, calls=1), timed).compare().ratio == 1
         assert time_alone(network, images, TimingPlan(blocks=5, calls=2), timed) == (500.0, 0.0)
         del timed

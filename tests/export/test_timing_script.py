@@ -51,9 +51,12 @@ def test_blocks_alternate_and_times_are_per_call() -> None:
         seen.append(name)
         now[0] += seconds
 
-    pairs = alternate(lambda: takes("d", 2.0), lambda: takes("p", 1.0), 3, 2, lambda: now[0])
+    pairs = alternate(lambda: takes("d", 2.0), lambda: takes("p", 1.0), 3, 2, wall=lambda: now[0])
     assert "".join(seen) == "ddpp" * 3
     assert pairs == [(2.0, 1.0)] * 3
+    had = lambda: now[0] / 4  # noqa: E731
+    pairs = alternate(lambda: takes("d", 2.0), lambda: takes("p", 1.0), 3, 2, True, lambda: now[0], had)
+    assert pairs == [(0.5, 0.25)] * 3
 
 
 def test_the_median_and_its_error_are_those_of_autoprune() -> None:
