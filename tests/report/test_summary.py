@@ -19,6 +19,8 @@ from autoprune.core.trial import Failed, OverBudget, Stopped
 from autoprune.errors import StudyError
 from autoprune.report.content.rows import first_line
 from autoprune.report.content.summary import Summary, summarise
+from autoprune.report.content.terminal import headline
+from autoprune.report.page.sections import tiles
 from autoprune.study.spec import StudySpec
 from autoprune.study.view import StudyView
 
@@ -219,3 +221,19 @@ def test_the_room_loads_neither_torch_nor_optuna() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_in_int8_the_best_is_set_beside_the_dense_network_in_float32_too(make_view: MakeView) -> None:
+    session = {"started": "2026-01-01T00:00:00+00:00", "budget": {"mflops": 50}}
+    facts = {"dense": DENSE.to_json(), "session:0": session}
+    of_int8 = {**session, "latency": {"format": "int8", "dense_fp32_ms": 2.5 * DENSE["latency_ms"]}}
+    trials = [trial(0, measurement(0.97, 40, DENSE["latency_ms"] / 2))]
+    plain = summarise(make_view(trials, facts=facts))
+    summary = summarise(make_view(trials, facts={**facts, "session:0": of_int8}))
+
+    assert plain.dense_float32_ms is None
+    assert "in int8" not in " ".join(headline(plain)) + str(tiles(plain))
+    assert summary.to_json()["dense_float32_ms"] == 2.5 * DENSE["latency_ms"]
+    assert "in int8 (2.00× as fast as dense, 5.00× as dense in float32)" in " ".join(headline(summary))
+    assert "2.00× as fast as dense" in str(tiles(summary))
+    assert "in int8; 5.00× as dense in float32" in str(tiles(summary))

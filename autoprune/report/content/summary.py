@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoprune.analysis import pareto
 from autoprune.analysis.comparison import DENSE, Comparison, Scored, worth
@@ -63,6 +63,7 @@ class Summary:
         workers: who evaluated what, run by run.
         prefer: what decides which of several networks that are as good within noise is the best.
         screening: what was looked at without training; ``None`` if nothing was.
+        dense_float32_ms: the dense network's latency in float32 where networks are timed in int8; ``None`` elsewhere.
     """
 
     study: str
@@ -85,6 +86,7 @@ class Summary:
     workers: tuple[WorkerShare, ...] = ()
     prefer: Preference = PREFERRED
     screening: ShownScreening | None = None
+    dense_float32_ms: float | None = None
 
     @property
     def quality(self) -> Metric:
@@ -100,6 +102,11 @@ class Summary:
     def best(self) -> Row | None:
         """Return the network that a pick for the budget would take, or ``None`` if none meets it."""
         return next((row for row in self.rows if row.is_best), None)
+
+    def times_float32(self, measurement: Measurement) -> float | None:
+        """Return how many times as fast a network in int8 is as the dense one in float32, where both are known."""
+        latency = measurement.values.get("latency_ms")
+        return self.dense_float32_ms / latency if self.dense_float32_ms and latency else None
 
     @property
     def knee(self) -> Row | None:
@@ -126,6 +133,7 @@ class Summary:
             "knee": self.knee.number if self.knee else None,
             "hypervolume": self.hypervolume,
             "dense": self.dense.to_json(),
+            "dense_float32_ms": self.dense_float32_ms,
             "rows": [row.to_json() for row in self.rows],
             "counts": dict(self.counts),
             "running": self.running,
@@ -185,7 +193,14 @@ def summarise(
         workers=worker_shares(trials, view.sessions),
         prefer=prefer,
         screening=screening,
+        dense_float32_ms=_dense_float32_ms(view),
     )
+
+
+def _dense_float32_ms(view: StudyView) -> float | None:
+    how = view.sessions[-1].latency if view.sessions else {}
+    known: Any = how.get("dense_fp32_ms")
+    return float(known) if how.get("format") == "int8" and known else None
 
 
 def _screening(view: StudyView) -> ShownScreening | None:

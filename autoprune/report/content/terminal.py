@@ -80,7 +80,12 @@ def describe(row: Row, summary: Summary) -> tuple[str, str]:
     """Return what a network has, each with its ratio to the dense one, in two lines."""
     qualities = [_against_dense(row.measurement, summary.dense, one) for one in summary.qualities]
     shown = {name: with_unit_of(METRICS[name], plus_minus(row.measurement, METRICS[name])) for name in row.ratios}
-    parts = [f"{text} ({_ratio_text(name, row.ratios[name])})" for name, text in shown.items()]
+    told = {name: _ratio_text(name, ratio) for name, ratio in row.ratios.items()}
+    beside = summary.times_float32(row.measurement)
+    if beside and "latency_ms" in told:
+        shown["latency_ms"] += " in int8"
+        told["latency_ms"] += f" as dense, {beside:.2f}× as dense in float32"
+    parts = [f"{text} ({told[name]})" for name, text in shown.items()]
     return ", ".join([*qualities, *parts[:1]]), ", ".join(parts[1:])
 
 

@@ -145,7 +145,8 @@ def tiles(summary: Summary) -> list[Tile]:
             label=SHORT_TITLES[name],
             value=f"{short(row.measurement[name])}{_unit(name)}",
             error=f" ± {row.measurement.error(name):.2g}" if row.measurement.error(name) else "",
-            ratio=_ratio(row, name, f"{short(dense[name])}{_unit(name)}" if name in dense.values else ""),
+            ratio=_ratio(row, name, f"{short(dense[name])}{_unit(name)}" if name in dense.values else "")
+            + (_in_float32(row, summary) if name == "latency_ms" else ""),
         )
         for name in TILES
         if name in row.measurement.values
@@ -284,6 +285,12 @@ def _quality_error(measurement: Measurement, quality: Metric) -> str:
 
 def _unit(name: str) -> str:
     return UNITS.get(name, f" {METRICS[name].unit}")
+
+
+def _in_float32(row: Row, summary: Summary) -> str:
+    """Return how much faster the network in int8 is than the dense one in float32; empty where none is in int8."""
+    times = summary.times_float32(row.measurement)
+    return f", in int8; {times:.2f}× as dense in float32, {short(summary.dense_float32_ms or 0)} ms" if times else ""
 
 
 def _ratio(row: Row, name: str, dense: str) -> str:
