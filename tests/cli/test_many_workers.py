@@ -15,6 +15,7 @@ from tiny import call, finished, stored_trials, write_study
 
 from autoprune.cli.measure_workers import gpus_here
 from autoprune.cli.worker_plan import planned_workers
+from autoprune.core.trial import Completed
 from autoprune.errors import UsageError
 from autoprune.study.lock import is_searched
 from autoprune.study.view import open_view
@@ -36,6 +37,30 @@ def test_two_workers_find_what_one_finds_and_share_the_work(tmp_path: Path) -> N
     assert done.stderr.count("[16/16]") == 1, "one display shows each trial once"
     assert "joining a search that is under way" in done.stderr
     assert workers_here(two) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_latencies_beside_another_worker_are_those_of_one_alone_within_their_errors(tmp_path: Path) -> None:
+    network = ("--model", "resnet20", "--data", "digits", "--dense-epochs", "1", "--trials", "8", "--no-screening")
+    brief = ("finetune.epochs=0.2", "space.importances=['l1']", "latency.blocks=25")
+    options = (*network, "--budget-mflops", "50%", *ALIKE, *(word for one in brief for word in ("--set", one)))
+    found = []
+    for name, workers in (("one", "1"), ("two", "2")):
+        done = call("search", tmp_path / name, *options, "--workers", workers, seconds=800)
+        assert done.returncode == 0, done.stderr
+        view = open_view(tmp_path / name)
+        trials = {one.number: one.outcome.measurement for one in view.trials if isinstance(one.outcome, Completed)}
+        dense = view.dense["latency_ms"]
+        found.append(
+            {n: (m["latency_ms"] / dense, m.error("latency_ms") / dense, m["loss"]) for n, m in trials.items()}
+        )
+    alone, together = found
+    both = [number for number in alone if number in together and alone[number][2] == together[number][2]]
+    assert len(both) >= 4, "the baselines, at least, are the same networks"
+    for ratio, error, other, beside in ((*alone[number][:2], *together[number][:2]) for number in both):
+        allowed = 4 * (error**2 + beside**2) ** 0.5 + 0.05 * ratio  # each has a dense reference of its own
+        assert abs(ratio - other) <= allowed, (alone, together)
 
 
 @pytest.mark.long

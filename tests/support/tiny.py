@@ -128,10 +128,10 @@ def environment() -> Mapping[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", "PYTHONUNBUFFERED": "1"}
 
 
-def call(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the installed command to its end, or for two minutes."""
+def call(*arguments: str | Path, cwd: Path | None = None, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the installed command to its end, or for so many seconds."""
     return subprocess.run(
-        command(*arguments), env=environment(), cwd=cwd, text=True, capture_output=True, timeout=120, check=False
+        command(*arguments), env=environment(), cwd=cwd, text=True, capture_output=True, timeout=seconds, check=False
     )
 
 
