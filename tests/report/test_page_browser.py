@@ -298,3 +298,11 @@ def test_a_page_of_a_metric_that_should_be_small_chooses_as_pareto_does(browser:
     assert "rmse mm ↑" in tab.locator("#trials-table thead").inner_text()
     assert page.faults == []
     tab.close()
+
+
+def test_the_first_view_is_quality_against_latency_where_that_is_traded(opened: Opened) -> None:
+    opened.tab.reload(wait_until="commit")
+    opened.tab.wait_for_selector("html[data-ready]", state="attached")
+    assert opened.tab.locator("#cost-latency_ms").is_checked()
+    chip = opened.tab.locator("#other-limits button").first
+    assert "50 MFLOPs" in chip.inner_text(), "the budget holds, and is shown beside"

@@ -40,13 +40,15 @@ SHORT_TITLES = {
 def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
     """Return the document; everything in it is finite, and text is as it was stored."""
     trials = view.trials
+    costs = costs_to_choose(summary, trials)
     known_metrics = study_metrics(summary.qualities)
     channels = {name: group.channels for name, group in view.facts.groups.items()}
     return {
         "study": summary.study,
         "folder": command_path(view.folder.path),
         "objectives": list(summary.objectives),
-        "costs": costs_to_choose(summary, trials),
+        "costs": costs,
+        "first": "latency_ms" if "latency_ms" in costs and "latency_ms" in summary.objectives else None,
         "metrics": {
             name: {
                 "unit": known.unit,

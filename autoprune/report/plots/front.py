@@ -83,7 +83,7 @@ def write_pictures(draw: Callable[[], Figure], paths: Sequence[Path], dpi: int) 
 
 
 def draw_front(summary: Summary, trials: Sequence[Trial]) -> Figure:
-    """Return the figure: one panel per cost, MFLOPs first, all with the same axis of the quality."""
+    """Return the figure: one panel per cost, latency first, all with the same axis of the quality."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -115,8 +115,9 @@ def _legend_rank(label: str) -> int:
 
 
 def costs_shown(summary: Summary) -> list[str]:
-    """Return the costs that have a panel: MFLOPs, then the study's other cost objectives."""
-    return [name for name in dict.fromkeys(["mflops", *summary.objectives]) if METRICS[name].is_cost]
+    """Return the costs that have a panel: latency if it is traded, MFLOPs, then the study's other cost objectives."""
+    found = [name for name in dict.fromkeys(["mflops", *summary.objectives]) if METRICS[name].is_cost]
+    return sorted(found, key=lambda name: name != "latency_ms")
 
 
 def _draw_panel(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: str) -> None:

@@ -146,7 +146,7 @@ function ready() {
 }
 
 function begin() {
-  state.cost = data.costs.find((name) => name in state.limits) ?? state.cost;
+  state.cost = data.first ?? data.costs.find((name) => name in state.limits) ?? state.cost;
   const best = bestWithin(state.limits)?.number ?? null;
   const other = [...data.baselines, data.knee, ...data.front].find((number) => number !== null && number !== best);
   state.compared = byNumber.get(other) ?? null;
