@@ -68,6 +68,12 @@ Examples:
 )
 @export_option
 @int8_options
+@option(
+    "--no-compensation",
+    heading=Heading.SPACE,
+    is_flag=True,
+    help="Leave the weights that stay as they are, and measure batch norm anew alone.",
+)
 @option("--force", heading=Heading.OUTPUT, is_flag=True, help="Replace the folder if it exists.")
 @trust_option
 @json_option
@@ -80,6 +86,7 @@ def apply(
     export: str | None,
     int8: bool,
     int8_max_drop: str | None,
+    no_compensation: bool,
     force: bool,
     trust_code: bool,
     as_json: bool,
@@ -101,6 +108,8 @@ def apply(
     limit = Int8Limit() if int8_max_drop is None else Int8Limit(fraction("--int8-max-drop", int8_max_drop))
     wanted = wanted_formats(export or "auto", int8=int8, limit=limit)
     values = layer_of(options)
+    if no_compensation:
+        values["finetune"] = {"compensation_images": 0}
     spec = parse_spec([Layer("command line", values)])
     size = parse_shape(shape) if shape else ()
     has_data = bool(values.get("data"))

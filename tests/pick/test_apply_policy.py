@@ -121,6 +121,20 @@ def test_data_recalibrates_and_scores_and_masks_are_put_on(code: Path, tmp_path:
     assert json.loads((target / "card.json").read_text())["data"]["sizes"]["val"] == 48
 
 
+def test_weights_stay_as_they_are_without_compensation(code: Path, tmp_path: Path) -> None:
+    dense = load_object(f"{code}:net")(num_classes=3, in_channels=1)
+    torch.save(dense.state_dict(), tmp_path / "weights.pt")
+    own = ("--model", f"{code}:net", "--weights", tmp_path / "weights.pt", "--data", f"{code}:data", "--device", "cpu")
+    same = []
+    for name, more in (("refitted", ()), ("sliced", ("--no-compensation",))):
+        target = tmp_path / name
+        assert run(write_policy(tmp_path, HALF), *own, "-o", target, *more).exit_code == 0
+        network = autoprune.load(target, trust_code=True)
+        kept = json.loads((target / "architecture.json").read_text())["kept"]["conv2"]
+        same.append(torch.equal(network.conv2.weight, dense.conv2.weight[kept["out"]][:, kept["in"]]))
+    assert same == [False, True]
+
+
 def test_everything_that_does_not_fit_is_listed_at_once(code: Path, tmp_path: Path) -> None:
     policy = PruningPolicy(
         {**HALF.groups, **PruningPolicy.uniform(0.5, "l1", names=["fc", "conv9"]).groups}, 1, ("layer7",)
