@@ -12,7 +12,7 @@ import click
 from autoprune.cli.completed_values import complete_stored
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import echo, emit
-from autoprune.cli.shared_options import stored_study_options, trust_option
+from autoprune.cli.shared_options import artifacts_option, stored_study_options, trust_option
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,14 +37,21 @@ Examples:
     is_flag=True,
     help="Also remove study.toml and other files of yours.",
 )
+@artifacts_option
 @stored_study_options
 def rm_study(
-    names: tuple[str, ...], yes: bool, everything: bool, root: Path, storage: str | None, as_json: bool
+    names: tuple[str, ...],
+    yes: bool,
+    everything: bool,
+    artifacts: str | None,
+    root: Path,
+    storage: str | None,
+    as_json: bool,
 ) -> None:
     """Remove what searches made of each study NAME: trials, weights, reports and picked networks.
 
-    A study.toml stays, and so does everything that no search made, unless --all is given. If one of the studies is
-    being searched, none is removed.
+    A study.toml stays, and so does everything that no search made, unless --all is given. With --artifacts, what the
+    study's machines have left there for each other goes too. If one of the studies is being searched, none is removed.
     """
     from autoprune.study.disk_usage import size_of
     from autoprune.study.find_study import find_study
@@ -60,13 +67,17 @@ def rm_study(
         also = f", {picked} picked network{'s' if picked > 1 else ''} among it" if picked else ""
         shown = ", ".join(str(folder.path) for folder in folders)
         _ask(f"remove {shown} ({size:.1f} MB{also})?")
-    removed = [remove_study(folder.path, storage, everything=everything) for folder in folders]
+    removed = [remove_study(folder.path, storage, everything=everything, artifacts=artifacts) for folder in folders]
     if as_json:
         emit({"removed": [_removed_json(each) for each in removed]})
         return
     for each in removed:
         kept = f"; kept: {', '.join(each.kept)}" if each.kept else ""
         echo(f"removed {each.folder}: {each.freed_bytes / 1e6:.1f} MB freed{kept}")
+        if each.artifact_bytes:
+            echo(f"{each.artifact_bytes / 1e6:.1f} MB removed from {artifacts}")
+        if each.artifacts_stay:
+            echo(f"{each.artifacts_stay} files lie in an artifact store; --artifacts PLACE would have removed them")
         if each.trials_stay:
             where = "nor in the --storage given" if storage else "and no --storage was given"
             echo(f"its trials were not in the folder, {where}: they stay where they are")
@@ -90,6 +101,8 @@ def _removed_json(each: Removed) -> dict[str, object]:
         "freed_mb": round(each.freed_bytes / 1e6, 3),
         "kept": list(each.kept),
         "trials_stay": each.trials_stay,
+        "artifacts_freed_mb": round(each.artifact_bytes / 1e6, 3),
+        "artifacts_stay": each.artifacts_stay,
     }
 
 

@@ -11,7 +11,7 @@ import re
 import secrets
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +64,17 @@ class ArtifactStore:
         self.write(name, content)
         if self.read(name) != content:
             raise StudyError(f"the artifact store {self.place!r} does not give back what was written; give another one")
-        with _reporting(self.place, "written"):
+        self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file that was left there; nothing happens if there is none.
+
+        Raises:
+            StudyError: if it cannot be removed.
+        """
+        from optuna.artifacts.exceptions import ArtifactNotFound
+
+        with _reporting(self.place, "written"), suppress(ArtifactNotFound, FileNotFoundError):
             self._store.remove(f"{self._prefix}{name}")
 
     def write(self, name: str, content: bytes) -> None:

@@ -170,6 +170,18 @@ def shared_in(facts: Mapping[str, Any]) -> dict[str, SharedFile]:
     return found
 
 
+def remove_shared(store: ArtifactStore, facts: Mapping[str, Any]) -> int:
+    """Remove from a store what a study's machines have left there; return how many bytes that was.
+
+    Raises:
+        StudyError: if a fact is damaged, or a file cannot be removed.
+    """
+    found = shared_in(facts).values()
+    for file in found:
+        store.remove(file.id)
+    return sum(file.bytes for file in found)
+
+
 def megabytes(count: int) -> str:
     """Return bytes as a person reads them.
 

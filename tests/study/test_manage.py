@@ -18,9 +18,13 @@ import filelock
 import pytest
 from click.testing import CliRunner, Result
 from stored_fakes import FAILED, RUNNING, STOPPED, good, store
+from study_fakes import OBJECTIVES
 
 from autoprune.cli import main
 from autoprune.errors import AutopruneError, StudyError, StudyLockedError, UsageError
+from autoprune.study.artifact_store import ArtifactStore
+from autoprune.study.folder import StudyFolder
+from autoprune.study.ledger import Ledger
 from autoprune.study.manage.archive_file import PREFIX
 from autoprune.study.manage.copy import duplicate_study
 from autoprune.study.manage.export import export_study
@@ -28,6 +32,8 @@ from autoprune.study.manage.import_archive import import_study
 from autoprune.study.manage.list import list_studies
 from autoprune.study.manage.remove import remove_study
 from autoprune.study.resume import lost_candidates
+from autoprune.study.shared_files import SharedFiles
+from autoprune.study.spec_toml import read_resolved
 from autoprune.study.storage_url import sqlite_url
 from autoprune.study.view import open_view
 
@@ -128,6 +134,23 @@ def test_what_searches_made_is_removed_and_what_the_user_put_there_stays(root: P
     assert sorted(path.name for path in (root / "fake").iterdir()) == ["notes.txt", "study.toml"]
     assert (root / "fake" / "study.toml").read_text().startswith("# my words")
     assert "no stored study" in run("studies", "rm", "fake", "--yes", "--root", root).stderr
+
+
+def test_what_machines_left_for_each_other_goes_where_the_place_is_given(root: Path, tmp_path: Path) -> None:
+    place = tmp_path / "store"
+    place.mkdir()
+    folder, name = StudyFolder(root / "fake"), read_resolved(root / "fake" / "resolved.toml").name
+    with Ledger(sqlite_url(folder.database), name, OBJECTIVES, folder.lock) as ledger:
+        SharedFiles(ArtifactStore(str(place)), folder, name).send(ledger.facts, ledger.remember)
+    (place / "of-another-study").write_bytes(b"stays")
+    assert len(list(place.iterdir())) > 1
+    shutil.copytree(root / "fake", root / "copied")
+    left = run("studies", "rm", "copied", "--yes", "--root", root)
+    assert "files lie in an artifact store; --artifacts PLACE would have removed them" in left.stdout
+    found = run("studies", "rm", "fake", "--yes", "--artifacts", str(place), "--root", root)
+    assert f"removed from {place}" in found.stdout
+    assert [path.name for path in place.iterdir()] == ["of-another-study"]
+    ArtifactStore(str(place)).remove("not-there")
 
 
 def test_what_is_only_named_like_something_made_stays(root: Path) -> None:

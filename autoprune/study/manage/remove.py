@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoprune.errors import StudyError, StudyLockedError
-from autoprune.study.copy_trials import delete_study
+from autoprune.study.artifact_store import ArtifactStore
+from autoprune.study.copy_trials import delete_study, facts_in
 from autoprune.study.disk_usage import size_of
 from autoprune.study.folder import StudyFolder
 from autoprune.study.lock import is_searched, take_lock
 from autoprune.study.manage.file_inventory import DATABASE, LOCK, SPEC, is_made, stored_folder
+from autoprune.study.shared_files import remove_shared, shared_in
 from autoprune.study.spec_toml import read_resolved
+from autoprune.study.storage_url import sqlite_url
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,16 @@ class Removed:
         freed_bytes: what its files took.
         kept: what stays in the folder, relative to it: ``study.toml``, and whatever no search made.
         trials_stay: whether the trials were neither in the folder nor in the storage that was given, if one was.
+        artifact_bytes: what was removed from the artifact store.
+        artifacts_stay: how many files lie in an artifact store that was not given.
     """
 
     folder: Path
     freed_bytes: int
     kept: tuple[str, ...]
     trials_stay: bool = False
+    artifact_bytes: int = 0
+    artifacts_stay: int = 0
 
 
 def what_stays(folder: Path) -> tuple[str, ...]:
@@ -41,7 +48,9 @@ def what_stays(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(str(file) for file in files if not is_made(file) and str(file) != LOCK))
 
 
-def remove_study(path: Path, storage: str | None = None, *, everything: bool = False) -> Removed:
+def remove_study(
+    path: Path, storage: str | None = None, *, everything: bool = False, artifacts: str | None = None
+) -> Removed:
     """Remove a stored study; safe against a search that would begin meanwhile.
 
     The spec goes first, so that what a kill leaves behind is no study any more, and the same call removes the rest.
@@ -50,13 +59,16 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
         path: the study's folder.
         storage: Optuna storage URL if its trials are not in the folder; they are deleted there too.
         everything: whether ``study.toml`` and files that no search made go as well, with the folder.
+        artifacts: where machines have left files for each other; those of this study go first.
 
     Raises:
         StudyLockedError: if a process is searching it.
         StudyError: if there is no study, or a file cannot be removed.
+        UsageError: if the artifact store is of no known kind.
     """
     folder = stored_folder(path)
     with removal_lock(folder):
+        freed, left = _remove_artifacts(folder, storage, artifacts)
         is_elsewhere = not folder.database.exists() and folder.resolved.exists()
         stay = is_elsewhere and not (storage and delete_study(storage, read_resolved(folder.resolved).name))
         before, kept = size_of(folder).total, () if everything else what_stays(path)
@@ -73,7 +85,18 @@ def remove_study(path: Path, storage: str | None = None, *, everything: bool = F
             ) from error
         if kept:
             folder.lock.unlink(missing_ok=True)
-    return Removed(path, before - size_of(folder).total, kept, stay)
+    return Removed(path, before - size_of(folder).total, kept, stay, freed, left)
+
+
+def _remove_artifacts(folder: StudyFolder, storage: str | None, place: str | None) -> tuple[int, int]:
+    """Empty the artifact store of what is this study's; return the bytes removed, and how many files stay."""
+    url = sqlite_url(folder.database) if folder.database.exists() else storage
+    if not url or not folder.resolved.exists():
+        return 0, 0
+    facts = facts_in(url, read_resolved(folder.resolved).name)
+    if not place:
+        return 0, len(shared_in(facts))
+    return remove_shared(ArtifactStore(place), facts), 0
 
 
 def check_not_searched(folder: StudyFolder) -> None:
