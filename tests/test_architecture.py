@@ -32,7 +32,7 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     "pruning.tracing": ("core", "models.calling", "pruning.layers"),
     "pruning.masks": ("errors", "core", "models.calling", "models.copying"),
     "pruning": ("errors", "core", "models.calling", "models.copying", "pruning.layers", "pruning.tracing"),
-    "pruning.compensation": (*("models.calling", "models.copying", "pruning", "pruning.layers", "pruning.tracing"),),
+    "pruning.compensation": ("models.calling", "pruning", "pruning.layers", "pruning.tracing"),
     "pruning.criteria": (
         *("errors", "core", "models.calling", "models.copying", "pruning", "pruning.layers", "pruning.compensation"),
     ),

@@ -60,7 +60,7 @@ class Specimen:
     @cached_property
     def copied(self) -> Copier:
         """Return the function that makes the copies that are cut."""
-        return copier_of(self.network)
+        return copier_of(self.network, shares=True)
 
     @cached_property
     def is_random_in_training(self) -> bool:

@@ -22,6 +22,7 @@ from autoprune.pruning.compensation.dense_answers import DenseAnswers, dense_ans
 from autoprune.pruning.compensation.layer_flow import TensorPlace
 from autoprune.pruning.cut_plan import CutPlan, KeptChannels
 from autoprune.pruning.groups import find_groups
+from autoprune.pruning.light_copy import copier_of
 from autoprune.pruning.surgery import shrink
 
 # layers that are left on purpose, by a word of the reason
@@ -64,6 +65,18 @@ def test_answers_come_nearer_to_the_dense_ones_and_nothing_else_changes(name: st
     nothing = compensate(whole, answers, {})
     assert (nothing.refitted, nothing.norms) == ((), ())  # zero cut
     assert all(value.equal(former[key]) for key, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_quick_copy_answers_alike_and_shares_nothing(name: str) -> None:
+    network = NETWORKS[name].lively().eval()
+    example, former = NETWORKS[name].example(), copy.deepcopy(network.state_dict())
+    copied = copier_of(network)(network)
+    assert outputs(copied, example).equal(outputs(network, example))
+    with torch.no_grad():
+        for tensor in (*copied.parameters(), *copied.buffers()):
+            tensor.add_(1)
+    assert all(value.equal(former[key]) for key, value in network.state_dict().items())
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from autoprune.models.calling.inputs import Inputs
 from autoprune.models.calling.tensors import tensors_in
 from autoprune.pruning.compensation.layer_flow import Flow, TensorPlace, watch_flow
 from autoprune.pruning.compensation.readers import Reader, inputs_of, plain_twin, readers_of
-from autoprune.pruning.compensation.rows import Grid, along_images, grid_for, rows_on, sampled
+from autoprune.pruning.compensation.rows import ROWS_PER_INPUT, Grid, along_images, grid_for, rows_on, sampled
 from autoprune.pruning.layers.attention import SlimMultiheadAttention
 from autoprune.pruning.tracing.safe_forward import plain_attention
 
@@ -75,12 +75,13 @@ class DenseAnswers:
         return self.targets.get(self.flow.behind.get(path, path))
 
 
-def dense_answers(network: nn.Module, inputs: Inputs) -> DenseAnswers:
+def dense_answers(network: nn.Module, inputs: Inputs, rows_per_input: int = ROWS_PER_INPUT) -> DenseAnswers:
     """Run the dense network on the calibration examples, and keep what its layers return.
 
     Args:
         network: in any mode and precision; not touched.
         inputs: calibration examples, on the network's device; fewer are used if memory would not do.
+        rows_per_input: rows of a layer's regression for each of its inputs, at least, as far as there are so many.
 
     Raises:
         ModelError: if the network does not run.
@@ -91,8 +92,8 @@ def dense_answers(network: nn.Module, inputs: Inputs) -> DenseAnswers:
         packed = [path for path in readers if isinstance(twin.get_submodule(path), SlimMultiheadAttention)]
         layers = [path for path in (*readers, *left) if path not in packed]
         flow = watch_flow(twin, layers, packed, inputs.first(2))
-        inputs = inputs.first(_affordable(twin, inputs, flow))
-        targets = _targets(twin, inputs, flow, readers)
+        inputs = inputs.first(_affordable(twin, inputs, flow, rows_per_input))
+        targets = _targets(twin, inputs, flow, readers, rows_per_input)
     return DenseAnswers(network, twin, inputs, readers, flow, targets, {**left, **flow.left})
 
 
@@ -107,7 +108,7 @@ def exact_products() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def _affordable(twin: nn.Module, inputs: Inputs, flow: Flow) -> int:
+def _affordable(twin: nn.Module, inputs: Inputs, flow: Flow, rows: int) -> int:
     """Return how many examples keep within the limits of memory: all, if they cannot be told apart."""
     size, few = inputs.size, min(inputs.size or 1, 2)
     largest = 1
@@ -123,18 +124,20 @@ def _affordable(twin: nn.Module, inputs: Inputs, flow: Flow) -> int:
     if not size:
         return 0
     count = max(1, min(size, ACTIVATION_BYTES * few // (4 * _HELD * largest)))
-    while count > 1 and 4 * sum(_kept_numbers(twin, path, flow, count, few) for path in flow.order) > TARGET_BYTES:
+    while (
+        count > 1 and 4 * sum(_kept_numbers(twin, path, flow, count, few, rows) for path in flow.order) > TARGET_BYTES
+    ):
         count //= 2  # not in proportion, since the grid is finer for fewer
     return count
 
 
-def _kept_numbers(twin: nn.Module, path: str, flow: Flow, size: int, few: int) -> int:
+def _kept_numbers(twin: nn.Module, path: str, flow: Flow, size: int, few: int, rows: int) -> int:
     """Return how many numbers a target of all examples holds."""
     if path in flow.behind:
         return 0
     shape = (flow.shapes[path][0] * size // few, *flow.shapes[path][1:])
     images = len(shape) > 2 and along_images(twin.get_submodule(path), torch.empty(flow.shapes[path], device="meta"))
-    grid = grid_for(shape, images, _inputs_of(twin, path, flow))
+    grid = grid_for(shape, images, _inputs_of(twin, path, flow), rows_per_input=rows)
     positions = rows_on(shape, grid) if images else prod(shape[:-1]) // grid[0]
     return positions * (shape[1] if images else shape[-1])
 
@@ -145,13 +148,15 @@ def _inputs_of(twin: nn.Module, path: str, flow: Flow) -> int:
     return inputs_of(twin.get_submodule(layer))
 
 
-def _targets(twin: nn.Module, inputs: Inputs, flow: Flow, readers: Mapping[str, Reader]) -> dict[str, Target]:
+def _targets(
+    twin: nn.Module, inputs: Inputs, flow: Flow, readers: Mapping[str, Reader], rows: int
+) -> dict[str, Target]:
     found: dict[str, Target] = {}
     summands: dict[str, Tensor] = {}
 
     def rows_of(path: str, output: Tensor) -> Target:
         images = along_images(twin.get_submodule(path), output)
-        grid = grid_for(tuple(output.shape), images, _inputs_of(twin, path, flow))
+        grid = grid_for(tuple(output.shape), images, _inputs_of(twin, path, flow), rows_per_input=rows)
         return Target(sampled(output, images, grid), grid, images)
 
     def keep(path: str, output: Tensor) -> None:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.drop_blocks import replace_module
 from autoprune.pruning.layers.attention import SlimMultiheadAttention
 from autoprune.pruning.layers.kinds import has_heads, kind_of
+from autoprune.pruning.light_copy import copier_of
 
 MOST_INPUTS = 4608  # of one output: the second moments of these take 170 MB in float64
 _PLAIN_FORWARDS = {forward for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear) for forward in (kind.forward,)}
@@ -53,7 +53,7 @@ def plain_twin(network: nn.Module) -> nn.Module:
     What is written into it is not seen by the network. The fused modules of attention are replaced by the slim ones
     of ``layers/``, which hold the same tensors under the same names.
     """
-    twin = copy_network(network).float().eval()
+    twin = copier_of(network)(network).float().eval()
     for parameter in twin.parameters():
         parameter.requires_grad_(False)
     for path, module in list(twin.named_modules()):

@@ -34,19 +34,22 @@ def along_images(module: nn.Module, output: Tensor) -> bool:
     return isinstance(module, (_ConvNd, nn.modules.batchnorm._NormBase)) and output.dim() > 2
 
 
-def grid_for(shape: tuple[int, ...], images: bool, inputs: int, batches: int = 1) -> Grid:
-    """Return the coarsest grid that leaves twenty rows to each input of a layer; the finest if not even that does.
+def grid_for(
+    shape: tuple[int, ...], images: bool, inputs: int, batches: int = 1, rows_per_input: int = ROWS_PER_INPUT
+) -> Grid:
+    """Return the coarsest grid that leaves enough rows to each input of a layer; the finest if not even that does.
 
     Args:
         shape: of the layer's output.
         images: whether it is ``(N, C, …)`` rather than ``(…, C)``.
         inputs: numbers that one output is computed from.
         batches: outputs of this shape there are.
+        rows_per_input: what is enough.
 
     >>> grid_for((512, 16, 32, 32), True, 144), grid_for((512, 64, 8, 8), True, 576), grid_for((512, 10), False, 64)
     ((8, 8), (2, 1), (1,))
     """
-    wanted = ROWS_PER_INPUT * inputs
+    wanted = rows_per_input * inputs
     if not images:
         most = min(batches * prod(shape[:-1]) // wanted, COARSEST)
         # not a step that meets the same tokens in every example

@@ -17,6 +17,7 @@ from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.compensation.calibration_examples import joined
 from autoprune.pruning.compensation.compensate import compensate
 from autoprune.pruning.compensation.dense_answers import DenseAnswers, dense_answers
+from autoprune.pruning.compensation.rows import ROWS_PER_INPUT
 from autoprune.pruning.cut_plan import CutPlan
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.runtime import Runtime
@@ -37,6 +38,7 @@ class Compensator:
         images: how many examples are looked at; 0: nothing is refitted.
         seed: of the stream of examples.
         notify: called with a sentence on what is not refitted, and why.
+        rows_per_input: of each layer's regression.
     """
 
     dense: nn.Module
@@ -45,6 +47,7 @@ class Compensator:
     images: int
     seed: int
     notify: Notify = lambda sentence: None
+    rows_per_input: int = ROWS_PER_INPUT
     _examples: Inputs | None = field(default=None, init=False)
     _answers: DenseAnswers | None = field(default=None, init=False)
     _told: set[str] = field(default_factory=set, init=False)
@@ -91,7 +94,7 @@ class Compensator:
                 self._examples = joined(batches, self.images)
             if self._examples is None:
                 return None
-            answers = dense_answers(whole, self._examples)
+            answers = dense_answers(whole, self._examples, self.rows_per_input)
         size, given = answers.inputs.size, min(self.images, self.task.sizes["train"])
         if size is None:
             self._tell("compensation looks at one batch, whose examples cannot be told apart")

@@ -9,7 +9,7 @@ from torch import nn
 from autoprune.core.counts import ChannelCounts
 from autoprune.core.measurement import Measurement
 from autoprune.errors import EvaluationError, ModelError
-from autoprune.pruning.surgery import Pruner
+from autoprune.pruning.surgery import Pruner, shrink
 from autoprune.search.evaluation.compensator import Compensator
 from autoprune.search.setup.measure_sensitivity import BROKEN, SensitivityProbe
 from autoprune.training.scoring import score
@@ -52,8 +52,9 @@ class Looker:
         """
         context, policy = self.probe.context, self.pruner.space.policy(counts)
         try:
-            network = context.device.place(self.pruner.prune(policy))
-            self.compensator(network, self.pruner.cut(policy))
+            cut = self.pruner.cut(policy)
+            network = context.device.place(shrink(self.pruner.network, cut, self.probe.copied))
+            self.compensator(network, cut)
             seen = score(network, context.task, "val", context.device, limit=self.quality_images).measurement
             told = self.probe.distance
             rise = told(network) if told else self._loss(network) - self.dense_loss

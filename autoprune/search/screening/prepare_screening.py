@@ -22,7 +22,7 @@ from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.study.optuna_sampler import GUIDED
 
 LATENCY = "latency_ms"
-LESS_COMPENSATED = 2  # so many times fewer images than a candidate's: a pass costs half as much, and ranks alike
+LESS_COMPENSATED = 2  # so many times fewer images than a candidate's, and rows: a pass costs half, and ranks alike
 RECALIBRATION_IMAGES = 64  # rank as 256 do, measured; the dense network that all are compared with has as many
 QUALITY_FACTOR = 4  # so many times as many images are scored for the report's curve as are compared
 
@@ -94,7 +94,7 @@ def looker_of(study: PreparedStudy) -> Looker:
         ValueError: if the study does not compensate; a bug in autoprune.
     """
     spec, pruner = study.spec, study.start_pruner
-    compensator = compensator_of(study, -(-spec.finetune.compensation_images // LESS_COMPENSATED))
+    compensator = compensator_of(study, spec.finetune.compensation_images, LESS_COMPENSATED)
     if compensator is None:
         raise ValueError("a study that does not compensate was to be screened; this is a bug in autoprune")
     images = min(spec.screening.images, study.task.sizes["val"])

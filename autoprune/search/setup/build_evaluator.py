@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from autoprune.pruning.compensation.rows import ROWS_PER_INPUT
 from autoprune.search.evaluation.compensator import Compensator
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.evaluation.latency_meter import LatencyMeter
@@ -60,8 +61,14 @@ def build_maker(
     )
 
 
-def compensator_of(study: PreparedStudy, images: int) -> Compensator | None:
-    """Return what refits networks after a cut; ``None`` if they are to begin with other weights than trained ones."""
+def compensator_of(study: PreparedStudy, images: int, thrift: int = 1) -> Compensator | None:
+    """Return what refits networks after a cut; ``None`` if they are to begin with other weights than trained ones.
+
+    Args:
+        study: prepared.
+        images: training images that it looks at.
+        thrift: so many times fewer images, and rows of each regression.
+    """
     start = study.spec.schedule.start
     if images and start != "finetune":
         study.context.notify(
@@ -70,7 +77,15 @@ def compensator_of(study: PreparedStudy, images: int) -> Compensator | None:
         images = 0
     if not images:
         return None
-    return Compensator(study.start, study.task, study.device, images, study.spec.seed, study.context.notify)
+    return Compensator(
+        study.start,
+        study.task,
+        study.device,
+        -(-images // thrift),
+        study.spec.seed,
+        study.context.notify,
+        ROWS_PER_INPUT // thrift,
+    )
 
 
 def _can_be_taught(study: PreparedStudy, settings: FinetuneSettings) -> bool:

@@ -27,8 +27,10 @@ from torch import nn
 
 from autoprune.core.sensitivity import DIVERGENCE, LOSS, Curve, Sensitivity
 from autoprune.errors import NonFiniteError
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.compensation.closed_form import DenseMoments, refit_closed_form
-from autoprune.pruning.surgery import Pruner, shrink
+from autoprune.pruning.light_copy import copier_of
+from autoprune.pruning.surgery import Copier, Pruner, shrink
 from autoprune.search.setup.answer_distance import AnswerDistance
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once, unless_damaged
@@ -85,6 +87,7 @@ class SensitivityProbe:
         distance: from the dense network's answers; ``None``: the loss is measured.
         moments: by which layers are refitted; ``None``: they are not.
         recalibration_images: training images for batch norm's statistics, at most as many as are looked at.
+        copied: copies the network before it is cut.
     """
 
     context: StudyContext
@@ -93,6 +96,7 @@ class SensitivityProbe:
     distance: AnswerDistance | None = None
     moments: DenseMoments | None = None
     recalibration_images: int = RECALIBRATION_IMAGES
+    copied: Copier = copy_network
 
     @classmethod
     def of(
@@ -102,7 +106,15 @@ class SensitivityProbe:
 
         They are compared with those of the dense network recalibrated like every cut one, so that no cut is no rise.
         """
-        bare = cls(context, pruner, images, None, moments_of(context, pruner.network), recalibration_images)
+        bare = cls(
+            context,
+            pruner,
+            images,
+            None,
+            moments_of(context, pruner.network),
+            recalibration_images,
+            copier_of(pruner.network),
+        )
         distance = AnswerDistance(context, bare._cut({}), images)
         return replace(bare, distance=distance) if distance.can_be_told() else bare
 
@@ -121,7 +133,7 @@ class SensitivityProbe:
     def _cut(self, kept: Mapping[str, int]) -> nn.Module:
         context, space = self.context, self.pruner.space
         cut = self.pruner.cut(space.policy(space.of_cut_numbers(kept)))
-        network = context.device.place(shrink(self.pruner.network, cut))
+        network = context.device.place(shrink(self.pruner.network, cut, self.copied))
         if self.moments is not None:
             refit_closed_form(network, self.moments, cut)
         recalibrated = min(self.images, self.recalibration_images)
