@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 
 from autoprune.analysis.comparison_notes import chance_notes
 from autoprune.core.budget import Budget
@@ -13,7 +12,7 @@ from autoprune.core.measurement import Measurement
 from autoprune.core.versions import versions
 from autoprune.loggers.protocol import Display, LoggedStudy
 from autoprune.search.proposals.proposer import Proposals
-from autoprune.search.screening.prepare_screening import can_be_screened, screened_networks
+from autoprune.search.screening.prepare_screening import can_be_screened, with_screening
 from autoprune.search.setup.build_proposals import build_proposals
 from autoprune.search.setup.describe_study import session_facts, study_facts
 from autoprune.search.setup.prepare_study import prepare_study
@@ -61,7 +60,7 @@ def begin_session(
         proposals.check()
         if can_be_screened(study, proposals):
             preparing.wait(display.say, "waiting for another worker, which looks at networks without training")
-            proposals = replace(proposals, screened=screened_networks(study, proposals))
+            proposals = with_screening(study, proposals)
     study.device.apply_threads()
     remember(study.spec, written, folder)
     on_prepared()

@@ -106,7 +106,7 @@ def test_answers_are_compared_with_the_dense_ones_after_the_refit(folder: StudyF
     cut = shrink(network, probe.pruner.cut(probe.pruner.space.policy(ChannelCounts({"3": 4}))))
     whole = shrink(network, {})
     for net in (whole, cut):
-        recalibrate_batchnorm(net, task, 64, probe.context.device, 0)
+        recalibrate_batchnorm(net, task, 64, probe.context.device, 0, batch_size=64)
     with torch.no_grad():
         images = task.inputs(network, batch).args[0]
         dense, pruned = (net.eval()(images).log_softmax(1) for net in (whole, cut))

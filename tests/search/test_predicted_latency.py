@@ -273,3 +273,20 @@ def test_a_latency_limited_study_asks_for_what_its_model_predicts(tmp_path: Path
             found = {"latency_ms": law(proposals.probes.cost.work(kept)), "accuracy": 0.5}
             ledger.tell(candidate, Completed(proposals.cost.measure(kept).merged(Measurement(found))), {})
         assert isinstance(ledger.trials[0].outcome, Completed)
+
+
+def test_where_latency_is_traded_half_of_the_proposals_go_for_less_of_it_by_what_was_timed() -> None:
+    timed = limited(0.6)
+    budget = Budget({"mflops": Limit(0.6 * timed.dense["mflops"])})
+    traded = replace(timed, sampler="guided", budget=budget, probes=None, work=timed.cost, timed=timed.probes)
+    assert timed.probes is not None
+    model = timed.probes.model()
+    found = [traded.propose(number, [], random_draw(traded)) for number in range(60)]
+    latency = {way: [] for way in ("guided:faster", "guided:drawn")}
+    for one in found:
+        assert one.counts is not None
+        if one.origin in latency:
+            latency[one.origin].append(float(model.predict(timed.probes.cost.work(one.counts))))
+    assert 15 <= len(latency["guided:faster"]) <= 39
+    assert np.median(latency["guided:faster"]) < 0.9 * np.median(latency["guided:drawn"])
+    assert all(set(one.budget.limits) == {"mflops"} for one in found), "latency is no limit that a trial is held to"

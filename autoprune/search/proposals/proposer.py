@@ -52,6 +52,8 @@ class Proposals:
             older.
         screened: networks that were looked at without training; without any, nothing is proposed from them.
         work: costs that also say how much there is to do, if latency is an objective; ``None`` if it is none.
+        timed: networks timed for the screening, by which proposals for a lower latency are made where latency is an
+            objective without a limit; ``None``: they go by assumptions.
     """
 
     space: SearchSpace
@@ -67,6 +69,7 @@ class Proposals:
     probes: LatencyProbes | None = None
     screened: tuple[ScreenedNetwork, ...] = ()
     work: WorkCost | None = None
+    timed: LatencyProbes | None = None
 
     @property
     def chosen_sampler(self) -> str:
@@ -217,6 +220,9 @@ class Proposals:
         """Return a projector that limits latency too: as timed networks predict, or else as is assumed at random."""
         if "latency_ms" in self.budget.limits and self.probes is not None:
             return latency_projector(self.space, self.budget, self.probes, trials)
+        if self.timed is not None:  # without the trials, so that only what is stored steers
+            limits = {"latency_ms": Limit(self.dense["latency_ms"]), **self.budget.limits}
+            return latency_projector(self.space, Budget(limits), self.timed, ())
         if self.work is None:
             raise ValueError("nothing says what takes time, so no latency can be limited; this is a bug in autoprune")
         return assumed_projector(self.space, self.budget, self.work, np.random.default_rng([self.seed, number, 1]))

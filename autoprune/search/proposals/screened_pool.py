@@ -27,7 +27,7 @@ from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.elites import FULL_USE
 from autoprune.search.proposals.loss_model import Evidence
 
-FASTER_SHARE = 0.25  # of the proposals from here that are to take less time, where latency was predicted
+FASTER_SHARE = 0.45  # of the proposals from here that are to take less time, where latency was predicted
 _SIMILAR = (0.6, 1.05)  # cost / limit of what the loss model learns from
 _FAST_BAND = 0.8  # of a latency limit: what is faster still has given up more than was asked
 ORIGIN = "screened"

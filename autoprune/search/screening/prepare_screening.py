@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from autoprune.core.budget import Budget
@@ -9,7 +10,7 @@ from autoprune.core.json_values import JsonObject
 from autoprune.core.screened import ScreenedNetwork
 from autoprune.search.proposals.baselines import baselines
 from autoprune.search.proposals.budget_projection import Projector
-from autoprune.search.proposals.latency_model import PredictedCost
+from autoprune.search.proposals.latency_model import LatencyProbes, PredictedCost
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.screening.budget_ladder import budget_part, curve_part
 from autoprune.search.screening.bulk_proposals import BulkProposals
@@ -39,6 +40,16 @@ def can_be_screened(study: PreparedStudy, proposals: Proposals) -> bool:
         study.context.notify("no screening: candidates are not compensated, so a look without training says little")
         return False
     return True
+
+
+def with_screening(study: PreparedStudy, proposals: Proposals) -> Proposals:
+    """Return proposals that know what was looked at, and timed for it.
+
+    Args and raises: as :func:`screened_networks`.
+    """
+    screened = screened_networks(study, proposals)
+    timed = _probes(study) if LATENCY in study.spec.objectives else None
+    return replace(proposals, screened=screened, timed=timed)
 
 
 def screened_networks(study: PreparedStudy, proposals: Proposals) -> tuple[ScreenedNetwork, ...]:
@@ -83,8 +94,12 @@ def timed_projector(study: PreparedStudy) -> Projector:
 
     The networks that latency is learnt from are timed now if the study has none, in the runtime that it times in.
     """
-    probes = latency_probes(study.context, study.pruner, study.cost, study.timer, study.dense[LATENCY])
+    probes = _probes(study)
     return Projector(study.space, PredictedCost(probes.cost, probes.model()), Budget(), frozenset({LATENCY}))
+
+
+def _probes(study: PreparedStudy) -> LatencyProbes:
+    return latency_probes(study.context, study.pruner, study.cost, study.timer, study.dense[LATENCY])
 
 
 def looker_of(study: PreparedStudy) -> Looker:
