@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import autoprune as ap
 from autoprune.cli import main
-from autoprune.errors import StudyMismatchError, UsageError
+from autoprune.errors import ModelError, StudyMismatchError, UsageError
 from autoprune.loggers.events import Event
 from autoprune.training.device.seeding import seeded
 
@@ -158,6 +158,11 @@ def test_names_do_as_well_as_objects(tmp_path: Path) -> None:
 def test_faults_of_settings_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"sed: unknown key(.|\n)*finetune\.lr: given 'fast'"):
         ap.Study(tmp_path / "s", settings={"finetune.lr": "fast", "sed": 1})
+
+
+def test_a_network_that_is_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"the model is the class Linear; expected a torch\.nn\.Module"):
+        ap.Study(tmp_path / "s", nn.Linear, make_task()).search(trials=1)  # type: ignore[arg-type]
 
 
 def test_a_study_that_has_not_begun_needs_a_network_and_a_task(tmp_path: Path) -> None:
