@@ -6,8 +6,8 @@ It is the door that the command line goes through too, with names in the place o
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autoprune.export.card import Card
+    from autoprune.loggers.protocol import Display
     from autoprune.search.session import Run
     from autoprune.search.time_owed import LaterTimings
     from autoprune.study.view import StudyView
@@ -86,8 +87,9 @@ class Study:
         storage: URL of the Optuna storage that holds the trials; ``None`` for SQLite in the folder.
         artifacts: where machines that search one study without a common folder leave what they prepare for each other:
             a folder that all of them see, ``"s3://BUCKET/PREFIX"`` or ``"gs://BUCKET/PREFIX"``; ``None`` for nowhere.
-        on_event: called with an :class:`Event` for everything that happens; nothing is printed.
-        show: whether progress is shown in the terminal, or below the cell of a notebook.
+        on_event: called with an :class:`Event` for everything that happens; nothing is printed by itself.
+        show: whether progress is shown: live in a terminal, in one block below the cell of a notebook, and in plain
+            lines elsewhere.
 
     Raises:
         SpecError: listing everything that is wrong with the settings.
@@ -131,7 +133,8 @@ class Study:
     def _spec_with(self, more: Mapping[str, object]) -> StudySpec:
         stored = StudyFolder(self.folder)
         began = read_study_toml(stored.resolved) if stored.has_begun else {}
-        trained: dict[str, object] = {"dense": {"epochs": 0}} if is_live(_source(self._given, "model")) else {}
+        is_trained = is_live(_source(self._given, "model")) and not began
+        trained: dict[str, object] = {"dense": {"epochs": 0}} if is_trained else {}
         name = {} if began else {"name": self.folder.resolve().name}
         layers = [Layer(str(stored.resolved), began), Layer(_PYTHON, merge_layers(name, trained, self._given, more))]
         return parse_spec(layers)
@@ -205,13 +208,16 @@ class Study:
         stored = StudyFolder(self.folder)
         return read_accepted(stored) or {} if stored.has_begun else {}
 
-    def _display(self) -> Any:
-        if self._on_event is not None or not self._show:
-            return EventDisplay(self._on_event or (lambda event: None))
-        from autoprune.loggers.console import make_display
-        from autoprune.loggers.safe_console import SafeConsole
+    @contextmanager
+    def _display(self) -> Iterator[Display]:
+        """Yield what shows a person what happens, or tells the program, or both."""
+        if not self._show:
+            yield EventDisplay(self._on_event or (lambda event: None))
+            return
+        from autoprune.loggers.shown_display import shown_display
 
-        return make_display(SafeConsole(stderr=True))
+        with shown_display() as shown:
+            yield shown if self._on_event is None else EventDisplay(self._on_event, beside=shown)
 
     def _check_same_weights(self, spec: StudySpec) -> None:
         """Refuse a live network whose weights are not those that the study began with."""

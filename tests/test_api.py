@@ -86,6 +86,24 @@ def test_nothing_is_printed(begun: tuple[ap.Study, nn.Module, list[Event]], capf
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_program_is_told_and_a_person_shown(
+    begun: tuple[ap.Study, nn.Module, list[Event]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    events = list[Event]()
+    study = again(begun[0], on_event=events.append, show=True)
+    study.search(budget=BUDGET, trials=len(study.trials) + 1)
+    shown = capfd.readouterr().err
+    told = [event for event in events if event.kind == "trial"]
+    assert f"trial {told[0].number} " in shown
+    assert all(event.text in shown for event in events if event.kind == "note")
+
+
+def test_settings_need_not_be_given_again(tmp_path: Path) -> None:
+    given = make_model(), make_task()
+    ap.Study(tmp_path / "s", *given, settings={**SETTINGS, "dense.epochs": 1}).search(budget=BUDGET, trials=1)
+    assert ap.Study(tmp_path / "s", *given).search(trials=2).added == 1
+
+
 def test_it_goes_on_with_the_same_objects_and_refuses_others(begun: tuple[ap.Study, nn.Module, list[Event]]) -> None:
     study = begun[0]
     finished = len(study.trials)
