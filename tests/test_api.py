@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import autoprune as ap
 from autoprune.cli import main
-from autoprune.errors import ModelError, StudyMismatchError, UsageError
+from autoprune.errors import ModelError, NothingFitsError, StudyMismatchError, UsageError
 from autoprune.loggers.events import Event
 from autoprune.training.device.seeding import seeded
 
@@ -145,6 +145,12 @@ def test_a_pick_is_a_network_a_card_and_files(begun: tuple[ap.Study, nn.Module, 
         study.pick(budget=BUDGET, epochs=2)
     with pytest.raises(UsageError, match=r"picked before without pt2, which is asked for now"):
         study.pick(budget=BUDGET, export="pt2")
+    with pytest.raises(UsageError, match="no quality of this study named 'accuracy'; known: rmse"):
+        study.pick(quality={"accuracy": "97%"})
+    with pytest.raises(UsageError, match="trial finishes one trial alone"):
+        study.pick(trial=0, quality={"rmse": 3})
+    with pytest.raises(NothingFitsError, match=r"meets rmse ≤ 0\.0000; the nearest is trial"):
+        study.pick(quality={"rmse": 0.0})
     saved = small.save(tmp_path / "small")
     inputs = rows(4, 1)[0]
     assert torch.equal(ap.load(saved, network=make_model())(inputs), small.model(inputs))
@@ -153,6 +159,16 @@ def test_a_pick_is_a_network_a_card_and_files(begun: tuple[ap.Study, nn.Module, 
     assert small.save(saved, force=True) == saved
     with pytest.raises(UsageError, match="an object that a Python program gave"):
         ap.load(saved)
+
+
+def test_a_pick_by_quality_takes_the_cheapest_that_is_good_enough(
+    begun: tuple[ap.Study, nn.Module, list[Event]],
+) -> None:
+    study = begun[0]
+    worst = max(trial["rmse"] for trial in study.trials)
+    small = study.pick(quality={"rmse": worst}, prefer="size", compare=False, top=1, force=True)
+    assert small.folder.name == str(min(study.trials, key=lambda trial: trial["size_mb"]).number)
+    assert small.card.origin.uniform is None  # type: ignore[union-attr]
 
 
 def test_the_command_line_reads_it_and_says_what_it_lacks(begun: tuple[ap.Study, nn.Module, list[Event]]) -> None:
