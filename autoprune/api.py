@@ -5,13 +5,12 @@ It is the door that the command line goes through too, with names in the place o
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.analysis.quality_limits import QualityLimits
 from autoprune.core.budget import Budget
 from autoprune.core.live_objects import is_live, live, live_name
 from autoprune.core.metrics import METRICS, register
@@ -27,7 +26,8 @@ from autoprune.study.study_trial import StudyTrial
 if TYPE_CHECKING:
     from torch import nn
 
-    from autoprune.export.card import Card
+    from autoprune.loggers.protocol import Display
+    from autoprune.pick.picked_network import PickedNetwork
     from autoprune.search.session import Run
     from autoprune.search.time_owed import LaterTimings
     from autoprune.study.view import StudyView
@@ -35,39 +35,6 @@ if TYPE_CHECKING:
 
 _PYTHON = "Python"
 Limits = Mapping[str, "str | float"]
-
-
-@dataclass(frozen=True)
-class PickedNetwork:
-    """A network that was picked from a study, finished and checked.
-
-    Attributes:
-        model: pruned, in eval mode on the CPU, trainable.
-        card: what is known of it: budget, costs, scores with their standard errors, versions.
-        folder: where its files lie: weights, exports, policy, card.
-    """
-
-    model: nn.Module
-    card: Card
-    folder: Path
-
-    def save(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Copy its files to a folder of their own, and return it.
-
-        Args:
-            folder: does not exist yet, or is empty.
-            force: whether what lies in it is replaced.
-
-        Raises:
-            UsageError: if something lies there, and ``force`` is false.
-        """
-        target = Path(folder)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            if not force:
-                raise UsageError(f"{str(target)!r} is not empty; give another folder, or force=True to replace it")
-            shutil.rmtree(target) if target.is_dir() else target.unlink()
-        shutil.copytree(self.folder, target, dirs_exist_ok=True)
-        return target
 
 
 class Study:
@@ -86,8 +53,9 @@ class Study:
         storage: URL of the Optuna storage that holds the trials; ``None`` for SQLite in the folder.
         artifacts: where machines that search one study without a common folder leave what they prepare for each other:
             a folder that all of them see, ``"s3://BUCKET/PREFIX"`` or ``"gs://BUCKET/PREFIX"``; ``None`` for nowhere.
-        on_event: called with an :class:`Event` for everything that happens; nothing is printed.
-        show: whether progress is shown in the terminal, or below the cell of a notebook.
+        on_event: called with an :class:`Event` for everything that happens; nothing is printed by itself.
+        show: whether progress is shown: live in a terminal, in one block below the cell of a notebook, and in plain
+            lines elsewhere.
 
     Raises:
         SpecError: listing everything that is wrong with the settings.
@@ -131,7 +99,8 @@ class Study:
     def _spec_with(self, more: Mapping[str, object]) -> StudySpec:
         stored = StudyFolder(self.folder)
         began = read_study_toml(stored.resolved) if stored.has_begun else {}
-        trained: dict[str, object] = {"dense": {"epochs": 0}} if is_live(_source(self._given, "model")) else {}
+        is_trained = is_live(_source(self._given, "model")) and not began
+        trained: dict[str, object] = {"dense": {"epochs": 0}} if is_trained else {}
         name = {} if began else {"name": self.folder.resolve().name}
         layers = [Layer(str(stored.resolved), began), Layer(_PYTHON, merge_layers(name, trained, self._given, more))]
         return parse_spec(layers)
@@ -205,13 +174,16 @@ class Study:
         stored = StudyFolder(self.folder)
         return read_accepted(stored) or {} if stored.has_begun else {}
 
-    def _display(self) -> Any:
-        if self._on_event is not None or not self._show:
-            return EventDisplay(self._on_event or (lambda event: None))
-        from autoprune.loggers.console import make_display
-        from autoprune.loggers.safe_console import SafeConsole
+    @contextmanager
+    def _display(self) -> Iterator[Display]:
+        """Yield what shows a person what happens, or tells the program, or both."""
+        if not self._show:
+            yield EventDisplay(self._on_event or (lambda event: None))
+            return
+        from autoprune.loggers.shown_display import shown_display
 
-        return make_display(SafeConsole(stderr=True))
+        with shown_display() as shown:
+            yield shown if self._on_event is None else EventDisplay(self._on_event, beside=shown)
 
     def _check_same_weights(self, spec: StudySpec) -> None:
         """Refuse a live network whose weights are not those that the study began with."""
@@ -278,6 +250,9 @@ class Study:
         export: str | Sequence[str] | None = None,
         int8: bool = False,
         prefer: Preference | None = None,
+        quality: Limits | None = None,
+        top: int | None = None,
+        compare: bool | None = None,
         force: bool = False,
         trust_code: bool = False,
         workers: int = 1,
@@ -298,6 +273,10 @@ class Study:
             prefer: which of several networks is the best if their quality is the same within one standard error:
                 ``"latency"`` the fastest, ``"size"`` the smallest, ``"accuracy"`` the one with the lowest loss;
                 ``None`` for the study's own.
+            quality: the worst values that will do: ``{"accuracy": "97%", "rmse": 0.5}``; ``None`` for no limit. Without
+                a budget the cheapest network that is good enough is picked.
+            top: how many trials begin the fine-tune; ``None`` for the study's own.
+            compare: whether the uniform baseline of the same budget is finished too; ``None`` for the study's own.
             force: whether a network that was picked before is picked anew.
             trust_code: whether code may be run that an imported study names.
             workers: processes that fine-tune the contenders at once; only for a model and a task given by name, which
@@ -306,40 +285,32 @@ class Study:
         Raises:
             UsageError: if several workers are asked for, and the model or the task is a live object.
             NothingFitsError: if no trial meets the budget; names the nearest.
-            UsageError: if it was picked before with other ``epochs`` or without an ``export`` that is asked for now.
+            UsageError: if a limit cannot be read, or it was picked before with other ``epochs`` or without an
+                ``export`` that is asked for now.
             AutopruneError: if the network cannot be finished, written or checked.
         """
         from autoprune.pick.choose_formats import choose_formats
-        from autoprune.pick.choose_trials import Wish, choose_trials
-        from autoprune.pick.finish import finish_trials
-        from autoprune.pick.picked_before import picked_before
-        from autoprune.pick.solve_budget import solved_trial
+        from autoprune.pick.choose_trials import Wish
+        from autoprune.pick.pick_network import Order, pick_network
+        from autoprune.pick.picked_network import PickedNetwork
 
         self._check_workers(workers)
-        view = self.view()
-        formats = [export] if isinstance(export, str) else export
-        wanted = choose_formats(view, None if formats is None else ",".join(formats) or "none", int8=int8)
-        limits, chosen = choose_trials(view, Wish(_written(budget), trial, epochs=epochs, prefer=prefer))
+        if trial is not None and (quality or top is not None):
+            raise UsageError("trial finishes one trial alone, however good it is; leave quality and top out")
+        view, formats = self.view(), [export] if isinstance(export, str) else export
+        worst = QualityLimits.parse(quality or {}, view.spec.qualities)
+        order = Order(
+            Wish(_written(budget), trial, lambda qualities, dense: worst, top, epochs, prefer),
+            choose_formats(view, None if formats is None else ",".join(formats) or "none", int8=int8, quality=worst),
+            names_formats=int8 or bool(formats),
+            compare=compare,
+            force=force,
+            takes_known=True,
+            trust_code=trust_code,
+            workers=({},) * workers,
+        )
         with self._objects(), self._display() as display:
-            asked_for = wanted if int8 or formats else None
-            known = None if force else picked_before(view.folder, chosen, epochs, asked_for)
-            study = None
-            if not chosen:
-                solved, study = solved_trial(view, limits, display.say, self._storage, trust_code=trust_code)
-                chosen = [solved]
-            card, folder = known or finish_trials(
-                view,
-                chosen,
-                limits,
-                display.say,
-                epochs=epochs,
-                force=force,
-                wanted=wanted,
-                prefer=prefer if trial is None else "accuracy",
-                trust_code=trust_code,
-                workers=({},) * workers,
-                study=study,
-            )
+            card, folder = pick_network(view, order, display.say, self._storage)
             return PickedNetwork(self._loaded(folder, view.spec), card, folder)
 
     def _check_workers(self, workers: int) -> None:

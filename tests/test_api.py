@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import autoprune as ap
 from autoprune.cli import main
-from autoprune.errors import StudyMismatchError, UsageError
+from autoprune.errors import ModelError, NothingFitsError, StudyMismatchError, UsageError
 from autoprune.loggers.events import Event
 from autoprune.training.device.seeding import seeded
 
@@ -86,6 +86,24 @@ def test_nothing_is_printed(begun: tuple[ap.Study, nn.Module, list[Event]], capf
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_program_is_told_and_a_person_shown(
+    begun: tuple[ap.Study, nn.Module, list[Event]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    events = list[Event]()
+    study = again(begun[0], on_event=events.append, show=True)
+    study.search(budget=BUDGET, trials=len(study.trials) + 1)
+    shown = capfd.readouterr().err
+    told = [event for event in events if event.kind == "trial"]
+    assert f"trial {told[0].number} " in shown
+    assert all(event.text in shown for event in events if event.kind == "note")
+
+
+def test_settings_need_not_be_given_again(tmp_path: Path) -> None:
+    given = make_model(), make_task()
+    ap.Study(tmp_path / "s", *given, settings={**SETTINGS, "dense.epochs": 1}).search(budget=BUDGET, trials=1)
+    assert ap.Study(tmp_path / "s", *given).search(trials=2).added == 1
+
+
 def test_it_goes_on_with_the_same_objects_and_refuses_others(begun: tuple[ap.Study, nn.Module, list[Event]]) -> None:
     study = begun[0]
     finished = len(study.trials)
@@ -127,6 +145,12 @@ def test_a_pick_is_a_network_a_card_and_files(begun: tuple[ap.Study, nn.Module, 
         study.pick(budget=BUDGET, epochs=2)
     with pytest.raises(UsageError, match=r"picked before without pt2, which is asked for now"):
         study.pick(budget=BUDGET, export="pt2")
+    with pytest.raises(UsageError, match="no quality of this study named 'accuracy'; known: rmse"):
+        study.pick(quality={"accuracy": "97%"})
+    with pytest.raises(UsageError, match="trial finishes one trial alone"):
+        study.pick(trial=0, quality={"rmse": 3})
+    with pytest.raises(NothingFitsError, match=r"meets rmse ≤ 0\.0000; the nearest is trial"):
+        study.pick(quality={"rmse": 0.0})
     saved = small.save(tmp_path / "small")
     inputs = rows(4, 1)[0]
     assert torch.equal(ap.load(saved, network=make_model())(inputs), small.model(inputs))
@@ -135,6 +159,16 @@ def test_a_pick_is_a_network_a_card_and_files(begun: tuple[ap.Study, nn.Module, 
     assert small.save(saved, force=True) == saved
     with pytest.raises(UsageError, match="an object that a Python program gave"):
         ap.load(saved)
+
+
+def test_a_pick_by_quality_takes_the_cheapest_that_is_good_enough(
+    begun: tuple[ap.Study, nn.Module, list[Event]],
+) -> None:
+    study = begun[0]
+    worst = max(trial["rmse"] for trial in study.trials)
+    small = study.pick(quality={"rmse": worst}, prefer="size", compare=False, top=1, force=True)
+    assert small.folder.name == str(min(study.trials, key=lambda trial: trial["size_mb"]).number)
+    assert small.card.origin.uniform is None  # type: ignore[union-attr]
 
 
 def test_the_command_line_reads_it_and_says_what_it_lacks(begun: tuple[ap.Study, nn.Module, list[Event]]) -> None:
@@ -158,6 +192,11 @@ def test_names_do_as_well_as_objects(tmp_path: Path) -> None:
 def test_faults_of_settings_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"sed: unknown key(.|\n)*finetune\.lr: given 'fast'"):
         ap.Study(tmp_path / "s", settings={"finetune.lr": "fast", "sed": 1})
+
+
+def test_a_network_that_is_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"the model is the class Linear; expected a torch\.nn\.Module"):
+        ap.Study(tmp_path / "s", nn.Linear, make_task()).search(trials=1)  # type: ignore[arg-type]
 
 
 def test_a_study_that_has_not_begun_needs_a_network_and_a_task(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autoprune.analysis.quality_limits import fraction
 from autoprune.cli.conclude import conclude
 from autoprune.cli.headings import HeadedCommand, Heading, option
 from autoprune.cli.output import json_option
 from autoprune.cli.shared_options import (
     example_option,
     export_option,
-    fraction,
     int8_options,
     parse_shape,
     trust_option,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autoprune.analysis.quality_limits import fraction
 from autoprune.cli.budget_options import budget_options, budget_text, budget_values
 from autoprune.cli.completed_values import complete_trial
 from autoprune.cli.conclude import conclude
@@ -22,7 +23,6 @@ from autoprune.cli.quality_options import AskedQuality, quality_options
 from autoprune.cli.secrets import command_again
 from autoprune.cli.shared_options import (
     export_option,
-    fraction,
     int8_options,
     prefer_option,
     stored_study_options,
@@ -35,9 +35,8 @@ from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import NothingFitsError, UsageError
 
 if TYPE_CHECKING:
-    from autoprune.core.budget import Budget
-    from autoprune.core.trial import Trial
     from autoprune.export.card import Card
+    from autoprune.pick.choose_trials import Wish
     from autoprune.study.view import StudyView
 
 _QUALITY = ("min_accuracy", "max_drop", "minima", "maxima")
@@ -77,6 +76,13 @@ class PickRequest:
     force: bool = False
     trust_code: bool = False
     workers: str = "1"
+
+    @property
+    def wish(self) -> Wish:
+        """Return which network is asked for."""
+        from autoprune.pick.choose_trials import Wish
+
+        return Wish(self.limits, self.number, self.quality.limits, self.top, self.finetune_epochs, self.prefer)
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> PickRequest:
@@ -181,14 +187,12 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
     folder, _ = find_study(study, root)
     view = open_view(folder, storage)
     request = PickRequest.of(options)
-    try:
-        budget, trials = choose_trials(view, request)
-    except NothingFitsError as error:
-        raise NothingFitsError(f"{error}:\n{_search_on(view, folder, request.limits, storage)}") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill ends as cleanly as Ctrl-C
     try:
         with as_its_owner_runs_it(view.spec.model.source):
-            card, target = _finish(view, trials, budget, request, storage)
+            card, target = _pick(view, request, storage)
+    except NothingFitsError as error:
+        raise NothingFitsError(f"{error}:\n{_search_on(view, folder, request.limits, storage)}") from error
     except KeyboardInterrupt:
         echo(
             f"\nautoprune: interrupted; the parts of the fine-tune that were finished are kept. Resume with:\n"
@@ -199,18 +203,6 @@ def pick(study: str | None, root: Path, storage: str | None, as_json: bool, **op
     conclude(card, target, as_json)
 
 
-def choose_trials(view: StudyView, request: PickRequest) -> tuple[Budget, list[Trial]]:
-    """Return the absolute budget that counts, and the trials that begin the longer fine-tune, the best first.
-
-    Raises:
-        NothingFitsError, UsageError, BudgetError: as ``pick.choose_trials`` does.
-    """
-    from autoprune.pick import choose_trials as chosen
-
-    limits, asked = request.quality.limits, (request.top, request.finetune_epochs, request.prefer)
-    return chosen.choose_trials(view, chosen.Wish(request.limits, request.number, limits, *asked))
-
-
 def _search_on(view: StudyView, folder: Path, limits: Mapping[str, str], storage: str | None) -> str:
     """Return the command that searches for these limits as they were written, or else for the last budget."""
     asked = budget_text(limits or view.budget.to_json())
@@ -218,9 +210,7 @@ def _search_on(view: StudyView, folder: Path, limits: Mapping[str, str], storage
     return command + (" (with the same --storage)" if storage else "")
 
 
-def _finish(
-    view: StudyView, trials: list[Trial], budget: Budget, request: PickRequest, storage: str | None
-) -> tuple[Card, Path]:
+def _pick(view: StudyView, request: PickRequest, storage: str | None) -> tuple[Card, Path]:
     from autoprune.pick.choose_formats import choose_formats
 
     drop = request.int8_max_drop
@@ -232,28 +222,17 @@ def _finish(
         quality=request.quality.limits(view.spec.qualities, view.dense),
     )
     display = open_display(live=False)
-    from autoprune.pick.finish import finish_trials
+    from autoprune.pick.pick_network import Order, pick_network
 
-    study = None
-    if not trials:
-        from autoprune.pick.solve_budget import solved_trial
-
-        trial, study = solved_trial(view, budget, display.say, storage, trust_code=request.trust_code)
-        trials = [trial]
-    return finish_trials(
-        view,
-        trials,
-        budget,
-        display.say,
-        epochs=request.finetune_epochs,
+    order = Order(
+        request.wish,
+        wanted,
         compare=request.compare,
         force=request.force,
-        wanted=wanted,
-        prefer=request.prefer if request.number is None else "accuracy",
         trust_code=request.trust_code,
         workers=_workers(view, request.workers),
-        study=study,
     )
+    return pick_network(view, order, display.say, storage)
 
 
 def _workers(view: StudyView, wanted: str) -> list[Mapping[str, str]]:

@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from autoprune.analysis.quality_limits import QualityLimits
+from autoprune.analysis.quality_limits import QualityLimits, fraction, worst_value
 from autoprune.cli.headings import Heading, option
-from autoprune.cli.shared_options import fraction
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import PER_CENT, Metric
 from autoprune.errors import UnknownNameError, UsageError
@@ -122,7 +120,7 @@ def _after_drop(text: str, leading: Metric, dense: Measurement) -> float:
     if leading.unit == PER_CENT:
         drop = fraction("--max-drop", text)
     else:
-        drop = _number(f"--max-drop {text}", text, leading)
+        drop = worst_value(leading, text, f"--max-drop {text}")
         if drop < 0:
             raise UsageError(f"--max-drop {text} is below 0; give how much worse {leading.name} may be, such as 0.05")
     return dense[leading.name] - drop if leading.goal == "max" else dense[leading.name] + drop
@@ -144,17 +142,5 @@ def _limit(flag: str, text: str, qualities: Sequence[Metric]) -> tuple[Metric, f
         raise UsageError(
             f"{flag} {text}: a larger {name} is better, so nothing is gained by a most; write --min {text}"
         )
-    if metric.unit == PER_CENT:
-        return metric, fraction(f"the {name} of {flag}", value)
-    return metric, _number(f"{flag} {text}", value, metric)
-
-
-def _number(given: str, text: str, metric: Metric) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        unit = f" in {metric.unit}" if metric.unit else ""
-        raise UsageError(f"{given}: {metric.name} is limited by a number{unit}; write for example 0.5")
-    return value
+    given = f"the {name} of {flag}" if metric.unit == PER_CENT else f"{flag} {text}"
+    return metric, worst_value(metric, value, given)

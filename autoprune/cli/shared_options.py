@@ -102,24 +102,6 @@ def int8_options(command: _F) -> _F:
     return _int8_option(_int8_drop_option(command))
 
 
-def fraction(flag: str, text: str) -> float:
-    """Read ``1%`` or ``0.01``.
-
-    Raises:
-        UsageError: if it is neither.
-
-    >>> fraction("--max-drop", "1%")
-    0.01
-    """
-    try:
-        value = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UsageError(f"{flag} {text!r} is neither a percentage nor a fraction; write for example 1% or 0.01")
-    return value
-
-
 def parse_shape(text: str) -> tuple[int, ...]:
     """Return the shape of one example: of an image, CxHxW; of a row of features, F; of a sequence of rows, TxF.
 

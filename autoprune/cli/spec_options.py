@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from autoprune.analysis.quality_limits import fraction
 from autoprune.cli.headings import Heading, option
-from autoprune.cli.shared_options import fraction
 from autoprune.core.builtin_names import DATA, LOGGERS, MODELS, SAMPLERS
 from autoprune.errors import UsageError
 

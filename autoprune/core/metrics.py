@@ -75,7 +75,8 @@ class Metric:
             )
         if (self.goal or goal) not in ("min", "max"):
             raise UsageError(
-                f"metric {self.name!r} has the goal {self.goal!r}; give 'max' if larger is better, or 'min'"
+                f"metric {self.name!r} has the goal {self.goal!r}; give 'max' if larger is better, or 'min': "
+                f"Metric({self.name!r}, goal='max') in Python, {self.name}:max in a command"
             )
         object.__setattr__(self, "unit", self.unit or unit)
         object.__setattr__(self, "goal", self.goal or goal)

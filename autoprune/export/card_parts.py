@@ -45,21 +45,23 @@ class ScoreGain:
         gain: the difference, in the metric's unit as it is stored, of accuracy in [-1, 1]; below 0 if it is worse.
         stderr: its standard error; ``None`` if the metric has none.
         metric: what they were judged by; its name is the key in JSON.
+        paired: whether the two were compared example by example.
     """
 
     gain: float
     stderr: float | None
     metric: str = ACCURACY.name
+    paired: bool = True
 
     def to_json(self) -> dict[str, float | None]:
-        """Return plain types for JSON."""
-        return {self.metric: self.gain, "stderr": self.stderr}
+        """Return plain types for JSON; what was not paired is said."""
+        return {self.metric: self.gain, "stderr": self.stderr, **({} if self.paired else {"paired": False})}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScoreGain:
         """Return what :meth:`to_json` wrote."""
-        (metric,) = data.keys() - {"stderr"}
-        return cls(data[metric], data["stderr"], metric)
+        (metric,) = data.keys() - {"stderr", "paired"}
+        return cls(data[metric], data["stderr"], metric, data.get("paired", True))
 
 
 @dataclass(frozen=True)

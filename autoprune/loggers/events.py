@@ -10,6 +10,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, Metric
 from autoprune.core.trial import Candidate, Trial, completed_measurement, kind_of
+from autoprune.loggers.protocol import Display
 
 EventKind = Literal["note", "warning", "began", "asked", "phase", "trial"]
 
@@ -37,15 +38,17 @@ class Event:
 
 
 class EventDisplay:
-    """A display that shows nothing and tells a function.
+    """A display that tells a function, and shows nothing by itself.
 
     Args:
         tell: called with every event; what it raises ends the search, as Ctrl-C would.
+        beside: a display that shows the same; ``None`` for none.
     """
 
-    def __init__(self, tell: Callable[[Event], object]) -> None:
+    def __init__(self, tell: Callable[[Event], object], beside: Display | None = None) -> None:
         self._tell, self._done, self._wanted = tell, 0, 0
         self._number: int | None = None
+        self._beside = beside
 
     def __enter__(self) -> EventDisplay:
         return self
@@ -55,10 +58,14 @@ class EventDisplay:
 
     def say(self, message: str) -> None:
         """Tell a sentence about what is going on."""
+        if self._beside is not None:
+            self._beside.say(message)
         self._send("note", message)
 
     def warn(self, message: str) -> None:
         """Tell a sentence that should stay in sight."""
+        if self._beside is not None:
+            self._beside.warn(message)
         self._send("warning", message)
 
     def began(
@@ -70,20 +77,28 @@ class EventDisplay:
         qualities: Sequence[Metric] = (ACCURACY,),
     ) -> None:
         """Tell that the search begins."""
+        if self._beside is not None:
+            self._beside.began(trials, wanted, budget, dense, qualities)
         self._done, self._wanted = len(trials), wanted
         self._send("began", f"searching {wanted - len(trials)} trials")
 
     def asked(self, candidate: Candidate) -> None:
         """Tell of a candidate before it is evaluated."""
+        if self._beside is not None:
+            self._beside.asked(candidate)
         self._number = candidate.number
         self._send("asked", f"trial {candidate.number}: {candidate.origin}", candidate.number)
 
     def phase(self, name: str) -> None:
         """Tell that a phase of the evaluation begins."""
+        if self._beside is not None:
+            self._beside.phase(name)
         self._send("phase", name, self._number)
 
     def told(self, trial: Trial) -> None:
         """Tell of a trial that is stored."""
+        if self._beside is not None:
+            self._beside.told(trial)
         self._done += 1
         text = f"trial {trial.number}: {kind_of(trial.outcome)}"
         self._send("trial", text, trial.number, completed_measurement(trial))

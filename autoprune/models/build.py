@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from autoprune.core.builtin_names import MODELS
+from autoprune.core.live_objects import is_live
 from autoprune.core.notify import Notify
 from autoprune.core.shapes import Shape, channels_of, image_of
 from autoprune.core.user_code import as_its_owner_runs_it, call_with_accepted
@@ -130,6 +131,9 @@ def _drawing_by(seed: int) -> Iterator[None]:
 def _network_of(made: object, source: str, inputs: Callable[[nn.Module], Inputs | None]) -> nn.Module:
     """Return a built-in network as it is, and a copy of what another function returned."""
     if not isinstance(made, nn.Module):
+        if is_live(source):
+            given = f"the class {made.__name__}" if isinstance(made, type) else type(made).__name__
+            raise ModelError(f"the model is {given}; expected a torch.nn.Module, or a name, as 'mine.py:network'")
         raise ModelError(f"model {source!r} returned {type(made).__name__}; expected a torch.nn.Module")
     if source in MODELS.builtins:
         return made

@@ -122,7 +122,7 @@ def _scores(card: Card, others: Mapping[str, CardScores], split: str, quality: M
 def _unpaired(one: Measurement, other: Measurement, quality: Metric) -> ScoreGain:
     """Return by how much a network is better, of a metric of which no example's score is stored."""
     told = compare(Scored("", None, one), Scored("", None, other), quality)
-    return ScoreGain(told.difference, told.stderr, quality.name)
+    return ScoreGain(told.difference, told.stderr, quality.name, paired=False)
 
 
 def _score_on(split: str, scores: CardScores, quality: Metric) -> Measurement | None:
@@ -236,8 +236,7 @@ def _facts(card: Card, pick: PickedTrial) -> list[str]:
         *_preferred(pick),
         f"- {uniform}",
         f"- {card.flop_convention}; not counted: {', '.join(card.uncounted)}",
-        f"- selected on validation; {test}; ± is one standard error, of differences that of the paired answers to the "
-        "same examples",
+        f"- selected on validation; {test}; ± is one standard error{_of_differences(card)}",
         f"- fine-tune: {in_words(pick.finetune.to_json())}",
         *(_mask(pick.mask) if pick.mask else ()),
         f"- data: {in_words(card.data.to_json() if card.data else {})}",
@@ -247,6 +246,17 @@ def _facts(card: Card, pick: PickedTrial) -> list[str]:
         f"- latency timed by: {in_words(card.latency.to_json())}",
         f"- versions: {in_words(card.versions)}",
     ]
+
+
+def _of_differences(card: Card) -> str:
+    """Return what the standard errors of differences are those of."""
+    gains = [gain for by_split in card.against.values() for gain in by_split.values() if gain.stderr is not None]
+    is_paired, others = any(gain.paired for gain in gains), card.qualities[1:]
+    of_lead = f" in {card.qualities[0].name}" if others else ""
+    known = [f", of differences{of_lead} that of the paired answers to the same examples"] if is_paired else []
+    if others or not all(gain.paired for gain in gains):
+        known.append(f", of {'other ' if is_paired else ''}differences that of two scores taken apart, often too large")
+    return "".join(known)
 
 
 def _preferred(pick: PickedTrial) -> list[str]:

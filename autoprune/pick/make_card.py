@@ -72,7 +72,7 @@ def _gains(one: FinalScores, other: FinalScores, quality: Metric) -> dict[str, S
         first, second = _scored(one, split), _scored(other, split)
         if first and second and quality.name in first.measurement.values.keys() & second.measurement.values.keys():
             told = compare(first, second, quality)
-            found[split] = ScoreGain(told.difference, told.stderr, quality.name)
+            found[split] = ScoreGain(told.difference, told.stderr, quality.name, told.paired)
     return found
 
 

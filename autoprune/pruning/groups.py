@@ -26,11 +26,12 @@ from autoprune.pruning.layers.kinds import kind_of
 from autoprune.pruning.propose_groups import ProposedGroups, propose_groups, unnamed_layers
 from autoprune.pruning.prove_groups import Proof, Specimen, frozen_by, training_answers
 from autoprune.pruning.sift_groups import Sieve, Unproved
-from autoprune.pruning.tracing.rule_helpers import FoldKey
+from autoprune.pruning.tracing.rule_helpers import FoldKey, Turns
 from autoprune.pruning.tracing.tracer import OutOfTime
 from autoprune.pruning.tracing.whole_trace import OUTPUT, Trace, trace
 
 SECONDS = 120.0
+_CHOICES = 3  # of the parts that channels are folded into: as usual, the first, and one between
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ def find_groups(network: nn.Module, example: object, seconds: float = SECONDS) -
     specimen = _specimen(network, Inputs.of(example))
     try:
         best = _Attempt(specimen, deadline, seconds)
-        flips = best.flips()
-        if flips:
-            other = _Attempt(specimen, deadline, seconds, flips)
-            best = other if other.is_better_than(best) else best
+        for choice in range(1, _CHOICES):
+            turns = best.turns_to(choice)
+            if turns:
+                other = _Attempt(specimen, deadline, seconds, {**best.turns, **turns})
+                best = other if other.is_better_than(best) else best
         best.couple()
     except OutOfTime:
         return Groups((), tuple(_out_of_time(specimen.network, seconds)))
@@ -80,12 +82,12 @@ class _Attempt:
         specimen: the network.
         deadline: ``time.process_time()`` after which nothing more is proved.
         seconds: how long that was, for messages.
-        flipped: folds of channels in which the first part gets shorter instead of the last.
+        turns: folds of channels in which another part gets shorter than usual.
     """
 
-    def __init__(self, specimen: Specimen, deadline: float, seconds: float, flipped: Iterable[FoldKey] = ()) -> None:
-        self.specimen = specimen
-        self.trace = _trace(specimen, max(0.0, deadline - time.process_time()), flipped)
+    def __init__(self, specimen: Specimen, deadline: float, seconds: float, turns: Turns | None = None) -> None:
+        self.specimen, self.turns = specimen, turns or {}
+        self.trace = _trace(specimen, max(0.0, deadline - time.process_time()), self.turns)
         self.proposals: ProposedGroups = propose_groups(specimen.network, self.trace)
         findings = self.trace.findings
         rounding = torch.finfo(torch.float64 if self.trace.is_exact else torch.float32).eps
@@ -103,7 +105,7 @@ class _Attempt:
         if self.proof.fault(groups) is None:
             self.proved = list(groups)
             return
-        suspects = self._touched((*(labels for _, labels in self.trace.findings.folds), *self.trace.findings.parts))
+        suspects = self._touched((*(fold.labels for fold in self.trace.findings.folds), *self.trace.findings.parts))
         sound, failed = self.sieve.sift([group for group in groups if group.name not in suspects])
         doubtful, also_failed = self.sieve.sift([group for group in groups if group.name in suspects])
         helped, self.failed = self.repair.with_numbers(self._in_order([*failed, *also_failed]))
@@ -124,14 +126,22 @@ class _Attempt:
             self.proved, apart = self.sieve.sift([*self.proved, *changed])
             self.failed = [*self.failed, *apart]
 
-    def flips(self) -> frozenset[FoldKey]:
-        """Return the folds of channels that could not be cut, or followed, as they were folded."""
-        lost = {group.name for group, _ in self.failed}
-        return frozenset(
-            key
-            for key, labels in self.trace.findings.folds
-            if not lost.isdisjoint(self._touched([labels])) or self._is_lost(labels)
-        )
+    def turns_to(self, choice: int) -> dict[FoldKey, int]:
+        """Return folds that are to be turned to their next choice: of channels that could not be cut, or followed.
+
+        Their likes are turned to the same part. What the code leaves open is turned only if nothing else of its likes
+        is lost.
+        """
+        lost, folds = {group.name for group, _ in self.failed}, self.trace.findings.folds
+        at_fault = [
+            fold
+            for fold in folds
+            if choice < len(fold.choices)
+            and (not lost.isdisjoint(self._touched([fold.labels])) or self._is_lost(fold.labels))
+        ]
+        at_fault.sort(key=lambda fold: not fold.is_open)
+        parts = {fold.likeness: fold.choices[choice] for fold in at_fault}
+        return {fold.key: parts[fold.likeness] for fold in folds if fold.likeness in parts}
 
     def _is_lost(self, labels: Tensor) -> bool:
         """Return whether some channels could not be followed."""
@@ -160,12 +170,12 @@ class _Attempt:
         )
 
 
-def _trace(specimen: Specimen, seconds: float, flipped: Iterable[FoldKey]) -> Trace:
+def _trace(specimen: Specimen, seconds: float, turns: Turns) -> Trace:
     training = copy_network(specimen.network).train(), specimen.example.first(2)
     passed = specimen.copied(specimen.network)  # a pass may leave its mark, as weights assigned in forward do
     alone = specimen.example.first(1)
     try:
-        return trace(passed, alone, training, seconds, flipped)
+        return trace(passed, alone, training, seconds, turns)
     except OutOfTime:
         raise
     except Exception:  # the user's own forward may raise anything

@@ -244,13 +244,13 @@ class _State:
 
     Attributes:
         parameters: path → shape and type of the numbers.
-        layers: path → class, and whether ``forward`` is one of its own.
+        layers: path → the layer, its class, and whether ``forward`` is one of its own.
         hooks: how many.
         is_meta: whether a parameter has no numbers at all.
     """
 
     parameters: dict[str, tuple[object, ...]]
-    layers: dict[str, tuple[type, bool]]
+    layers: dict[str, tuple[nn.Module, type, bool]]
     hooks: int
     is_meta: bool
 
@@ -261,7 +261,7 @@ def _state_of(network: nn.Module) -> _State:
     modules = list(layers.values())
     return _State(
         {name: (tuple(parameter.shape), parameter.dtype) for name, parameter in parameters.items()},
-        {path: (type(module), "forward" in vars(module)) for path, module in layers.items()},
+        {path: (module, type(module), "forward" in vars(module)) for path, module in layers.items()},
         sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules),
         any(parameter.is_meta for parameter in parameters.values()),
     )

@@ -21,7 +21,7 @@ from autoprune.tasks.default_forward import default_inputs, default_targets, is_
 from autoprune.tasks.distill import default_distillation
 from autoprune.tasks.own_data import OwnSplit, hash_of, placed
 from autoprune.tasks.own_loop import guarded
-from autoprune.tasks.split_metric import SplitMetric, evaluated, metrics_of, reduction, told
+from autoprune.tasks.split_metric import SplitMetric, evaluated, is_split_metric, metrics_of, reduction, told
 from autoprune.tasks.task import SPLITS, Batch, DataTask, Evaluated, OnStep, Placement, ScoredBatch, check_split
 
 _HASHED = 8  # batches of each split that its identity is made from
@@ -135,6 +135,12 @@ class Task(DataTask):
         if missing:
             raise DataError(f"{self.name}: {' and '.join(missing)} is None; give batches to learn from and to judge by")
         own = type(self)
+        for argument, given in (("score", self._score), ("evaluate", self._evaluate)):
+            if is_split_metric(given):
+                raise UsageError(
+                    f"{self.name}: {argument} is {type(given).__name__}, a metric in torchmetrics' form, which is not "
+                    f"called as {argument} is; give metric={type(given).__name__}(…) and leave {argument} out"
+                )
         judged = (self._score, self._evaluate, self._split_metric)
         if not any(judged) and own.score_batch is Task.score_batch and own.evaluate is Task.evaluate:
             raise UsageError(
@@ -238,8 +244,9 @@ class Task(DataTask):
             raise UsageError(f"{self.name} has no loss, and this needs one; give loss=lambda output, batch: …")
         found = self._loss(output, batch)
         if not isinstance(found, Tensor) or found.dim() or not found.is_floating_point():
-            given = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise DataError(f"{self.name}: the loss is {given}; expected a scalar, such as the mean over the batch")
+            raise DataError(
+                f"{self.name}: the loss is {words(found)}; expected a real scalar, such as the mean over the batch"
+            )
         return found
 
     @property

@@ -17,6 +17,7 @@ from autoprune.core.user_code import in_user_code
 from autoprune.errors import AutopruneError, DataError, NonFiniteError, UsageError
 from autoprune.models.calling.inputs import words
 from autoprune.tasks.default_forward import default_targets
+from autoprune.tasks.distill import main_output
 from autoprune.tasks.task import Batch, Evaluated
 
 
@@ -45,11 +46,12 @@ class SplitMetric:
                     f"{self._name} is updated with (output, targets), and a batch has {len(targets)} "
                     "tensors that may be targets; give evaluate=lambda network, batches: … instead"
                 )
-            output = answer(batch)
-            if not isinstance(output, Tensor):
+            given = answer(batch)
+            output = main_output(given)
+            if output is None:
                 raise DataError(
-                    f"{self._name} is updated with (output, targets), and the network returns {words(output)}; give "
-                    "evaluate=lambda network, batches: … instead"
+                    f"{self._name} is updated with (output, targets), and which part of what the network returns that "
+                    f"is cannot be told: {words(given)}; give evaluate=lambda network, batches: … instead"
                 )
             with told(f"{self._name}.update"):
                 self.metric.update(output.detach().cpu(), targets[0].cpu())
@@ -112,14 +114,20 @@ def metrics_of(given: Any) -> tuple[tuple[Metric, ...], SplitMetric | None]:
         )
     if isinstance(given, Metric | str):
         return _different((_metric(given),)), None
-    if all(hasattr(given, name) for name in ("update", "compute", "reset")):
+    if is_split_metric(given):
         return (_described(given),), SplitMetric(given)
     if isinstance(given, Sequence) and given and all(isinstance(one, Metric | str) for one in given):
         return _different(tuple(map(_metric, given))), None
+    held = ", ".join(sorted({type(one).__name__ for one in given})) if isinstance(given, Sequence) and given else ""
     raise UsageError(
-        f"metric is {type(given).__name__}; expected a Metric, the name of a known one, a list of them, or an object "
-        "with update, compute and reset, as torchmetrics has"
+        f"metric is {type(given).__name__}{f' of {held}' if held else ''}; expected a Metric, the name of a known one, "
+        "a list of them, or one object with update, compute and reset, as torchmetrics has"
     )
+
+
+def is_split_metric(given: Any) -> bool:
+    """Return whether something is a metric in torchmetrics' form."""
+    return not isinstance(given, type) and all(hasattr(given, name) for name in ("update", "compute", "reset"))
 
 
 def _different(metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
@@ -146,9 +154,15 @@ def _metric(given: Metric | str) -> Metric:
 
 def _described(given: Any) -> Metric:
     """Return the name, unit and goal of a metric in torchmetrics' form."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(given).__name__).lower()
+    name = type(given).__name__
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     is_up = getattr(given, "higher_is_better", None)
-    goal = "" if is_up is None else "max" if is_up else "min"
+    if is_up is None:
+        raise UsageError(
+            f"the metric is {name}, whose higher_is_better is None, so whether a larger value is better is not known; "
+            f"give evaluate=lambda network, batches: … and metric=Metric({words!r}, goal='max') or 'min'"
+        )
+    goal = "max" if is_up else "min"
     bounds = getattr(given, "plot_lower_bound", None), getattr(given, "plot_upper_bound", None)
     return Metric.parse(f"{words}:{goal}:{PER_CENT if bounds == (0.0, 1.0) else ''}")
 

@@ -502,6 +502,27 @@ def test_a_card_of_another_metric_says_what_is_better_in_words(
     assert "accuracy" not in text.partition("| file |")[0]
 
 
+def test_a_card_says_which_differences_were_paired(carded: tuple[dict[str, Any], Path]) -> None:
+    from autoprune.export.card import Card
+    from autoprune.pick.card_text import card_text
+
+    def said(**changes: Any) -> str:
+        text = card_text(Card.from_json({**carded[0], **changes}))
+        return text.partition("± is one standard error")[2].partition("\n")[0]
+
+    def against(**gain: Any) -> dict[str, Any]:
+        return {name: dict.fromkeys(("test", "validation"), gain) for name in ("dense", "uniform")}
+
+    paired, apart = "that of the paired answers to the same examples", "that of two scores taken apart, often too large"
+    assert said() == f", of differences {paired}"
+    unpaired = against(accuracy=0.01, stderr=0.02, paired=False)
+    assert said(against=unpaired) == f", of differences {apart}"
+    assert Card.from_json({**carded[0], "against": unpaired}).to_json()["against"] == unpaired
+    assert said(against=against(accuracy=0.01, stderr=None, paired=False)) == ""
+    two = said(metrics=["accuracy", "rmse:min:mm"])
+    assert two == f", of differences in accuracy {paired}, of other differences {apart}"
+
+
 def test_a_card_of_a_task_without_a_loss_names_its_metric(carded: tuple[dict[str, Any], Path]) -> None:
     from autoprune.export.card import Card
     from autoprune.pick.card_text import card_text

@@ -111,6 +111,50 @@ def test_costs_of_heads_are_exact(network: tuple[nn.Module, int]) -> None:
     assert model.measure(kept).values == measure_network(small, IDS).values
 
 
+class OwnAttention(nn.Module):
+    """Attention that keeps its numbers as attributes, as people write it.
+
+    Args:
+        form: how queries, keys and values are made and brought into heads.
+    """
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.heads, self.head_size, self.inner = form, WIDTH // HEAD, HEAD, WIDTH
+        self.norm, self.qkv, self.out = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.head = nn.Linear(WIDTH, 3)
+
+    def in_heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        if self.form == "one layer, permuted":
+            split = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, self.head_size)
+            return split.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.form == "one layer, split":
+            parts = self.qkv(x).split(self.inner, -1)
+        else:
+            parts = self.query(x), self.key(x), self.value(x)
+        return tuple(part.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for part in parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.in_heads(self.norm(x))
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        return self.head(self.out((scores.softmax(-1) @ value).transpose(1, 2).flatten(2)).mean(1))
+
+
+@pytest.mark.parametrize("form", ["one layer, permuted", "one layer, split", "three layers, the number of heads alone"])
+def test_heads_are_found_whose_number_is_an_attribute(form: str) -> None:
+    torch.manual_seed(0)
+    dense, x = OwnAttention(form).eval().double(), torch.randn(2, TOKENS, WIDTH, dtype=torch.float64)
+    groups = find_groups(dense, x)
+    found = {group.name: group.num_channels for group in groups.cuttable}
+    attention = "query" if form.startswith("three") else "qkv"
+    assert found == {attention: WIDTH // HEAD, "out": WIDTH}
+    cut = plan_cut(dense, groups.cuttable, {attention: [1, 4, 5]})
+    small = shrink(dense, cut)
+    assert small.get_submodule(attention).weight.shape[0] == dense.get_submodule(attention).weight.shape[0] * 5 // 8
+    assert torch.allclose(small(x), zeroed(dense, cut)(x), rtol=0, atol=1e-12)
+
+
 class Counting(nn.Module):
     """Looks at its input in a way that depends on it, before norms take their statistics."""
 

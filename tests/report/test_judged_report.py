@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from judged_studies import MIOU, RMSE, judged, judged_trial, judged_view, resampled, store_judged
 
 from autoprune.cli.main import main
-from autoprune.cli.pick import PickRequest, choose_trials
+from autoprune.cli.pick import PickRequest
 from autoprune.core.budget import Budget
 from autoprune.core.metrics import ACCURACY, METRICS, Metric
 from autoprune.core.trial import Completed
@@ -20,6 +20,7 @@ from autoprune.errors import NothingFitsError, StudyError, UsageError
 from autoprune.loggers.console import how_it_ended
 from autoprune.loggers.flatten import standing_of
 from autoprune.loggers.standing_tracker import StandingTracker
+from autoprune.pick.choose_trials import choose_trials
 from autoprune.report.content.axes import outside_of, quality_range
 from autoprune.report.content.summary import summarise
 from autoprune.report.content.terminal import front_text
@@ -190,7 +191,8 @@ def depth(root: Path) -> StudyView:
     ],
 )
 def test_a_pick_by_quality(depth: StudyView, options: tuple[str, ...], expected: int) -> None:
-    _, (best, *_) = choose_trials(depth, asked("--prefer", "accuracy", *options))  # by MFLOPs: all are equally fast
+    wish = asked("--prefer", "accuracy", *options).wish  # by MFLOPs: all are equally fast
+    _, (best, *_) = choose_trials(depth, wish)
     assert best.number == expected
 
 
@@ -217,7 +219,7 @@ def test_a_pick_by_quality(depth: StudyView, options: tuple[str, ...], expected:
 )
 def test_a_limit_that_makes_no_sense_is_said(depth: StudyView, options: tuple[str, ...], said: str) -> None:
     with pytest.raises((NothingFitsError, UsageError)) as error:
-        choose_trials(depth, asked(*options))
+        choose_trials(depth, asked(*options).wish)
     assert said in str(error.value)
 
 
@@ -228,7 +230,7 @@ def test_a_trial_by_number_has_no_limits() -> None:
 
 def test_min_accuracy_names_the_metric_of_another_study(root: Path) -> None:
     with pytest.raises(UsageError, match="judged by miou, not by accuracy; write --min miou=VALUE"):
-        choose_trials(open_view(root / "streets"), asked("--min-accuracy", "50%"))
+        choose_trials(open_view(root / "streets"), asked("--min-accuracy", "50%").wish)
 
 
 def test_loggers_and_displays_follow_the_metric(depth: StudyView) -> None:

@@ -15,10 +15,11 @@ from judged_studies import RMSE, judged, judged_trial, judged_view
 from page_studies import HOSTILE, mixed_trials, rich_view
 
 from autoprune.analysis.pareto import best_within, choose
-from autoprune.cli.pick import PickRequest, choose_trials, pick
+from autoprune.cli.pick import PickRequest, pick
 from autoprune.core.budget import Budget
 from autoprune.core.metrics import ACCURACY
 from autoprune.core.trial import Trial
+from autoprune.pick.choose_trials import choose_trials
 from autoprune.report.content.summary import summarise
 from autoprune.report.page.html import write_page
 from autoprune.study.view import StudyView
@@ -180,7 +181,7 @@ def test_the_copied_command_picks_that_very_trial(page: Opened, limit: str) -> N
         options = dict(context.params)
     assert Path(options["study"]) == page.view.folder.path
     own = {name: value for name, value in options.items() if name not in ("study", "root", "storage", "as_json")}
-    budget, (found,) = choose_trials(page.view, PickRequest.of(own))
+    budget, (found,) = choose_trials(page.view, PickRequest.of(own).wish)
     assert found.number == page.chosen()
     assert choose(page.view.trials, budget, ACCURACY) == found
     assert budget == Budget.parse({"mflops": limit})

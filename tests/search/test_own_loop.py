@@ -54,6 +54,10 @@ def replaces(network, steps, seed, on_step):
     network[0] = nn.Linear(6, 23)
     network[2] = nn.Linear(23, 16)
 
+def another_of_the_kind(network, steps, seed, on_step):
+    train(network, steps, seed, on_step)
+    network[0] = nn.Linear(6, 24)
+
 def hooks(network, steps, seed, on_step):
     network[0].register_forward_hook(lambda *_: None)
 
@@ -169,6 +173,7 @@ def test_data_beside_a_loop_is_what_criteria_look_at(tmp_path: Path) -> None:
             ("--finetune", "mine.py:another_kind"),
             "leaves other layers in the network than it got, or another forward (1)",
         ),
+        (("--finetune", "mine.py:another_of_the_kind"), "leaves other layers in the network than it got"),
         (("--finetune", "mine.py:another_forward"), "another forward (the network itself)"),
         (("--finetune", "mine.py:hooks"), "leaves 1 hooks on the network"),
         (("--finetune", "mine.py:fails"), "ValueError: no such cluster (mine.py"),

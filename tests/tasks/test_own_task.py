@@ -237,6 +237,25 @@ class TestDefaults:
         )
         assert "mean_gap" not in found.stderr
 
+    def test_a_metric_in_torchmetrics_form_finds_the_logits_of_a_dictionary(self) -> None:
+        class Share:
+            higher_is_better = True
+            total = 0.0
+
+            def reset(self) -> None:
+                self.total = 0.0
+
+            def update(self, output: Tensor, target: Tensor) -> None:
+                self.total += float((output.argmax(1) == target).float().mean())
+
+            def compute(self) -> float:
+                return self.total
+
+        batch = tokens(1, 2)[0]
+        task = classification(tokens(1, 1), [batch], score=None, metric=Share())
+        hits = (Named()(batch["ids"], batch["mask"])["logits"].argmax(1) == batch["labels"]).float().mean()
+        assert score(Named(), task, "val", Runtime(threads=1)).measurement["share"] == pytest.approx(float(hits))
+
 
 class Drawn(Dataset[tuple[Tensor, Tensor]]):
     """Examples that are augmented by the global streams of random numbers."""
@@ -344,6 +363,7 @@ class TestFaults:
         assert "there is no loss" in refused(lambda: regression(loss=None))
         assert "'psnrs' has the goal ''" in refused(lambda: regression(metric="psnrs"))
         assert "a task was given no metric" in refused(lambda: regression(metric=None))
+        assert "Metric('psnrs', goal='max') in Python" in refused(lambda: regression(metric="psnrs"))
         assert "reduce names f1" in refused(lambda: regression(reduce={"f1": float}))
 
     def test_a_batch_that_the_network_cannot_be_given(self) -> None:
@@ -361,8 +381,9 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("given", "said"),
         [
-            (lambda output, batch: squares(output, batch), "the loss is a tensor of shape (16,)"),
+            (lambda output, batch: squares(output, batch), "the loss is float32(16,)"),
             (lambda output, batch: 0.5, "the loss is float"),
+            (lambda output, batch: torch.tensor(3), "the loss is int64(); expected a real scalar"),
         ],
     )
     def test_a_loss_that_is_no_scalar(self, given: Any, said: str) -> None:
@@ -459,6 +480,24 @@ class TestFaults:
 
         task = regression(score=None, metric=Curve())
         with pytest.raises(DataError, match=r"Curve.compute gave \{map: float\}; expected one number"):
+            score(linear(), task, "val", Runtime(threads=1))
+
+    def test_a_metric_in_torchmetrics_form_that_stands_where_it_cannot(self) -> None:
+        class Curve:
+            higher_is_better = None
+            reset = update = compute = lambda self, *given: None
+
+        assert "higher_is_better is None" in refused(lambda: regression(score=None, metric=Curve()))
+        assert "expected a Metric" in refused(lambda: regression(score=None, metric=[Curve()]))
+        assert "is list of Curve" in refused(lambda: regression(score=None, metric=[Curve()]))
+        for argument in ("score", "evaluate"):
+            said = refused(lambda name=argument: regression(**{"score": None, name: Curve()}))  # type: ignore[misc]
+            assert f"{argument} is Curve, a metric in torchmetrics' form" in said
+            assert "give metric=Curve(…)" in said
+
+    def test_a_score_that_is_a_list_is_shown_in_short(self) -> None:
+        task = regression(score=lambda output, batch: [0.5] * len(output))
+        with pytest.raises(DataError, match="score gave list of 16 × float of rmse for a batch of 16 examples"):
             score(linear(), task, "val", Runtime(threads=1))
 
     @pytest.mark.parametrize(

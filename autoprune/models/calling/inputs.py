@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from autoprune.models.calling.tensors import map_tensors, tensors_in
+
+_SHOWN = 4  # equal items of a list, one after the other, beyond which they are counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +161,9 @@ def words(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {words(each)}" for key, each in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return f"{type(value).__name__} of " + ", ".join(map(words, value)) if value else f"no {type(value).__name__}"
+        runs = [(len(list(alike)), held) for held, alike in groupby(map(words, value))]
+        parts = [text for times, held in runs for text in ([f"{times} × {held}"] if times > _SHOWN else [held] * times)]
+        return f"{type(value).__name__} of " + ", ".join(parts) if value else f"no {type(value).__name__}"
     if is_dataclass(value) and not isinstance(value, type):
         held = ", ".join(f"{field.name}: {words(getattr(value, field.name))}" for field in fields(value))
         return f"{type(value).__name__}({held})"

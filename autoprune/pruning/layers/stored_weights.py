@@ -64,12 +64,14 @@ def stored_axes(module: nn.Module, axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
 
 
 def _of_parts(module: nn.Module, way: str, axis: Axis, weight: Tensor) -> Iterator[Axis]:
+    lengths = tensor_of(module, _NAMES[way][0]) if "weight norm" in way else None
+    has_own_length = lengths is not None and lengths.shape[axis.dim] > 1  # else a zero shortens the others' vector
     for name in _NAMES[way]:
         part = tensor_of(module, name)
         if part is None:
             continue
         if part.dim() == weight.dim():
-            is_direction = part.shape == weight.shape and "weight norm" in way and axis.side == "out"
+            is_direction = part.shape == weight.shape and has_own_length and axis.side == "out"
             if part.shape[axis.dim] > 1:
                 yield replace(axis, tensor=name, is_direction=is_direction)
         elif name.endswith("_u") and axis.dim == 0:

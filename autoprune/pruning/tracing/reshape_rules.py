@@ -131,7 +131,7 @@ def _known(tracer: ChannelTrace, tensor: Tensor) -> Tensor:
 def viewed(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Unite what shrinks alike: of the parts that channels are folded into, one gets shorter and the others stay.
 
-    It is the part whose size the code leaves open, -1; else the last, or the first if that turned out better.
+    It is the part whose size the code leaves open, -1, else the last; or another one, if that turned out better.
     """
     labels = tracer.labels(args[0])
     if labels is None:
@@ -141,7 +141,9 @@ def viewed(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any)
     for dim in tracer.channels.varying(labels):
         parts = _folds_of(tuple(args[0].shape), tuple(result.shape), dim)
         if len(parts) > 1:
-            kept = open_dim if open_dim in parts else tracer.fold_kept(parts, labels)
+            sizes = tuple(result.shape[part] for part in parts)
+            left_open = parts.index(open_dim) if open_dim in parts else None
+            kept = parts[tracer.fold_kept(sizes, left_open, labels)]
             tracer.channels.unite_along(_known(tracer, result), [part for part in parts if part != kept])
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
@@ -15,6 +15,29 @@ from autoprune.pruning.tracing.statistics import Statistic
 
 FoldKey = tuple[bool, int]
 """Whether the pass was one of training, and which fold of channels in that pass, from 0."""
+
+Turns: TypeAlias = Mapping[FoldKey, int]
+"""Folds in which another part gets shorter than usual: fold → which of its parts, from 0."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A view that folded channels into several parts, one of which gets shorter.
+
+    Attributes:
+        key: of the fold.
+        labels: the channels.
+        choices: which of the parts may get shorter, the likeliest first.
+        is_open: whether the code leaves the size of the first choice open.
+        likeness: the module that folded, and the sizes of the parts. Folds of one likeness are turned together, as
+            queries, keys and values all are folded into heads.
+    """
+
+    key: FoldKey
+    labels: Tensor
+    choices: tuple[int, ...]
+    is_open: bool
+    likeness: tuple[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +62,7 @@ class Findings:
     """What the passes of a trace showed beside which channels are the same.
 
     Attributes:
-        flipped: folds in which the first part gets shorter instead of the last; given, not found.
+        turns: folds in which another part gets shorter than usual; given, not found.
         used: paths of the parameters and buffers that some operation read.
         shapes: path → shape, of every bare parameter whose elements were followed.
         makers: the sides of bare parameters that make channels, as the weight of a linear map does.
@@ -47,10 +70,10 @@ class Findings:
         products: those whose dimensions are channels, though no weight of them is; of the evaluation pass.
         parts: atoms of channels that were split off others by a fixed number; each belongs to a group of its own.
         begun: module → how many had begun before it, in the evaluation pass.
-        folds: every view that folded channels and did not say which part follows, with the channels.
+        folds: every view that folded channels.
     """
 
-    flipped: frozenset[FoldKey] = frozenset()
+    turns: Turns = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     makers: set[tuple[str, str]] = field(default_factory=set)
@@ -58,7 +81,7 @@ class Findings:
     products: list[Product] = field(default_factory=list)
     parts: list[Tensor] = field(default_factory=list)
     begun: dict[str, int] = field(default_factory=dict)
-    folds: list[tuple[FoldKey, Tensor]] = field(default_factory=list)
+    folds: list[Fold] = field(default_factory=list)
 
 
 class ChannelTrace(Protocol):
@@ -116,8 +139,8 @@ class ChannelTrace(Protocol):
         """Record the multiply–accumulates of a product, and the channels along its dimensions that are some."""
         ...  # pragma: no cover
 
-    def fold_kept(self, parts: list[int], labels: Tensor) -> int:
-        """Return which of the dimensions that channels are folded into gets shorter."""
+    def fold_kept(self, sizes: tuple[int, ...], open_part: int | None, labels: Tensor) -> int:
+        """Return which of the parts that channels are folded into gets shorter."""
         ...  # pragma: no cover
 
 

@@ -30,7 +30,7 @@ from autoprune.pruning.tracing.derived_weights import DerivedWeights
 from autoprune.pruning.tracing.loss_flow import LossFlow
 from autoprune.pruning.tracing.memory import written_by
 from autoprune.pruning.tracing.operation import operation
-from autoprune.pruning.tracing.rule_helpers import Findings, Product, follow_unknown
+from autoprune.pruning.tracing.rule_helpers import Findings, Fold, Product, follow_unknown
 from autoprune.pruning.tracing.rule_table import MAKES, READS_WEIGHTS, RULES
 from autoprune.pruning.tracing.statistics import REDUCTIONS, Statistic
 from autoprune.pruning.tracing.tensor_names import holder_of, shared_tensors, tensor_paths
@@ -233,12 +233,23 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self.network.training:
             self.findings.products.append(Product(self._running[-1], macs, factors, weight))
 
-    def fold_kept(self, parts: list[int], labels: Tensor) -> int:
-        """Return which of the dimensions that channels are folded into gets shorter, by default the last."""
+    def fold_kept(self, sizes: tuple[int, ...], open_part: int | None, labels: Tensor) -> int:
+        """Return which of the parts that channels are folded into gets shorter.
+
+        Unless the fold is turned, it is the part whose size the code leaves open, else the last.
+
+        Args:
+            sizes: of the parts.
+            open_part: which of them is left open, ``None`` if none is.
+            labels: the channels.
+        """
         number, self._views = self._views, self._views + 1
         key = (self.network.training, number)
-        self.findings.folds.append((key, labels))
-        return parts[0] if key in self.findings.flipped else parts[-1]
+        last, is_open = len(sizes) - 1, open_part is not None
+        choices = tuple(dict.fromkeys((last if open_part is None else open_part, 0, last, *range(last))))
+        self.findings.folds.append(Fold(key, labels, choices, is_open, (self._running[-1], sizes)))
+        wanted: int = self.findings.turns.get(key, choices[0])
+        return min(wanted, last)
 
     # modules that are seen from outside
 

@@ -13,7 +13,7 @@ from torch import nn
 from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.layers.kinds import has_heads
 from autoprune.pruning.tracing.channel_union import Channels
-from autoprune.pruning.tracing.rule_helpers import Findings, FoldKey
+from autoprune.pruning.tracing.rule_helpers import Findings, Turns
 from autoprune.pruning.tracing.safe_forward import plain_attention
 from autoprune.pruning.tracing.tracer import Tracer
 
@@ -40,7 +40,7 @@ def trace(
     example: Inputs,
     training: tuple[nn.Module, Inputs] | None = None,
     seconds: float = float("inf"),
-    flipped: Iterable[FoldKey] = (),
+    turns: Turns | None = None,
 ) -> Trace:
     """Run a network in evaluation mode, and a copy in training mode, and return what both passes showed.
 
@@ -49,13 +49,13 @@ def trace(
         example: its inputs, on the CPU.
         training: a copy in training mode, which the pass may change, and its input; ``None`` to leave it out.
         seconds: of processor time that this may take.
-        flipped: folds of channels in which the first part gets shorter instead of the last.
+        turns: folds of channels in which another part gets shorter than usual.
 
     Raises:
         OutOfTime: if it takes longer.
     """
     deadline = time.process_time() + seconds
-    findings, channels = Findings(flipped=frozenset(flipped)), Channels()
+    findings, channels = Findings(turns=turns or {}), Channels()
     tracer = Tracer(network, findings, channels, deadline)
     _run(tracer, example)
     if training is not None:
