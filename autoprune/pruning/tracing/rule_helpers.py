@@ -14,7 +14,7 @@ from autoprune.pruning.tracing.operation import operation
 from autoprune.pruning.tracing.statistics import Statistic
 
 FoldKey = tuple[bool, int]
-"""Whether the pass was one of training, and which fold of channels in that pass, from 0."""
+"""Whether the pass was one of training, and which operation of that pass folds channels, from 1."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Findings:
     """What the passes of a trace showed beside which channels are the same.
 
     Attributes:
-        flipped: folds in which the first part gets shorter instead of the last; given, not found.
+        flipped: folds in which the part at the other end gets shorter than by default; given, not found.
         used: paths of the parameters and buffers that some operation read.
         shapes: path → shape, of every bare parameter whose elements were followed.
         makers: the sides of bare parameters that make channels, as the weight of a linear map does.
@@ -94,6 +94,14 @@ class ChannelTrace(Protocol):
 
     def is_turned(self, weight: Any) -> bool:
         """Return whether a layer's weight was transposed before it is used."""
+        ...  # pragma: no cover
+
+    def origin_of(self, tensor: Tensor) -> str | None:
+        """Return the parameter or buffer that a tensor is, or was computed from alone, as by expanding it."""
+        ...  # pragma: no cover
+
+    def matrix_of(self, weight: Any) -> tuple[str, tuple[str, ...]] | None:
+        """Return whose weight a matrix is, or was computed from, and what its dimensions are; ``None`` if no one's."""
         ...  # pragma: no cover
 
     def running(self) -> tuple[str, nn.Module, LayerKind] | None:
@@ -164,7 +172,7 @@ def pass_positions(tracer: ChannelTrace, weight: Tensor, labels: Tensor | None, 
         return
     narrow = first_along(labels, [dim])
     tracer.set_labels(result, narrow.expand(result.shape))
-    path = tracer.path_of(weight)
+    path = tracer.origin_of(weight)
     if path is not None:
         lines = one_line(tracer, narrow)
         tracer.note_product(result.numel() * labels.shape[dim], *lines, weight=path)
