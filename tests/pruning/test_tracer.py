@@ -310,7 +310,7 @@ STATISTICS: Mapping[str, Callable[[Body, Tensor, list[int]], Tensor]] = {
 @pytest.mark.parametrize("name", STATISTICS)
 def test_a_statistic_is_that_of_the_channels_that_stay(name: str) -> None:
     torch.manual_seed(0)
-    network = Body(FREELY[name].flow, 8).double().eval()
+    network = Body(FREELY[name].flow, 8, **FREELY[name].parts).double().eval()
     x = torch.randn(network.example, dtype=torch.float64)
     cut = random_cut(network, found(network).cuttable)
     pruned, twin = outputs(shrink(network, cut), x), zeroed(network, cut)
