@@ -39,7 +39,7 @@ def layer_costs(network: nn.Module, usage: Usage) -> list[LayerCost]:
     parameters = dict(network.named_parameters())
     macs = Counter(usage.products)
     for (path, reader), count in usage.weights.items():
-        is_own = any(own is parameters[path] for own in modules[reader].parameters(recurse=False))
+        is_own = any(own is parameters.get(path) for own in modules[reader].parameters(recurse=False))
         macs[reader if is_own else path.rpartition(".")[0]] += count
     return [
         LayerCost(name, type(module).__name__, *_widths(module), macs[name])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from autoprune.cost.computed_weights import ComputedWeights
 from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
 
@@ -68,7 +69,7 @@ def record_usage(network: nn.Module, example: object) -> Usage:
     record = _Record(twin)
     formulas = {op: _Watched(op, formula, record) for op, formula in flop_registry.items()}
     with record.following(twin):
-        _count_pass(twin, example, {**formulas, _LSTM_LAYER: _Watched(_LSTM_LAYER, None, record)})
+        _count_pass(twin, example, {**formulas, _LSTM_LAYER: _Watched(_LSTM_LAYER, None, record)}, record.weight_paths)
     return Usage(dict(record.weights), dict(record.products))
 
 
@@ -83,10 +84,15 @@ def count_macs(network: nn.Module, example: object) -> int:
     return _count_pass(twin, example, {_LSTM_LAYER: _lstm_layer_flops})
 
 
-def _count_pass(network: nn.Module, example: object, formulas: Mapping[Any, Callable[..., int]]) -> int:
+def _count_pass(
+    network: nn.Module,
+    example: object,
+    formulas: Mapping[Any, Callable[..., int]],
+    follower: ComputedWeights | None = None,
+) -> int:
     """Run one input through a network on the CPU and return the multiply–accumulates that the counter sees."""
     counter = FlopCounterMode(display=False, custom_mapping=dict(formulas))
-    with without_fused_attention(), torch.no_grad(), counter:
+    with without_fused_attention(), torch.no_grad(), counter, follower or nullcontext():
         one_input(network, example).run(network)
     return int(counter.get_total_flops()) // 2
 
@@ -144,6 +150,7 @@ class _Record:
         named = ((p.data_ptr(), p.numel() * p.element_size(), path) for path, p in tensors)
         self._extents = sorted(extent for extent in named if extent[1])
         self._starts = [start for start, _, _ in self._extents]
+        self.weight_paths = ComputedWeights(self._path_of)
 
     @contextmanager
     def following(self, network: nn.Module) -> Iterator[None]:
@@ -169,7 +176,7 @@ class _Record:
             ``macs``.
         """
         module = self._inside[-1]
-        path = next(filter(None, map(self._path_of, reversed(factors))), None)
+        path = next(filter(None, map(self.weight_paths.path_of, reversed(factors))), None)
         if path is None and whole:
             path = self._path_like(factors[-1].shape, module)
         if path is None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from autoprune.core.channel_groups import Member, PruningGroup
+from autoprune.pruning.channel_positions import sizes_of
 from autoprune.pruning.faults import CutFault, Draw, members_for
 from autoprune.pruning.layers.kinds import kind_of
 from autoprune.pruning.number_attributes import NUMBER, name_of
@@ -32,12 +33,13 @@ class Repair:
     Attributes:
         sieve: with the proof of the network's groups.
         hints: class of a module → names of its numbers that other groups needed; tried early, all together.
-        answers: what groups have in common → the numbers, by module and side, that one of them needed; tried first.
+        answers: what groups have in common → the numbers, by module, side and width, that one of them needed; tried
+            first.
     """
 
     sieve: Sieve
     hints: dict[type[nn.Module], set[str]] = field(default_factory=dict)
-    answers: dict[Likeness, set[tuple[str, str]]] = field(default_factory=dict)
+    answers: dict[Likeness, set[tuple[str, str, int]]] = field(default_factory=dict)
 
     @property
     def proof(self) -> Proof:
@@ -106,16 +108,35 @@ class Repair:
             hinted = self._with_hints(group)
             helps = hinted is not group and self.proof.fault([hinted]) is None
             return (hinted if helps else None), set()
-        names = set[str]()
+        for is_apart in (False, True):
+            changed, names, is_mixed = self._stepwise(group, fault, others, is_apart)
+            if changed is not None or not is_mixed:
+                break
+        return changed, names
+
+    def _stepwise(
+        self, group: PruningGroup, fault: CutFault, others: Sequence[PruningGroup], is_apart: bool
+    ) -> tuple[PruningGroup | None, set[str], bool]:
+        """Return as :meth:`_grown` does, and whether several numbers were taken at once, of which some may be wrong.
+
+        Args:
+            group: to be cut.
+            fault: what goes wrong.
+            others: it may be coupled with.
+            is_apart: whether numbers are tried one by one before several at once.
+        """
+        names, is_mixed = set[str](), False
         for _ in range(_ROUNDS):
             if self.proof.is_over or group.num_channels < 2:
                 break
-            for changed, taken in self._changes(group, fault, [each for each in others if each.name not in names]):
+            free = [each for each in others if each.name not in names]
+            for changed, taken in self._changes(group, fault, free, is_apart):
                 found = self._fault_of(changed, group, taken)
                 if found is None:
                     self._remember(changed)
-                    return changed, names | taken
+                    return changed, names | taken, is_mixed
                 if found.is_further_than(fault):
+                    is_mixed |= not taken and len(changed.members) > len(group.members) + 1
                     group, fault, names = changed, found, names | taken
                     self.proof.alias.update(dict.fromkeys(taken, group.name))
                     break
@@ -123,7 +144,7 @@ class Repair:
                 break
         for name in names:
             self.proof.alias.pop(name, None)
-        return None, set()
+        return None, set(), is_mixed
 
     def _fault_of(self, changed: PruningGroup, group: PruningGroup, taken: set[str]) -> CutFault | None:
         """Return why a changed group cannot be cut, ``None`` if it can; the others that it takes are then of it."""
@@ -136,12 +157,13 @@ class Repair:
         return found
 
     def _changes(
-        self, group: PruningGroup, fault: CutFault, others: Sequence[PruningGroup]
+        self, group: PruningGroup, fault: CutFault, others: Sequence[PruningGroup], is_apart: bool
     ) -> Iterator[tuple[PruningGroup, set[str]]]:
         """Yield changes of a group: numbers, then couplings, the nearest first, each with the groups that it takes."""
         near = fault.numbers or tuple(_around(self.proof.specimen.network, group))
-        tried = [self._answered(group), *near[:1], self._hinted(group), *near[1:]]
-        tried += [(each,) for numbers in near if len(numbers) > 1 for each in numbers]
+        tried = [self._answered(group), *near[:1], self._namesakes(group, near), self._hinted(group), *near[1:]]
+        alone = [(each,) for numbers in near if len(numbers) > 1 for each in numbers]
+        tried = [*alone, *tried] if is_apart else [*tried, *alone]
         for changed in dict.fromkeys(_with(group, numbers) for numbers in tried):
             if changed is not group:
                 yield changed, set()
@@ -153,10 +175,21 @@ class Repair:
         network, answers = self.proof.specimen.network, self.answers.get(likeness_of(group), set())
         found = list[Member]()
         for path in _surroundings(network, group) if answers else ():
-            sides = {side for name, side in answers if name == without_digits(path)}
-            near = members_for(network, path, group, set(map(name_of, sides)))
-            found += [number for number in near if number.side in sides]
+            sides = {(side, width) for name, side, width in answers if name == without_digits(path)}
+            near = members_for(network, path, group, {name_of(side) for side, _ in sides})
+            found += [number for number in near if (number.side, number.width) in sides]
         return tuple(found)
+
+    def _namesakes(self, group: PruningGroup, near: Sequence[tuple[Member, ...]]) -> tuple[Member, ...]:
+        """Return the numbers around a group that are called, and as large, as some near a fault.
+
+        A slice of the wrong width may do no harm where it is taken, and fail in the next block that adds to a stream.
+        """
+        network = self.proof.specimen.network
+        wanted = {(each.side, sizes_of(network, each.module)[each.side]) for numbers in near for each in numbers}
+        names = {name_of(side) for side, _ in wanted}
+        around = (each for path in _surroundings(network, group) for each in members_for(network, path, group, names))
+        return tuple(each for each in around if (each.side, sizes_of(network, each.module)[each.side]) in wanted)
 
     def _hinted(self, group: PruningGroup) -> tuple[Member, ...]:
         """Return the numbers around a group that bear the names of those that other groups needed."""
@@ -172,7 +205,7 @@ class Repair:
         for member in group.members:
             if member.side.startswith(NUMBER):
                 self.hints.setdefault(type(network.get_submodule(member.module)), set()).add(name_of(member.side))
-                answers.add((without_digits(member.module), member.side))
+                answers.add((without_digits(member.module), member.side, member.width))
 
 
 def _with(group: PruningGroup, numbers: Iterable[Member]) -> PruningGroup:

@@ -21,7 +21,7 @@ from torch import nn
 from autoprune.core.channel_groups import Member, PruningGroup
 from autoprune.pruning.channel_positions import sizes_of
 from autoprune.pruning.layers.kinds import kind_of
-from autoprune.pruning.number_attributes import NUMBER, numbers_of
+from autoprune.pruning.number_attributes import NUMBER, name_of, numbers_of
 from autoprune.pruning.tracing.tracer import NOT_THE_USERS
 
 _CALLS = ("_wrapped_call_impl", "_call_impl", "inner")  # frames between a module's call and its forward
@@ -55,12 +55,14 @@ class CutFault:
             larger one is further.
         numbers: for each function that was running, from the innermost: attributes that may have to shrink.
         draw: in which it showed, ``None`` if none was tried.
+        lines: of the user's functions that were running, from the outside, which tell two faults of one module apart.
     """
 
     reason: str
     progress: tuple[float, ...] = (float("inf"),)
     numbers: tuple[tuple[Member, ...], ...] = ()
     draw: Draw | None = None
+    lines: tuple[int, ...] = ()
 
     def is_further_than(self, other: CutFault) -> bool:
         """Return whether a pass came further before it failed; so it may have if both failed on the same line.
@@ -68,8 +70,10 @@ class CutFault:
         A line that calls may have failed in the call, or after it had returned.
         """
         mine, others = self.progress, other.progress
+        if mine == others:
+            return self.lines > other.lines
         shared = min(len(mine), len(others))
-        return mine != others and (mine[:shared] == others[:shared] or mine > others)
+        return mine[:shared] == others[:shared] or mine > others
 
     @property
     def in_full(self) -> CutFault:
@@ -90,7 +94,7 @@ def fault_of(
         begun: module → when it began in a forward pass of the dense one.
     """
     numbers = tuple(_numbers(error, network, groups[0])) if len(groups) == 1 else ()
-    return CutFault(f"{what}: {where(error)}", _progress(error, begun), numbers)
+    return CutFault(f"{what}: {where(error)}", _progress(error, begun), numbers, lines=_lines(error))
 
 
 def _progress(error: Exception, begun: Mapping[str, int]) -> tuple[float, ...]:
@@ -114,11 +118,19 @@ def _owner(frame: types.FrameType) -> nn.Module | None:
     return module if isinstance(module, nn.Module) else held[0] if held else None
 
 
+def _lines(error: Exception) -> tuple[int, ...]:
+    """Return the line that each of the user's running functions was at, from the outside."""
+    return tuple(frame.lineno or 0 for frame in _users_frames(error))
+
+
+def _users_frames(error: Exception) -> list[traceback.FrameSummary]:
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if not frame.filename.startswith(NOT_THE_USERS)]
+
+
 def where(error: Exception) -> str:
     """Return an error with the line of the user's own code that it came from."""
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(NOT_THE_USERS)
-    ]
+    frames = _users_frames(error)
     last = frames[-1] if frames else None
     line = f" ({Path(last.filename).name}:{last.lineno}, in {last.name}: {last.line})" if last else ""
     return f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{line}"
@@ -182,8 +194,12 @@ def members_for(
         name, _, place = side.removeprefix(NUMBER).partition(".")
         if wanted is not None and name not in wanted:
             continue
-        first = sum(v for s, v in numbers.items() if _is_before(s, name, place)) if place else 0
-        member = _as_member(network, path, side, value, group, first if place else None)
+        before = [v for s, v in numbers.items() if _is_before(s, name, place)] if place else []
+        total = sum(v for s, v in numbers.items() if name_of(s) == name) if place else 0
+        if place and any(size == total for _, size in _sized(network, group)):
+            member = _as_part(network, path, side, value, group, sum(before), total)
+        else:
+            member = _as_member(network, path, side, value, group)
         found += [member] if member is not None else []
     return tuple(found)
 
@@ -193,22 +209,39 @@ def _is_before(side: str, name: str, place: str) -> bool:
     return other == name and index != "" and int(index) < int(place)
 
 
-def _as_member(
-    network: nn.Module, path: str, side: str, value: int, group: PruningGroup, first: int | None
+def _as_part(
+    network: nn.Module, path: str, side: str, value: int, group: PruningGroup, first: int, total: int
 ) -> Member | None:
-    """Return one number as a member of a group if it counts its channels, ``None`` if it does not."""
+    """Return one number of a list that splits a layer's channels as a member of a group, ``None`` if it is none.
+
+    Args:
+        network: the dense one.
+        path: of the module that keeps the list.
+        side: the number's.
+        value: the number.
+        group: whose channels.
+        first: how many channels the numbers before it count.
+        total: how many all of them do.
+    """
+    for member, size in _sized(network, group):
+        inside = [[i - first for i in member.of(c) if first <= i < first + value] for c in range(group.num_channels)]
+        if size == total and len({len(each) for each in inside}) == 1 and inside[0]:
+            return Member(path, side, tuple(i for each in inside for i in each), len(inside[0]))
+    return None
+
+
+def _sized(network: nn.Module, group: PruningGroup) -> Iterator[tuple[Member, int]]:
+    """Yield the sides of layers among a group's members, with how many channels each has in all."""
     for member in group.members:
-        if member.side.startswith(NUMBER):
-            continue
-        size = sizes_of(network, member.module)[member.side]
+        if not member.side.startswith(NUMBER):
+            yield member, sizes_of(network, member.module)[member.side]
+
+
+def _as_member(network: nn.Module, path: str, side: str, value: int, group: PruningGroup) -> Member | None:
+    """Return one number as a member of a group if it counts its channels, ``None`` if it does not."""
+    for member, size in _sized(network, group):
         if size == value:
             return Member(path, side, member.indices, member.width)
-        if first is not None:
-            inside = [
-                [i - first for i in member.of(c) if first <= i < first + value] for c in range(group.num_channels)
-            ]
-            if len({len(each) for each in inside}) == 1 and inside[0] and sum(map(len, inside)) <= value:
-                return Member(path, side, tuple(i for each in inside for i in each), len(inside[0]))
     for width in dict.fromkeys([1, *(member.width for member in group.members)]):
         if value == width * group.num_channels:
             return Member(path, side, tuple(range(value)), width)

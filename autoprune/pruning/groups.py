@@ -144,9 +144,11 @@ class _Attempt:
         return {fold.key: parts[fold.likeness] for fold in folds if fold.likeness in parts}
 
     def _is_lost(self, labels: Tensor) -> bool:
-        """Return whether some channels could not be followed."""
-        reasons = map(self.trace.channels.reason, torch.unique(labels).tolist())
-        return any(reason is not None and reason != OUTPUT for reason in reasons)
+        """Return whether some channels could not be followed, or are all coupled with one another."""
+        channels, place = self.trace.channels, self.proposals.channel_of
+        atoms = [atom for atom in torch.unique(labels).tolist() if atom]
+        reasons = ((atom, channels.reason(atom)) for atom in atoms)
+        return any(channels.find(atom) not in place if why is None else why != OUTPUT for atom, why in reasons)
 
     def _touched(self, labels: Iterable[Tensor]) -> set[str]:
         """Return the groups to which some channels belong."""

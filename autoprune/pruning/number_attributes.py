@@ -17,9 +17,9 @@ def numbers_of(module: nn.Module) -> dict[str, int]:
     """Return side → value of every whole number, above zero, among a module's own attributes.
 
     >>> block = nn.Module()
-    >>> block.width, block.splits = 8, [3, 5]
+    >>> block.width, block.shape = 8, (8, 4, -1)
     >>> numbers_of(block)
-    {'number:width': 8, 'number:splits.0': 3, 'number:splits.1': 5}
+    {'number:width': 8, 'number:shape.0': 8, 'number:shape.1': 4}
     """
     found = {}
     for name, value in vars(module).items():
@@ -28,7 +28,7 @@ def numbers_of(module: nn.Module) -> dict[str, int]:
         if _is_number(value):
             found[f"{NUMBER}{name}"] = value
         elif _is_list(value):
-            found |= {f"{NUMBER}{name}.{place}": each for place, each in enumerate(value)}
+            found |= {f"{NUMBER}{name}.{place}": each for place, each in enumerate(value) if _is_number(each)}
     return found
 
 
@@ -56,7 +56,7 @@ def _is_list(value: Any) -> bool:
     return (
         type(value) in (list, tuple, torch.Size)
         and 0 < len(value) <= _LONGEST
-        and all(_is_number(each) for each in value)
+        and all(_is_number(each) or (type(each) is int and each in (-1, 0)) for each in value)
     )
 
 

@@ -257,6 +257,11 @@ def _relax_fsync(storage: RDBStorage) -> None:
 
 def _cannot_open(url: str, error: Exception) -> str:
     detail = without_secret(_first_cause(error), url)
+    if isinstance(error, ImportError):
+        return (
+            f"the study's storage {without_password(url)!r} cannot be opened, because its driver is not installed: "
+            f"{detail}. For PostgreSQL install autoprune with the extra [postgres]; for another database, its driver"
+        )
     return (
         f"the study's storage {without_password(url)!r} cannot be opened: {detail}. Expected an Optuna "
         f"storage that this user may read and write; check the path, its permissions and the free disk space"

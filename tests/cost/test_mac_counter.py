@@ -10,10 +10,12 @@ import pytest
 import torch
 from cut_networks import CUT_CASES, really
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision import models as zoo
 
 from autoprune.core.counts import ChannelCounts
 from autoprune.cost.cost_model import CostModel, state_bytes
+from autoprune.cost.layer_table import layer_costs
 from autoprune.cost.mac_counter import count_macs, record_usage
 from autoprune.models.cifar_resnet import resnet20, resnet32, resnet44, resnet56
 
@@ -227,3 +229,32 @@ def test_nothing_keeps_a_counted_network_alive() -> None:
         assert model.count(ChannelCounts())[1] == 24
     finally:
         gc.enable()
+
+
+class Computed(nn.Module):
+    """Two matrices of one form, each computed on from before it is used, and a fixed one beside a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8, bias=False), nn.Parameter(torch.randn(8, 8))
+        self.register_buffer("near", torch.rand(5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, F.normalize(self.first.weight)) @ F.normalize(self.second).t()
+        return torch.bmm(self.near.softmax(0).expand(len(x), 5, 5), x)
+
+
+def test_a_weight_that_was_computed_counts_for_what_it_was_computed_from() -> None:
+    usage = record_usage(Computed(), torch.zeros(2, 5, 8))
+    assert {path: macs for (path, _), macs in usage.weights.items()} == {
+        "first.weight": 320,
+        "second": 320,
+        "near": 200,
+    }
+    assert not usage.products
+
+
+def test_a_fixed_matrix_beside_a_parameter_has_a_place_in_the_table() -> None:
+    network = Computed()
+    table = layer_costs(network, record_usage(network, torch.zeros(2, 5, 8)))
+    assert {layer.name: layer.macs for layer in table} == {"first": 320, "": 520}

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from pruning_nets import OUTPUT, Body, Flow, Part, Tokens, outputs, parameter, random_cut
+from pruning_nets import OUTPUT, Body, Flow, Part, Tokens, counted, outputs, parameter, random_cut
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from autoprune.core.counts import ChannelCounts
+from autoprune.cost.cost_model import CostModel
 from autoprune.models.calling.inputs import Inputs
+from autoprune.pruning.channel_positions import tensor_shrinks
+from autoprune.pruning.cut_plan import plan_cut
 from autoprune.pruning.groups import Groups, find_groups
 from autoprune.pruning.surgery import shrink, zeroed
 from autoprune.pruning.tracing.tracer import OutOfTime
@@ -79,6 +83,27 @@ def written_by_mask(x: Tensor) -> Tensor:
     out = torch.zeros(x.shape, dtype=x.dtype)
     out[where] = x[where] * 2
     return out
+
+
+def in_two_parts(s: Body, x: Tensor) -> Tensor:
+    left, right = x[:, : s.width], x[:, s.width :]
+    return torch.cat([s.side(left), right], 1).reshape(len(x), *s.shape).view(len(x), -1, 8, 8)
+
+
+def in_three_parts(s: Body, x: Tensor) -> Tensor:
+    if x.shape[1] != s.whole:
+        raise ValueError("not as wide as was said")
+    return torch.cat(x.split(s.widths, 1)[::-1], 1)
+
+
+def tied_in_a_chain(s: Body, x: Tensor) -> Tensor:
+    beside = s.side(x).reshape(len(x), x.shape[1], -1)
+    return s.last(x).reshape(len(x), s.side.out_channels, -1).view(x.shape) + beside.view(x.shape)
+
+
+def seen_by_numpy(s: Body, x: Tensor) -> Tensor:
+    s.peak = float(x.detach().cpu().numpy().max())
+    return x
 
 
 def checked(s: Body, x: Tensor) -> Tensor:
@@ -178,6 +203,32 @@ FREELY: Mapping[str, Case] = {
                                   cuttable={"stem": 3, "stem[3:]": 5}),
     "a slice kept as a number": Case(lambda s, x: torch.cat([x[:, s.width :], x[:, : s.width] * 2], 1), {"width": 3},
                                      cuttable={"stem": 3, "stem[3:]": 5}),
+    "a shape kept as a number": Case(lambda s, x: x.reshape(len(x), *s.shape).reshape(x.shape), {"shape": (8, -1)}),
+    "two parts of which numbers count both": Case(in_two_parts, {"width": 3, "shape": (8, -1),
+                                                  "side": nn.Conv2d(3, 3, 1)},
+                                                  cuttable={"stem": 3, "stem[3:]": 5, "side": 3}),
+    "three widths in a list and their sum": Case(in_three_parts, {"widths": [2, 3, 3], "whole": 8},
+                                                 cuttable={"stem": 2, "stem[2:]": 3, "stem[5:]": 3}),
+    "beside zeros of its size": Case(lambda s, x: torch.cat([x, x.new_zeros(x.shape)], 1), channels=16),
+    "a third that a module names the size of": Case(tied_in_a_chain, {"side": nn.Conv2d(8, 8, 1),
+                                                                      "last": nn.Conv2d(8, 8, 1)}),
+    "a vector folded into maps": Case(lambda s, x: s.fold(s.deep(x.flatten(1))),
+                                      {"deep": nn.Linear(512, 8 * 16), "fold": nn.Unflatten(1, (8, 4, 4))},
+                                      cuttable={"stem": 8, "deep": 8}),
+    "messages added to nodes": Case(lambda s, x: torch.zeros_like(x).index_add(2, s.goal, x),
+                                    {"goal": torch.arange(8) // 2}),
+    "seen by NumPy": Case(seen_by_numpy),
+    "gated by a pool and a mean": Case(lambda s, x: x * (s.up(F.adaptive_avg_pool2d(x, 1)) + x.mean(1, keepdim=True)),
+                                       {"up": nn.Conv2d(8, 8, 1)}),
+    "neighbours, by letters": Case(lambda s, x: torch.einsum("vw,nchw->nchv", s.w, x), {"w": parameter(8, 8)}),
+    "neighbours, for each example": Case(lambda s, x: torch.bmm(s.w.expand(len(x), 64, 64), x.flatten(2).mT)
+                                         .mT.reshape(x.shape), {"w": parameter(64, 64)}),
+    "directions": Case(lambda s, x: first(F.linear(F.normalize(last(x), dim=3), F.normalize(s.w))),
+                       {"w": parameter(8, 8)}, cuttable={"stem": 8, "w": 8}),
+    "directions, transposed": Case(lambda s, x: first(last(x) @ F.normalize(s.w).t()), {"w": parameter(8, 8)},
+                                   cuttable={"stem": 8, "w": 8}),
+    "a layer's weight transposed": Case(lambda s, x: first(last(x) @ s.layer.weight.T), {"layer": nn.Linear(8, 8)},
+                                        cuttable={"stem": 8, "layer": 8}),
     "a scale of the layer itself": Case(lambda s, x: s.gained(x), {"gained": Gained(8, 8, 1)},
                                         cuttable={"stem": 8, "gained": 8}),
     "weight norm": Case(lambda s, x: s.layer(x), {"layer": parametrizations.weight_norm(nn.Conv2d(8, 8, 3))},
@@ -213,8 +264,10 @@ STUCK: Mapping[str, Case] = {
          {"stem": "forward pass fails once it is cut", "stem[4:]": "forward pass fails once it is cut"}),
         ("every pair", lambda s, x: x.mean((2, 3))[:, :, None, None] * x.mean((2, 3))[:, None, :, None], {}, 8, {},
          "meets other channels in every combination"),
-        ("computed weight", lambda s, x: F.conv2d(x, s.weight * s.weight), {"weight": parameter(8, 8, 1, 1)}, 8, {},
-         "is read by a convolution whose weight is computed"),
+        ("computed weight", lambda s, x: F.conv2d(x, s.weight * s.other), {"weight": parameter(8, 8, 1, 1),
+         "other": parameter(8, 8, 1, 1)}, 8, {}, "is read by a convolution whose weight is computed"),
+        ("standardised matrix", lambda s, x: first(F.linear(last(x), s.w - s.w.mean(1, keepdim=True))),
+         {"w": parameter(8, 8)}, 8, {"w": 8}, "is read by w, which takes the mean of its weights"),
         ("unknown", lambda s, x: torch.fft.fft2(x).real, {}, 8, {}, "passes through fft_fft2, which autoprune"),
         ("not for integers", lambda s, x: F.unfold(x, 2, stride=2)[..., None], {}, 32, {}, "passes through im2col"),
         ("along channels", lambda s, x: x * s.line(x.mean((2, 3))[:, None]).sigmoid().mT[..., None],
@@ -248,6 +301,9 @@ def test_an_operation_lets_channels_go_or_says_why_not(name: str) -> None:
 
 STATISTICS: Mapping[str, Callable[[Body, Tensor, list[int]], Tensor]] = {
     "less its mean": lambda s, x, kept: x - x[:, kept].mean(1, keepdim=True),
+    "gated by a pool and a mean": lambda s, x, kept: (
+        x * (s.up(F.adaptive_avg_pool2d(x, 1)) + x[:, kept].mean(1, keepdim=True))
+    ),
     "largest of all": lambda s, x, kept: (
         x * (x[:, kept].mean(1, keepdim=True) + x[:, kept].amax(1, keepdim=True)).sigmoid()
     ),
@@ -257,7 +313,7 @@ STATISTICS: Mapping[str, Callable[[Body, Tensor, list[int]], Tensor]] = {
 @pytest.mark.parametrize("name", STATISTICS)
 def test_a_statistic_is_that_of_the_channels_that_stay(name: str) -> None:
     torch.manual_seed(0)
-    network = Body(FREELY[name].flow, 8).double().eval()
+    network = Body(FREELY[name].flow, 8, **FREELY[name].parts).double().eval()
     x = torch.randn(network.example, dtype=torch.float64)
     cut = random_cut(network, found(network).cuttable)
     pruned, twin = outputs(shrink(network, cut), x), zeroed(network, cut)
@@ -276,6 +332,19 @@ def test_what_goes_is_what_zeroing_says(name: str) -> None:
     pruned = outputs(shrink(network, cut), x)
     torch.testing.assert_close(pruned, outputs(zeroed(network, cut), x), rtol=0, atol=1e-12)
     assert float((pruned - outputs(network, x)).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", FREELY)
+def test_what_goes_is_counted_exactly(name: str) -> None:
+    torch.manual_seed(0)
+    case = FREELY[name]
+    network = Body(case.flow, case.channels, **case.parts).float().eval()
+    x, groups = torch.randn(network.example)[:1], found(network).cuttable
+    model = CostModel(network, tensor_shrinks(network, groups), {g.name: g.num_channels for g in groups}, x)
+    lost = {group.name: tuple(range(group.num_channels // 2)) for group in groups}
+    small = shrink(network, plan_cut(network, groups, lost))
+    kept = ChannelCounts({group.name: group.num_channels - group.num_channels // 2 for group in groups})
+    assert model.count(kept) == counted(small, x)
 
 
 def heads(q: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -118,6 +119,13 @@ def test_a_driver_that_is_missing_or_a_server_that_is_away_shows_no_password() -
             open_storage(url)
         assert "er2" not in str(caught.value)
         assert "me:***@" in str(caught.value)
+
+
+def test_a_driver_that_is_not_installed_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StudyError, match=r"driver is not installed: .*psycopg.*the extra \[postgres\]") as caught:
+        open_storage("postgresql+psycopg://me:hunter2@h/d")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_the_command_to_go_on_with_and_messages_about_arguments_show_no_password() -> None:

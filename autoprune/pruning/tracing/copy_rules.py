@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from autoprune.pruning.tracing.operation import operation
-from autoprune.pruning.tracing.rule_helpers import ChannelTrace, first_along, flat
+from autoprune.pruning.tracing.rule_helpers import ChannelTrace, argument, first_along, flat
+
+_ALONG = {"index_add", "index_copy", "scatter", "scatter_add"}  # to chosen places along one dimension
 
 
 def copied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -20,6 +22,8 @@ def copied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any)
             tracer.set_labels(args[0], source)
         return
     if operation(func).rstrip("_") == "index_put" and _written_rows(tracer, args):
+        return
+    if operation(func).rstrip("_") in _ALONG and _written_along(tracer, func, args, kwargs, result):
         return
     tracer.channels.freeze(tracer.labels(args[1]), "is copied into a tensor of fixed size")
     tracer.channels.freeze(tracer.labels(args[0]), "is overwritten in part")
@@ -50,4 +54,23 @@ def _written_rows(tracer: ChannelTrace, args: Any) -> bool:
     if there is not None:
         tracer.channels.unite(there, written)
     tracer.set_labels(target, written)
+    return True
+
+
+def _written_along(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> bool:
+    """Follow values that are written to chosen places along a dimension, as messages to the nodes of a graph.
+
+    All channels of each are written, so these stay apart; return whether the values were followed.
+    """
+    target, source = args[0], argument(func, args, kwargs, "source", argument(func, args, kwargs, "src"))
+    labels, there = tracer.labels(source), tracer.labels(target)
+    dim = int(argument(func, args, kwargs, "dim")) % max(1, target.dim())
+    sizes = [tuple(size for d, size in enumerate(tensor.shape) if d != dim) for tensor in (target, source)]
+    is_followed = labels is not None and (there is not None or tracer.is_fresh(target)) and sizes[0] == sizes[1]
+    if labels is None or not is_followed or dim in tracer.channels.varying(labels) | tracer.channels.varying(there):
+        return False
+    written = first_along(labels, [dim]).expand(target.shape)
+    if there is not None:
+        tracer.channels.unite(there, written)
+    tracer.set_labels(result, written)
     return True

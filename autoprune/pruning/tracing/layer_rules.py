@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -44,10 +45,7 @@ def weighted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: An
         tracer.channels.freeze_now(torch.cat([read, made]), "is computed over positions, which are not channels")
         pass_positions(tracer, weight, labels, dim, result)
         return
-    if statistic := tracer.statistic_in(weight):
-        # no weights give those that stay the values they had: what is left would be brought to another mean
-        why = f"is read by {path}, which takes the {statistic} of its weights: without some, the others would change"
-        tracer.channels.freeze_now(read, why)
+    _keep_for_statistic(tracer, weight, path, read)
     groups = _groups_of(func, args, kwargs, module)
     if groups > 1:
         _unite_groups(tracer, module, read, made, groups)
@@ -55,6 +53,13 @@ def weighted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: An
             tracer.channels.freeze_now(read, "is tied to the network's input, or to what cannot be followed")
     read_along(tracer, labels, dim, read)
     tracer.set_labels(result, spread(made, result, dim))
+
+
+def _keep_for_statistic(tracer: ChannelTrace, weight: Tensor, path: str, read: Tensor) -> None:
+    """Freeze what a weight reads that was brought to a mean or a variance: without some, the others would change."""
+    if statistic := tracer.statistic_in(weight):
+        why = f"is read by {path}, which takes the {statistic} of its weights: without some, the others would change"
+        tracer.channels.freeze_now(read, why)
 
 
 def _is_backwards(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, module: nn.Module) -> bool:
@@ -100,7 +105,7 @@ def bare_map(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: An
     if groups > 1:
         _bare_depthwise(tracer, weight, groups, labels, dim, result)
         return
-    if tracer.path_of(weight) is None or (is_linear and weight.dim() != 2):
+    if tracer.matrix_of(weight) is None or (is_linear and weight.dim() != 2):
         what = "a linear map whose weight is computed" if is_linear else "a convolution whose weight is computed"
         tracer.channels.freeze(labels, f"is read by {what}")
         return
@@ -126,21 +131,14 @@ def read_by_bare(
     if mixes_positions(tracer, labels, dim, weight):
         pass_positions(tracer, weight, labels, dim, result)
         return
-    path, sides = _owner_of(tracer, weight)
-    made = tracer.side(path, sides[out], weight.shape[out])
+    path, sides = tracer.matrix_of(weight) or ("", ())
+    made, read = (tracer.side(path, sides[d], weight.shape[d]) for d in (out, 1 - out))
     tracer.findings.makers.add((path, sides[out]))
-    read_along(tracer, labels, dim, tracer.side(path, sides[1 - out], weight.shape[1 - out]))
+    _keep_for_statistic(tracer, weight, path, read)
+    read_along(tracer, labels, dim, read)
     if isinstance(bias, Tensor) and (shift := tracer.labels(bias)) is not None:
         tracer.channels.unite(shift, made)
     tracer.set_labels(result, spread(made, result, dim))
-
-
-def _owner_of(tracer: ChannelTrace, weight: Tensor) -> tuple[str, tuple[str, str]]:
-    """Return whose sides the first two dimensions of a weight are, and which: those of a linear layer, or its own."""
-    owner = tracer.layer(weight)
-    if owner is not None and isinstance(owner[1], nn.Linear):
-        return owner[0], ("out", "in")
-    return str(tracer.path_of(weight)), ("dim0", "dim1")
 
 
 def _bare_depthwise(
@@ -157,7 +155,11 @@ def _bare_depthwise(
         read_along(tracer, labels, dim, tracer.side(path, "dim0", groups))
     others = [d for d in range(labels.dim()) if d != dim]
     tracer.channels.unite_along(labels, others)
-    tracer.set_labels(result, first_along(labels, others).expand(result.shape))
+    seen = first_along(labels, others)
+    if path is None:  # one filter for all of them, which is as large with fewer
+        macs = result.numel() * prod(weight.shape[2:])
+        tracer.note_product(macs, seen.reshape(-1), weight=tracer.origin_of(weight) or "")
+    tracer.set_labels(result, seen.expand(result.shape))
 
 
 def normalised(dim_of: Callable[[Any], int], weight_at: int) -> Rule:

@@ -31,23 +31,46 @@ def multiplied(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: 
     """Follow channels through a product of two matrices, or of two batches of them."""
     name = operation(func)
     bias, (first, second) = (args[0], args[1:3]) if name in ("addmm", "baddbmm") else (None, args[:2])
-    if tracer.path_of(second) is not None and second.dim() == 2 and first.dim() >= 2:  # as in GPT-2
+    if second.dim() == 2 and first.dim() >= 2 and tracer.matrix_of(second) is not None:  # as in GPT-2
         read_by_bare(tracer, second, first, bias, result, first.dim() - 1, out=1)
         return
-    if tracer.path_of(first) is not None and first.dim() == 2 and second.dim() >= 2 and bias is None:
+    if first.dim() == 2 and second.dim() >= 2 and bias is None and tracer.matrix_of(first) is not None:
         read_by_bare(tracer, first, second, None, result, second.dim() - 2, out=0)
         return
     if first.dim() < 2 or second.dim() < 2 or name in ("dot", "mv", "bilinear", "tensordot"):
         _freeze_all(tracer, args)
         return
-    labels = product_of(tracer, tracer.labels(first), tracer.labels(second), result.shape, first.shape[-1])
+    a, b = tracer.labels(first), tracer.labels(second)
+    weight = _passed_by(tracer, first, second)
+    if weight is not None:
+        a, b = (None, b) if weight is first else (a, None)
+    path = "" if weight is None else tracer.origin_of(weight) or ""
+    labels = product_of(tracer, a, b, result.shape, first.shape[-1], path)
     tracer.set_labels(result, labels)
     if bias is not None and (shift := tracer.labels(bias)) is not None:
         tracer.channels.freeze(shift, "is added to a product of activations")
 
 
+def _passed_by(tracer: ChannelTrace, first: Tensor, second: Tensor) -> Tensor | None:
+    """Return the factor that is a batch of weights over positions, which channels of the other pass, ``None`` if none.
+
+    As where the matrix that says which nodes of a graph are neighbours is repeated for every example.
+    """
+    along_first, along_second = (tracer.channels.varying(tracer.labels(factor)) for factor in (first, second))
+    if along_second and tracer.origin_of(first) is not None and second.dim() - 2 not in along_second:
+        return first
+    if along_first and tracer.origin_of(second) is not None and first.dim() - 1 not in along_first:
+        return second
+    return None
+
+
 def product_of(
-    tracer: ChannelTrace, first: Tensor | None, second: Tensor | None, shape: Sequence[int], inner: int
+    tracer: ChannelTrace,
+    first: Tensor | None,
+    second: Tensor | None,
+    shape: Sequence[int],
+    inner: int,
+    weight: str = "",
 ) -> Tensor | None:
     """Return the atoms of a product of activations, and note what it costs.
 
@@ -57,6 +80,7 @@ def product_of(
         second: atoms of the second, ``(…, K, N)``; likewise.
         shape: of the product, ``(…, M, N)``.
         inner: K.
+        weight: path of the factor that is a weight; empty if both are activations.
     """
     channels, macs = tracer.channels, prod(shape) * inner
     rows, columns = len(shape) - 2, len(shape) - 1
@@ -79,7 +103,7 @@ def product_of(
     met = left if right is None else right if left is None else meet(tracer, left, right)
     if met is None:
         return None
-    tracer.note_product(macs, *one_line(tracer, met))
+    tracer.note_product(macs, *one_line(tracer, met), weight=weight)
     return met.expand(tuple(shape))
 
 
@@ -118,7 +142,7 @@ def summed_by_letters(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, r
         _freeze_all(tracer, args)
         return
     operands = args[1]
-    weights = [i for i in (0, 1) if tracer.path_of(operands[i]) is not None]
+    weights = [i for i in (0, 1) if tracer.matrix_of(operands[i]) is not None]
     lines = [{} if i in weights else _by_letter(tracer, operands[i], letters[i]) for i in (0, 1)]
     made: dict[str, Tensor] = {}
     for i in weights:
@@ -134,10 +158,11 @@ def summed_by_letters(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, r
         if found and letter in output:
             passing[letter] = found[0]
     _spread_letters(tracer, passing, output, result)
-    if not weights:
+    if not made:
         sizes = dict(zip("".join(letters), (*operands[0].shape, *operands[1].shape), strict=True))
         ends = [line[letter] for line in lines for letter in line]
-        tracer.note_product(prod(sizes.values()), *ends[:1])
+        path = (tracer.origin_of(operands[weights[0]]) or "") if weights else ""
+        tracer.note_product(prod(sizes.values()), *ends[:1], weight=path)
 
 
 def _by_letter(tracer: ChannelTrace, operand: Tensor, letters: str) -> dict[str, Tensor]:
@@ -155,9 +180,14 @@ def _by_letter(tracer: ChannelTrace, operand: Tensor, letters: str) -> dict[str,
 def _weight_by_letter(
     tracer: ChannelTrace, weight: Tensor, letters: str, other: Mapping[str, Tensor], others: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the sides of a bare weight that meet the other operand's channels, and the one that it makes."""
-    path = str(tracer.path_of(weight))
-    sides = {letter: f"dim{i}" for i, letter in enumerate(letters)}
+    """Return the sides of a bare weight that meet the other operand's channels, and the one that it makes.
+
+    It has none if channels pass it by, as those of a graph's nodes pass the matrix that says which are neighbours.
+    """
+    if other and not set(other).intersection(letters):
+        return {}, {}
+    path, names = tracer.matrix_of(weight) or ("", ())
+    sides = dict(zip(letters, names, strict=True))
     met = {
         letter: tracer.side(path, sides[letter], weight.shape[letters.index(letter)])
         for letter in letters

@@ -16,6 +16,8 @@ from autoprune.pruning.tracing.rule_helpers import (
     flat,
 )
 
+_JOINS = {"cat", "concat", "concatenate"}
+
 # element by element
 
 
@@ -92,10 +94,27 @@ def moved(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) 
             return torch.zeros((), dtype=torch.int64).expand(value.shape) if labels is None else labels
         return type(value)(atoms(v) for v in value) if isinstance(value, (list, tuple)) else value
 
+    if operation(func) in _JOINS and (like := _like_of_constants(tracer, func, args, kwargs)) is not None:
+        args = ([like if tracer.labels(v) is None and tracer.is_fresh(v) else v for v in args[0]], *args[1:])
     moved = func(*(atoms(value) for value in args), **kwargs)
     results, labels = (result, moved) if isinstance(result, (list, tuple)) else ([result], [moved])
     for one, label in zip(results, labels, strict=True):
         tracer.set_labels(one, label)
+
+
+def _like_of_constants(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """Return the tensor beside which constants are laid that get as narrow as it does, ``None`` if there are none.
+
+    Zeros made by the size of what stands beside them follow it; zeros of a fixed size stay. Nothing but a trial shows
+    which they are: it is a choice like that of a fold, made anew if the first one fails. The first is that they stay.
+    """
+    dim = int(argument(func, args, kwargs, "dim", 0)) % args[0][0].dim()
+    known = [v for v in args[0] if (labels := tracer.labels(v)) is not None and dim in tracer.channels.varying(labels)]
+    made = [v for v in args[0] if tracer.labels(v) is None and tracer.is_fresh(v)]
+    if not known or not made or any(v.shape != known[0].shape for v in made):
+        return None
+    labels = tracer.labels(known[0])
+    return known[0] if labels is not None and tracer.fold_kept((0, 0), None, 0, labels) else None
 
 
 def parted(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -131,7 +150,8 @@ def _known(tracer: ChannelTrace, tensor: Tensor) -> Tensor:
 def viewed(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Unite what shrinks alike: of the parts that channels are folded into, one gets shorter and the others stay.
 
-    It is the part whose size the code leaves open, -1, else the last; or another one, if that turned out better.
+    It is the part whose size the code leaves open, -1; else the first of a vector that becomes images and the last of
+    anything else; or another one, if that turned out better.
     """
     labels = tracer.labels(args[0])
     if labels is None:
@@ -140,10 +160,12 @@ def viewed(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any)
     open_dim = _open_dim(func, args, kwargs, result)
     for dim in tracer.channels.varying(labels):
         parts = _folds_of(tuple(args[0].shape), tuple(result.shape), dim)
-        if len(parts) > 1:
+        apart = tracer.channels.varying(_known(tracer, result))  # a fold that was seen before is decided
+        if len(apart.intersection(parts)) > 1:
             sizes = tuple(result.shape[part] for part in parts)
             left_open = parts.index(open_dim) if open_dim in parts else None
-            kept = parts[tracer.fold_kept(sizes, left_open, labels)]
+            usual = 0 if labels.dim() == 2 and len(parts) > 2 else len(parts) - 1
+            kept = parts[tracer.fold_kept(sizes, left_open, usual, labels)]
             tracer.channels.unite_along(_known(tracer, result), [part for part in parts if part != kept])
 
 

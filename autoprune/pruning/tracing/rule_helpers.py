@@ -14,7 +14,7 @@ from autoprune.pruning.tracing.operation import operation
 from autoprune.pruning.tracing.statistics import Statistic
 
 FoldKey = tuple[bool, int]
-"""Whether the pass was one of training, and which fold of channels in that pass, from 0."""
+"""Whether the pass was one of training, and which operation of that pass folds channels, from 1."""
 
 Turns: TypeAlias = Mapping[FoldKey, int]
 """Folds in which another part gets shorter than usual: fold → which of its parts, from 0."""
@@ -119,6 +119,14 @@ class ChannelTrace(Protocol):
         """Return whether a layer's weight was transposed before it is used."""
         ...  # pragma: no cover
 
+    def origin_of(self, tensor: Tensor) -> str | None:
+        """Return the parameter or buffer that a tensor is, or was computed from alone, as by expanding it."""
+        ...  # pragma: no cover
+
+    def matrix_of(self, weight: Any) -> tuple[str, tuple[str, ...]] | None:
+        """Return whose weight a matrix is, or was computed from, and what its dimensions are; ``None`` if no one's."""
+        ...  # pragma: no cover
+
     def running(self) -> tuple[str, nn.Module, LayerKind] | None:
         """Return the innermost module that is running, if it is a layer of a known kind."""
         ...  # pragma: no cover
@@ -139,7 +147,7 @@ class ChannelTrace(Protocol):
         """Record the multiply–accumulates of a product, and the channels along its dimensions that are some."""
         ...  # pragma: no cover
 
-    def fold_kept(self, sizes: tuple[int, ...], open_part: int | None, labels: Tensor) -> int:
+    def fold_kept(self, sizes: tuple[int, ...], open_part: int | None, usual: int, labels: Tensor) -> int:
         """Return which of the parts that channels are folded into gets shorter."""
         ...  # pragma: no cover
 
@@ -187,7 +195,7 @@ def pass_positions(tracer: ChannelTrace, weight: Tensor, labels: Tensor | None, 
         return
     narrow = first_along(labels, [dim])
     tracer.set_labels(result, narrow.expand(result.shape))
-    path = tracer.path_of(weight)
+    path = tracer.origin_of(weight)
     if path is not None:
         lines = one_line(tracer, narrow)
         tracer.note_product(result.numel() * labels.shape[dim], *lines, weight=path)

@@ -40,8 +40,8 @@ _FAMILIES: dict[Rule, str] = {
     packed: "_pack_padded_sequence _pad_packed_sequence",
     pointwise: "add dropout feature_dropout alpha_dropout alias to _to_copy contiguous detach type_as hardswish "
     "where masked_fill log_sigmoid clone lift_fresh zeros_like ones_like full_like empty_like rand_like randn_like "
-    "bernoulli native_dropout fill zero uniform normal",
-    copied: "copy index_put slice_scatter select_scatter index_copy masked_scatter scatter index_add",
+    "bernoulli native_dropout fill zero uniform normal resolve_conj resolve_neg",
+    copied: "copy index_put slice_scatter select_scatter index_copy masked_scatter scatter index_add scatter_add",
     glu: "glu",
     moved: "permute transpose swapaxes t T numpy_T mT adjoint expand expand_as squeeze unsqueeze movedim moveaxis "
     "select cat concat concatenate stack hstack vstack roll flip repeat tile index index_select gather "

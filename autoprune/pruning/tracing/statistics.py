@@ -59,7 +59,11 @@ class WithoutRemoved(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._running, self._counts, self._hooks = [""], Counter[str](), ExitStack()
 
     def __enter__(self) -> WithoutRemoved:
-        """Follow which module runs innermost, from now on."""
+        """Follow which module runs innermost, from now on.
+
+        Inference mode shows a pooling as one operation, as the trace saw it; else it is a mean, which would be counted.
+        """
+        self._hooks.enter_context(torch.inference_mode())
         for path, module in self._network.named_modules():
             self._hooks.callback(module.register_forward_pre_hook(partial(self._begin, path)).remove)
             self._hooks.callback(module.register_forward_hook(self._end).remove)

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from autoprune.models.calling import inputs
 from autoprune.models.calling.tensors import tensors_in
 from autoprune.pruning.layers.axes import Axis, LayerKind
 from autoprune.pruning.layers.kinds import axes_of, kind_of
@@ -36,7 +37,8 @@ from autoprune.pruning.tracing.statistics import REDUCTIONS, Statistic
 from autoprune.pruning.tracing.tensor_names import holder_of, shared_tensors, tensor_paths
 from autoprune.pruning.tracing.tied_weights import TiedWeights
 
-NOT_THE_USERS = (str(Path(__file__).parents[1]) + os.sep, str(Path(torch.__file__).parent) + os.sep, "<")
+_CALLS = str(Path(inputs.__file__))  # the network; what runs outside of it is not the user's
+NOT_THE_USERS = (str(Path(__file__).parents[1]) + os.sep, str(Path(torch.__file__).parent) + os.sep, _CALLS, "<")
 _LARGEST = 1_000_000  # elements of a bare parameter that are followed one by one
 _CHOOSES = {"index", "index_put", "masked_select", "nonzero"}  # by a mask
 
@@ -79,7 +81,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._shared, self._tied = shared_tensors(network), TiedWeights(network)
         self._weights = DerivedWeights(network, self._paths)
         self._losses = LossFlow()
-        self._opaque = self._views = 0
+        self._opaque = self._operations = 0
         self._reductions = Counter[str]()
         self._running: list[str] = [""]
 
@@ -103,18 +105,22 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _follow(self, func: Any, args: Any, kwargs: Any, result: Any, taken: list[Tensor]) -> None:
         name, made = operation(func), tensors_in(result)
+        self._operations += 1
         if self._is_fresh(name, taken):
             for tensor in made:
                 self._fresh[tensor] = True
             return
         data = taken[:1] if name in READS_WEIGHTS else taken
-        if not any(self._labels.get(tensor) is not None for tensor in taken) and self._weights.note(name, data, made):
+        if not any(map(self._is_activation, taken)) and self._weights.note(name, data, made):
             return
         with self.channels.holding() as lost:
             self._apply_rule(func, args, kwargs, result)
         losses = self._losses.of(taken) | frozenset(lost)
         if losses:
             self._losses.add([*made, *written_by(func, args, kwargs)], losses)
+
+    def _is_activation(self, tensor: Tensor) -> bool:
+        return self._labels.get(tensor) is not None and not self._weights.knows(tensor)
 
     def _apply_rule(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         name = operation(func)
@@ -202,6 +208,22 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return whether a layer's weight was transposed before it is used."""
         return self._weights.is_turned(weight)
 
+    def origin_of(self, tensor: Tensor) -> str | None:
+        """Return the parameter or buffer that a tensor is, or was computed from alone, as by expanding it."""
+        return self.path_of(tensor) or self._weights.origin_of(tensor)
+
+    def matrix_of(self, weight: Any) -> tuple[str, tuple[str, ...]] | None:
+        """Return whose weight a matrix is, or was computed from, and what its dimensions are; ``None`` if no one's."""
+        owner = self.layer(weight)
+        if owner is not None and isinstance(owner[1], nn.Linear):
+            path, sides = owner[0], tuple[str, ...](("out", "in"))
+        else:
+            bare = self.path_of(weight) or self._weights.matrix_of(weight)
+            if bare is None:
+                return None
+            path, sides = bare, tuple(f"dim{dim}" for dim in range(weight.dim()))
+        return path, sides[::-1] if self.is_turned(weight) else sides
+
     def running(self) -> tuple[str, nn.Module, LayerKind] | None:
         """Return the innermost module that is running, if it is a layer of a known kind."""
         module = self.network.get_submodule(self._running[-1])
@@ -233,20 +255,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self.network.training:
             self.findings.products.append(Product(self._running[-1], macs, factors, weight))
 
-    def fold_kept(self, sizes: tuple[int, ...], open_part: int | None, labels: Tensor) -> int:
+    def fold_kept(self, sizes: tuple[int, ...], open_part: int | None, usual: int, labels: Tensor) -> int:
         """Return which of the parts that channels are folded into gets shorter.
 
-        Unless the fold is turned, it is the part whose size the code leaves open, else the last.
+        Unless the fold is turned, it is the part whose size the code leaves open, else the usual one.
 
         Args:
             sizes: of the parts.
             open_part: which of them is left open, ``None`` if none is.
+            usual: which of them gets shorter if none is left open.
             labels: the channels.
         """
-        number, self._views = self._views, self._views + 1
-        key = (self.network.training, number)
+        key = (self.network.training, self._operations)
         last, is_open = len(sizes) - 1, open_part is not None
-        choices = tuple(dict.fromkeys((last if open_part is None else open_part, 0, last, *range(last))))
+        choices = tuple(dict.fromkeys((usual if open_part is None else open_part, 0, last, *range(last))))
         self.findings.folds.append(Fold(key, labels, choices, is_open, (self._running[-1], sizes)))
         wanted: int = self.findings.turns.get(key, choices[0])
         return min(wanted, last)
@@ -288,7 +310,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return the innermost line of code outside of PyTorch and of this package."""
         frame = sys._getframe()
         while frame.f_code.co_filename.startswith(NOT_THE_USERS):
-            if frame.f_back is None:
+            if frame.f_back is None or frame.f_code.co_filename == _CALLS:
                 return ""
             frame = frame.f_back
         code = frame.f_code
