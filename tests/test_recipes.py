@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from torch import Tensor
 
 HERE = Path(__file__).resolve().parent.parent
 SHORT = (
@@ -87,3 +89,20 @@ def test_a_recipe_goes_from_search_to_a_loaded_network(
     assert answer == recipe.answers
     assert int(parameters) < run.report["dense"]["values"]["mparams"] * 1e6
     assert runner.row_of(run).startswith(f"| `{name}` | {recipe.metrics[0]}")
+
+
+def test_two_heads_shift_each_image_on_its_own() -> None:
+    path = HERE / "studies" / "digits-two-heads" / "digits_two_heads.py"
+    spec = importlib.util.spec_from_file_location("digits_two_heads", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def heights(seed: int | None) -> Tensor:
+        """Return where the centre of each digit lies."""
+        images = torch.cat([batch[0] for batch in module.batches("train", seed)])[:, 0]
+        return (images * torch.arange(16.0)[:, None]).sum((1, 2)) / images.sum((1, 2))
+
+    assert heights(3).std() > 1.2 * heights(None).std()
+    assert torch.equal(heights(3), heights(3))

@@ -29,14 +29,15 @@ def digits(split: str) -> tuple[Tensor, Tensor]:
 
 
 def batches(split: str, seed: int | None = None) -> list[Images]:
-    """Return images, digits and ink (per cent of a black image); with a seed shuffled, shifted and dimmed."""
+    """Return images, digits and ink (per cent of a black image); with a seed shuffled, each shifted and dimmed."""
     images, labels = digits(split)
     if seed is not None:
         draw = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(images), generator=draw)
         images, labels = images[order] * (0.8 + 0.2 * torch.rand(len(order), 1, 1, 1, generator=draw)), labels[order]
-        down, right = torch.randint(-2, 3, (2,), generator=draw).tolist()
-        images = F.pad(images, (2, 2, 2, 2))[:, :, 2 + down : 18 + down, 2 + right : 18 + right]
+        down, right = torch.randint(0, 5, (2, len(order), 1), generator=draw) + torch.arange(16)
+        each = torch.arange(len(order))[:, None, None]
+        images = F.pad(images, (2, 2, 2, 2))[each, 0, down[:, :, None], right[:, None, :]][:, None]
     parts = (images, labels, 100 * images.mean((1, 2, 3)))
     return list(zip(*(part.split(BATCH) for part in parts), strict=True))
 
