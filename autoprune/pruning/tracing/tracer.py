@@ -216,7 +216,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return whose weight a matrix is, or was computed from, and what its dimensions are; ``None`` if no one's."""
         owner = self.layer(weight)
         if owner is not None and isinstance(owner[1], nn.Linear):
-            path, sides = owner[0], tuple[str, ...](("out", "in"))
+            path = owner[0]
+            sides: tuple[str, ...] = ("out", "in")
         else:
             bare = self.path_of(weight) or self._weights.matrix_of(weight)
             if bare is None:
