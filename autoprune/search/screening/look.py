@@ -11,6 +11,7 @@ from autoprune.core.measurement import Measurement
 from autoprune.errors import EvaluationError, ModelError
 from autoprune.pruning.surgery import Pruner, shrink
 from autoprune.search.evaluation.compensator import Compensator
+from autoprune.search.setup.answer_distance import AnswerDistance
 from autoprune.search.setup.measure_sensitivity import BROKEN, SensitivityProbe
 from autoprune.training.scoring import score
 
@@ -27,6 +28,7 @@ class Looker:
         compensator: refits them with what they really see.
         dense_loss: of the uncut network as the probe sees it.
         quality_images: validation examples that a compensated network is scored on.
+        distance: from the dense network's answers, on as many; ``None``: the loss is told.
 
     A network that cannot be looked at, or answers NaN, counts as a rise of 100: one among hundreds ends no search.
     """
@@ -36,6 +38,7 @@ class Looker:
     compensator: Compensator
     dense_loss: float
     quality_images: int
+    distance: AnswerDistance | None = None
 
     def closed_form(self, counts: ChannelCounts) -> float:
         """Return the rise after the closed-form refit; 100 for a network that is of no use."""
@@ -56,8 +59,7 @@ class Looker:
             network = context.device.place(shrink(self.pruner.network, cut, self.probe.copied))
             self.compensator(network, cut)
             seen = score(network, context.task, "val", context.device, limit=self.quality_images).measurement
-            told = self.probe.distance
-            rise = told(network) if told else self._loss(network) - self.dense_loss
+            rise = self.distance(network) if self.distance else self._loss(network) - self.dense_loss
         except _UNUSABLE as error:
             return self._broken(counts, error), None
         return rise, seen

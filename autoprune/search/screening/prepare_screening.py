@@ -16,6 +16,7 @@ from autoprune.search.screening.budget_ladder import budget_part, curve_part
 from autoprune.search.screening.bulk_proposals import BulkProposals
 from autoprune.search.screening.look import Looker
 from autoprune.search.screening.screen_study import Screener
+from autoprune.search.setup.answer_distance import AnswerDistance
 from autoprune.search.setup.build_evaluator import compensator_of
 from autoprune.search.setup.latency_probes import latency_probes
 from autoprune.search.setup.measure_sensitivity import SensitivityProbe
@@ -116,7 +117,8 @@ def looker_of(study: PreparedStudy) -> Looker:
     study.context.notify(f"looking at networks without training, on {images} validation examples each")
     probe = SensitivityProbe.of(study.context, pruner, images, RECALIBRATION_IMAGES)
     scored = min(QUALITY_FACTOR * images, study.task.sizes["val"])
-    return Looker(pruner, probe, compensator, 0.0 if probe.distance else probe.loss({}), scored)
+    distance = AnswerDistance(study.context, probe.distance.dense, scored) if probe.distance else None
+    return Looker(pruner, probe, compensator, 0.0 if distance else probe.loss({}), scored, distance)
 
 
 def _settings(study: PreparedStudy) -> JsonObject:
