@@ -161,7 +161,7 @@ class Repair:
     ) -> Iterator[tuple[PruningGroup, set[str]]]:
         """Yield changes of a group: numbers, then couplings, the nearest first, each with the groups that it takes."""
         near = fault.numbers or tuple(_around(self.proof.specimen.network, group))
-        tried = [self._answered(group), *near[:1], self._namesakes(group, near), self._hinted(group), *near[1:]]
+        tried = [self._answered(group), *near[:1], self._namesakes(group, near[:1]), self._hinted(group), *near[1:]]
         alone = [(each,) for numbers in near if len(numbers) > 1 for each in numbers]
         tried = [*alone, *tried] if is_apart else [*tried, *alone]
         for changed in dict.fromkeys(_with(group, numbers) for numbers in tried):
@@ -181,7 +181,7 @@ class Repair:
         return tuple(found)
 
     def _namesakes(self, group: PruningGroup, near: Sequence[tuple[Member, ...]]) -> tuple[Member, ...]:
-        """Return the numbers around a group that are called, and as large, as some near a fault.
+        """Return the numbers around a group that are called, and as large, as those nearest a fault.
 
         A slice of the wrong width may do no harm where it is taken, and fail in the next block that adds to a stream.
         """
