@@ -22,7 +22,7 @@ from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import unless_damaged
 
 LARGEST_FILE = 256 << 20  # bytes; a network of larger matrices is measured by every process anew
-Moments = Mapping[str, InputMoments]
+StoredMoments = Mapping[str, InputMoments]
 """Path of a layer → moments of what it reads."""
 
 
@@ -57,7 +57,7 @@ def _settings(context: StudyContext) -> JsonObject:
     return {"images": context.spec.finetune.compensation_images, "seed": context.spec.seed}
 
 
-def _store(path: Path, moments: Moments, settings: JsonObject) -> None:
+def _store(path: Path, moments: StoredMoments, settings: JsonObject) -> None:
     tensors = {f"{name}/mean": found.mean for name, found in moments.items()}
     tensors |= {f"{name}/covariance": found.covariance for name, found in moments.items()}
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) <= LARGEST_FILE:
@@ -65,7 +65,7 @@ def _store(path: Path, moments: Moments, settings: JsonObject) -> None:
         write_bytes(path, save(tensors, {"settings": json.dumps(settings), "rows": json.dumps(rows)}))
 
 
-def _stored(path: Path, settings: JsonObject) -> Moments | None:
+def _stored(path: Path, settings: JsonObject) -> StoredMoments | None:
     """Return what a file holds; ``None`` if it was cut short, or was measured otherwise."""
     try:
         with safe_open(path, "pt") as file:
