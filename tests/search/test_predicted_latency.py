@@ -16,7 +16,9 @@ from autoprune.core.budget import Budget, Limit
 from autoprune.core.channel_groups import Block
 from autoprune.core.counts import ChannelCounts
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import ACCURACY
 from autoprune.core.policy import PruningPolicy
+from autoprune.core.proposal import Proposal
 from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Candidate, Completed, Trial
 from autoprune.search.proposals import baselines
@@ -288,5 +290,31 @@ def test_where_latency_is_traded_half_of_the_proposals_go_for_less_of_it_by_what
         if one.origin in latency:
             latency[one.origin].append(float(model.predict(timed.probes.cost.work(one.counts))))
     assert 15 <= len(latency["guided:faster"]) <= 39
-    assert np.median(latency["guided:faster"]) < 0.9 * np.median(latency["guided:drawn"])
+    assert np.median(latency["guided:faster"]) < 0.95 * np.median(latency["guided:drawn"])
     assert all(set(one.budget.limits) == {"mflops"} for one in found), "latency is no limit that a trial is held to"
+
+
+@pytest.mark.parametrize("worst", [2, 12])
+def test_they_take_a_little_less_than_the_fastest_network_that_is_good(worst: int) -> None:
+    timed = limited(0.6)
+    probes = timed.probes
+    assert probes is not None
+    budget, model = Budget({"mflops": Limit(0.6 * timed.dense["mflops"])}), probes.model()
+    traded = replace(timed, sampler="guided", budget=budget, probes=None, work=timed.cost, timed=probes)
+    traded = replace(traded, quality=ACCURACY)
+
+    def latency_ms(one: Proposal) -> float:
+        return float(model.predict(probes.cost.work(one.counts)))
+
+    known = sorted((traded.propose(number, [], random_draw(traded)) for number in range(20)), key=latency_ms)
+    trials = list[Trial]()
+    for number, one in enumerate(known):
+        accuracy = 0.5 if number < worst else 0.9
+        told = {"latency_ms": latency_ms(one), "accuracy": accuracy, "loss": 1.0}
+        measured = timed.cost.measure(one.counts).merged(Measurement(told, {"accuracy": 0.01}))
+        trials.append(Trial(Candidate(number, one.policy, 0, one.origin, budget), Completed(measured), {}, 0))
+    found = [traded.propose(number, trials, random_draw(traded)) for number in range(20, 80)]
+    shares = [latency_ms(one) / latency_ms(known[worst]) for one in found if one.origin == "guided:faster"]
+    assert len(shares) > 10
+    assert max(shares) <= 1
+    assert np.mean([share >= 0.5 for share in shares]) > 0.6

@@ -31,7 +31,7 @@ from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.elites import Elites
 from autoprune.search.proposals.knapsack import Knapsack, Penalties, rises_of
 from autoprune.search.proposals.loss_model import Belief, Evidence, draw
-from autoprune.search.proposals.screened_pool import ScreenedPool
+from autoprune.search.proposals.screened_pool import NEAR, NEARBY, ScreenedPool
 from autoprune.search.proposals.wished_counts import WishedCounts
 
 Rng: TypeAlias = np.random.Generator
@@ -183,7 +183,8 @@ class GuidedSampler:
         """Return a projector whose latency limit lies below what the best networks within the budget take."""
         known = [timed.cost.measure(self.space.counts(policy))["latency_ms"] for policy in elites]
         usual = min([timed.budget.limits["latency_ms"].value, *known])
-        limit = _between(1.05 * timed.smallest()["latency_ms"], usual, rng)
+        least = 1.05 * timed.smallest()["latency_ms"]
+        limit = _between(max(least, NEAR * usual) if rng.random() < NEARBY else least, usual, rng)
         return replace(timed, budget=Budget({**timed.budget.limits, "latency_ms": limit}))
 
     # what is known

@@ -13,8 +13,10 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from autoprune.analysis.pareto import best_within
 from autoprune.core.budget import Budget, Limit
 from autoprune.core.measurement import Measurement
+from autoprune.core.metrics import Metric
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.proposal import Proposal
 from autoprune.core.screened import ScreenedNetwork
@@ -25,7 +27,13 @@ from autoprune.errors import UsageError
 from autoprune.search.proposals.baselines import Ranking, baselines, further_baselines
 from autoprune.search.proposals.budget_projection import Cost, Projector
 from autoprune.search.proposals.guided_sampler import GuidedSampler
-from autoprune.search.proposals.latency_model import LatencyProbes, WorkCost, assumed_projector, latency_projector
+from autoprune.search.proposals.latency_model import (
+    LatencyModel,
+    LatencyProbes,
+    WorkCost,
+    assumed_projector,
+    latency_projector,
+)
 from autoprune.search.proposals.screened_pool import ScreenedPool
 from autoprune.study.optuna_sampler import GUIDED, proposal_seed
 from autoprune.study.policy_params import Params, dimensions, policy_of
@@ -54,6 +62,7 @@ class Proposals:
         work: costs that also say how much there is to do, if latency is an objective; ``None`` if it is none.
         timed: networks timed for the screening, by which proposals for a lower latency are made where latency is an
             objective without a limit; ``None``: they go by assumptions.
+        quality: what networks are judged by; ``None``: which of them are good is not asked.
     """
 
     space: SearchSpace
@@ -70,6 +79,7 @@ class Proposals:
     screened: tuple[ScreenedNetwork, ...] = ()
     work: WorkCost | None = None
     timed: LatencyProbes | None = None
+    quality: Metric | None = None
 
     @property
     def chosen_sampler(self) -> str:
@@ -166,7 +176,8 @@ class Proposals:
             return None
         self._guide.learn(trials, pending)
         rng = np.random.default_rng([self.seed, number, 2])
-        return self._pool.propose(rng, trials, projector, self.budget, self._guide.has_seen)
+        fastest = self._fastest_good(trials)
+        return self._pool.propose(rng, trials, projector, self.budget, self._guide.has_seen, fastest)
 
     def _within(self, lower: Budget) -> Budget:
         """Return a lower budget with no limit above this run's, as a predicted one may be that no network meets."""
@@ -220,12 +231,28 @@ class Proposals:
         """Return a projector that limits latency too: as timed networks predict, or else as is assumed at random."""
         if "latency_ms" in self.budget.limits and self.probes is not None:
             return latency_projector(self.space, self.budget, self.probes, trials)
-        if self.timed is not None:  # without the trials, so that only what is stored steers
-            limits = {"latency_ms": Limit(self.dense["latency_ms"]), **self.budget.limits}
+        if self.timed is not None:  # without the trials' latencies, which do not repeat exactly
+            limit = self._fastest_good(trials) or self.dense["latency_ms"]
+            limits = {"latency_ms": Limit(limit), **self.budget.limits}
             return latency_projector(self.space, Budget(limits), self.timed, ())
         if self.work is None:
             raise ValueError("nothing says what takes time, so no latency can be limited; this is a bug in autoprune")
         return assumed_projector(self.space, self.budget, self.work, np.random.default_rng([self.seed, number, 1]))
+
+    def _fastest_good(self, trials: Sequence[Trial]) -> float | None:
+        """Return the latency, as predicted, of the fastest trial that is as good as the best within noise, if any."""
+        if self.timed is None or self.quality is None:
+            return None
+        found = best_within(trials, self.budget, self.quality, "latency")
+        if found is None:
+            return None
+        return float(self._timed_model.predict(self.timed.cost.work(self.space.counts(found.candidate.policy))))
+
+    @cached_property
+    def _timed_model(self) -> LatencyModel:
+        if self.timed is None:
+            raise ValueError("no networks were timed; this is a bug in autoprune")
+        return self.timed.model()
 
     def _closed_form_budget(self, trials: Sequence[Trial]) -> Budget:
         """Return the budget with a latency limit turned into the MFLOPs that are predicted to meet it."""

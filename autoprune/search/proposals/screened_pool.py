@@ -29,6 +29,7 @@ from autoprune.search.proposals.loss_model import Evidence
 
 FASTER_SHARE = 0.45  # of the proposals from here that are to take less time, where latency was predicted
 _SIMILAR = (0.6, 1.05)  # cost / limit of what the loss model learns from
+NEAR, NEARBY = 0.6, 0.75  # three of four faster ones take at least 60 % of what the fastest good network takes
 _FAST_BAND = 0.8  # of a latency limit: what is faster still has given up more than was asked
 ORIGIN = "screened"
 
@@ -75,6 +76,7 @@ class ScreenedPool:
         projector: Projector,
         budget: Budget,
         is_taken: Callable[[Proposal], bool],
+        fastest: float | None = None,
     ) -> Proposal | None:
         """Return a screened network that uses up the budget; ``None`` if it is others' turn, or none is left.
 
@@ -84,6 +86,7 @@ class ScreenedPool:
             projector: onto the budget of this run.
             budget: that the proposal is for.
             is_taken: whether a network was evaluated already, or is being evaluated.
+            fastest: what the fastest of the good networks takes, as predicted; ``None`` if that is not known.
         """
         told = self.foretelling(trials)
         if not self.networks or rng.random() >= told.share:
@@ -93,7 +96,7 @@ class ScreenedPool:
         fits = (usages >= FULL_USE) & (usages <= 1)
         is_faster = rng.random() < FASTER_SHARE and self._has_latency
         if is_faster:
-            fits = self._faster(usages <= 1, rng)
+            fits = self._faster(usages <= 1, rng, fastest)
         for place in sorted(np.flatnonzero(fits), key=lambda place: (drawn[place], place)):
             found = self._proposal(int(place), budget, is_faster)
             if not is_taken(found):
@@ -109,12 +112,17 @@ class ScreenedPool:
     def _has_latency(self) -> bool:
         return all("latency_ms" in one.costs.values for one in self.networks)
 
-    def _faster(self, fits: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
-        """Return which of some networks are within a latency that is drawn between the least and the median of all."""
+    def _faster(self, fits: NDArray[np.bool_], rng: np.random.Generator, fastest: float | None) -> NDArray[np.bool_]:
+        """Return which of some networks are within a latency: a little below the fastest good network's, mostly.
+
+        Else it is drawn between the least and the median of all.
+        """
         latencies = np.array([one.costs["latency_ms"] for one in self.networks])
         if not fits.any():
             return fits
         limit = rng.uniform(latencies[fits].min(), np.median(latencies[fits]))
+        if fastest is not None and rng.random() < NEARBY:
+            limit = max(float(latencies[fits].min()), float(rng.uniform(NEAR, 1.0)) * fastest)
         return np.asarray(fits & (latencies <= limit) & (latencies >= _FAST_BAND * limit), dtype=np.bool_)
 
     def evidence(self, known: Evidence, rises: Sequence[Floats], trials: Sequence[Trial], onto: Projector) -> Evidence:

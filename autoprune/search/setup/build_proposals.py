@@ -39,4 +39,5 @@ def build_proposals(study: PreparedStudy, budget: Budget) -> Proposals:
         sensitivity=sensitivity,
         probes=probes,
         work=study.cost if "latency_ms" in spec.objectives else None,
+        quality=spec.quality,
     )
