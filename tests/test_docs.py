@@ -225,6 +225,7 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of Lightning, where it is installed
 @pytest.mark.parametrize("page", pages_with("python"), ids=title)
 def test_every_python_block_runs(page, place, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
