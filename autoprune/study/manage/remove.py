@@ -93,10 +93,14 @@ def _remove_artifacts(folder: StudyFolder, storage: str | None, place: str | Non
     url = sqlite_url(folder.database) if folder.database.exists() else storage
     if not url or not folder.resolved.exists():
         return 0, 0
-    facts = facts_in(url, read_resolved(folder.resolved).name)
-    if not place:
-        return 0, len(shared_in(facts))
-    return remove_shared(ArtifactStore(place), facts), 0
+    try:
+        facts = facts_in(url, read_resolved(folder.resolved).name)
+        known = shared_in(facts)
+    except StudyError:
+        if place:
+            raise  # nobody knows what is this study's
+        return 0, 0  # a damaged study goes all the same
+    return (remove_shared(ArtifactStore(place), facts), 0) if place else (0, len(known))
 
 
 def check_not_searched(folder: StudyFolder) -> None:
