@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 ROWS_PER_INPUT = 20
-COARSEST = 64  # at most one position in so many is left out: an 8 × 8 square
+COARSEST = 64  # one position in so many is looked at, at least: one of an 8 × 8 square
 WIDE = 32  # a map of so many positions along each dimension is sampled at every second one at least
 _SHUFFLE = 37  # which grid is next: of few examples, those apart from each other; odd, so that all have their turn
 _CHUNK = 4_000_000  # numbers that are unfolded at a time: 16 MB
