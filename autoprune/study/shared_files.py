@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -170,16 +170,15 @@ def shared_in(facts: Mapping[str, Any]) -> dict[str, SharedFile]:
     return found
 
 
-def remove_shared(store: ArtifactStore, facts: Mapping[str, Any]) -> int:
+def remove_shared(store: ArtifactStore, files: Collection[SharedFile]) -> int:
     """Remove from a store what a study's machines have left there; return how many bytes that was.
 
     Raises:
-        StudyError: if a fact is damaged, or a file cannot be removed.
+        StudyError: if a file cannot be removed.
     """
-    found = shared_in(facts).values()
-    for file in found:
+    for file in files:
         store.remove(file.id)
-    return sum(file.bytes for file in found)
+    return sum(file.bytes for file in files)
 
 
 def megabytes(count: int) -> str:

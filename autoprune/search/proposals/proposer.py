@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
 import numpy as np
 
@@ -155,12 +155,13 @@ class Proposals:
         One for a lower latency is made for that latency where a limit is on it. Otherwise it is for this run's budget:
         what its latency is assumed to be is no number to be held to.
         """
-        screened = self._from_screening(number, trials, projector, pending)
+        fastest = cache(partial(self._fastest_good, trials))  # it looks at all trials: when it is asked for, and once
+        screened = self._from_screening(number, trials, projector, pending, fastest)
         if screened is not None:
             return screened
         is_limited = "latency_ms" in self.budget.limits
         is_known = self.probes is not None if is_limited else self.work is not None
-        timed = partial(self._timed, number, trials) if is_known else None
+        timed = partial(self._timed, number, trials, fastest) if is_known else None
         for attempt in range(RANDOM_DRAWS):
             found = self._guide.propose(number, attempt, trials, projector, self.budget, timed, pending)
             if not self._guide.has_seen(found):
@@ -169,14 +170,18 @@ class Proposals:
         return replace(found, budget=self._within(found.budget) if is_lower else self.budget)
 
     def _from_screening(
-        self, number: int, trials: Sequence[Trial], projector: Projector, pending: Sequence[Candidate]
+        self,
+        number: int,
+        trials: Sequence[Trial],
+        projector: Projector,
+        pending: Sequence[Candidate],
+        fastest: Callable[[], float | None],
     ) -> Proposal | None:
         """Return a screened network that is worth a fine-tune; ``None`` if there is none, or it is not their turn."""
         if self._pool is None:
             return None
         self._guide.learn(trials, pending)
         rng = np.random.default_rng([self.seed, number, 2])
-        fastest = self._fastest_good(trials)
         return self._pool.propose(rng, trials, projector, self.budget, self._guide.has_seen, fastest)
 
     def _within(self, lower: Budget) -> Budget:
@@ -227,12 +232,12 @@ class Proposals:
             return latency_projector(self.space, self.budget, self.probes, trials)
         return Projector(self.space, self.cost, self._closed_form_budget(trials))
 
-    def _timed(self, number: int, trials: Sequence[Trial]) -> Projector:
+    def _timed(self, number: int, trials: Sequence[Trial], fastest: Callable[[], float | None]) -> Projector:
         """Return a projector that limits latency too: as timed networks predict, or else as is assumed at random."""
         if "latency_ms" in self.budget.limits and self.probes is not None:
             return latency_projector(self.space, self.budget, self.probes, trials)
         if self.timed is not None:  # without the trials' latencies, which do not repeat exactly
-            limit = self._fastest_good(trials) or self.dense["latency_ms"]
+            limit = fastest() or self.dense["latency_ms"]
             limits = {"latency_ms": Limit(limit), **self.budget.limits}
             return latency_projector(self.space, Budget(limits), self.timed, ())
         if self.work is None:

@@ -76,7 +76,7 @@ class ScreenedPool:
         projector: Projector,
         budget: Budget,
         is_taken: Callable[[Proposal], bool],
-        fastest: float | None = None,
+        fastest: Callable[[], float | None] = lambda: None,
     ) -> Proposal | None:
         """Return a screened network that uses up the budget; ``None`` if it is others' turn, or none is left.
 
@@ -86,7 +86,8 @@ class ScreenedPool:
             projector: onto the budget of this run.
             budget: that the proposal is for.
             is_taken: whether a network was evaluated already, or is being evaluated.
-            fastest: what the fastest of the good networks takes, as predicted; ``None`` if that is not known.
+            fastest: returns what the fastest of the good networks takes, as predicted, ``None`` if that is not known;
+                asked only if it is needed.
         """
         told = self.foretelling(trials)
         if not self.networks or rng.random() >= told.share:
@@ -96,7 +97,7 @@ class ScreenedPool:
         fits = (usages >= FULL_USE) & (usages <= 1)
         is_faster = rng.random() < FASTER_SHARE and self._has_latency
         if is_faster:
-            fits = self._faster(usages <= 1, rng, fastest)
+            fits = self._faster(usages <= 1, rng, fastest())
         for place in sorted(np.flatnonzero(fits), key=lambda place: (drawn[place], place)):
             found = self._proposal(int(place), budget, is_faster)
             if not is_taken(found):

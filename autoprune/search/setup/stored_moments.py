@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from autoprune.core.atomic_write import write_bytes
-from autoprune.core.json_values import DAMAGE, JsonObject
+from autoprune.core.json_values import JsonObject
 from autoprune.errors import ModelError
 from autoprune.pruning.compensation.closed_form import DenseMoments, dense_moments
 from autoprune.pruning.compensation.second_moments import InputMoments
@@ -76,5 +76,5 @@ def _stored(path: Path, settings: JsonObject) -> StoredMoments | None:
                 name: InputMoments(file.get_tensor(f"{name}/mean"), file.get_tensor(f"{name}/covariance"), rows)
                 for name, rows in json.loads(about["rows"]).items()
             }
-    except (SafetensorError, *DAMAGE):
+    except SafetensorError:
         return None

@@ -94,13 +94,12 @@ def _remove_artifacts(folder: StudyFolder, storage: str | None, place: str | Non
     if not url or not folder.resolved.exists():
         return 0, 0
     try:
-        facts = facts_in(url, read_resolved(folder.resolved).name)
-        known = shared_in(facts)
+        known = shared_in(facts_in(url, read_resolved(folder.resolved).name)).values()
     except StudyError:
         if place:
             raise  # nobody knows what is this study's
         return 0, 0  # a damaged study goes all the same
-    return (remove_shared(ArtifactStore(place), facts), 0) if place else (0, len(known))
+    return (remove_shared(ArtifactStore(place), known), 0) if place else (0, len(known))
 
 
 def check_not_searched(folder: StudyFolder) -> None:
