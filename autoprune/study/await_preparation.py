@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.core.json_values import parse_json
 from autoprune.core.notify import Notify
 from autoprune.errors import StudyError
 from autoprune.study.asking import making_tables
 from autoprune.study.folder import StudyFolder
 from autoprune.study.lapsed_leases import GRACE_SECONDS
 from autoprune.study.preparation import HOME, PreparationLease
-from autoprune.study.storage import closing_storage, tried_again
+from autoprune.study.storage import closing_storage, facts_in, tried_again
 from autoprune.study.storage_url import sqlite_path
 from autoprune.study.workers import home_in
 
@@ -62,11 +61,7 @@ def wait_for_preparation(
     with closing_storage(url, to_read=True) as storage:
 
         def look(_: bool) -> dict[str, Any] | None:
-            try:
-                stored = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
-            except KeyError:
-                return None
-            return {key: parse_json(value) for key, value in stored.items()}
+            return facts_in(storage, name)
 
         watched = _Watched(grace_seconds)
         while True:

@@ -8,11 +8,9 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import optuna
 
-from autoprune.core.json_values import parse_json
 from autoprune.errors import StudyError, UsageError
 from autoprune.study.optuna_tables import RENAME, rename_study
 from autoprune.study.storage import open_storage, reporting_faults
@@ -91,24 +89,6 @@ def copy_study(url: str, name: str, to_url: str, to_name: str) -> None:
             raise UsageError(
                 f"the storage {without_password(to_url)!r} holds a study named {to_name!r} already; give another name"
             ) from error
-
-
-def facts_in(url: str, name: str) -> dict[str, Any]:
-    """Return what a storage holds about a study as a whole; nothing if there is no such study.
-
-    Raises:
-        StudyError: if the storage cannot be read.
-    """
-    file = sqlite_path(url)
-    if file is not None and not file.exists():
-        return {}
-    storage = open_storage(url, to_read=True)
-    with reporting_faults(url):
-        try:
-            stored = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
-        except KeyError:
-            return {}
-        return {key: parse_json(value) for key, value in stored.items()}
 
 
 def delete_study(url: str, name: str) -> bool:

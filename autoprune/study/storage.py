@@ -19,7 +19,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 
-from autoprune.core.json_values import DAMAGE
+from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.errors import StudyError
 from autoprune.study.storage_url import read_url, sqlite_path, without_password, without_secret
 
@@ -235,6 +235,15 @@ def closing_storage(url: str, *, to_read: bool = False) -> Iterator[RDBStorage]:
             yield storage
     finally:
         storage.engine.dispose()
+
+
+def facts_in(storage: RDBStorage, name: str) -> dict[str, Any] | None:
+    """Return what a storage holds about a study as a whole; ``None`` if there is no such study."""
+    try:
+        stored = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
+    except KeyError:
+        return None
+    return {key: parse_json(value) for key, value in stored.items()}
 
 
 def _first_cause(error: BaseException) -> str:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from autoprune.errors import StudyError, StudyLockedError
 from autoprune.study.artifact_store import ArtifactStore
-from autoprune.study.copy_trials import delete_study, facts_in
+from autoprune.study.copy_trials import delete_study
 from autoprune.study.disk_usage import size_of
 from autoprune.study.folder import StudyFolder
 from autoprune.study.lock import is_searched, take_lock
 from autoprune.study.manage.file_inventory import DATABASE, LOCK, SPEC, is_made, stored_folder
 from autoprune.study.shared_files import remove_shared, shared_in
 from autoprune.study.spec_toml import read_resolved
-from autoprune.study.storage_url import sqlite_url
+from autoprune.study.storage import closing_storage, facts_in
+from autoprune.study.storage_url import sqlite_path, sqlite_url
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,12 @@ def remove_study(
 def _remove_artifacts(folder: StudyFolder, storage: str | None, place: str | None) -> tuple[int, int]:
     """Empty the artifact store of what is this study's; return the bytes removed, and how many files stay."""
     url = sqlite_url(folder.database) if folder.database.exists() else storage
-    if not url or not folder.resolved.exists():
-        return 0, 0
+    file = sqlite_path(url) if url else None
+    if not url or not folder.resolved.exists() or (file is not None and not file.exists()):
+        return 0, 0  # to open a missing file would make it
     try:
-        known = shared_in(facts_in(url, read_resolved(folder.resolved).name)).values()
+        with closing_storage(url, to_read=True) as stored:
+            known = shared_in(facts_in(stored, read_resolved(folder.resolved).name) or {}).values()
     except StudyError:
         if place:
             raise  # nobody knows what is this study's
