@@ -1,7 +1,8 @@
 """Which trials' weights are worth their place on disk: the front, the best of each budget, and the baselines.
 
-A function of what is stored, so that collecting after a kill ends where it would have ended without one. Combined with
-``trial_weights``, which writes, reads and removes the files.
+A function of what is stored, so that collecting after a kill ends where it would have ended without one. A trial that
+falls out may be named again later (beating beyond noise is not transitive), but its file is gone by then. Combined
+with ``trial_weights``, which writes, reads and removes the files.
 """
 
 from __future__ import annotations

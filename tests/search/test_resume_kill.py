@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from kept_weights import kept_along
 from tiny import call, command, environment, finished, stored_trials, write_study
 
 TRIALS, KILLS = 14, 10
@@ -97,15 +98,6 @@ def kept_weights(folder: Path) -> set[str]:
     return {path.name for path in (folder / "weights").iterdir()}
 
 
-def worth_their_place(folder: Path) -> set[str]:
-    from autoprune.analysis.weight_retention import retained_trials
-    from autoprune.study.view import open_view
-
-    view = open_view(folder)
-    kept = retained_trials(view.trials, view.spec.objectives, view.budget, view.spec.quality)
-    return {f"{number}.safetensors" for number in kept}
-
-
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_search_killed_ten_times_at_random_ends_where_an_undisturbed_one_ends(tmp_path: Path) -> None:
@@ -143,7 +135,8 @@ def test_a_search_killed_ten_times_at_random_ends_where_an_undisturbed_one_ends(
         for trial in stored_trials(folder)
         if trial["outcome"]
     )
-    assert kept_weights(folder) == worth_their_place(folder), "what kills left of the weights was put right"
+    worth_their_place = {f"{number}.safetensors" for number in kept_along(folder)}
+    assert kept_weights(folder) == worth_their_place, "what kills left of the weights was put right"
     again = {trial["number"] for trial in stored_trials(folder) if not trial["outcome"] and "number" in trial}
     assert again <= set(range(TRIALS)), "what was lost was asked again"
 
