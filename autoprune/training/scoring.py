@@ -7,8 +7,9 @@ by a caller that names it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +27,8 @@ from autoprune.training.loop import named_by_line
 SCORED_TOGETHER = 256  # examples per forward pass
 TRAIN_LIMIT = 2000  # training examples that are scored, at most
 LOSS = "loss"
+OnAnswer = Callable[[Any, Any], None]
+"""Called with a network's output and the batch that it is for."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def score(
     runtime: Runtime,
     batch_size: int = SCORED_TOGETHER,
     limit: int | None = None,
+    on_answer: OnAnswer = lambda output, batch: None,
 ) -> Score:
     """Score a network on a split.
 
@@ -71,6 +75,7 @@ def score(
         runtime: where and how it runs; the loss is computed in float32 whatever the precision.
         batch_size: examples per forward pass.
         limit: at most this many examples, always the same ones; ``None`` for all.
+        on_answer: called with each output and its batch, unless the task evaluates networks by itself.
 
     Raises:
         NonFiniteError: if an output, a score or the loss is NaN or infinite.
@@ -81,16 +86,24 @@ def score(
     # not in inference mode: what a network keeps of it, or assigns to its weights, could not be trained afterwards
     with torch.no_grad(), evaluating(network), named_by_line(f"scoring on {split}"), runtime.work():
         said = task.evaluate(network, split, runtime, limit)
-        judged = _judged(network, task, split, runtime, batch_size, limit) if said is None else []
+        judged = _judged(network, task, split, runtime, batch_size, limit, on_answer) if said is None else []
     return _score_of(judged, task, split) if said is None else _score_as_said(said, task)
 
 
 def _judged(
-    network: nn.Module, task: DataTask, split: str, runtime: Runtime, batch_size: int, limit: int | None
+    network: nn.Module,
+    task: DataTask,
+    split: str,
+    runtime: Runtime,
+    batch_size: int,
+    limit: int | None,
+    on_answer: OnAnswer,
 ) -> list[ScoredBatch]:
     found = list[ScoredBatch]()
     for batch in task.eval_batches(split, batch_size, runtime, limit):
-        found.append(task.score_batch(runtime.answer(task.forward, network, batch), batch))
+        output = runtime.answer(task.forward, network, batch)
+        on_answer(output, batch)
+        found.append(task.score_batch(output, batch))
     if not found:
         raise DataError(f"{task.name} gave no {split} batch; give at least one")
     return found

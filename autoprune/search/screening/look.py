@@ -58,11 +58,22 @@ class Looker:
             cut = self.pruner.cut(policy)
             network = context.device.place(shrink(self.pruner.network, cut, self.probe.copied))
             self.compensator(network, cut)
-            seen = score(network, context.task, "val", context.device, limit=self.quality_images).measurement
-            rise = self.distance(network) if self.distance else self._loss(network) - self.dense_loss
+            rise, seen = self._judged(network)
         except _UNUSABLE as error:
             return self._broken(counts, error), None
         return rise, seen
+
+    def _judged(self, network: nn.Module) -> tuple[float, Measurement]:
+        """Return a network's rise and its quality, from one pass over the examples where it can be."""
+        context, found = self.probe.context, self.distance.of_answers() if self.distance else None
+        on_answer = found.add if found else lambda output, batch: None
+        seen = score(
+            network, context.task, "val", context.device, limit=self.quality_images, on_answer=on_answer
+        ).measurement
+        if self.distance is None or found is None:
+            return self._loss(network) - self.dense_loss, seen
+        # a task that evaluates networks by itself shows no answers
+        return found.mean if found.batches else self.distance(network), seen
 
     def _loss(self, network: nn.Module) -> float:
         context = self.probe.context
