@@ -249,8 +249,8 @@ class Ledger:
         def ask(_: bool) -> Candidate | None:
             self._open.place.check()
             with self._open.alone():
-                self._open.reclaim({place.number for place in self._asked.values()})
-                return self._ask_next(proposer, seed, wanted)
+                stored = self._open.reclaim({place.number for place in self._asked.values()})[1]
+                return self._ask_next(stored, proposer, seed, wanted)
 
         self._has_asked = True
         candidate = self._open.tried(ask)
@@ -261,8 +261,10 @@ class Ledger:
     def _held(self) -> list[int]:
         return [place.trial_id for place in list(self._asked.values())]
 
-    def _ask_next(self, proposer: Proposer, seed: int, wanted: int | None) -> Candidate | None:
-        stored, space = self._open.follower.trials(), proposer.space
+    def _ask_next(
+        self, stored: Sequence[trial_format.StoredTrial], proposer: Proposer, seed: int, wanted: int | None
+    ) -> Candidate | None:
+        space = proposer.space
         self._open.study.sampler = RandomSampler()  # its trials may end without any sampler's seeing it
         lost = lost_candidates(stored, self._open.cache)
         if lost:
@@ -314,17 +316,10 @@ class Ledger:
                 number = self._next_number(stored)
                 made = Candidate(number, proposal.policy, proposal_seed(seed, number), proposal.origin, proposal.budget)
                 place = self._open.rows.add(self._new_trial(space, made, space.canonical(proposal.policy), {}))
-                self._open.study.sampler = RandomSampler()  # no sampler of Optuna's has proposed it
-                self._write_outcome(place, outcome, seconds)
+                self._open.rows.end(place, trial_format.trial_end(outcome, seconds, self.objectives))
                 return Trial(made, outcome, seconds, self._session)
 
         return self._open.tried(store)
-
-    def _write_outcome(self, place: trial_format.TrialPlace, outcome: Outcome, seconds: Mapping[str, float]) -> None:
-        state, values = trial_format.told_as(outcome, self.objectives)
-        told = trial_format.outcome_record(outcome, seconds)
-        self._open.storage.set_trial_user_attr(place.trial_id, trial_format.OUTCOME, told)
-        self._open.study.tell(place.number, values, state=state)
 
     def _new_trial(
         self, space: SearchSpace, candidate: Candidate, canonical: PruningPolicy, noted: Mapping[str, object]
@@ -349,16 +344,14 @@ class Ledger:
         place = self._asked.pop(candidate.number, None)
         if place is None:
             raise StudyError(f"candidate {candidate.number} was not asked in this run; ask before you tell")
-        state, _ = trial_format.told_as(outcome, self.objectives)
+        end = trial_format.trial_end(outcome, seconds, self.objectives)
 
         def write(is_second: bool) -> bool:
             self._open.place.check()
             with self._open.alone():
-                known = self._open.storage.get_trial(place.trial_id)
-                if known.state.is_finished():
-                    return is_second and known.state == state  # the connection was lost after the last write
-                self._write_outcome(place, outcome, seconds)
-                return True
+                found = self._open.rows.end(place, end)
+            # it may have ended as it should just before the connection was lost
+            return not found.is_finished() or (is_second and found == end.state)
 
         if not self._open.tried(write):
             raise LeaseLostError(

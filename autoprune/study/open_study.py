@@ -85,8 +85,7 @@ class OpenStudy:
             self.follower = Follower(self.rows)
             self.place = SamePlace(lock, self.url, self.storage, self.study_id, self._name)
             with self.alone():
-                ended = self.reclaim()
-                stored = self.follower.trials()
+                ended, stored = self.reclaim()
                 self._check_one_machine(stored)
         numbers = {found.number for record in ended if (found := self.cache.candidate(record)) is not None}
         left = [candidate for candidate in lost_candidates(stored, self.cache) if candidate.number not in numbers]
@@ -125,20 +124,26 @@ class OpenStudy:
         with alone(self._folder / _ASKING, self.storage, self._name):
             yield
 
-    def reclaim(self, held: Collection[int] = ()) -> list[trial_format.StoredTrial]:
-        """End what dead workers left running, and return it; to be called alone.
+    def reclaim(
+        self, held: Collection[int] = ()
+    ) -> tuple[list[trial_format.StoredTrial], list[trial_format.StoredTrial]]:
+        """End what dead workers left running; to be called alone.
 
         Args:
             held: Optuna's numbers of the trials that this worker evaluates; any other of its own was lost by an error.
+
+        Returns:
+            what was ended, as it was, and every trial as it is now.
         """
 
         def is_orphan(record: trial_format.StoredTrial) -> bool:
             return worker_of(record) == self.worker and record.number not in held
 
         silent = partial(self.rows.silent, self.grace_seconds)
-        left = run_out(self.follower.trials(), self._folder, silent, is_orphan)
+        stored = self.follower.trials()
+        left = run_out(stored, self._folder, silent, is_orphan)
         end_running(self.study, left, self._objectives)
-        return left
+        return left, self.follower.trials() if left else stored
 
     def give_back(self) -> None:
         """End what this worker was given and has not finished, for others to take it over at once."""

@@ -112,7 +112,7 @@ class OptunaDraw:
             UnknownNameError: if there is no such sampler.
         """
         sampler = make_sampler(name, seed, has_company=self._has_company)
-        self._study.sampler = sampler  # it also sees the trial end
+        self._study.sampler = sampler  # it may note something on the trial that it is asked for
         number = self._study.ask().number
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         self.place = TrialPlace(trial_id, number)

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from autoprune.core.json_values import parse_json
 from autoprune.study.table_schema import CANDIDATE, KNOWN_SCHEMA, OUTCOME
-from autoprune.study.trial_format import NewTrial, StoredTrial, TrialPlace
+from autoprune.study.trial_format import NewTrial, StoredTrial, TrialEnd, TrialPlace
 
 # an attribute's value is JSON, and ours is JSON within it
 _QUERY = text(
@@ -132,6 +132,42 @@ def insert_details(storage: RDBStorage, place: TrialPlace, new: NewTrial) -> Non
     values = new.internal_values()
     with Session(storage.engine) as session, session.begin():
         _insert_details(session, place, new, values)
+
+
+def end_running(storage: RDBStorage, place: TrialPlace, end: TrialEnd) -> TrialState:
+    """End a running trial in one transaction; one that has ended already is left as it is.
+
+    Args:
+        storage: holds the study.
+        place: of the trial.
+        end: what is stored.
+
+    Returns:
+        the state that it was in.
+
+    Raises:
+        KeyError: if there is no such trial.
+        SQLAlchemyError: if the database cannot be written; then nothing is stored.
+    """
+    from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel, TrialValueModel
+
+    with Session(storage.engine) as session, session.begin():
+        trial = session.scalar(select(TrialModel).where(TrialModel.trial_id == place.trial_id).with_for_update())
+        if trial is None:
+            raise KeyError(f"no trial {place.trial_id}")
+        state = TrialState(trial.state)
+        if state == TrialState.RUNNING:
+            values = [TrialValueModel.value_to_stored_repr(value) for value in end.values or ()]
+            rows: list[dict[str, object]] = [
+                {"trial_id": place.trial_id, "objective": objective, "value": value, "value_type": kind}
+                for objective, (value, kind) in enumerate(values)
+            ]
+            attributes = _attribute_rows(place, end.user_attrs)
+            for table, found in ((TrialUserAttributeModel, attributes), (TrialValueModel, rows)):
+                if found:
+                    session.execute(insert(table), found)
+            trial.state, trial.datetime_complete = end.state, datetime.datetime.now()  # local, as above
+    return state
 
 
 def _insert_details(session: Session, place: TrialPlace, new: NewTrial, values: Mapping[str, float]) -> None:

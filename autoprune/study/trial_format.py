@@ -123,6 +123,21 @@ class NewTrial:
         return inner
 
 
+@dataclass(frozen=True)
+class TrialEnd:
+    """What is stored of a trial when it ends.
+
+    Attributes:
+        state: that it ends in.
+        values: of the objectives, all finite; ``None`` if it has none.
+        user_attrs: what is stored with it, as JSON.
+    """
+
+    state: TrialState
+    values: Sequence[float] | None
+    user_attrs: Mapping[str, Any]
+
+
 def candidate_record(candidate: Candidate, session: int, worker: str = "") -> str:
     """Return the JSON that is written for a candidate when it begins, with the session and worker it is given to."""
     return json.dumps(
@@ -234,6 +249,12 @@ def told_as(outcome: Outcome, objectives: Sequence[str]) -> tuple[TrialState, li
             return TrialState.PRUNED, None
         case OverBudget() | Failed() | Untimed():
             return TrialState.FAIL, None
+
+
+def trial_end(outcome: Outcome, seconds: Mapping[str, float], objectives: Sequence[str]) -> TrialEnd:
+    """Return what is stored of an outcome."""
+    state, values = told_as(outcome, objectives)
+    return TrialEnd(state, values, {OUTCOME: outcome_record(outcome, seconds)})
 
 
 def directions(objectives: Sequence[str]) -> list[StudyDirection]:

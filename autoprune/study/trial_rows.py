@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from autoprune.study import optuna_tables
-from autoprune.study.trial_format import NewTrial, StoredTrial, TrialPlace
+from autoprune.study.trial_format import NewTrial, StoredTrial, TrialEnd, TrialPlace
 
 
 class TrialRows(Protocol):
@@ -39,6 +39,14 @@ class TrialRows(Protocol):
         """Store the parameters and attributes of a trial that runs without any; raises as :meth:`add`."""
         ...  # pragma: no cover
 
+    def end(self, place: TrialPlace, end: TrialEnd) -> TrialState:
+        """End a running trial, and leave one that has ended already as it is; return the state that it was in.
+
+        Raises:
+            KeyError: if there is no such trial.
+        """
+        ...  # pragma: no cover
+
 
 class TableRows:
     """Trials through Optuna's tables: one statement where the API takes hundreds."""
@@ -61,6 +69,10 @@ class TableRows:
     def complete(self, place: TrialPlace, new: NewTrial) -> None:
         """Store the rest of a trial in one transaction."""
         optuna_tables.insert_details(self._storage, place, new)
+
+    def end(self, place: TrialPlace, end: TrialEnd) -> TrialState:
+        """End a trial in one transaction; return the state that it was in."""
+        return optuna_tables.end_running(self._storage, place, end)
 
 
 class ApiRows:
@@ -99,6 +111,15 @@ class ApiRows:
             self._storage.set_trial_param(place.trial_id, name, value, new.distributions[name])
         for key, value in new.user_attrs.items():
             self._storage.set_trial_user_attr(place.trial_id, key, value)
+
+    def end(self, place: TrialPlace, end: TrialEnd) -> TrialState:
+        """End a trial; its state comes last, so that an attribute without it says how it would have ended."""
+        state = self._storage.get_trial(place.trial_id).state
+        if not state.is_finished():
+            for key, value in end.user_attrs.items():
+                self._storage.set_trial_user_attr(place.trial_id, key, value)
+            self._storage.set_trial_state_values(place.trial_id, end.state, end.values)
+        return state
 
 
 def open_rows(storage: RDBStorage, study_id: int) -> TrialRows:

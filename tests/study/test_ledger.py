@@ -207,12 +207,14 @@ def test_a_candidate_that_dies_again_and_again_keeps_its_number(tmp_path: Path) 
 def test_an_outcome_written_but_not_told_is_finished_and_not_evaluated_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Optuna's API writes an outcome before the state that ends its trial."""
+    monkeypatch.setattr(optuna_tables, "KNOWN_SCHEMA", ())
     proposals = make_proposals()
     for outcome in OUTCOMES:
         killed = open_ledger(tmp_path)
         candidate = killed.ask(proposals, 0)
         with monkeypatch.context() as patch:
-            patch.setattr(optuna.Study, "tell", _die)
+            patch.setattr(RDBStorage, "set_trial_state_values", _die)
             with pytest.raises(Killed):
                 killed.tell(candidate, outcome, {"score": 1.0})
         killed.close(gives_back=False)
@@ -257,8 +259,9 @@ WRITES = (
     (RDBStorage, "set_trial_system_attr"),
     (optuna_tables, "insert_running"),
     (optuna_tables, "insert_details"),
+    (optuna_tables, "end_running"),
 )
-BY_TABLES = {"_create_new_trial", "set_trial_state_values", "set_trial_user_attr", "insert_details"}
+BY_TABLES = {"_create_new_trial", "insert_details", "end_running"}
 BY_API = {"_create_new_trial", "set_trial_state_values", "set_trial_user_attr", "_set_trial_param"}
 
 
@@ -470,11 +473,12 @@ def test_a_full_disk_is_a_study_error_and_the_study_goes_on_once_there_is_room(t
     ("where", "method", "schema"),
     [
         (RDBStorage, "_create_new_trial", None),
-        (RDBStorage, "set_trial_user_attr", None),
-        (RDBStorage, "set_trial_state_values", None),
+        (RDBStorage, "set_trial_user_attr", ()),
+        (RDBStorage, "set_trial_state_values", ()),
         (RDBStorage, "_get_trials", None),
         (RDBStorage, "_set_trial_param", ()),  # by Optuna's API
         (optuna_tables, "insert_details", None),  # by its tables
+        (optuna_tables, "end_running", None),
         (optuna_tables, "read_rows", None),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 from sqlalchemy import event
 from study_fakes import make_proposals, open_ledger
 
@@ -68,15 +69,16 @@ def test_asking_and_telling_go_on_after_one_loss(tmp_path: Path, words: str) -> 
 def test_a_connection_lost_after_the_last_write_is_no_second_outcome(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         candidate = ledger.ask(make_proposals(), 0)
-        tell: Callable[..., object] = ledger._open.study.tell
+        end: Callable[..., TrialState] = ledger._open.rows.end
 
-        def told_and_lost(*given: Any, **named: Any) -> None:
-            ledger._open.study.tell = tell  # type: ignore[method-assign, assignment]
-            tell(*given, **named)
+        def ended_and_lost(*given: Any) -> TrialState:
+            ledger._open.rows.end = end  # type: ignore[method-assign]
+            end(*given)
             Dropping(ledger, "SELECT", times=1)
             ledger._open.storage.get_all_trials(ledger._open.study_id)
+            raise AssertionError("the connection was to be lost")
 
-        ledger._open.study.tell = told_and_lost  # type: ignore[method-assign, assignment]
+        ledger._open.rows.end = ended_and_lost  # type: ignore[method-assign]
         assert ledger.tell(candidate, DONE, {}).outcome == DONE
         assert [trial.outcome for trial in ledger.trials] == [DONE]
 

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from study_fakes import OBJECTIVES, make_proposals, open_ledger, run
 
 from autoprune.core.measurement import Measurement
-from autoprune.core.trial import Completed, Failed
+from autoprune.core.trial import Completed, Failed, Stopped
 from autoprune.errors import StudyError
 from autoprune.study import optuna_tables, sqlite_rows
 from autoprune.study.at_work import at_work
@@ -23,7 +23,7 @@ from autoprune.study.spec_toml import write_resolved
 from autoprune.study.sqlite_rows import RowState, read_sqlite
 from autoprune.study.storage import open_storage
 from autoprune.study.storage_url import sqlite_url
-from autoprune.study.trial_format import StoredTrial, read_trials
+from autoprune.study.trial_format import StoredTrial, TrialPlace, read_trials, trial_end
 from autoprune.study.trial_rows import ApiRows, Follower, TableRows, TrialRows, open_rows
 from autoprune.study.view import open_view
 
@@ -76,6 +76,45 @@ def test_a_sqlite_file_is_read_alike_without_optuna(stored: Path, tmp_path: Path
     assert read_sqlite(stored / "study.db", "nosuch", stored) is None
     (tmp_path / "study.db").write_bytes(b"SQLite format 3 no longer")
     assert read_sqlite(tmp_path / "study.db", "fake", tmp_path) is None
+
+
+@pytest.mark.parametrize("kind", [TableRows, ApiRows])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Completed(Measurement({"accuracy": 0.5, "loss": 1.0, "mflops": 2.5})),
+        Stopped("hopeless", Measurement({"mflops": 2.5})),
+        Failed("E", "m"),
+    ],
+    ids=["completed", "stopped", "failed"],
+)
+def test_a_trial_ends_as_optuna_would_end_it(
+    tmp_path: Path, kind: type[TableRows | ApiRows], outcome: Completed | Stopped | Failed
+) -> None:
+    proposals, ends = make_proposals(), list[optuna.trial.FrozenTrial]()
+    with open_ledger(tmp_path) as ledger:
+        for _ in range(2):
+            ledger.ask(proposals, 0)
+        storage, study = ledger._open.storage, ledger._open.study
+        end = trial_end(outcome, {"score": 1.0}, OBJECTIVES)
+        ours, theirs = (TrialPlace(one._trial_id, one.number) for one in study.get_trials())
+        rows = kind(storage, ledger._open.study_id)
+        assert rows.end(ours, end) == TrialState.RUNNING
+        for key, value in end.user_attrs.items():
+            storage.set_trial_user_attr(theirs.trial_id, key, value)
+        study.tell(theirs.number, end.values, state=end.state)
+        ends = study.get_trials()
+        assert rows.end(ours, trial_end(Failed("late", "m"), {}, OBJECTIVES)) == end.state, "it has ended already"
+        assert study.get_trials() == ends, "nothing is written a second time"
+        with pytest.raises(KeyError):
+            rows.end(TrialPlace(99, 99), end)
+    first, second = ends
+    assert first.state == second.state == end.state
+    assert first.values == second.values == end.values
+    assert first.user_attrs["outcome"] == second.user_attrs["outcome"]
+    assert first.datetime_complete is not None
+    assert second.datetime_complete is not None
+    assert abs((first.datetime_complete - second.datetime_complete).total_seconds()) < 60
 
 
 def test_tables_that_are_not_known_are_left_to_optunas_api(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

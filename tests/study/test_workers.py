@@ -142,7 +142,7 @@ def test_heartbeats_keep_a_lease_alive(tmp_path: Path) -> None:
         until = time.monotonic() + 5
         while time.monotonic() < until:
             time.sleep(0.5)
-            assert other._open.reclaim() == []
+            assert other._open.reclaim()[0] == []
         slow.tell(candidate, fake_outcome(PROPOSALS, candidate), {})
 
 
@@ -164,7 +164,7 @@ def test_an_outcome_that_could_not_be_written_is_evaluated_again(
     with open_ledger(tmp_path) as ledger:
         candidate = ledger.ask(PROPOSALS, 0)
         with monkeypatch.context() as patch:
-            patch.setattr(optuna.Study, "tell", _full_disk)
+            patch.setattr(optuna_tables, "end_running", _full_disk)
             with pytest.raises(OSError, match="full"):
                 ledger.tell(candidate, fake_outcome(PROPOSALS, candidate), {})
         list(run(ledger, PROPOSALS, 2))
