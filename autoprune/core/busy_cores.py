@@ -1,7 +1,8 @@
 """How many of this process's cores other programs use now, as Linux counts the time of each core.
 
 Two OpenMP threads on two cores train twenty times as slow as alone while one other program computes beside them,
-because each waits for the other; one thread does not. So a process takes no core that others use, and says so.
+because each waits for the other; one thread does not. So a process takes no core that others use, and says so; and it
+looks again as it goes on (:class:`BusyWatch`), since a machine gets busy and quiet again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 _SECONDS = 0.3  # that are watched
 _QUIET = 0.25  # cores that may be in use without one being taken: a desktop, and what has just ended
@@ -41,25 +43,56 @@ def watched(read: Callable[[], str], pause: Callable[[float], None]) -> float | 
         read: returns what ``/proc/stat`` holds; raises ``OSError`` where there is none.
         pause: waits for so many seconds.
     """
-    try:
-        before, own = _ticks(read()), time.process_time()
-        pause(_SECONDS)
-        after, own = _ticks(read()), time.process_time() - own
-    except (OSError, ValueError, IndexError):
-        return None
-    elapsed = after[1] - before[1]
-    if elapsed <= 0 or after[2] != before[2]:
-        return None
-    in_use = after[2] * (after[0] - before[0]) / elapsed
-    return min(float(after[2]), max(0.0, in_use - own / _SECONDS))
+    watch = BusyWatch(read)
+    pause(_SECONDS)
+    return watch.since_last()
+
+
+class BusyWatch:
+    """A look at the cores now and then, which tells what others used of them since the look before.
+
+    Args:
+        read: as for :func:`watched`.
+    """
+
+    def __init__(self, read: Callable[[], str] | None = None) -> None:
+        self._read = read or _read_stat
+        self._last = self._look()
+
+    def since_last(self) -> float | None:
+        """Return how many cores others used on average since the last look; ``None`` where that is not known."""
+        before, now = self._last, self._look()
+        self._last = now
+        if before is None or now is None:
+            return None
+        elapsed = now.whole - before.whole  # hundredths of a second, of all cores together
+        if elapsed <= 0 or now.cores != before.cores:
+            return None
+        in_use = now.cores * (now.used - before.used) / elapsed
+        own = 100 * now.cores * (now.own_seconds - before.own_seconds) / elapsed
+        return min(float(now.cores), max(0.0, in_use - own))
+
+    def _look(self) -> _Ticks | None:
+        try:
+            return _ticks(self._read(), time.process_time())
+        except (OSError, ValueError, IndexError):
+            return None
+
+
+class _Ticks(NamedTuple):
+    """What is counted of this process's cores, in hundredths of a second since the machine was started."""
+
+    used: int
+    whole: int
+    cores: int
+    own_seconds: float
 
 
 def _read_stat() -> str:
     return Path("/proc/stat").read_text(encoding="ascii")
 
 
-def _ticks(text: str) -> tuple[int, int, int]:
-    """Return the time for which this process's cores were in use, all of their time, and how many they are."""
+def _ticks(text: str, own_seconds: float) -> _Ticks:
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     used = whole = count = 0
     for line in text.splitlines():
@@ -70,4 +103,4 @@ def _ticks(text: str) -> tuple[int, int, int]:
             whole += sum(columns)
             used += sum(columns) - sum(columns[place] for place in _IDLE)
             count += 1
-    return used, whole, count
+    return _Ticks(used, whole, count, own_seconds)

@@ -35,6 +35,11 @@ def default_threads() -> int:
     return min(cores, max(given or free_cores(cores), together))
 
 
+def threads_are_given() -> bool:
+    """Return whether the environment says how many threads a process uses."""
+    return _given(THREADS_VARIABLE) > 0
+
+
 def unused_cores() -> int:
     """Return the cores that several processes of one command share: those that other programs leave free."""
     return free_cores(available_cores())

@@ -126,7 +126,7 @@ def target_network(
         classes = classes or stored.num_classes
     architecture = Architecture.of(spec.model.source, inputs, classes, stored.offers)
     network = _built(spec, architecture, inputs, notify)
-    runtime_of(spec).apply_threads()
+    runtime_of(spec).apply_threads(notify)
     runtime = runtime_for_inputs(network, inputs, runtime_of(spec), named_settings(spec.runtime), notify)
     if task is not None:
         inputs = task.inputs(network, next(iter(task.eval_batches("val", 2, runtime)))).on("cpu")
@@ -154,7 +154,7 @@ def _of_own_task(spec: StudySpec, task: DataTask, notify: Notify) -> TargetNetwo
     offers = task.needs.offers
     network = build_for_inputs(wish.source, task.example, None, spec.seed, wish.weights, notify, offers)
     inputs = task.example(network).of_size(2)
-    runtime_of(spec).apply_threads()
+    runtime_of(spec).apply_threads(notify)
     runtime = runtime_for_inputs(network, inputs, runtime_of(spec), named_settings(spec.runtime), notify)
     architecture = Architecture.of(wish.source, inputs, offers=offers)
     return TargetNetwork(spec, runtime.place(network).eval(), task, runtime, architecture, inputs)

@@ -61,7 +61,7 @@ def begin_session(
         if can_be_screened(study, proposals):
             preparing.wait(display.say, "waiting for another worker, which looks at networks without training")
             proposals = with_screening(study, proposals)
-    study.device.apply_threads()
+    study.device.apply_threads(display.say)
     remember(study.spec, written, folder)
     on_prepared()
     ledger.remember("fingerprint", fingerprint(study.spec))

@@ -87,7 +87,7 @@ class RuntimeSpec(Section):
         default=0,
         ge=0,
         description="CPU threads for training; 0: as many as OMP_NUM_THREADS says, or one for each core that other "
-        "programs leave free when the command begins",
+        "programs leave free, which is looked at every ten seconds",
     )
 
 

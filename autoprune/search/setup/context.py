@@ -60,7 +60,7 @@ def open_context(spec: StudySpec, folder: StudyFolder, notify: Notify, task: Dat
         StudyMismatchError: if their content has changed since the dense network was measured.
     """
     device = runtime_of(spec)
-    device.apply_threads()
+    device.apply_threads(notify)
     note = "" if device.threads or device.device != "cpu" else fewer_threads_note()
     if note:
         notify(note)

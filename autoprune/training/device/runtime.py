@@ -20,7 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autoprune.core import quiet
 from autoprune.core.cores import default_threads
+from autoprune.core.notify import Notify, silent
 from autoprune.models.calling.tensors import map_tensors
+from autoprune.training.device import thread_count
 
 Precision = Literal["fp32", "bf16"]
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -105,16 +107,24 @@ class Runtime:
         return map_tensors(output, _widened)
 
     def rest(self) -> None:
-        """Wait while another process times networks on the device; to be called between two steps."""
+        """Wait while another process times networks on the device; to be called between two steps.
+
+        The threads of this process keep to the cores that others leave free, if nobody has said how many there are.
+        """
         quiet.rest(self.device)
+        thread_count.OF_PROCESS.keep()
 
     def work(self) -> AbstractContextManager[None]:
         """Return a context in which steps follow one another; who times on the device waits for the end of one."""
         return quiet.work(self.device)
 
-    def apply_threads(self) -> None:
-        """Set how many CPU threads PyTorch uses, for the whole process."""
-        torch.set_num_threads(self.threads or default_threads())
+    def apply_threads(self, notify: Notify = silent) -> None:
+        """Set how many CPU threads PyTorch uses, for the whole process.
+
+        Args:
+            notify: called with a sentence if that changes later, as other programs use more cores or fewer.
+        """
+        thread_count.OF_PROCESS.begin(self.threads, notify)
 
     def describe(self) -> dict[str, str | int]:
         """Return what matters when timings are compared: device, precision, layout, threads, versions."""
