@@ -30,6 +30,7 @@ from autoprune.models.calling.tensors import map_tensors
 WEIGHT_LEVELS = 127  # on each side of zero, of signed weights in eight bits
 REDUCED_LEVELS = 64  # the same in seven bits
 _ACTIVATION_LEVELS = 255  # above the smallest, of unsigned activations
+_LONGEST_GRADIENT = 1.0  # of a parameter, by its Euclidean norm
 _SHRINK = 0.01  # share of the way that a range goes back towards a batch which does not reach its ends
 
 # function → the dimension of its weight that counts output channels
@@ -211,6 +212,11 @@ def _is_activation(given: Any) -> bool:
     return isinstance(given, Tensor) and given.is_floating_point() and given.dim() > 0 and given.numel() > 0
 
 
+def _clipped(gradient: Tensor) -> Tensor:
+    """Return a gradient cut to :data:`_LONGEST_GRADIENT`: behind a standing batch norm nothing else holds it."""
+    return gradient * (_LONGEST_GRADIENT / torch.linalg.vector_norm(gradient).clamp(min=_LONGEST_GRADIENT))
+
+
 @contextmanager
 def fake_quantised(network: nn.Module, levels: int = WEIGHT_LEVELS) -> Iterator[FakeQuantisation]:
     """Let a network round as it will in int8, for a stretch of code; batch norms keep their statistics meanwhile.
@@ -242,6 +248,7 @@ def fake_quantised(network: nn.Module, levels: int = WEIGHT_LEVELS) -> Iterator[
     hooks = (
         network.register_forward_pre_hook(begin, prepend=True),
         network.register_forward_hook(end, always_call=True),
+        *(one.register_hook(_clipped) for one in network.parameters() if norms and one.requires_grad),
     )
     try:
         yield mode

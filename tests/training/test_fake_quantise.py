@@ -135,3 +135,14 @@ def test_a_network_that_fails_leaves_nothing_behind() -> None:
             net(torch.zeros(1, 4))
         assert torch.add(torch.tensor([0.3]), torch.tensor([0.123456])).item() == pytest.approx(0.423456)
         net(torch.ones(1, 3))
+
+
+def test_behind_a_standing_batch_norm_no_gradient_is_longer_than_one() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    with fake_quantised(net.train()):
+        (1000 * net(torch.randn(4, 2, 6, 6))).sum().backward()
+        assert all(float(one.grad.norm()) < 1.001 for one in net.parameters() if one.grad is not None)
+    net.zero_grad()
+    (1000 * net(torch.randn(4, 2, 6, 6))).sum().backward()
+    assert net[1].bias.grad is not None
+    assert float(net[1].bias.grad.norm()) > 1, "afterwards all is as before"
