@@ -214,7 +214,12 @@ def _is_activation(given: Any) -> bool:
 
 def _clipped(gradient: Tensor) -> Tensor:
     """Return a gradient cut to :data:`_LONGEST_GRADIENT`: behind a standing batch norm nothing else holds it."""
-    return gradient * (_LONGEST_GRADIENT / torch.linalg.vector_norm(gradient).clamp(min=_LONGEST_GRADIENT))
+    length: Tensor = torch.linalg.vector_norm(gradient).clamp(min=_LONGEST_GRADIENT)
+    return gradient.mul(_LONGEST_GRADIENT / length)
+
+
+def _hooked(parameter: nn.Parameter) -> Any:
+    return parameter.register_hook(_clipped)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -248,7 +253,7 @@ def fake_quantised(network: nn.Module, levels: int = WEIGHT_LEVELS) -> Iterator[
     hooks = (
         network.register_forward_pre_hook(begin, prepend=True),
         network.register_forward_hook(end, always_call=True),
-        *(one.register_hook(_clipped) for one in network.parameters() if norms and one.requires_grad),
+        *(_hooked(one) for one in network.parameters() if norms and one.requires_grad),
     )
     try:
         yield mode
