@@ -249,6 +249,7 @@ class Study:
         epochs: float | None = None,
         export: str | Sequence[str] | None = None,
         int8: bool = False,
+        qat: bool | None = None,
         prefer: Preference | None = None,
         quality: Limits | None = None,
         top: int | None = None,
@@ -270,6 +271,8 @@ class Study:
             export: a format, ``"onnx"``, or several; ``None`` for the study's own.
             int8: whether ``model.int8.onnx`` is written too, with what it costs and brings on the card; the study's
                 ``pick.int8_max_drop`` limits what it may lose.
+            qat: whether the last quarter of the fine-tune is taken once more with the rounding of int8, the result
+                being kept if it is better in int8 beyond noise; ``None`` for the study's own.
             prefer: which of several networks is the best if their quality is the same within one standard error:
                 ``"latency"`` the fastest, ``"size"`` the smallest, ``"accuracy"`` the one with the lowest loss;
                 ``None`` for the study's own.
@@ -301,8 +304,10 @@ class Study:
         worst = QualityLimits.parse(quality or {}, view.spec.qualities)
         order = Order(
             Wish(_written(budget), trial, lambda qualities, dense: worst, top, epochs, prefer),
-            choose_formats(view, None if formats is None else ",".join(formats) or "none", int8=int8, quality=worst),
-            names_formats=int8 or bool(formats),
+            choose_formats(
+                view, None if formats is None else ",".join(formats) or "none", int8=int8, quality=worst, qat=qat
+            ),
+            names_formats=int8 or bool(qat) or bool(formats),
             compare=compare,
             force=force,
             takes_known=True,

@@ -4,8 +4,9 @@
 
 The dense network, and pruned ones of the same share of its MFLOPs: ``uniform`` widths, in the multiples of --round-to,
 and residual ``blocks`` dropped alone. The pruned ones are fine-tuned alike for a few steps, the dense network being
-their teacher. Each is exported as ``pick`` does it, in float32 and in int8; scores are on validation, and latency is
-timed in ONNX Runtime in alternation with the dense network in float32.
+their teacher. Each is exported as ``pick`` does it, in float32 and in int8. With --qat-share a copy of each takes the
+last part of the fine-tune once more with the rounding of int8, and both are scored with every layer in int8. Scores are
+on validation, and latency is timed in ONNX Runtime in alternation with the dense network in float32.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -27,15 +29,19 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import BudgetError
 from autoprune.export.convert import export_network, timed
+from autoprune.export.cpu_flags import reduces_range
 from autoprune.export.examples import examples_of
-from autoprune.export.export_result import ExportedFile, FailedExport
+from autoprune.export.export_result import ExportedFile, FailedExport, Int8Training
 from autoprune.export.int8 import export_int8
+from autoprune.export.int8_trained import Int8Trained
 from autoprune.export.onnx import OnnxSession
+from autoprune.models.copying.copy_network import copy_network
 from autoprune.search.proposals.baselines import baselines
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.training.distillation import Teacher
+from autoprune.training.fake_quantise import REDUCED_LEVELS, WEIGHT_LEVELS, fake_quantised
 from autoprune.training.finetune import finetune
-from autoprune.training.loop import TrainingRun
+from autoprune.training.loop import Span, TrainingRun
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.settings import FinetuneSettings
 
@@ -56,6 +62,7 @@ class Row:
     speedup: dict[str, float] = field(default_factory=dict)
     error: dict[str, float] = field(default_factory=dict)
     failure: str = ""
+    training: Int8Training | None = None
 
 
 def main() -> None:
@@ -82,6 +89,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=150, help="of the fine-tune")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument(
+        "--qat-share", type=float, default=0.0, help="of the fine-tune, to be taken with rounding; 0: none"
+    )
     parser.add_argument("--max-drop", type=float, default=0.01, help="that int8 may lose, a fraction")
     parser.add_argument("--threads", type=int, default=0, help="for training; timing is always on one")
     parser.add_argument("--seed", type=int, default=0)
@@ -123,14 +133,31 @@ class Int8Bench:
         bench, options = self.bench, self.options
         network, runtime = bench.runtime.place(network), bench.runtime
         runtime.apply_threads()
-        epochs = options.steps * options.batch_size / bench.task.sizes["train"]
-        settings = FinetuneSettings(epochs, options.batch_size, options.lr, 5e-4, distill=True)
         recalibrate_batchnorm(network, bench.task, RECALIBRATION, runtime, options.seed)
-        finetune(
-            network, TrainingRun(bench.task, settings, runtime, options.seed), Teacher(bench.dense, bench.task, runtime)
-        )
+        finetune(network, self.run(), Teacher(bench.dense, bench.task, runtime))
         torch.set_num_threads(1)
         return network.cpu().eval()
+
+    def run(self) -> TrainingRun:
+        """Return the fine-tune."""
+        bench, options = self.bench, self.options
+        epochs = options.steps * options.batch_size / bench.task.sizes["train"]
+        settings = FinetuneSettings(epochs, options.batch_size, options.lr, 5e-4, distill=True)
+        return TrainingRun(bench.task, settings, bench.runtime, options.seed)
+
+    def rounded(self, network: nn.Module) -> Int8Trained | None:
+        """Return a network after the last part of its fine-tune once more, with rounding; ``None`` if not asked for."""
+        bench, share = self.bench, self.options.qat_share
+        if not share:
+            return None
+        started, twin = time.perf_counter(), copy_network(network)
+        bench.runtime.apply_threads()
+        run = replace(self.run(), runtime=replace(bench.runtime, precision="fp32"))
+        span = Span(round((1 - share) * self.options.steps), self.options.steps)
+        with fake_quantised(twin, REDUCED_LEVELS if reduces_range() else WEIGHT_LEVELS):
+            finetune(twin, run, Teacher(bench.dense, bench.task, run.runtime), span=span)
+        torch.set_num_threads(1)
+        return Int8Trained(twin.cpu().eval(), share, time.perf_counter() - started)
 
     def measured(self, name: str, network: nn.Module, mflops: float) -> Row:
         """Return the row of a network, exported to both formats."""
@@ -140,7 +167,8 @@ class Int8Bench:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             export_network(folder, network, *given, Wanted(("onnx",)), plan, print)
-            found = export_int8(folder, network, *given, Int8Limit(options.max_drop), plan, print)
+            limit, trained = Int8Limit(options.max_drop), self.rounded(network)
+            found = export_int8(folder, network, *given, limit, plan, print, trained)
             files = {FLOAT: folder / FILES["onnx"], "int8": folder / FILES[INT8]}
             contents = {form: path.read_bytes() for form, path in files.items() if path.exists()}
         _note(row, found)
@@ -171,7 +199,7 @@ def _note(row: Row, found: ExportedFile | FailedExport) -> None:
     elif found.int8 is not None:
         row.score = {FLOAT: found.int8.float_score, "int8": found.int8.score}
         row.gain, row.gain_stderr = found.int8.gain, found.int8.gain_stderr
-        row.in_float = list(found.int8.in_float)
+        row.in_float, row.training = list(found.int8.in_float), found.int8.training
 
 
 def show(rows: list[Row], batches: list[int]) -> None:
@@ -187,6 +215,8 @@ def show(rows: list[Row], batches: list[int]) -> None:
         print(f"| {' | '.join([row.name, f'{row.mflops:.1f}', *scores, gain, *sizes, *times])} |")
         if row.failure or row.in_float:
             print(f"{row.name}: {row.failure or 'in float32: ' + ', '.join(row.in_float)}")
+        if row.training:
+            print(f"{row.name}: {row.training}")
 
 
 if __name__ == "__main__":

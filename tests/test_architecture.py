@@ -78,8 +78,18 @@ MAY_USE: dict[str, tuple[str, ...]] = {
     ),
     # strangers to one another
     "pick": (
-        *("errors", "core", "analysis", "tasks", "models", "models.calling", "cost", "pruning", "pruning.masks"),
-        *("training", "training.device", "export", "study", "loggers", "search", "search.evaluation", "search.setup"),
+        *("errors", "core", "analysis", "tasks", "models", "models.calling", "models.copying", "cost", "pruning"),
+        *(
+            "pruning.masks",
+            "training",
+            "training.device",
+            "export",
+            "study",
+            "loggers",
+            "search",
+            "search.evaluation",
+            "search.setup",
+        ),
         *("search.proposals", "search.screening"),  # a network for a budget that no trial lies near
     ),
     "report.content": ("errors", "core", "analysis", "study"),

@@ -58,6 +58,7 @@ class PickRequest:
         export: further files, ``None`` for the study's own.
         int8: whether int8 is wanted besides.
         int8_max_drop: how much may be lost in int8, such as ``1%``; ``None`` for the study's own.
+        qat: whether it is trained with the rounding of int8; ``None`` for the study's own.
         force: whether to replace a folder.
         trust_code: whether code may be run that an imported study names.
         workers: processes that fine-tune at once.
@@ -73,6 +74,7 @@ class PickRequest:
     export: str | None = None
     int8: bool = False
     int8_max_drop: str | None = None
+    qat: bool | None = None
     force: bool = False
     trust_code: bool = False
     workers: str = "1"
@@ -99,6 +101,8 @@ class PickRequest:
             raise UsageError("--top and --trial were both given; --trial finishes one trial alone, so leave --top out")
         if request.number is not None and request.prefer is not None:
             raise UsageError("--trial finishes one trial alone, and --prefer chooses between several; leave one out")
+        if request.qat and request.finetune_epochs == 0:
+            raise UsageError("--qat trains, and --finetune-epochs 0 does not; leave one out")
         if request.number is not None and flags:
             both = ("--min-accuracy", "--max-drop")
             named = both if set(flags) <= set(both) else flags
@@ -163,6 +167,13 @@ Examples:
     help="Processes that fine-tune candidates at once, which share the cores; or the GPUs to use, one process on each. "
     "With the same --threads of the search the result is the same.",
 )
+@option(
+    "--qat/--no-qat",
+    heading=Heading.TRAINING,
+    default=None,
+    help="Whether the last quarter of the fine-tune is taken once more with the rounding of int8, for --int8; the "
+    "result is kept if it is better in int8 beyond noise. Default: the study's pick.qat.",
+)
 @export_option
 @int8_options
 @option("--force", heading=Heading.OUTPUT, is_flag=True, help="Replace a network that was picked before.")
@@ -220,6 +231,7 @@ def _pick(view: StudyView, request: PickRequest, storage: str | None) -> tuple[C
         int8=request.int8,
         int8_max_drop=None if drop is None else fraction("--int8-max-drop", drop),
         quality=request.quality.limits(view.spec.qualities, view.dense),
+        qat=request.qat,
     )
     display = open_display(live=False)
     from autoprune.pick.pick_network import Order, pick_network

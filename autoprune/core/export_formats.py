@@ -41,23 +41,26 @@ class Wanted:
         is_explicit: whether somebody asked for them by name, so that one that fails is an error.
         note: why there is none where there could be, or an empty string.
         int8: how much the network may lose in int8, where that is among the formats.
+        qat: whether it is trained with the rounding of int8 besides, where that is.
     """
 
     formats: tuple[str, ...] = ()
     is_explicit: bool = False
     note: str = ""
     int8: Int8Limit = Int8Limit()
+    qat: bool = False
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
         limit = {"int8_limit": asdict(self.int8)} if INT8 in self.formats else {}
-        return {"formats": list(self.formats), "is_explicit": self.is_explicit, "note": self.note, **limit}
+        trains = {"qat": True} if self.qat else {}
+        return {"formats": list(self.formats), "is_explicit": self.is_explicit, "note": self.note, **limit, **trains}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Wanted:
         """Return what :meth:`to_json` wrote."""
         limit = Int8Limit(**data.get("int8_limit", {}))
-        return cls(tuple(data["formats"]), data["is_explicit"], data["note"], limit)
+        return cls(tuple(data["formats"]), data["is_explicit"], data["note"], limit, bool(data.get("qat")))
 
 
 def wanted_formats(text: str, *, int8: bool = False, limit: Int8Limit = Int8Limit()) -> Wanted:  # frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
@@ -85,6 +86,56 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Int8Training:
+    """What came of training a network with the rounding of int8, beside the same one that was not.
+
+    Both were scored on validation with every layer in int8.
+
+    Attributes:
+        is_kept: whether the file holds the network that was trained so.
+        share: of the fine-tune's steps, the last of them, which were taken once more.
+        seconds: that they took.
+        score: of the network that was trained so; NaN if it has none.
+        static_score: of the other one.
+        gain: by how much it is better, in the unit in which the metric is stored; below 0 if it is worse.
+        gain_stderr: its standard error, from the paired answers to the same examples.
+        not_rounded: layers with weights that were trained without rounding, by path.
+        failure: why there is no such network, in words; empty if there is one.
+    """
+
+    is_kept: bool
+    share: float
+    seconds: float
+    score: float = math.nan
+    static_score: float = math.nan
+    gain: float = 0.0
+    gain_stderr: float = math.nan
+    not_rounded: tuple[str, ...] = ()
+    failure: str = ""
+
+    def to_json(self) -> JsonObject:
+        """Return plain types for JSON; what is not a finite number is null."""
+        numbers = {name: value if math.isfinite(value) else None for name, value in self._numbers.items()}
+        return {**asdict(self), **numbers, "not_rounded": list(self.not_rounded)}
+
+    @property
+    def _numbers(self) -> dict[str, float]:
+        return {
+            "score": self.score,
+            "static_score": self.static_score,
+            "gain": self.gain,
+            "gain_stderr": self.gain_stderr,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Int8Training:
+        """Return what :meth:`to_json` wrote."""
+        numbers = ("score", "static_score", "gain", "gain_stderr")
+        read = {name: math.nan if data[name] is None else float(data[name]) for name in numbers}
+        return cls(**{**data, **read, "not_rounded": tuple(data["not_rounded"])})
+
+
+@dataclass(frozen=True)
 class Int8Facts:
     """What a file in int8 costs and brings, beside the same network in float32.
 
@@ -104,6 +155,7 @@ class Int8Facts:
         against_float: latency against the same network in float32.
         against_dense_int8: latency against the dense network in int8; ``None`` if that cannot be quantised.
         dense_failure: why it cannot, in words; empty if it can.
+        training: what came of training it with the rounding of int8; ``None`` if that was not asked for.
     """
 
     metric: str
@@ -121,10 +173,13 @@ class Int8Facts:
     against_float: TimingResult
     against_dense_int8: TimingResult | None
     dense_failure: str = ""
+    training: Int8Training | None = None
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON."""
-        return {**asdict(self), "in_float": list(self.in_float)}
+        told = {**asdict(self), "in_float": list(self.in_float)}
+        del told["training"]
+        return told | ({"training": self.training.to_json()} if self.training else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Int8Facts:
@@ -134,7 +189,15 @@ class Int8Facts:
             "against_float": TimingResult.from_json(data["against_float"]),
             "against_dense_int8": TimingResult.from_json(dense) if dense else None,
         }
-        return cls(**{**data, "in_float": tuple(data["in_float"]), **timings})
+        training = data.get("training")
+        return cls(
+            **{
+                **data,
+                "in_float": tuple(data["in_float"]),
+                **timings,
+                "training": training and Int8Training.from_json(training),
+            }
+        )
 
 
 @dataclass(frozen=True)

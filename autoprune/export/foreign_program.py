@@ -40,13 +40,16 @@ class ProgramEnd:
     is_endless: bool = False
 
 
-def run_program(arguments: list[str], given: bytes, seconds: float) -> ProgramEnd:
+def run_program(
+    arguments: list[str], given: bytes, seconds: float, given_up: threading.Event | None = None
+) -> ProgramEnd:
     """Run a program, and return how it ended.
 
     Args:
         arguments: the program and its arguments.
         given: what it reads on standard input; it need not read it.
         seconds: after which it is ended, with everything that it started.
+        given_up: ends it likewise, once it is set.
 
     Raises:
         OSError: if it cannot be started.
@@ -62,7 +65,7 @@ def run_program(arguments: list[str], given: bytes, seconds: float) -> ProgramEn
     for thread in work:
         thread.start()
     try:
-        is_late = not _ended(process, time.monotonic() + seconds, is_endless)
+        is_late = not _ended(process, time.monotonic() + seconds, is_endless, given_up)
     finally:
         _end(process)
         for thread in work:
@@ -73,10 +76,12 @@ def run_program(arguments: list[str], given: bytes, seconds: float) -> ProgramEn
     )
 
 
-def _ended(process: subprocess.Popen[bytes], until: float, is_endless: threading.Event) -> bool:
+def _ended(
+    process: subprocess.Popen[bytes], until: float, is_endless: threading.Event, given_up: threading.Event | None
+) -> bool:
     """Wait for the end of a process, or for too much of its output; return whether it came in time."""
     while process.poll() is None and not is_endless.is_set():
-        if time.monotonic() > until:
+        if time.monotonic() > until or (given_up is not None and given_up.is_set()):
             return False
         is_endless.wait(0.02)
     return True

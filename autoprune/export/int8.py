@@ -23,11 +23,19 @@ from autoprune.errors import ExportError
 from autoprune.export.convert import FORMATS, compare, timed
 from autoprune.export.cpu_flags import reduces_range
 from autoprune.export.examples import Examples
-from autoprune.export.export_result import ExportedFile, ExportResult, FailedExport, Int8Facts, TimingResult
+from autoprune.export.export_result import (
+    ExportedFile,
+    ExportResult,
+    FailedExport,
+    Int8Facts,
+    Int8Training,
+    TimingResult,
+)
 from autoprune.export.int8_calibration import CalibratedModel, Feed, calibrated
 from autoprune.export.int8_layers import Int8Network, good_enough
 from autoprune.export.int8_quantise import quantised
 from autoprune.export.int8_score import SCORED_EXAMPLES, FloatScore, Int8Score, allowed_drop
+from autoprune.export.int8_trained import Int8Trained, chosen_model
 from autoprune.export.onnx import OnnxSession
 
 CALIBRATION_EXAMPLES = 320
@@ -43,6 +51,7 @@ def export_int8(
     limit: Int8Limit,
     plan: TimingPlan,
     notify: Notify,
+    trained: Int8Trained | None = None,
 ) -> ExportResult:
     """Write a network in int8, if it can be made and is good enough; and return what came of it.
 
@@ -54,11 +63,13 @@ def export_int8(
         limit: how much may be lost.
         plan: how to time.
         notify: called with a sentence when something begins or fails.
+        trained: the network after it was trained further with the rounding of int8, on the CPU, which is taken if it
+            is better beyond noise; ``None`` if it was not.
     """
     file = FILES[INT8]
     notify(f"quantising to {file}, calibrated on training examples")
     try:
-        return _exported(folder / file, network, dense, examples, limit, plan, notify)
+        return _exported(folder / file, network, dense, examples, limit, plan, notify, trained)
     except Exception as error:  # an exporter may raise anything, and the network is there without it
         (folder / file).unlink(missing_ok=True)
         failed = FailedExport.of(file, error)
@@ -84,6 +95,7 @@ def _exported(
     limit: Int8Limit,
     plan: TimingPlan,
     notify: Notify,
+    trained: Int8Trained | None,
 ) -> ExportedFile:
     """Write the file and return what is known of it.
 
@@ -93,7 +105,10 @@ def _exported(
     """
     reduce_range, reference = reduces_range(), FloatScore.of(network, examples)
     files = _float_files(path.with_name(FILES["onnx"]), network, dense, examples)
-    model = calibrated(files.pruned, files.feeds)
+    model, training = calibrated(files.pruned, files.feeds), None
+    if trained is not None:
+        model, training = _chosen(model, trained, files, reference, reduce_range, plan.threads)
+        notify(_in_words(training))
     made = good_enough(
         model,
         reference,
@@ -108,10 +123,41 @@ def _exported(
     times = _Times(answer, partial(OnnxSession, threads=plan.threads), examples, plan)
     agreement = compare(answer, network, examples, SCORED_EXAMPLES)
     latency = times.against(files.dense)
-    int8 = _facts(made, model, reference, limit, files, reduce_range, times)
+    int8 = _facts(made, model, reference, limit, files, reduce_range, times, training)
     return ExportedFile(
         path.name, _FLOAT.runtime, len(files.dense), agreement, latency, _FLOAT.facts(made.content), int8
     )
+
+
+def _chosen(
+    static: CalibratedModel,
+    trained: Int8Trained,
+    files: _FloatFiles,
+    reference: FloatScore,
+    reduce_range: bool,
+    threads: int,
+) -> tuple[CalibratedModel, Int8Training]:
+    """Return the better of the finished network and the one that was trained with rounding, ready to be quantised."""
+    example = reference.examples.first(2)
+
+    def judge(model: CalibratedModel) -> Int8Score:
+        return reference.judged(OnnxSession(quantised(model, reduce_range, (), files.feeds[0]), threads))
+
+    return chosen_model(
+        static,
+        trained,
+        lambda network: calibrated(_FLOAT.convert(network, example), files.feeds),
+        judge,
+        lambda difference: reference.examples.quality.gain(difference, 0.0),
+    )
+
+
+def _in_words(training: Int8Training) -> str:
+    """Return which network becomes int8."""
+    if training.failure:
+        return f"training with the rounding of int8 failed, and the finished network becomes int8: {training.failure}"
+    which = "is better in int8 beyond noise, and becomes" if training.is_kept else "is no better, and does not become"
+    return f"the network that was trained with the rounding of int8 {which} int8"
 
 
 def _float_files(known: Path, network: nn.Module, dense: nn.Module, examples: Examples) -> _FloatFiles:
@@ -181,6 +227,7 @@ def _facts(
     files: _FloatFiles,
     reduce_range: bool,
     times: _Times,
+    training: Int8Training | None,
 ) -> Int8Facts:
     """Return what the file costs and brings, timing it."""
     quality, failure = reference.examples.quality, ""
@@ -205,6 +252,7 @@ def _facts(
         against_float=times.against(files.pruned),
         against_dense_int8=against_dense,
         dense_failure=failure,
+        training=training,
     )
 
 

@@ -32,6 +32,7 @@ class Int8Score:
         stderr: standard error of the gain, from the paired answers to the same examples.
         count: how many examples.
         fault: what is wrong with its answers, in words; empty if nothing is.
+        paired: what it made of each example; ``None`` if there is a fault.
     """
 
     value: float
@@ -39,6 +40,7 @@ class Int8Score:
     stderr: float
     count: int
     fault: str = ""
+    paired: PairedScores | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class FloatScore:
             return Int8Score(math.nan, -math.inf, math.nan, found.paired.count, fault or "such that no score is finite")
         difference, stderr = paired_difference(found.paired, self.paired)
         gain = self.examples.quality.gain(difference, 0.0)
-        return Int8Score(found.value, gain, stderr, found.paired.count)
+        return Int8Score(found.value, gain, stderr, found.paired.count, paired=found.paired)
 
     def _answered(self, answer: Callable[..., object]) -> Iterator[tuple[list[Tensor], Any, int | None, Any]]:
         batches = self.examples.take(_BATCH, SCORED_EXAMPLES)

@@ -29,6 +29,7 @@ from autoprune.export.card_parts import FRESH_PROCESS, CardFile, FileCheck, Fold
 from autoprune.export.convert import export_network, timed
 from autoprune.export.examples import Examples
 from autoprune.export.int8 import export_int8
+from autoprune.export.int8_trained import Int8Trained
 from autoprune.export.picked_files import (
     ARCHITECTURE,
     CARD,
@@ -65,6 +66,7 @@ class NetworkBundle:
         examples: that the files are checked on.
         timing: how exported files are timed.
         wanted: which formats besides our own.
+        trained: the network trained further with the rounding of int8; ``None`` if it was not.
     """
 
     network: nn.Module
@@ -76,6 +78,7 @@ class NetworkBundle:
     examples: Examples
     timing: TimingPlan
     wanted: Wanted
+    trained: Int8Trained | None = None
 
 
 def check_target(target: Path, force: bool, exists: str = "give another folder, or --force to replace it") -> None:
@@ -187,7 +190,9 @@ def _write_files(folder: Path, of: NetworkBundle, versions: Mapping[str, str], n
     loaded = load(folder, network=dense)
     exports = export_network(folder, loaded, dense, of.examples, of.wanted, of.timing, notify)
     if INT8 in of.wanted.formats:
-        exports[INT8] = export_int8(folder, loaded, dense, of.examples, of.wanted.int8, of.timing, notify)
+        exports[INT8] = export_int8(
+            folder, loaded, dense, of.examples, of.wanted.int8, of.timing, notify, _trained_as_loaded(of.trained)
+        )
     own = timed(dense, loaded, of.examples.timed(of.timing.batch), of.timing)  # whatever the study times in
     written = {name: CardFile(os.path.getsize(folder / name)) for name in (ARCHITECTURE, POLICY)}
     weights = CardFile(os.path.getsize(folder / WEIGHTS), len(weights_content(dense)), "torch", own)
@@ -215,6 +220,12 @@ def _as_loaded(network: nn.Module) -> nn.Module:
     for tensor in (*twin.parameters(), *twin.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     return twin
+
+
+def _trained_as_loaded(trained: Int8Trained | None) -> Int8Trained | None:
+    if trained is None or trained.network is None:
+        return trained
+    return replace(trained, network=_as_loaded(trained.network))
 
 
 def _reference(of: NetworkBundle) -> Reference:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -84,15 +84,36 @@ class RemoteTimer:
         blocks = self._plan.blocks if blocks is None else blocks
         calls = self._plan.calls if calls is None else calls
         check_blocks(blocks, calls)
-        request = self._request(pruned, blocks, calls)
+        return self.timed(self._request(pruned, blocks, calls))
+
+    def request(self, pruned: nn.Module) -> TimingRequest:
+        """Return what is sent to have a network timed as the plan says.
+
+        Raises:
+            ExportError: if the network cannot be exported.
+        """
+        return self._request(pruned, self._plan.blocks, self._plan.calls)
+
+    def timed(self, request: TimingRequest, given_up: threading.Event | None = None) -> LatencyComparison:
+        """Return what came of a request; what fails is tried again, once only if it failed so before.
+
+        Args:
+            request: as :meth:`request` returns it.
+            given_up: ends the trying, once it is set, with an error.
+
+        Raises:
+            TimingError: if no try succeeds.
+        """
         for pause in () if self._is_down else self._pauses:
             try:
-                return self._once(request)
+                return self._once(request, given_up)
             except TimingError as error:
+                if given_up is not None and given_up.is_set():
+                    raise
                 self._notify(f"{error}; trying again in {pause:g} s")
-                time.sleep(pause)
+                (given_up or threading.Event()).wait(pause)
         try:
-            found = self._once(request)
+            found = self._once(request, given_up)
         except TimingError:
             self._is_down = True
             raise
@@ -107,8 +128,8 @@ class RemoteTimer:
             feed = session.feed(*self._example.args, **self._example.kwargs)
         return TimingRequest(self._file, content, feed, blocks, calls, self._plan.threads)
 
-    def _once(self, request: TimingRequest) -> LatencyComparison:
-        found, host = self._command.time(request)
+    def _once(self, request: TimingRequest, given_up: threading.Event | None) -> LatencyComparison:
+        found, host = self._command.time(request, given_up)
         if self.host is not None and not self.host.is_same(host):
             raise TimingError(
                 f"the latency command timed on {host.described}, and this study's latency is that of "

@@ -12,6 +12,7 @@ import json
 import math
 import shlex
 import tarfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -82,10 +83,16 @@ class TimingCommand:
     text: str
     seconds: float
 
-    def time(self, request: TimingRequest) -> tuple[LatencyComparison, LatencyHost]:
+    def time(
+        self, request: TimingRequest, given_up: threading.Event | None = None
+    ) -> tuple[LatencyComparison, LatencyHost]:
         """Return what the other machine measured, and what it is.
 
         Of workers on this machine, one at a time asks.
+
+        Args:
+            request: what to time.
+            given_up: ends the command once it is set, as if it were late.
 
         Raises:
             TimingError: in one line, if it does not answer in time, or with anything else than what was asked.
@@ -93,7 +100,7 @@ class TimingCommand:
         turn = f"command-{hashlib.sha256(self.text.encode()).hexdigest()[:12]}"
         with timing_lock(turn, self.seconds, step_seconds=0.0):
             try:
-                end = run_program(shlex.split(self.text), request.archive(), self.seconds)
+                end = run_program(shlex.split(self.text), request.archive(), self.seconds, given_up)
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise self._error(f"cannot be started: {reason}; correct latency.command") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -28,6 +28,7 @@ from autoprune.pick.contest import Finished, hold_contest
 from autoprune.pick.contest_parts import PartTrainer, finish_images
 from autoprune.pick.facts_text import load_call
 from autoprune.pick.finishers import finishers
+from autoprune.pick.int8_finish import trained_for_int8
 from autoprune.pick.picked_card import picked_card
 from autoprune.pick.unfinished_pick import unfinished
 from autoprune.pick.uniform_rival import Incomparable, uniform_rival
@@ -92,6 +93,8 @@ def finish_trials(
     epochs = _length(view, epochs)
     _check_before(view, trials, epochs, force)
     wanted = choose_formats(view) if wanted is None else wanted  # before an hour of training
+    if wanted.qat and epochs == 0:
+        notify("nothing is trained with the rounding of int8, as there is no fine-tune")
     compare = view.spec.pick.compare if compare is None else compare
     prefer = preference_of(view, None) if prefer is None else prefer
     return _Pick(view, trials, budget, epochs, notify, prefer, tuple(workers), study).write(compare, wanted, force)
@@ -160,6 +163,9 @@ class _Pick:
             target = picked / str(finished.trial.number)
             card = picked_card(finished, self.budget, settings, study, resumed=is_resumed, prefer=self.prefer)
             bundle = _bundle(finished, study, wanted)
+            if wanted.qat and self.epochs > 0:
+                trained = trained_for_int8(finished.trial, finished.network, maker, memory, self.notify)
+                bundle = replace(bundle, trained=trained)
             card = publish(target, memory.building, card, bundle, card_text, self.notify, force=force)
             memory.forget()
         return card, target

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from autoprune.core.metrics import PER_CENT, Metric
 from autoprune.export.card import Card
 from autoprune.export.export_result import ExportedFile, Int8Facts, TimingResult
@@ -59,6 +61,7 @@ def _facts(file: ExportedFile, int8: Int8Facts, card: Card) -> list[str]:
     dense = int8.against_dense_int8
     rival = f"{_ratio(dense)} of that of the dense network in int8" if dense else f"the dense one: {int8.dense_failure}"
     return [
+        *_training(int8, card),
         f"int8: {_score(int8, card)} on {int8.examples} validation examples; {_allowed(int8, card)} may be lost",
         f"int8: {_ratio(int8.against_float)} of the time of the same network in float32, {rival}; "
         f"× {size / int8.float_bytes:.3f} of its size{smaller}",
@@ -66,16 +69,43 @@ def _facts(file: ExportedFile, int8: Int8Facts, card: Card) -> list[str]:
     ]
 
 
+def _training(int8: Int8Facts, card: Card) -> list[str]:
+    """Return what came of training with the rounding of int8, beside the network that was not trained so."""
+    found = int8.training
+    if found is None:
+        return []
+    how = (
+        f"the last {100 * found.share:g} % of the fine-tune once more with the rounding of int8 ({found.seconds:.0f} s)"
+    )
+    if found.failure:
+        return [f"int8: {how} failed, so that the finished network became int8: {found.failure}"]
+    quality = _quality(int8, card)
+    scores = [
+        "no finite number" if math.isnan(one) else quality.with_unit(one) for one in (found.score, found.static_score)
+    ]
+    by = f" ({_by(quality, found.gain, found.gain_stderr)})" if math.isfinite(found.gain) else ""
+    kept = (
+        "kept: the file has weights of its own, which model.safetensors does not hold"
+        if found.is_kept
+        else "not kept, as it is no better beyond noise"
+    )
+    left = f"; trained without rounding: {', '.join(found.not_rounded)}" if found.not_rounded else ""
+    return [f"int8: {how}: {quality.name} {scores[0]} with every layer in int8, without {scores[1]}{by}; {kept}{left}"]
+
+
 def _score(int8: Int8Facts, card: Card) -> str:
     quality = _quality(int8, card)
     value, before = quality.with_unit(int8.score), quality.with_unit(int8.float_score)
-    gain = "no example differs"
-    if int8.gain or int8.gain_stderr:
-        by = quality.gap(abs(int8.gain)).partition(" ")[0]
-        side = "worse by " if int8.gain < 0 else "better by " if int8.gain else ""
-        gain = f"{side}{by} ± {quality.number(int8.gain_stderr)}"
-        gain = f"{gain} {quality.gap_unit}".rstrip()
-    return f"{quality.name} {value}, in float32 {before} ({gain})"
+    return f"{quality.name} {value}, in float32 {before} ({_by(quality, int8.gain, int8.gain_stderr)})"
+
+
+def _by(quality: Metric, gain: float, stderr: float) -> str:
+    """Return how much better or worse one is."""
+    if not gain and not stderr:
+        return "no example differs"
+    by = quality.gap(abs(gain)).partition(" ")[0]
+    side = "worse by " if gain < 0 else "better by " if gain else ""
+    return f"{side}{by} ± {quality.number(stderr)} {quality.gap_unit}".rstrip()
 
 
 def _allowed(int8: Int8Facts, card: Card) -> str:

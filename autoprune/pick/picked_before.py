@@ -44,11 +44,15 @@ def picked_before(
 
 def _check_as_asked(card: Card, target: Path, epochs: float | None, wanted: Wanted | None) -> None:
     origin, asked = card.origin, set(wanted.formats) if wanted is not None and wanted.is_explicit else set[str]()
+    exported = card.written.exported
+    is_untrained = any(one.int8 is not None and one.int8.training is None for one in exported)
     lacking = sorted(asked - set(card.written.exports))
     if isinstance(origin, PickedTrial) and epochs is not None and origin.finetune.epochs != epochs:
         other = f"with {origin.finetune.epochs:g} epochs of fine-tuning, and epochs={epochs:g} is asked for now"
     elif lacking:
         other = f"without {', '.join(lacking)}, which is asked for now"
+    elif wanted is not None and wanted.qat and is_untrained:
+        other = "without training for int8 (qat), which is asked for now"
     else:
         return
     raise UsageError(

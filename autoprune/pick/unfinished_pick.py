@@ -19,6 +19,7 @@ from typing import Any
 import filelock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
 from autoprune.core.atomic_write import write_bytes, write_text
 from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
@@ -27,6 +28,7 @@ from autoprune.core.paired_scores import PairedScores
 from autoprune.core.trial import Trial
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import ModelError, StudyError, StudyLockedError
+from autoprune.export.int8_trained import Int8Trained
 from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pick.final_scores import FinalScores
 from autoprune.pick.pick_memory import Reached
@@ -68,17 +70,32 @@ class Unfinished:
             with safe_open(path, "pt") as file:
                 stored = parse_json(file.metadata()["scores"])
             scores = tuple((float(share), _score_from(score)) for share, score in stored)
-            pruner = self.maker.pruner
-            network = shrink(pruner.network, pruner.cut(trial.candidate.policy))
-            load_weights(network, path)
+            network = self._rebuilt(trial, path)
         except (OSError, SafetensorError, ModelError, *DAMAGE):
             return None  # never begun, or damaged: it is trained now
-        return Reached(self.maker.runtime.place(network).eval(), scores)
+        return Reached(network, scores)
 
     def keep_reached(self, trial: Trial, reached: Reached) -> None:
         """Keep how far a trial came, in place of what was kept of it before."""
         scores = json.dumps([(share, _score_to(score)) for share, score in reached.scores])
         write_bytes(self._weights_of(trial), save(own_tensors(reached.network), metadata={"scores": scores}))
+
+    def trained_for_int8(self, trial: Trial) -> Int8Trained | None:
+        """Return a trial's network as it was trained with the rounding of int8; ``None`` if none can be read."""
+        path = self._int8_of(trial)
+        try:
+            with safe_open(path, "pt") as file:
+                told = parse_json(file.metadata()["int8"])
+            network = self._rebuilt(trial, path)
+            return Int8Trained(network, float(told["share"]), float(told["seconds"]), tuple(told["not_rounded"]))
+        except (OSError, SafetensorError, ModelError, *DAMAGE):
+            return None
+
+    def keep_trained_for_int8(self, trial: Trial, trained: Int8Trained) -> None:
+        """Keep a trial's network as it was trained with the rounding of int8."""
+        if trained.network is not None:
+            told = {"share": trained.share, "seconds": trained.seconds, "not_rounded": list(trained.not_rounded)}
+            write_bytes(self._int8_of(trial), save(own_tensors(trained.network), metadata={"int8": json.dumps(told)}))
 
     def final_scores(self, name: str) -> FinalScores | None:
         """Return what was measured at the end; ``None`` if there is nothing, or nothing that can be read."""
@@ -97,8 +114,17 @@ class Unfinished:
         with suppress(OSError):  # others are there
             self.folder.parent.rmdir()
 
+    def _rebuilt(self, trial: Trial, weights: Path) -> nn.Module:
+        pruner = self.maker.pruner
+        network = shrink(pruner.network, pruner.cut(trial.candidate.policy))
+        load_weights(network, weights)
+        return self.maker.runtime.place(network).eval()
+
     def _weights_of(self, trial: Trial) -> Path:
         return self.folder / f"trial-{trial.number}.safetensors"
+
+    def _int8_of(self, trial: Trial) -> Path:
+        return self.folder / f"int8-{trial.number}.safetensors"
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from autoprune.analysis.early_stopping import EarlyStopper
 from autoprune.analysis.failures import SURE, sure_to_repeat
 from autoprune.core.notify import Notify
-from autoprune.core.trial import Candidate, Failed, Trial
+from autoprune.core.trial import Candidate, Failed, Trial, Untimed
 from autoprune.errors import EvaluationError, LeaseLostError
 from autoprune.loggers.protocol import Observer
 from autoprune.search.evaluation.evaluator import Evaluation
@@ -22,6 +23,16 @@ WAITING = "waiting for the other workers"
 Evaluate = Callable[[Candidate, Callable[[str], None], EarlyStopper], Evaluation]
 
 
+class Later(Protocol):
+    """What has trials timed that were told without a latency."""
+
+    def hand_over(self) -> None:
+        """Store the latencies that have come, and ask for further ones; called before every candidate."""
+
+    def drain(self) -> None:
+        """Wait for the latencies that are still to come; called after the last candidate."""
+
+
 def search(
     ledger: Ledger,
     proposer: Proposer,
@@ -30,6 +41,7 @@ def search(
     seed: int,
     observer: Observer,
     warn: Notify,
+    later: Later | None = None,
 ) -> int:
     """Evaluate candidates until the study holds ``trials`` finished ones; return how many were added here.
 
@@ -46,14 +58,18 @@ def search(
         seed: the study's seed.
         observer: sees every trial, those of other workers too, as soon as this one looks.
         warn: called with a sentence if what was evaluated here comes too late.
+        later: has trials timed on another machine while the search goes on, of which an observer sees none before it is
+            timed or the search ends; ``None``: all are timed when they are told.
 
     Raises:
         EvaluationError: if the first candidates all fail for one cause, or several in a row for any, since the next
             would fail too.
     """
-    course = _Course(ledger, observer)
+    course = _Course(ledger, observer, withholds=later is not None)
     added, idle_since = 0, time.perf_counter()
     while len(course.trials) < (wanted := ledger.wanted(trials)):
+        if later is not None:
+            later.hand_over()
         candidate = ledger.ask_within(proposer, seed, wanted)
         if candidate is None:
             observer.phase(WAITING)
@@ -73,6 +89,9 @@ def search(
             warn(str(late))
         course.see_news()
         _raise_if_all_fail(course.trials, course.of_run)
+    if later is not None:
+        later.drain()
+        course.see_news(withholds=False)
     return added
 
 
@@ -82,28 +101,30 @@ class _Course:
     Args:
         ledger: where they are stored; what it holds now was seen before.
         observer: shown every further one.
+        withholds: whether one that waits for its latency is shown only when it has it.
     """
 
-    def __init__(self, ledger: Ledger, observer: Observer) -> None:
-        self._ledger, self._observer = ledger, observer
+    def __init__(self, ledger: Ledger, observer: Observer, *, withholds: bool) -> None:
+        self._ledger, self._observer, self._withholds = ledger, observer, withholds
         self.trials = list(ledger.trials)
         self._first = len(self.trials)
-        self._seen = {trial.number for trial in self.trials}
+        self._places = {trial.number: place for place, trial in enumerate(self.trials)}
+        self._shown = set(self._places)
 
     @property
     def of_run(self) -> Sequence[Trial]:
         """Return those that came while this worker was here."""
         return self.trials[self._first :]
 
-    def see_news(self) -> None:
-        """See what has come since."""
-        for trial in self._news():
-            self._seen.add(trial.number)
-            self.trials.append(trial)
-            self._observer.told(trial)
-
-    def _news(self) -> Iterator[Trial]:
-        return (trial for trial in self._ledger.trials if trial.number not in self._seen)
+    def see_news(self, *, withholds: bool = True) -> None:
+        """See what has come since: trials, and latencies of those that had none."""
+        for trial in self._ledger.trials:
+            place = self._places.setdefault(trial.number, len(self.trials))
+            self.trials[place : place + 1] = [trial]
+            waits = self._withholds and withholds and isinstance(trial.outcome, Untimed)
+            if trial.number not in self._shown and not waits:
+                self._shown.add(trial.number)
+                self._observer.told(trial)
 
 
 def _raise_if_all_fail(trials: Sequence[Trial], of_run: Sequence[Trial]) -> None:

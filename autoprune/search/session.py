@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -14,10 +14,12 @@ from autoprune.core.metrics import register
 from autoprune.core.trial import Trial
 from autoprune.core.versions import versions
 from autoprune.errors import StudyElsewhereError, StudyError
+from autoprune.export.remote_timer import RemoteTimer
 from autoprune.loggers.dispatch import Loggers, Watched
 from autoprune.loggers.log_file import logged
 from autoprune.loggers.protocol import Display
 from autoprune.search.evaluation.evaluator import Evaluator
+from autoprune.search.latency_queue import LatencyQueue
 from autoprune.search.loop import search
 from autoprune.search.prepare_session import begin_session, logged_study
 from autoprune.search.proposals.proposer import Proposals
@@ -33,6 +35,7 @@ from autoprune.search.trial_weights import TrialWeights
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.named_code import check_code_is_trusted
+from autoprune.study.optuna_sampler import GUIDED
 from autoprune.study.preparation import PreparationLease
 from autoprune.study.spec import StudySpec
 from autoprune.study.study_facts import StudyFacts
@@ -165,18 +168,35 @@ def _searched(
     sharing: Sharing | None,
 ) -> Run:
     """Run the loop of a study that is prepared; what an earlier run could not have timed is asked for first."""
-    pay_owed(ledger, study, build_meter(study), display.say)
+    queue = _queue(study, proposals, ledger, display)
+    if queue is None:
+        pay_owed(ledger, study, build_meter(study), display.say)
     spec, done = study.spec, ledger.trials
     ledger.want(spec.trials)
     weights = _weights(spec, folder, proposals.budget, display)
     evaluator = _evaluator(study, weights, ledger, done)
+    if queue is not None:
+        evaluator = replace(evaluator, waits_for=evaluator.meter.host)
     display.began(done, ledger.wanted(spec.trials), proposals.budget, study.dense, spec.qualities)
     with loggers.session(logged_study(spec, folder, proposals.budget, study.dense), done):
         observer = weights.watch(Watched(display, loggers), done)
         if sharing is not None:
             observer = sharing.watch(observer, ledger, display.warn)
-        added = search(ledger, proposals, evaluator, spec.trials, spec.seed, observer, display.warn)
+        with nullcontext() if queue is None else closing(queue):
+            observer = observer if queue is None else queue.watch(observer)
+            added = search(ledger, proposals, evaluator, spec.trials, spec.seed, observer, display.warn, queue)
     return Run(added, len(ledger.trials), proposals.budget)
+
+
+def _queue(study: PreparedStudy, proposals: Proposals, ledger: Ledger, display: Display) -> LatencyQueue | None:
+    """Return what has trials timed on another machine while the search goes on.
+
+    Optuna's samplers learn from a trial when it is told, and from no latency that comes later: with them each trial
+    waits for its own, as it does where this machine times.
+    """
+    if not isinstance(study.timer, RemoteTimer) or proposals.chosen_sampler not in (GUIDED, "random"):
+        return None
+    return LatencyQueue(ledger, study, build_meter(study), study.timer, Turn(study.folder.timing), display.say)
 
 
 def _nothing_left(

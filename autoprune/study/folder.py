@@ -70,6 +70,11 @@ class StudyFolder:
         return self.path / "logging.lock"
 
     @property
+    def timing(self) -> Path:
+        """Return the file that the worker holds locked that asks another machine for latencies."""
+        return self.path / "timing.lock"
+
+    @property
     def log(self) -> Path:
         """Return what the searches of this study said, with times; older parts carry ``.1`` and ``.2``."""
         return self.path / "search.log"

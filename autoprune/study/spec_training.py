@@ -107,6 +107,11 @@ class PickSpec(Section):
         description="how much worse int8 may be than float32 on validation: of a metric in % a fraction, 0.01 being "
         "one point, of others a share of the score; layers stay in float32 until that holds",
     )
+    qat: bool = Field(
+        default=False,
+        description="whether the last quarter of the fine-tune is taken once more with the rounding of int8, where "
+        "int8 is exported; what comes of it is kept if it is better in int8 beyond noise",
+    )
 
     @field_validator("export")
     @classmethod

@@ -116,7 +116,8 @@ def test_the_search_goes_on_without_its_machine_then_pays(
     run_search(more, study, spoken.display())
     last = view_of(study).trials[-1].outcome
     assert isinstance(last, Untimed)
-    assert "a front mixes no machines" in last.reason
+    assert last.reason == "it waits for its turn on pi"
+    assert any("trial 4 has no latency yet" in line and "a front mixes no machines" in line for line in spoken.lines)
     machine.will("up")
     run_search(spec.model_copy(update={"trials": 6}), study, spoken.display())  # pays before it goes on
     assert [type(trial.outcome) for trial in view_of(study).trials] == [Completed] * 6

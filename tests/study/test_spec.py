@@ -105,6 +105,7 @@ plans = tables(
         compare=st.booleans(),
         prefer=st.sampled_from(["accuracy", "latency", "size"]),
         int8_max_drop=numbers(0, 1),
+        qat=st.booleans(),
     ),
     latency=tables(
         runtime=st.sampled_from(["auto", "torch", "compile", "onnxruntime", "cuda"]),
@@ -492,7 +493,7 @@ MEANING_FREE = {
     *("name", "trials", "sampler", "data.root", "data.workers", "runtime.threads", "disk.keep_weights"),
     *(f"budget.{name}" for name in BudgetSpec.model_fields),
     *("pick.epochs", "pick.lr", "pick.top", "pick.compare", "pick.export"),
-    *("pick.prefer", "pick.int8_max_drop"),
+    *("pick.prefer", "pick.int8_max_drop", "pick.qat"),
     *("space.max_drop", "space.seconds", "stopping.enabled", "logging.loggers"),
     *("sensitivity.enabled", "sensitivity.images", "sensitivity.share"),
     *("screening.enabled", "screening.networks", "screening.images"),

@@ -19,6 +19,8 @@ for first, name in state["modes"]:
     if state["calls"] >= first:
         mode = name
 state_file.write_text(json.dumps(state))
+if mode.startswith("slow "):
+    time.sleep(float(mode.split()[1]))
 if mode == "hangs":
     time.sleep(600)
 content = sys.stdin.buffer.read()

@@ -43,12 +43,14 @@ class Evaluator:
         meter: times it.
         look_images: validation images looked at on the way, before the fine-tune and half-way; 0: no look is taken.
         on_network: given each completed candidate with its network; ``None``: nobody wants it.
+        waits_for: name of the machine that times networks later, while the search goes on; empty if they are timed now.
     """
 
     maker: NetworkMaker
     meter: LatencyMeter
     look_images: int = 0
     on_network: OnNetwork | None = None
+    waits_for: str = ""
 
     def __call__(
         self, candidate: Candidate, on_phase: OnPhase = lambda phase: None, stopper: EarlyStopper | None = None
@@ -88,11 +90,14 @@ class Evaluator:
         with watch("score"):
             quality, paired = quality_and_answers(network, self.maker.task, self.maker.runtime)
         measured, why = monitor.measured.merged(quality), ""
-        with watch("latency"):
-            try:
-                measured = measured.merged(self.meter.time(network))
-            except TimingError as error:
-                why = str(error)
+        if self.waits_for:
+            why = f"it waits for its turn on {self.waits_for}"
+        else:
+            with watch("latency"):
+                try:
+                    measured = measured.merged(self.meter.time(network))
+                except TimingError as error:
+                    why = str(error)
         if self.on_network is not None:
             with watch("store"):
                 self.on_network(candidate, network)

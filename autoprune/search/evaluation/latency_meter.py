@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoprune.core.measurement import Measurement
-from autoprune.cost.latency import NetworkTimer, measured_latency
+from autoprune.cost.latency import LatencyComparison, NetworkTimer, measured_latency
 
 
 @dataclass(frozen=True)
@@ -42,5 +42,13 @@ class LatencyMeter:
             TimingError: if another machine is to time it, and does not.
         """
         self.dense.eval()
-        latency_ms, stderr_ms = measured_latency(self.timer.compare(network.eval()), self.dense_ms)
+        return self.latency(self.timer.compare(network.eval()))
+
+    def latency(self, comparison: LatencyComparison) -> Measurement:
+        """Return the latency of a pruned network that was timed against the dense one.
+
+        Raises:
+            NonFiniteError: if the clock did not advance.
+        """
+        latency_ms, stderr_ms = measured_latency(comparison, self.dense_ms)
         return Measurement({"latency_ms": latency_ms}, {"latency_ms": stderr_ms})

@@ -29,7 +29,16 @@ DERIVED = (
     *("search.log", "search.log.[0-9]", "teacher", "teacher/*", "picked", "picked/*", "tensorboard", "tensorboard/*"),
     *("mlflow.json", "mlflow.db", "mlflow.db-*", "mlflow-artifacts", "mlflow-artifacts/*"),
     *("wandb.json", "wandb", "wandb/*"),
-    *("asking.lock", "preparing.lock", "prepared.json", "workers.json", "logging.lock", "workers", "workers/*"),
+    *(
+        "asking.lock",
+        "preparing.lock",
+        "prepared.json",
+        "workers.json",
+        "logging.lock",
+        "timing.lock",
+        "workers",
+        "workers/*",
+    ),
     *(TRIAL_WEIGHTS, f"{TRIAL_WEIGHTS}/.[0-9]*.tmp", ".writable", ".*.tmp"),
 )
 _MADE = (*CARRIED, *DATABASE, *SPEC, *DERIVED)
