@@ -64,6 +64,7 @@ class Summary:
         prefer: what decides which of several networks that are as good within noise is the best.
         screening: what was looked at without training; ``None`` if nothing was.
         dense_float32_ms: the dense network's latency in float32 where networks are timed in int8; ``None`` elsewhere.
+        size_format: the format that sizes are those of, ``fp32`` or ``int8``.
     """
 
     study: str
@@ -87,6 +88,7 @@ class Summary:
     prefer: Preference = PREFERRED
     screening: ShownScreening | None = None
     dense_float32_ms: float | None = None
+    size_format: str = "fp32"
 
     @property
     def quality(self) -> Metric:
@@ -134,6 +136,7 @@ class Summary:
             "hypervolume": self.hypervolume,
             "dense": self.dense.to_json(),
             "dense_float32_ms": self.dense_float32_ms,
+            "size_format": self.size_format,
             "rows": [row.to_json() for row in self.rows],
             "counts": dict(self.counts),
             "running": self.running,
@@ -194,6 +197,7 @@ def summarise(
         prefer=prefer,
         screening=screening,
         dense_float32_ms=_dense_float32_ms(view),
+        size_format=view.facts.size_format,
     )
 
 

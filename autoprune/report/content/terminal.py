@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import FLOP_CONVENTION, METRICS, Metric
+from autoprune.core.number_formats import NUMBERS, SIZES
 from autoprune.errors import printable
 from autoprune.report.content.quality_words import best_of_all, plus_minus, with_unit_of
 from autoprune.report.content.rows import Failure, Row, cost_ratios, duration, generalisation_gap, short
@@ -81,6 +82,8 @@ def describe(row: Row, summary: Summary) -> tuple[str, str]:
     qualities = [_against_dense(row.measurement, summary.dense, one) for one in summary.qualities]
     shown = {name: with_unit_of(METRICS[name], plus_minus(row.measurement, METRICS[name])) for name in row.ratios}
     told = {name: _ratio_text(name, ratio) for name, ratio in row.ratios.items()}
+    if "size_mb" in shown:
+        shown["size_mb"] += f" in {NUMBERS[summary.size_format]}"
     beside = summary.times_float32(row.measurement)
     if beside and "latency_ms" in told:
         shown["latency_ms"] += " in int8"
@@ -104,6 +107,7 @@ def caption(summary: Summary) -> tuple[str, ...]:
     without = [one.name for one in summary.qualities if one.name not in summary.dense.stderr]
     lacking = f", which {' and '.join(without)} {'has' if len(without) == 1 else 'have'} not" if without else ""
     units = f"{FLOP_CONVENTION[:1].upper()}{FLOP_CONVENTION[1:]}; ± is one standard error{lacking}."
+    units += f" Sizes are of {SIZES[summary.size_format]}."
     if not summary.counts["completed"]:
         return (units,)
     beaten = "no other beats beyond noise" if summary.noise_aware else "no other dominates, noise or not"
@@ -150,7 +154,7 @@ def worst_of(quality: Metric) -> str:
     return f"no {quality.name}" if quality.goal == "max" else f"twice the dense network's {quality.name}"
 
 
-def columns(qualities: Sequence[Metric]) -> tuple[tuple[str, int], ...]:
+def columns(qualities: Sequence[Metric], size_format: str = "fp32") -> tuple[tuple[str, int], ...]:
     """Return each column's heading, and the least width of the console at which it is shown.
 
     What is lost is called a drop, or a rise where smaller is better.
@@ -169,7 +173,7 @@ def columns(qualities: Sequence[Metric]) -> tuple[tuple[str, int], ...]:
         ("latency\nms", 0),
         ("speed-\nup", 66),
         ("params\nM", 78 + wider),
-        ("size\nMB", 78 + wider),
+        (f"{NUMBERS[size_format] if size_format != 'fp32' else 'size'}\nMB", 78 + wider),
         (f"train\n− val {leading.unit}".rstrip(), 104 + wider),
     )
 
@@ -184,7 +188,7 @@ def front_table(summary: Summary, width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    headings = columns(summary.qualities)
+    headings = columns(summary.qualities, summary.size_format)
     shown = [index for index, (_, least) in enumerate(headings) if width >= least]
     gap = 1 if width >= ROOMY else 0  # beside the one that the box has
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from autoprune.analysis.comparison import baselines_for
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
+from autoprune.core.number_formats import NUMBERS
 from autoprune.core.preference import COST_OF
 from autoprune.core.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, Untimed, kind_of
-from autoprune.report.content.axes import AXIS_TITLES, quality_range
+from autoprune.report.content.axes import axis_title, quality_range
 from autoprune.report.content.hypervolume_history import history
 from autoprune.report.content.quality_words import study_metrics, title
 from autoprune.report.content.rows import first_line
@@ -35,6 +36,11 @@ SHORT_TITLES = {
     "nonzero_mflops": "MFLOPs not zero",
     "nonzero_mparams": "Parameters not zero",
 }
+
+
+def titles_of(summary: Summary) -> dict[str, str]:
+    """Return what each cost is called, of a size with its format."""
+    return {**SHORT_TITLES, "size_mb": f"{SHORT_TITLES['size_mb']} in {NUMBERS[summary.size_format]}"}
 
 
 def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
@@ -59,8 +65,8 @@ def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
             for name, known in known_metrics.items()
         },
         "qualities": [_quality(one) for one in summary.qualities],
-        "axes": {name: AXIS_TITLES.get(name, f"{known.unit}") for name, known in METRICS.items() if known.is_cost},
-        "titles": SHORT_TITLES,
+        "axes": {name: axis_title(name, summary) for name, known in METRICS.items() if known.is_cost},
+        "titles": titles_of(summary),
         "quality_range": list(quality_range(summary)),
         "budget": {name: limit.value for name, limit in summary.budget.limits.items()},
         "dense": {"values": dict(summary.dense.values), "stderr": dict(summary.dense.stderr)},

@@ -20,7 +20,7 @@ from autoprune.report.content.quality_words import title
 from autoprune.report.content.rows import Row, duration, first_line, short
 from autoprune.report.content.summary import Summary
 from autoprune.report.content.terminal import worst_of
-from autoprune.report.page.data import SHORT_TITLES
+from autoprune.report.page.data import titles_of
 
 LISTED = 20  # reasons, parameters
 PHASES = {
@@ -142,7 +142,7 @@ def tiles(summary: Summary) -> list[Tile]:
     known = [one for one in summary.qualities if one.name in row.measurement.values]
     costs = [
         Tile(
-            label=SHORT_TITLES[name],
+            label=titles_of(summary)[name],
             value=f"{short(row.measurement[name])}{_unit(name)}",
             error=f" ± {row.measurement.error(name):.2g}" if row.measurement.error(name) else "",
             ratio=_ratio(row, name, f"{short(dense[name])}{_unit(name)}" if name in dense.values else "")
