@@ -11,6 +11,7 @@ from autoprune.analysis import pareto
 from autoprune.analysis.comparison import DENSE, Comparison, Scored, worth
 from autoprune.analysis.comparison_notes import chance_notes
 from autoprune.core.budget import Budget
+from autoprune.core.int8_loss import INT8_GAIN
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, FLOP_CONVENTION, METRICS, Metric
@@ -109,6 +110,11 @@ class Summary:
         """Return how many times as fast a network in int8 is as the dense one in float32, where both are known."""
         latency = measurement.values.get("latency_ms")
         return self.dense_float32_ms / latency if self.dense_float32_ms and latency else None
+
+    @property
+    def has_int8(self) -> bool:
+        """Return whether of any row it is known what it loses in int8."""
+        return any(INT8_GAIN in row.measurement.values for row in self.rows)
 
     @property
     def knee(self) -> Row | None:

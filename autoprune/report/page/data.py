@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.analysis.comparison import baselines_for
+from autoprune.core.int8_loss import INT8_GAIN
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
 from autoprune.core.number_formats import NUMBERS
@@ -139,8 +140,9 @@ def trial_columns(
     measured = [_measurement(trial) for trial in trials]
     own, known = {one.name for one in qualities}, study_metrics(qualities)
     exact = {*own, preferred}
-    names = [name for name in known if any(name in m.values for m in measured)]
-    errors = [name for name in known if any(name in m.stderr for m in measured)]
+    told = [INT8_GAIN, *known]
+    names = [name for name in told if any(name in m.values for m in measured)]
+    errors = [name for name in told if any(name in m.stderr for m in measured)]
     return {
         "number": [trial.number for trial in trials],
         "kind": column([KINDS.index(kind_of(trial.outcome)) for trial in trials]),
@@ -188,7 +190,7 @@ def _reason(trial: Trial) -> str:
 
 def _exact(name: str, value: float | None, qualities: Set[str]) -> float | None:
     """Return what the choice depends on as it is, and the rest in six significant digits."""
-    exact = name == "loss" or name in qualities or METRICS[name].is_cost
+    exact = name == "loss" or name in qualities or (name in METRICS and METRICS[name].is_cost)
     return value if value is None or exact else _rounded(value)
 
 

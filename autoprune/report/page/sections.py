@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprune.analysis.comparison import Comparison
+from autoprune.core.int8_loss import INT8_GAIN
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial, Untimed
@@ -151,7 +152,16 @@ def tiles(summary: Summary) -> list[Tile]:
         for name in TILES
         if name in row.measurement.values
     ]
-    return [*(_quality_tile(row.measurement, dense, one) for one in known), *costs]
+    return [*(_quality_tile(row.measurement, dense, one) for one in known), *_int8_tile(row), *costs]
+
+
+def _int8_tile(row: Row) -> list[Tile]:
+    """Return by how much the best network is better in int8 than in float32, where that was measured."""
+    gain, quality = row.measurement.values.get(INT8_GAIN), row.quality
+    if gain is None:
+        return []
+    error = f" ± {quality.number(row.measurement.error(INT8_GAIN))}"
+    return [Tile("In int8", _signed(quality.gap(gain, "+")), error, f"{quality.name} against the same in float32")]
 
 
 def _quality_tile(measurement: Measurement, dense: Measurement, quality: Metric) -> Tile:
