@@ -16,6 +16,7 @@ from autoprune.search.setup.build_costs import cost_model, timer_of
 from autoprune.search.setup.choose_latency_engine import check_engine_takes, named_engine, with_latency_engine
 from autoprune.search.setup.choose_latency_format import with_latency_format
 from autoprune.search.setup.choose_layout import with_layout
+from autoprune.search.setup.choose_round_to import with_round_to
 from autoprune.search.setup.choose_runtime import with_working_runtime
 from autoprune.search.setup.context import open_context
 from autoprune.search.setup.dense_network import dense_network
@@ -66,8 +67,9 @@ def prepare_study(
     laid_out.device.place(network)
     start = laid_out.device.place(origins.start)
     engined, float_engine = with_latency_engine(laid_out, pruner, engine)
-    decided, timing_engine = with_latency_format(engined, network, float_engine)
-    cost = cost_model(network, space, example, int8_overhead(decided, pruner, float_engine))
+    formatted, timing_engine = with_latency_format(engined, network, float_engine)
+    decided, pruner = with_round_to(formatted, pruner, timing_engine)
+    cost = cost_model(network, pruner.space, example, int8_overhead(decided, pruner, float_engine))
     timer = timer_of(decided, network, timing_engine)
     dense = measure_dense(decided, network, cost, timer, float_engine)
     _check_objectives(spec, dense)
