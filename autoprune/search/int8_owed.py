@@ -6,6 +6,7 @@ quantisation), for networks that mostly leave the front again. What a kill leave
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -13,13 +14,10 @@ from autoprune.analysis.weight_retention import retained_trials
 from autoprune.core.budget import Budget
 from autoprune.core.int8_loss import Int8Loss
 from autoprune.core.notify import Notify
-from autoprune.cost.timing_engines import FileOf
-from autoprune.errors import AutopruneError, UsageError
+from autoprune.errors import AutopruneError
 from autoprune.export.examples import examples_of
 from autoprune.export.int8 import int8_score
-from autoprune.export.timing_runtimes import engine_of
-from autoprune.models.calling.inputs import Inputs
-from autoprune.search.setup.build_costs import timing_batch
+from autoprune.search.setup.float_files import float_files
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.taking_turns import Turn
 from autoprune.search.trial_weights import load_trial, stored_numbers
@@ -61,7 +59,7 @@ def measure_int8(ledger: Ledger, study: PreparedStudy, budget: Budget, say: Noti
         if not owed:
             return 0
         say(f"scoring {len(owed)} trial{'' if len(owed) == 1 else 's'} worth keeping in int8")
-        scorer = _Scorer.of(study)
+        scorer = _Scorer(study, float_files(study))
         for number in owed:
             found = scorer.loss_of(number)
             ledger.remember(f"{INT8}{number}", found.to_json())
@@ -75,23 +73,14 @@ class _Scorer:
     """What scores trials' networks in int8; their files are derived from the dense network's where that can be."""
 
     study: PreparedStudy
-    file_of: FileOf
-    batch: Inputs
-
-    @classmethod
-    def of(cls, study: PreparedStudy) -> _Scorer:
-        engine, batch = engine_of(study.timer.runtime), timing_batch(study.context, study.network)
-        if engine.file is None:
-            raise UsageError(f"latency.format is int8, and latency.runtime {engine.name}, which has no int8; give fp32")
-        engine.file(study.network, batch, study.spec.latency.threads)  # the first is exported whole
-        return cls(study, engine.file, batch)
+    file_of: Callable[..., bytes]
 
     def loss_of(self, number: int) -> Int8Loss:
         """Return what a trial's network loses; whatever cannot be quantised or scored is a failure in a line."""
         study, threads = self.study, self.study.spec.latency.threads
         try:
             network = load_trial(study.folder.path, number, study.network)
-            content = self.file_of(network, self.batch, threads)
+            content = self.file_of(network)
             score, _ = int8_score(content, network, examples_of(study.task, network), threads)
         except AutopruneError as error:
             return Int8Loss(failure=" ".join(str(error).split()))
