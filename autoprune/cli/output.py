@@ -42,7 +42,7 @@ def cost_line(model: str, inputs: str, costs: Measurement) -> str:
 
     return (
         f"{escape(model)} on {escape(inputs)}: {costs['mflops']:.2f} MFLOPs ({FLOP_CONVENTION}), "
-        f"{costs['mparams']:.3f} M parameters, {costs['size_mb']:.2f} MB"
+        f"{costs['mparams']:.3f} M parameters, {costs['size_mb']:.2f} MB in float32"
     )
 
 

@@ -74,7 +74,11 @@ def _read_threads(_ctx: click.Context, _param: click.Parameter, text: str | None
     return 0 if word == "auto" else int(word)
 
 
-_READERS = {"space.max_drop": _read_fraction, "runtime.threads": _read_threads}
+def _read_multiple(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text  # what is neither is refused by the spec
+
+
+_READERS = {"space.max_drop": _read_fraction, "space.round_to": _read_multiple, "runtime.threads": _read_threads}
 
 
 _NETWORK = (
@@ -112,7 +116,7 @@ _SPACE = (
     SpecOption(
         "--max-sparsity", "space.max_sparsity", Heading.SPACE, "Largest fraction of a group that may go.", type=float
     ),
-    SpecOption("--round-to", "space.round_to", Heading.SPACE, "Keep a multiple of this many channels.", type=int),
+    SpecOption("--round-to", "space.round_to", Heading.SPACE, "Keep a multiple of this many channels.", "N|auto"),
 )
 _MORE_SPACE = (
     SpecOption(

@@ -236,7 +236,9 @@ METRICS: dict[str, Metric] = {
             "nonzero_mparams", "M parameters that are not zero", "million parameters that are not zero (for masks)", 4
         ),
         _cost("latency_ms", "ms", "milliseconds on this device", 3, closed_form=False),
-        _cost("size_mb", "MB", "MB of stored float32 weights", 3),
+        _cost(
+            "size_mb", "MB", "MB of what is shipped: float32 weights, or the int8 file where latency.format is int8", 3
+        ),
     )
 }
 ACCURACY = METRICS["accuracy"]

@@ -24,12 +24,14 @@ from torch import nn
 from autoprune.core.arrays import Floats
 from autoprune.core.channel_groups import Block, Shrink
 from autoprune.core.counts import MASK_UNITS, ChannelCounts, masked_zeros
+from autoprune.core.int8_overhead import Int8Overhead
 from autoprune.core.measurement import Measurement
+from autoprune.cost.int8_size import int8_bytes
 from autoprune.cost.latency_features import Work
 from autoprune.cost.layer_table import layer_costs
 from autoprune.cost.mac_counter import Usage, count_macs, record_usage
 from autoprune.cost.size_products import Products, Totals, WholeNumbers
-from autoprune.cost.tensor_sizes import Rows, stored_tensors
+from autoprune.cost.tensor_sizes import Rows, Term, stored_tensors
 
 UNCOUNTED = "biases, norms and activations"
 
@@ -45,8 +47,11 @@ class CostModel:
         blocks: what can be dropped whole.
         masked_layers: paths of the modules whose ``weight`` can be masked; no two share one.
         mask_pattern: ``"weight"`` or ``"2:4"``.
+        int8: what files in int8 hold beside tensors, if sizes are to be those of such files; ``None`` for sizes of the
+            stored weights as they are.
 
     Attributes:
+        int8: as given.
         layers: what each layer of the dense network does, for tables.
         uncounted: what is left out or held constant, in words.
 
@@ -64,10 +69,13 @@ class CostModel:
         blocks: Sequence[Block] = (),
         masked_layers: Sequence[str] = (),
         mask_pattern: str = "weight",
+        int8: Int8Overhead | None = None,
     ) -> None:
         usage = record_usage(network, example)
         rows = Rows(network, shrinks, num_channels, blocks)
-        terms = [((), (0, 0, 0)), *rows.tensors(), *rows.weights(usage), *rows.products(usage)]
+        terms = [((), (0, 0, 0)), *rows.weights(usage), *rows.products(usage)]
+        terms += rows.tensors() if int8 is None else _int8_terms(network, rows, usage, int8)
+        self.int8 = int8
         self.layers = layer_costs(network, usage)
         self.uncounted = (UNCOUNTED, *rows.constants(usage))
         self._masks = _Masks(masked_layers, mask_pattern, rows, usage) if masked_layers else None
@@ -119,6 +127,14 @@ class CostModel:
         numbers = dict(zip(names, row, strict=True))
         dropped = frozenset(name for name in self._blocks if not numbers.get(name, 1))
         return ChannelCounts({name: count for name, count in numbers.items() if name not in self._blocks}, dropped)
+
+
+def _int8_terms(network: nn.Module, rows: Rows, usage: Usage, overhead: Int8Overhead) -> list[Term]:
+    """Return what every tensor adds to parameters and to a file in int8, and what else is in such a file."""
+    layers = (path for path, _ in usage.weights)
+    of_blocks = list(rows.per_layer_in_blocks(layers, overhead.in_blocks))
+    constant = overhead.total - (overhead.in_blocks if of_blocks else 0)
+    return [*rows.tensors(int8_bytes(network)), ((), (0, 0, constant)), *of_blocks]
 
 
 def measure_network(network: nn.Module, example: object, masked: Sequence[str] = ()) -> Measurement:

@@ -7,7 +7,7 @@ weight does the same multiply–accumulates, which ``mac_counter.py`` recorded.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -24,6 +24,19 @@ NOBODY = ":nobody"  # stands for the module of products that no group shrinks
 
 Term: TypeAlias = tuple[Factors, Sequence[Fraction | int]]
 """Sizes that are multiplied, and what each unit of the product costs: MACs, parameters, bytes."""
+
+
+@dataclass(frozen=True)
+class TensorBytes:
+    """What a tensor takes where it is stored.
+
+    Attributes:
+        each: bytes of an element.
+        channel: further bytes for each index of its first dimension.
+    """
+
+    each: int
+    channel: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,11 +121,30 @@ class Rows:
         rest = prod(size for size, taken in zip(stored.shape, takes, strict=True) if not taken)
         return SizeRow(stored.paths[0], (*cells, *self.around(*stored.paths)), rest, dense, height)
 
-    def tensors(self) -> Iterator[Term]:
-        """Yield what every tensor adds to parameters and bytes."""
+    def tensors(self, int8: Mapping[str, TensorBytes] | None = None) -> Iterator[Term]:
+        """Yield what every tensor adds to parameters and bytes.
+
+        Args:
+            int8: path of each stored tensor → what it takes in int8; ``None``: as they are.
+        """
         for path, stored in self._stored.items():
             row = self.row(path)
-            yield row.factors, (0, row.rest * stored.is_parameter, row.rest * stored.element_size)
+            takes = TensorBytes(stored.element_size) if int8 is None else int8.get(path, TensorBytes(0))
+            yield row.factors, (0, row.rest * stored.is_parameter, row.rest * takes.each)
+            if takes.channel:
+                yield (row.height, *self.around(*stored.paths)), (0, 0, takes.channel)
+
+    def per_layer_in_blocks(self, layers: Iterable[str], total: int) -> Iterator[Term]:
+        """Yield bytes that are no tensor's and go with blocks, in equal parts for each layer in one.
+
+        Args:
+            layers: paths of the weights of all layers.
+            total: in the dense network.
+        """
+        around = [self.around(*self._stored[path].paths) for path in sorted({self._first[path] for path in layers})]
+        inside = [blocks for blocks in around if blocks]
+        for blocks in inside:
+            yield blocks, (0, 0, Fraction(total, len(inside)))
 
     def weights(self, usage: Usage) -> Iterator[Term]:
         """Yield the multiply–accumulates of every weight; they go with it, and with the module that reads it."""

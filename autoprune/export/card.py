@@ -41,6 +41,7 @@ class Card:
         folder: what lies beside the card; ``None`` until it is written.
         flop_convention: what one FLOP is.
         qualities: what the networks are judged by, the leading metric first; accuracy if the file does not say.
+        size_format: the format that ``size_mb`` is that of, ``fp32`` or ``int8``.
     """
 
     origin: Origin
@@ -57,6 +58,7 @@ class Card:
     folder: FolderFacts | None = None
     flop_convention: str = FLOP_CONVENTION
     qualities: tuple[Metric, ...] = (ACCURACY,)
+    size_format: str = "fp32"
 
     @property
     def written(self) -> FolderFacts:
@@ -81,6 +83,7 @@ class Card:
             **self.origin.to_json(),
             "flop_convention": self.flop_convention,
             **({} if self.qualities == (ACCURACY,) else {"metrics": [one.text for one in self.qualities]}),
+            **({} if self.size_format == "fp32" else {"size_format": self.size_format}),
             "uncounted": list(self.uncounted),
             **self.scores.to_json(meets_test),
             "dense": self.dense.to_json(meets_test),
@@ -123,4 +126,5 @@ class Card:
             folder=FolderFacts.from_json(data) if "files" in data else None,
             flop_convention=data["flop_convention"],
             qualities=tuple(map(Metric.parse, data.get("metrics", ()))) or (ACCURACY,),
+            size_format=str(data.get("size_format", "fp32")),
         )

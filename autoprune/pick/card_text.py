@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from autoprune.analysis.comparison import Scored, compare
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
+from autoprune.core.number_formats import NUMBERS
 from autoprune.export.card import Card
 from autoprune.export.card_origin import AppliedPolicy, ContenderRow, MaskFacts, PickedTrial
 from autoprune.export.card_parts import FRESH_PROCESS, CardFile, CardScores, FolderFacts, ScoreGain
@@ -100,7 +101,8 @@ def _figures(card: Card) -> list[str]:
     costs = [one.validation for one in (card.scores, *others.values())]
     for name in (name for name in _COSTS if name in costs[0].values):
         ratios = [f"× {costs[0][name] / other[name]:.3f}" for other in costs[1:]]
-        lines.append(f"| {name} | {' | '.join([*(_cost(one, name) for one in costs), *ratios])} |")
+        row = f"{name} in {NUMBERS[card.size_format]}" if name == "size_mb" else name
+        lines.append(f"| {row} | {' | '.join([*(_cost(one, name) for one in costs), *ratios])} |")
     return lines
 
 

@@ -6,6 +6,7 @@ import math
 
 from autoprune.core.metrics import PER_CENT, Metric
 from autoprune.export.card import Card
+from autoprune.export.card_origin import PickedTrial
 from autoprune.export.export_result import ExportedFile, Int8Facts, TimingResult
 
 _CONFIDENT = 1.96  # standard errors: 95 % of a normal distribution lie within
@@ -14,13 +15,27 @@ _SHOWN_LAYERS = 6
 
 def int8_headline(card: Card) -> list[str]:
     """Return the first lines of a card that has a file in int8, and an empty one; none where it has not."""
-    lines = [line for one in card.written.exported if one.int8 for line in (_brings(one, one.int8), *_doubts(one.int8))]
+    lines = [line for one in card.written.exported if one.int8 for line in _first(one, one.int8, card)]
     return [*lines, ""] if lines else []
 
 
 def int8_lines(card: Card) -> list[str]:
     """Return what a card says of each file in int8 below the table of files."""
     return [f"- {text}" for one in card.written.exported if one.int8 for text in _facts(one, one.int8, card)]
+
+
+def _first(file: ExportedFile, int8: Int8Facts, card: Card) -> list[str]:
+    return [_brings(file, int8), *_doubts(int8), *_over_budget(file, int8, card)]
+
+
+def _over_budget(file: ExportedFile, int8: Int8Facts, card: Card) -> list[str]:
+    """Return that the file is larger than the size it was picked for, if it is."""
+    limit = card.origin.budget.limits.get("size_mb") if isinstance(card.origin, PickedTrial) else None
+    size = card.written.files[file.file].bytes / 1e6
+    if limit is None or card.size_format != "int8" or size <= limit.value:
+        return []
+    why = "; layers that stay in float32 take four times the room" if int8.in_float else ""
+    return [f"**{file.file} is over the budget**: it has {size:.4g} MB, the limit is {limit.value:g} MB{why}."]
 
 
 def _brings(file: ExportedFile, int8: Int8Facts) -> str:
@@ -60,11 +75,12 @@ def _facts(file: ExportedFile, int8: Int8Facts, card: Card) -> list[str]:
     smaller = "" if size < int8.float_bytes else ": no smaller, as every tensor brings two operations and a scale"
     dense = int8.against_dense_int8
     rival = f"{_ratio(dense)} of that of the dense network in int8" if dense else f"the dense one: {int8.dense_failure}"
+    counted = f"; counted as {card.scores.validation['size_mb']:.4g} MB" if card.size_format == "int8" else ""
     return [
         *_training(int8, card),
         f"int8: {_score(int8, card)} on {int8.examples} validation examples; {_allowed(int8, card)} may be lost",
         f"int8: {_ratio(int8.against_float)} of the time of the same network in float32, {rival}; "
-        f"× {size / int8.float_bytes:.3f} of its size{smaller}",
+        f"× {size / int8.float_bytes:.3f} of its size{smaller}, {size / 1e6:.4g} MB{counted}",
         f"int8: calibrated on {int8.calibration_examples} training examples{seven}; {_layers(int8)}",
     ]
 

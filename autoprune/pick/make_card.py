@@ -29,6 +29,7 @@ def make_card(
     timing: TimingPlan,
     runtime: Runtime,
     qualities: tuple[Metric, ...],
+    size_format: str = "fp32",
 ) -> Card:
     """Return the card of a network whose files are not written yet.
 
@@ -43,6 +44,7 @@ def make_card(
         timing: how latencies were timed.
         runtime: where the networks ran.
         qualities: what they are judged by, the leading metric first.
+        size_format: the format that sizes are those of.
     """
     return Card(
         origin=origin,
@@ -57,6 +59,7 @@ def make_card(
         runtime=runtime.describe(),
         versions=versions(),
         qualities=qualities,
+        size_format=size_format,
     )
 
 

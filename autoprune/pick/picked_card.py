@@ -55,6 +55,7 @@ def picked_card(
         timing=study.timer.plan,
         runtime=study.device,
         qualities=study.spec.qualities,
+        size_format=study.size_format,
     )
 
 

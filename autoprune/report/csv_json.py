@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoprune.core.atomic_write import write_text
+from autoprune.core.int8_loss import INT8_GAIN
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, TRAIN, Metric
 from autoprune.report.content.rows import Row, cost_ratios, generalisation_gap, share_of_budget
@@ -22,7 +23,8 @@ def measured_columns(qualities: Sequence[Metric]) -> tuple[str, ...]:
     """Return the columns of what was measured: qualities, the loss, costs, and qualities over training examples."""
     scored = [name for quality in qualities for name in (quality.name, f"{quality.name}_stderr")]
     seen = [f"{TRAIN}{name}" for name in scored]
-    return (*scored, *(() if "loss" in scored else ("loss",)), *COSTS, *seen)
+    own_int8 = (INT8_GAIN, f"{INT8_GAIN}_stderr")
+    return (*scored, *own_int8, *(() if "loss" in scored else ("loss",)), *COSTS, *seen)
 
 
 def columns(qualities: Sequence[Metric]) -> tuple[str, ...]:

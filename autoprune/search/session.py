@@ -19,6 +19,7 @@ from autoprune.loggers.dispatch import Loggers, Watched
 from autoprune.loggers.log_file import logged
 from autoprune.loggers.protocol import Display
 from autoprune.search.evaluation.evaluator import Evaluator
+from autoprune.search.int8_owed import int8_owed, measure_int8
 from autoprune.search.latency_queue import LatencyQueue
 from autoprune.search.loop import search
 from autoprune.search.prepare_session import begin_session, logged_study
@@ -26,6 +27,7 @@ from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.setup.build_evaluator import build_evaluator, build_meter
 from autoprune.search.setup.from_spec import resolve, task_of
 from autoprune.search.setup.judged_by import judged_by
+from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.sharing import Sharing
 from autoprune.search.stored_spec import check_same_meaning, stored_meaning, with_stored_choices
@@ -185,6 +187,7 @@ def _searched(
         with nullcontext() if queue is None else closing(queue):
             observer = observer if queue is None else queue.watch(observer)
             added = search(ledger, proposals, evaluator, spec.trials, spec.seed, observer, display.warn, queue)
+    measure_int8(ledger, study, proposals.budget, display.say)
     return Run(added, len(ledger.trials), proposals.budget)
 
 
@@ -208,6 +211,8 @@ def _nothing_left(
         raise StudyError(f"{str(folder.path)!r} has trials and no dense network; restore its study.db from a copy")
     _weights(spec, folder, facts.budget, display).begin(done)
     budget = Budget.parse(spec.budget.model_dump()).resolve(facts.dense)
+    if int8_owed(ledger, spec, folder, budget):
+        measure_int8(ledger, prepare_study(spec, folder, display.say), budget, display.say)
     # One logger may lack what a killed run left out.
     with loggers.session(logged_study(spec, folder, budget, facts.dense), done):
         return Run(0, len(done), budget)

@@ -19,7 +19,8 @@ CHANGED_DEFAULTS = (("space", "importances"), ("space", "depth"), ("finetune", "
 def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
     """Return the spec with what the study decided when it began, where it is left open.
 
-    That is the precision, the layout, and the latency runtime and format left to ``auto``, and what it is judged by.
+    That is the precision, the layout, the latency runtime and format and the multiple of widths left to ``auto``, and
+    what it is judged by.
     """
     if not folder.has_begun:
         return spec
@@ -33,10 +34,13 @@ def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
         latency = latency.model_copy(update={"runtime": stored.latency.runtime})
     if latency.format == "auto":
         latency = latency.model_copy(update={"format": stored.latency.format})
+    space = spec.space
+    if space.round_to == "auto":
+        space = space.model_copy(update={"round_to": stored.space.round_to})
     metrics = spec.metrics or stored.metrics
     is_open = spec.objectives == StudySpec.model_fields["objectives"].default or QUALITY in spec.objectives
     objectives = stored.objectives if is_open and metrics == stored.metrics else spec.objectives
-    decided = {"runtime": runtime, "latency": latency, "metrics": metrics, "objectives": objectives}
+    decided = {"runtime": runtime, "latency": latency, "space": space, "metrics": metrics, "objectives": objectives}
     return _with_earlier_defaults(spec.model_copy(update=decided), stored)
 
 

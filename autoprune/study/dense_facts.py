@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoprune.core.int8_overhead import Int8Overhead
 from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
 from autoprune.core.latency_host import LatencyHost
 from autoprune.core.measurement import Measurement
@@ -29,6 +30,7 @@ class DenseFacts:
         latency_runtime: what ran the network when it was timed; ``torch`` before there was a choice.
         latency_format: in which numbers it was timed, ``fp32`` or ``int8``.
         fp32_latency_ms: its latency in float32, where it was timed in int8; else ``None``.
+        int8_overhead: what files in int8 hold beside tensors, where sizes are those of such files; else ``None``.
         latency_host: the other machine that timed it; ``None`` for the one that searched.
     """
 
@@ -40,6 +42,7 @@ class DenseFacts:
     latency_runtime: str = "torch"
     latency_format: str = "fp32"
     fp32_latency_ms: float | None = None
+    int8_overhead: Int8Overhead | None = None
     latency_host: LatencyHost | None = None
 
     @property
@@ -58,6 +61,7 @@ class DenseFacts:
             "latency_runtime": self.latency_runtime,
             "latency_format": self.latency_format,
             **({} if self.fp32_latency_ms is None else {"fp32_latency_ms": self.fp32_latency_ms}),
+            **({"int8_overhead": self.int8_overhead.to_json()} if self.int8_overhead else {}),
             **({"latency_host": self.latency_host.to_json()} if self.latency_host else {}),
         }
 
@@ -68,6 +72,7 @@ class DenseFacts:
         Raises:
             ValueError, KeyError, TypeError: if it is something else.
         """
+        beside = stored.get("int8_overhead")
         learnt, host = stored.get("sparsity"), stored.get("latency_host")
         return cls(
             measurement=Measurement.from_json(stored["measurement"]),
@@ -78,6 +83,7 @@ class DenseFacts:
             latency_runtime=str(stored.get("latency_runtime", "torch")),
             latency_format=str(stored.get("latency_format", "fp32")),
             fp32_latency_ms=float(stored["fp32_latency_ms"]) if "fp32_latency_ms" in stored else None,
+            int8_overhead=Int8Overhead.from_json(beside) if beside else None,
             latency_host=LatencyHost.from_json(host) if host else None,
         )
 

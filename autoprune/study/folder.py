@@ -75,6 +75,11 @@ class StudyFolder:
         return self.path / "timing.lock"
 
     @property
+    def quantising(self) -> Path:
+        """Return the file that the worker holds locked that scores networks in int8."""
+        return self.path / "quantising.lock"
+
+    @property
     def log(self) -> Path:
         """Return what the searches of this study said, with times; older parts carry ``.1`` and ``.2``."""
         return self.path / "search.log"

@@ -166,6 +166,7 @@ class StudyFacts:
         frozen: those that cannot be pruned, by name.
         data: what the networks are trained and scored on.
         fingerprint: what gives the trials their meaning, by dotted key; ``None`` if it is not stored yet.
+        size_format: the format that sizes are those of, ``fp32`` or ``int8``.
         sessions: the runs, in order.
     """
 
@@ -176,6 +177,7 @@ class StudyFacts:
     frozen: Mapping[str, FrozenFacts] = field(default_factory=dict)
     data: DataFacts = field(default_factory=DataFacts)
     fingerprint: Mapping[str, object] | None = None
+    size_format: str = "fp32"
     sessions: tuple[SessionFacts, ...] = ()
 
     @property
@@ -196,6 +198,7 @@ class StudyFacts:
                 name: {"channels": group.channels, "reason": group.reason} for name, group in self.frozen.items()
             },
             "data": self.data.to_json(),
+            **({} if self.size_format == "fp32" else {"size_format": self.size_format}),
         }
 
     @classmethod
@@ -224,5 +227,6 @@ class StudyFacts:
             },
             data=DataFacts.from_json(stored.get("data", {})),
             fingerprint=stored.get("fingerprint"),
+            size_format=str(stored.get("size_format", "fp32")),
             sessions=tuple(SessionFacts.from_json(stored[f"{SESSION}{number}"]) for number in range(count)),
         )

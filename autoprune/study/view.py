@@ -16,6 +16,7 @@ from autoprune.errors import StudyError
 from autoprune.study.at_work import AtWork, at_work
 from autoprune.study.folder import StudyFolder
 from autoprune.study.lapsed_leases import GRACE_SECONDS, still_held
+from autoprune.study.later_int8 import with_int8_losses
 from autoprune.study.later_latencies import with_later_latencies
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import read_resolved
@@ -176,7 +177,7 @@ def _readable(
         StudyError: naming one that is damaged, as one with a number that is not finite.
     """
     try:
-        trials = tuple(with_later_latencies(read_trials(stored), lambda: kept))
+        trials = tuple(with_int8_losses(with_later_latencies(read_trials(stored), lambda: kept), kept))
         _check_paired(trials, of_dense)
         _check_measured(trials, wanted)
         return trials

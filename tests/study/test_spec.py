@@ -83,7 +83,7 @@ plans = tables(
     space=tables(
         importances=st.lists(st.sampled_from(["l1", "taylor", "my.py:f"]), min_size=1, unique=True),
         max_sparsity=numbers(0, 1, exclude_min=True, exclude_max=True),
-        round_to=st.sampled_from([1, 2, 4, 8, 16]),
+        round_to=st.sampled_from([1, 2, 4, 8, 16, "auto"]),
         patterns=st.sampled_from([["channel"], ["weight"], ["2:4", "channel"]]),
         mask_criteria=st.lists(st.sampled_from(["magnitude", "gradient", "wanda"]), min_size=1, unique=True),
         keep=st.lists(st.text(min_size=1), max_size=2, unique=True),
@@ -265,7 +265,7 @@ def test_all_faults_of_all_layers_are_reported_at_once() -> None:
         ({"finetune": {"distill": 1}}, f"finetune.distill: given 1 in {FILE}; expected true or false"),
         ({"data": {"root": 3}}, f"data.root: given 3 in {FILE}; expected text"),
         ({"objectives": "accuracy"}, f"objectives: given 'accuracy' in {FILE}; expected a list of names"),
-        ({"space": {"round_to": 3}}, f"space.round_to: given 3 in {FILE}; expected one of 1, 2, 4, 8, 16"),
+        ({"space": {"round_to": 3}}, f"space.round_to: given 3 in {FILE}; expected one of 1, 2, 4, 8, 16, auto"),
         (
             {"sampler": "nsga"},
             f"sampler: given 'nsga' in {FILE}; expected one of auto, guided, tpe, gp, nsga2, random; "

@@ -6,17 +6,23 @@ import statistics
 from collections.abc import Callable
 
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import FLOP_CONVENTION, PER_CENT, Metric
+from autoprune.core.metrics import FLOP_CONVENTION, METRICS, PER_CENT, Metric
+from autoprune.core.number_formats import NUMBERS
 from autoprune.report.content.summary import Summary
 
 AXIS_TITLES = {
     "mflops": f"MFLOPs ({FLOP_CONVENTION})",
     "mparams": "parameters (M)",
     "latency_ms": "latency (ms)",
-    "size_mb": "size (MB)",
 }
+SIZE_AXES = {form: f"size in {words} (MB)" for form, words in NUMBERS.items()}
 SQUEEZE = 3.0  # the y-range may be this many times what the best, the dense and the typical network need
 LEAST_RANGE = 0.02  # of a fraction; of anything else, as a share of the dense network's
+
+
+def axis_title(name: str, summary: Summary) -> str:
+    """Return what the axis of a cost is called."""
+    return SIZE_AXES[summary.size_format] if name == "size_mb" else AXIS_TITLES.get(name, METRICS[name].unit)
 
 
 def quality_range(summary: Summary) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from autoprune.core.metrics import FLOP_CONVENTION, Metric
+from autoprune.core.number_formats import SIZES
 from autoprune.core.preference import COST_OF, WORDS
 from autoprune.report.content.summary import Summary
 from autoprune.report.content.who_worked import shares_in_words, worker_shares
@@ -98,7 +99,7 @@ def _counting(view: StudyView, summary: Summary) -> Pairs:
             f"median ratio of pruned to dense over {timing.blocks} alternating blocks of {timing.calls} forward "
             f"passes, times the dense network's; batch {timing.batch}, {_threads(timing.threads)}{''.join(others)}",
         ),
-        ("size", "stored weights in float32"),
+        ("size", SIZES[summary.size_format]),
         ("±", _plus_minus(summary)),
         (
             "choice",

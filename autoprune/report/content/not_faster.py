@@ -36,6 +36,6 @@ def not_faster_notes(rows: Sequence[Row], spec: StudySpec) -> list[str]:
 def _advice(spec: StudySpec) -> str:
     """Return what the study has not tried yet."""
     untried = [] if spec.space.depth else ["--depth, which drops whole blocks"]
-    if spec.space.round_to < _MULTIPLE:
+    if spec.space.multiple < _MULTIPLE:
         untried.append(f"--round-to {_MULTIPLE}")
     return ", ".join([*untried, "a limit on latency (--budget-latency-ms)"])

@@ -11,6 +11,7 @@ from autoprune.analysis import pareto
 from autoprune.analysis.comparison import DENSE, Comparison, Scored, worth
 from autoprune.analysis.comparison_notes import chance_notes
 from autoprune.core.budget import Budget
+from autoprune.core.int8_loss import INT8_GAIN
 from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, FLOP_CONVENTION, METRICS, Metric
@@ -64,6 +65,7 @@ class Summary:
         prefer: what decides which of several networks that are as good within noise is the best.
         screening: what was looked at without training; ``None`` if nothing was.
         dense_float32_ms: the dense network's latency in float32 where networks are timed in int8; ``None`` elsewhere.
+        size_format: the format that sizes are those of, ``fp32`` or ``int8``.
     """
 
     study: str
@@ -87,6 +89,7 @@ class Summary:
     prefer: Preference = PREFERRED
     screening: ShownScreening | None = None
     dense_float32_ms: float | None = None
+    size_format: str = "fp32"
 
     @property
     def quality(self) -> Metric:
@@ -107,6 +110,11 @@ class Summary:
         """Return how many times as fast a network in int8 is as the dense one in float32, where both are known."""
         latency = measurement.values.get("latency_ms")
         return self.dense_float32_ms / latency if self.dense_float32_ms and latency else None
+
+    @property
+    def has_int8(self) -> bool:
+        """Return whether of any row it is known what it loses in int8."""
+        return any(INT8_GAIN in row.measurement.values for row in self.rows)
 
     @property
     def knee(self) -> Row | None:
@@ -134,6 +142,7 @@ class Summary:
             "hypervolume": self.hypervolume,
             "dense": self.dense.to_json(),
             "dense_float32_ms": self.dense_float32_ms,
+            "size_format": self.size_format,
             "rows": [row.to_json() for row in self.rows],
             "counts": dict(self.counts),
             "running": self.running,
@@ -194,6 +203,7 @@ def summarise(
         prefer=prefer,
         screening=screening,
         dense_float32_ms=_dense_float32_ms(view),
+        size_format=view.facts.size_format,
     )
 
 

@@ -10,8 +10,10 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from autoprune.core.int8_loss import INT8_GAIN
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import FLOP_CONVENTION, METRICS, Metric
+from autoprune.core.number_formats import NUMBERS, SIZES
 from autoprune.errors import printable
 from autoprune.report.content.quality_words import best_of_all, plus_minus, with_unit_of
 from autoprune.report.content.rows import Failure, Row, cost_ratios, duration, generalisation_gap, short
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 BEST, KNEE = "★", "◆"
 LEFT_ALIGNED = ("", "from")
 FURTHER = 14  # characters that a further quality takes of the width
+INT8_WIDTH = 13  # columns that what is lost in int8 takes
 FAILURES_SHOWN = 5
 ROOMY = 90  # least width at which the gaps between columns can be two wide
 
@@ -81,12 +84,23 @@ def describe(row: Row, summary: Summary) -> tuple[str, str]:
     qualities = [_against_dense(row.measurement, summary.dense, one) for one in summary.qualities]
     shown = {name: with_unit_of(METRICS[name], plus_minus(row.measurement, METRICS[name])) for name in row.ratios}
     told = {name: _ratio_text(name, ratio) for name, ratio in row.ratios.items()}
+    if "size_mb" in shown:
+        shown["size_mb"] += f" in {NUMBERS[summary.size_format]}"
     beside = summary.times_float32(row.measurement)
     if beside and "latency_ms" in told:
         shown["latency_ms"] += " in int8"
         told["latency_ms"] += f" as dense, {beside:.2f}× as dense in float32"
     parts = [f"{text} ({told[name]})" for name, text in shown.items()]
-    return ", ".join([*qualities, *parts[:1]]), ", ".join(parts[1:])
+    return ", ".join([*qualities, *_in_int8(row.measurement, summary.quality), *parts[:1]]), ", ".join(parts[1:])
+
+
+def _in_int8(measurement: Measurement, quality: Metric) -> list[str]:
+    """Return what the network loses in int8 against itself in float32, where that was measured."""
+    gain = measurement.values.get(INT8_GAIN)
+    if gain is None:
+        return []
+    by = f"{quality.gap(gain, '+')} ± {quality.number(measurement.error(INT8_GAIN))}"
+    return [f"in int8 {'as much' if not gain else by}"]
 
 
 def _against_dense(measurement: Measurement, dense: Measurement, quality: Metric) -> str:
@@ -104,6 +118,7 @@ def caption(summary: Summary) -> tuple[str, ...]:
     without = [one.name for one in summary.qualities if one.name not in summary.dense.stderr]
     lacking = f", which {' and '.join(without)} {'has' if len(without) == 1 else 'have'} not" if without else ""
     units = f"{FLOP_CONVENTION[:1].upper()}{FLOP_CONVENTION[1:]}; ± is one standard error{lacking}."
+    units += f" Sizes are of {SIZES[summary.size_format]}."
     if not summary.counts["completed"]:
         return (units,)
     beaten = "no other beats beyond noise" if summary.noise_aware else "no other dominates, noise or not"
@@ -150,26 +165,35 @@ def worst_of(quality: Metric) -> str:
     return f"no {quality.name}" if quality.goal == "max" else f"twice the dense network's {quality.name}"
 
 
-def columns(qualities: Sequence[Metric]) -> tuple[tuple[str, int], ...]:
+def columns(
+    qualities: Sequence[Metric], size_format: str = "fp32", *, has_int8: bool = False
+) -> tuple[tuple[str, int], ...]:
     """Return each column's heading, and the least width of the console at which it is shown.
 
     What is lost is called a drop, or a rise where smaller is better.
+
+    Args:
+        qualities: what networks are judged by.
+        size_format: of sizes.
+        has_int8: whether a column says what networks lose in int8.
     """
     leading, *others = qualities
     lost = "drop" if leading.goal == "max" else "rise"
-    wider = FURTHER * len(others)
+    int8 = INT8_WIDTH if has_int8 else 0
+    wider = FURTHER * len(others) + int8
     return (
         ("", 0),
         ("trial", 0),
         ("from", 0),
         (_heading(leading.name, leading), 0),
         (_heading(lost, leading), 66),
-        *((_heading(one.name, one), 66 + FURTHER * place) for place, one in enumerate(others, start=1)),
+        *([(_heading("in int8", leading), 66 + int8)] if has_int8 else []),
+        *((_heading(one.name, one), 66 + int8 + FURTHER * place) for place, one in enumerate(others, start=1)),
         ("MFLOPs\n(of dense)", 0),
         ("latency\nms", 0),
         ("speed-\nup", 66),
         ("params\nM", 78 + wider),
-        ("size\nMB", 78 + wider),
+        (f"{NUMBERS[size_format] if size_format != 'fp32' else 'size'}\nMB", 78 + wider),
         (f"train\n− val {leading.unit}".rstrip(), 104 + wider),
     )
 
@@ -184,7 +208,7 @@ def front_table(summary: Summary, width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    headings = columns(summary.qualities)
+    headings = columns(summary.qualities, summary.size_format, has_int8=summary.has_int8)
     shown = [index for index, (_, least) in enumerate(headings) if width >= least]
     gap = 1 if width >= ROOMY else 0  # beside the one that the box has
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
@@ -193,38 +217,37 @@ def front_table(summary: Summary, width: int) -> Table:
         table.add_column(Text(heading), justify=justify, overflow="fold")
     last_of_front = len(summary.front) - 1  # the front comes first
     for position, row in enumerate(summary.rows):
-        cells = _row_cells(row, summary.qualities)
+        cells = _row_cells(row, summary)
         table.add_row(*(Text(cells[index]) for index in shown), style="bold" if row.is_best else "")
         if position == last_of_front:
             table.add_section()
     table.add_section()
-    cells = _dense_cells(summary.dense, summary.qualities)
+    cells = _dense_cells(summary)
     table.add_row(*(Text(cells[index]) for index in shown), style="dim")
     return table
 
 
-def _row_cells(row: Row, qualities: Sequence[Metric]) -> list[str]:
+def _row_cells(row: Row, summary: Summary) -> list[str]:
     marks = (BEST if row.is_best else "") + (KNEE if row.is_knee else "")
     return [
         marks,
         str(row.number),
         row.origin,
-        *_measured_cells(row.measurement, row.ratios, row.quality_drop, qualities),
+        *_measured_cells(row.measurement, row.ratios, row.quality_drop, summary),
     ]
 
 
-def _dense_cells(dense: Measurement, qualities: Sequence[Metric]) -> list[str]:
-    return ["", "", "dense", *_measured_cells(dense, cost_ratios(dense, dense), 0.0, qualities)]
+def _dense_cells(summary: Summary) -> list[str]:
+    return ["", "", "dense", *_measured_cells(summary.dense, cost_ratios(summary.dense, summary.dense), 0.0, summary)]
 
 
-def _measured_cells(
-    measurement: Measurement, ratios: Mapping[str, float], drop: float, qualities: Sequence[Metric]
-) -> list[str]:
-    leading, *others = qualities
+def _measured_cells(measurement: Measurement, ratios: Mapping[str, float], drop: float, summary: Summary) -> list[str]:
+    leading, *others = summary.qualities
     share, slower, gap = ratios.get("mflops"), ratios.get("latency_ms"), generalisation_gap(measurement, leading)
     return [
         _quality(measurement, leading),
         leading.number(drop),
+        *([_int8_cell(measurement, leading)] if summary.has_int8 else []),
         *(_quality(measurement, one) for one in others),
         _cost(measurement, "mflops") + (f" ({100 * share:.0f}%)" if share is not None else ""),
         _cost(measurement, "latency_ms"),
@@ -233,6 +256,15 @@ def _measured_cells(
         _cost(measurement, "size_mb"),
         leading.number(gap) if gap is not None else "–",
     ]
+
+
+def _int8_cell(measurement: Measurement, quality: Metric) -> str:
+    """Return by how much a network is better in int8 than in float32; a dash where that was not measured."""
+    gain = measurement.values.get(INT8_GAIN)
+    if gain is None:
+        return "–"
+    signed = quality.gap(gain, "+").partition(" ")[0] if gain else quality.number(0.0)
+    return f"{signed} ±{quality.number(measurement.error(INT8_GAIN))}"
 
 
 def _quality(measurement: Measurement, metric: Metric) -> str:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.analysis.comparison import baselines_for
+from autoprune.core.int8_loss import INT8_GAIN
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
+from autoprune.core.number_formats import NUMBERS
 from autoprune.core.preference import COST_OF
 from autoprune.core.trial import KINDS, Completed, Failed, OverBudget, Stopped, Trial, Untimed, kind_of
-from autoprune.report.content.axes import AXIS_TITLES, quality_range
+from autoprune.report.content.axes import axis_title, quality_range
 from autoprune.report.content.hypervolume_history import history
 from autoprune.report.content.quality_words import study_metrics, title
 from autoprune.report.content.rows import first_line
@@ -35,6 +37,11 @@ SHORT_TITLES = {
     "nonzero_mflops": "MFLOPs not zero",
     "nonzero_mparams": "Parameters not zero",
 }
+
+
+def titles_of(summary: Summary) -> dict[str, str]:
+    """Return what each cost is called, of a size with its format."""
+    return {**SHORT_TITLES, "size_mb": f"{SHORT_TITLES['size_mb']} in {NUMBERS[summary.size_format]}"}
 
 
 def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
@@ -59,8 +66,8 @@ def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
             for name, known in known_metrics.items()
         },
         "qualities": [_quality(one) for one in summary.qualities],
-        "axes": {name: AXIS_TITLES.get(name, f"{known.unit}") for name, known in METRICS.items() if known.is_cost},
-        "titles": SHORT_TITLES,
+        "axes": {name: axis_title(name, summary) for name, known in METRICS.items() if known.is_cost},
+        "titles": titles_of(summary),
         "quality_range": list(quality_range(summary)),
         "budget": {name: limit.value for name, limit in summary.budget.limits.items()},
         "dense": {"values": dict(summary.dense.values), "stderr": dict(summary.dense.stderr)},
@@ -133,8 +140,9 @@ def trial_columns(
     measured = [_measurement(trial) for trial in trials]
     own, known = {one.name for one in qualities}, study_metrics(qualities)
     exact = {*own, preferred}
-    names = [name for name in known if any(name in m.values for m in measured)]
-    errors = [name for name in known if any(name in m.stderr for m in measured)]
+    told = [INT8_GAIN, *known]
+    names = [name for name in told if any(name in m.values for m in measured)]
+    errors = [name for name in told if any(name in m.stderr for m in measured)]
     return {
         "number": [trial.number for trial in trials],
         "kind": column([KINDS.index(kind_of(trial.outcome)) for trial in trials]),
@@ -182,7 +190,7 @@ def _reason(trial: Trial) -> str:
 
 def _exact(name: str, value: float | None, qualities: Set[str]) -> float | None:
     """Return what the choice depends on as it is, and the rest in six significant digits."""
-    exact = name == "loss" or name in qualities or METRICS[name].is_cost
+    exact = name == "loss" or name in qualities or (name in METRICS and METRICS[name].is_cost)
     return value if value is None or exact else _rounded(value)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoprune.analysis.comparison import Comparison
+from autoprune.core.int8_loss import INT8_GAIN
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
 from autoprune.core.trial import Completed, Failed, OverBudget, Stopped, Trial, Untimed
@@ -20,7 +21,7 @@ from autoprune.report.content.quality_words import title
 from autoprune.report.content.rows import Row, duration, first_line, short
 from autoprune.report.content.summary import Summary
 from autoprune.report.content.terminal import worst_of
-from autoprune.report.page.data import SHORT_TITLES
+from autoprune.report.page.data import titles_of
 
 LISTED = 20  # reasons, parameters
 PHASES = {
@@ -142,7 +143,7 @@ def tiles(summary: Summary) -> list[Tile]:
     known = [one for one in summary.qualities if one.name in row.measurement.values]
     costs = [
         Tile(
-            label=SHORT_TITLES[name],
+            label=titles_of(summary)[name],
             value=f"{short(row.measurement[name])}{_unit(name)}",
             error=f" ± {row.measurement.error(name):.2g}" if row.measurement.error(name) else "",
             ratio=_ratio(row, name, f"{short(dense[name])}{_unit(name)}" if name in dense.values else "")
@@ -151,7 +152,16 @@ def tiles(summary: Summary) -> list[Tile]:
         for name in TILES
         if name in row.measurement.values
     ]
-    return [*(_quality_tile(row.measurement, dense, one) for one in known), *costs]
+    return [*(_quality_tile(row.measurement, dense, one) for one in known), *_int8_tile(row), *costs]
+
+
+def _int8_tile(row: Row) -> list[Tile]:
+    """Return by how much the best network is better in int8 than in float32, where that was measured."""
+    gain, quality = row.measurement.values.get(INT8_GAIN), row.quality
+    if gain is None:
+        return []
+    error = f" ± {quality.number(row.measurement.error(INT8_GAIN))}"
+    return [Tile("In int8", _signed(quality.gap(gain, "+")), error, f"{quality.name} against the same in float32")]
 
 
 def _quality_tile(measurement: Measurement, dense: Measurement, quality: Metric) -> Tile:

@@ -17,7 +17,7 @@ from autoprune.core.atomic_write import write_bytes
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
 from autoprune.core.trial import Trial
-from autoprune.report.content.axes import AXIS_TITLES, outside_of, quality_range
+from autoprune.report.content.axes import axis_title, outside_of, quality_range
 from autoprune.report.content.quality_words import best_of_all, with_unit_of
 from autoprune.report.content.rows import Row, short
 from autoprune.report.content.summary import Summary
@@ -126,7 +126,7 @@ def _draw_panel(axes: Axes, summary: Summary, trials: Sequence[Trial], cost: str
     left, right = _cost_range(summary, trials, cost)
     axes.set_ylim(scale * low, scale * high)
     axes.set_xlim(left, right)
-    axes.set_xlabel(AXIS_TITLES[cost])
+    axes.set_xlabel(axis_title(cost, summary))
     _draw_budget(axes, summary, cost)
     _draw_dense(axes, summary, cost)
     _draw_trials(axes, summary, trials, cost)

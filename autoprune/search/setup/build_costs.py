@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from autoprune.core.int8_overhead import Int8Overhead
 from autoprune.core.space import SearchSpace
 from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import NetworkTimer, Timer
@@ -18,13 +19,14 @@ from autoprune.search.setup.from_spec import timing_plan
 from autoprune.study.dense_facts import read_dense_facts
 
 
-def cost_model(network: nn.Module, space: SearchSpace, example: object) -> CostModel:
+def cost_model(network: nn.Module, space: SearchSpace, example: object, int8: Int8Overhead | None = None) -> CostModel:
     """Return the closed-form costs over a space.
 
     Args:
         network: the dense network, in eval mode.
         space: what can be pruned in it.
         example: one input, as :meth:`Inputs.of` takes it.
+        int8: what files in int8 hold beside weights, if sizes are to be theirs.
     """
     return CostModel(
         network,
@@ -34,6 +36,7 @@ def cost_model(network: nn.Module, space: SearchSpace, example: object) -> CostM
         blocks=space.blocks,
         masked_layers=space.mask.layers if space.mask else (),
         mask_pattern=space.mask.pattern if space.mask else "weight",
+        int8=int8,
     )
 
 

@@ -19,6 +19,7 @@ def study_facts(study: PreparedStudy) -> StudyFacts:
         regularisation=regularisation_facts(study.folder),
         groups={group.name: GroupFacts(group.num_channels, group.is_residual) for group in study.space.groups},
         frozen={group.name: FrozenFacts(group.num_channels, group.reason) for group in study.frozen},
+        size_format=study.size_format,
         data=DataFacts(
             task.name, task.needs.num_classes, dict(task.sizes), task.description, task.licence, task.chance
         ),

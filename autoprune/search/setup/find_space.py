@@ -100,7 +100,7 @@ def search_space(
         usable,
         {group.name: importances[group.name] for group in usable},
         spec.space.max_sparsity,
-        spec.space.round_to,
+        spec.space.multiple,
         prunable.blocks,
         prunable.mask,
     )

@@ -90,7 +90,7 @@ def _inspected(
         trained=trained,
         inputs=inputs,
         cost=cost,
-        smallest=smallest_share(cost, found, spec.space.max_sparsity, spec.space.round_to),
+        smallest=smallest_share(cost, found, spec.space.max_sparsity, spec.space.multiple),
         groups=found,
         blocks=blocks,
         regularisation=None,

@@ -6,7 +6,9 @@ import json
 
 from torch import nn
 
+from autoprune.core.counts import ChannelCounts
 from autoprune.core.measurement import Measurement
+from autoprune.cost.cost_model import CostModel
 from autoprune.cost.latency import NetworkTimer
 from autoprune.cost.timing_engines import Engine
 from autoprune.search.evaluation.measure_quality import quality_and_answers
@@ -20,14 +22,14 @@ REFERENCE_BLOCKS = 15
 
 
 def measure_dense(
-    context: StudyContext, network: nn.Module, exact: Measurement, timer: NetworkTimer, float_engine: Engine
+    context: StudyContext, network: nn.Module, cost: CostModel, timer: NetworkTimer, float_engine: Engine
 ) -> Measurement:
     """Return what was measured of the dense network: stored in the study, or measured now and then stored.
 
     Args:
         context: with the layout and the latency runtime decided.
         network: the dense network, in eval mode and placed.
-        exact: its closed-form costs.
+        cost: closed-form costs.
         timer: whose dense network it is.
         float_engine: times it in float32 beside, if the timer does so in int8.
 
@@ -48,7 +50,7 @@ def measure_dense(
         timing = timer.compare(blocks=REFERENCE_BLOCKS)
         latency = Measurement({"latency_ms": timing.dense_ms}, {"latency_ms": timing.ratio_stderr * timing.dense_ms})
         return DenseFacts(
-            measurement=exact.merged(quality).merged(latency),
+            measurement=cost.measure(ChannelCounts()).merged(quality).merged(latency),
             data=context.task.identity(),
             runtime=context.device.describe(),
             regularisation=regularisation_facts(context.folder),
@@ -56,6 +58,7 @@ def measure_dense(
             latency_runtime=timer.runtime,
             latency_format=timer.format,
             fp32_latency_ms=fp32_ms(),
+            int8_overhead=cost.int8,
             latency_host=timer.host,
         )
 

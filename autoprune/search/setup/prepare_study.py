@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from autoprune.core.counts import ChannelCounts
 from autoprune.core.measurement import Measurement
 from autoprune.core.notify import Notify
 from autoprune.errors import UsageError
@@ -17,11 +16,13 @@ from autoprune.search.setup.build_costs import cost_model, timer_of
 from autoprune.search.setup.choose_latency_engine import check_engine_takes, named_engine, with_latency_engine
 from autoprune.search.setup.choose_latency_format import with_latency_format
 from autoprune.search.setup.choose_layout import with_layout
+from autoprune.search.setup.choose_round_to import with_round_to
 from autoprune.search.setup.choose_runtime import with_working_runtime
 from autoprune.search.setup.context import open_context
 from autoprune.search.setup.dense_network import dense_network
 from autoprune.search.setup.find_space import find_prunable, search_space
 from autoprune.search.setup.importance_scores import importance_scores
+from autoprune.search.setup.int8_sizes import int8_overhead
 from autoprune.search.setup.measure_dense import measure_dense
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.setup.starting_weights import starting_networks
@@ -62,14 +63,15 @@ def prepare_study(
     scores = importance_scores(opened, origins.scored, prunable.groups)
     space, frozen = search_space(opened.spec, prunable, scores)
     pruner = Pruner(network, space, scores)
-    cost = cost_model(network, space, example)
     laid_out = with_layout(opened, pruner)
     laid_out.device.place(network)
     start = laid_out.device.place(origins.start)
     engined, float_engine = with_latency_engine(laid_out, pruner, engine)
-    decided, timing_engine = with_latency_format(engined, network, float_engine)
+    formatted, timing_engine = with_latency_format(engined, network, float_engine)
+    decided, pruner = with_round_to(formatted, pruner, timing_engine)
+    cost = cost_model(network, pruner.space, example, int8_overhead(decided, pruner, float_engine))
     timer = timer_of(decided, network, timing_engine)
-    dense = measure_dense(decided, network, cost.measure(ChannelCounts()), timer, float_engine)
+    dense = measure_dense(decided, network, cost, timer, float_engine)
     _check_objectives(spec, dense)
     return PreparedStudy(decided, pruner, start, frozen, cost, timer, dense)
 

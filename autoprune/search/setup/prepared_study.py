@@ -73,6 +73,11 @@ class PreparedStudy:
         return self.pruner.space
 
     @property
+    def size_format(self) -> str:
+        """Return the format that sizes are those of, ``fp32`` or ``int8``."""
+        return "int8" if self.cost.int8 else "fp32"
+
+    @property
     def start_pruner(self) -> Pruner:
         """Return what cuts copies of the network that candidates begin with."""
         return replace(self.pruner, network=self.start)

@@ -19,6 +19,7 @@ const COLUMNS = [
   ["number", "Trial", (trial) => trial.number, (trial) => String(trial.number)],
   ["origin", "From", (trial) => trial.origin, (trial) => trial.origin],
   ...NUMBERS.map((name) => [name, TITLES[name] ?? data.titles[name], (trial) => trial.values[name], (trial) => numberText(trial, name)]),
+  ...(data.trials.values.int8_gain ? [["int8_gain", `In int8 ${quality.gap_unit}`.trimEnd(), (trial) => trial.values.int8_gain, int8Text]] : []),
   ["seconds", "Seconds", (trial) => trial.seconds, (trial) => (trial.seconds === null ? "–" : trial.seconds.toFixed(1))],
   ["outcome", "Outcome", (trial) => trial.kind, outcomeText],
 ];
@@ -29,6 +30,14 @@ function numberText(trial, name) {
   const judged = data.qualities.find((known) => known.name === name);
   if (judged) return qualityText(trial, { ...judged, unit: "" });
   return name === "loss" ? value.toFixed(4) : costText(trial, name).replace(unitOf(name), "");
+}
+
+// By how much the network is better in int8 than in float32.
+function int8Text(trial) {
+  const value = trial.values.int8_gain;
+  if (value === undefined) return "–";
+  const number = (one) => (quality.scale * one).toFixed(quality.digits);
+  return `${number(value)} ± ${number(trial.stderr.int8_gain)}`.replace("-", "−");
 }
 
 function outcomeText(trial) {
