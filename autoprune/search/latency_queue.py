@@ -31,6 +31,8 @@ from autoprune.study.ledger import Ledger
 _AHEAD = 4  # networks that are exported and wait in memory
 _PAUSE = 0.05  # seconds between two looks at what has come
 _SECONDS_TO_END = 5.0
+_TRIES = 3  # in a row that fail at the end of a search, before the rest is left owed
+_SECONDS_BETWEEN_TRIES = 2.0
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,17 @@ class LatencyQueue:
         return is_down
 
     def drain(self) -> None:
-        """Have everything timed that still waits, until the machine does not answer or somebody else does it."""
-        said = False
+        """Have everything timed that still waits, until the machine fails again and again or somebody else does it."""
+        said, failures = False, 0
         while self._turn.take():
+            before = len(self._waiting())
             is_down = self.store()
             left = self._waiting()
-            if is_down or not left:
+            failures = failures + 1 if is_down else failures if len(left) == before else 0
+            if failures == _TRIES or not left:
                 break
+            if is_down:
+                time.sleep(_SECONDS_BETWEEN_TRIES)
             if not said:
                 said = True
                 self._say(
