@@ -183,7 +183,7 @@ def test_two_workers_share_one_queue_and_a_kill_loses_nothing(tmp_path: Path, ma
     finally:
         for worker in (first, second):
             worker.kill()
-            worker.wait()
+            worker.communicate()
     assert second.returncode == 0, said
     run_search(spec, study, Spoken().display())  # what the killed one evaluated is asked again, if it was at it
     assert kinds(study) == [Completed] * 6, said
