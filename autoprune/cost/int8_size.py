@@ -26,9 +26,9 @@ BIAS_BYTES = 12  # an int32, its float32 scale, and an int32 zero point
 def int8_bytes(network: nn.Module) -> dict[str, TensorBytes]:
     """Return, for every tensor that is stored, under its first path, what it takes in int8.
 
-    >>> found = int8_bytes(nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8)))
-    >>> found["0.weight"], found["0.bias"].each + found["1.weight"].each
-    (TensorBytes(each=1, channel=5), 24)
+    >>> found = int8_bytes(nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8)))
+    >>> found["0.weight"], found["1.weight"].each, found["1.running_mean"].each
+    (TensorBytes(each=1, channel=5), 0, 12)
     """
     modules = dict(network.named_modules())
     return {path: _of(stored, path, modules) for path, stored in stored_tensors(network).items()}

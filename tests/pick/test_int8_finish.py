@@ -64,6 +64,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in ("model.safetensors", "model.int8.onnx")}
 
 
+@pytest.mark.long
 def test_the_card_says_which_was_kept_and_other_files_are_the_same(view: StudyView) -> None:
     plain, folder, said = pick(view, qat=False)
     assert not any("rounded" in line for line in said)
@@ -89,6 +90,7 @@ def test_the_card_says_which_was_kept_and_other_files_are_the_same(view: StudyVi
     )
 
 
+@pytest.mark.long
 def test_a_pick_that_is_cut_off_does_not_train_it_again(view: StudyView, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt

@@ -78,6 +78,7 @@ def kinds(study: StudyFolder) -> list[type]:
     return [type(trial.outcome) for trial in open_view(study.path).trials]
 
 
+@pytest.mark.long
 def test_a_slow_machine_no_longer_holds_the_search_up(tmp_path: Path, machine: TimingMachine) -> None:
     """The last candidate is scored before the first has its latency; all are told once, in order, with it."""
     trace, spec, study = Trace(), spec_for(tmp_path, machine, trials=3), StudyFolder(tmp_path / "tiny")
