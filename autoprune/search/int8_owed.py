@@ -54,6 +54,8 @@ def measure_int8(ledger: Ledger, study: PreparedStudy, budget: Budget, say: Noti
         budget: absolute limits of the present run.
         say: called with a sentence on what is going on.
     """
+    if study.spec.latency.format != "int8":
+        return 0
     with closing(Turn(study.folder.quantising)) as turn:
         owed = int8_owed(ledger, study.spec, study.folder, budget) if turn.take() else []
         if not owed:

@@ -36,6 +36,7 @@ DERIVED = (
         "workers.json",
         "logging.lock",
         "timing.lock",
+        "quantising.lock",
         "workers",
         "workers/*",
     ),
