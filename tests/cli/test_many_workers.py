@@ -43,9 +43,16 @@ def test_two_workers_find_what_one_finds_and_share_the_work(tmp_path: Path) -> N
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_latencies_beside_another_worker_are_those_of_one_alone_within_their_errors(tmp_path: Path) -> None:
-    network = ("--model", "resnet20", "--data", "digits", "--dense-epochs", "1", "--trials", "8", "--no-screening")
+    network = ("--model", "resnet20", "--data", "digits", "--dense-epochs", "1", "--trials", "8", "--threads", "1")
     brief = ("finetune.epochs=0.2", "space.importances=['l1']", "latency.blocks=25")
-    options = (*network, "--budget-mflops", "50%", *ALIKE, *(word for one in brief for word in ("--set", one)))
+    options = (
+        *network,
+        "--no-screening",
+        "--budget-mflops",
+        "50%",
+        *ALIKE,
+        *(word for one in brief for word in ("--set", one)),
+    )
     found = []
     for name, workers in (("one", "1"), ("two", "2")):
         done = call("search", tmp_path / name, *options, "--workers", workers, seconds=800)
