@@ -15,14 +15,13 @@ from typing import Literal
 from autoprune.analysis import pareto
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import JsonObject
-from autoprune.core.measurement import Measurement
+from autoprune.core.measurement import CONFIDENT, Measurement
 from autoprune.core.metrics import Metric
 from autoprune.core.paired_scores import PairedScores, paired_difference
 from autoprune.core.preference import PREFERRED, Preference
 from autoprune.core.trial import Completed, Trial
 
 DENSE = "dense"
-CONFIDENT = 1.96  # standard errors on each side of a 95 % interval
 Verdict = Literal["better", "not distinguishable", "worse", "unknown"]
 
 

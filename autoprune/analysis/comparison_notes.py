@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from autoprune.analysis import pareto
-from autoprune.analysis.comparison import CONFIDENT, Comparison, Scored, Verdict, compare, scored, worth
+from autoprune.analysis.comparison import Comparison, Scored, Verdict, compare, scored, worth
 from autoprune.core.budget import Budget
-from autoprune.core.measurement import Measurement
+from autoprune.core.measurement import CONFIDENT, Measurement
 from autoprune.core.metrics import ACCURACY, Metric
 from autoprune.core.paired_scores import PairedScores
 from autoprune.core.preference import PREFERRED, Preference

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from autoprune.analysis.comparison import CONFIDENT, Comparison
-from autoprune.core.measurement import Measurement
+from autoprune.analysis.comparison import Comparison
+from autoprune.core.measurement import CONFIDENT, Measurement
 from autoprune.core.metrics import Metric
 from autoprune.core.trial import Completed, Trial
 

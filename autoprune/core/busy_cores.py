@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _SECONDS = 0.3  # that are watched
-_QUIET = 0.25  # cores that may be in use without one being taken: a desktop, and what has just ended
+QUIET = 0.25  # cores that may be in use without one being taken: a desktop, and what has just ended
 _IDLE = (3, 4)  # columns of the time in which a core waits for work, or for a disk
 
 
@@ -27,7 +27,21 @@ def free_cores(cores: int) -> int:
         cores: that this process may use.
     """
     busy = busy_cores()
-    return cores if busy is None else max(1, cores - math.ceil(max(0.0, busy - _QUIET)))
+    return cores if busy is None else cores_left(cores, busy)
+
+
+def cores_left(cores: int, busy: float, quiet: float = QUIET) -> int:
+    """Return how many of the cores are left where others use some, at least 1.
+
+    Args:
+        cores: that this process may use.
+        busy: how many others use.
+        quiet: how many of them may be in use without one being taken.
+
+    >>> cores_left(4, 1.0), cores_left(4, 1.3), cores_left(4, 1.3, quiet=0.5)
+    (3, 2, 3)
+    """
+    return max(1, cores - math.ceil(max(0.0, busy - quiet)))
 
 
 @cache

@@ -9,6 +9,8 @@ from typing import Any
 
 from autoprune.core.json_values import JsonObject
 
+CONFIDENT = 1.96  # standard errors on each side of a 95 % interval, of a normal distribution
+
 
 @dataclass(frozen=True)
 class Measurement:

@@ -85,6 +85,9 @@ class Agreement:
         return cls(**{_EARLIER.get(name, name): value for name, value in data.items() if name != "bit_equal"})
 
 
+_TRAINING_NUMBERS = ("score", "static_score", "gain", "gain_stderr")  # of Int8Training; null where not finite
+
+
 @dataclass(frozen=True)
 class Int8Training:
     """What came of training a network with the rounding of int8, beside the same one that was not.
@@ -115,23 +118,14 @@ class Int8Training:
 
     def to_json(self) -> JsonObject:
         """Return plain types for JSON; what is not a finite number is null."""
-        numbers = {name: value if math.isfinite(value) else None for name, value in self._numbers.items()}
+        found = {name: getattr(self, name) for name in _TRAINING_NUMBERS}
+        numbers = {name: value if math.isfinite(value) else None for name, value in found.items()}
         return {**asdict(self), **numbers, "not_rounded": list(self.not_rounded)}
-
-    @property
-    def _numbers(self) -> dict[str, float]:
-        return {
-            "score": self.score,
-            "static_score": self.static_score,
-            "gain": self.gain,
-            "gain_stderr": self.gain_stderr,
-        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Int8Training:
         """Return what :meth:`to_json` wrote."""
-        numbers = ("score", "static_score", "gain", "gain_stderr")
-        read = {name: math.nan if data[name] is None else float(data[name]) for name in numbers}
+        read = {name: math.nan if data[name] is None else float(data[name]) for name in _TRAINING_NUMBERS}
         return cls(**{**data, **read, "not_rounded": tuple(data["not_rounded"])})
 
 

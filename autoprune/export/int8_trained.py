@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from autoprune.core.measurement import CONFIDENT
 from autoprune.core.paired_scores import paired_difference
 from autoprune.errors import ExportError
 from autoprune.export.export_result import Int8Training
 from autoprune.export.int8_calibration import CalibratedModel
 from autoprune.export.int8_score import Int8Score
-
-_CONFIDENT = 1.96  # standard errors: 95 % of a normal distribution lie within
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def chosen_model(
     except ExportError as error:
         return static, Int8Training(False, trained.share, trained.seconds, failure=str(error))
     gain, stderr = _gain(after, before, gain_of)
-    is_kept = gain > 0 and (math.isinf(gain) or gain > _CONFIDENT * stderr)
+    is_kept = gain > 0 and (math.isinf(gain) or gain > CONFIDENT * stderr)
     told = Int8Training(
         is_kept, trained.share, trained.seconds, after.value, before.value, gain, stderr, trained.not_rounded
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
+from autoprune.core.measurement import CONFIDENT
 from autoprune.core.metrics import PER_CENT, Metric
 from autoprune.export.card import Card
 from autoprune.export.card_origin import PickedTrial
 from autoprune.export.export_result import ExportedFile, Int8Facts, TimingResult
 
-_CONFIDENT = 1.96  # standard errors: 95 % of a normal distribution lie within
 _SHOWN_LAYERS = 6
 
 
@@ -62,7 +62,7 @@ def _doubts(int8: Int8Facts) -> list[str]:
 
 
 def _is_faster(timing: TimingResult) -> bool:
-    return timing.ratio + _CONFIDENT * timing.ratio_stderr < 1
+    return timing.ratio + CONFIDENT * timing.ratio_stderr < 1
 
 
 def _ratio(timing: TimingResult) -> str:

@@ -99,7 +99,10 @@ class LatencyQueue:
             before = len(self._waiting())
             is_down = self.store()
             left = self._waiting()
-            failures = failures + 1 if is_down else failures if len(left) == before else 0
+            if is_down:
+                failures += 1
+            elif len(left) < before:
+                failures = 0
             if failures == _TRIES or not left:
                 break
             if is_down:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoprune.analysis.comparison import CONFIDENT
+from autoprune.core.measurement import CONFIDENT
 from autoprune.report.content.rows import Row
 from autoprune.study.spec import StudySpec
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -65,13 +66,13 @@ class Looker:
 
     def _judged(self, network: nn.Module) -> tuple[float, Measurement]:
         """Return a network's rise and its quality, from one pass over the examples where it can be."""
-        context, found = self.probe.context, self.distance.of_answers() if self.distance else None
-        on_answer = found.add if found else lambda output, batch: None
-        seen = score(
-            network, context.task, "val", context.device, limit=self.quality_images, on_answer=on_answer
-        ).measurement
-        if self.distance is None or found is None:
+        context = self.probe.context
+        scored = partial(score, network, context.task, "val", context.device, limit=self.quality_images)
+        if self.distance is None:
+            seen = scored().measurement
             return self._loss(network) - self.dense_loss, seen
+        found = self.distance.of_answers()
+        seen = scored(on_answer=found.add).measurement
         # a task that evaluates networks by itself shows no answers
         return found.mean if found.batches else self.distance(network), seen
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from autoprune.core.measurement import CONFIDENT
 from autoprune.cost.latency import cpu_threads
 from autoprune.cost.timing_engines import Engine, FileOf
 from autoprune.errors import AutopruneError
@@ -21,8 +22,6 @@ from autoprune.search.setup.build_costs import timing_batch
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.from_spec import timing_plan
 from autoprune.study.dense_facts import read_dense_facts
-
-_CONFIDENT = 1.96  # standard errors: 95 % of a normal distribution lie within
 
 
 def with_latency_format(context: StudyContext, network: nn.Module, engine: Engine) -> tuple[StudyContext, Engine]:
@@ -59,12 +58,12 @@ def _decide(context: StudyContext, network: nn.Module, engine: Engine) -> tuple[
     try:
         timing = _time(context, network, engine)
         ratio = f"× {timing.ratio:.3f} ± {timing.ratio_stderr:.3f} of the dense network's time in float32"
-        if timing.ratio + _CONFIDENT * timing.ratio_stderr >= 1:
+        if timing.ratio + CONFIDENT * timing.ratio_stderr >= 1:
             return False, f"int8 is not faster on this machine, {ratio}"
         score, reference = _score(context, network, engine.file)
     except AutopruneError as error:
         return False, str(error)
-    is_worse = bool(score.fault) or score.gain + _CONFIDENT * score.stderr < 0
+    is_worse = bool(score.fault) or score.gain + CONFIDENT * score.stderr < 0
     return not is_worse, f"{_in_words(score, reference)}, in int8 {ratio}"
 
 

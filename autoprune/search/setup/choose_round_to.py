@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from autoprune.core.measurement import CONFIDENT
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import cpu_threads
 from autoprune.cost.timing_engines import Engine, ForwardCall
@@ -24,7 +25,6 @@ from autoprune.search.setup.from_spec import timing_plan
 MULTIPLES = (4, 8, 16)
 _NARROW = 8  # channels; a group of fewer may stay whole for the sake of the others
 _WIDTH = 0.6  # share of the channels near which networks are timed
-_CONFIDENT = 1.96  # standard errors: 95 % of a normal distribution lie within
 
 
 def with_round_to(context: StudyContext, pruner: Pruner, engine: Engine) -> tuple[StudyContext, Pruner]:
@@ -68,7 +68,7 @@ def decide(space: SearchSpace, race: Race) -> tuple[int, str]:
         except AutopruneError as error:
             return 1, str(error)
         said.append(f"on multiples of {step} × {ratio:.3f} ± {stderr:.3f} of the time {best} narrower")
-        if ratio + _CONFIDENT * stderr < 1:
+        if ratio + CONFIDENT * stderr < 1:
             best = step
     return best, ", ".join(said) or "no group is wide enough for another"
 

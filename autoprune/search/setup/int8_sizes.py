@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -31,17 +31,18 @@ def int8_overhead(context: StudyContext, pruner: Pruner, engine: Engine) -> Int8
     Raises:
         ExportError: if a network of the space cannot be quantised.
     """
-    if context.spec.latency.format != "int8" or engine.file is None:
+    file_of = engine.file
+    if context.spec.latency.format != "int8" or file_of is None:
         return None
     if context.folder.dense_facts.exists():
         return read_dense_facts(context.folder).int8_overhead
     space = pruner.space
     narrow = {name: space.nearest(name, _WIDTH * group.num_channels) for name, group in space.by_name.items()}
-    total = _beside_weights(context, _cut(pruner, narrow), engine)
+    total = _beside_weights(context, _cut(pruner, narrow), file_of)
     if not space.blocks:
         return Int8Overhead(total)
     short = {**narrow, **{block.name: 0 for block in space.blocks}}
-    return Int8Overhead(total, total - _beside_weights(context, _cut(pruner, short), engine))
+    return Int8Overhead(total, total - _beside_weights(context, _cut(pruner, short), file_of))
 
 
 def _cut(pruner: Pruner, numbers: Mapping[str, int]) -> nn.Module:
@@ -49,10 +50,8 @@ def _cut(pruner: Pruner, numbers: Mapping[str, int]) -> nn.Module:
     return pruner.prune(space.policy(space.normalized(space.of_cut_numbers(dict(numbers))))).eval()
 
 
-def _beside_weights(context: StudyContext, cut: nn.Module, engine: Engine) -> int:
+def _beside_weights(context: StudyContext, cut: nn.Module, file_of: Callable[..., bytes]) -> int:
     """Return by how much a network's file in int8 is larger than its tensors."""
     network = context.device.place(cut)
-    if engine.file is None:  # asked above
-        return 0
-    content = engine.file(network, timing_batch(context, network), context.spec.latency.threads)
+    content = file_of(network, timing_batch(context, network), context.spec.latency.threads)
     return len(int8_stand_in(content)) - total_bytes(network, int8_bytes(network))

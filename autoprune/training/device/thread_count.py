@@ -7,19 +7,18 @@ many times as slow as one thread does.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
-from autoprune.core.busy_cores import BusyWatch
+from autoprune.core.busy_cores import BusyWatch, cores_left
 from autoprune.core.cores import available_cores, default_threads, threads_are_given
 from autoprune.core.notify import Notify, silent
 
 LOOK_SECONDS = 10.0
-_TAKEN, _FREE = 0.5, 0.25  # cores in use by others: above the first a thread goes, up to the second one comes back
+_TAKEN = 0.5  # cores in use by others above which a thread goes; it comes back where a process would begin with it
 
 
 @dataclass
@@ -61,8 +60,7 @@ class ThreadCount:
         if used is None:
             return
         cores = available_cores()
-        least, most = (max(1, cores - math.ceil(max(0.0, used - quiet))) for quiet in (_FREE, _TAKEN))
-        wanted = min(max(now, least), most)
+        wanted = min(max(now, cores_left(cores, used)), cores_left(cores, used, _TAKEN))
         if wanted != now:
             torch.set_num_threads(wanted)
             self._notify(
