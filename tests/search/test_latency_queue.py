@@ -113,7 +113,8 @@ def test_a_machine_that_breaks_off_and_comes_back_is_asked_again_while_the_searc
     run_search(spec, study, trace.display())
     assert any("trial 1 has no latency yet" in line and "Connection refused" in line for line in trace.lines)
     assert kinds(study) == [Completed] * 4
-    assert [number for number, _ in trace.told] == [1, 2, 3]
+    told = sorted(number for number, _ in trace.told)
+    assert told == [1, 2, 3], "each once; one that failed may come after one handed over in that moment"
 
 
 def test_ctrl_c_while_the_last_are_timed_leaves_them_owed(tmp_path: Path, machine: TimingMachine) -> None:
