@@ -103,28 +103,42 @@ class Screening:
     Attributes:
         settings: what decides it, beside the study's own.
         networks: by number.
+        taken: part → steps of it that were taken.
     """
 
     settings: JsonObject = field(default_factory=dict)
     networks: tuple[ScreenedNetwork, ...] = ()
+    taken: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_records(cls, records: Sequence[Mapping[str, Any]]) -> Screening:
-        """Return the screening of its records: the settings, then a network or a second look at one each.
+        """Return the screening of its records: the settings, then what :meth:`round_record` wrote of each round.
+
+        In older studies each network, and each second look at one, has a record of its own.
 
         Raises:
             KeyError, TypeError, ValueError, IndexError: if a record is damaged.
         """
-        networks = list[ScreenedNetwork]()
-        for record in records[1:]:
-            if "closed_form" in record:
-                networks.append(ScreenedNetwork.from_json(record))
-            else:
-                number = int(record["number"])
-                networks[number] = networks[number].with_refit(record)
+        networks, taken = list[ScreenedNetwork](), dict[str, int]()
+        for entry in records[1:]:
+            for record in entry.get("looks", [entry]):
+                if "closed_form" in record:
+                    one = ScreenedNetwork.from_json(record)
+                    networks.append(one)
+                    taken[one.part] = max(taken.get(one.part, 0), one.step + 1)
+                else:
+                    number = int(record["number"])
+                    networks[number] = networks[number].with_refit(record)
+            if "looks" in entry:
+                taken[str(entry["part"])] = int(entry["taken"])
         if [one.number for one in networks] != list(range(len(networks))):
             raise ValueError("the numbers of screened networks are not 0, 1, 2 …")
-        return cls(dict(records[0]["settings"]), tuple(networks))
+        return cls(dict(records[0]["settings"]), tuple(networks), taken)
+
+    @staticmethod
+    def round_record(part: str, taken: int, looks: Sequence[JsonObject]) -> JsonObject:
+        """Return the record of a round of looks at networks of one part, of which so many steps are taken then."""
+        return {"part": part, "taken": taken, "looks": looks}
 
     def of_part(self, part: str) -> list[ScreenedNetwork]:
         """Return the networks of one part, in order."""

@@ -13,12 +13,14 @@ from autoprune.core.versions import versions
 from autoprune.loggers.protocol import Display, LoggedStudy
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.screening.prepare_screening import can_be_screened, with_screening
-from autoprune.search.setup.build_proposals import build_proposals
+from autoprune.search.setup.build_proposals import build_proposals, unmeasured_proposals
 from autoprune.search.setup.describe_study import session_facts, study_facts
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.stored_spec import remember, remembering
+from autoprune.search.take_part import take_part
 from autoprune.search.taking_turns import Turn
+from autoprune.study.divided_work import DividedWork
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.spec import StudySpec, fingerprint
@@ -53,16 +55,20 @@ def begin_session(
     """
     if ledger.reclaimed:
         display.say(f"{ledger.reclaimed} trial(s) left unfinished by a process that died will be asked again")
-    others_wait = nullcontext() if folder.prepared.exists() else while_others_wait()
-    with others_wait, remembering(spec, written, folder) as decided:
-        study = prepare_study(spec, folder, display.say, decided, task)
-        proposals = build_proposals(study, Budget.parse(spec.budget.model_dump()).resolve(study.dense))
-        proposals.check()
-        if can_be_screened(study, proposals):
-            preparing.wait(display.say, "waiting for another worker, which looks at networks without training")
-            proposals = with_screening(study, proposals)
-    study.device.apply_threads(display.say)
-    remember(study.spec, written, folder)
+    is_first = preparing.is_had and not folder.prepared.exists()
+    with remembering(spec, written, folder) as decided:
+        with while_others_wait() if is_first else nullcontext():
+            study = prepare_study(spec, folder, display.say, decided, task)
+        budget = Budget.parse(spec.budget.model_dump()).resolve(study.dense)
+        unmeasured_proposals(study, budget).check()
+        study.device.apply_threads(display.say)
+        work = DividedWork(folder.divided)
+        take_part(study, work, preparing, display.say)
+        remember(study.spec, written, folder)  # the others go by what is decided
+        with work.open():
+            proposals = build_proposals(study, budget, work)
+            if can_be_screened(study, proposals):
+                proposals = with_screening(study, proposals, work)
     on_prepared()
     ledger.remember("fingerprint", fingerprint(study.spec))
     facts = study_facts(study)

@@ -34,6 +34,7 @@ from autoprune.search.stored_spec import check_same_meaning, stored_meaning, wit
 from autoprune.search.taking_turns import Turn
 from autoprune.search.time_owed import pay_owed
 from autoprune.search.trial_weights import TrialWeights
+from autoprune.study.divided_work import DividedWork
 from autoprune.study.folder import StudyFolder
 from autoprune.study.ledger import Ledger
 from autoprune.study.named_code import check_code_is_trusted
@@ -97,7 +98,10 @@ def run_search(
     sharing = None if artifacts is None else Sharing.through(artifacts, folder, spec.name, display.say)
     with closing(Turn(folder.preparing)) as preparing, closing(Turn(folder.logging)) as logging:
         if not folder.prepared.exists():
-            preparing.wait(display.say, "waiting for another worker, which prepares the study")
+            waits = "waiting for another worker, which prepares the study"
+            preparing.wait_unless(folder.divided.is_dir, display.say, waits)
+            if preparing.is_had:
+                DividedWork(folder.divided).close()  # a worker that was killed may have left it
         opened = _Opened(spec, folder, display, url, written or {}, loggers, preparing, logging, sharing)
         while True:
             stale = sharing.fetch(url) if sharing and not folder.prepared.exists() else None

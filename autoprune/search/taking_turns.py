@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from autoprune.core.file_lock import ALONE, FileLock
@@ -37,12 +38,18 @@ class Turn:
             self._held = lock
         return True
 
-    def wait(self, notify: Notify, sentence: str) -> None:
+    @property
+    def is_had(self) -> bool:
+        """Return whether this worker has the turn."""
+        return self._held is not None
+
+    def wait(self, notify: Notify, sentence: str, meanwhile: Callable[[], bool] = lambda: False) -> None:
         """Take the turn as soon as nobody else has it.
 
         Args:
             notify: called with a sentence, once, if that takes time.
             sentence: that says what is waited for.
+            meanwhile: called again and again until then; returns whether it did anything.
 
         Raises:
             StudyError: as :meth:`take`.
@@ -51,6 +58,25 @@ class Turn:
             return
         notify(sentence)
         while not self.take():
+            if not meanwhile():
+                time.sleep(_PAUSE)
+
+    def wait_unless(self, is_enough: Callable[[], bool], notify: Notify, sentence: str) -> None:
+        """Take the turn as soon as nobody else has it, or go on without it as soon as that is enough.
+
+        Args:
+            is_enough: returns whether this worker can go on without the turn.
+            notify: called with a sentence, once, if that takes time.
+            sentence: that says what is waited for.
+
+        Raises:
+            StudyError: as :meth:`take`.
+        """
+        is_told = False
+        while not self.take() and not is_enough():
+            if not is_told:
+                notify(sentence)
+                is_told = True
             time.sleep(_PAUSE)
 
     def close(self) -> None:

@@ -65,6 +65,11 @@ class StudyFolder:
         return self.path / "prepared.json"
 
     @property
+    def divided(self) -> Path:
+        """Return the folder in which the worker that prepares the study lays out what others may do of it."""
+        return self.path / "divided"
+
+    @property
     def logging(self) -> Path:
         """Return the file that the worker holds locked that tells the loggers."""
         return self.path / "logging.lock"

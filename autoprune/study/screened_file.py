@@ -1,6 +1,6 @@
-"""``screened.jsonl``: what a study's screening has seen, a line for each look, added as it is seen.
+"""``screened.jsonl``: what a study's screening has seen, a line for each round of looks, added once all are there.
 
-The first line holds the settings. A kill loses the line that was being written and no other: what follows the last end
+The first line holds the settings. A kill loses the round that was under way and no other: what follows the last end
 of a line is not read, and is cut off before the next line is added.
 """
 
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from autoprune.core.atomic_write import write_text
 from autoprune.core.json_values import DAMAGE, JsonObject, parse_json
@@ -35,7 +33,7 @@ def read_screening(path: Path) -> Screening:
         return Screening.from_records([parse_json(line) for line in whole]) if whole else Screening()
     except DAMAGE as error:
         raise StudyError(
-            f"{str(path)!r} is damaged ({type(error).__name__}: {error}); expected a network or a look on every line: "
+            f"{str(path)!r} is damaged ({type(error).__name__}: {error}); expected a round of looks on every line: "
             "restore it from a copy, or remove it, and the search looks at these networks again"
         ) from error
 
@@ -49,7 +47,7 @@ def begin_screening(path: Path, settings: JsonObject) -> None:
     write_text(path, json.dumps({"settings": settings}) + "\n")
 
 
-def add_record(path: Path, record: Mapping[str, Any]) -> None:
+def add_record(path: Path, record: JsonObject) -> None:
     """Add a line, safe on disk when this returns.
 
     Raises:

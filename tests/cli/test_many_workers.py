@@ -41,6 +41,24 @@ def test_two_workers_find_what_one_finds_and_share_the_work(tmp_path: Path) -> N
 
 
 @pytest.mark.long
+def test_two_workers_share_the_preparation_and_see_what_one_sees(tmp_path: Path) -> None:
+    """There is so much to look at that the second is there in time."""
+    looks = ("screening.enabled=true", "screening.networks=300")
+    options = ("--trials", "2", "--sampler", "guided", *(word for one in looks for word in ("--set", one)))
+    found = []
+    for workers in ("1", "2"):
+        folder = write_study(tmp_path / workers / "studies")
+        done = call("search", folder, *options, "--workers", workers)
+        assert done.returncode == 0, done.stderr
+        assert ("taking part in what another worker prepares" in done.stderr) == (workers == "2")
+        assert done.stderr.count("looking at networks without training") == int(workers), "each of them has looked"
+        assert not (folder / "divided").exists()
+        curves = json.loads((folder / "sensitivity.json").read_text(encoding="utf-8"))["curves"]
+        found.append((curves, (folder / "screened.jsonl").read_text(encoding="utf-8")))
+    assert found[0] == found[1]
+
+
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_latencies_beside_another_worker_are_those_of_one_alone_within_their_errors(tmp_path: Path) -> None:
     network = ("--model", "resnet20", "--data", "digits", "--dense-epochs", "1", "--trials", "8", "--threads", "1")

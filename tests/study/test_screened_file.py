@@ -34,12 +34,22 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "screened.jsonl"
 
 
-def test_a_look_and_a_second_look_are_read_back(path: Path) -> None:
+def test_rounds_of_looks_are_read_back(path: Path) -> None:
+    add_record(path, Screening.round_record("curve", 6, [ONE.to_json()]))
+    assert read_screening(path) == Screening({"seed": 0}, (ONE,), {"curve": 6}), "step 3 of 0 to 5 found something"
+    other = replace(ONE, number=1, step=7)
+    add_record(path, Screening.round_record("curve", 8, [SEEN.refit_record(), other.to_json()]))
+    add_record(path, Screening.round_record("budget", 2, []))
+    assert read_screening(path) == Screening({"seed": 0}, (SEEN, other), {"curve": 8, "budget": 2})
+
+
+def test_the_file_of_an_older_study_is_read(path: Path) -> None:
+    """There each look has a line of its own."""
     add_record(path, ONE.to_json())
-    assert read_screening(path) == Screening({"seed": 0}, (ONE,))
+    assert read_screening(path) == Screening({"seed": 0}, (ONE,), {"curve": 4})
     add_record(path, SEEN.refit_record())
     add_record(path, replace(ONE, number=1).to_json())
-    assert read_screening(path) == Screening({"seed": 0}, (SEEN, replace(ONE, number=1)))
+    assert read_screening(path) == Screening({"seed": 0}, (SEEN, replace(ONE, number=1)), {"curve": 4})
 
 
 def test_a_torn_line_is_not_read_and_makes_way_for_the_next(path: Path) -> None:
@@ -56,7 +66,10 @@ def test_no_file_is_no_screening(tmp_path: Path) -> None:
     assert read_screening(tmp_path / "screened.jsonl") == Screening()
 
 
-@pytest.mark.parametrize("line", ["{}", "nonsense", '{"number": 5, "compensated": 1.0, "quality": null}'])
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "[]", "nonsense", '{"part": "curve", "looks": []}', '{"number": 5, "compensated": 1.0, "quality": null}'],
+)
 def test_a_damaged_line_is_told_with_what_to_do(path: Path, line: str) -> None:
     add_record(path, ONE.to_json())
     path.write_text(path.read_text() + line + "\n")

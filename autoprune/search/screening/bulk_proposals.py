@@ -14,7 +14,7 @@ the best of a few.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from autoprune.core.arrays import Floats
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.screened import ScreenedNetwork, kept_of
+from autoprune.core.screened import Kept, ScreenedNetwork, kept_of
 from autoprune.core.sensitivity import Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.errors import BudgetError
@@ -71,15 +71,18 @@ class BulkProposals:
     dense_loss: float
     known: tuple[ChannelCounts, ...] = ()
 
-    def propose(self, part: ScreeningPart, step: int, seen: Sequence[ScreenedNetwork]) -> BulkProposal | None:
+    def propose(
+        self, part: ScreeningPart, step: int, seen: Sequence[ScreenedNetwork], others: Collection[Kept] = ()
+    ) -> BulkProposal | None:
         """Return the network of one step; ``None`` if nothing new was found.
 
         Args:
             part: of the screening.
             step: in that part, from 0.
             seen: every network so far.
+            others: what is proposed beside it, and not seen yet.
         """
-        have = {one.kept for one in seen}
+        have = {one.kept for one in seen} | set(others)
         is_runs_own, level = len(part.levels) == 1, part.levels[step % len(part.levels)]
         for attempt in range(_ATTEMPTS):
             rng = np.random.default_rng([self.seed, zlib.crc32(part.name.encode()), step, attempt])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
 from torch import nn
 
 from autoprune.core.counts import ChannelCounts
+from autoprune.core.json_values import JsonObject
 from autoprune.core.measurement import Measurement
 from autoprune.errors import EvaluationError, ModelError
 from autoprune.pruning.surgery import Pruner, shrink
@@ -16,7 +19,13 @@ from autoprune.search.setup.answer_distance import AnswerDistance
 from autoprune.search.setup.measure_sensitivity import BROKEN, SensitivityProbe
 from autoprune.training.scoring import score
 
+LOOKS = "looks"  # the kind of work by which workers share them
 _UNUSABLE = (EvaluationError, ModelError)  # answers that are not finite are an EvaluationError
+
+
+def screening_item(look: Literal["closed_form", "compensated"], counts: ChannelCounts) -> JsonObject:
+    """Return a look that is to be taken, as any worker can take it."""
+    return {"look": look, "channels": dict(counts.channels), "dropped_blocks": sorted(counts.dropped_blocks)}
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,14 @@ class Looker:
     dense_loss: float
     quality_images: int
     distance: AnswerDistance | None = None
+
+    def seen_of(self, item: Mapping[str, Any]) -> JsonObject:
+        """Return what comes of an item of :func:`screening_item`: ``rise``, and of a second look ``quality``."""
+        counts = ChannelCounts(item["channels"], frozenset(item["dropped_blocks"]))
+        if item["look"] == "closed_form":
+            return {"rise": round(self.closed_form(counts), 6)}
+        rise, quality = self.compensated(counts)
+        return {"rise": round(rise, 6), "quality": None if quality is None else quality.to_json()}
 
     def closed_form(self, counts: ChannelCounts) -> float:
         """Return the rise after the closed-form refit; 100 for a network that is of no use."""

@@ -21,6 +21,7 @@ from autoprune.search.setup.build_evaluator import compensator_of
 from autoprune.search.setup.latency_probes import latency_probes
 from autoprune.search.setup.measure_sensitivity import SensitivityProbe
 from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.study.divided_work import DividedWork
 from autoprune.study.optuna_sampler import GUIDED
 
 LATENCY = "latency_ms"
@@ -43,22 +44,25 @@ def can_be_screened(study: PreparedStudy, proposals: Proposals) -> bool:
     return True
 
 
-def with_screening(study: PreparedStudy, proposals: Proposals) -> Proposals:
+def with_screening(study: PreparedStudy, proposals: Proposals, work: DividedWork) -> Proposals:
     """Return proposals that know what was looked at, and timed for it.
 
     Args and raises: as :func:`screened_networks`.
     """
-    screened = screened_networks(study, proposals)
+    screened = screened_networks(study, proposals, work)
     timed = _probes(study) if LATENCY in study.spec.objectives else None
     return replace(proposals, screened=screened, timed=timed)
 
 
-def screened_networks(study: PreparedStudy, proposals: Proposals) -> tuple[ScreenedNetwork, ...]:
+def screened_networks(
+    study: PreparedStudy, proposals: Proposals, work: DividedWork | None = None
+) -> tuple[ScreenedNetwork, ...]:
     """Return all networks that were looked at: stored, and those that this run's budget needs, looked at now.
 
     Args:
-        study: prepared, and by this worker alone while this runs.
+        study: prepared; no other worker calls this at the same time.
         proposals: of the run; their projector before any trial says what lies on the budget.
+        work: by which other workers take part; ``None``: none do.
 
     Raises:
         StudyError: if what is stored is damaged, or cannot be written.
@@ -86,6 +90,7 @@ def screened_networks(study: PreparedStudy, proposals: Proposals) -> tuple[Scree
         timed or plain,
         study.context.notify,
         _settings(study),
+        work or DividedWork(),
     )
     return screener.screen([part for part in parts if part is not None])
 

@@ -22,10 +22,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from torch import nn
 
+from autoprune.core.json_values import JsonObject
 from autoprune.core.sensitivity import DIVERGENCE, LOSS, Curve, Sensitivity
+from autoprune.core.space import SearchSpace
 from autoprune.errors import NonFiniteError
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.compensation.closed_form import DenseMoments, refit_closed_form
@@ -35,6 +38,7 @@ from autoprune.search.setup.answer_distance import AnswerDistance
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once, unless_damaged
 from autoprune.search.setup.stored_moments import moments_of
+from autoprune.study.divided_work import DividedWork
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
 
@@ -43,6 +47,7 @@ FEWEST_IMAGES = 128
 RECALIBRATION_IMAGES = 256
 BACKWARD = 3  # a training step costs about as much as this many forward passes
 BROKEN = 100.0  # what stands for the rise of a network whose answers are NaN or infinite
+LEVELS = "sensitivity"  # the kind of work by which workers share it
 _BATCH = 128
 _FLAT = 0.02  # a rise that is this share of the dense loss, or less, is none
 Level = tuple[str, int]
@@ -142,12 +147,13 @@ class SensitivityProbe:
         return network
 
 
-def measured_sensitivity(context: StudyContext, pruner: Pruner) -> Sensitivity:
+def measured_sensitivity(context: StudyContext, pruner: Pruner, work: DividedWork | None = None) -> Sensitivity:
     """Return the study's curves: stored, or measured now and then stored; none if they are not wanted.
 
     Args:
         context: whose spec says whether, on how many images, and in which share of the search's time.
         pruner: cuts the network that candidates begin with, by each group's first criterion.
+        work: by which other workers take part; ``None``: none do.
     """
     names = pruner.space.cut_names
     if not context.spec.sensitivity.enabled or not names or not context.task.has_batches:
@@ -155,7 +161,7 @@ def measured_sensitivity(context: StudyContext, pruner: Pruner) -> Sensitivity:
     return once(
         context.folder.sensitivity,
         unless_damaged(partial(_stored, set(names))),
-        partial(_measured, context, pruner),
+        partial(_measured, context, pruner, work or DividedWork()),
         Sensitivity.to_json,
     )
 
@@ -166,21 +172,53 @@ def _stored(names: set[str], path: Path) -> Sensitivity | None:
     return found if set(found.curves) == names else None
 
 
-def _measured(context: StudyContext, pruner: Pruner) -> Sensitivity:
-    space, names, wish = pruner.space, pruner.space.cut_names, context.spec.sensitivity
+def sensitivity_probe(context: StudyContext, pruner: Pruner) -> SensitivityProbe:
+    """Return what measures the sensitivity of a study, for any of its workers."""
+    return SensitivityProbe.of(context, pruner, _images(context, pruner.space))
+
+
+def _images(context: StudyContext, space: SearchSpace) -> int:
+    """Return on how many examples each cut is looked at: as many as its share of the search's work allows."""
+    affordable = int(_allowed(context) / (2 * len(space.cut_names) * 2))  # two levels each, seen twice
+    wanted = max(FEWEST_IMAGES, min(context.spec.sensitivity.images, affordable))
+    return min(context.task.sizes["val"], wanted)
+
+
+def _allowed(context: StudyContext) -> float:
+    """Return the forward passes of one image that the measurement may take."""
+    return context.spec.sensitivity.share * Expected.of(context).forward_passes
+
+
+def measure_level(probe: SensitivityProbe, item: Mapping[str, Any]) -> JsonObject:
+    """Return the ``rise`` of one group or block cut to a count, as any worker can measure it.
+
+    Args:
+        probe: of the study.
+        item: ``name``, ``count`` and the dense network's ``loss``.
+    """
+    name, count = str(item["name"]), int(item["count"])
+    try:
+        return {"rise": probe.rise({name: count}, float(item["loss"]))}
+    except NonFiniteError as error:
+        probe.context.notify(f"{name} cut to {count} breaks the network ({error}); it counts as a rise of {BROKEN:g}")
+        return {"rise": BROKEN}
+
+
+def _measured(context: StudyContext, pruner: Pruner, work: DividedWork) -> Sensitivity:
+    space, names, images = pruner.space, pruner.space.cut_names, _images(context, pruner.space)
     started = time.perf_counter()
-    allowed = wish.share * Expected.of(context).forward_passes
-    affordable = int(allowed / (2 * len(names) * 2))  # two levels each, seen twice
-    images = min(context.task.sizes["val"], max(FEWEST_IMAGES, min(wish.images, affordable)))
     context.notify(f"measuring how sensitive {len(names)} groups and blocks are, on {images} validation examples each")
-    probe = SensitivityProbe.of(context, pruner, images)
-    dense, passes = probe.loss({}), _passes(images)
+    probe = sensitivity_probe(context, pruner)
+    dense = probe.loss({})
     rises: dict[str, dict[int, float]] = {name: {} for name in names}
-    for is_first, (name, count) in _levels(probe, rises, dense):
-        if not is_first and passes > allowed:
-            break
-        rises[name][count] = _rise(probe, (name, count), dense)
-        passes += _passes(images)
+    affordable = int(_allowed(context) / _passes(images))  # the dense network is one of them
+    for number, levels in enumerate(_rounds(space, rises, dense)):
+        measured = sum(map(len, rises.values()))
+        now = levels[: max(0, affordable - measured)] if number else levels
+        items: list[JsonObject] = [{"name": name, "count": count, "loss": dense} for name, count in now]
+        found = work.results(LEVELS, items, partial(measure_level, probe))
+        for (name, count), result in zip(now, found, strict=True):
+            rises[name][count] = float(cast(float, result["rise"]))
     curves = {name: Curve(space.cut_choices[name][-1], rise) for name, rise in rises.items()}
     settings = {
         "images": images,
@@ -196,29 +234,17 @@ def _passes(images: int) -> int:
     return images + min(images, RECALIBRATION_IMAGES)
 
 
-def _rise(probe: SensitivityProbe, level: Level, dense: float) -> float:
-    name, count = level
-    try:
-        return probe.rise({name: count}, dense)
-    except NonFiniteError as error:
-        probe.context.notify(f"{name} cut to {count} breaks the network ({error}); it counts as a rise of {BROKEN:g}")
-        return BROKEN
+def _rounds(space: SearchSpace, rises: Mapping[str, Mapping[int, float]], dense: float) -> Iterator[list[Level]]:
+    """Yield what to measure next, round by round, the most telling first; the first round is never left out.
 
-
-def _levels(
-    probe: SensitivityProbe, rises: Mapping[str, Mapping[int, float]], dense: float
-) -> Iterator[tuple[bool, Level]]:
-    """Yield what to measure next, the most telling first, and whether it belongs to the round that is never left out.
-
-    What was found so far decides what is worth knowing still.
+    What was found in earlier rounds decides what is worth knowing still.
     """
-    space = probe.pruner.space
 
     def level(name: str, share: float) -> Level:
         return name, space.nearest(name, share * space.full.channels[name])
 
-    yield from ((True, (block.name, 0)) for block in space.blocks)
-    yield from ((True, level(name, HALF)) for name in space.by_name if len(space.channel_choices[name]) > 1)
+    blocks = [(block.name, 0) for block in space.blocks]
+    yield blocks + [level(name, HALF) for name in space.by_name if len(space.channel_choices[name]) > 1]
 
     def rise(name: str, share: float) -> float:
         return rises[name].get(level(name, share)[1], 0.0)
@@ -231,7 +257,5 @@ def _levels(
         (EIGHTH, lambda name: rise(name, QUARTER) <= max(flat, statistics.median(halves))),
     )
     for share, is_telling in rounds:
-        for name in space.by_name:
-            _, count = level(name, share)
-            if is_telling(name) and count != space.full.channels[name] and count not in rises[name]:
-                yield False, (name, count)
+        told = [level(name, share) for name in space.by_name if is_telling(name)]
+        yield [(name, n) for name, n in told if n != space.full.channels[name] and n not in rises[name]]

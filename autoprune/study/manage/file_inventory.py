@@ -39,6 +39,8 @@ DERIVED = (
         "quantising.lock",
         "workers",
         "workers/*",
+        "divided",
+        "divided/*",
     ),
     *(TRIAL_WEIGHTS, f"{TRIAL_WEIGHTS}/.[0-9]*.tmp", ".writable", ".*.tmp"),
 )
