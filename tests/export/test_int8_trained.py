@@ -18,6 +18,7 @@ from autoprune.core.export_formats import Int8Limit
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import ExportError
 from autoprune.export.convert import FORMATS
+from autoprune.export.cpu_flags import reduces_range
 from autoprune.export.export_result import ExportedFile, Int8Training, read_export
 from autoprune.export.int8 import export_int8
 from autoprune.export.int8_trained import Int8Trained
@@ -40,7 +41,7 @@ def coarse() -> Net:
     net, (images, labels) = Net(8), stripes(192, 0)
     with torch.no_grad():
         net.first.weight[0], net.first.bias[0] = 0, 0  # type: ignore[index]
-        net.second.weight[:, 0] = 10
+        net.second.weight[:, 0] = 10 if reduces_range() else 20  # seven bits or eight: three values either way
         net.head.weight.copy_(torch.linalg.lstsq(net.features(images), torch.eye(3)[labels]).solution.T)
     return net
 
