@@ -194,6 +194,17 @@ class TestDefaults:
         assert found.paired is not None
         assert found.paired.kind == "resampled"
 
+    def test_perplexity_is_the_exponential_of_the_mean_with_an_error_by_resampling(self) -> None:
+        task = regression(score=lambda *given: squares(*given) / 20, metric="perplexity")
+        found = score(linear(), task, "val", Runtime(threads=1))
+        inputs, wanted = rows(40, 2)
+        nats = (linear()(inputs).detach().flatten() - wanted) ** 2 / 20
+        assert found.measurement["perplexity"] == pytest.approx(float(nats.mean().exp()), rel=1e-5)
+        delta = float(nats.std()) / 40**0.5 * found.measurement["perplexity"]  # by the delta method
+        assert found.measurement.error("perplexity") == pytest.approx(delta, rel=0.25)
+        assert found.paired is not None
+        assert found.paired.kind == "resampled"
+
     def test_several_metrics_of_which_the_first_leads(self) -> None:
         task = regression(
             score=lambda output, batch: {"near": squares(output, batch) < 1, "mae": squares(output, batch).sqrt()},
