@@ -1,6 +1,7 @@
 """A study in a Python program: :class:`Study`, searched, looked at and picked from with live objects.
 
-It is the door that the command line goes through too, with names in the place of objects.
+Nothing is decided here: ``run_search``, ``write_report`` and ``pick_network`` do the work, for the commands of the same
+names too, which bring names in the place of objects.
 """
 
 from __future__ import annotations
@@ -286,7 +287,8 @@ class Study:
                 another process can build.
 
         Raises:
-            UsageError: if several workers are asked for, and the model or the task is a live object.
+            UsageError: if what is asked for excludes itself, as ``trial`` and ``top``; or if several workers are asked
+                for, and the model or the task is a live object.
             NothingFitsError: if no trial meets the budget; names the nearest.
             UsageError: if a limit cannot be read, or it was picked before with other ``epochs`` or without an
                 ``export`` that is asked for now.
@@ -294,12 +296,13 @@ class Study:
         """
         from autoprune.pick.choose_formats import choose_formats
         from autoprune.pick.choose_trials import Wish
+        from autoprune.pick.goes_together import check_goes_together
         from autoprune.pick.pick_network import Order, pick_network
         from autoprune.pick.picked_network import PickedNetwork
 
         self._check_workers(workers)
-        if trial is not None and (quality or top is not None):
-            raise UsageError("trial finishes one trial alone, however good it is; leave quality and top out")
+        limits = ("quality",) if quality else ()
+        check_goes_together(trial=trial, top=top, prefer=prefer, limits=limits, epochs=epochs, qat=qat)
         view, formats = self.view(), [export] if isinstance(export, str) else export
         worst = QualityLimits.parse(quality or {}, view.spec.qualities)
         order = Order(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 
@@ -19,7 +20,8 @@ options that come first; this page is what `autoprune search --help-all` prints.
 
 
 def help_of(command: click.Command, name: str) -> str:
-    names = ["-h", "--help"]
+    names, command = ["-h", "--help"], copy.copy(command)
+    vars(command)["_help_option"] = None  # which click keeps from whoever asked first, by other names perhaps
     context = click.Context(command, info_name=name, terminal_width=100, max_content_width=100, help_option_names=names)
     return f"## {name}\n\n```text\n{full_help(context).rstrip()}\n```\n"
 

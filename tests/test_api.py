@@ -149,6 +149,10 @@ def test_a_pick_is_a_network_a_card_and_files(begun: tuple[ap.Study, nn.Module, 
         study.pick(quality={"accuracy": "97%"})
     with pytest.raises(UsageError, match="trial finishes one trial alone"):
         study.pick(trial=0, quality={"rmse": 3})
+    with pytest.raises(UsageError, match="trial finishes one trial alone, and prefer chooses between several"):
+        study.pick(trial=0, prefer="latency")
+    with pytest.raises(UsageError, match="qat trains, and epochs 0 does not"):
+        study.pick(trial=0, epochs=0, qat=True)
     with pytest.raises(NothingFitsError, match=r"meets rmse ≤ 0\.0000; the nearest is trial"):
         study.pick(quality={"rmse": 0.0})
     saved = small.save(tmp_path / "small")

@@ -105,6 +105,14 @@ def test_generated_pages_are_up_to_date(script, function, page):
     assert written == getattr(load_script(script), function)(), f"run: python scripts/{script}.py"
 
 
+def test_the_page_on_commands_is_the_same_after_a_command_was_called_by_itself(monkeypatch):
+    from autoprune.cli.report import report
+
+    monkeypatch.setattr(report, "_help_option", None)
+    report.get_help_option(click.Context(report))  # which click keeps, without the -h of the whole
+    assert "-h, --help" in load_script("make_cli_docs").help_of(report, "autoprune report")
+
+
 def test_who_may_import_whom_is_up_to_date_for_contributors():
     written = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert written == load_script("make_arrow_docs").contributing(), "run: python scripts/make_arrow_docs.py"

@@ -16,6 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoprune.cli.read_request import read_request
+from autoprune.core.notify import silent
+from autoprune.search.setup.context import StudyContext
+from autoprune.search.setup.dense_network import fresh_network
+from autoprune.search.setup.from_spec import task_of
+from autoprune.study.folder import StudyFolder
+from autoprune.testing import check_task
+from autoprune.training.device.runtime import Runtime
+
 HERE = Path(__file__).resolve().parent.parent
 SHORT = (
     "--no-screening",
@@ -89,6 +98,26 @@ def test_a_recipe_goes_from_search_to_a_loaded_network(
     assert answer == recipe.answers
     assert int(parameters) < run.report["dense"]["values"]["mparams"] * 1e6
     assert runner.row_of(run).startswith(f"| `{name}` | {recipe.metrics[0]}")
+
+
+OF_BUILT_IN_DATA = ("digits-resnet20", "digits-resnet56", "digits-lstm", "digits-vit", "breast-cancer-mlp")
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *OF_BUILT_IN_DATA])
+def test_the_task_of_a_recipe_keeps_its_contract(name: str, runner: ModuleType, tmp_path: Path) -> None:
+    for library in RECIPES[name].needs if name in RECIPES else ():
+        pytest.importorskip(library)
+    _, *data = runner._data_written(name, tmp_path) or ("--data",)
+    values = {"data": {"source": data[0]}} if data else {}
+    spec = read_request(name, tmp_path / "studies", values).spec
+    task = task_of(spec)
+    context = StudyContext(spec, task, Runtime(threads=1), StudyFolder(tmp_path / name), silent)
+    check_task(task, fresh_network(context, weights=""))
+
+
+def test_every_recipe_s_task_is_checked() -> None:
+    downloads = {"cifar10-resnet20", "cifar10-resnet56", "imagefolder-mobilenetv2"}  # or the user's own files
+    assert {*RECIPES, *OF_BUILT_IN_DATA} == {path.parent.name for path in HERE.glob("studies/*/study.toml")} - downloads
 
 
 def test_two_heads_shift_each_image_on_its_own() -> None:

@@ -93,20 +93,21 @@ class PickRequest:
         Raises:
             UsageError: if options were given together that exclude each other.
         """
+        from autoprune.pick.goes_together import check_goes_together
+
         asked = {name: options[name] for name in _QUALITY if name in options}
         own = {name: value for name, value in options.items() if not name.startswith("budget_") and name not in asked}
         request = cls(budget_values(options), quality=AskedQuality(**asked), **own)
-        flags = request.quality.flags
-        if request.number is not None and request.top is not None:
-            raise UsageError("--top and --trial were both given; --trial finishes one trial alone, so leave --top out")
-        if request.number is not None and request.prefer is not None:
-            raise UsageError("--trial finishes one trial alone, and --prefer chooses between several; leave one out")
-        if request.qat and request.finetune_epochs == 0:
-            raise UsageError("--qat trains, and --finetune-epochs 0 does not; leave one out")
-        if request.number is not None and flags:
-            both = ("--min-accuracy", "--max-drop")
-            named = both if set(flags) <= set(both) else flags
-            raise UsageError(f"--trial finishes one trial alone, however good it is; leave {' and '.join(named)} out")
+        flags, both = request.quality.flags, ("--min-accuracy", "--max-drop")
+        check_goes_together(
+            trial=request.number,
+            top=request.top,
+            prefer=request.prefer,
+            limits=() if not flags else both if set(flags) <= set(both) else flags,
+            epochs=request.finetune_epochs,
+            qat=request.qat,
+            called=lambda name: f"--{'finetune-epochs' if name == 'epochs' else name}",
+        )
         return request
 
 

@@ -33,7 +33,7 @@ class SpecOption:
         help: a sentence.
         metavar: what stands for the value in help; empty for the type's own word.
         type: of the value.
-        is_list: whether the value is a list, separated by commas.
+        is_list: whether the value is a list, separated by commas or given one by one.
     """
 
     flag: str
@@ -51,9 +51,16 @@ class SpecOption:
             extra["default"] = None  # not given: the spec's own value
         else:
             extra |= {"type": self.type, "metavar": self.metavar or None}
-        if self.key in _READERS:
+        if self.is_list:
+            extra |= {"multiple": True, "callback": _joined}
+        elif self.key in _READERS:
             extra["callback"] = _READERS[self.key]
         return option(self.flag, self.key.replace(".", "__"), **extra)(command)
+
+
+def _joined(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> str | None:
+    """Return the parts of a list that was given in one option or in several of the same name."""
+    return ",".join(given) if given else None
 
 
 def _read_fraction(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:

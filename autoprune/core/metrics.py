@@ -106,6 +106,19 @@ class Metric:
         """Return what :meth:`parse` reads."""
         return f"{self.name}:{self.goal}:{self.unit}".rstrip(":")
 
+    def fault_of(self, value: float) -> str:
+        """Return why a value cannot be of this metric, and what to do; empty if it can.
+
+        >>> METRICS["accuracy"].fault_of(0.875), Metric("psnr").fault_of(87.5)
+        ('', '')
+        """
+        if self.unit != PER_CENT or -1e-6 <= value <= 1 + 1e-6:
+            return ""
+        return (
+            "a metric in % is a fraction from 0 to 1; divide the score by 100, or give the metric another unit: "
+            f"Metric({self.name!r}, 'points', {self.goal!r})"
+        )
+
     def minimised(self, value: float) -> float:
         """Return ``value`` with the sign under which smaller is better."""
         return -value if self.goal == "max" else value

@@ -164,6 +164,7 @@ class Repair:
         tried = [self._answered(group), *near[:1], self._namesakes(group, near[:1]), self._hinted(group), *near[1:]]
         alone = [(each,) for numbers in near if len(numbers) > 1 for each in numbers]
         tried = [*alone, *tried] if is_apart else [*tried, *alone]
+        tried += [*fault.shares, *((each,) for numbers in fault.shares for each in numbers)]
         for changed in dict.fromkeys(_with(group, numbers) for numbers in tried):
             if changed is not group:
                 yield changed, set()
@@ -176,7 +177,7 @@ class Repair:
         found = list[Member]()
         for path in _surroundings(network, group) if answers else ():
             sides = {(side, width) for name, side, width in answers if name == without_digits(path)}
-            near = members_for(network, path, group, {name_of(side) for side, _ in sides})
+            near = members_for(network, path, group, {name_of(side) for side, _ in sides}, with_shares=True)
             found += [number for number in near if (number.side, number.width) in sides]
         return tuple(found)
 

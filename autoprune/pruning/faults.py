@@ -54,6 +54,7 @@ class CutFault:
         progress: how far a forward pass came, as lines of functions and modules in the order in which they begin; a
             larger one is further.
         numbers: for each function that was running, from the innermost: attributes that may have to shrink.
+        shares: the same with those that count several for each channel, as heads of queries to one of keys; tried last.
         draw: in which it showed, ``None`` if none was tried.
         lines: of the user's functions that were running, from the outside, which tell two faults of one module apart.
     """
@@ -61,6 +62,7 @@ class CutFault:
     reason: str
     progress: tuple[float, ...] = (float("inf"),)
     numbers: tuple[tuple[Member, ...], ...] = ()
+    shares: tuple[tuple[Member, ...], ...] = ()
     draw: Draw | None = None
     lines: tuple[int, ...] = ()
 
@@ -93,8 +95,11 @@ def fault_of(
         groups: that were cut; numbers are looked for if it is one.
         begun: module → when it began in a forward pass of the dense one.
     """
-    numbers = tuple(_numbers(error, network, groups[0])) if len(groups) == 1 else ()
-    return CutFault(f"{what}: {where(error)}", _progress(error, begun), numbers, lines=_lines(error))
+    numbers, shares = (
+        tuple(_numbers(error, network, groups[0], with_shares=each)) if len(groups) == 1 else ()
+        for each in (False, True)
+    )
+    return CutFault(f"{what}: {where(error)}", _progress(error, begun), numbers, shares, lines=_lines(error))
 
 
 def _progress(error: Exception, begun: Mapping[str, int]) -> tuple[float, ...]:
@@ -136,7 +141,9 @@ def where(error: Exception) -> str:
     return f"{str(error).splitlines()[0] if str(error) else type(error).__name__}{line}"
 
 
-def _numbers(error: Exception, network: nn.Module, group: PruningGroup) -> Iterator[tuple[Member, ...]]:
+def _numbers(
+    error: Exception, network: nn.Module, group: PruningGroup, *, with_shares: bool
+) -> Iterator[tuple[Member, ...]]:
     """Yield, for each function that was running, the numbers that it may have read; the innermost first."""
     running = list(_running(error))
     if not running:
@@ -146,7 +153,8 @@ def _numbers(error: Exception, network: nn.Module, group: PruningGroup) -> Itera
     for module, on_line, anywhere in reversed(running):
         path = paths.get(id(module))
         if path is not None and path in dense and kind_of(module) is None:
-            yield from filter(None, (members_for(network, path, group, names) for names in (on_line, anywhere)))
+            for names in (on_line, anywhere):
+                yield from filter(None, [members_for(network, path, group, names, with_shares=with_shares)])
 
 
 def _running(error: Exception) -> Iterator[tuple[nn.Module, set[str], set[str]]]:
@@ -177,7 +185,12 @@ def _names_on(said: traceback.FrameSummary) -> set[str]:
 
 
 def members_for(
-    network: nn.Module, path: str, group: PruningGroup, names: Iterable[str] | None = None
+    network: nn.Module,
+    path: str,
+    group: PruningGroup,
+    names: Iterable[str] | None = None,
+    *,
+    with_shares: bool = False,
 ) -> tuple[Member, ...]:
     """Return the numbers of a module that count a group's channels, as members of the group.
 
@@ -186,6 +199,7 @@ def members_for(
         path: of the module.
         group: whose channels.
         names: attributes that are looked at; ``None`` for all.
+        with_shares: whether numbers count too that are several for each channel, and a part of what it owns in a layer.
     """
     found = []
     wanted = None if names is None else set(names)
@@ -199,7 +213,7 @@ def members_for(
         if place and any(size == total for _, size in _sized(network, group)):
             member = _as_part(network, path, side, value, group, sum(before), total)
         else:
-            member = _as_member(network, path, side, value, group)
+            member = _as_member(network, path, side, value, group, with_shares=with_shares)
         found += [member] if member is not None else []
     return tuple(found)
 
@@ -237,12 +251,17 @@ def _sized(network: nn.Module, group: PruningGroup) -> Iterator[tuple[Member, in
             yield member, sizes_of(network, member.module)[member.side]
 
 
-def _as_member(network: nn.Module, path: str, side: str, value: int, group: PruningGroup) -> Member | None:
+def _as_member(
+    network: nn.Module, path: str, side: str, value: int, group: PruningGroup, *, with_shares: bool
+) -> Member | None:
     """Return one number as a member of a group if it counts its channels, ``None`` if it does not."""
     for member, size in _sized(network, group):
         if size == value:
             return Member(path, side, member.indices, member.width)
-    for width in dict.fromkeys([1, *(member.width for member in group.members)]):
+    widths = [member.width for member in group.members]
+    share, rest = divmod(value, group.num_channels)
+    is_share = with_shares and not rest and any(share and not width % share for width in widths)
+    for width in dict.fromkeys([1, *widths, *([share] if is_share else [])]):
         if value == width * group.num_channels:
             return Member(path, side, tuple(range(value)), width)
     return None

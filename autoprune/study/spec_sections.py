@@ -129,7 +129,9 @@ class SpaceSpec(Section):
         description="kept channels are a multiple of this: 1, 2, 4, 8 or 16; auto: the one on which networks are "
         "faster beyond noise than narrower ones, timed on this machine when the study begins",
     )
-    calibration_images: int = Field(default=512, ge=1, description="training images that data-driven criteria look at")
+    calibration_images: int = Field(
+        default=512, ge=1, description="training examples that data-driven criteria look at"
+    )
     patterns: Names = Field(
         default=("channel",), description="what may go: channel, and weight or 2:4, which are masks"
     )
@@ -192,7 +194,7 @@ class SensitivitySpec(Section):
     """How the rise of the loss is measured, once per study, when each group alone is cut."""
 
     enabled: bool = Field(default=True, description="whether it is measured; proposals start from it")
-    images: int = Field(default=1024, ge=1, description="most validation images each network is scored on")
+    images: int = Field(default=1024, ge=1, description="most validation examples each network is scored on")
     share: float = Field(
         default=0.1,
         gt=0,
@@ -214,7 +216,7 @@ class ScreeningSpec(Section):
     images: int = Field(
         default=128,
         ge=16,
-        description="validation images each network is looked at on; the second time four times as many",
+        description="validation examples each network is looked at on; the second time four times as many",
     )
 
 
@@ -225,4 +227,6 @@ class StoppingSpec(Section):
         default=True,
         description="stop a candidate whose loss after recalibration or half-way predicts that it cannot win",
     )
-    images: int = Field(default=1024, ge=1, description="validation images looked at after recalibration and half-way")
+    images: int = Field(
+        default=1024, ge=1, description="validation examples looked at after recalibration and half-way"
+    )

@@ -67,11 +67,13 @@ class FinetuneSpec(Section):
     compensation_images: int = Field(
         default=512,
         ge=0,
-        description="training images by which the weights that stay are refitted after a cut, twice as many in a pick; "
-        "0: none are",
+        description="training examples by which the weights that stay are refitted after a cut, twice as many in a "
+        "pick; 0: none are",
     )
     recalibration_images: int = Field(
-        default=512, ge=1, description="images for batch norm's statistics after a cut that is not compensated"
+        default=512,
+        ge=1,
+        description="training examples for batch norm's statistics after a cut that is not compensated",
     )
 
 

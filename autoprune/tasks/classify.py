@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from autoprune.errors import DataError
-from autoprune.tasks.default_forward import default_targets
+from autoprune.tasks.default_forward import LABELS, default_targets
 from autoprune.tasks.distill import class_dim, main_output
 from autoprune.tasks.own_task import Task
+from autoprune.tasks.split_metric import is_split_metric
 from autoprune.tasks.task import Batch
 
 
@@ -18,7 +19,7 @@ def classification(train: Any, val: Any, test: Any = None, **options: Any) -> Ta
     """Return the task of naming a class for each example, or for each position of it.
 
     A network is trained by cross-entropy and judged by accuracy: of an example, or the share of its positions that are
-    right.
+    right; unless ``evaluate`` or a metric in torchmetrics' form says otherwise.
 
     Args:
         train: batches of (inputs, labels), or dictionaries with labels, as :class:`Task` takes them.
@@ -29,7 +30,10 @@ def classification(train: Any, val: Any, test: Any = None, **options: Any) -> Ta
     Raises:
         DataError, UsageError: as :class:`Task` does.
     """
-    return Task(train, val, test, **{"loss": cross_entropy, "score": right_answers, "metric": "accuracy", **options})
+    defaults: dict[str, Any] = {"loss": cross_entropy, "metric": "accuracy"}
+    if options.get("evaluate") is None and not is_split_metric(options.get("metric")):
+        defaults["score"] = right_answers
+    return Task(train, val, test, **{**defaults, **options})
 
 
 def cross_entropy(output: Any, batch: Batch) -> Tensor:
@@ -64,7 +68,8 @@ def _logits_and_labels(output: Any, batch: Batch) -> tuple[Tensor, Tensor, int]:
         labels = ", ".join(str(tuple(target.shape)) for target in targets) or "none"
         raise DataError(
             f"the network answers {given}, and the whole-number labels of a batch have the shapes {labels}; expected "
-            "logits with one dimension more than the labels: (N, classes) and (N,), for example"
+            "logits with one dimension more than the labels: (N, classes) and (N,), for example. Labels are what "
+            f"follows a tuple's first part, or what a dictionary calls {', '.join(LABELS)}"
         )
     wanted = logits.shape[:dim] + logits.shape[dim + 1 :]
     return logits, next(target for target in targets if target.shape == wanted), dim

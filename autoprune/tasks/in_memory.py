@@ -149,7 +149,7 @@ class ArrayTask(Classification):
             index = torch.tensor(subset(len(labels), limit), device=labels.device)
             inside, labels = inside[index], labels[index]
         for batch, answers in zip(torch.split(inside, batch_size), torch.split(labels, batch_size), strict=True):
-            yield LabelledBatch(self._normalised(batch, runtime), answers)
+            yield LabelledBatch(self._normalised(batch, runtime), answers.clone())  # a loss may write into it
 
     def identity(self) -> str:
         """Return a hash of the training and validation images, their labels and how they are augmented."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -24,6 +25,7 @@ Finetune: TypeAlias = Callable[[nn.Module, int, int, OnStep], object]
 EvaluateSplit: TypeAlias = Callable[[nn.Module, str], Any]
 """(network, split) → value, (value, standard error, examples), or a dictionary of either by metric."""
 
+_HOOKS_OF_TENSORS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # which a tensor keeps outside of its vars
 _FINETUNES, _EVALUATES = Registry("finetune", "autoprune.finetunes"), Registry("evaluate", "autoprune.evaluates")
 
 
@@ -198,7 +200,7 @@ class LoopTask(DataTask):
             return None if self._data is None else self._data.evaluate(network, split, runtime, limit)
         name = loop.names[-1]
         try:
-            with as_its_owner_runs_it(name):
+            with as_its_owner_runs_it(name), unchanged_by(name, network):
                 found = loop.evaluate(network, split)
         except AutopruneError:
             raise
@@ -211,7 +213,7 @@ def guarded(finetune: Finetune, name: str) -> Finetune:
     """Return the function with what it raises as an error of ours, and checks of what it leaves."""
 
     def run(network: nn.Module, steps: int, seed: int, on_step: OnStep) -> None:
-        before, ended = _state_of(network), list[Exception]()
+        ended = list[Exception]()
 
         def look(done: int, total: int) -> None:
             try:
@@ -221,21 +223,33 @@ def guarded(finetune: Finetune, name: str) -> Finetune:
                 raise
 
         returned: object = None
-        try:
-            with as_its_owner_runs_it(name):
-                returned = finetune(network, steps, seed, look)
-        except AutopruneError:
-            raise
-        except (Exception, SystemExit) as error:  # the user's own code may raise anything
-            if not ended:
-                raise EvaluationError(f"{name} fails: {in_user_code(error)}; correct it") from error
-        if ended:
-            raise ended[0]
-        if isinstance(returned, nn.Module) and returned is not network:
-            raise DataError(f"{name} returned another network; train the one that it is given, in place")
-        _check_left(before, _state_of(network), name)
+        with unchanged_by(name, network):
+            try:
+                with as_its_owner_runs_it(name):
+                    returned = finetune(network, steps, seed, look)
+            except AutopruneError:
+                raise
+            except (Exception, SystemExit) as error:  # the user's own code may raise anything
+                if not ended:
+                    raise EvaluationError(f"{name} fails: {in_user_code(error)}; correct it") from error
+            if ended:
+                raise ended[0]
+            if isinstance(returned, nn.Module) and returned is not network:
+                raise DataError(f"{name} returned another network; train the one that it is given, in place")
 
     return run
+
+
+@contextmanager
+def unchanged_by(name: str, network: nn.Module) -> Iterator[None]:
+    """Look at a network before and after a user's function has it; what only lies elsewhere is put back by others.
+
+    Raises:
+        DataError: if it is no longer the one that the function got; names what changed.
+    """
+    before = _state_of(network)
+    yield
+    _check_left(before, _state_of(network), name)
 
 
 @dataclass(frozen=True)
@@ -243,9 +257,9 @@ class _State:
     """What a loop must leave as it found it.
 
     Attributes:
-        parameters: path → shape and type of the numbers.
+        parameters: path → shape and type of the numbers, of parameters and of buffers that are stored with them.
         layers: path → the layer, its class, and whether ``forward`` is one of its own.
-        hooks: how many.
+        hooks: how many, on layers and parameters.
         is_meta: whether a parameter has no numbers at all.
     """
 
@@ -256,15 +270,20 @@ class _State:
 
 
 def _state_of(network: nn.Module) -> _State:
-    parameters = dict(network.named_parameters())
-    layers = dict(network.named_modules())
-    modules = list(layers.values())
+    stored, layers = network.state_dict(keep_vars=True), dict(network.named_modules())
+    parameters = {name: tensor for name, tensor in stored.items() if isinstance(tensor, Tensor)}
     return _State(
         {name: (tuple(parameter.shape), parameter.dtype) for name, parameter in parameters.items()},
         {path: (module, type(module), "forward" in vars(module)) for path, module in layers.items()},
-        sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules),
+        sum(map(_hooks_of, (*layers.values(), *network.parameters()))),
         any(parameter.is_meta for parameter in parameters.values()),
     )
+
+
+def _hooks_of(owner: nn.Module | nn.Parameter) -> int:
+    """Return how many hooks lie on a layer or a parameter, of any kind: of passes, of gradients, of its state."""
+    kept = vars(owner) | {name: getattr(owner, name, None) for name in _HOOKS_OF_TENSORS}
+    return sum(len(hooks) for name, hooks in kept.items() if name.endswith("_hooks") and isinstance(hooks, Mapping))
 
 
 def _check_left(before: _State, after: _State, name: str) -> None:
@@ -277,7 +296,7 @@ def _check_left(before: _State, after: _State, name: str) -> None:
     if changed:
         raise DataError(
             f"{name} leaves the network with other parameters than it got ({changed}); undo what wraps or replaces "
-            "layers, or turns them into another type, before it returns"
+            "layers, turns them into another type or adds buffers, before it returns"
         )
     if after.is_meta:
         raise DataError(f"{name} leaves the network on the device meta, without its weights; leave it where they are")

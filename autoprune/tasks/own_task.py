@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
 from autoprune.errors import DataError, UsageError
 from autoprune.models.calling.inputs import Inputs, words
@@ -20,8 +20,8 @@ from autoprune.tasks.captured_call import captured_call
 from autoprune.tasks.default_forward import default_inputs, default_targets, is_zipped
 from autoprune.tasks.distill import default_distillation
 from autoprune.tasks.own_data import OwnSplit, hash_of, placed
-from autoprune.tasks.own_loop import guarded
-from autoprune.tasks.split_metric import SplitMetric, evaluated, is_split_metric, metrics_of, reduction, told
+from autoprune.tasks.own_loop import guarded, unchanged_by
+from autoprune.tasks.split_metric import SplitMetrics, evaluated, is_split_metric, metrics_of, reduction, told
 from autoprune.tasks.task import SPLITS, Batch, DataTask, Evaluated, OnStep, Placement, ScoredBatch, check_split
 
 _HASHED = 8  # batches of each split that its identity is made from
@@ -66,7 +66,8 @@ class Task(DataTask):
             several metrics. The mean by default; for ``rmse`` the root of the mean (scores are squared errors), for
             ``perplexity`` the exponential of it (scores are nats).
         metric: of the score: a :class:`Metric`, the name of a known one, several of them of which the first leads, or
-            an object in torchmetrics' form, which is updated with (output, targets).
+            an object in torchmetrics' form, which is updated with (output, targets): a list, a dictionary or a
+            ``MetricCollection`` of them for several.
         forward: (network, batch) → output; by default the network gets a tuple's first part, or the entries of a
             dictionary that its ``forward`` accepts, labels left out.
         distill: (student's output, teacher's output, batch) → a scalar; by default the divergence of logits, the
@@ -107,9 +108,9 @@ class Task(DataTask):
         chance: float | None = None,
     ) -> None:
         self.name, self.licence, self.description, self.chance = name, licence, description, chance
-        self.metrics, split_metric = metrics_of(metric)
+        self.metrics, split_metrics = metrics_of(metric)
         self._loss, self._score, self._evaluate = loss, score, evaluate
-        self._split_metric: SplitMetric | None = split_metric
+        self._split_metrics: SplitMetrics | None = split_metrics
         self._forward, self._distill, self._example, self._word = forward, distill, example, identity
         loop = self.finetune if finetune is None else finetune  # a subclass may bring its own
         if loop is not None:
@@ -141,8 +142,14 @@ class Task(DataTask):
                     f"{self.name}: {argument} is {type(given).__name__}, a metric in torchmetrics' form, which is not "
                     f"called as {argument} is; give metric={type(given).__name__}(…) and leave {argument} out"
                 )
-        judged = (self._score, self._evaluate, self._split_metric)
-        if not any(judged) and own.score_batch is Task.score_batch and own.evaluate is Task.evaluate:
+        judges = {"score": self._score, "evaluate": self._evaluate, "metric": self._split_metrics}
+        judging = [argument for argument, given in judges.items() if given is not None]
+        if len(judging) > 1:
+            raise UsageError(
+                f"{self.name}: {' and '.join(judging)} each say how a network is judged; give one of score, evaluate "
+                "and a metric in torchmetrics' form"
+            )
+        if not judging and own.score_batch is Task.score_batch and own.evaluate is Task.evaluate:
             raise UsageError(
                 f"{self.name}: nothing says how a network is judged; give score=lambda output, batch: …, one value for "
                 "each example, evaluate=lambda network, batches: …, or a metric in torchmetrics' form"
@@ -296,8 +303,8 @@ class Task(DataTask):
         if not is_real or not rows.dim() or rows.shape[0] != count or rows.dim() > 2:
             given = f"shape {tuple(rows.shape)}" if is_real else words(score)
             raise DataError(
-                f"{self.name}: score gave {given} of {name} for a batch of {count} examples; expected ({count},), one "
-                f"value for each, or ({count}, k) with reduce"
+                f"{self.name}: score gave {given} of {name} for a batch of {count} examples; expected a tensor "
+                f"({count},), one value for each, or ({count}, k) with reduce"
             )
         if rows.dim() == 2 and name not in self.reductions:
             raise DataError(f"{self.name}: score gave {rows.shape[1]} numbers of {name} for each example; give reduce")
@@ -308,13 +315,13 @@ class Task(DataTask):
         batches = self.eval_batches(split, 1, runtime, limit)
         if self._evaluate is not None:
             who = f"evaluate of {self.name}"
-            with told(who):
+            with told(who), unchanged_by(who, network):
                 found = self._evaluate(network, batches)
             return evaluated(found, self.metrics, who)
-        if self._split_metric is None:
+        if self._split_metrics is None:
             return None
-        value = self._split_metric.of(partial(self.forward, network), batches)
-        return Evaluated(Measurement({self.metric.name: value}), self.sizes[split])
+        values = self._split_metrics.of(partial(self.forward, network), batches)
+        return replace(evaluated(values, self.metrics, f"metric of {self.name}"), count=self.sizes[split])
 
 
 def _is_of_examples(items: list[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What is said of a whole split: a user's own evaluation, or a metric in torchmetrics' form."""
+"""What is said of a whole split: a user's own evaluation, or metrics in torchmetrics' form."""
 
 from __future__ import annotations
 
@@ -22,45 +22,58 @@ from autoprune.tasks.task import Batch, Evaluated
 
 
 @dataclass(frozen=True)
-class SplitMetric:
-    """A metric in torchmetrics' form: it is updated batch by batch, and computes one number.
+class SplitMetrics:
+    """Metrics in torchmetrics' form: they are updated batch by batch, and each computes one number.
 
     Attributes:
-        metric: with ``update``, ``compute`` and ``reset``.
+        by_name: metric → what has ``update``, ``compute`` and ``reset``.
     """
 
-    metric: Any
+    by_name: Mapping[str, Any]
 
-    def of(self, answer: Callable[[Batch], Any], batches: Iterable[Batch]) -> float:
-        """Return its value over batches.
+    def of(self, answer: Callable[[Batch], Any], batches: Iterable[Batch]) -> dict[str, float]:
+        """Return their values over batches.
 
         Args:
             answer: a batch → the network's output.
-            batches: whose targets it is updated with.
+            batches: whose targets they are updated with.
         """
-        self.metric.reset()
+        for one in self.by_name.values():
+            one.reset()
         for batch in batches:
-            targets = default_targets(batch)
-            if len(targets) != 1:
-                raise DataError(
-                    f"{self._name} is updated with (output, targets), and a batch has {len(targets)} "
-                    "tensors that may be targets; give evaluate=lambda network, batches: … instead"
-                )
-            given = answer(batch)
-            output = main_output(given)
-            if output is None:
-                raise DataError(
-                    f"{self._name} is updated with (output, targets), and which part of what the network returns that "
-                    f"is cannot be told: {words(given)}; give evaluate=lambda network, batches: … instead"
-                )
-            with told(f"{self._name}.update"):
-                self.metric.update(output.detach().cpu(), targets[0].cpu())
-        with told(f"{self._name}.compute"):
-            return as_number(self.metric.compute(), f"{self._name}.compute")
+            output, target = self._given(answer, batch)
+            for one in self.by_name.values():
+                with told(f"{_class_name(one)}.update"):
+                    one.update(output, target)
+        return {name: _computed(one) for name, one in self.by_name.items()}
 
-    @property
-    def _name(self) -> str:
-        return type(self.metric).__name__
+    def _given(self, answer: Callable[[Batch], Any], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what a batch updates them with: the output's main tensor, and the only target."""
+        who = f"{' and '.join(map(_class_name, self.by_name.values()))}, updated with (output, targets):"
+        targets = default_targets(batch)
+        if len(targets) != 1:
+            raise DataError(
+                f"{who} a batch has {len(targets)} tensors that may be targets, and expected was one; give "
+                "evaluate=lambda network, batches: … instead"
+            )
+        given = answer(batch)
+        output = main_output(given)
+        if output is None:
+            raise DataError(
+                f"{who} which part of what the network returns is the output cannot be told: {words(given)}; give "
+                "evaluate=lambda network, batches: … instead"
+            )
+        return output.detach().cpu(), targets[0].cpu()
+
+
+def _class_name(one: Any) -> str:
+    return type(one).__name__
+
+
+def _computed(one: Any) -> float:
+    who = f"{_class_name(one)}.compute"
+    with told(who):
+        return as_number(one.compute(), who)
 
 
 @contextmanager
@@ -101,8 +114,8 @@ def reduction(reduce: Callable[[Tensor], Any], metric: str, task: str) -> Callab
     return reduced
 
 
-def metrics_of(given: Any) -> tuple[tuple[Metric, ...], SplitMetric | None]:
-    """Return the metrics of what a user gave, and the object that computes the first, if it is one.
+def metrics_of(given: Any) -> tuple[tuple[Metric, ...], SplitMetrics | None]:
+    """Return the metrics of what a user gave, and the objects that compute them, if they are such.
 
     Raises:
         UsageError: if it is none, or its goal is not known.
@@ -114,23 +127,42 @@ def metrics_of(given: Any) -> tuple[tuple[Metric, ...], SplitMetric | None]:
         )
     if isinstance(given, Metric | str):
         return _different((_metric(given),)), None
-    if is_split_metric(given):
-        return (_described(given),), SplitMetric(given)
+    if pairs := _in_torchmetrics_form(given):
+        metrics = _different([_described(name, one) for name, one in pairs])
+        objects = [one for _, one in pairs]
+        return metrics, SplitMetrics({metric.name: one for metric, one in zip(metrics, objects, strict=True)})
     if isinstance(given, Sequence) and given and all(isinstance(one, Metric | str) for one in given):
-        return _different(tuple(map(_metric, given))), None
-    held = ", ".join(sorted({type(one).__name__ for one in given})) if isinstance(given, Sequence) and given else ""
+        return _different([*map(_metric, given)]), None
+    held = ", ".join(sorted(set(map(_class_name, given)))) if isinstance(given, Sequence) and given else ""
     raise UsageError(
         f"metric is {type(given).__name__}{f' of {held}' if held else ''}; expected a Metric, the name of a known one, "
-        "a list of them, or one object with update, compute and reset, as torchmetrics has"
+        "or a list of these; or an object with update, compute and reset, as torchmetrics has, a list or a dictionary "
+        "of them, or a MetricCollection"
     )
 
 
 def is_split_metric(given: Any) -> bool:
-    """Return whether something is a metric in torchmetrics' form."""
+    """Return whether something is a metric in torchmetrics' form, or holds nothing else."""
+    return bool(_in_torchmetrics_form(given))
+
+
+def _in_torchmetrics_form(given: Any) -> list[tuple[str, Any]]:
+    """Return the metrics in torchmetrics' form with what they are called: a class, or a key; none of anything else."""
+    pairs: list[tuple[str, Any]] = []
+    if hasattr(given, "items") and not isinstance(given, type):  # a dictionary, and a MetricCollection
+        pairs = [(str(key), one) for key, one in given.items()]
+    elif _is_updated(given):
+        pairs = [(_class_name(given), given)]
+    elif isinstance(given, list | tuple):
+        pairs = [(_class_name(one), one) for one in given]
+    return pairs if all(_is_updated(one) for _, one in pairs) else []
+
+
+def _is_updated(given: Any) -> bool:
     return not isinstance(given, type) and all(hasattr(given, name) for name in ("update", "compute", "reset"))
 
 
-def _different(metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
+def _different(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
     """Return the metrics if each has a name of its own.
 
     Raises:
@@ -139,32 +171,35 @@ def _different(metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
     names = [one.name for one in metrics]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UsageError(f"metric names {', '.join(twice)} more than once; give every metric once")
+        raise UsageError(
+            f"metric names {', '.join(twice)} more than once; give every metric once, or several "
+            "objects of one class as a dictionary, with a name for each"
+        )
     taken = [name for name in names if name in LOSSES]
     if taken:
         raise UsageError(
             f"a metric is called {taken[0]!r}, as what the loss gives; call it for example 'val_{taken[0]}'"
         )
-    return metrics
+    return tuple(metrics)
 
 
 def _metric(given: Metric | str) -> Metric:
     return Metric.parse(given) if isinstance(given, str) else given
 
 
-def _described(given: Any) -> Metric:
+def _described(called: str, given: Any) -> Metric:
     """Return the name, unit and goal of a metric in torchmetrics' form."""
-    name = type(given).__name__
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    apart = re.sub(r"(?<=[a-z]{2})(?=[A-Z])", "_", called).lower()
+    name = re.sub(r"[^a-z0-9]+", "_", apart).strip("_")
     is_up = getattr(given, "higher_is_better", None)
     if is_up is None:
         raise UsageError(
-            f"the metric is {name}, whose higher_is_better is None, so whether a larger value is better is not known; "
-            f"give evaluate=lambda network, batches: … and metric=Metric({words!r}, goal='max') or 'min'"
+            f"the metric is {_class_name(given)}, whose higher_is_better is None, so whether a larger value is better "
+            f"is not known; give evaluate=lambda network, batches: … and metric=Metric({name!r}, goal='max') or 'min'"
         )
     goal = "max" if is_up else "min"
     bounds = getattr(given, "plot_lower_bound", None), getattr(given, "plot_upper_bound", None)
-    return Metric.parse(f"{words}:{goal}:{PER_CENT if bounds == (0.0, 1.0) else ''}")
+    return Metric.parse(f"{name}:{goal}:{PER_CENT if bounds == (0.0, 1.0) else ''}")
 
 
 def evaluated(given: Any, metrics: Sequence[Metric], who: str) -> Evaluated:
@@ -199,6 +234,8 @@ def evaluated(given: Any, metrics: Sequence[Metric], who: str) -> Evaluated:
             raise NonFiniteError(
                 f"{who} gave {found!r} for {one.name}; train with a smaller learning rate, or prune less"
             )
+        if fault := one.fault_of(numbers[0]):
+            raise DataError(f"{who} gave {found!r} for {one.name}, and {fault}")
         values[one.name] = numbers[0]
         if len(parts) > 1 and parts[1] is not None:
             if float(parts[1]) < 0:

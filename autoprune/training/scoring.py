@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from autoprune.core.measurement import Measurement
-from autoprune.core.metrics import PER_CENT, Metric
+from autoprune.core.metrics import Metric
 from autoprune.core.paired_scores import PairedScores
 from autoprune.errors import DataError, NonFiniteError
 from autoprune.tasks.reached_score import reached
@@ -87,7 +87,10 @@ def score(
     with torch.no_grad(), evaluating(network), named_by_line(f"scoring on {split}"), runtime.work():
         said = task.evaluate(network, split, runtime, limit)
         judged = _judged(network, task, split, runtime, batch_size, limit, on_answer) if said is None else []
-    return _score_of(judged, task, split) if said is None else _score_as_said(said, task)
+    if said is None:
+        return _score_of(judged, task, split)
+    runtime.place(network)  # a user's own evaluation may leave it elsewhere
+    return _score_as_said(said, task)
 
 
 def _judged(
@@ -169,11 +172,8 @@ def _check(metric: Metric, value: float, split: str) -> None:
             f"{metric.name} on the {split} examples is {value}; train with a smaller learning rate, prune less, or "
             "look at what the score divides by"
         )
-    if metric.unit == PER_CENT and not -1e-6 <= value <= 1 + 1e-6:
-        raise DataError(
-            f"{metric.name} on the {split} examples is {value:g}, and a metric in % is a fraction from 0 to 1; divide "
-            f"the score by 100, or give the metric another unit: Metric({metric.name!r}, 'points', {metric.goal!r})"
-        )
+    if fault := metric.fault_of(value):
+        raise DataError(f"{metric.name} on the {split} examples is {value:g}, and {fault}")
 
 
 def score_train(network: nn.Module, task: DataTask, runtime: Runtime) -> Score:

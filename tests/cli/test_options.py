@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from autoprune.cli import main
 from autoprune.cli.budget_options import COSTS, flag_of
 from autoprune.cli.headings import HeadedCommand, HeadedOption, Heading
+from autoprune.cli.read_request import layer_of
+from autoprune.cli.search import search
 from autoprune.cli.spec_options import SPEC_OPTIONS
 from autoprune.core.builtin_names import DATA, LOGGERS, MODELS, SAMPLERS
 from autoprune.core.metrics import METRICS
@@ -131,3 +133,11 @@ def test_help_names_everything_that_ships() -> None:
 
 def test_the_samplers_are_ours_and_those_of_optuna() -> None:
     assert set(SAMPLERS) == {"auto", GUIDED, *OPTUNA}
+
+
+@pytest.mark.parametrize("given", [("--metric", "map,wer:min"), ("--metric", "map", "--metric", "wer:min")])
+def test_a_list_may_be_given_part_by_part(given: tuple[str, ...]) -> None:
+    with search.make_context("search", [*given, "--keep", "head*"]) as context:
+        values = layer_of(context.params)
+    assert values["metrics"] == ["map", "wer:min"]
+    assert values["space"] == {"keep": ["head*"]}

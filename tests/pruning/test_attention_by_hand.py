@@ -182,3 +182,47 @@ def test_statistics_are_known_by_the_module_that_takes_them(build: Callable[[], 
 def test_blocks_of_attention_are_left_to_their_owner() -> None:
     torch.manual_seed(0)
     assert find_blocks(Encoder(1, False, False).eval(), IDS) == ()
+
+
+class Grouped(nn.Module):
+    """Two queries to a key, all numbers written down, as Llama's own code does.
+
+    Args:
+        repeats: how keys and values are repeated.
+    """
+
+    def __init__(self, repeats: str) -> None:
+        super().__init__()
+        self.repeats, self.n_heads, self.n_kv_heads, self.head_dim, self.n_rep, self.inner = repeats, 8, 4, 6, 2, 48
+        self.wq, self.wo = nn.Linear(WIDTH, self.inner), nn.Linear(self.inner, WIDTH)
+        self.wk, self.wv = (nn.Linear(WIDTH, self.n_kv_heads * self.head_dim) for _ in range(2))
+
+    def repeated(self, x: Tensor) -> Tensor:
+        if self.repeats == "interleaved":
+            return x.repeat_interleave(self.n_heads // self.n_kv_heads, 2)
+        batch, tokens = x.shape[:2]
+        wide = x[:, :, :, None].expand(batch, tokens, self.n_kv_heads, self.n_rep, self.head_dim)
+        return wide.reshape(batch, tokens, self.n_kv_heads * self.n_rep, self.head_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        query = self.wq(x).view(batch, tokens, self.n_heads, self.head_dim)
+        key = self.wk(x).view(batch, tokens, self.n_kv_heads, self.head_dim)
+        value = self.wv(x).view(batch, tokens, self.n_kv_heads, self.head_dim)
+        query, key, value = (each.transpose(1, 2) for each in (query, self.repeated(key), self.repeated(value)))
+        scores = (query @ key.transpose(2, 3) * self.head_dim**-0.5).softmax(-1)
+        return self.wo((scores @ value).transpose(1, 2).contiguous().view(batch, tokens, self.inner))
+
+
+@pytest.mark.parametrize("repeats", ["interleaved", "expanded"])
+def test_queries_that_share_a_key_are_found_with_every_number_written_down(repeats: str) -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(Grouped(repeats), nn.LayerNorm(WIDTH), Grouped(repeats), nn.Linear(WIDTH, 3)).eval().double()
+    x = torch.randn(2, TOKENS, WIDTH, dtype=torch.float64)
+    groups = find_groups(dense, x)
+    found = {group.name: group.num_channels for group in groups.cuttable}
+    assert (found.get("0.wq"), found.get("2.wq")) == (4, 4), groups.frozen
+    cut = plan_cut(dense, groups.cuttable, {"0.wq": [1, 2], "2.wq": [3]})
+    small = shrink(dense, cut)
+    assert (small[0].n_heads, small[0].n_kv_heads, small[0].inner) == (4, 2, 24)
+    assert torch.allclose(small(x), zeroed(dense, cut)(x), rtol=0, atol=1e-12)

@@ -194,6 +194,17 @@ class TestDefaults:
         assert found.paired is not None
         assert found.paired.kind == "resampled"
 
+    def test_perplexity_is_the_exponential_of_the_mean_with_an_error_by_resampling(self) -> None:
+        task = regression(score=lambda *given: squares(*given) / 20, metric="perplexity")
+        found = score(linear(), task, "val", Runtime(threads=1))
+        inputs, wanted = rows(40, 2)
+        nats = (linear()(inputs).detach().flatten() - wanted) ** 2 / 20
+        assert found.measurement["perplexity"] == pytest.approx(float(nats.mean().exp()), rel=1e-5)
+        delta = float(nats.std()) / 40**0.5 * found.measurement["perplexity"]  # by the delta method
+        assert found.measurement.error("perplexity") == pytest.approx(delta, rel=0.25)
+        assert found.paired is not None
+        assert found.paired.kind == "resampled"
+
     def test_several_metrics_of_which_the_first_leads(self) -> None:
         task = regression(
             score=lambda output, batch: {"near": squares(output, batch) < 1, "mae": squares(output, batch).sqrt()},
@@ -374,6 +385,12 @@ class TestFaults:
         strange = Task([Opaque()], [Opaque()], loss=squares, score=squares, metric="mse")
         assert "give forward=" in refused(lambda: strange.inputs(linear(), Opaque()))
 
+    def test_labels_that_a_dictionary_calls_otherwise(self) -> None:
+        batch = {"ids": torch.zeros(2, 3, dtype=torch.int64), "label_ids": torch.zeros(2).long()}
+        task = classification([batch], [batch])
+        said = refused(lambda: task.loss(torch.zeros(2, 3), batch))
+        assert "what a dictionary calls label, labels, target, targets, y" in said
+
     def test_a_forward_that_never_calls_the_network(self) -> None:
         task = regression(forward=lambda network, batch: batch[1])
         assert "forward does not call the network" in refused(lambda: task.example(linear()))
@@ -397,6 +414,10 @@ class TestFaults:
             (lambda output, batch: squares(output, batch).mean(), "shape () of rmse"),
             (lambda output, batch: {"mae": squares(output, batch)}, "score gave mae and not rmse"),
             (lambda output, batch: "good", "str of rmse"),
+            (
+                lambda output, batch: squares(output, batch).detach().numpy(),
+                "ndarray of rmse for a batch of 16 examples; expected a tensor (16,)",
+            ),
         ],
     )
     def test_a_score_of_another_form(self, given: Any, said: str) -> None:
@@ -488,8 +509,8 @@ class TestFaults:
             reset = update = compute = lambda self, *given: None
 
         assert "higher_is_better is None" in refused(lambda: regression(score=None, metric=Curve()))
-        assert "expected a Metric" in refused(lambda: regression(score=None, metric=[Curve()]))
-        assert "is list of Curve" in refused(lambda: regression(score=None, metric=[Curve()]))
+        assert "expected a Metric" in refused(lambda: regression(score=None, metric=[Curve(), "mae"]))
+        assert "is list of Curve, str" in refused(lambda: regression(score=None, metric=[Curve(), "mae"]))
         for argument in ("score", "evaluate"):
             said = refused(lambda name=argument: regression(**{"score": None, name: Curve()}))  # type: ignore[misc]
             assert f"{argument} is Curve, a metric in torchmetrics' form" in said
@@ -525,6 +546,43 @@ class TestFaults:
             task.finetune(linear(), 1, 0, lambda done, total: None)
         with pytest.raises(EvaluationError, match="finetune of sums fails: KeyError: 'lr'"):
             task.finetune(linear(), 3, 0, lambda done, total: None)
+
+    @pytest.mark.parametrize(
+        "leaves",
+        [
+            lambda network: network[0].register_forward_hook(lambda *given: None),
+            lambda network: network[0].register_forward_pre_hook(lambda *given: None),
+            lambda network: network[0].register_full_backward_hook(lambda *given: None),
+            lambda network: network[0].register_full_backward_pre_hook(lambda *given: None),
+            lambda network: network.register_state_dict_post_hook(lambda *given: None),
+            lambda network: network.register_load_state_dict_pre_hook(lambda *given: None),
+            lambda network: network[0].weight.register_hook(lambda gradient: gradient),
+            lambda network: network[0].weight.register_post_accumulate_grad_hook(lambda weight: None),
+        ],
+    )
+    def test_a_hook_of_any_kind_that_a_loop_leaves(self, leaves: Any) -> None:
+        task = regression(finetune=lambda network, steps, seed, on_step: leaves(network) and None)
+        assert task.finetune is not None
+        with pytest.raises(DataError, match="leaves 1 hooks on the network"):
+            task.finetune(linear(), 1, 0, lambda done, total: None)
+        judging = regression(score=None, evaluate=lambda network, batches: (leaves(network) and None) or 1.0)
+        with pytest.raises(DataError, match="evaluate of sums leaves 1 hooks on the network"):
+            score(linear(), judging, "val", Runtime(threads=1))
+
+    def test_a_buffer_that_a_loop_adds_is_named(self) -> None:
+        task = regression(finetune=lambda network, *_: network.register_buffer("average", torch.zeros(2)))
+        assert task.finetune is not None
+        with pytest.raises(DataError, match=r"other parameters than it got \(average\)"):
+            task.finetune(linear(), 1, 0, lambda done, total: None)
+
+    def test_an_evaluation_that_leaves_the_network_in_another_mode_or_without_weights(self) -> None:
+        network = linear().eval()
+        task = regression(score=None, evaluate=lambda network, batches: network.train() and 1.0)
+        score(network, task, "val", Runtime(threads=1))
+        assert not network.training
+        gone = regression(score=None, evaluate=lambda network, batches: network.to("meta") and 1.0)
+        with pytest.raises(DataError, match="evaluate of sums leaves the network on the device meta"):
+            score(linear(), gone, "val", Runtime(threads=1))
 
     def test_an_evaluation_that_fails_is_named(self) -> None:
         task = regression(score=None, evaluate=lambda network, batches: network.nope)

@@ -71,7 +71,7 @@ def _single_image(task: DataTask, spec: StudySpec) -> str:
 
 
 def _single_in_own_batches(task: DataTask, spec: StudySpec, runtime: Runtime) -> str:
-    """Return which split really has a batch of one image when it is looked at, as a user's own task may cut its own.
+    """Return which split really has a batch of one example when it is looked at, as a user's own task may cut its own.
 
     What the search reads is walked once, and only for a network that fails on such a batch. Test examples are not read.
     """
@@ -92,9 +92,9 @@ def _smallest_in_training(task: DataTask, spec: StudySpec) -> list[tuple[str, in
         wanted["dense.batch_size"] = (spec.dense.batch_size, spec.dense.epochs)
     if task.cuts_batches:  # its own, which the rehearsal has tried
         return []
-    images = task.sizes["train"]
-    whole = {key: min(size, images) for key, (size, epochs) in wanted.items() if epochs}
-    return [(key, images % size if images % size > 1 else size) for key, size in whole.items()]
+    count = task.sizes["train"]
+    whole = {key: min(size, count) for key, (size, epochs) in wanted.items() if epochs}
+    return [(key, count % size if count % size > 1 else size) for key, size in whole.items()]
 
 
 def _check_training(network: nn.Module, task: DataTask, runtime: Runtime, key: str, size: int) -> None:
@@ -106,7 +106,7 @@ def _check_training(network: nn.Module, task: DataTask, runtime: Runtime, key: s
     if _fault_of(network, several, task, runtime, training=True) is None:  # else it is no matter of the batch
         raise ModelError(
             f"the network cannot be trained on a batch of {size}, the smallest of an epoch of {task.sizes['train']} "
-            f"images: {fault}; give another {key}"
+            f"examples: {fault}; give another {key}"
         )
 
 
