@@ -71,7 +71,8 @@ def in_user_code(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[0] if lines else ""
     if isinstance(error, SystemExit):
-        said = f"it ended the program with exit code {error.code}; let it parse no arguments and end nothing"
+        code = f"exit code {error.code}" if isinstance(error.code, int) or error.code is None else f"{error.code!r}"
+        said = f"it ended the program with {code}; let it parse no arguments and end nothing"
     name = type(error).__name__
     return f"{name}: {said}{user_line(error)}" if said else f"{name}{user_line(error)}"
 

@@ -9,7 +9,7 @@ still is frozen, with the reason.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +75,48 @@ def find_groups(network: nn.Module, example: object, seconds: float = SECONDS) -
     return best.groups()
 
 
+@dataclass(frozen=True)
+class Glimpse:
+    """What one trace shows of a network, for a fraction of the time that :func:`find_groups` takes.
+
+    Attributes:
+        proposed: groups that may be cut, not proved yet, and those that are frozen before any proof.
+        can_cut: proves one of them alone.
+    """
+
+    proposed: Groups
+    can_cut: Callable[[PruningGroup], bool]
+
+
+def glimpse_groups(network: nn.Module, example: object, seconds: float = SECONDS) -> Glimpse:
+    """Return what may be cut in a network by the look of it; arguments and errors are those of :func:`find_groups`."""
+    deadline = time.process_time() + seconds
+    specimen = _specimen(network, Inputs.of(example))
+    try:
+        seen = _sight(specimen, deadline, seconds, {})
+    except OutOfTime:
+        return Glimpse(Groups((), tuple(_out_of_time(specimen.network, seconds))), lambda group: False)
+    proposed = Groups(seen.proposals.groups, seen.proposals.frozen)
+    return Glimpse(proposed, lambda group: seen.proof.fault([group]) is None)
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """One trace, what it proposes, and what proves that."""
+
+    trace: Trace
+    proposals: ProposedGroups
+    proof: Proof
+
+
+def _sight(specimen: Specimen, deadline: float, seconds: float, turns: Turns) -> _Sight:
+    seen = _trace(specimen, max(0.0, deadline - time.process_time()), turns)
+    proposals, findings = propose_groups(specimen.network, seen), seen.findings
+    rounding = torch.finfo(torch.float64 if seen.is_exact else torch.float32).eps
+    proof = Proof(specimen, rounding, findings.statistics, proposals.channel_of, deadline, seconds, findings.begun)
+    return _Sight(seen, proposals, proof)
+
+
 class _Attempt:
     """One trace with its proof.
 
@@ -87,13 +129,8 @@ class _Attempt:
 
     def __init__(self, specimen: Specimen, deadline: float, seconds: float, turns: Turns | None = None) -> None:
         self.specimen, self.turns = specimen, turns or {}
-        self.trace = _trace(specimen, max(0.0, deadline - time.process_time()), self.turns)
-        self.proposals: ProposedGroups = propose_groups(specimen.network, self.trace)
-        findings = self.trace.findings
-        rounding = torch.finfo(torch.float64 if self.trace.is_exact else torch.float32).eps
-        self.proof = Proof(
-            specimen, rounding, findings.statistics, self.proposals.channel_of, deadline, seconds, findings.begun
-        )
+        seen = _sight(specimen, deadline, seconds, self.turns)
+        self.trace, self.proposals, self.proof = seen.trace, seen.proposals, seen.proof
         self.sieve = Sieve(self.proof)
         self.repair = Repair(self.sieve)
         self.proved, self.failed = list[PruningGroup](), list[Unproved]()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import stored_trials, write_study
 
 from autoprune.cli import main
+from autoprune.search.setup import find_space
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process")
 
@@ -51,11 +52,63 @@ def test_a_glob_that_matches_nothing_is_refused_before_anything_is_trained(tmp_p
     assert not (folder / "dense.safetensors").exists()
 
 
-def test_nothing_left_to_prune_is_said_in_words(tmp_path: Path) -> None:
+UNCUTTABLE = """
+from torch import nn
+
+class Fixed(nn.Module):  # its width is written into the code, which the trace does not see and every trial cut does
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.conv(x).relu().mean((2, 3))
+        assert x.shape[1] == 8
+        return self.head(x)
+
+def fixed():
+    return Fixed()
+
+def only_output():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+"""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--keep", "conv1,conv2"),
+        ("--model", "uncuttable.py:fixed"),
+        ("--model", "uncuttable.py:only_output"),
+        ("--model", "uncuttable.py:only_output", "--patterns", "weight"),
+    ],
+)
+def test_nothing_left_to_prune_is_said_before_anything_is_trained(
+    given: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_study(tmp_path / "studies")
-    result = run("search", folder, "--keep", "conv1,conv2")
+    (tmp_path / "uncuttable.py").write_text(UNCUTTABLE)
+    monkeypatch.chdir(tmp_path)
+    result = run("search", folder, *given)
     assert result.exit_code == 1
     assert "nothing in this network can be pruned" in result.output
+    assert "training the dense network" not in result.output
+    assert not (folder / "dense.safetensors").exists()
+
+
+MASKED = ("--patterns", "weight", "--objectives", "accuracy,nonzero_mflops", "--budget-nonzero-mflops", "40%")
+
+
+@pytest.mark.parametrize("given", [MASKED, ()])
+def test_what_can_be_pruned_is_looked_for_once_and_only_glimpsed_before_the_training(
+    given: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    found = find_space.find_groups
+    monkeypatch.setattr(find_space, "find_groups", lambda *args: calls.append(1) or found(*args))
+    result = run("search", write_study(tmp_path / "studies", trials=1, epochs=0), *given)
+    assert result.exit_code == 0, result.output
+    assert "training the dense network" in result.output
+    assert len(calls) == 1
 
 
 def test_a_criterion_that_breaks_is_named_with_its_group(tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ def test_a_network_that_ends_the_program_is_one_line_that_names_where(tmp_path: 
     assert ended.exit_code == 1, ended.stderr
     assert "SystemExit" in ended.stderr.splitlines()[-1]
     assert "mine.py:" in ended.stderr.splitlines()[-1]
+    assert "exit code enough" not in ended.stderr
     assert json.loads(ended.stdout)["error"]["exit_code"] == 1
 
 

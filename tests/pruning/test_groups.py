@@ -17,7 +17,7 @@ from autoprune.core.channel_groups import PruningGroup
 from autoprune.errors import ModelError
 from autoprune.models.calling.inputs import Inputs
 from autoprune.models.cifar_resnet import resnet20
-from autoprune.pruning.groups import Groups, find_groups
+from autoprune.pruning.groups import Groups, find_groups, glimpse_groups
 from autoprune.pruning.prove_groups import draws
 from autoprune.pruning.surgery import shrink
 from autoprune.pruning.tracing.whole_trace import trace
@@ -385,6 +385,31 @@ def test_a_quiet_network_runs_in_training_mode_only_as_often_as_needed() -> None
     assert len(find_groups(nn.Sequential(Counted(4, 8), nn.Linear(8, 3)), torch.randn(2, 4)).cuttable) == 1
     assert passes.count((True, 2)) == 4  # alone, traced, cut, and masked
     assert passes.count((False, 1)) == 1  # traced
+
+
+def test_a_glimpse_proves_one_group_for_a_few_passes() -> None:
+    passes = []
+
+    class Counted(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            passes.append(len(x))
+            return super().forward(x)
+
+    layers = [layer for _ in range(12) for layer in (nn.Linear(8, 8), nn.ReLU())]
+    network = nn.Sequential(Counted(4, 8), *layers, nn.Linear(8, 3))
+    found, passes_of_all = find_groups(network, torch.randn(2, 4)), len(passes)
+    passes.clear()
+    glimpse = glimpse_groups(network, torch.randn(2, 4))
+    assert [group.name for group in glimpse.proposed.cuttable] == [group.name for group in found.cuttable]
+    assert glimpse.can_cut(glimpse.proposed.cuttable[0])
+    assert len(passes) <= passes_of_all
+    assert glimpse_groups(network, torch.randn(2, 4), 0.0).proposed.cuttable == ()
+
+
+def test_a_glimpse_finds_out_that_a_cut_is_wrong() -> None:
+    glimpse = glimpse_groups(FixedReshape(), torch.randn(2, 3, 16, 16))
+    can_be_cut = {group.name: glimpse.can_cut(group) for group in glimpse.proposed.cuttable}
+    assert can_be_cut == {"conv1": True, "conv2": False, "hidden": True}
 
 
 def test_every_group_loses_another_share_than_every_other_in_some_draw() -> None:

@@ -197,6 +197,16 @@ FREELY: Mapping[str, Case] = {
     "positions by a matrix": Case(lambda s, x: (s.w @ x.flatten(2).mT).mT.reshape(x.shape), {"w": parameter(64, 64)}),
     "resized exactly": Case(lambda s, x: F.interpolate(x, scale_factor=2, mode="nearest-exact")),
     "resized without aliases": Case(lambda s, x: F.interpolate(x, (5, 5), mode="bicubic", antialias=True)),
+    "chosen among branches": Case(
+        lambda s, x: (torch.stack([x, s.other(x)], 1).softmax(1) * torch.stack([x, x * 2], 1)).sum(1),
+        {"other": nn.Conv2d(8, 8, 1)}),
+    "as it is like a vector": Case(lambda s, x: x * F.cosine_similarity(x, s.w, dim=1)[:, None],
+                                   {"w": parameter(8, 1, 1)}),
+    "as it is like one of many": Case(
+        lambda s, x: x * F.cosine_similarity(x.mean((2, 3))[:, None], s.w, dim=-1).amax(1).view(-1, 1, 1, 1),
+        {"w": parameter(5, 8)}),
+    "as its halves are alike": Case(
+        lambda s, x: x[..., :4] * F.cosine_similarity(x[..., :4], x[..., 4:], dim=-1)[..., None]),
     "resized in space": Case(lambda s, x: F.interpolate(x[:, :, None], (2, 5, 5), mode="trilinear").mean(2)),
     "a width kept as a number": Case(lambda s, x: x.view(len(x), s.width, -1).view_as(x), {"width": 8}),
     "widths kept in a list": Case(lambda s, x: torch.cat(x.split(s.widths, 1)[::-1], 1), {"widths": [3, 5]},

@@ -279,12 +279,35 @@ def reduced(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any
 
 
 def along(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """Let a softmax or running sum over positions pass; over channels it mixes them."""
+    """Let a softmax or running sum over positions pass; over branches it couples them, over channels it mixes them."""
     labels = tracer.labels(args[0])
     if labels is None:
         return
     dim = int(argument(func, args, kwargs, "dim", -1)) % labels.dim()
-    if dim in tracer.channels.varying(labels):
+    varying = tracer.channels.varying(labels)
+    if varying == {dim}:
         tracer.channels.freeze(labels, f"is mixed with other channels by {operation(func)}")
         return
+    if dim in varying:  # as after torch.stack: a channel of one branch meets those of the others
+        tracer.channels.unite_along(labels, [dim])
     tracer.set_labels(result[0] if isinstance(result, tuple) else result, labels.narrow(dim, 0, 1))
+
+
+def compared(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    """Follow the likeness of two tensors: over channels it is a number of none, to which channels of zeros add nothing.
+
+    There a channel meets its like in the other tensor, at every other position, as in each of many prototypes.
+    """
+    met = args[0] * args[1]  # whose shape alone counts
+    dim = int(argument(func, args, kwargs, "dim", 1)) % met.dim()
+    pair = [_lifted(tracer, value, met) for value in args[:2]]
+    if any(dim in tracer.channels.varying(labels) for labels in pair):
+        others = [d for d in range(met.dim()) if d != dim]
+        for labels in pair:
+            tracer.channels.unite_along(labels, others)
+        meet(tracer, *(first_along(labels, others) for labels in pair))
+        return
+    pointwise(tracer, func, args[:2], {}, met)
+    alike = tracer.labels(met)
+    if alike is not None:
+        tracer.set_labels(result, first_along(alike, [dim]).squeeze(dim))

@@ -13,6 +13,7 @@ from autoprune.pruning.tracing.matrix_rules import attended, multiplied, summed_
 from autoprune.pruning.tracing.recurrent_rules import cell, packed, recurrent
 from autoprune.pruning.tracing.reshape_rules import (
     along,
+    compared,
     glu,
     moved,
     padded,
@@ -62,6 +63,7 @@ _FAMILIES: dict[Rule, str] = {
     "_upsample_bilinear2d_aa _upsample_bicubic2d_aa grid_sampler_2d grid_sampler_3d grid_sampler",
     reduced: " ".join(sorted(REDUCTIONS)),
     along: "softmax log_softmax _softmax _log_softmax cumsum cumprod sort topk argsort",
+    compared: "cosine_similarity",
     multiplied: "matmul mm bmm addmm baddbmm tensordot dot mv bilinear",
     summed_by_letters: "einsum",
     attended: "scaled_dot_product_attention",

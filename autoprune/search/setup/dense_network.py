@@ -18,6 +18,7 @@ from autoprune.models.load_weights import load_weights, own_tensors
 from autoprune.pruning.selection import check_patterns
 from autoprune.search.setup.check_batches import check_batches
 from autoprune.search.setup.context import StudyContext
+from autoprune.search.setup.find_space import check_prunable
 from autoprune.search.setup.once import once
 from autoprune.training.device.evaluation_mode import evaluating
 from autoprune.training.loop import TrainingRun
@@ -54,6 +55,7 @@ def _made(context: StudyContext, check: Callable[[nn.Module], None]) -> nn.Modul
     with evaluating(network):
         check(network)
     if spec.dense.epochs and (not spec.model.weights or notes):
+        check_prunable(context, network)
         _train(context, network)
     check_finite(network)
     return network

@@ -12,13 +12,15 @@ from autoprune.core.policy import MASK_PATTERNS
 from autoprune.core.space import MaskSpace, SearchSpace
 from autoprune.models.calling.inputs import Inputs
 from autoprune.pruning.find_blocks import find_blocks
-from autoprune.pruning.groups import Groups, find_groups
+from autoprune.pruning.groups import Groups, find_groups, glimpse_groups
 from autoprune.pruning.layers.kinds import has_heads
 from autoprune.pruning.masks.maskable_layers import maskable_layers
 from autoprune.pruning.selection import choose_blocks, choose_groups, choose_layers
 from autoprune.pruning.tracing.whole_trace import OUTPUT
 from autoprune.search.setup.context import StudyContext
 from autoprune.study.spec import StudySpec
+
+_TRIED = 3  # groups that a look at an untrained network proves one by one, before all of them are proved
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,38 @@ def find_prunable(context: StudyContext, network: nn.Module, example: Inputs) ->
     """
     context.notify("finding groups of coupled channels, and proving each by a trial cut")
     spec, examples = context.spec, example.at_least_two()
-    found = choose_groups(network, find_groups(network, examples, spec.space.seconds), spec.space.keep, spec.space.only)
-    groups = found if "channel" in spec.space.patterns else _all_frozen(found, spec)
+    groups = _chosen(spec, network, find_groups(network, examples, spec.space.seconds))
     blocks = find_blocks(network, examples, groups.cuttable) if spec.space.depth else ()
     chosen = choose_blocks(network, blocks, spec.space.keep, spec.space.only)
     return Prunable(groups, chosen, _mask_space(spec, network, groups.frozen))
+
+
+def check_prunable(context: StudyContext, network: nn.Module) -> None:
+    """Raise if nothing in a network that is yet to be trained can go.
+
+    One trace and the proof of one group mostly say that something can; all is looked at only where they do not.
+
+    Args:
+        context: whose spec says what is left alone.
+        network: the untrained network, placed.
+
+    Raises:
+        ModelError: if nothing can go.
+    """
+    spec, example = context.spec, context.example(network)
+    glimpse = glimpse_groups(network, example.at_least_two(), spec.space.seconds)
+    groups = _chosen(spec, network, glimpse.proposed)
+    mask = _mask_space(spec, network, groups.frozen)
+    if (mask and mask.layers) or any(map(glimpse.can_cut, groups.cuttable[:_TRIED])):
+        return
+    prunable = find_prunable(context, network, example)
+    SearchSpace(prunable.groups.cuttable, {}, blocks=prunable.blocks, mask=prunable.mask)  # raises if all are empty
+
+
+def _chosen(spec: StudySpec, network: nn.Module, found: Groups) -> Groups:
+    """Return which groups may be cut as the spec allows, the others frozen."""
+    groups = choose_groups(network, found, spec.space.keep, spec.space.only)
+    return groups if "channel" in spec.space.patterns else _all_frozen(groups, spec)
 
 
 def _all_frozen(groups: Groups, spec: StudySpec) -> Groups:
