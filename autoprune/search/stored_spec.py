@@ -77,6 +77,11 @@ def check_same_meaning(stored: Mapping[str, object] | None, spec: StudySpec, fol
         return
     given = fingerprint(spec) | ({"name": spec.name} if "name" in stored else {})
     changed = differences(stored, given)
+    if [line.partition(":")[0] for line in changed] == ["name"]:
+        raise StudyMismatchError(
+            f"the folder {str(folder.path)!r} holds the study {stored['name']!r}, stored under that name: give a "
+            "renamed folder its name back, and copy a study by `autoprune studies cp`"
+        )
     if changed:
         lines = "\n".join(f"  - {line}" for line in changed)
         raise StudyMismatchError(

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import DataError
-from autoprune.tasks.read_image import sixteen_to_eight
+from autoprune.tasks.read_image import DIM, sixteen_to_eight
 
 _CHANNELS = (1, 2, 3, 4)
 _LEAST_SIDE, _LONGEST = 8, 4  # of what looks like an image: its sides in pixels, and how much longer one may be
-_DIM = 4096  # of 65,536 values: an image below it would keep less than 17 of 256 shades of grey
 _LARGE = 100.0  # of floats that look as if nobody had standardised them
 
 
@@ -109,7 +108,7 @@ def eight_bits(images: Tensor, where: str) -> Tensor:
     """
     wide = images.to(torch.int32)
     high = int(wide.max()) if wide.numel() else 0
-    if 0 < high < _DIM:
+    if 0 < high < DIM:
         advice = "cast them to uint8" if high < 256 else f"scale them to uint8 by 255 / {high}, or to floats"
         raise DataError(
             f"{where} are uint16 and go up to {high} of 65535 only, so that scaled by the range of their type they "

@@ -21,6 +21,7 @@ from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.task import SPLITS, DataTask
 
 _OPTIONS = ("class_names", "padding", "flip", "mean", "std", "licence", "description")
+_TEXT = "US"  # kinds of NumPy's types that hold strings
 _EXPECTED = (
     "expected a Task, or (train, val) or (train, val, test), or a dictionary with the keys 'train', 'val' and "
     "perhaps 'test', where each is (images, labels); instead of images there may be other arrays of floats"
@@ -147,6 +148,11 @@ def _tensor(value: Any, where: str) -> Tensor:
     if isinstance(value, np.ndarray | list | tuple):
         try:
             array = np.array(value)
+            if array.dtype.kind in _TEXT:
+                raise DataError(
+                    f"{where} are strings; expected numbers: np.unique(labels, return_inverse=True)[1], over all "
+                    "splits at once, gives those of labels"
+                )
             return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))  # files may have the other byte order
         except (TypeError, ValueError) as error:
             raise DataError(f"{where} cannot be converted to a tensor: {error}") from error

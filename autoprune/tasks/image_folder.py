@@ -14,7 +14,7 @@ from torch import Tensor
 from autoprune.errors import DataError
 from autoprune.tasks.folder_listing import Listing, check_classes, list_split
 from autoprune.tasks.in_memory import Arrays, ArrayTask
-from autoprune.tasks.read_image import Unreadable, read_image
+from autoprune.tasks.read_image import Unreadable, check_not_dim, read_image
 from autoprune.tasks.streaming import FolderTask
 from autoprune.tasks.task import SPLITS, DataTask
 
@@ -33,13 +33,15 @@ def image_folder(path: str | Path, image_size: int = 224, workers: int = 2) -> D
 
     Raises:
         DataError: if a folder is missing or empty, there is one class only, the splits have different
-            classes, or an image cannot be read.
+            classes, or an image cannot be read or would be nearly black.
     """
     root = Path(path).expanduser()
     if not root.is_dir():
         raise DataError(f"there is no image folder {str(root.absolute())!r}; expected one with train/ and val/ inside")
     listings = {split: list_split(root / split) for split in SPLITS if split != "test" or (root / split).is_dir()}
     check_classes(listings, root)
+    for split, listing in listings.items():
+        check_not_dim(listing.files, f"the {split} images in {str(root)!r}")
     return _small_task(root, listings) or FolderTask(root, listings, image_size, workers)
 
 

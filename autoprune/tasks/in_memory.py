@@ -219,9 +219,10 @@ class ArrayTask(Classification):
             )
         low, high = int(arrays.labels.min()), int(arrays.labels.max())
         if low < 0 or high >= self.num_classes:
+            below = f"; add {-low} to the labels of every split, or leave these examples out" if low < 0 else ""
             raise DataError(
                 f"{split} labels of {self.name} go from {low} to {high}; expected 0 to {self.num_classes - 1}, "
-                "as the training labels or class names say"
+                f"as the training labels or class names say{below}"
             )
 
 

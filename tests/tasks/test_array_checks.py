@@ -75,6 +75,8 @@ class TestLabels:
             (np.eye(3)[labels()].astype(int), r"labels.argmax\(1\)"),
             (labels()[:, None], r"labels\[:, 0\]"),
             (labels().astype(float), "Cast whole numbers"),
+            (labels().astype(str), r"train labels are strings.* np.unique\(labels, return_inverse=True\)"),
+            (labels() - 1, "go from -1 to 1; expected 0 to 1, .* add 1 to the labels of every split, or leave"),
         ],
     )
     def test_of_another_form_get_a_hint(self, given: np.ndarray, hint: str) -> None:

@@ -78,6 +78,19 @@ def test_a_folder_of_deep_images_is_not_white(side: int, tmp_path: Path, runtime
     assert len(batch.images[0, 0].unique()) > 30
 
 
+@pytest.mark.parametrize("side", [8, 80], ids=["in memory", "streamed"])
+def test_a_folder_of_twelve_bits_in_sixteen_is_not_black(side: int, tmp_path: Path) -> None:
+    for place in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / place).mkdir(parents=True)
+        for count in range(2):
+            Image.fromarray(np.resize(DEEP // 17, (side, side))).save(tmp_path / place / f"{count}.png")
+    with pytest.raises(DataError, match=r"train images .* go up to 3855 of 65535 only.* save 8 bits"):
+        build_task(f"imagefolder:{tmp_path}", image_size=16, workers=0)
+    Image.fromarray(np.resize(DEEP, (side, side))).save(tmp_path / "train" / "b" / "1.png")
+    Image.fromarray(np.resize(DEEP, (side, side))).save(tmp_path / "val" / "b" / "1.png")
+    assert build_task(f"imagefolder:{tmp_path}", image_size=16, workers=0).sizes["train"] == 4, "some are dark, not all"
+
+
 def test_a_folder_of_one_colour_is_refused(tmp_path: Path) -> None:
     for place in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / place).mkdir(parents=True)
