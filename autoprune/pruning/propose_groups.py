@@ -6,7 +6,7 @@ A proposal is not yet proved; ``prove_groups.py`` cuts it. What the trace froze 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -216,7 +216,11 @@ def unnamed_layers(
     found = []
     for path, module in network.named_modules():
         own = [f"{path}.{name}".removeprefix(".") for name, _ in module.named_parameters(recurse=False)]
-        if not own or path in named or any(each in named for each in own):
+        if not own or path in named:
+            continue
+        if any(each in named for each in own):
+            if kind_of(module) is None:
+                found += _unnamed_matrices(module, path, named)
             continue
         if any(path.startswith(f"{head}.") for head in heads) or ".parametrizations." in f".{path}":
             continue
@@ -227,6 +231,20 @@ def unnamed_layers(
             why = "no pass runs it, in evaluation or in training"
         found.append(FrozenGroup(path or own[0], _size_of(module), why))
     return found
+
+
+def _unnamed_matrices(module: nn.Module, path: str, named: Set[str]) -> list[FrozenGroup]:
+    """Return an entry for every matrix of a module of the user's own that stands nowhere, though others of it do."""
+    matrices = {
+        f"{path}.{name}".removeprefix("."): parameter
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() > 1
+    }
+    return [
+        FrozenGroup(name, parameter.shape[0], "no channels of it can be cut")
+        for name, parameter in matrices.items()
+        if name not in named
+    ]
 
 
 def _size_of(module: nn.Module) -> int:

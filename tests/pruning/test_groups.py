@@ -435,3 +435,20 @@ def test_names_are_unique_and_may_hold_any_character() -> None:
 
     groups = find_groups(Odd(), torch.randn(2, 3, 8, 8))
     assert [group.name for group in groups.cuttable] == ["conv[0:]", "a:b"]
+
+
+def test_each_matrix_of_a_layer_of_ones_own_stands_somewhere() -> None:
+    class Chained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Parameter(torch.randn(6, 4, 8))
+            self.second = nn.Parameter(torch.randn(4, 8, 12))
+            self.head = nn.Linear(12, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.einsum("btc,chd->bthd", x, self.first)
+            return self.head(torch.einsum("bthd,hde->bte", x, self.second).mean(1))
+
+    found = find_groups(Chained(), torch.randn(2, 5, 6))
+    assert [group.name for group in found.cuttable] == ["second"]
+    assert {one.name: one.num_channels for one in found.frozen} == {"head": 3, "first": 6}
