@@ -100,7 +100,7 @@ def row_of(record: dict[str, Any]) -> str:
         f"{record['search']['seconds']:.0f} ({record['search']['cpu_seconds']:.0f})",
         f"{record['until_first_trial']:.0f}",
         str(record["looked_at"]),
-        f"{card['trial']} {card['proposed_by']}",
+        f"{card['trial']} {card['origin']}, {card['validation']['values']['mflops']:.3g} MFLOPs",
         f"{100 * test:.2f} ({100 * dense:.2f})",
         _speed(record),
         f"{found['all']:.4f} ({found['baselines']:.4f})",
@@ -109,16 +109,15 @@ def row_of(record: dict[str, Any]) -> str:
 
 
 def _speed(record: dict[str, Any]) -> str:
-    """Return how many times as fast the int8 file is as the dense network in float32, as the card has it."""
-    for export in record["card"].get("exports", []):
-        if (int8 := export.get("int8")) is not None:
-            return json.dumps({name: value for name, value in int8.items() if "fast" in name or "ms" in name})
-    return "no int8 file"
+    """Return how many times as fast the file in int8 is as the dense network in float32, and in int8, by the card."""
+    int8 = record["card"]["exports"].get("onnx-int8", {})
+    compared = [each for each in (int8.get("latency"), int8.get("int8", {}).get("against_dense_int8")) if each]
+    return ", ".join(f"× {1 / one['ratio']:.2f} ± {one['ratio_stderr'] / one['ratio'] ** 2:.2f}" for one in compared)
 
 
 HEADER = """\
 | seed | search, s (on the CPU) | until the first trial, s | looked at | picked | accuracy on test, % (dense) | \
-in int8 | hypervolume (baselines alone) |
+in int8 against dense in float32, int8 | hypervolume (baselines alone) |
 |---|---|---|---|---|---|---|---|"""
 
 

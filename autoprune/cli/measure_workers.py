@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,7 @@ def best_number(arguments: Sequence[str], folder: Path, notify: Notify) -> int:
     if known:
         return known
     notify(f"measuring whether {cores} workers of one thread train more than one of {cores} threads")
-    many = _measured(arguments, cores, 1)
-    one = _measured(arguments, 1, cores)
+    many, one = _measured(arguments, ((cores, 1), (1, cores)))
     rates = sum(each["steps_per_second"] for each in many), one[0]["steps_per_second"]
     room = int((free_gigabytes() or 1e9) / (1.2 * max(each["gigabytes"] for each in many)))
     number = max(1, min(cores, room)) if rates[0] > _WORTH * rates[1] else 1
@@ -72,22 +72,34 @@ def best_number(arguments: Sequence[str], folder: Path, notify: Notify) -> int:
     return number
 
 
-def _measured(arguments: Sequence[str], workers: int, threads: int) -> list[dict[str, Any]]:
-    """Return what each of several processes trains while all of them do."""
-    role, environment = f"{MEASURE}{_SECONDS}", {THREADS_VARIABLE: str(threads)}
-    processes = [started(arguments, role, environment, stdin=subprocess.PIPE) for _ in range(workers)]
+def _measured(arguments: Sequence[str], plans: Sequence[tuple[int, int]]) -> list[list[dict[str, Any]]]:
+    """Return what each process of each plan trains while the others of its plan do; those of the other plans wait.
+
+    Args:
+        arguments: of the command line after ``autoprune``.
+        plans: how many processes there are, and the threads of each.
+    """
+    role, groups = f"{MEASURE}{_SECONDS}", list[list[subprocess.Popen[str]]]()
     try:
-        for process in processes:
+        for workers, threads in plans:  # all of them load PyTorch at once
+            environment = {THREADS_VARIABLE: str(threads)}
+            groups.append([started(arguments, role, environment, stdin=subprocess.PIPE) for _ in range(workers)])
+        for process in chain.from_iterable(groups):
             _said(process, "ready")
-        for process in processes:
-            if process.stdin is not None:
-                process.stdin.write("go\n")
-                process.stdin.flush()
-        return [_said(process, "measured") for process in processes]
+        return [_trained_together(processes) for processes in groups]
     finally:
-        for process in processes:
+        for process in chain.from_iterable(groups):
             process.kill()
             process.communicate()
+
+
+def _trained_together(processes: Sequence[subprocess.Popen[str]]) -> list[dict[str, Any]]:
+    """Let processes that are ready train at once; return what each has trained."""
+    for process in processes:
+        if process.stdin is not None:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+    return [_said(process, "measured") for process in processes]
 
 
 def _said(process: subprocess.Popen[str], kind: str) -> dict[str, Any]:

@@ -6,13 +6,16 @@ quantisation), for networks that mostly leave the front again. What a kill leave
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from autoprune.analysis.weight_retention import retained_trials
 from autoprune.core.budget import Budget
 from autoprune.core.int8_loss import Int8Loss
+from autoprune.core.json_values import JsonObject
 from autoprune.core.notify import Notify
 from autoprune.errors import AutopruneError
 from autoprune.export.examples import examples_of
@@ -21,6 +24,7 @@ from autoprune.search.setup.float_files import float_files
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.taking_turns import Turn
 from autoprune.search.trial_weights import load_trial, stored_numbers
+from autoprune.study.divided_work import DividedWork
 from autoprune.study.folder import StudyFolder
 from autoprune.study.later_int8 import INT8
 from autoprune.study.ledger import Ledger
@@ -46,7 +50,7 @@ def int8_owed(ledger: Ledger, spec: StudySpec, folder: StudyFolder, budget: Budg
 def measure_int8(ledger: Ledger, study: PreparedStudy, budget: Budget, say: Notify) -> int:
     """Quantise and score every network worth keeping of which that is not known; return how many were.
 
-    One worker does it, while another has its turn nothing happens.
+    The workers of a folder share it: one has the turn, and the others take part until nothing is left.
 
     Args:
         ledger: open.
@@ -56,33 +60,45 @@ def measure_int8(ledger: Ledger, study: PreparedStudy, budget: Budget, say: Noti
     """
     if study.spec.latency.format != "int8":
         return 0
+    work, scorer = DividedWork(study.folder.divided_int8), _Scorer(study)
     with closing(Turn(study.folder.quantising)) as turn:
-        owed = int8_owed(ledger, study.spec, study.folder, budget) if turn.take() else []
+        turn.wait(say, "taking part in scoring trials in int8", lambda: work.help({INT8: scorer.scored}))
+        owed = int8_owed(ledger, study.spec, study.folder, budget)
         if not owed:
             return 0
         say(f"scoring {len(owed)} trial{'' if len(owed) == 1 else 's'} worth keeping in int8")
-        scorer = _Scorer(study, float_files(study))
-        for number in owed:
-            found = scorer.loss_of(number)
-            ledger.remember(f"{INT8}{number}", found.to_json())
-            if found.failure:
-                say(f"trial {number} has no score in int8: {found.failure}")
+        with work.open():
+            for number, found in zip(owed, work.results(INT8, _items(owed), scorer.scored), strict=True):
+                ledger.remember(f"{INT8}{number}", found)
+                if found["failure"]:
+                    say(f"trial {number} has no score in int8: {found['failure']}")
         return len(owed)
 
 
-@dataclass(frozen=True)
+def _items(numbers: Sequence[int]) -> list[JsonObject]:
+    return [{"trial": number} for number in numbers]
+
+
+@dataclass
 class _Scorer:
     """What scores trials' networks in int8; their files are derived from the dense network's where that can be."""
 
     study: PreparedStudy
-    file_of: Callable[..., bytes]
+
+    @cached_property
+    def _file_of(self) -> Callable[..., bytes]:
+        return float_files(self.study)
+
+    def scored(self, item: Mapping[str, Any]) -> JsonObject:
+        """Return what a trial's network loses, as JSON."""
+        return self.loss_of(int(item["trial"])).to_json()
 
     def loss_of(self, number: int) -> Int8Loss:
         """Return what a trial's network loses; whatever cannot be quantised or scored is a failure in a line."""
         study, threads = self.study, self.study.spec.latency.threads
         try:
             network = load_trial(study.folder.path, number, study.network)
-            content = self.file_of(network)
+            content = self._file_of(network)
             score, _ = int8_score(content, network, examples_of(study.task, network), threads)
         except AutopruneError as error:
             return Int8Loss(failure=" ".join(str(error).split()))

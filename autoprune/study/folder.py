@@ -70,6 +70,11 @@ class StudyFolder:
         return self.path / "divided"
 
     @property
+    def divided_int8(self) -> Path:
+        """Return the same for the worker that scores networks in int8."""
+        return self.path / "divided-int8"
+
+    @property
     def logging(self) -> Path:
         """Return the file that the worker holds locked that tells the loggers."""
         return self.path / "logging.lock"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from tiny import write_task
 from tiny_study import tiny_spec
 
 from autoprune.analysis.weight_retention import retained_trials
+from autoprune.core.budget import Budget
 from autoprune.core.int8_loss import INT8_GAIN, Int8Loss
 from autoprune.core.trial import Trial
 from autoprune.export.onnx import missing_packages
@@ -19,7 +23,9 @@ from autoprune.report.content.terminal import front_text
 from autoprune.report.page.data import page_document
 from autoprune.search import int8_owed
 from autoprune.search.session import run_search
+from autoprune.search.taking_turns import Turn
 from autoprune.search.trial_weights import stored_numbers
+from autoprune.study.divided_work import DividedWork
 from autoprune.study.folder import StudyFolder
 from autoprune.study.later_int8 import with_int8_losses
 from autoprune.study.spec import StudySpec
@@ -82,6 +88,45 @@ def test_the_same_command_scores_what_a_kill_left_out(study: StudyFolder) -> Non
     worth = retained_trials(view.trials, view.spec.objectives, view.budget, view.spec.quality)
     assert known(view) == worth == set(stored_numbers(study))
     assert not any("scoring" in line for line in search(spec, study))
+
+
+def test_a_worker_whose_search_has_ended_takes_part_in_another_s_scoring(tmp_path: Path) -> None:
+    """The other has the turn, here in a thread, and computes nothing until this worker has."""
+    folder, has_helped, found = tmp_path / "tiny", threading.Event(), list[Any]()
+    study = StudyFolder(folder)
+    folder.mkdir()
+    numbers, here = [{"trial": number} for number in range(3)], list[int]()
+
+    def slow(item: Any) -> Any:
+        has_helped.wait(20)
+        return Int8Loss(0.0, 0.1, 8).to_json()
+
+    def another(is_under_way: threading.Event) -> None:
+        work = DividedWork(study.divided_int8)
+        with closing(Turn(study.quantising)) as turn, work.open():
+            turn.take()
+            is_under_way.set()
+            found.extend(work.results(int8_owed.INT8, numbers, slow))  # type: ignore[arg-type]
+
+    def scored(scorer: Any, number: int) -> Int8Loss:
+        here.append(number)
+        has_helped.set()
+        return Int8Loss(0.5, 0.1, 8)
+
+    began = threading.Event()
+    thread = threading.Thread(target=another, args=(began,))
+    thread.start()
+    began.wait(20)
+    prepared = SimpleNamespace(spec=spec_in(tmp_path / "code", "int8"), folder=study)
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(int8_owed._Scorer, "loss_of", scored)
+        patch.setattr(int8_owed, "int8_owed", lambda *args: [])
+        assert int8_owed.measure_int8(None, prepared, Budget(), said.append) == 0  # type: ignore[arg-type]
+    thread.join()
+    assert here, "it took part"
+    assert [one["gain"] for one in found] == [0.5 if number in here else 0.0 for number in range(3)]
+    assert said == ["taking part in scoring trials in int8"]
 
 
 def test_the_loss_is_on_the_row_wherever_that_is_shown(study: StudyFolder) -> None:

@@ -41,6 +41,8 @@ DERIVED = (
         "workers/*",
         "divided",
         "divided/*",
+        "divided-int8",
+        "divided-int8/*",
     ),
     *(TRIAL_WEIGHTS, f"{TRIAL_WEIGHTS}/.[0-9]*.tmp", ".writable", ".*.tmp"),
 )
