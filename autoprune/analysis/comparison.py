@@ -136,7 +136,7 @@ def worth(
     Baselines that miss the budget, as one of latency may turn out, are left out; without a budget there are none. Of
     several of one name, from several budgets, the best counts. Empty if no trial meets the budget.
     """
-    best, name = pareto.best_within(trials, budget, quality, prefer), quality.name
+    best, name = pareto.best_within(trials, budget, quality, prefer, dense.measurement), quality.name
     if best is None:
         return ()
     (winner,) = scored([best])

@@ -5,12 +5,12 @@ The sentences are those of a report's notes; ``report.notes`` puts them in their
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 
 from autoprune.analysis import pareto
 from autoprune.analysis.comparison import Comparison, Scored, Verdict, compare, scored, worth
+from autoprune.analysis.luck import luck_of_the_best
 from autoprune.core.budget import Budget
 from autoprune.core.measurement import CONFIDENT, Measurement
 from autoprune.core.metrics import ACCURACY, Metric
@@ -34,6 +34,7 @@ def worth_notes(
     comparisons: Sequence[Comparison],
     quality: Metric,
     prefer: Preference = PREFERRED,
+    dense: Measurement | None = None,
 ) -> list[str]:
     """Say in words what :func:`worth` found, and which intervals are wider than need be.
 
@@ -41,7 +42,7 @@ def worth_notes(
         nothing if no trial meets the budget; otherwise a sentence on the baselines, if there are any, and one on the
         dense network.
     """
-    best = pareto.best_within(trials, budget, quality, prefer)
+    best = pareto.best_within(trials, budget, quality, prefer, dense)
     if best is None:
         return []
     subject, found = "the best trial", []
@@ -129,7 +130,12 @@ def noise_notes(
         quality: what networks are judged by; without a standard error nothing is said of noise.
         prefer: what decides which of several networks that are as good within noise is the best.
     """
-    best = next(filter(None, (pareto.best_within(trials, one, quality, prefer) for one in (budget, Budget()))), None)
+    best = next(
+        filter(
+            None, (pareto.best_within(trials, one, quality, prefer, dense.measurement) for one in (budget, Budget()))
+        ),
+        None,
+    )
     if best is None:
         return []
     (told,), others = scored([best]), [one for one in scored(trials) if one.number != best.number]
@@ -159,24 +165,6 @@ def _least_told_apart(best: Scored, others: Sequence[Scored], quality: Metric) -
     near = sorted(others, key=lambda one: abs(one.measurement[quality.name] - middle))[:NEAREST]
     errors = [found.stderr for one in near if (found := compare(best, one, quality)).stderr is not None]
     return CONFIDENT * statistics.median(errors) if errors else 0.0
-
-
-def luck_of_the_best(choices: int, stderr: float) -> float:
-    """Return by how much the best of several equally good networks comes out above their mean by chance alone.
-
-    A network's own noise is the standard error of a difference over √2; the largest of k normal values lies about
-    Φ⁻¹((k − 3/8) / (k + 1/4)) standard deviations above their mean.
-
-    Args:
-        choices: how many there are, k ≥ 1.
-        stderr: of the difference between two of them.
-
-    Source: Blom 1958, "Statistical Estimates and Transformed Beta-Variables", for the expected largest value.
-
-    >>> round(luck_of_the_best(100, 0.005), 4), luck_of_the_best(1, 0.005)
-    (0.0088, 0.0)
-    """
-    return statistics.NormalDist().inv_cdf((choices - 3 / 8) / (choices + 1 / 4)) * stderr / math.sqrt(2)
 
 
 def chance_notes(

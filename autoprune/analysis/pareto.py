@@ -7,11 +7,13 @@ error count as equal (:func:`front`); ``noise_aware=False`` gives every non-domi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.analysis.luck import luck_of_the_best
 from autoprune.analysis.quality_limits import QualityLimits
 from autoprune.core.arrays import Floats
 from autoprune.core.budget import Budget
@@ -180,13 +182,18 @@ def knee(trials: Sequence[Trial], objectives: Sequence[str]) -> Trial | None:
 
 
 def best_within(
-    trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference = PREFERRED
+    trials: Sequence[Trial],
+    budget: Budget,
+    quality: Metric,
+    prefer: Preference = PREFERRED,
+    dense: Measurement | None = None,
 ) -> Trial | None:
     """Return the best completed trial that meets a budget, or ``None``.
 
     Among those whose quality is within one standard error of the best, the cheapest wins in what is preferred (the
     one standard error rule); of those that cost the same within noise, the one with the lowest validation loss: the
-    steadier signal breaks ties that accuracy cannot.
+    steadier signal breaks ties that accuracy cannot. The best of many trials is flattered by luck. Where that may be
+    all of its lead over the dense network (:func:`is_lead_luck`), the dense network's quality takes its place.
 
     Args:
         trials: any trials.
@@ -195,27 +202,57 @@ def best_within(
         prefer: what decides between networks that are as good within noise: ``latency`` takes the fastest, ``size``
             the smallest, ``accuracy`` the one with the lowest loss. A cost that was not measured of all of them
             decides nothing.
+        dense: what was measured of the dense network; ``None``: nothing is known of it.
 
     Source: Breiman, Friedman, Olshen and Stone 1984, "Classification and Regression Trees", section 3.4.3, for the one
         standard error rule.
     """
-    fitting = _ranks_within(trials, budget, quality, prefer)
+    fitting = _ranks_within(trials, budget, quality, prefer, dense)
     return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
 def ranked_within(
-    trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference = PREFERRED
+    trials: Sequence[Trial],
+    budget: Budget,
+    quality: Metric,
+    prefer: Preference = PREFERRED,
+    dense: Measurement | None = None,
 ) -> list[Trial]:
     """Return the completed trials that meet a budget, the most promising first, which :func:`best_within` returns.
 
-    Those whose quality is within one standard error of the best come first, by what is preferred; then the others,
-    by quality.
+    Those whose quality is near enough to what is aimed at come first, by what is preferred; then the others, by
+    quality.
     """
-    return [trial for _, trial in sorted(_ranks_within(trials, budget, quality, prefer), key=lambda pair: pair[0])]
+    ranks = _ranks_within(trials, budget, quality, prefer, dense)
+    return [trial for _, trial in sorted(ranks, key=lambda pair: pair[0])]
+
+
+def is_lead_luck(trials: Sequence[Trial], budget: Budget, quality: Metric, dense: Measurement | None) -> bool:
+    """Return whether the best trial within a budget is better than the dense network by no more than luck may give.
+
+    Its own standard error says how much that is: differences to the others, example by example, are not asked. Without
+    one, nothing is luck.
+
+    Args:
+        trials: any trials.
+        budget: absolute limits; may be empty.
+        quality: what they are judged by.
+        dense: what was measured of the dense network; ``None``: nothing is known of it.
+    """
+    fitting = [m for _, m in measured(trials) if budget.admits(m)]
+    return bool(fitting) and _lead_is_luck(fitting, quality, dense)
+
+
+def _lead_is_luck(fitting: Sequence[Measurement], quality: Metric, dense: Measurement | None) -> bool:
+    if dense is None or quality.name not in dense.values:
+        return False
+    top = max(fitting, key=lambda m: -quality.minimised(m[quality.name]))
+    lead = quality.gain(top[quality.name], dense[quality.name])
+    return 0 < lead <= luck_of_the_best(len(fitting), math.sqrt(2) * top.error(quality.name))
 
 
 def _ranks_within(
-    trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference
+    trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference, dense: Measurement | None
 ) -> list[tuple[tuple[bool, float, float, int], Trial]]:
     """Return the completed trials that meet a budget, each behind what it is ranked by, smaller being better."""
     fitting = [(trial, m) for trial, m in measured(trials) if budget.admits(m)]
@@ -223,7 +260,10 @@ def _ranks_within(
         return []
     reached = quality.minimised(1.0) * np.array([m[quality.name] for _, m in fitting], dtype=np.float64)
     top = int(np.argmin(reached))
-    worse = reached[top] < reached - fitting[top][1].error(quality.name)
+    aim = reached[top]
+    if dense is not None and _lead_is_luck([m for _, m in fitting], quality, dense):
+        aim = quality.minimised(dense[quality.name])
+    worse = aim < reached - fitting[top][1].error(quality.name)
     second = np.where(worse, reached, _dearer([m for _, m in fitting], ~worse, prefer)).tolist()
     return [
         ((is_worse, value, found.values.get("loss", 0.0), trial.number), trial)
@@ -259,6 +299,7 @@ def choose(
     quality: Metric,
     limits: QualityLimits = _NO_LIMITS,
     prefer: Preference = PREFERRED,
+    dense: Measurement | None = None,
 ) -> Trial:
     """Return the trial to pick for a budget and, if given, limits of quality.
 
@@ -268,7 +309,7 @@ def choose(
         NothingFitsError: naming the trial that comes nearest.
         UsageError: if the study does not measure what is limited.
     """
-    return best_few(trials, budget, quality, 1, limits, prefer)[0]
+    return best_few(trials, budget, quality, 1, limits, prefer, dense)[0]
 
 
 def best_few(
@@ -278,6 +319,7 @@ def best_few(
     count: int,
     limits: QualityLimits = _NO_LIMITS,
     prefer: Preference = PREFERRED,
+    dense: Measurement | None = None,
 ) -> list[Trial]:
     """Return the trials most worth a longer fine-tune, the one that :func:`choose` returns first.
 
@@ -291,6 +333,7 @@ def best_few(
         count: how many, at least 1; fewer are returned if there are no more.
         limits: the worst values of qualities that will do; may be empty.
         prefer: what decides between those that are as good within noise, or good enough.
+        dense: what was measured of the dense network; ``None``: nothing is known of it.
 
     Raises:
         NothingFitsError: naming the trial that comes nearest.
@@ -311,7 +354,7 @@ def best_few(
         ranks = [(m[cheap], quality.minimised(m[quality.name])) for _, m in measured(fitting)]
         return [fitting[ranks.index(min(ranks))]]
     first_of = dict[PruningPolicy, Trial]()
-    for trial in ranked_within(fitting, budget, quality, prefer):
+    for trial in ranked_within(fitting, budget, quality, prefer, dense):
         first_of.setdefault(trial.candidate.policy, trial)
         if len(first_of) == count:
             break

@@ -89,7 +89,7 @@ class Progress:
 
     def best_line(self) -> str:
         """Return the best network within the budget, in words."""
-        best = best_within(self.trials, self.budget, self.qualities[0])
+        best = best_within(self.trials, self.budget, self.qualities[0], dense=self.dense)
         if best is None or not isinstance(best.outcome, Completed):
             return "no network within the budget yet"
         return f"best {describe(best.outcome.measurement, self.dense, self.qualities)} (trial {best.number})"

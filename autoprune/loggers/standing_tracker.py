@@ -42,7 +42,7 @@ class StandingTracker:
         """Return where the search stands after the trials so far."""
         self._front = pareto.front(self._front, self._objectives, noise_aware=False)
         return Standing(
-            pareto.best_within(self._fitting, self._budget, self._quality),
+            pareto.best_within(self._fitting, self._budget, self._quality, dense=self._dense),
             pareto.hypervolume(self._front, self._objectives, self._dense),
             dict(self._counts),
         )

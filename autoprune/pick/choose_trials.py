@@ -72,7 +72,7 @@ def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
     solved = [trial for trial in view.trials if trial.candidate.is_picked and trial.candidate.budget == budget]
     if solved and can_solve:
         return budget, solved[-1:]
-    return budget, best_few(view.trials, budget, view.spec.quality, count, limits, prefer)
+    return budget, best_few(view.trials, budget, view.spec.quality, count, limits, prefer, view.dense)
 
 
 def preference_of(view: StudyView, asked: Preference | None) -> Preference:

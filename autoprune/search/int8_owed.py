@@ -16,6 +16,7 @@ from autoprune.analysis.weight_retention import retained_trials
 from autoprune.core.budget import Budget
 from autoprune.core.int8_loss import Int8Loss
 from autoprune.core.json_values import JsonObject
+from autoprune.core.measurement import Measurement
 from autoprune.core.notify import Notify
 from autoprune.errors import AutopruneError
 from autoprune.export.examples import examples_of
@@ -31,7 +32,9 @@ from autoprune.study.ledger import Ledger
 from autoprune.study.spec import StudySpec
 
 
-def int8_owed(ledger: Ledger, spec: StudySpec, folder: StudyFolder, budget: Budget) -> list[int]:
+def int8_owed(
+    ledger: Ledger, spec: StudySpec, folder: StudyFolder, budget: Budget, dense: Measurement | None
+) -> list[int]:
     """Return the trials worth keeping whose loss in int8 is not known, and whose weights are here, by number.
 
     Args:
@@ -39,11 +42,12 @@ def int8_owed(ledger: Ledger, spec: StudySpec, folder: StudyFolder, budget: Budg
         spec: with the latency format decided; none is owed but in int8.
         folder: of the study.
         budget: absolute limits of the present run.
+        dense: what was measured of the dense network.
     """
     if spec.latency.format != "int8":
         return []
     known, here = ledger.facts, stored_numbers(folder)
-    worth = retained_trials(ledger.trials, spec.objectives, budget, spec.quality)
+    worth = retained_trials(ledger.trials, spec.objectives, budget, spec.quality, dense)
     return [number for number in sorted(worth & set(here)) if f"{INT8}{number}" not in known]
 
 
@@ -63,7 +67,7 @@ def measure_int8(ledger: Ledger, study: PreparedStudy, budget: Budget, say: Noti
     work, scorer = DividedWork(study.folder.divided_int8), _Scorer(study)
     with closing(Turn(study.folder.quantising)) as turn:
         turn.wait(say, "taking part in scoring trials in int8", lambda: work.help({INT8: scorer.scored}))
-        owed = int8_owed(ledger, study.spec, study.folder, budget)
+        owed = int8_owed(ledger, study.spec, study.folder, budget, study.dense)
         if not owed:
             return 0
         say(f"scoring {len(owed)} trial{'' if len(owed) == 1 else 's'} worth keeping in int8")

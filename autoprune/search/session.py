@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from autoprune.core.atomic_write import write_text
 from autoprune.core.budget import Budget
+from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import register
 from autoprune.core.trial import Trial
 from autoprune.core.versions import versions
@@ -179,7 +180,7 @@ def _searched(
         pay_owed(ledger, study, build_meter(study), display.say)
     spec, done = study.spec, ledger.trials
     ledger.want(spec.trials)
-    weights = _weights(spec, folder, proposals.budget, display)
+    weights = _weights(spec, folder, proposals.budget, study.dense, display)
     evaluator = _evaluator(study, weights, ledger, done)
     if queue is not None:
         evaluator = replace(evaluator, waits_for=evaluator.meter.host)
@@ -213,9 +214,9 @@ def _nothing_left(
     facts = StudyFacts.from_json(ledger.facts)
     if facts.dense is None:
         raise StudyError(f"{str(folder.path)!r} has trials and no dense network; restore its study.db from a copy")
-    _weights(spec, folder, facts.budget, display).begin(done)
+    _weights(spec, folder, facts.budget, facts.dense, display).begin(done)
     budget = Budget.parse(spec.budget.model_dump()).resolve(facts.dense)
-    if int8_owed(ledger, spec, folder, budget):
+    if int8_owed(ledger, spec, folder, budget, facts.dense):
         measure_int8(ledger, prepare_study(spec, folder, display.say), budget, display.say)
     # One logger may lack what a killed run left out.
     with loggers.session(logged_study(spec, folder, budget, facts.dense), done):
@@ -229,5 +230,7 @@ def _evaluator(study: PreparedStudy, weights: TrialWeights, ledger: Ledger, done
     return replace(build_evaluator(study), on_network=writer)
 
 
-def _weights(spec: StudySpec, folder: StudyFolder, budget: Budget, display: Display) -> TrialWeights:
-    return TrialWeights(folder, spec.disk.keep_weights, spec.objectives, budget, display.warn, spec.quality)
+def _weights(
+    spec: StudySpec, folder: StudyFolder, budget: Budget, dense: Measurement, display: Display
+) -> TrialWeights:
+    return TrialWeights(folder, spec.disk.keep_weights, spec.objectives, budget, display.warn, spec.quality, dense)

@@ -24,6 +24,7 @@ from autoprune.core.atomic_write import write_bytes
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.core.leftovers import is_alive
+from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import ACCURACY, Metric
 from autoprune.core.trial import Candidate, Completed, Trial, Untimed
 from autoprune.errors import ModelError, StudyError
@@ -50,6 +51,7 @@ class TrialWeights:
         budget: absolute limits of this run.
         warn: called with a sentence, and only once, if something cannot be written or removed.
         quality: what trials within a budget are ranked by.
+        dense: what was measured of the dense network.
     """
 
     folder: StudyFolder
@@ -58,6 +60,7 @@ class TrialWeights:
     budget: Budget
     warn: Callable[[str], None]
     quality: Metric = ACCURACY
+    dense: Measurement | None = None
     _has_warned: bool = field(default=False, init=False)
 
     def writer(
@@ -119,7 +122,7 @@ class TrialWeights:
                 return set()
             case _:
                 waiting = {trial.number for trial in untimed(trials)}  # who knows whether they will be on the front
-                return waiting | retained_trials(trials, self.objectives, self.budget, self.quality)
+                return waiting | retained_trials(trials, self.objectives, self.budget, self.quality, self.dense)
 
     def _remove(self, path: Path) -> None:
         try:

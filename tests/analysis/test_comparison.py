@@ -53,6 +53,13 @@ def three() -> list[Trial]:
     ]
 
 
+def timed(hits: Sequence[bool], latency_ms: float) -> Completed:
+    """Return what a network with these hits and this latency measured; the slower it is, the lower its loss."""
+    found = answered(hits, loss=0.1 / latency_ms)
+    values = {**found.measurement.values, "latency_ms": latency_ms}
+    return Completed(Measurement(values, found.measurement.stderr), found.paired)
+
+
 def by_name(summary: Summary) -> dict[str, Comparison]:
     return {one.baseline: one for one in summary.worth}
 
@@ -242,3 +249,17 @@ def test_json_has_every_comparison(make_view: MakeView) -> None:
         assert entry["low"] == pytest.approx(entry["difference"] - 1.96 * entry["stderr"])
         assert entry["high"] == pytest.approx(entry["difference"] + 1.96 * entry["stderr"])
         assert entry["verdict"] == one.verdict
+
+
+def test_a_choice_that_follows_from_luck_is_said(make_view: MakeView) -> None:
+    """Of 400 images: dense 390 right, the slow ones 393, the fast one 389; by the best alone it would be too bad."""
+    slow = [trial(n, timed(right(range(7)), 4.0)) for n in range(8)]
+    trials = [*slow, trial(8, timed(right(range(11)), 1.0))]
+    dense = Measurement({**DENSE.values, "accuracy": 390 / IMAGES}, DENSE.stderr)
+    summary = summarise(make_view(trials, facts={**facts(None), "dense": dense.to_json()}))
+    assert summary.best is not None
+    assert summary.best.number == 8
+    assert (
+        "trial 8 is the fastest of those within one standard error of the dense network's accuracy, above which the "
+        "best is by no more than luck; by validation loss it would be trial 0 (--prefer accuracy)"
+    ) in summary.notes

@@ -18,6 +18,7 @@ from autoprune.analysis.pareto import (
     choose,
     front,
     hypervolume,
+    is_lead_luck,
     knee,
     non_dominated,
     ranked_within,
@@ -312,6 +313,42 @@ def test_loss_decides_between_those_that_are_as_fast_within_noise() -> None:
 def test_a_cost_that_one_of_them_lacks_decides_nothing() -> None:
     trials = [*equals((0.5, 3.0), (0.4, 2.0)), completed(9, 0.9, 10, 0.02, loss=0.3)]
     assert best_within(trials, Budget(), ACCURACY).number == 9
+
+
+@pytest.mark.parametrize(
+    ("dense", "number"),
+    [
+        (0.9, 2),  # a lead of 0.01 may be luck: 0.9 − 0.01 will do, and 2 is the fastest there
+        (0.8905, 2),  # the lead of 0.0195 is just what luck gives the best of twenty with an error of 0.0105
+        (0.8, 1),  # no luck: within 0.0105 of the best
+        (0.92, 1),  # no lead
+        (None, 1),
+    ],
+)
+def test_no_more_is_asked_for_than_the_dense_network_where_a_lead_over_it_may_be_luck(
+    dense: float | None, number: int
+) -> None:
+    many = [completed(3 + n, 0.7, 20.0, 0.0105, latency_ms=3.0) for n in range(17)]
+    trials = [
+        completed(0, 0.91, 20.0, 0.0105, latency_ms=3.0),
+        completed(1, 0.905, 20.0, 0.0105, latency_ms=2.0),
+        completed(2, 0.8985, 20.0, 0.0105, latency_ms=1.0),
+        *many,
+    ]
+    known = None if dense is None else replace(DENSE, values={**DENSE.values, "accuracy": dense})
+    found = best_within(trials, Budget(), ACCURACY, dense=known)
+    assert found is not None
+    assert found.number == number
+    assert ranked_within(trials, Budget(), ACCURACY, dense=known)[0] is found
+    assert choose(trials, Budget(), ACCURACY, dense=known) is found
+    assert is_lead_luck(trials, Budget(), ACCURACY, known) == (number == 2)
+
+
+def test_without_an_error_no_lead_is_luck() -> None:
+    trials = [completed(0, 0.95, 20.0, latency_ms=2.0), completed(1, 0.9, 20.0, latency_ms=1.0)]
+    assert not is_lead_luck(trials, Budget(), ACCURACY, DENSE)
+    assert best_within(trials, Budget(), ACCURACY, dense=DENSE) is trials[0]
+    assert not is_lead_luck([], Budget(), ACCURACY, DENSE)
 
 
 def test_the_lower_number_decides_between_equals_in_everything() -> None:

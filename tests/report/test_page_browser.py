@@ -96,7 +96,7 @@ def page(opened: Opened) -> Iterator[Opened]:
 
 
 def within(view: StudyView, **limits: float) -> Trial | None:
-    return best_within(view.trials, Budget.parse(limits), ACCURACY)
+    return best_within(view.trials, Budget.parse(limits), ACCURACY, dense=view.dense)
 
 
 def number_of(trial: Trial | None) -> int | None:
@@ -134,7 +134,7 @@ def test_every_cost_of_a_trial_is_a_budget_that_it_meets(page: Opened) -> None:
     page.type_budget(repr(limits[30]))
     assert page.chosen() == number_of(within(page.view, latency_ms=limits[30]))
     page.tab.locator("#no-limit").click()
-    assert page.chosen() == number_of(best_within(page.view.trials, Budget(), ACCURACY))
+    assert page.chosen() == number_of(within(page.view))
 
 
 def test_a_dragged_budget_chooses_as_pareto_does(page: Opened) -> None:
@@ -183,7 +183,7 @@ def test_the_copied_command_picks_that_very_trial(page: Opened, limit: str) -> N
     own = {name: value for name, value in options.items() if name not in ("study", "root", "storage", "as_json")}
     budget, (found,) = choose_trials(page.view, PickRequest.of(own).wish)
     assert found.number == page.chosen()
-    assert choose(page.view.trials, budget, ACCURACY) == found
+    assert choose(page.view.trials, budget, ACCURACY, dense=page.view.dense) == found
     assert budget == Budget.parse({"mflops": limit})
     page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.tab.locator("#chosen .copy").click()
@@ -289,7 +289,7 @@ def test_a_page_of_a_metric_that_should_be_small_chooses_as_pareto_does(browser:
     tab.wait_for_selector("html[data-ready]", state="attached")
     for limit in ("50", "45", "33", "12"):
         page.type_budget(limit)
-        assert page.chosen() == number_of(best_within(trials, Budget.parse({"mflops": limit}), RMSE))
+        assert page.chosen() == number_of(best_within(trials, Budget.parse({"mflops": limit}), RMSE, dense=view.dense))
     page.type_budget("50")
     assert (
         tab.locator("#choice").inner_text().startswith("The best within 50 MFLOPs is trial 1: rmse 0.5400 ± 0.0300 mm")

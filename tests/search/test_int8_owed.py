@@ -85,7 +85,7 @@ def test_the_same_command_scores_what_a_kill_left_out(study: StudyFolder) -> Non
     spec = spec_in(study.path.parent, "int8")
     assert any(f"scoring {left} trial" in line for line in search(spec, study))
     view = open_view(study.path)
-    worth = retained_trials(view.trials, view.spec.objectives, view.budget, view.spec.quality)
+    worth = retained_trials(view.trials, view.spec.objectives, view.budget, view.spec.quality, view.dense)
     assert known(view) == worth == set(stored_numbers(study))
     assert not any("scoring" in line for line in search(spec, study))
 

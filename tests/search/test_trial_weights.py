@@ -76,7 +76,7 @@ def expected(folder: Path) -> list[int]:
 
 def worth_keeping_now(folder: Path) -> list[int]:
     view = open_view(folder)
-    return sorted(retained_trials(view.trials, view.spec.objectives, view.budget, view.spec.quality))
+    return sorted(retained_trials(view.trials, view.spec.objectives, view.budget, view.spec.quality, view.dense))
 
 
 def stored(folder: Path) -> list[int]:

@@ -43,7 +43,7 @@ def test_an_overview_says_what_the_whole_study_says(folder: Path) -> None:
     view, seen = open_view(folder), overview(folder / "study.db", "fake", ACCURACY)
     assert seen is not None
     assert (seen.finished, seen.running, seen.facts) == (len(view.trials), view.running, view.facts)
-    best = best_within(view.trials, view.budget, view.spec.quality)
+    best = best_within(view.trials, view.budget, view.spec.quality, dense=view.dense)
     assert best is not None
     assert (seen.best_number, seen.best) == (best.number, best.outcome.measurement)  # type: ignore[union-attr]
 

@@ -17,5 +17,6 @@ def kept_along(folder: Path) -> set[int]:
     kept = set[int]()
     for count, trial in enumerate(view.trials, start=1):
         told = view.trials[:count]
-        kept = (kept | {trial.number}) & retained_trials(told, view.spec.objectives, view.budget, view.spec.quality)
+        retained = retained_trials(told, view.spec.objectives, view.budget, view.spec.quality, view.dense)
+        kept = (kept | {trial.number}) & retained
     return kept

@@ -103,7 +103,8 @@ def _counting(view: StudyView, summary: Summary) -> Pairs:
         ("±", _plus_minus(summary)),
         (
             "choice",
-            f"of the networks within the budget whose {summary.quality.name} is within one standard error of the best, "
+            f"of the networks within the budget whose {summary.quality.name} is within one standard error of the best "
+            "(of the dense network, where the lead over it may be luck), "
             f"{WORDS[summary.prefer]}{', by loss of those that are equal within noise' if cost else ''}",
         ),
         ("not pruned", "; ".join(_frozen(view.facts.frozen))),

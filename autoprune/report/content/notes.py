@@ -45,11 +45,12 @@ def compose_notes(
     if not pareto.measured(trials):
         return _unfinished_baselines(trials, budget)
     compared = worth(trials, budget, dense, quality, prefer)
+    best = pareto.best_within(trials, budget, quality, prefer, dense.measurement)
     return (
         *_nothing_fits(trials, budget, quality),
-        *_preference(trials, budget, quality, prefer),
-        *worth_notes(trials, budget, compared, quality, prefer),
-        *speed_notes(pareto.best_within(trials, budget, quality, prefer), trials, compared, dense.measurement),
+        *_preference(trials, budget, quality, prefer, dense.measurement),
+        *worth_notes(trials, budget, compared, quality, prefer, dense.measurement),
+        *speed_notes(best, trials, compared, dense.measurement),
         *(_no_worse(trials, budget, quality) if "latency_ms" in objectives else ()),
         *noise_notes(trials, budget, dense, quality, prefer),
         *_generalisation(rows, dense.measurement, quality),
@@ -67,15 +68,20 @@ def _no_worse(trials: Sequence[Trial], budget: Budget, quality: Metric) -> list[
     return no_worse_notes(fitting, [one for one in baselines_for(trials, budget) if one in fitting], quality)
 
 
-def _preference(trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference) -> list[str]:
+def _preference(
+    trials: Sequence[Trial], budget: Budget, quality: Metric, prefer: Preference, dense: Measurement
+) -> list[str]:
     """Return how the best was chosen among networks that are as good within noise, if that made a difference."""
-    best = pareto.best_within(trials, budget, quality, prefer)
-    by_loss = pareto.best_within(trials, budget, quality, "accuracy")
+    best = pareto.best_within(trials, budget, quality, prefer, dense)
+    by_loss = pareto.best_within(trials, budget, quality, "accuracy", dense)
     if best is None or by_loss is None or best.number == by_loss.number:
         return []
+    aim = f"the best {quality.name}"
+    if pareto.is_lead_luck(trials, budget, quality, dense):
+        aim = f"the dense network's {quality.name}, above which the best is by no more than luck"
     return [
-        f"trial {best.number} is {WORDS[prefer]} of those within one standard error of the best {quality.name}; by "
-        f"validation loss it would be trial {by_loss.number} (--prefer accuracy)"
+        f"trial {best.number} is {WORDS[prefer]} of those within one standard error of {aim}; by validation loss it "
+        f"would be trial {by_loss.number} (--prefer accuracy)"
     ]
 
 

@@ -109,7 +109,7 @@ def choose_rows(
         prefer: what decides which of several networks that are as good within noise is the best.
     """
     front = pareto.front(trials, objectives, noise_aware)
-    best = pareto.best_within(trials, budget, quality, prefer)
+    best = pareto.best_within(trials, budget, quality, prefer, dense)
     knee = pareto.knee(front, objectives)
     on_front = {trial.number for trial in front}
     shown = {trial.number: trial for trial in (*front, *([best] if best else []), *baselines_for(trials, budget))}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.analysis.comparison import baselines_for
+from autoprune.analysis.luck import luck_of_the_best
 from autoprune.core.int8_loss import INT8_GAIN
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS, Metric
@@ -73,6 +74,7 @@ def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
         "dense": {"values": dict(summary.dense.values), "stderr": dict(summary.dense.stderr)},
         "front": [row.number for row in summary.front],
         "prefer": COST_OF[summary.prefer],
+        "luck": _luck(sum(isinstance(trial.outcome, Completed) for trial in trials)),
         "best": summary.best.number if summary.best else None,
         "knee": summary.knee.number if summary.knee else None,
         "baselines": [trial.number for trial in baselines_for(trials, summary.budget)],
@@ -81,6 +83,11 @@ def page_document(view: StudyView, summary: Summary) -> dict[str, object]:
         "screened": _screened_columns(summary),
         "history": history(trials, summary.objectives, summary.dense).to_json(),
     }
+
+
+def _luck(most: int) -> list[float]:
+    """Return by how many standard errors luck lifts the best of 1, 2 … completed trials."""
+    return [round(luck_of_the_best(count, math.sqrt(2)), 12) for count in range(1, most + 1)]
 
 
 def _screened_columns(summary: Summary) -> dict[str, object]:

@@ -248,7 +248,7 @@ class Proposals:
         """Return the latency, as predicted, of the fastest trial that is as good as the best within noise, if any."""
         if self.timed is None or self.quality is None:
             return None
-        found = best_within(trials, self.budget, self.quality, "latency")
+        found = best_within(trials, self.budget, self.quality, "latency", self.dense)
         if found is None:
             return None
         return float(self._timed_model.predict(self.timed.cost.work(self.space.counts(found.candidate.policy))))

@@ -143,7 +143,7 @@ def _overview(folder: StudyFolder, storage: str | None, spec: StudySpec) -> Over
     from autoprune.study.view import open_view  # loads Optuna, which takes longer than a list should
 
     view = open_view(folder.path, None if folder.database.exists() else storage)
-    best = best_within(view.trials, view.budget, spec.quality)
+    best = best_within(view.trials, view.budget, spec.quality, dense=view.facts.dense)
     measured = completed_measurement(best) if best else None
     number = best.number if best else None
     return Overview(len(view.trials), view.running, view.facts, number, measured, view.is_leased)

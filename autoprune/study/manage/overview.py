@@ -110,7 +110,7 @@ def _best(
         if isinstance(outcome := outcome_from_json(data), Completed | Untimed)
     ]
     trials = with_later_latencies(trials, lambda: _by_record(connection, trials, kept))
-    found = best_within(trials, facts.budget, quality)
+    found = best_within(trials, facts.budget, quality, dense=facts.dense)
     if found is None or not isinstance(found.outcome, Completed):
         return None
     return _number_of(connection, found.number), found.outcome.measurement

@@ -50,13 +50,21 @@ function cheapest(near) {
   return near.filter((trial) => trial.values[cost] - least.values[cost] <= noise(trial));
 }
 
-// Of those within one standard error of the best, and then the cheapest, the one with the lowest loss; of equals the first.
+// The quality that is aimed at: the best one, or the dense network's where the lead over it may be luck.
+function aimOf(fitting, top) {
+  const dense = data.dense.values[quality.name];
+  if (dense === undefined) return worthOf(top);
+  const lead = worthOf(top) - quality.sign * dense;
+  return lead > 0 && lead <= data.luck[fitting.length - 1] * errorOf(top) ? quality.sign * dense : worthOf(top);
+}
+
+// Of those within one standard error of the aim, and then the cheapest, the one with the lowest loss; of equals the first.
 function bestWithin(limits) {
   const fitting = completed.filter((trial) => meets(trial, limits));
   if (!fitting.length) return null;
   const top = fitting.reduce((one, other) => (-worthOf(other) < -worthOf(one) ? other : one));
-  const noise = errorOf(top);
-  const near = cheapest(fitting.filter((trial) => !(-worthOf(top) < -worthOf(trial) - noise)));
+  const [aim, noise] = [aimOf(fitting, top), errorOf(top)];
+  const near = cheapest(fitting.filter((trial) => !(-aim < -worthOf(trial) - noise)));
   return near.reduce((one, other) => (lossOf(other) < lossOf(one) ? other : one));
 }
 
