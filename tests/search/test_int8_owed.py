@@ -117,7 +117,7 @@ def test_a_worker_whose_search_has_ended_takes_part_in_another_s_scoring(tmp_pat
     thread = threading.Thread(target=another, args=(began,))
     thread.start()
     began.wait(20)
-    prepared = SimpleNamespace(spec=spec_in(tmp_path / "code", "int8"), folder=study)
+    prepared = SimpleNamespace(spec=spec_in(tmp_path / "code", "int8"), folder=study, dense=None)
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8_owed._Scorer, "loss_of", scored)
