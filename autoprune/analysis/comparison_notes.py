@@ -130,12 +130,8 @@ def noise_notes(
         quality: what networks are judged by; without a standard error nothing is said of noise.
         prefer: what decides which of several networks that are as good within noise is the best.
     """
-    best = next(
-        filter(
-            None, (pareto.best_within(trials, one, quality, prefer, dense.measurement) for one in (budget, Budget()))
-        ),
-        None,
-    )
+    chosen = (pareto.best_within(trials, one, quality, prefer, dense.measurement) for one in (budget, Budget()))
+    best = next(filter(None, chosen), None)
     if best is None:
         return []
     (told,), others = scored([best]), [one for one in scored(trials) if one.number != best.number]

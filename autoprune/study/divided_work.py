@@ -57,12 +57,13 @@ class _Batch:
         return any(self.found(place) is None and self._computed(place, compute) for place in places)
 
     def _computed(self, place: int, compute: Compute) -> bool:
+        path = self._file(place, "lock")
         try:
-            lock = FileLock(self._file(place, "lock"))
-        except OSError:
-            return False  # all is collected, and the folder gone
+            lock = FileLock(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
         try:
-            if not lock.take(ALONE) or self.found(place) is not None or not self._is_laid_out():
+            if not lock.take(ALONE) or self.found(place) is not None:
                 return False
             self._write(f"{self.name}-{place}.json", json.dumps(compute(self.items[place])))
             return True
@@ -86,10 +87,6 @@ class _Batch:
         except (OSError, *DAMAGE):
             return None
 
-    def _is_laid_out(self) -> bool:
-        shown = self.laid_out(self.folder)
-        return shown is not None and shown.name == self.name
-
     def _write(self, name: str, text: str) -> None:
         """Write a file in one step, into a folder that is still there: not into one that was removed with its study."""
         temporary = self.folder / f"{name}.tmp"
@@ -97,10 +94,7 @@ class _Batch:
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(self.folder / name)
         except OSError as error:
-            raise StudyError(
-                f"cannot write {str(temporary)!r}: {error.strerror or error}; make the study's folder writable, free "
-                "space, or restore the folder, and the same command goes on"
-            ) from error
+            raise _unwritable(temporary, error) from error
 
     def remove(self) -> None:
         """Remove its files."""
@@ -110,6 +104,13 @@ class _Batch:
 
     def _file(self, place: int, ending: str) -> Path:
         return self.folder / f"{self.name}-{place}.{ending}"
+
+
+def _unwritable(path: Path, error: OSError) -> StudyError:
+    return StudyError(
+        f"cannot write {str(path)!r}: {error.strerror or error}; make the study's folder writable, free space, or "
+        "restore the folder, and the same command goes on"
+    )
 
 
 class DividedWork:
@@ -157,7 +158,7 @@ class DividedWork:
             compute: does it here; what it raises ends all.
 
         Raises:
-            StudyError: if items cannot be laid out.
+            StudyError: if the folder cannot be written, or is gone with its study.
         """
         if self._folder is None or not self._folder.is_dir():
             yield from map(compute, items)

@@ -151,6 +151,18 @@ def test_a_study_that_is_removed_meanwhile_is_not_brought_back(tmp_path: Path) -
     assert not (tmp_path / "study").exists()
 
 
+def test_a_study_that_is_removed_between_two_items_ends_the_work(tmp_path: Path) -> None:
+    """It would be waited for without end: no item of it can be taken any more."""
+    work = DividedWork(tmp_path / "study" / "divided")
+    with work.open():
+        results = work.results("squares", ITEMS, squared)
+        assert next(iter(results)) == {"square": 0}
+        (tmp_path / "study").rename(tmp_path / "trash")
+        with pytest.raises(StudyError, match=r"cannot write .* restore the folder"):
+            next(iter(results))
+    assert not (tmp_path / "study").exists()
+
+
 def test_what_a_killed_worker_laid_out_is_not_taken_for_this_one_s(tmp_path: Path) -> None:
     """The results of other items, under the same places, would be wrong numbers."""
     work = DividedWork(tmp_path / "divided")
