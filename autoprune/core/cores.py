@@ -36,8 +36,13 @@ def default_threads() -> int:
 
 
 def threads_are_given() -> bool:
-    """Return whether the environment says how many threads a process uses."""
-    return _given(THREADS_VARIABLE) > 0
+    """Return whether the environment says how many threads a process uses.
+
+    Those of workers that wait are lent: while this one has them too, it gives back what other programs use.
+    """
+    given = _given(THREADS_VARIABLE)
+    is_lent = _for_all.get() and _given(TOGETHER_VARIABLE) > given
+    return given > 0 and not is_lent
 
 
 def unused_cores() -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoprune.core.channel_groups import FrozenGroup, PruningGroup
+from autoprune.core.channel_groups import FrozenGroup, PruningGroup, Side
 from autoprune.errors import ModelError
 from autoprune.models.calling.answers import answer_of
 from autoprune.models.calling.inputs import Inputs
@@ -23,6 +23,7 @@ from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.couple_groups import Repair
 from autoprune.pruning.faults import where
 from autoprune.pruning.layers.kinds import kind_of
+from autoprune.pruning.number_attributes import NUMBER
 from autoprune.pruning.propose_groups import ProposedGroups, propose_groups, unnamed_layers
 from autoprune.pruning.prove_groups import Proof, Specimen, frozen_by, training_answers
 from autoprune.pruning.sift_groups import Sieve, Unproved
@@ -69,10 +70,21 @@ def find_groups(network: nn.Module, example: object, seconds: float = SECONDS) -
             if turns:
                 other = _Attempt(specimen, deadline, seconds, {**best.turns, **turns})
                 best = other if other.is_better_than(best) else best
+        best = _by_heads(best, specimen, deadline, seconds)
         best.couple()
     except OutOfTime:
         return Groups((), tuple(_out_of_time(specimen.network, seconds)))
     return best.groups()
+
+
+def _by_heads(best: _Attempt, specimen: Specimen, deadline: float, seconds: float) -> _Attempt:
+    """Return an attempt in which whole heads of attention go, where that cuts no less than the best so far."""
+    for choice in range(1, _CHOICES):
+        turns = best.turns_to_heads(choice)
+        if turns:
+            other = _Attempt(specimen, deadline, seconds, {**best.turns, **turns})
+            best = other if other.has_more_heads_than(best) else best
+    return best
 
 
 @dataclass(frozen=True)
@@ -180,6 +192,26 @@ class _Attempt:
         parts = {fold.likeness: fold.choices[choice] for fold in at_fault}
         return {fold.key: parts[fold.likeness] for fold in folds if fold.likeness in parts}
 
+    def turns_to_heads(self, choice: int) -> dict[FoldKey, int]:
+        """Return folds that are to be turned to their next choice: of channels that every head of attention has."""
+        inside, folds = self._inside_heads, self.trace.findings.folds
+        found = (fold for fold in folds if choice < len(fold.choices))
+        parts = {
+            fold.likeness: fold.choices[choice] for fold in found if not inside.isdisjoint(self._touched([fold.labels]))
+        }
+        return {fold.key: parts[fold.likeness] for fold in folds if fold.likeness in parts}
+
+    @property
+    def _inside_heads(self) -> set[str]:
+        """Return the groups of channels that end in a product of two batches of activations."""
+        return self._touched(self.trace.findings.contracted)
+
+    def has_more_heads_than(self, other: _Attempt) -> bool:
+        """Return whether fewer heads are cut inside, and as much of the network can be cut."""
+        mine, others = (len(each.failed) + len(each.proposals.frozen) for each in (self, other))
+        cut, had = (_sides_of(each.proved) for each in (self, other))
+        return len(self._inside_heads) < len(other._inside_heads) and mine <= others and cut >= had
+
     def _is_lost(self, labels: Tensor) -> bool:
         """Return whether some channels could not be followed, or are all coupled with one another."""
         channels, place = self.trace.channels, self.proposals.channel_of
@@ -207,6 +239,12 @@ class _Attempt:
             tuple(sorted(self.proved, key=lambda group: order[group.name])),
             (*sorted(frozen, key=lambda group: order[group.name]), *unnamed),
         )
+
+
+def _sides_of(groups: Iterable[PruningGroup]) -> set[tuple[str, Side]]:
+    """Return the sides of layers that groups cut; numbers aside."""
+    members = (member for group in groups for member in group.members)
+    return {(member.module, member.side) for member in members if not member.side.startswith(NUMBER)}
 
 
 def _trace(specimen: Specimen, seconds: float, turns: Turns) -> Trace:

@@ -155,6 +155,58 @@ def test_heads_are_found_whose_number_is_an_attribute(form: str) -> None:
     assert torch.allclose(small(x), zeroed(dense, cut)(x), rtol=0, atol=1e-12)
 
 
+PACKED: dict[str, Callable[[nn.Module, Tensor], tuple[Tensor, ...]]] = {
+    "permuted": lambda own, qkv: qkv.view(*qkv.shape[:2], 3, own.heads, own.head_dim).permute(2, 0, 3, 1, 4).unbind(0),
+    "chunked": lambda own, qkv: tuple(
+        part.view(*qkv.shape[:2], own.heads, own.head_dim).transpose(1, 2) for part in qkv.chunk(3, -1)
+    ),
+    "head by head": lambda own, qkv: qkv.view(*qkv.shape[:2], own.heads, 3 * own.head_dim).transpose(1, 2).chunk(3, -1),
+    "in the middle": lambda own, qkv: qkv.view(*qkv.shape[:2], own.heads, 3, own.head_dim).transpose(1, 2).unbind(3),
+    "of open size": lambda own, qkv: qkv.view(*qkv.shape[:2], 3, own.heads, -1).permute(2, 0, 3, 1, 4).unbind(0),
+}
+
+
+class Packed(nn.Module):
+    """One layer for queries, keys and values, with the size of a head and the scale as attributes.
+
+    So channels of every head could go as well as whole heads.
+
+    Args:
+        packing: how its outputs are brought into heads.
+        with_letters: whether the products are ``einsum``.
+    """
+
+    def __init__(self, packing: str, with_letters: bool) -> None:
+        super().__init__()
+        self.packing, self.with_letters = packing, with_letters
+        self.heads, self.head_dim, self.scale, self.inner = WIDTH // HEAD, HEAD, HEAD**-0.5, WIDTH
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = PACKED[self.packing](self, self.qkv(x))
+        if self.with_letters:
+            scores = (torch.einsum("bhqd,bhkd->bhqk", query, key) * self.scale).softmax(-1)
+            mixed = torch.einsum("bhqk,bhkd->bhqd", scores, value)
+        else:
+            mixed = ((query * self.scale) @ key.transpose(-1, -2)).softmax(-1) @ value
+        return self.out(mixed.transpose(1, 2).reshape(*x.shape[:2], self.inner))
+
+
+@pytest.mark.parametrize("with_letters", [False, True])
+@pytest.mark.parametrize("packing", PACKED)
+def test_whole_heads_go_where_channels_of_every_head_could_too(packing: str, with_letters: bool) -> None:
+    torch.manual_seed(0)
+    layers = (Packed(packing, with_letters), nn.LayerNorm(WIDTH), Packed(packing, with_letters), nn.Linear(WIDTH, 3))
+    dense, x = nn.Sequential(*layers).eval().double(), torch.randn(2, TOKENS, WIDTH, dtype=torch.float64)
+    groups = find_groups(dense, x)
+    found = {group.name: group.num_channels for group in groups.cuttable}
+    assert found == {"0.qkv": WIDTH // HEAD, "0.out": WIDTH, "2.qkv": WIDTH // HEAD, "2.out": WIDTH}
+    cut = plan_cut(dense, groups.cuttable, {"0.qkv": [1, 2], "2.qkv": [0, 3, 7]})
+    small = shrink(dense, cut)
+    assert (small[0].heads, small[0].inner, small[2].qkv.out_features) == (6, 24, 3 * 5 * HEAD)
+    assert torch.allclose(small(x), zeroed(dense, cut)(x), rtol=0, atol=1e-12)
+
+
 class Counting(nn.Module):
     """Looks at its input in a way that depends on it, before norms take their statistics."""
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from autoprune.core.busy_cores import BusyWatch
+from autoprune.core.cores import while_others_wait
 from autoprune.core.notify import silent
 from autoprune.training.device import thread_count
 from autoprune.training.device.runtime import Runtime
@@ -81,6 +82,16 @@ def test_a_number_that_was_given_stays(machine: Machine, monkeypatch: pytest.Mon
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert looks(begun(machine), machine, 2.0, 4.0) == [4, 4]
     assert machine.said == []
+
+
+def test_threads_lent_by_workers_that_wait_are_given_back_to_other_programs(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("AUTOPRUNE_THREADS_TOGETHER", "4")
+    with while_others_wait():
+        assert looks(begun(machine), machine, 0.0, 2.0, 4.0, 0.0) == [4, 2, 1, 4]
+    assert looks(begun(machine), machine, 2.0, 4.0) == [4, 4], "its own it keeps"
 
 
 def test_before_it_begins_nothing_is_set(machine: Machine) -> None:

@@ -92,6 +92,8 @@ def product_of(
         ends, begins = first_along(a, [rows]).transpose(-1, -2), first_along(b, [columns])
         whole = torch.Size(max(sizes) for sizes in zip(ends.shape, begins.shape, strict=True))
         channels.unite(ends.expand(whole), begins.expand(whole))
+        if len(shape) > 3:
+            tracer.findings.contracted.append(ends)
         tracer.note_product(macs, *one_line(tracer, ends))
         return None
     if columns in along_a or rows in along_b:
@@ -152,6 +154,8 @@ def summed_by_letters(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, r
         found = [line[letter] for line in lines if letter in line]
         if len(found) == 2:
             tracer.channels.unite(*found)
+            if letter not in output and not weights and len(letters[0]) > 3:
+                tracer.findings.contracted.append(found[0])
         elif found and all(letter in each for each in letters):
             tracer.channels.freeze(found[0], "is multiplied with what is no layer's own")
             continue

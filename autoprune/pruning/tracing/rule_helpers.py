@@ -71,6 +71,8 @@ class Findings:
         parts: atoms of channels that were split off others by a fixed number; each belongs to a group of its own.
         begun: module → how many had begun before it, in the evaluation pass.
         folds: every view that folded channels.
+        contracted: channels that end in a product of two batches of activations, as those of queries and keys do where
+            channels of every head are cut, and not whole heads.
     """
 
     turns: Turns = field(default_factory=dict)
@@ -82,6 +84,7 @@ class Findings:
     parts: list[Tensor] = field(default_factory=list)
     begun: dict[str, int] = field(default_factory=dict)
     folds: list[Fold] = field(default_factory=list)
+    contracted: list[Tensor] = field(default_factory=list)
 
 
 class ChannelTrace(Protocol):

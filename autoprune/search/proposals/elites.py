@@ -6,13 +6,14 @@ anew.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from autoprune.core.arrays import Floats, Ints
-from autoprune.core.budget import Budget
+from autoprune.core.budget import Budget, Limit
 from autoprune.core.counts import ChannelCounts
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS
@@ -117,8 +118,16 @@ class Elites:
         """Return whether no trial's loss is negative, so that evidence is in logarithms."""
         return all(loss >= 0 for _, _, loss in self._rows)
 
-    def elites(self, budget: Budget, count: int) -> list[PruningPolicy]:
-        """Return the best few policies that use up a budget, by validation loss."""
+    def elites(self, budget: Budget, count: int, longest_ms: float = math.inf) -> list[PruningPolicy]:
+        """Return the best few policies that use up a budget, by validation loss.
+
+        Args:
+            budget: absolute limits.
+            count: how many.
+            longest_ms: with a limit on the measured latency, the policies need not use up the budget, only meet it.
+        """
+        if longest_ms < math.inf:
+            return self._within(Budget({**budget.limits, "latency_ms": Limit(longest_ms)}), count)
         key = str(budget.to_json())
         best = self._elites.setdefault(key, [])
         for trial in self._trials[self._ranked.get(key, 0) :]:
@@ -129,6 +138,12 @@ class Elites:
         best.sort(key=lambda each: each[:2])
         del best[count:]
         return [policy for _, _, policy in best]
+
+    def _within(self, budget: Budget, count: int) -> list[PruningPolicy]:
+        """Return the best few policies that meet a budget, however much of it they use."""
+        known = ((trial, completed_measurement(trial)) for trial in self._trials if not trial.candidate.is_picked)
+        found = [(m.values.get("loss", math.inf), t.number, t) for t, m in known if m is not None and budget.admits(m)]
+        return [trial.candidate.policy for _, _, trial in heapq.nsmallest(count, found, key=lambda each: each[:2])]
 
 
 def _key(kept: Ints, criteria: Ints) -> bytes:

@@ -4,6 +4,8 @@ Five ways, by chance: a knapsack solved for weights drawn from what the trials t
 close to the best guess; a mutation of one of the best; a crossing of two of them; and the first way again for a lower
 budget, so that one study serves later, smaller ones, or for a lower latency at the same budget, where latency is an
 objective; then that comes most often, since budgets in FLOPs say little about time. Every proposal lies on its budget.
+Once a network as good as the dense one is known and speed is preferred, no proposal may take much longer than that
+network: none can be expected to be better.
 
 A proposal is a function of the study's seed, its number, and the stored trials.
 """
@@ -30,6 +32,7 @@ from autoprune.search.proposals.breeding import inherited, mutated
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.elites import Elites
 from autoprune.search.proposals.knapsack import Knapsack, Penalties, rises_of
+from autoprune.search.proposals.latency_aim import LatencyAim
 from autoprune.search.proposals.loss_model import Belief, Evidence, draw
 from autoprune.search.proposals.screened_pool import NEAR, NEARBY, ScreenedPool
 from autoprune.search.proposals.wished_counts import WishedCounts
@@ -44,6 +47,7 @@ _BOLD, _TIMID = 1.0, 0.3
 _DOUBT_MIXED = 0.1  # on a criterion's effect in one group, where a proposal mixes criteria
 _LOWEST_SHARE = 0.5  # of the budget, that lower budgets are drawn down to
 _HERE = 10  # attempts on this budget; where all were no use, as in a space of few policies, any lower one is tried
+_LONGER = 1.5  # × the latency of the fastest good network, that others may take once it is as good as the dense one
 _WAYS = {"drawn": 0.5, "mutated": 0.15, "crossed": 0.1, "lower": 0.15, "faster": 0.1}
 _WAYS_TO_SPEED = {"drawn": 0.3, "mutated": 0.1, "crossed": 0.05, "lower": 0.1, "faster": 0.45}
 
@@ -73,6 +77,7 @@ class GuidedSampler:
         budget: Budget,
         timed: Callable[[], Projector] | None = None,
         pending: Sequence[Candidate] = (),
+        aim: LatencyAim | None = None,
     ) -> Proposal:
         """Return one proposal.
 
@@ -85,21 +90,26 @@ class GuidedSampler:
             timed: the projector with a limit on predicted or assumed latency, if latency is traded; asked only if it is
                 needed.
             pending: what is being evaluated; until it is known, it counts as no better than the others.
+            aim: the fastest good network, if latency is traded and was learnt, and there is one.
         """
         rng = np.random.default_rng([self.seed, number, attempt])
         self.learn(trials, pending)
-        elites = self._elites.elites(budget, ELITES)
+        settled = aim if aim is not None and aim.is_settled else None
+        longest = math.inf if settled is None else _LONGER * settled.measured_ms
+        elites = self._elites.elites(budget, ELITES, longest)
         is_traded = timed is not None and "latency_ms" not in budget.limits
         ways = _WAYS_TO_SPEED if is_traded else _WAYS
         way = str(rng.choice(list(ways), p=list(ways.values())))
         if (way in ("mutated", "crossed") and len(elites) < 2) or (way == "faster" and timed is None):
             way = "drawn"
         onto = projector
+        if settled is not None and timed is not None and way != "faster":
+            onto = _up_to(timed(), settled.predicted_ms * float(rng.uniform(1, _LONGER)))
         if way == "lower" or attempt >= _HERE or not projector.limits:
             share = _LOWEST_SHARE if attempt < _HERE else 0.0
-            way, onto = "lower", replace(projector, budget=self._lower(projector, share, rng))
+            way, onto = "lower", replace(onto, budget=self._lower(onto, share, rng))
         elif way == "faster" and timed is not None:
-            onto = self._faster(timed(), elites, rng)
+            onto = self._faster(timed(), elites if settled is None else (), rng)
         if way in ("mutated", "crossed"):
             first, second = (elites[int(i)] for i in rng.choice(len(elites), 2, replace=False))
             made = self._mutated(first, rng) if way == "mutated" else self._crossed(first, second, rng)
@@ -185,7 +195,7 @@ class GuidedSampler:
         usual = min([timed.budget.limits["latency_ms"].value, *known])
         least = 1.05 * timed.smallest()["latency_ms"]
         limit = _between(max(least, NEAR * usual) if rng.random() < NEARBY else least, usual, rng)
-        return replace(timed, budget=Budget({**timed.budget.limits, "latency_ms": limit}))
+        return _up_to(timed, limit.value)
 
     # what is known
 
@@ -197,6 +207,11 @@ class GuidedSampler:
     @cached_property
     def _elites(self) -> Elites:
         return Elites(self.space, self.space.cut_names, self._rises)
+
+
+def _up_to(timed: Projector, latency_ms: float) -> Projector:
+    """Return a projector with another limit on latency."""
+    return replace(timed, budget=Budget({**timed.budget.limits, "latency_ms": Limit(latency_ms)}))
 
 
 def _between(low: float, high: float, rng: Rng) -> Limit:

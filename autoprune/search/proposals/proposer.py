@@ -13,11 +13,11 @@ from functools import cache, cached_property, partial
 
 import numpy as np
 
-from autoprune.analysis.pareto import best_within
 from autoprune.core.budget import Budget, Limit
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
 from autoprune.core.policy import PruningPolicy
+from autoprune.core.preference import PREFERRED, Preference
 from autoprune.core.proposal import Proposal
 from autoprune.core.screened import ScreenedNetwork
 from autoprune.core.sensitivity import Sensitivity
@@ -27,6 +27,7 @@ from autoprune.errors import UsageError
 from autoprune.search.proposals.baselines import Ranking, baselines, further_baselines
 from autoprune.search.proposals.budget_projection import Cost, Projector
 from autoprune.search.proposals.guided_sampler import GuidedSampler
+from autoprune.search.proposals.latency_aim import LatencyAim, latency_aim
 from autoprune.search.proposals.latency_model import (
     LatencyModel,
     LatencyProbes,
@@ -63,6 +64,7 @@ class Proposals:
         timed: networks timed for the screening, by which proposals for a lower latency are made where latency is an
             objective without a limit; ``None``: they go by assumptions.
         quality: what networks are judged by; ``None``: which of them are good is not asked.
+        prefer: what decides between networks that are as good within noise.
     """
 
     space: SearchSpace
@@ -80,6 +82,7 @@ class Proposals:
     work: WorkCost | None = None
     timed: LatencyProbes | None = None
     quality: Metric | None = None
+    prefer: Preference = PREFERRED
 
     @property
     def chosen_sampler(self) -> str:
@@ -155,15 +158,16 @@ class Proposals:
         One for a lower latency is made for that latency where a limit is on it. Otherwise it is for this run's budget:
         what its latency is assumed to be is no number to be held to.
         """
-        fastest = cache(partial(self._fastest_good, trials))  # it looks at all trials: when it is asked for, and once
-        screened = self._from_screening(number, trials, projector, pending, fastest)
+        aim = cache(partial(self._aim, trials))  # it looks at all trials: when it is asked for, and once
+        screened = self._from_screening(number, trials, projector, pending, aim)
         if screened is not None:
             return screened
         is_limited = "latency_ms" in self.budget.limits
         is_known = self.probes is not None if is_limited else self.work is not None
-        timed = partial(self._timed, number, trials, fastest) if is_known else None
+        timed = partial(self._timed, number, trials, aim) if is_known else None
+        known = aim() if timed is not None and not is_limited else None
         for attempt in range(RANDOM_DRAWS):
-            found = self._guide.propose(number, attempt, trials, projector, self.budget, timed, pending)
+            found = self._guide.propose(number, attempt, trials, projector, self.budget, timed, pending, known)
             if not self._guide.has_seen(found):
                 break
         is_lower = found.origin == "guided:lower" or (found.origin == "guided:faster" and is_limited)
@@ -175,19 +179,22 @@ class Proposals:
         trials: Sequence[Trial],
         projector: Projector,
         pending: Sequence[Candidate],
-        fastest: Callable[[], float | None],
+        aim: Callable[[], LatencyAim | None],
     ) -> Proposal | None:
         """Return a screened network that is worth a fine-tune; ``None`` if there is none, or it is not their turn."""
         if self._pool is None:
             return None
         self._guide.learn(trials, pending)
         rng = np.random.default_rng([self.seed, number, 2])
-        return self._pool.propose(rng, trials, projector, self.budget, self._guide.has_seen, fastest)
+        return self._pool.propose(rng, trials, projector, self.budget, self._guide.has_seen, aim)
 
     def _within(self, lower: Budget) -> Budget:
-        """Return a lower budget with no limit above this run's, as a predicted one may be that no network meets."""
-        limits = {name: limit.value for name, limit in lower.limits.items()}
+        """Return a lower budget with no limit above this run's, as a predicted one may be that no network meets.
+
+        Where this run has no limit on latency, a predicted one is none to be held to.
+        """
         known = {name: limit.value for name, limit in self.budget.limits.items()}
+        limits = {name: limit.value for name, limit in lower.limits.items() if name in known or name != "latency_ms"}
         return Budget({name: Limit(min(value, known.get(name, value))) for name, value in limits.items()})
 
     def _unseen(
@@ -232,26 +239,30 @@ class Proposals:
             return latency_projector(self.space, self.budget, self.probes, trials)
         return Projector(self.space, self.cost, self._closed_form_budget(trials))
 
-    def _timed(self, number: int, trials: Sequence[Trial], fastest: Callable[[], float | None]) -> Projector:
+    def _timed(self, number: int, trials: Sequence[Trial], aim: Callable[[], LatencyAim | None]) -> Projector:
         """Return a projector that limits latency too: as timed networks predict, or else as is assumed at random."""
         if "latency_ms" in self.budget.limits and self.probes is not None:
             return latency_projector(self.space, self.budget, self.probes, trials)
         if self.timed is not None:  # without the trials' latencies, which do not repeat exactly
-            limit = fastest() or self.dense["latency_ms"]
+            known = aim()
+            limit = known.predicted_ms if known is not None else self.dense["latency_ms"]
             limits = {"latency_ms": Limit(limit), **self.budget.limits}
             return latency_projector(self.space, Budget(limits), self.timed, ())
         if self.work is None:
             raise ValueError("nothing says what takes time, so no latency can be limited; this is a bug in autoprune")
         return assumed_projector(self.space, self.budget, self.work, np.random.default_rng([self.seed, number, 1]))
 
-    def _fastest_good(self, trials: Sequence[Trial]) -> float | None:
-        """Return the latency, as predicted, of the fastest trial that is as good as the best within noise, if any."""
+    def _aim(self, trials: Sequence[Trial]) -> LatencyAim | None:
+        """Return the fastest good network so far, if latency was learnt and there is one."""
         if self.timed is None or self.quality is None:
             return None
-        found = best_within(trials, self.budget, self.quality, "latency", self.dense)
-        if found is None:
-            return None
-        return float(self._timed_model.predict(self.timed.cost.work(self.space.counts(found.candidate.policy))))
+        return latency_aim(trials, self.budget, self.quality, self.dense, self.prefer, self._predicted)
+
+    def _predicted(self, policy: PruningPolicy) -> float:
+        """Return a latency as networks that were timed when the study began have it."""
+        if self.timed is None:
+            raise ValueError("no networks were timed; this is a bug in autoprune")
+        return float(self._timed_model.predict(self.timed.cost.work(self.space.counts(policy))))
 
     @cached_property
     def _timed_model(self) -> LatencyModel:

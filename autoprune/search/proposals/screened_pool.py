@@ -25,6 +25,7 @@ from autoprune.core.space import SearchSpace
 from autoprune.core.trial import Trial
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.elites import FULL_USE
+from autoprune.search.proposals.latency_aim import LatencyAim
 from autoprune.search.proposals.loss_model import Evidence
 
 FASTER_SHARE = 0.45  # of the proposals from here that are to take less time, where latency was predicted
@@ -76,7 +77,7 @@ class ScreenedPool:
         projector: Projector,
         budget: Budget,
         is_taken: Callable[[Proposal], bool],
-        fastest: Callable[[], float | None] = lambda: None,
+        aim: Callable[[], LatencyAim | None] = lambda: None,
     ) -> Proposal | None:
         """Return a screened network that uses up the budget; ``None`` if it is others' turn, or none is left.
 
@@ -86,8 +87,7 @@ class ScreenedPool:
             projector: onto the budget of this run.
             budget: that the proposal is for.
             is_taken: whether a network was evaluated already, or is being evaluated.
-            fastest: returns what the fastest of the good networks takes, as predicted, ``None`` if that is not known;
-                asked only if it is needed.
+            aim: returns the fastest of the good networks, ``None`` if that is not known; asked only if it is needed.
         """
         told = self.foretelling(trials)
         if not self.networks or rng.random() >= told.share:
@@ -95,9 +95,12 @@ class ScreenedPool:
         usages = self.usages(projector)
         drawn = told.log_losses(self.rises, self.dense_loss) + rng.normal(0, told.deviation, len(self.networks))
         fits = (usages >= FULL_USE) & (usages <= 1)
-        is_faster = rng.random() < FASTER_SHARE and self._has_latency
+        is_faster, known = rng.random() < FASTER_SHARE and self._has_latency, None
+        if self._has_latency:
+            known = aim()
+            is_faster |= known is not None and known.is_settled
         if is_faster:
-            fits = self._faster(usages <= 1, rng, fastest())
+            fits = self._faster(usages <= 1, rng, known.predicted_ms if known is not None else None)
         for place in sorted(np.flatnonzero(fits), key=lambda place: (drawn[place], place)):
             found = self._proposal(int(place), budget, is_faster)
             if not is_taken(found):

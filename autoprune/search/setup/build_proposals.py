@@ -53,4 +53,5 @@ def unmeasured_proposals(study: PreparedStudy, budget: Budget) -> Proposals:
         spec.seed,
         work=study.cost if "latency_ms" in spec.objectives else None,
         quality=spec.quality,
+        prefer=spec.pick.prefer,
     )
