@@ -294,27 +294,81 @@ def test_where_latency_is_traded_half_of_the_proposals_go_for_less_of_it_by_what
     assert all(set(one.budget.limits) == {"mflops"} for one in found), "latency is no limit that a trial is held to"
 
 
-@pytest.mark.parametrize("worst", [2, 12])
-def test_they_take_a_little_less_than_the_fastest_network_that_is_good(worst: int) -> None:
+@dataclass(frozen=True)
+class Traded:
+    """A search with a budget in MFLOPs that trades latency, and twenty trials that take what was predicted.
+
+    Attributes:
+        proposals: of the search.
+        trials: the first ``worst`` of them, the fastest, are no good.
+        best_ms: what the fastest good one takes.
+    """
+
+    proposals: Proposals
+    trials: list[Trial]
+    best_ms: float
+
+    def shares(self, numbers: range) -> dict[str, list[float]]:
+        """Return what proposals are predicted to take, by their origins, in shares of the fastest good network's."""
+        found: dict[str, list[float]] = {}
+        for number in numbers:
+            one = self.proposals.propose(number, self.trials, random_draw(self.proposals))
+            assert set(one.budget.limits) == {"mflops"}, "latency is no limit that a trial is held to"
+            found.setdefault(one.origin, []).append(predicted_ms(self.proposals, one) / self.best_ms)
+        return found
+
+
+def predicted_ms(proposals: Proposals, one: Proposal) -> float:
+    assert proposals.timed is not None
+    return float(proposals.timed.model().predict(proposals.timed.cost.work(one.counts)))
+
+
+def traded(worst: int, dense_accuracy: float = 0.9) -> Traded:
     timed = limited(0.6)
-    probes = timed.probes
-    assert probes is not None
-    budget, model = Budget({"mflops": Limit(0.6 * timed.dense["mflops"])}), probes.model()
-    traded = replace(timed, sampler="guided", budget=budget, probes=None, work=timed.cost, timed=probes)
-    traded = replace(traded, quality=ACCURACY)
-
-    def latency_ms(one: Proposal) -> float:
-        return float(model.predict(probes.cost.work(one.counts)))
-
-    known = sorted((traded.propose(number, [], random_draw(traded)) for number in range(20)), key=latency_ms)
+    budget = Budget({"mflops": Limit(0.6 * timed.dense["mflops"])})
+    search = replace(
+        timed,
+        dense=timed.dense.merged(Measurement({"accuracy": dense_accuracy})),
+        sampler="guided",
+        budget=budget,
+        probes=None,
+        work=timed.cost,
+        timed=timed.probes,
+        quality=ACCURACY,
+    )
+    known = [search.propose(number, [], random_draw(search)) for number in range(20)]
+    known.sort(key=lambda one: predicted_ms(search, one))
     trials = list[Trial]()
     for number, one in enumerate(known):
         accuracy = 0.5 if number < worst else 0.9
-        told = {"latency_ms": latency_ms(one), "accuracy": accuracy, "loss": 1.0}
+        told = {"latency_ms": predicted_ms(search, one), "accuracy": accuracy, "loss": 1.0}
         measured = timed.cost.measure(one.counts).merged(Measurement(told, {"accuracy": 0.01}))
         trials.append(Trial(Candidate(number, one.policy, 0, one.origin, budget), Completed(measured), {}, 0))
-    found = [traded.propose(number, trials, random_draw(traded)) for number in range(20, 80)]
-    shares = [latency_ms(one) / latency_ms(known[worst]) for one in found if one.origin == "guided:faster"]
+    return Traded(search, trials, predicted_ms(search, known[worst]))
+
+
+@pytest.mark.parametrize("worst", [2, 12])
+@pytest.mark.parametrize("dense_accuracy", [0.9, 0.95])
+def test_they_take_a_little_less_than_the_fastest_network_that_is_good(worst: int, dense_accuracy: float) -> None:
+    shares = traded(worst, dense_accuracy).shares(range(20, 80))["guided:faster"]
     assert len(shares) > 10
     assert max(shares) <= 1
     assert np.mean([share >= 0.5 for share in shares]) > 0.6
+
+
+def test_once_a_network_is_as_good_as_the_dense_one_nothing_much_slower_is_proposed() -> None:
+    settled = traded(2).shares(range(20, 80))
+    assert len(settled) == 5, "in every way that there is"
+    assert max(max(shares) for shares in settled.values()) <= 1.5
+    assert max(settled["guided:drawn"]) > 1, "a little slower ones may be more accurate"
+
+
+@pytest.mark.parametrize("changed", [{"prefer": "accuracy"}, {"prefer": "size"}, {"quality": None}])
+def test_slower_networks_are_proposed_where_speed_is_not_what_is_preferred(changed: dict[str, Any]) -> None:
+    known = traded(2)
+    found = replace(known, proposals=replace(known.proposals, **changed)).shares(range(20, 80))
+    assert max(found["guided:drawn"]) > 1.5
+
+
+def test_slower_networks_are_proposed_so_long_as_the_dense_one_is_better() -> None:
+    assert max(traded(2, dense_accuracy=0.92).shares(range(20, 80))["guided:drawn"]) > 1.5
