@@ -139,7 +139,8 @@ class _Pick:
         picked = self.view.folder.picked
         self.view.folder.create()
         study = self.study or prepare_study(self._spec(), self.view.folder, self.notify)
-        settings = finetune_settings(study.spec, epochs=self.epochs, lr=study.spec.pick.lr)
+        peak = study.spec.pick.lr
+        settings = finetune_settings(study.spec, epochs=self.epochs, lr=None if peak == "auto" else peak)
         images = finish_images(study.spec)
         maker, meter = build_maker(study, settings, images), build_meter(study)
         lead = study.task.metric

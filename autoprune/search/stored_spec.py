@@ -19,8 +19,8 @@ CHANGED_DEFAULTS = (("space", "importances"), ("space", "depth"), ("finetune", "
 def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
     """Return the spec with what the study decided when it began, where it is left open.
 
-    That is the precision, the layout, the latency runtime and format and the multiple of widths left to ``auto``, and
-    what it is judged by.
+    That is the precision, the layout, the latency runtime and format, the multiple of widths and the learning rates
+    left to ``auto``, and what it is judged by.
     """
     if not folder.has_begun:
         return spec
@@ -34,13 +34,19 @@ def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
         latency = latency.model_copy(update={"runtime": stored.latency.runtime})
     if latency.format == "auto":
         latency = latency.model_copy(update={"format": stored.latency.format})
+    finetune, pick = spec.finetune, spec.pick
+    if finetune.lr == "auto":
+        finetune = finetune.model_copy(update={"lr": stored.finetune.lr})
+    if pick.lr == "auto":
+        pick = pick.model_copy(update={"lr": stored.pick.lr})
     space = spec.space
     if space.round_to == "auto":
         space = space.model_copy(update={"round_to": stored.space.round_to})
     metrics = spec.metrics or stored.metrics
     is_open = spec.objectives == StudySpec.model_fields["objectives"].default or QUALITY in spec.objectives
     objectives = stored.objectives if is_open and metrics == stored.metrics else spec.objectives
-    decided = {"runtime": runtime, "latency": latency, "space": space, "metrics": metrics, "objectives": objectives}
+    sections = {"runtime": runtime, "latency": latency, "space": space, "finetune": finetune, "pick": pick}
+    decided = {**sections, "metrics": metrics, "objectives": objectives}
     return _with_earlier_defaults(spec.model_copy(update=decided), stored)
 
 

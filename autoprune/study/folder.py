@@ -135,6 +135,11 @@ class StudyFolder:
         return self.path / "sensitivity.json"
 
     @property
+    def peak_rate(self) -> Path:
+        """Return with which learning rate a pruned network was best after some steps, and how good with the others."""
+        return self.path / "peak_rate.json"
+
+    @property
     def moments(self) -> Path:
         """Return the second moments of what the dense network's layers read."""
         return self.path / "moments.safetensors"

@@ -23,7 +23,7 @@ SPEC = "resolved.toml"
 NETWORKS = ("dense.safetensors", "rewind.safetensors", "sparse.safetensors")
 _MEASURED = (
     *("scores.safetensors", "dense.json", "threshold.json", "sensitivity.json", "latency.json"),
-    "screened.jsonl",
+    *("peak_rate.json", "screened.jsonl"),
 )
 _TEACHER = re.compile(r"teacher/teacher-[\w-]+\.safetensors")
 

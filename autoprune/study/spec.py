@@ -171,7 +171,7 @@ def fingerprint(spec: StudySpec) -> dict[str, object]:
 
     >>> prints = fingerprint(StudySpec())
     >>> prints["finetune.lr"], prints["objectives"], "trials" in prints
-    (0.03, ['accuracy', 'mflops', 'latency_ms'], False)
+    ('auto', ['accuracy', 'mflops', 'latency_ms'], False)
     """
     flat: dict[str, object] = {}
     for key, value in spec.model_dump(mode="json").items():

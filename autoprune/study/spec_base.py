@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from autoprune.core.registry import Registry
@@ -67,5 +68,15 @@ def check_unique(names: tuple[str, ...], may_be_empty: bool = False) -> None:
         raise fault(f"expected every name once; repeated: {', '.join(twice)}")
 
 
+def check_rate(value: object) -> object:
+    """Return a learning rate, or ``auto``."""
+    is_rate = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    if value != "auto" and not is_rate:
+        raise fault("expected a number > 0, or auto")
+    return value
+
+
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 OptimizerName = Literal["sgd", "adamw"]
+Rate = Annotated[float | Literal["auto"], BeforeValidator(check_rate)]
+"""A learning rate above zero, or ``auto``."""

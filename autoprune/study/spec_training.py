@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from autoprune.core.export_formats import named_formats
 from autoprune.core.preference import PREFERRED, Preference
 from autoprune.errors import UnknownNameError
-from autoprune.study.spec_base import LARGEST_BATCH, OptimizerName, Section, fault
+from autoprune.study.spec_base import LARGEST_BATCH, OptimizerName, Rate, Section, fault
 
 
 class DenseSpec(Section):
@@ -56,7 +56,11 @@ class FinetuneSpec(Section):
 
     epochs: float = Field(default=1.25, ge=0, description="passes over the training examples; 0: no training")
     batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH, description="examples per step")
-    lr: float = Field(default=0.03, gt=0, description="peak learning rate")
+    lr: Rate = Field(
+        default="auto",
+        description="peak learning rate; auto: that of a few by which a pruned network is best after some steps, tried "
+        "once, when the study begins",
+    )
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
     optimizer: OptimizerName = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
     distill: bool = Field(default=True, description="whether the dense network is the teacher")
@@ -83,7 +87,7 @@ class PickSpec(Section):
     epochs: float = Field(
         default=10.0, ge=0, description="passes over the training examples; 0: none, with the trial's stored weights"
     )
-    lr: float = Field(default=0.03, gt=0, description="peak learning rate")
+    lr: Rate = Field(default="auto", description="peak learning rate; auto: that of ``[finetune]``")
     top: int = Field(
         default=3,
         ge=1,

@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+RATES: Mapping[str, tuple[float, float, float]] = {"sgd": (0.01, 0.03, 0.1), "adamw": (0.0003, 0.001, 0.003)}
+"""Optimizer → the peak rates that are tried where nobody says one; the middle one is usual."""
+
+
+def usual_rate(optimizer: str) -> float:
+    """Return the peak rate that an optimizer has where none is tried.
+
+    >>> usual_rate("sgd"), usual_rate("adamw")
+    (0.03, 0.001)
+    """
+    return RATES[optimizer][1]
 
 
 def learning_rate(step: int, total: int, peak: float) -> float:

@@ -95,12 +95,17 @@ plans = tables(
     sparsity=tables(method=st.sampled_from(["none", "bn_l1", "group_lasso"]), strength=rates, epochs=rates, lr=rates),
     schedule=tables(stages=counts, trainable=st.sampled_from(["all", "cut", "norms_and_head"]), rewind_epoch=counts),
     finetune=tables(
-        optimizer=optimizers, epochs=numbers(0), distill=st.booleans(), temperature=rates, distill_weight=numbers(0, 1)
+        lr=rates | st.just("auto"),
+        optimizer=optimizers,
+        epochs=numbers(0),
+        distill=st.booleans(),
+        temperature=rates,
+        distill_weight=numbers(0, 1),
     ),
     stopping=tables(enabled=st.booleans(), images=counts),
     pick=tables(
         epochs=numbers(0),
-        lr=rates,
+        lr=rates | st.just("auto"),
         top=counts,
         compare=st.booleans(),
         prefer=st.sampled_from(["accuracy", "latency", "size"]),
@@ -262,6 +267,11 @@ def test_all_faults_of_all_layers_are_reported_at_once() -> None:
         ({"trials": "40"}, f"trials: given '40' in {FILE}; expected a whole number >= 1"),
         ({"space": {"max_sparsity": 1}}, f"space.max_sparsity: given 1 in {FILE}; expected a number > 0 and < 1"),
         ({"dense": {"lr": float("inf")}}, f"dense.lr: given inf in {FILE}; expected a number > 0"),
+        *(
+            ({key: {"lr": rate}}, f"{key}.lr: given {rate!r} in {FILE}; expected a number > 0, or auto")
+            for key, rate in (("finetune", 0), ("finetune", True), ("pick", -1.0), ("pick", float("inf")))
+        ),
+        ({"finetune": {"lr": "fast"}}, f"finetune.lr: given 'fast' in {FILE}; expected a number > 0, or auto"),
         ({"finetune": {"distill": 1}}, f"finetune.distill: given 1 in {FILE}; expected true or false"),
         ({"data": {"root": 3}}, f"data.root: given 3 in {FILE}; expected text"),
         ({"objectives": "accuracy"}, f"objectives: given 'accuracy' in {FILE}; expected a list of names"),
@@ -531,7 +541,7 @@ def test_differences_are_told_in_lines() -> None:
     changed = fingerprint(parsed(finetune={"lr": 0.1}, model={"source": "resnet20"}))
     assert differences(stored, changed) == [
         "model.source: stored 'resnet56', given 'resnet20'",
-        "finetune.lr: stored 0.03, given 0.1",
+        "finetune.lr: stored 'auto', given 0.1",
     ]
     assert differences({"seed": 0}, {"new": 1}) == ["seed: stored 0, given nothing", "new: stored nothing, given 1"]
 

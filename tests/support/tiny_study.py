@@ -21,7 +21,10 @@ def tiny_spec(file: Path, **changes: Any) -> StudySpec:
             "space": {"importances": ("l1", "taylor"), "calibration_images": 48},
             "dense": {"epochs": 3, "batch_size": 32},
             "screening": {"enabled": False},
-            "finetune": {"epochs": 1.0, "batch_size": 32, "recalibration_images": 48, "compensation_images": 0},
+            "finetune": {
+                **{"epochs": 1.0, "batch_size": 32, "lr": 0.03},
+                **{"recalibration_images": 48, "compensation_images": 0},
+            },
             "latency": {"runtime": "torch", "blocks": 5, "calls": 1},
             "runtime": {"device": "cpu", "precision": "fp32", "layout": "contiguous", "threads": 1},
             **changes,

@@ -67,10 +67,11 @@ def _candidate(view: StudyView) -> Pairs:
         if spec.stopping.enabled
         else "no candidate is stopped early"
     )
+    rate = "not decided yet" if tune.lr == "auto" else f"{tune.lr:g}"
     trained = (
         f"{_epochs(tune.epochs)} by {spec.loop.finetune}"
         if spec.loop.finetune
-        else f"{_epochs(tune.epochs)}, batch {tune.batch_size}, {tune.optimizer}, learning rate {tune.lr:g}, "
+        else f"{_epochs(tune.epochs)}, batch {tune.batch_size}, {tune.optimizer}, learning rate {rate}, "
         f"weight decay {tune.weight_decay:g}; {teacher}"
     )
     return [

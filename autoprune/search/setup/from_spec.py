@@ -14,6 +14,7 @@ from autoprune.tasks.builtin import build_task
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.resolve_runtime import resolve_runtime
 from autoprune.training.device.runtime import Runtime
+from autoprune.training.learning_rate import usual_rate
 from autoprune.training.settings import FinetuneSettings
 
 
@@ -57,12 +58,16 @@ def task_of(spec: StudySpec) -> DataTask:
 
 
 def finetune_settings(spec: StudySpec, epochs: float | None = None, lr: float | None = None) -> FinetuneSettings:
-    """Return the fine-tune of the spec, with another length or learning rate if given."""
+    """Return the fine-tune of the spec, with another length or learning rate if given.
+
+    As long as the rate is not decided, it is the optimizer's usual one.
+    """
     wish = spec.finetune
+    peak = usual_rate(wish.optimizer) if wish.lr == "auto" else wish.lr
     return FinetuneSettings(
         epochs=wish.epochs if epochs is None else epochs,
         batch_size=wish.batch_size,
-        lr=wish.lr if lr is None else lr,
+        lr=peak if lr is None else lr,
         weight_decay=wish.weight_decay,
         distill=wish.distill,
         temperature=wish.temperature,

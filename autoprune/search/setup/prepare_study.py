@@ -16,6 +16,7 @@ from autoprune.search.setup.build_costs import cost_model, timer_of
 from autoprune.search.setup.choose_latency_engine import check_engine_takes, named_engine, with_latency_engine
 from autoprune.search.setup.choose_latency_format import with_latency_format
 from autoprune.search.setup.choose_layout import with_layout
+from autoprune.search.setup.choose_peak_rate import with_peak_rate
 from autoprune.search.setup.choose_round_to import with_round_to
 from autoprune.search.setup.choose_runtime import with_working_runtime
 from autoprune.search.setup.context import open_context
@@ -73,7 +74,7 @@ def prepare_study(
     timer = timer_of(decided, network, timing_engine)
     dense = measure_dense(decided, network, cost, timer, float_engine)
     _check_objectives(spec, dense)
-    return PreparedStudy(decided, pruner, start, frozen, cost, timer, dense)
+    return with_peak_rate(PreparedStudy(decided, pruner, start, frozen, cost, timer, dense))
 
 
 def _check_objectives(spec: StudySpec, dense: Measurement) -> None:

@@ -16,7 +16,7 @@ TRIAL_WEIGHTS = "weights"  # the folder of trials' own weights, which come and g
 # what the trials rest on, and what makes a study go on elsewhere without measuring again
 CARRIED = (
     *("dense.safetensors", "rewind.safetensors", "sparse.safetensors", "scores.safetensors", "moments.safetensors"),
-    *("dense.json", "threshold.json", "sensitivity.json", "latency.json", "screened.jsonl"),
+    *("dense.json", "threshold.json", "sensitivity.json", "latency.json", "peak_rate.json", "screened.jsonl"),
     f"{TRIAL_WEIGHTS}/[0-9]*.safetensors",  # by the number of the trial
 )
 DATABASE = ("study.db", "study.db-wal", "study.db-shm", "study.db-journal")

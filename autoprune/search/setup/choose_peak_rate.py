@@ -1,0 +1,143 @@
+"""The peak learning rate of a study's fine-tunes: as the spec says, or the best of a few, tried once.
+
+One network, cut as evenly as candidates are on average and compensated, is fine-tuned for some steps with each rate.
+The usual rate of the optimizer stays unless another one leads to a clearly smaller loss on validation; where the
+smallest rate is the best, smaller ones are tried.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autoprune.core.counts import ChannelCounts
+from autoprune.core.json_values import parse_json
+from autoprune.errors import AutopruneError
+from autoprune.models.copying.copy_network import copy_network
+from autoprune.search.evaluation.stopwatch import Stopwatch
+from autoprune.search.setup.build_evaluator import build_maker
+from autoprune.search.setup.from_spec import finetune_settings
+from autoprune.search.setup.once import once, unless_damaged
+from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.training.learning_rate import RATES, usual_rate
+from autoprune.training.scoring import score
+from autoprune.training.settings import total_steps
+
+STEPS = 40  # at most, of each fine-tune
+_LEAST_STEPS = 4  # fewer say nothing
+KEPT = 0.7  # of each group's channels: about half of the FLOPs
+_IMAGES = 2000  # validation examples, at most
+_BETTER = 0.03  # share of the usual rate's loss by which another one must lessen it
+_SMALLER, _MOST_SMALLER = 0.3, 2  # each smaller rate, and how many of them
+
+
+@dataclass(frozen=True)
+class PeakRate:
+    """The peak rate that was found best.
+
+    Attributes:
+        rate: the learning rate.
+        losses: each rate that was tried → the loss on validation after it; infinite where training failed.
+    """
+
+    rate: float
+    losses: Mapping[float, float]
+
+
+def with_peak_rate(study: PreparedStudy) -> PreparedStudy:
+    """Return the study with the peak rate of its fine-tunes decided: as given, as stored, or the best of a few.
+
+    Args:
+        study: prepared but for that.
+
+    Raises:
+        AutopruneError: if a network cannot be cut.
+    """
+    if study.spec.finetune.lr != "auto":
+        return study
+    rate = usual_rate(study.spec.finetune.optimizer)
+    if _can_be_tried(study):
+        rate = once(study.folder.peak_rate, unless_damaged(_read), lambda: _tried(study), _text).rate
+    finetune = study.spec.finetune.model_copy(update={"lr": rate})
+    context = replace(study.context, spec=study.spec.model_copy(update={"finetune": finetune}))
+    return replace(study, context=context)
+
+
+def _can_be_tried(study: PreparedStudy) -> bool:
+    """Return whether a fine-tune of autoprune's own takes place at all, long enough to tell rates apart."""
+    return study.task.finetune is None and bool(study.space.by_name) and _steps(study) >= _LEAST_STEPS
+
+
+def _steps(study: PreparedStudy) -> int:
+    settings = finetune_settings(study.spec)
+    return min(STEPS, total_steps(study.task.steps_per_epoch(settings.batch_size), settings))
+
+
+def _tried(study: PreparedStudy) -> PeakRate:
+    steps = _steps(study)
+    study.context.notify(f"trying learning rates, {steps} steps each, on a pruned network")
+    found = best_rate(RATES[study.spec.finetune.optimizer], _trial_of(study, steps))
+    others = ", ".join(f"{loss:.4g} with {rate:g}" for rate, loss in found.losses.items() if rate != found.rate)
+    study.context.notify(
+        f"peak learning rate: {found.rate:g} (finetune.lr), after which the loss is {found.losses[found.rate]:.4g}; "
+        f"it is {others}"
+    )
+    return found
+
+
+def best_rate(rates: tuple[float, float, float], loss_after: Callable[[float], float]) -> PeakRate:
+    """Return the best rate; the middle one stays unless another is clearly better.
+
+    Args:
+        rates: that are tried, the usual one in the middle, rising.
+        loss_after: returns the loss after a fine-tune with a rate, infinite if it fails.
+
+    >>> best_rate((0.01, 0.03, 0.1), {0.01: 0.99, 0.03: 1.0, 0.1: 2.0}.__getitem__).rate
+    0.03
+    """
+    losses = {rate: loss_after(rate) for rate in rates}
+    usual, smallest = rates[1], rates[0]
+    for _ in range(_MOST_SMALLER):
+        others = [loss for rate, loss in losses.items() if rate != smallest]
+        if losses[smallest] >= min(others) and math.isfinite(min(others)):
+            break
+        smallest = float(f"{_SMALLER * smallest:.1g}")
+        losses[smallest] = loss_after(smallest)
+    best = min(losses, key=lambda rate: losses[rate])
+    needed = losses[usual] - _BETTER * abs(losses[usual]) if math.isfinite(losses[usual]) else math.inf
+    return PeakRate(best if losses[best] < needed else usual, losses)
+
+
+def _trial_of(study: PreparedStudy, steps: int) -> Callable[[float], float]:
+    """Return what fine-tunes a copy of one pruned network with a rate, and returns the loss that comes of it."""
+    settings, watch = finetune_settings(study.spec), Stopwatch(lambda phase: None)
+    settings = replace(settings, epochs=steps / max(1, study.task.steps_per_epoch(settings.batch_size)))
+    maker = build_maker(study, settings)
+    maker = replace(maker, schedule=maker.schedule.model_copy(update={"stages": 1}))
+    kept = {name: study.space.nearest(name, KEPT * g.num_channels) for name, g in study.space.by_name.items()}
+    policy = study.space.policy(ChannelCounts(kept))
+    network = maker.pruned(policy, watch)
+
+    def loss_after(rate: float) -> float:
+        tried = study.device.place(copy_network(network))
+        try:
+            replace(maker, settings=replace(settings, lr=rate)).finetune(tried, policy, watch)
+            return score(tried, study.task, "val", study.device, limit=_IMAGES).loss
+        except AutopruneError:  # mostly a loss that is not finite; were it the network, every candidate would tell
+            return math.inf
+
+    return loss_after
+
+
+def _read(path: Path) -> PeakRate:
+    known = parse_json(path.read_text(encoding="utf-8"))
+    losses = {float(rate): math.inf if loss is None else float(loss) for rate, loss in known["losses"].items()}
+    return PeakRate(float(known["rate"]), losses)
+
+
+def _text(found: PeakRate) -> str:
+    losses = {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in found.losses.items()}
+    return json.dumps({"rate": found.rate, "losses": losses}, indent=1)

@@ -1,0 +1,107 @@
+"""The peak learning rate of a study: the best of a few, tried once, unless somebody says one."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import write_task
+from tiny_study import tiny_spec
+
+from autoprune.search.setup import choose_peak_rate
+from autoprune.search.setup.choose_peak_rate import best_rate
+from autoprune.search.setup.from_spec import finetune_settings, resolve
+from autoprune.search.setup.prepare_study import prepare_study
+from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.search.stored_spec import remember, with_stored_choices
+from autoprune.study.folder import StudyFolder
+from autoprune.training.learning_rate import RATES as RATES_OF
+from autoprune.training.learning_rate import usual_rate
+
+RATES = (0.01, 0.03, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("losses", "rate", "tried"),
+    [
+        ({0.01: 1.0, 0.03: 1.0, 0.1: 1.0}, 0.03, 3),
+        ({0.01: 1.2, 0.03: 1.0, 0.1: 0.98}, 0.03, 3),  # by less than what counts
+        ({0.01: 1.2, 0.03: 1.0, 0.1: 0.9}, 0.1, 3),
+        ({0.01: 0.9, 0.03: 1.0, 0.1: 2.0, 0.003: 0.95}, 0.01, 4),
+        ({0.01: 0.9, 0.03: 1.0, 0.1: 2.0, 0.003: 0.8, 0.0009: 0.7}, 0.0009, 5),
+        ({0.01: 0.5, 0.03: math.inf, 0.1: math.inf, 0.003: 0.6}, 0.01, 4),
+        ({0.01: math.inf, 0.03: math.inf, 0.1: math.inf, 0.003: math.inf, 0.0009: math.inf}, 0.03, 5),
+        ({0.01: -1.0, 0.03: -0.99, 0.1: 0.0, 0.003: -0.9}, 0.03, 4),
+        ({0.01: -1.1, 0.03: -1.0, 0.1: 0.0, 0.003: -0.9}, 0.01, 4),
+    ],
+)
+def test_the_usual_rate_stays_unless_another_is_clearly_better(
+    losses: dict[float, float], rate: float, tried: int
+) -> None:
+    found = best_rate(RATES, losses.__getitem__)
+    assert found.rate == rate
+    assert len(found.losses) == tried
+
+
+def study_of(tmp_path: Path, heard: list[str] | None = None, **finetune: Any) -> PreparedStudy:
+    folder = StudyFolder(tmp_path / "study")
+    folder.create()
+    base = {"epochs": 2.0, "batch_size": 32, "compensation_images": 48, "lr": "auto"}
+    spec = with_stored_choices(resolve(tiny_spec(write_task(tmp_path), finetune=base | finetune)), folder)
+    study = prepare_study(spec, folder, (heard if heard is not None else []).append)
+    remember(study.spec, {}, folder)
+    return study
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_it_is_tried_once_and_stored_for_every_worker_and_run(tmp_path: Path, optimizer: str) -> None:
+    heard = list[str]()
+    study = study_of(tmp_path, heard, optimizer=optimizer)
+    stored = json.loads(study.folder.peak_rate.read_text(encoding="utf-8"))
+    assert study.spec.finetune.lr == stored["rate"]
+    assert [float(rate) for rate in stored["losses"]][:3] == list(RATES_OF[optimizer])
+    assert all(loss > 0 for loss in stored["losses"].values())
+    said = [line for line in heard if line.startswith("peak learning rate: ")]
+    assert len(said) == 1
+    assert f"peak learning rate: {stored['rate']:g} (finetune.lr)" in said[0]
+    again = list[str]()
+    assert study_of(tmp_path, again, optimizer=optimizer).spec == study.spec, "a second run"
+    undecided = study.spec.finetune.model_copy(update={"lr": "auto"})
+    worker = prepare_study(study.spec.model_copy(update={"finetune": undecided}), study.folder, again.append)
+    assert worker.spec == study.spec, "a worker that joins while the first one prepares"
+    assert not [line for line in again if "learning rate" in line]
+    assert finetune_settings(worker.spec).lr == stored["rate"]
+
+
+def test_the_dense_network_is_left_as_it_was(tmp_path: Path) -> None:
+    tried, given = study_of(tmp_path / "a"), study_of(tmp_path / "b", lr=0.02)
+    assert given.spec.finetune.lr == 0.02
+    assert not given.folder.peak_rate.exists()
+    for one, other in zip(tried.network.parameters(), given.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("finetune", [{"epochs": 0.0}, {"epochs": 0.5}])
+def test_nothing_is_tried_where_too_few_steps_would_tell(tmp_path: Path, finetune: dict[str, float]) -> None:
+    study = study_of(tmp_path, **finetune)
+    assert study.spec.finetune.lr == usual_rate("sgd")
+    assert not study.folder.peak_rate.exists()
+
+
+def test_training_that_explodes_counts_as_the_worst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose_peak_rate, "RATES", {"sgd": (0.001, 1e18, 1e20)})
+    monkeypatch.setattr(choose_peak_rate, "usual_rate", lambda optimizer: 1e18)
+    study = study_of(tmp_path)
+    stored = json.loads(study.folder.peak_rate.read_text(encoding="utf-8"))
+    assert stored["losses"]["1e+18"] is None
+    assert study.spec.finetune.lr == stored["rate"] <= 0.001
+
+
+def test_a_pick_takes_the_rate_of_the_trials_unless_told(tmp_path: Path) -> None:
+    study = study_of(tmp_path)
+    assert study.spec.pick.lr == "auto"
+    assert with_stored_choices(study.spec, study.folder).pick.lr == "auto"
