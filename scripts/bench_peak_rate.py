@@ -54,7 +54,9 @@ def parse_arguments() -> argparse.Namespace:
     ):
         parser.add_argument(f"--{name}", type=lambda t, k=kind: [k(n) for n in t.split(",")], default=default)
     fixed = {"budget": None, "steps": None, "batch_size": None, "lr": None, "dense_epochs": None}
-    parser.set_defaults(**fixed, finish_steps=None, finish_lr=None, trials=30, precision="auto", layout="contiguous")
+    parser.set_defaults(
+        **fixed, finish_steps=None, finish_lr=None, trials=30, max_drop=0.02, precision="auto", layout="contiguous"
+    )
     return parser.parse_args()
 
 

@@ -29,17 +29,19 @@ RATES = (0.01, 0.03, 0.1)
     ("losses", "rate", "tried"),
     [
         ({0.01: 1.0, 0.03: 1.0, 0.1: 1.0}, 0.03, 3),
-        ({0.01: 1.2, 0.03: 1.0, 0.1: 0.98}, 0.03, 3),  # by less than what counts
+        ({0.01: 1.2, 0.03: 1.0, 0.1: 0.96}, 0.03, 3),  # by less than what counts
         ({0.01: 1.2, 0.03: 1.0, 0.1: 0.9}, 0.1, 3),
         ({0.01: 0.9, 0.03: 1.0, 0.1: 2.0, 0.003: 0.95}, 0.01, 4),
+        ({0.01: 0.625, 0.03: 0.839, 0.1: 6.3, 0.003: 0.617}, 0.01, 4),  # a short trial flatters small rates
         ({0.01: 0.9, 0.03: 1.0, 0.1: 2.0, 0.003: 0.8, 0.0009: 0.7}, 0.0009, 5),
         ({0.01: 0.5, 0.03: math.inf, 0.1: math.inf, 0.003: 0.6}, 0.01, 4),
         ({0.01: math.inf, 0.03: math.inf, 0.1: math.inf, 0.003: math.inf, 0.0009: math.inf}, 0.03, 5),
-        ({0.01: -1.0, 0.03: -0.99, 0.1: 0.0, 0.003: -0.9}, 0.03, 4),
+        ({0.01: math.inf, 0.03: math.inf, 0.1: math.inf, 0.003: 3.0, 0.0009: 2.9}, 0.003, 5),
+        ({0.01: -1.0, 0.03: -0.99, 0.1: 0.0}, 0.03, 3),
         ({0.01: -1.1, 0.03: -1.0, 0.1: 0.0, 0.003: -0.9}, 0.01, 4),
     ],
 )
-def test_the_usual_rate_stays_unless_another_is_clearly_better(
+def test_of_the_rates_that_are_as_good_as_the_best_the_nearest_to_the_usual_one_is_taken(
     losses: dict[float, float], rate: float, tried: int
 ) -> None:
     found = best_rate(RATES, losses.__getitem__)

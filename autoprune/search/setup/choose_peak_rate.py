@@ -1,8 +1,9 @@
 """The peak learning rate of a study's fine-tunes: as the spec says, or the best of a few, tried once.
 
 One network, cut as evenly as candidates are on average and compensated, is fine-tuned for some steps with each rate.
-The usual rate of the optimizer stays unless another one leads to a clearly smaller loss on validation; where the
-smallest rate is the best, smaller ones are tried.
+Of the rates whose loss on validation is near the smallest, the one nearest to the optimizer's usual rate is taken: a
+short trial flatters small rates, which have less to make good again. Where the smallest is clearly the best, smaller
+ones are tried.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ STEPS = 40  # at most, of each fine-tune
 _LEAST_STEPS = 4  # fewer say nothing
 KEPT = 0.7  # of each group's channels: about half of the FLOPs
 _IMAGES = 2000  # validation examples, at most
-_BETTER = 0.03  # share of the usual rate's loss by which another one must lessen it
+_NEAR = 0.05  # share of the smallest loss; what is no further above it is as good
 _SMALLER, _MOST_SMALLER = 0.3, 2  # each smaller rate, and how many of them
 
 
@@ -89,26 +90,29 @@ def _tried(study: PreparedStudy) -> PeakRate:
 
 
 def best_rate(rates: tuple[float, float, float], loss_after: Callable[[float], float]) -> PeakRate:
-    """Return the best rate; the middle one stays unless another is clearly better.
+    """Return the best rate: of those that are as good as the best, the nearest to the usual one.
 
     Args:
         rates: that are tried, the usual one in the middle, rising.
         loss_after: returns the loss after a fine-tune with a rate, infinite if it fails.
 
-    >>> best_rate((0.01, 0.03, 0.1), {0.01: 0.99, 0.03: 1.0, 0.1: 2.0}.__getitem__).rate
+    >>> best_rate((0.01, 0.03, 0.1), {0.01: 0.98, 0.03: 1.0, 0.1: 2.0}.__getitem__).rate
     0.03
     """
     losses = {rate: loss_after(rate) for rate in rates}
     usual, smallest = rates[1], rates[0]
     for _ in range(_MOST_SMALLER):
-        others = [loss for rate, loss in losses.items() if rate != smallest]
-        if losses[smallest] >= min(others) and math.isfinite(min(others)):
+        if any(rate > smallest for rate in _good(losses)):
             break
         smallest = float(f"{_SMALLER * smallest:.1g}")
         losses[smallest] = loss_after(smallest)
-    best = min(losses, key=lambda rate: losses[rate])
-    needed = losses[usual] - _BETTER * abs(losses[usual]) if math.isfinite(losses[usual]) else math.inf
-    return PeakRate(best if losses[best] < needed else usual, losses)
+    return PeakRate(min(_good(losses), key=lambda rate: abs(math.log(rate / usual)), default=usual), losses)
+
+
+def _good(losses: Mapping[float, float]) -> list[float]:
+    """Return the rates whose loss is near the smallest; none if all have failed."""
+    least = min(losses.values())
+    return [rate for rate, loss in losses.items() if math.isfinite(loss) and loss <= least + _NEAR * abs(least)]
 
 
 def _trial_of(study: PreparedStudy, steps: int) -> Callable[[float], float]:
