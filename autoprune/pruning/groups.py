@@ -16,16 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.core.channel_groups import FrozenGroup, PruningGroup, Side
-from autoprune.errors import ModelError
 from autoprune.models.calling.answers import answer_of
 from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.pruning.couple_groups import Repair
-from autoprune.pruning.faults import where
 from autoprune.pruning.layers.kinds import kind_of
+from autoprune.pruning.make_specimen import specimen_of
 from autoprune.pruning.number_attributes import NUMBER
 from autoprune.pruning.propose_groups import ProposedGroups, propose_groups, unnamed_layers
-from autoprune.pruning.prove_groups import Proof, Specimen, frozen_by, training_answers
+from autoprune.pruning.prove_groups import Proof, Specimen, frozen_by
 from autoprune.pruning.sift_groups import Sieve, Unproved
 from autoprune.pruning.tracing.rule_helpers import FoldKey, Turns
 from autoprune.pruning.tracing.tracer import OutOfTime
@@ -62,7 +61,7 @@ def find_groups(network: nn.Module, example: object, seconds: float = SECONDS) -
             as a ScriptModule.
     """
     deadline = time.process_time() + seconds
-    specimen = _specimen(network, Inputs.of(example))
+    specimen = specimen_of(network, Inputs.of(example))
     try:
         best = _Attempt(specimen, deadline, seconds)
         for choice in range(1, _CHOICES):
@@ -103,7 +102,7 @@ class Glimpse:
 def glimpse_groups(network: nn.Module, example: object, seconds: float = SECONDS) -> Glimpse:
     """Return what may be cut in a network by the look of it; arguments and errors are those of :func:`find_groups`."""
     deadline = time.process_time() + seconds
-    specimen = _specimen(network, Inputs.of(example))
+    specimen = specimen_of(network, Inputs.of(example))
     try:
         seen = _sight(specimen, deadline, seconds, {})
     except OutOfTime:
@@ -208,9 +207,8 @@ class _Attempt:
 
     def has_more_heads_than(self, other: _Attempt) -> bool:
         """Return whether fewer heads are cut inside, and as much of the network can be cut."""
-        mine, others = (len(each.failed) + len(each.proposals.frozen) for each in (self, other))
-        cut, had = (_sides_of(each.proved) for each in (self, other))
-        return len(self._inside_heads) < len(other._inside_heads) and mine <= others and cut >= had
+        is_less_inside = len(self._inside_heads) < len(other._inside_heads)
+        return is_less_inside and self._whole <= other._whole and _sides_of(self.proved) >= _sides_of(other.proved)
 
     def _is_lost(self, labels: Tensor) -> bool:
         """Return whether some channels could not be followed, or are all coupled with one another."""
@@ -227,8 +225,14 @@ class _Attempt:
 
     def is_better_than(self, other: _Attempt) -> bool:
         """Return whether more of the network can be cut."""
-        mine, others = (len(each.failed) + len(each.proposals.frozen) for each in (self, other))
-        return mine < others and len(self.proved) >= len(other.proved)
+        mine, others = self._whole, other._whole
+        cut, had = _sides_of(self.proved), _sides_of(other.proved)
+        return (mine < others and len(self.proved) >= len(other.proved)) or (mine == others and cut > had)
+
+    @property
+    def _whole(self) -> int:
+        """Return how many groups stay whole."""
+        return len(self.failed) + len(self.proposals.frozen)
 
     def groups(self) -> Groups:
         """Return what was found, in network order, every layer with parameters among it."""
@@ -258,43 +262,6 @@ def _trace(specimen: Specimen, seconds: float, turns: Turns) -> Trace:
     except Exception:  # the user's own forward may raise anything
         answer_of(specimen.network, alone)  # raises if it does not run on one example
         raise
-
-
-def _specimen(network: nn.Module, example: Inputs) -> Specimen:
-    """Return a copy in which no channel is silent, its input, and its outputs.
-
-    Tensors of one value, such as a scale of zero before training, are drawn anew: a cut behind them would change
-    nothing and prove nothing. In float64, if the network runs in it, rounding does not hide small changes either.
-    """
-    probe, example = copy_network(network).cpu().float().eval(), example.on("cpu").at_least_two()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in probe.parameters():
-            if parameter.is_floating_point() and parameter.numel() > 1 and parameter.min() == parameter.max():
-                parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
-    example = example.real_as(torch.float32)
-    expected = answer_of(probe, example)
-    try:
-        wide, same = copy_network(probe).double(), example.real_as(torch.float64)
-        probe, example, expected = wide, same, answer_of(wide, same)
-    except ModelError:  # it makes float32 tensors of its own
-        pass
-    return Specimen(probe, example, expected, *_in_training(probe, example))
-
-
-def _in_training(network: nn.Module, example: Inputs) -> tuple[list[Tensor], bool]:
-    """Return what a network answers in training mode, and whether it draws random numbers there.
-
-    Raises:
-        ModelError: if it does not run.
-    """
-    try:
-        return training_answers(copy_network(network), example, 0)
-    except Exception as error:  # the user's own network may raise anything
-        raise ModelError(
-            f"the network runs in evaluation mode, and not in training mode, on {example}: "
-            f"{type(error).__name__}: {where(error)}"
-        ) from error
 
 
 def _out_of_time(network: nn.Module, seconds: float) -> Iterable[FrozenGroup]:

@@ -207,6 +207,51 @@ def test_whole_heads_go_where_channels_of_every_head_could_too(packing: str, wit
     assert torch.allclose(small(x), zeroed(dense, cut)(x), rtol=0, atol=1e-12)
 
 
+class OneKey(nn.Module):
+    """One head of keys and values for all heads of queries (multi-query attention).
+
+    Args:
+        is_one_layer: whether one layer makes all of them.
+        is_fused: whether PyTorch's own attention takes them.
+    """
+
+    def __init__(self, is_one_layer: bool, is_fused: bool) -> None:
+        super().__init__()
+        self.is_fused, self.heads, self.head_dim, self.inner = is_fused, WIDTH // HEAD, HEAD, WIDTH
+        self.query = None if is_one_layer else nn.Linear(WIDTH, WIDTH)
+        self.qkv = nn.Linear(WIDTH, (WIDTH if is_one_layer else 0) + 2 * HEAD)
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.query is None:
+            query, key, value = self.qkv(x).split([self.inner, self.head_dim, self.head_dim], -1)
+        else:
+            query, (key, value) = self.query(x), self.qkv(x).chunk(2, -1)
+        query = query.view(*x.shape[:2], self.heads, self.head_dim).transpose(1, 2)
+        key, value = (each[:, None] for each in (key, value))
+        if self.is_fused:
+            mixed = F.scaled_dot_product_attention(query, key, value)
+        else:
+            mixed = (query @ key.transpose(-1, -2) * self.head_dim**-0.5).softmax(-1) @ value
+        return self.out(mixed.transpose(1, 2).reshape(*x.shape[:2], self.inner))
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+@pytest.mark.parametrize("is_one_layer", [False, True])
+def test_heads_of_queries_go_that_share_one_key(is_one_layer: bool, is_fused: bool) -> None:
+    torch.manual_seed(0)
+    layers = (OneKey(is_one_layer, is_fused), nn.LayerNorm(WIDTH), OneKey(is_one_layer, is_fused), nn.Linear(WIDTH, 3))
+    dense, x = nn.Sequential(*layers).eval().double(), torch.randn(2, TOKENS, WIDTH, dtype=torch.float64)
+    groups, name = find_groups(dense, x), "qkv" if is_one_layer else "query"
+    found = {group.name: group.num_channels for group in groups.cuttable}
+    assert found == {f"0.{name}": 8, "0.out": WIDTH, f"2.{name}": 8, "2.out": WIDTH}
+    assert {group.name.partition("[")[0] for group in groups.frozen} == {"0.qkv", "2.qkv", "3"}, "key and value stay"
+    cut = plan_cut(dense, groups.cuttable, {f"0.{name}": [1, 2], f"2.{name}": [0, 3, 7]})
+    small = shrink(dense, cut)
+    assert (small[0].heads, small[0].inner, small[2].out.in_features) == (6, 24, 5 * HEAD)
+    assert torch.allclose(small(x), zeroed(dense, cut)(x), rtol=0, atol=1e-12)
+
+
 class Counting(nn.Module):
     """Looks at its input in a way that depends on it, before norms take their statistics."""
 

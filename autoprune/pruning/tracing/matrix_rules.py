@@ -96,17 +96,25 @@ def product_of(
             tracer.findings.contracted.append(ends)
         tracer.note_product(macs, *one_line(tracer, ends))
         return None
-    if columns in along_a or rows in along_b:
-        for labels in (first, second):
-            channels.freeze(labels, "is multiplied as a matrix with what is no layer's own")
-        return None
+    a, b = _not_ending(tracer, a, columns), _not_ending(tracer, b, rows)
     left = None if a is None else first_along(a, [columns])
     right = None if b is None else first_along(b, [rows])
+    if left is not None and right is not None and channels.varying(left).isdisjoint(channels.varying(right)):
+        channels.freeze(right, "meets other channels in every combination")
+        right = None
     met = left if right is None else right if left is None else meet(tracer, left, right)
     if met is None:
         return None
     tracer.note_product(macs, *one_line(tracer, met), weight=weight)
     return met.expand(tuple(shape))
+
+
+def _not_ending(tracer: ChannelTrace, labels: Tensor | None, dim: int) -> Tensor | None:
+    """Return the atoms of a factor, ``None`` if they end in the product along this dimension, as the other's do not."""
+    if dim not in tracer.channels.varying(labels):
+        return labels
+    tracer.channels.freeze(labels, "is multiplied as a matrix with what is no layer's own")
+    return None
 
 
 def attended(tracer: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
