@@ -99,7 +99,8 @@ def product_of(
     a, b = _not_ending(tracer, a, columns), _not_ending(tracer, b, rows)
     left = None if a is None else first_along(a, [columns])
     right = None if b is None else first_along(b, [rows])
-    if left is not None and right is not None and channels.varying(left).isdisjoint(channels.varying(right)):
+    over_left, over_right = channels.varying(left), channels.varying(right)
+    if over_left and over_right and over_left.isdisjoint(over_right):
         channels.freeze(right, "meets other channels in every combination")
         right = None
     met = left if right is None else right if left is None else meet(tracer, left, right)
