@@ -4,8 +4,8 @@ Five ways, by chance: a knapsack solved for weights drawn from what the trials t
 close to the best guess; a mutation of one of the best; a crossing of two of them; and the first way again for a lower
 budget, so that one study serves later, smaller ones, or for a lower latency at the same budget, where latency is an
 objective; then that comes most often, since budgets in FLOPs say little about time. Every proposal lies on its budget.
-Once a network as good as the dense one is known and speed is preferred, no proposal may take much longer than that
-network: none can be expected to be better.
+Once a network is known that is level with the dense one and speed is preferred, no proposal may take much longer than
+that network: none can be expected to be better.
 
 A proposal is a function of the study's seed, its number, and the stored trials.
 """
@@ -47,7 +47,6 @@ _BOLD, _TIMID = 1.0, 0.3
 _DOUBT_MIXED = 0.1  # on a criterion's effect in one group, where a proposal mixes criteria
 _LOWEST_SHARE = 0.5  # of the budget, that lower budgets are drawn down to
 _HERE = 10  # attempts on this budget; where all were no use, as in a space of few policies, any lower one is tried
-_LONGER = 1.5  # × the latency of the fastest good network, that others may take once it is as good as the dense one
 _WAYS = {"drawn": 0.5, "mutated": 0.15, "crossed": 0.1, "lower": 0.15, "faster": 0.1}
 _WAYS_TO_SPEED = {"drawn": 0.3, "mutated": 0.1, "crossed": 0.05, "lower": 0.1, "faster": 0.45}
 
@@ -95,7 +94,7 @@ class GuidedSampler:
         rng = np.random.default_rng([self.seed, number, attempt])
         self.learn(trials, pending)
         settled = aim if aim is not None and aim.is_settled else None
-        longest = math.inf if settled is None else _LONGER * settled.measured_ms
+        longest = math.inf if settled is None else settled.longest_measured_ms
         elites = self._elites.elites(budget, ELITES, longest)
         is_traded = timed is not None and "latency_ms" not in budget.limits
         ways = _WAYS_TO_SPEED if is_traded else _WAYS
@@ -104,7 +103,7 @@ class GuidedSampler:
             way = "drawn"
         onto = projector
         if settled is not None and timed is not None and way != "faster":
-            onto = _up_to(timed(), settled.predicted_ms * float(rng.uniform(1, _LONGER)))
+            onto = _up_to(timed(), float(rng.uniform(settled.fastest_ms, settled.longest_ms)))
         if way == "lower" or attempt >= _HERE or not projector.limits:
             share = _LOWEST_SHARE if attempt < _HERE else 0.0
             way, onto = "lower", replace(onto, budget=self._lower(onto, share, rng))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,21 +14,28 @@ from autoprune.core.policy import PruningPolicy
 from autoprune.core.preference import Preference
 from autoprune.core.trial import Trial, completed_measurement
 
+LONGER = 1.5  # × the latency of the fastest network that is level with the dense one: what may still be worth a trial
+_LEVEL = 0.5  # standard errors below the dense network that count as level with it
+
 
 @dataclass(frozen=True)
 class LatencyAim:
-    """The fastest network that is as good as the best one within noise.
+    """What is known of good networks' latencies, in ms.
 
     Attributes:
-        predicted_ms: its latency as the study's model has it, which proposals are held to.
-        measured_ms: as it was timed.
-        is_settled: whether it is as good as the dense network, within its own standard error, and speed is what is
-            preferred: no network that takes longer is worth a trial then, because none can be expected to be better.
+        fastest_ms: what the fastest network is predicted to take that is as good as the best within noise.
+        longest_ms: what a proposal may be predicted to take; infinite as long as a slower network may be worth a trial.
+        longest_measured_ms: the same as it is timed.
     """
 
-    predicted_ms: float
-    measured_ms: float
-    is_settled: bool
+    fastest_ms: float
+    longest_ms: float = math.inf
+    longest_measured_ms: float = math.inf
+
+    @property
+    def is_settled(self) -> bool:
+        """Return whether a network is known that is level with the dense one, so that slower ones are of no use."""
+        return self.longest_ms < math.inf
 
 
 def latency_aim(
@@ -40,6 +48,9 @@ def latency_aim(
 ) -> LatencyAim | None:
     """Return what is to be beaten; ``None`` before any trial within the budget is completed.
 
+    None can be expected to be better than the dense network. So where speed is preferred and a network is level with
+    it, by half its own standard error, one that takes much longer is of no use any more.
+
     Args:
         trials: all finished ones, each with a latency.
         budget: absolute limits.
@@ -49,9 +60,31 @@ def latency_aim(
         predict: returns the predicted latency of a policy's network, in ms.
     """
     found = best_within(trials, budget, quality, "latency", dense)
-    seen = completed_measurement(found) if found is not None else None
-    if found is None or seen is None:
+    if found is None:
         return None
-    lack = -quality.gain(seen[quality.name], dense[quality.name]) if quality.name in dense.values else float("inf")
-    is_settled = prefer == "latency" and lack <= seen.error(quality.name)
-    return LatencyAim(predict(found.candidate.policy), seen["latency_ms"], is_settled)
+    fastest_ms = predict(found.candidate.policy)
+    level = _fastest_level(trials, budget, quality, dense) if prefer == "latency" else None
+    if level is None:
+        return LatencyAim(fastest_ms)
+    policy, measured_ms = level
+    return LatencyAim(fastest_ms, LONGER * max(fastest_ms, predict(policy)), LONGER * measured_ms)
+
+
+def _fastest_level(
+    trials: Sequence[Trial], budget: Budget, quality: Metric, dense: Measurement
+) -> tuple[PruningPolicy, float] | None:
+    """Return the fastest network that is level with the dense one, and what it took; ``None`` if none is."""
+    if quality.name not in dense.values:
+        return None
+    known = ((trial, completed_measurement(trial)) for trial in trials)
+    level = [
+        (seen["latency_ms"], trial)
+        for trial, seen in known
+        if seen is not None
+        and quality.gain(seen[quality.name], dense[quality.name]) >= -_LEVEL * seen.error(quality.name)
+        and budget.admits(seen)
+    ]
+    if not level:
+        return None
+    measured_ms, trial = min(level, key=lambda pair: (pair[0], pair[1].number))
+    return trial.candidate.policy, measured_ms

@@ -245,7 +245,7 @@ class Proposals:
             return latency_projector(self.space, self.budget, self.probes, trials)
         if self.timed is not None:  # without the trials' latencies, which do not repeat exactly
             known = aim()
-            limit = known.predicted_ms if known is not None else self.dense["latency_ms"]
+            limit = known.fastest_ms if known is not None else self.dense["latency_ms"]
             limits = {"latency_ms": Limit(limit), **self.budget.limits}
             return latency_projector(self.space, Budget(limits), self.timed, ())
         if self.work is None:

@@ -95,12 +95,12 @@ class ScreenedPool:
         usages = self.usages(projector)
         drawn = told.log_losses(self.rises, self.dense_loss) + rng.normal(0, told.deviation, len(self.networks))
         fits = (usages >= FULL_USE) & (usages <= 1)
-        is_faster, known = rng.random() < FASTER_SHARE and self._has_latency, None
-        if self._has_latency:
-            known = aim()
-            is_faster |= known is not None and known.is_settled
+        is_faster = rng.random() < FASTER_SHARE and self._has_latency
+        known = aim() if self._has_latency else None
         if is_faster:
-            fits = self._faster(usages <= 1, rng, known.predicted_ms if known is not None else None)
+            fits = self._faster(usages <= 1, rng, known.fastest_ms if known is not None else None)
+        elif known is not None and known.is_settled:
+            fits = (usages <= 1) & (self._latencies <= known.longest_ms)
         for place in sorted(np.flatnonzero(fits), key=lambda place: (drawn[place], place)):
             found = self._proposal(int(place), budget, is_faster)
             if not is_taken(found):
@@ -116,12 +116,17 @@ class ScreenedPool:
     def _has_latency(self) -> bool:
         return all("latency_ms" in one.costs.values for one in self.networks)
 
+    @cached_property
+    def _latencies(self) -> Floats:
+        """Return what each network is predicted to take, in ms, shape ``(n,)``."""
+        return np.array([one.costs["latency_ms"] for one in self.networks])
+
     def _faster(self, fits: NDArray[np.bool_], rng: np.random.Generator, fastest: float | None) -> NDArray[np.bool_]:
         """Return which of some networks are within a latency: a little below the fastest good network's, mostly.
 
         Else it is drawn between the least and the median of all.
         """
-        latencies = np.array([one.costs["latency_ms"] for one in self.networks])
+        latencies = self._latencies
         if not fits.any():
             return fits
         limit = rng.uniform(latencies[fits].min(), np.median(latencies[fits]))
