@@ -6,6 +6,7 @@ Judged from stored records alone, so that a study is read without Optuna.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from autoprune.core.json_values import parse_json
@@ -20,7 +21,12 @@ def worker_of(record: StoredTrial) -> WorkerName | None:
     """Return who was given a candidate; ``None`` if its process died while asking, or is of an older version."""
     if CANDIDATE not in record.user_attrs:
         return None
-    written = parse_json(record.user_attrs[CANDIDATE]).get(WORKER)
+    return _worker_in(record.user_attrs[CANDIDATE])
+
+
+@lru_cache(maxsize=1024)  # the same ones run at each ask
+def _worker_in(text: str) -> WorkerName | None:
+    written = parse_json(text).get(WORKER)
     return WorkerName.parse(written) if written else None
 
 
