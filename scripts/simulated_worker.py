@@ -100,6 +100,7 @@ def main() -> None:
     known = proposals()
     with open_ledger(given.folder, given.url) as ledger:
         ledger.begin_session({"budget": known.budget.to_json(), "trials": given.trials})
+        known.learn(ledger.trials)
         if given.wait:
             say(ready=True)
             sys.stdin.readline()

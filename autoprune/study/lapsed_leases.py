@@ -12,7 +12,7 @@ from pathlib import Path
 from autoprune.core.json_values import parse_json
 from autoprune.study.table_schema import CANDIDATE, RUNNING, WORKER
 from autoprune.study.trial_format import StoredTrial
-from autoprune.study.workers import WorkerName, is_known_dead
+from autoprune.study.workers import WorkerName, known_dead
 
 GRACE_SECONDS = 180.0  # three heartbeats
 
@@ -47,10 +47,9 @@ def run_out(
         is_orphan: whether this worker itself knows nothing of a trial that it was given.
     """
     running = [(record, worker_of(record)) for record in records if record.state.name == RUNNING]
+    dead = known_dead(folder, {worker for _, worker in running if worker is not None})
     unclear = [
-        record
-        for record, worker in running
-        if worker is not None and not is_known_dead(folder, worker) and not is_orphan(record)
+        record for record, worker in running if worker is not None and worker not in dead and not is_orphan(record)
     ]
     late = silent() if unclear else set[int]()
     alive = {record.number for record in unclear if record.number not in late}

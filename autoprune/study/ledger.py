@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from optuna.distributions import BaseDistribution
+
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import parse_json
 from autoprune.core.policy import PruningPolicy
@@ -96,6 +98,8 @@ class Ledger:
         self._asked: dict[int, trial_format.TrialPlace] = {}  # by the candidate's number
         self._session = 0
         self._has_asked = False
+        self._space: SearchSpace | None = None
+        self._of_space: dict[str, BaseDistribution] = {}
         self._heart = Heart(self._open.storage, self._held, grace_seconds)
         self.preparation = Preparation(self._open, grace_seconds)
 
@@ -123,7 +127,7 @@ class Ledger:
     def trials(self) -> list[Trial]:
         """Return every finished trial, by number."""
         with reporting_damage(self._open.url):
-            self._open.look()
+            self._open.take_in()
             return self._open.tried(lambda _: self._finished())
 
     def _finished(self) -> list[Trial]:
@@ -195,7 +199,7 @@ class Ledger:
     def pending(self) -> list[int]:
         """Return the numbers of the candidates that are being evaluated, or were when their worker died."""
         with reporting_damage(self._open.url):
-            self._open.look()
+            self._open.take_in()
             return [candidate.number for candidate in self._open.known.pending]
 
     @property
@@ -277,7 +281,9 @@ class Ledger:
             return None
         number = known.next_number
         draw = OptunaDraw(
-            self._open.study, self._open.storage, self._open.study_id, distributions(space), has_company=bool(pending)
+            *(self._open.study, self._open.storage, self._open.study_id),
+            self._distributions(space),
+            has_company=bool(pending),
         )
         found = proposer.propose(number, trials, draw, pending)
         candidate = Candidate(number, found.policy, proposal_seed(seed, number), found.origin, found.budget)
@@ -322,7 +328,13 @@ class Ledger:
     ) -> trial_format.NewTrial:
         record = trial_format.candidate_record(candidate, self._session, str(self._open.worker))
         attributes = {trial_format.CANDIDATE: record}
-        return trial_format.NewTrial(params_of(space, canonical), distributions(space), attributes, noted)
+        return trial_format.NewTrial(params_of(space, canonical), self._distributions(space), attributes, noted)
+
+    def _distributions(self, space: SearchSpace) -> dict[str, BaseDistribution]:
+        """Return the distributions of a space, made once: it is the same at every ask."""
+        if self._space is not space:
+            self._space, self._of_space = space, distributions(space)
+        return self._of_space
 
     def tell(self, candidate: Candidate, outcome: Outcome, seconds: Mapping[str, float]) -> Trial:
         """Store how a candidate ended.

@@ -109,11 +109,11 @@ class OpenStudy:
         """Return the other workers: those of this folder, and those elsewhere that evaluate a candidate now."""
         here = workers_here(self._folder)
         with reporting_damage(self.url):
-            self.look()
+            self.take_in()
         elsewhere = [worker for record in self.known.running if (worker := worker_of(record)) is not None]
         return sorted({*here, *elsewhere} - {self.worker}, key=str)
 
-    def look(self) -> None:
+    def take_in(self) -> None:
         """Take in what is new among the trials.
 
         Raises:

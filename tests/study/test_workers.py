@@ -141,7 +141,7 @@ def test_heartbeats_keep_a_lease_alive(tmp_path: Path) -> None:
         until = time.monotonic() + 5
         while time.monotonic() < until:
             time.sleep(0.5)
-            other._open.look()
+            other._open.take_in()
             assert other._open.reclaim(other._open.rows) == []
         slow.tell(candidate, fake_outcome(PROPOSALS, candidate), {})
 
