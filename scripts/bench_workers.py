@@ -2,17 +2,19 @@
 
     python scripts/bench_workers.py here [--trials 12] [--repeats 3]
     python scripts/bench_workers.py many --storage postgresql+psycopg://… [--workers 2,8,32,64] [--seconds 10]
-    python scripts/bench_workers.py many --storage … --stored 5000 --workers 64
+    python scripts/bench_workers.py many --storage … --stored 5000 --workers 64 [--spread 0.3]
 
 ``here`` searches ResNet-20 on digits by one worker of all threads and by one worker of one thread on each core, in
 turn, and compares trials per minute of the search alone. ``many`` lets workers evaluate by sleeping, so that nothing
-but asking and telling costs time: efficiency is what they evaluated over what they would without that, from the moment
-at which all of them are there.
+but asking and telling costs time: efficiency is the time that the same candidates would take if that cost none, over
+the time they took, from the moment at which all of them are there. All candidates take equally long, so that all
+workers ask at once, or with ``--spread 0.3`` up to 30 % more or less, each by its number.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import json
 import statistics
 import subprocess
@@ -22,9 +24,12 @@ import time
 import uuid
 from pathlib import Path
 
+import numpy as np
 import simulated_worker
 
 from autoprune.core.cores import available_cores
+from autoprune.core.policy import GroupPolicy, PruningPolicy
+from autoprune.core.proposal import Proposal
 from autoprune.study.view import open_view
 
 SCRIPT = Path(simulated_worker.__file__)
@@ -41,12 +46,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--stored", type=int, default=0)
+    parser.add_argument("--spread", type=float, default=0.0)
     given = parser.parse_args()
     if given.what == "here":
         here(given.trials, given.repeats)
     else:
         for count in map(int, given.workers.split(",")):
-            many(given.storage, count, given.seconds, given.rounds, given.stored)
+            many(given.storage, count, given.seconds, given.rounds, given.stored, given.spread)
 
 
 def here(trials: int, repeats: int) -> None:
@@ -86,32 +92,45 @@ def per_minute(folder: Path) -> float:
     return 60 * len(open_view(folder).trials) / (time.mktime(last) - time.mktime(first))
 
 
-def many(storage: str, count: int, seconds: float, rounds: int, stored: int) -> None:
+def many(storage: str, count: int, seconds: float, rounds: int, stored: int, spread: float) -> None:
     """Let workers sleep, and print how well they fill their time, and how long an ask takes."""
     url = fresh_database(storage)
     with tempfile.TemporaryDirectory() as folder:
         fill(Path(folder) / "filled", url, stored)
-        total = stored + count * rounds
-        command = [sys.executable, str(SCRIPT), folder, url, str(total), str(seconds)]
-        command.append("--wait")
-        workers = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
-        ]
-        for worker in workers:
-            worker.stdout.readline()  # type: ignore[union-attr]
-        for worker in workers:
-            worker.stdin.write("go\n")  # type: ignore[union-attr]
-            worker.stdin.flush()  # type: ignore[union-attr]
-        told = [json.loads(line) for worker in workers for line in worker.communicate()[0].splitlines()]
+        told = run_together(count, [folder, url, str(stored + count * rounds), str(seconds), f"--spread={spread}"])
         begun, ended = spans(Path(folder), url, stored)
-    asks = [each["ask_seconds"] for each in told if "ask_seconds" in each]
-    efficiency = rounds * seconds / (max(ended) - min(begun))
-    quantile = statistics.quantiles(asks, n=20)[-1] if len(asks) > 1 else asks[0]
+    asks = [each for each in told if "ask_seconds" in each]
+    lengths = [simulated_worker.seconds_of(stored + n, seconds, spread) for n in range(count * rounds)]
+    efficiency = ideal_seconds(lengths, count) / (max(ended) - min(begun))
+    took, worked = ([1e3 * each[key] for each in asks] for key in ("ask_seconds", "ask_cpu_seconds"))
     print(
-        f"{count} workers, {stored} stored trials, {len(asks)} candidates of {seconds:g} s: efficiency "
-        f"{efficiency:.3f}, ask median {1e3 * statistics.median(asks):.0f} ms, 95 % {1e3 * quantile:.0f} ms",
+        f"{count} workers, {stored} stored trials, {len(asks)} candidates of {seconds:g} s \u00b1 {100 * spread:g} %: "
+        f"efficiency {efficiency:.3f}, ask median {statistics.median(took):.0f} ms, "
+        f"95 % {np.quantile(took, 0.95):.0f} ms, of which it worked {statistics.median(worked):.0f} ms",
         flush=True,
     )
+
+
+def run_together(count: int, arguments: list[str]) -> list[dict[str, float]]:
+    """Start workers, let all of them begin at once, and return what they say."""
+    command = [sys.executable, str(SCRIPT), *arguments, "--wait"]
+    workers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
+    ]
+    for worker in workers:
+        worker.stdout.readline()  # type: ignore[union-attr]
+    for worker in workers:
+        worker.stdin.write("go\n")  # type: ignore[union-attr]
+        worker.stdin.flush()  # type: ignore[union-attr]
+    return [json.loads(line) for worker in workers for line in worker.communicate()[0].splitlines()]
+
+
+def ideal_seconds(lengths: list[float], count: int) -> float:
+    """Return how long workers take for candidates in order, if each begins the next one at once."""
+    free_at = [0.0] * count
+    for length in lengths:
+        heapq.heappush(free_at, heapq.heappop(free_at) + length)
+    return max(free_at)
 
 
 def spans(folder: Path, url: str, stored: int) -> tuple[list[float], list[float]]:
@@ -124,15 +143,19 @@ def spans(folder: Path, url: str, stored: int) -> tuple[list[float], list[float]
 
 
 def fill(folder: Path, url: str, count: int) -> None:
-    """Store trials, so that asking has a history to read."""
+    """Store trials of random policies on the budget, so that asking has a history to read."""
     if not count:
         return
     folder.mkdir()
-    known = simulated_worker.proposals()
+    known, rng = simulated_worker.proposals(), np.random.default_rng(0)
+    projector, space = known.projector([]), known.space
     with simulated_worker.open_ledger(folder, url) as ledger:
         for _ in range(count):
-            candidate = ledger.ask(known, 1)
-            ledger.tell(candidate, simulated_worker.outcome_of(known, candidate), {})
+            sparsities = rng.uniform(0, space.max_sparsity, len(space.by_name))
+            drawn = {name: GroupPolicy(float(s), "l1") for name, s in zip(space.by_name, sparsities, strict=True)}
+            policy = projector.project(PruningPolicy(drawn))
+            made = Proposal(policy, space.counts(policy), "filled", known.budget)
+            ledger.add(space, made, 1, simulated_worker.outcome_of(known, policy), {})
 
 
 def fresh_database(storage: str) -> str:

@@ -153,12 +153,12 @@ def look(folder: Path, url: str) -> list[str]:
     known, faults = simulated_worker.proposals(), list[str]()
     with simulated_worker.open_ledger(folder, url) as ledger:
         while (candidate := ledger.ask_within(known, 0, 0)) is not None:
-            ledger.tell(candidate, simulated_worker.outcome_of(known, candidate), {})
+            ledger.tell(candidate, simulated_worker.outcome_of(known, candidate.policy), {})
         numbers = [trial.number for trial in ledger.trials]
         if numbers != list(range(len(numbers))):
             faults.append(f"numbers are missing or twice: {odd(numbers)}")
         for trial in ledger.trials:
-            if trial.outcome != simulated_worker.outcome_of(known, trial.candidate):
+            if trial.outcome != simulated_worker.outcome_of(known, trial.candidate.policy):
                 faults.append(f"trial {trial.number} has another outcome than one worker alone gives")
         running = [trial for trial in ledger._open.study.get_trials() if trial.state == TrialState.RUNNING]
         faults += [f"trial record {trial.number} still runs" for trial in running]

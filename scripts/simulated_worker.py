@@ -1,14 +1,16 @@
 """A worker whose evaluations are a sleep: for ``bench_workers.py`` and ``kill_campaign.py``, which start many of it.
 
-    python scripts/simulated_worker.py FOLDER URL TRIALS SECONDS [--wait] [--with-parent]
+    python scripts/simulated_worker.py FOLDER URL TRIALS SECONDS [--spread 0.3] [--wait] [--with-parent]
 
-It prints a line of JSON for every candidate: its number, and how long the ask took; and one when it is told. With
-``--wait`` it says that it is ready, and begins as soon as a line comes in. With ``--with-parent`` it ends when the
-process that started it is gone, as a worker of the command line does.
+It prints a line of JSON for every candidate: its number, how long the ask took and how much of that this thread worked;
+and one when it is told. With ``--spread`` candidates differ in length, each by its number: 0.3 is 30 % more or less at
+most. With ``--wait`` it says that it is ready, and begins as soon as a line comes in. With ``--with-parent`` it ends
+when the process that started it is gone, as a worker of the command line does.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -21,8 +23,9 @@ from autoprune.core.budget import Budget
 from autoprune.core.channel_groups import PruningGroup
 from autoprune.core.counts import ChannelCounts
 from autoprune.core.measurement import Measurement
+from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
-from autoprune.core.trial import Candidate, Completed
+from autoprune.core.trial import Completed
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.study.ledger import Ledger
 
@@ -61,13 +64,18 @@ def proposals(seed: int = 0) -> Proposals:
     return Proposals(space, Chain(), dense, budget, {}, "guided", seed, with_baselines=False)
 
 
-def outcome_of(known: Proposals, candidate: Candidate) -> Completed:
+def outcome_of(known: Proposals, policy: PruningPolicy) -> Completed:
     """Return an outcome that is a function of the policy alone."""
-    counts = known.space.counts(candidate.policy)
+    counts = known.space.counts(policy)
     kept = np.array([counts.channels[name] for name in POSITIONS]) / CHANNELS
     loss = float(0.1 + ((1 - kept) ** 2 * np.linspace(0.2, 1, GROUPS)).sum())
     found = Measurement({"accuracy": 1 / (1 + loss), "loss": loss}, {"accuracy": 0.01})
     return Completed(known.cost.measure(counts).merged(found))
+
+
+def seconds_of(number: int, seconds: float, spread: float) -> float:
+    """Return how long a candidate takes, drawn uniformly around a mean by its number."""
+    return seconds * (1 + spread * float(np.random.default_rng(number).uniform(-1, 1)))
 
 
 def open_ledger(folder: Path, url: str) -> Ledger:
@@ -75,29 +83,50 @@ def open_ledger(folder: Path, url: str) -> Ledger:
     return Ledger(url, "simulated", ("accuracy", "mflops"), folder / "study.lock")
 
 
-def main(folder: Path, url: str, trials: int, seconds: float, *, waits: bool) -> None:
+def main() -> None:
     """Work until the study has so many trials."""
-    folder.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("url")
+    parser.add_argument("trials", type=int)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("--spread", type=float, default=0.0)
+    parser.add_argument("--wait", action="store_true")
+    parser.add_argument("--with-parent", action="store_true")
+    given = parser.parse_args()
+    if given.with_parent:
+        end_with_parent()
+    given.folder.mkdir(parents=True, exist_ok=True)
     known = proposals()
-    with open_ledger(folder, url) as ledger:
-        ledger.begin_session({"budget": known.budget.to_json(), "trials": trials})
-        if waits:
-            print(json.dumps({"ready": True}), flush=True)
+    with open_ledger(given.folder, given.url) as ledger:
+        ledger.begin_session({"budget": known.budget.to_json(), "trials": given.trials})
+        known.learn(ledger.trials)
+        if given.wait:
+            say(ready=True)
             sys.stdin.readline()
-        while len(ledger.trials) < trials:
-            began = time.perf_counter()
-            candidate = ledger.ask_within(known, 0, trials)
-            took = time.perf_counter() - began
-            if candidate is None:
-                time.sleep(0.1)
-                continue
-            print(json.dumps({"number": candidate.number, "ask_seconds": took}), flush=True)
-            time.sleep(seconds)
-            ledger.tell(candidate, outcome_of(known, candidate), {"score": seconds})
-            print(json.dumps({"kind": "told", "number": candidate.number}), flush=True)
+        work(ledger, known, given.trials, given.seconds, given.spread)
+
+
+def work(ledger: Ledger, known: Proposals, trials: int, seconds: float, spread: float) -> None:
+    """Ask, sleep and tell."""
+    while len(ledger.trials) < trials:
+        began, worked = time.perf_counter(), time.thread_time()
+        candidate = ledger.ask_within(known, 0, trials)
+        took, worked = time.perf_counter() - began, time.thread_time() - worked
+        if candidate is None:
+            time.sleep(0.1)
+            continue
+        say(number=candidate.number, ask_seconds=took, ask_cpu_seconds=worked)
+        length = seconds_of(candidate.number, seconds, spread)
+        time.sleep(length)
+        ledger.tell(candidate, outcome_of(known, candidate.policy), {"score": length})
+        say(kind="told", number=candidate.number)
+
+
+def say(**what: object) -> None:
+    """Print a line of JSON."""
+    print(json.dumps(what), flush=True)
 
 
 if __name__ == "__main__":
-    if "--with-parent" in sys.argv:
-        end_with_parent()
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), waits="--wait" in sys.argv)
+    main()

@@ -36,13 +36,24 @@ class FileLock:
         """
         return try_lock(self._descriptor, how)
 
-    def wait(self, how: int, seconds: float, pause: float) -> bool:
-        """Return whether the file could be locked within a time, tried again after each pause."""
+    def wait(self, how: int, seconds: float, pause: float, longest_pause: float = 0.0) -> bool:
+        """Return whether the file could be locked within a time.
+
+        Args:
+            how: as for :meth:`take`.
+            seconds: for which it is tried.
+            pause: seconds before it is tried a second time.
+            longest_pause: to which the pause grows from one try to the next; it stays as it is if that is less.
+
+        Raises:
+            OSError: if its file system has no locks.
+        """
         until = time.monotonic() + seconds
         while not self.take(how):
             if time.monotonic() > until:
                 return False
             time.sleep(pause)
+            pause = max(pause, min(1.5 * pause, longest_pause))
         return True
 
     def unlock(self) -> None:

@@ -180,6 +180,7 @@ def _searched(
         pay_owed(ledger, study, build_meter(study), display.say)
     spec, done = study.spec, ledger.trials
     ledger.want(spec.trials)
+    proposals.learn(done)
     weights = _weights(spec, folder, proposals.budget, study.dense, display)
     evaluator = _evaluator(study, weights, ledger, done)
     if queue is not None:

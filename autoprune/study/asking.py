@@ -1,19 +1,18 @@
 """The critical section of a study: milliseconds in which one worker alone asks or tells.
 
 On one machine a file lock keeps the others out. Where a database serves many machines, PostgreSQL's advisory lock does,
-which ends with the connection of whoever held it.
+which ends with the transaction of whoever holds it; there workers wait in a queue, and none has to try again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from optuna.storages import RDBStorage
-from sqlalchemy import text
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
 from autoprune.core.file_lock import ALONE
 from autoprune.errors import StudyError
@@ -22,37 +21,37 @@ from autoprune.study.storage import bare_connection
 from autoprune.study.storage_url import POSTGRESQL, serves_many_machines
 
 PATIENCE = 300.0  # seconds; each of thousands of workers is there for some milliseconds
-_PAUSE = 0.002  # seconds between two tries
-
-
-def serves_many(storage: RDBStorage) -> bool:
-    """Return whether workers on several machines may share a storage."""
-    return storage.engine.dialect.name == POSTGRESQL
+_PAUSE, _LONGEST_PAUSE = 0.001, 0.016  # seconds between two tries: 64 workers that try each millisecond fill a core
+_LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code
+_LOCK = text("SELECT set_config('lock_timeout', :patience, true), pg_advisory_xact_lock(:key)")
 
 
 @contextmanager
-def alone(path: Path, storage: RDBStorage | None, name: str) -> Iterator[None]:
+def alone(path: Path, connection: Connection, name: str) -> Iterator[None]:
     """Be the only worker of a study that is here.
 
     Args:
-        path: of the file that is locked among workers of one folder.
-        storage: holds the study; ``None`` before it is open.
+        path: of the file that is locked among workers of one machine.
+        connection: to the storage of the study; what is written on it is committed before the next worker is let in.
         name: of the study.
 
     Raises:
         StudyError: if somebody else does not leave.
         SQLAlchemyError: if the database cannot be reached.
     """
-    began = time.monotonic()
-    with _file_lock(path):
-        if storage is None or not serves_many(storage):
+    if connection.dialect.name != POSTGRESQL:
+        with alone_here(path):
             yield
-            return
-        with storage.engine.connect() as connection, connection.begin():
-            left = max(1, int(1000 * (PATIENCE - (time.monotonic() - began))))
-            connection.execute(text(f"SET LOCAL lock_timeout = '{left}ms'"))
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": advisory_key(name)})
-            yield
+            connection.commit()
+        return
+    try:
+        connection.execute(_LOCK, {"patience": f"{int(1000 * PATIENCE)}ms", "key": advisory_key(name)})
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        raise _held(f"the lock of study {name!r} in the database") from error
+    yield
+    connection.commit()
 
 
 @contextmanager
@@ -83,14 +82,26 @@ def advisory_key(name: str) -> int:
 
 
 @contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
+def alone_here(path: Path) -> Iterator[None]:
+    """Be the only worker of a folder that is here.
+
+    Args:
+        path: of the file that is locked.
+
+    Raises:
+        StudyError: if somebody else does not leave.
+    """
     lock = open_lock(path)
     try:
-        if not lock.wait(ALONE, PATIENCE, _PAUSE):
-            raise StudyError(
-                f"another worker of this study has held {str(path)!r} for {PATIENCE:g} s, as a stopped process does; "
-                f"continue or kill it, and run the same command again"
-            )
+        if not lock.wait(ALONE, PATIENCE, _PAUSE, _LONGEST_PAUSE):
+            raise _held(repr(str(path)))
         yield
     finally:
         lock.release()
+
+
+def _held(what: str) -> StudyError:
+    return StudyError(
+        f"another worker of this study has held {what} for {PATIENCE:g} s, as a stopped process does; continue or kill "
+        f"it, and run the same command again"
+    )

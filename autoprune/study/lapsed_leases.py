@@ -6,12 +6,13 @@ Judged from stored records alone, so that a study is read without Optuna.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from autoprune.core.json_values import parse_json
 from autoprune.study.table_schema import CANDIDATE, RUNNING, WORKER
 from autoprune.study.trial_format import StoredTrial
-from autoprune.study.workers import WorkerName, is_known_dead
+from autoprune.study.workers import WorkerName, known_dead
 
 GRACE_SECONDS = 180.0  # three heartbeats
 
@@ -20,7 +21,12 @@ def worker_of(record: StoredTrial) -> WorkerName | None:
     """Return who was given a candidate; ``None`` if its process died while asking, or is of an older version."""
     if CANDIDATE not in record.user_attrs:
         return None
-    written = parse_json(record.user_attrs[CANDIDATE]).get(WORKER)
+    return _worker_in(record.user_attrs[CANDIDATE])
+
+
+@lru_cache(maxsize=1024)  # the same ones run at each ask
+def _worker_in(text: str) -> WorkerName | None:
+    written = parse_json(text).get(WORKER)
     return WorkerName.parse(written) if written else None
 
 
@@ -41,10 +47,9 @@ def run_out(
         is_orphan: whether this worker itself knows nothing of a trial that it was given.
     """
     running = [(record, worker_of(record)) for record in records if record.state.name == RUNNING]
+    dead = known_dead(folder, {worker for _, worker in running if worker is not None})
     unclear = [
-        record
-        for record, worker in running
-        if worker is not None and not is_known_dead(folder, worker) and not is_orphan(record)
+        record for record, worker in running if worker is not None and worker not in dead and not is_orphan(record)
     ]
     late = silent() if unclear else set[int]()
     alive = {record.number for record in unclear if record.number not in late}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from optuna.samplers import RandomSampler
+from optuna.distributions import BaseDistribution
 
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import parse_json
@@ -27,12 +27,13 @@ from autoprune.study import trial_format
 from autoprune.study.lapsed_leases import GRACE_SECONDS
 from autoprune.study.later_latencies import LATENCY, with_later_latencies
 from autoprune.study.leases import Heart
-from autoprune.study.open_study import OpenStudy, running_of
+from autoprune.study.open_study import OpenStudy
 from autoprune.study.optuna_sampler import OptunaDraw, distributions, proposal_seed
 from autoprune.study.policy_params import Params, params_of
 from autoprune.study.preparation import Preparation
-from autoprune.study.resume import lost_candidates, noted_by_sampler
+from autoprune.study.resume import noted_by_sampler
 from autoprune.study.storage import reporting_damage
+from autoprune.study.trial_rows import TrialRows
 from autoprune.study.workers import WorkerName
 
 _WANTED = "wanted"  # the fact that says how many trials the study is to hold
@@ -97,6 +98,8 @@ class Ledger:
         self._asked: dict[int, trial_format.TrialPlace] = {}  # by the candidate's number
         self._session = 0
         self._has_asked = False
+        self._space: SearchSpace | None = None
+        self._of_space: dict[str, BaseDistribution] = {}
         self._heart = Heart(self._open.storage, self._held, grace_seconds)
         self.preparation = Preparation(self._open, grace_seconds)
 
@@ -124,11 +127,13 @@ class Ledger:
     def trials(self) -> list[Trial]:
         """Return every finished trial, by number."""
         with reporting_damage(self._open.url):
-            return self._open.tried(lambda _: self._finished(self._open.follower.trials()))
+            self._open.take_in()
+            return self._open.tried(lambda _: self._finished())
 
-    def _finished(self, stored: Sequence[trial_format.StoredTrial]) -> list[Trial]:
-        trials = trial_format.read_trials(stored, self._open.cache)
-        return with_later_latencies(trials, lambda: self._open.storage.get_study_user_attrs(self._open.study_id))
+    def _finished(self) -> list[Trial]:
+        return with_later_latencies(
+            self._open.known.trials, lambda: self._open.storage.get_study_user_attrs(self._open.study_id)
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -183,7 +188,7 @@ class Ledger:
         Raises:
             StudyError: naming what is gone or another one.
         """
-        self._open.tried(lambda _: self._open.place.check())
+        self._open.tried(lambda _: self._open.place.check(self._open.rows))
 
     @property
     def worker(self) -> WorkerName:
@@ -194,8 +199,8 @@ class Ledger:
     def pending(self) -> list[int]:
         """Return the numbers of the candidates that are being evaluated, or were when their worker died."""
         with reporting_damage(self._open.url):
-            running = self._open.tried(lambda _: running_of(self._open.follower.trials()))
-            return [found.number for record in running if (found := self._open.cache.candidate(record)) is not None]
+            self._open.take_in()
+            return [candidate.number for candidate in self._open.known.pending]
 
     @property
     def others(self) -> list[WorkerName]:
@@ -246,49 +251,47 @@ class Ledger:
             StudyError: as :meth:`ask`.
         """
 
-        def ask(_: bool) -> Candidate | None:
-            self._open.place.check()
-            with self._open.alone():
-                stored = self._open.reclaim({place.number for place in self._asked.values()})[1]
-                return self._ask_next(stored, proposer, seed, wanted)
+        def ask(_: bool) -> tuple[trial_format.TrialPlace, Candidate] | None:
+            with self._open.asking({place.number for place in self._asked.values()}) as rows:
+                return self._ask_next(rows, proposer, seed, wanted)
 
         self._has_asked = True
-        candidate = self._open.tried(ask)
-        if candidate is not None:
-            self._heart.start()
+        found = self._open.tried(ask)
+        if found is None:
+            return None
+        place, candidate = found
+        self._asked[candidate.number] = place
+        self._heart.start()
         return candidate
 
     def _held(self) -> list[int]:
         return [place.trial_id for place in list(self._asked.values())]
 
     def _ask_next(
-        self, stored: Sequence[trial_format.StoredTrial], proposer: Proposer, seed: int, wanted: int | None
-    ) -> Candidate | None:
-        space = proposer.space
-        self._open.study.sampler = RandomSampler()  # its trials may end without any sampler's seeing it
-        lost = lost_candidates(stored, self._open.cache)
+        self, rows: TrialRows, proposer: Proposer, seed: int, wanted: int | None
+    ) -> tuple[trial_format.TrialPlace, Candidate] | None:
+        space, known = proposer.space, self._open.known
+        lost = known.lost
         if lost:
-            noted = noted_by_sampler(self._open.storage, self._open.study_id, lost[0], stored, self._open.cache)
-            new = self._new_trial(space, lost[0], space.canonical(lost[0].policy), noted)
-            return self._asked_at(self._open.rows.add(new), lost[0])
-        trials = self._finished(stored)
-        pending = [c for r in running_of(stored) if (c := self._open.cache.candidate(r)) is not None]
+            records = known.records_of_lost(lost[0].number)
+            noted = noted_by_sampler(self._open.storage, self._open.study_id, records)
+            return rows.add(self._new_trial(space, lost[0], space.canonical(lost[0].policy), noted)), lost[0]
+        trials, pending = self._finished(), known.pending
         if wanted is not None and len(trials) + len(pending) >= wanted:
             return None
-        number = self._next_number(stored)
+        number = known.next_number
         draw = OptunaDraw(
-            self._open.study, self._open.storage, self._open.study_id, distributions(space), has_company=bool(pending)
+            *(self._open.study, self._open.storage, self._open.study_id),
+            self._distributions(space),
+            has_company=bool(pending),
         )
         found = proposer.propose(number, trials, draw, pending)
         candidate = Candidate(number, found.policy, proposal_seed(seed, number), found.origin, found.budget)
         new = self._new_trial(space, candidate, found.policy, {})
         if draw.place is None:
-            return self._asked_at(self._open.rows.add(new), candidate)
-        self._open.rows.complete(draw.place, new)
-        return self._asked_at(draw.place, candidate)
-
-    def _next_number(self, stored: Sequence[trial_format.StoredTrial]) -> int:
-        return 1 + max((c.number for r in stored if (c := self._open.cache.candidate(r)) is not None), default=-1)
+            return rows.add(new), candidate
+        rows.complete(draw.place, new)
+        return draw.place, candidate
 
     def add(
         self, space: SearchSpace, proposal: Proposal, seed: int, outcome: Outcome, seconds: Mapping[str, float]
@@ -307,16 +310,15 @@ class Ledger:
         """
 
         def store(is_second: bool) -> Trial:
-            self._open.place.check()
-            with self._open.alone():
-                stored = self._open.follower.trials()
-                for known in trial_format.read_trials(stored, self._open.cache) if is_second else ():
+            with self._open.alone(self._open.place.check) as rows:
+                self._open.known.take_in(rows)
+                for known in self._open.known.trials if is_second else ():
                     if (known.candidate.origin, known.candidate.policy) == (proposal.origin, proposal.policy):
                         return known  # the connection was lost after the last write
-                number = self._next_number(stored)
+                number = self._open.known.next_number
                 made = Candidate(number, proposal.policy, proposal_seed(seed, number), proposal.origin, proposal.budget)
-                place = self._open.rows.add(self._new_trial(space, made, space.canonical(proposal.policy), {}))
-                self._open.rows.end(place, trial_format.trial_end(outcome, seconds, self.objectives))
+                place = rows.add(self._new_trial(space, made, space.canonical(proposal.policy), {}))
+                rows.end(place, trial_format.trial_end(outcome, seconds, self.objectives))
                 return Trial(made, outcome, seconds, self._session)
 
         return self._open.tried(store)
@@ -326,12 +328,13 @@ class Ledger:
     ) -> trial_format.NewTrial:
         record = trial_format.candidate_record(candidate, self._session, str(self._open.worker))
         attributes = {trial_format.CANDIDATE: record}
-        return trial_format.NewTrial(params_of(space, canonical), distributions(space), attributes, noted)
+        return trial_format.NewTrial(params_of(space, canonical), self._distributions(space), attributes, noted)
 
-    def _asked_at(self, place: trial_format.TrialPlace, candidate: Candidate) -> Candidate:
-        self._open.storage.record_heartbeat(place.trial_id)
-        self._asked[candidate.number] = place
-        return candidate
+    def _distributions(self, space: SearchSpace) -> dict[str, BaseDistribution]:
+        """Return the distributions of a space, made once: it is the same at every ask."""
+        if self._space is not space:
+            self._space, self._of_space = space, distributions(space)
+        return self._of_space
 
     def tell(self, candidate: Candidate, outcome: Outcome, seconds: Mapping[str, float]) -> Trial:
         """Store how a candidate ended.
@@ -347,9 +350,8 @@ class Ledger:
         end = trial_format.trial_end(outcome, seconds, self.objectives)
 
         def write(is_second: bool) -> bool:
-            self._open.place.check()
-            with self._open.alone():
-                found = self._open.rows.end(place, end)
+            with self._open.alone(self._open.place.check) as rows:
+                found = rows.end(place, end)
             # it may have ended as it should just before the connection was lost
             return not found.is_finished() or (is_second and found == end.state)
 

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import TypeVar
 
 import optuna
-from optuna.trial import TrialState
+from optuna.samplers import RandomSampler
 
 from autoprune.errors import StudyError
 from autoprune.study import trial_format
-from autoprune.study.asking import alone, making_tables, serves_many
+from autoprune.study.asking import alone, alone_here, making_tables
+from autoprune.study.known_trials import KnownTrials
 from autoprune.study.lapsed_leases import run_out, worker_of
 from autoprune.study.lock import share_lock
-from autoprune.study.resume import end_running, lost_candidates
+from autoprune.study.resume import end_running
 from autoprune.study.same_place import SamePlace
 from autoprune.study.storage import open_storage, reporting_damage, reporting_faults, tried_again
-from autoprune.study.storage_url import without_password
-from autoprune.study.trial_rows import Follower, open_rows
+from autoprune.study.storage_url import serves_many_machines, without_password
+from autoprune.study.trial_rows import TrialRows, open_rows
 from autoprune.study.workers import Worker, WorkerName, forget_dead, workers_here
 
 T = TypeVar("T")
@@ -41,9 +42,8 @@ class OpenStudy:
         study: of Optuna's.
         study_id: of it in the storage.
         storage: holds it.
-        rows: its trials, as they are written.
-        follower: reads them.
-        cache: of what they say.
+        rows: its trials in the storage.
+        known: its trials, as they were last read.
         place: where the study was when it was opened.
         reclaimed: how many candidates waited to be asked again when it was opened.
 
@@ -55,7 +55,7 @@ class OpenStudy:
     def __init__(self, url: str, name: str, objectives: Sequence[str], lock: Path, grace_seconds: float) -> None:
         self.url, self.grace_seconds = url, grace_seconds
         self._name, self._objectives, self._folder = name, tuple(objectives), lock.parent
-        self.cache, self._is_open = trial_format.RecordCache(), False
+        self.known, self._is_open = KnownTrials(), False
         self._lock = share_lock(lock)
         try:
             self._worker = Worker(self._folder)
@@ -69,7 +69,7 @@ class OpenStudy:
             raise
 
     def _open(self, lock: Path) -> None:
-        with alone(self._folder / _ASKING, None, self._name), making_tables(self.url):  # one process makes them
+        with alone_here(self._folder / _ASKING), making_tables(self.url):  # one process makes them
             self.storage = open_storage(self.url)
             self._is_open = True
             with reporting_faults(self.url):
@@ -82,14 +82,13 @@ class OpenStudy:
         with reporting_faults(self.url):
             self.study_id = self.storage.get_study_id_from_name(self._name)
             self.rows = open_rows(self.storage, self.study_id)
-            self.follower = Follower(self.rows)
-            self.place = SamePlace(lock, self.url, self.storage, self.study_id, self._name)
-            with self.alone():
-                ended, stored = self.reclaim()
-                self._check_one_machine(stored)
-        numbers = {found.number for record in ended if (found := self.cache.candidate(record)) is not None}
-        left = [candidate for candidate in lost_candidates(stored, self.cache) if candidate.number not in numbers]
-        self.reclaimed = len(ended) + len(left)
+            self.place = SamePlace(lock, self.url, self.study_id, self._name)
+            # there may be thousands of trials to take in, before others have to wait for it
+            with self.alone(before=self.known.take_in) as rows:
+                self.known.take_in(rows)
+                self.reclaimed = len(self.known.lost)
+                self.reclaimed += len(self.reclaim(rows))
+                self._check_one_machine()
         forget_dead(self._folder)
 
     def close(self) -> None:
@@ -110,40 +109,87 @@ class OpenStudy:
         """Return the other workers: those of this folder, and those elsewhere that evaluate a candidate now."""
         here = workers_here(self._folder)
         with reporting_damage(self.url):
-            running = self.tried(lambda _: running_of(self.follower.trials()))
-        elsewhere = [worker for record in running if (worker := worker_of(record)) is not None]
+            self.take_in()
+        elsewhere = [worker for record in self.known.running if (worker := worker_of(record)) is not None]
         return sorted({*here, *elsewhere} - {self.worker}, key=str)
+
+    def take_in(self) -> None:
+        """Take in what is new among the trials.
+
+        Raises:
+            StudyError: if they cannot be read.
+            KeyError, TypeError, ValueError: if a record is damaged.
+        """
+        self.tried(lambda _: self.known.take_in(self.rows))
 
     def tried(self, act: Callable[[bool], T]) -> T:
         """Return what a reader or writer returns; where the connection was lost in its midst, do it once more."""
         return tried_again(self.storage, self.url, act)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be the only worker that asks or tells."""
-        with alone(self._folder / _ASKING, self.storage, self._name):
-            yield
+    def alone(self, before: Callable[[TrialRows], None] = lambda _: None) -> Iterator[TrialRows]:
+        """Be the only worker that asks or tells; give the trials as this one reads and writes them meanwhile.
 
-    def reclaim(
-        self, held: Collection[int] = ()
-    ) -> tuple[list[trial_format.StoredTrial], list[trial_format.StoredTrial]]:
+        Args:
+            before: reads what takes time and keeps nobody out; it may only read. What is written afterwards is
+                committed at the end, before the next worker is let in.
+        """
+        with self.storage.engine.connect() as connection:
+            rows = self.rows.within(connection)
+            before(rows)
+            with alone(self._folder / _ASKING, connection, self._name):
+                yield rows
+
+    @contextmanager
+    def asking(self, held: Collection[int]) -> Iterator[TrialRows]:
+        """Be alone, with everything taken in that is stored, and ended what dead workers left.
+
+        Who is dead is found out before others are kept out, and looked at again only where somebody seems to be.
+
+        Args:
+            held: as for :meth:`reclaim`.
+
+        Raises:
+            StudyError: if the study was deleted, moved or replaced.
+        """
+        seem_left = False
+
+        def before(rows: TrialRows) -> None:
+            nonlocal seem_left
+            self.place.check(rows)
+            self.known.take_in(rows)
+            seem_left = bool(self._left(rows, held))
+
+        with self.alone(before) as rows:
+            self.known.take_in(rows)
+            if seem_left:
+                self.reclaim(rows, held)
+            yield rows
+
+    def reclaim(self, rows: TrialRows, held: Collection[int] = ()) -> list[trial_format.StoredTrial]:
         """End what dead workers left running; to be called alone.
 
         Args:
+            rows: the study's trials.
             held: Optuna's numbers of the trials that this worker evaluates; any other of its own was lost by an error.
 
         Returns:
-            what was ended, as it was, and every trial as it is now.
+            what was ended, as it was.
         """
+        numbers = {record.number for record in self._left(rows, held)}
+        if not numbers:
+            return []
+        left = [record for record in rows.read(max(numbers), numbers) if record.number in numbers]
+        self.study.sampler = RandomSampler()  # its trials may end without any sampler's seeing it
+        end_running(self.study, left, self._objectives)
+        self.known.take_in(rows)
+        return left
 
+    def _left(self, rows: TrialRows, held: Collection[int]) -> list[trial_format.StoredTrial]:
         def is_orphan(record: trial_format.StoredTrial) -> bool:
             return worker_of(record) == self.worker and record.number not in held
 
-        silent = partial(self.rows.silent, self.grace_seconds)
-        stored = self.follower.trials()
-        left = run_out(stored, self._folder, silent, is_orphan)
-        end_running(self.study, left, self._objectives)
-        return left, self.follower.trials() if left else stored
+        return run_out(self.known.running, self._folder, partial(rows.silent, self.grace_seconds), is_orphan)
 
     def give_back(self) -> None:
         """End what this worker was given and has not finished, for others to take it over at once."""
@@ -151,22 +197,23 @@ class OpenStudy:
             self.storage.remove_session()  # an interrupt may have left it in the midst of something
 
             def end(_: bool) -> None:
-                with self.alone():
-                    self.reclaim()
+                with self.alone() as rows:
+                    self.known.take_in(rows)
+                    self.reclaim(rows)
 
             self.tried(end)
 
-    def _check_one_machine(self, stored: Sequence[trial_format.StoredTrial]) -> None:
+    def _check_one_machine(self) -> None:
         """Refuse to share a storage that serves one machine.
 
         Raises:
             StudyError: naming the other machine.
         """
-        if serves_many(self.storage):
+        if serves_many_machines(self.url):
             return
         strangers = {
             worker.host
-            for record in running_of(stored)
+            for record in self.known.running
             if (worker := worker_of(record)) is not None and worker.host != self.worker.host
         }
         if strangers:
@@ -175,8 +222,3 @@ class OpenStudy:
                 f"{without_password(self.url)!r} serves the workers of one machine. Search on that machine, or begin "
                 f"a study in a database: --storage postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
             )
-
-
-def running_of(stored: Sequence[trial_format.StoredTrial]) -> list[trial_format.StoredTrial]:
-    """Return the trials that run."""
-    return [record for record in stored if record.state == TrialState.RUNNING]

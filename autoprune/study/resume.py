@@ -6,15 +6,14 @@ its own policy and what Optuna's sampler noted on it, so that a resumed study pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from autoprune.core.trial import Candidate
 from autoprune.study import trial_format
-from autoprune.study.trial_format import OUTCOME, Record, RecordCache, StoredTrial, read_candidate
+from autoprune.study.trial_format import OUTCOME, StoredTrial
 
 
 def end_running(study: optuna.Study, left: Sequence[StoredTrial], objectives: Sequence[str]) -> None:
@@ -35,30 +34,16 @@ def end_running(study: optuna.Study, left: Sequence[StoredTrial], objectives: Se
             study.tell(record.number, state=TrialState.FAIL)
 
 
-def lost_candidates(stored: Sequence[Record], cache: RecordCache | None = None) -> list[Candidate]:
-    """Return the candidates that were asked, never finished and are not running, by number."""
-    read = cache.candidate if cache else read_candidate
-    lost: dict[int, Candidate] = {}
-    alive: set[int] = set()
-    for record in stored:
-        candidate = read(record)
-        if candidate is None:
-            continue
-        if record.state.is_finished() and OUTCOME not in record.user_attrs:
-            lost[candidate.number] = candidate
-        else:
-            alive.add(candidate.number)
-    return [lost[number] for number in sorted(set(lost) - alive)]
+def noted_by_sampler(storage: BaseStorage, study_id: int, numbers: Iterable[int]) -> dict[str, object]:
+    """Return what Optuna's sampler noted on a lost candidate's records, as NSGA-II its generation.
 
-
-def noted_by_sampler(
-    storage: BaseStorage, study_id: int, candidate: Candidate, stored: Sequence[StoredTrial], cache: RecordCache
-) -> dict[str, object]:
-    """Return what Optuna's sampler noted on a lost candidate's records, as NSGA-II its generation."""
+    Args:
+        storage: holds the study.
+        study_id: of the study in that storage.
+        numbers: Optuna's numbers of the records, the latest last.
+    """
     found: dict[str, object] = {}
-    for record in stored:
-        known = cache.candidate(record)
-        if known is not None and known.number == candidate.number:
-            trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, record.number)
-            found |= storage.get_trial_system_attrs(trial_id)
+    for number in numbers:
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        found |= storage.get_trial_system_attrs(trial_id)
     return found

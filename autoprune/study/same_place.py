@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from optuna.storages import RDBStorage
-
 from autoprune.errors import StudyError
 from autoprune.study.storage_url import sqlite_path, without_password
+from autoprune.study.trial_rows import TrialRows
 
 
 class SamePlace:
@@ -20,19 +19,21 @@ class SamePlace:
     Args:
         lock: the study's lock file, which this process holds.
         url: of the storage, which is open.
-        storage: holds the trials.
         study_id: of the study in that storage.
         name: of the study.
     """
 
-    def __init__(self, lock: Path, url: str, storage: RDBStorage, study_id: int, name: str) -> None:
+    def __init__(self, lock: Path, url: str, study_id: int, name: str) -> None:
         database = sqlite_path(url)
         paths = [lock.absolute(), *([database.absolute()] if database else [])]
         self._files: Mapping[Path, tuple[int, int] | None] = {path: _identity(path) for path in paths}
-        self._url, self._storage, self._study_id, self._name = url, storage, study_id, name
+        self._url, self._study_id, self._name = url, study_id, name
 
-    def check(self) -> None:
+    def check(self, rows: TrialRows) -> None:
         """Raise if the study is no longer there.
+
+        Args:
+            rows: the study's trials in its storage.
 
         Raises:
             StudyError: naming what was deleted, moved or replaced.
@@ -47,11 +48,7 @@ class SamePlace:
                     f"ends here; what it stored before lies where the study was moved to, if it was. Put the study "
                     f"back and run the same command to go on, or run it to begin anew"
                 )
-        try:
-            is_same = self._storage.get_study_id_from_name(self._name) == self._study_id
-        except KeyError:
-            is_same = False
-        if not is_same:
+        if rows.study_named(self._name) != self._study_id:
             raise StudyError(
                 f"the study {self._name!r} was deleted, renamed or replaced in the storage "
                 f"{without_password(self._url)!r} while it was searched. The search ends here; restore the study and "

@@ -21,10 +21,12 @@ from optuna.storages import RDBStorage
 
 from autoprune.core.json_values import DAMAGE, parse_json
 from autoprune.errors import StudyError
-from autoprune.study.storage_url import read_url, sqlite_path, without_password, without_secret
+from autoprune.study.storage_url import POSTGRESQL, read_url, sqlite_path, without_password, without_secret
 
 PAUSE = 1.0  # seconds before a lost connection is made anew: a database that is restarted needs a moment
 T = TypeVar("T")
+# Who waited for a lock sees what the one before wrote, whatever isolation the server's settings say.
+_IN_LOCKS: dict[str, dict[str, object]] = {POSTGRESQL: {"isolation_level": "READ COMMITTED"}}
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -46,7 +48,7 @@ def open_storage(url: str, *, to_read: bool = False) -> RDBStorage:
     plain = read_url(url).render_as_string(hide_password=False)
     file = sqlite_path(url)
     if file is None:
-        return _opened(plain, url, {"pool_pre_ping": True})
+        return _opened(plain, url, {"pool_pre_ping": True, **_IN_LOCKS.get(read_url(url).get_backend_name(), {})})
     if file.is_file() and not may_write(file):
         return _opened_for_reading(file, url)
     try:
@@ -103,7 +105,7 @@ def _opened(plain: str, url: str, engine_kwargs: dict[str, object]) -> RDBStorag
         storage = RDBStorage("".join(braces.get(c, c) for c in plain), engine_kwargs=engine_kwargs)
     except Exception as error:  # the driver of any database may raise anything
         raise StudyError(_cannot_open(url, error)) from error
-    if storage.engine.dialect.name == "postgresql":
+    if storage.engine.dialect.name == POSTGRESQL:
         _tell_time_in_utc(storage)
     return storage
 

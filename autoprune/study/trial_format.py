@@ -93,6 +93,13 @@ class TrialPlace(NamedTuple):
     number: int
 
 
+class Asked(NamedTuple):
+    """A candidate as it was given out: with the run it was given to."""
+
+    candidate: Candidate
+    session: int
+
+
 @dataclass(frozen=True)
 class NewTrial:
     """What is stored of a trial when it begins.
@@ -184,10 +191,19 @@ def read_trial(record: Record) -> Trial | None:
 
 def finished_trial(candidate: str, outcome: str) -> Trial:
     """Return the trial of what :func:`candidate_record` and :func:`outcome_record` wrote."""
-    asked, told = parse_json(candidate), parse_json(outcome)
-    return Trial(
-        _candidate(asked), outcome_from_json(told["outcome"]), _seconds(told["seconds"]), int(asked["session"])
-    )
+    return told_trial(asked_in(candidate), outcome)
+
+
+def asked_in(text: str) -> Asked:
+    """Return what :func:`candidate_record` wrote."""
+    data = parse_json(text)
+    return Asked(_candidate(data), int(data["session"]))
+
+
+def told_trial(asked: Asked, outcome: str) -> Trial:
+    """Return the trial of a candidate and what :func:`outcome_record` wrote."""
+    told = parse_json(outcome)
+    return Trial(asked.candidate, outcome_from_json(told["outcome"]), _seconds(told["seconds"]), asked.session)
 
 
 def _seconds(stored: Mapping[str, Any]) -> dict[str, float]:
@@ -202,39 +218,14 @@ def _seconds(stored: Mapping[str, Any]) -> dict[str, float]:
     return spent
 
 
-class RecordCache:
-    """What finished records say, which never changes, so that thousands are not parsed again at each ask."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[Candidate | None, Trial | None]] = {}
-
-    def candidate(self, record: Record) -> Candidate | None:
-        """Return what :func:`read_candidate` does."""
-        return self._read(record)[0]
-
-    def trial(self, record: Record) -> Trial | None:
-        """Return what :func:`read_trial` does."""
-        return self._read(record)[1]
-
-    def _read(self, record: Record) -> tuple[Candidate | None, Trial | None]:
-        if record.number in self._known:
-            return self._known[record.number]
-        found = read_trial(record)
-        both = (found.candidate if found else read_candidate(record), found)
-        if record.state.is_finished():
-            self._known[record.number] = both
-        return both
-
-
 def outcome_of(record: Record) -> Outcome:
     """Return the outcome that was written for a record, told or not."""
     return outcome_from_json(parse_json(record.user_attrs[OUTCOME])["outcome"])
 
 
-def read_trials(records: Sequence[Record], memory: RecordCache | None = None) -> list[Trial]:
+def read_trials(records: Sequence[Record]) -> list[Trial]:
     """Return every finished trial by number."""
-    read = memory.trial if memory else read_trial
-    found = [trial for record in records if (trial := read(record)) is not None]
+    found = [trial for record in records if (trial := read_trial(record)) is not None]
     return sorted(found, key=lambda trial: trial.number)
 
 

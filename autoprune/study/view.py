@@ -137,7 +137,7 @@ def _read_by_optuna(url: str, name: str, folder: Path) -> StoredStudy:
             raise StudyError(f"the storage {without_password(url)!r} holds no study named {name!r}") from error
         with reporting_damage(url):
             rows = open_rows(opened, study_id)
-            trials = rows.read(0)
+            trials = rows.read()
             held = still_held(trials, folder, rows.silent, GRACE_SECONDS)
             return StoredStudy(trials, opened.get_study_user_attrs(study_id), at_work(trials, held))
 

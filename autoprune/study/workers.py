@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +101,11 @@ class Worker:
         self._lock.release()
 
 
-def is_known_dead(folder: Path, name: WorkerName) -> bool:
-    """Return whether a worker of this very folder and machine is gone; of one elsewhere nothing is known here."""
-    if (name.host, name.place) != (_host(), _place(folder)):
-        return False
-    path = folder / FOLDER / f"{name}{_ENDING}"
-    return not path.exists() or _is_free(path)
+def known_dead(folder: Path, names: Iterable[WorkerName]) -> set[WorkerName]:
+    """Return the workers of this very folder and machine that are gone; of those elsewhere nothing is known here."""
+    host, place = _host(), _place(folder)
+    here = {name for name in names if (name.host, name.place) == (host, place)}
+    return {name for name in here if _is_gone(folder / FOLDER / f"{name}{_ENDING}")}
 
 
 def home_in(folder: Path) -> str:
@@ -143,6 +142,11 @@ def _listed(folder: Path) -> Iterator[tuple[Path, WorkerName]]:
             with suppress(ValueError):
                 if path.suffix == _ENDING and not path.name.startswith("."):
                     yield path, WorkerName.parse(path.name.removesuffix(_ENDING))
+
+
+def _is_gone(path: Path) -> bool:
+    """Return whether there is no such file, or nobody holds it locked."""
+    return _is_free(path) or not path.exists()
 
 
 def _is_free(path: Path) -> bool:

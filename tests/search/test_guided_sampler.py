@@ -222,3 +222,46 @@ def test_it_goes_on_from_thousands_of_trials() -> None:
     few = told(proposals, 20)
     many = [replace(few[n % 20], candidate=replace(few[n % 20].candidate, number=n)) for n in range(5000)]
     assert proposals.propose(5000, many, no_draw).policy not in {trial.candidate.policy for trial in few}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_workers_tell_in_any_order_teaches_what_a_fresh_sampler_learns(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many workers end their trials in any order; none of it may hang on which were known when."""
+    monkeypatch.setattr("autoprune.search.proposals.elites._UNSETTLED", 4)  # so that settled ones come into it
+    long_lived, rng = guided(seed=seed), np.random.default_rng(seed)
+    placed: list[int] = []
+    inner = Elites._placed
+
+    def counted(elites: Elites, candidate: Candidate) -> Any:
+        placed.append(candidate.number)
+        return inner(elites, candidate)
+
+    trials, pending = list[Trial](), list[Candidate]()
+    for number in range(40):
+        found = long_lived.propose(number, trials, no_draw, pending)
+        assert found == guided(seed=seed).propose(number, trials, no_draw, pending)
+        pending.append(Candidate(number, found.policy, 0, found.origin, found.budget))
+        if len(pending) > 5:
+            ended = pending.pop(int(rng.integers(len(pending))))
+            loss = true_loss(long_lived, ended.policy)
+            exact = long_lived.cost.measure(long_lived.space.counts(ended.policy))
+            outcome = Completed(exact.merged(Measurement({"accuracy": 1 / (1 + loss), "loss": loss})))
+            trials = sorted([*trials, Trial(ended, outcome, {}, 0)], key=lambda trial: trial.number)
+    long_lived.learn(trials)
+    monkeypatch.setattr(Elites, "_placed", counted)
+    long_lived.learn(trials)
+    assert placed == [], "each is taken in once"
+    changed = [*trials[:2], replace(trials[2], outcome=Failed("E", "m")), *trials[3:]]
+    assert long_lived.propose(99, changed, no_draw) == guided(seed=seed).propose(99, changed, no_draw)
+    assert sorted(set(placed)) == [trial.number for trial in trials], "another history is begun anew"
+    assert long_lived.propose(98, trials[1:], no_draw) == guided(seed=seed).propose(98, trials[1:], no_draw)
+
+
+def test_what_is_learnt_beforehand_changes_no_proposal() -> None:
+    trials = told(guided(), 12)
+    prepared = guided()
+    prepared.learn(trials)
+    assert prepared.propose(12, trials, no_draw) == guided().propose(12, trials, no_draw)
+    make_proposals(sampler="random").learn(trials)  # which learns nothing

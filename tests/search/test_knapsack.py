@@ -20,7 +20,7 @@ from autoprune.core.measurement import Measurement
 from autoprune.core.sensitivity import Curve, Sensitivity
 from autoprune.core.space import SearchSpace
 from autoprune.search.proposals.budget_projection import Projector
-from autoprune.search.proposals.knapsack import Knapsack, rises_of
+from autoprune.search.proposals.knapsack import CutChoices, Knapsack, rises_of
 from autoprune.search.proposals.wished_counts import WishedCounts
 
 Penalties = dict[str, NDArray[np.float64]]
@@ -156,3 +156,26 @@ def test_rises_are_measured_or_else_the_square_of_the_sparsity() -> None:
     sensitivity = Sensitivity({"g0": Curve(4, {2: 0.3}), "g1": Curve(9, {2: 0.3})})
     assert rises_of(sensitivity, space, "g0")[1] == pytest.approx(0.3)
     assert rises_of(sensitivity, space, "g1").tolist() == [9 / 16, 1 / 4, 1 / 16, 0], "a curve of another network"
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("seed", range(4))
+def test_steps_are_those_that_looking_at_each_number_alone_finds(direction: int, seed: int) -> None:
+    groups = space_of((6, 40, 9, 70)).groups
+    blocks = (Block("b0", ("g1",)), Block("b1"))
+    space = SearchSpace(groups, {group.name: ("l1",) for group in groups}, 0.9, 1, blocks)
+    choices, penalties = CutChoices(space), random_penalties(space, seed)
+    table, rng = choices.tables(penalties), np.random.default_rng(seed)
+    kept = np.array([int(rng.integers(len(numbers))) for numbers in space.cut_choices.values()])
+    kept[space.cut_names.index("b0")] = seed % 2
+    expected = []
+    for place, (name, numbers) in enumerate(space.cut_choices.items()):
+        to = min(max(int(kept[place]) + direction * max(1, len(numbers) // 16), 0), len(numbers) - 1)
+        is_gone = name == "g1" and seed % 2 == 0
+        if to != kept[place] and name != "b0" and not is_gone:  # a block that holds groups is dropped by price alone
+            expected.append((place, to, float(penalties[name][to] - penalties[name][kept[place]])))
+    found = choices.steps(kept, table, direction)
+    assert list(zip(*(each.tolist() for each in found), strict=True)) == expected
+    assert choices.counts(kept[None])[0].tolist() == [
+        numbers[place] for numbers, place in zip(space.cut_choices.values(), kept.tolist(), strict=True)
+    ]

@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import RDBStorage
+from sqlalchemy import Connection
 from study_fakes import OBJECTIVES, fake_outcome, make_proposals, open_ledger, run
 
 from autoprune.core.budget import Budget
@@ -260,8 +261,9 @@ WRITES = (
     (optuna_tables, "insert_running"),
     (optuna_tables, "insert_details"),
     (optuna_tables, "end_running"),
+    (Connection, "commit"),  # of what was asked or told; the transactions of Optuna's sessions go another way
 )
-BY_TABLES = {"_create_new_trial", "insert_details", "end_running"}
+BY_TABLES = {"_create_new_trial", "insert_details", "end_running", "commit"}
 BY_API = {"_create_new_trial", "set_trial_state_values", "set_trial_user_attr", "_set_trial_param"}
 
 

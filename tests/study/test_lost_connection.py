@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import event
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import OperationalError
 from study_fakes import make_proposals, open_ledger
 
 from autoprune.core.measurement import Measurement
@@ -66,21 +67,41 @@ def test_asking_and_telling_go_on_after_one_loss(tmp_path: Path, words: str) -> 
         assert again.ask(make_proposals(), 0).number == 3, "nothing is asked a second time"
 
 
-def test_a_connection_lost_after_the_last_write_is_no_second_outcome(tmp_path: Path) -> None:
+@pytest.fixture
+def lost_once_written(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what has the connection lost once after the next commit, before the database has said that it is done."""
+    commit = Connection.commit
+
+    def committed_and_lost(connection: Connection) -> None:
+        monkeypatch.setattr(Connection, "commit", commit)
+        commit(connection)
+        raise OperationalError("COMMIT", {}, Exception("lost"), connection_invalidated=True)
+
+    return lambda: monkeypatch.setattr(Connection, "commit", committed_and_lost)
+
+
+def test_a_connection_lost_after_the_last_write_is_no_second_outcome(
+    tmp_path: Path, lost_once_written: Callable[[], None]
+) -> None:
     with open_ledger(tmp_path) as ledger:
         candidate = ledger.ask(make_proposals(), 0)
-        end: Callable[..., TrialState] = ledger._open.rows.end
-
-        def ended_and_lost(*given: Any) -> TrialState:
-            ledger._open.rows.end = end  # type: ignore[method-assign]
-            end(*given)
-            Dropping(ledger, "SELECT", times=1)
-            ledger._open.storage.get_all_trials(ledger._open.study_id)
-            raise AssertionError("the connection was to be lost")
-
-        ledger._open.rows.end = ended_and_lost  # type: ignore[method-assign]
+        lost_once_written()
         assert ledger.tell(candidate, DONE, {}).outcome == DONE
         assert [trial.outcome for trial in ledger.trials] == [DONE]
+
+
+def test_a_connection_lost_after_a_candidate_was_stored_is_no_second_candidate(
+    tmp_path: Path, lost_once_written: Callable[[], None]
+) -> None:
+    with open_ledger(tmp_path) as ledger:
+        lost_once_written()
+        candidate = ledger.ask(make_proposals(), 0)
+        assert candidate.number == 0
+        assert ledger.pending == [0]
+        ledger.tell(candidate, DONE, {})
+        assert ledger.ask(make_proposals(), 0).number == 1
+    states = [trial.state for trial in ledger._open.study.get_trials()]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.FAIL], "the first record was given up, and so 1"
 
 
 def test_a_loss_that_lasts_is_said_on_one_line(tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ from autoprune.study.manage.export import export_study
 from autoprune.study.manage.import_archive import import_study
 from autoprune.study.manage.list import list_studies
 from autoprune.study.manage.remove import remove_study
-from autoprune.study.resume import lost_candidates
 from autoprune.study.shared_files import SharedFiles
 from autoprune.study.spec_toml import read_resolved
 from autoprune.study.storage_url import sqlite_url
@@ -368,7 +367,7 @@ def test_a_trial_that_was_running_or_lost_is_asked_again_elsewhere(archive: Path
     target = StudyFolder(import_study(archive, tmp_path / "b").folder)
     objectives = ("accuracy", "mflops", "latency_ms")
     with Ledger(sqlite_url(target.database), "fake", objectives, target.lock) as ledger:
-        assert [c.number for c in lost_candidates(ledger._open.study.get_trials())] == [4]
+        assert [candidate.number for candidate in ledger._open.known.lost] == [4]
 
 
 def test_a_study_in_the_place_is_replaced_only_by_force_and_not_while_it_is_searched(archive: Path, root: Path) -> None:

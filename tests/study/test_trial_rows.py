@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Collection
 from pathlib import Path
 
 import optuna
@@ -11,20 +13,22 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from study_fakes import OBJECTIVES, make_proposals, open_ledger, run
 
+from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
-from autoprune.core.trial import Completed, Failed, Stopped
+from autoprune.core.trial import Candidate, Completed, Failed, Stopped
 from autoprune.errors import StudyError
 from autoprune.study import optuna_tables, sqlite_rows
 from autoprune.study.at_work import at_work
 from autoprune.study.folder import StudyFolder
+from autoprune.study.known_trials import KnownTrials
 from autoprune.study.lapsed_leases import still_held
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_toml import write_resolved
 from autoprune.study.sqlite_rows import RowState, read_sqlite
 from autoprune.study.storage import open_storage
 from autoprune.study.storage_url import sqlite_url
-from autoprune.study.trial_format import StoredTrial, TrialPlace, read_trials, trial_end
-from autoprune.study.trial_rows import ApiRows, Follower, TableRows, TrialRows, open_rows
+from autoprune.study.trial_format import StoredTrial, TrialPlace, candidate_record, read_trials, trial_end
+from autoprune.study.trial_rows import ApiRows, TableRows, TrialRows, open_rows
 from autoprune.study.view import open_view
 
 
@@ -49,8 +53,8 @@ def test_it_is_what_optuna_reads(stored: Path, kind: type[TableRows | ApiRows]) 
     storage = open_storage(sqlite_url(stored / "study.db"))
     study_id = storage.get_study_id_from_name("fake")
     rows: TrialRows = kind(storage, study_id)
-    found, expected = rows.read(0), storage.get_all_trials(study_id)
-    assert [one.number for one in rows.read(7)] == [7, 8, 9]
+    found, expected = rows.read(), storage.get_all_trials(study_id)
+    assert [one.number for one in rows.read(6)] == [7, 8, 9]
     assert len(found) == 10
     assert [(one.number, one.state) for one in found] == [(one.number, one.state) for one in expected]
     for one, theirs in zip(found, expected, strict=True):
@@ -63,7 +67,7 @@ def test_it_is_what_optuna_reads(stored: Path, kind: type[TableRows | ApiRows]) 
 def test_a_sqlite_file_is_read_alike_without_optuna(stored: Path, tmp_path: Path) -> None:
     storage = open_storage(sqlite_url(stored / "study.db"))
     study_id = storage.get_study_id_from_name("fake")
-    direct, expected = read_sqlite(stored / "study.db", "fake", stored), TableRows(storage, study_id).read(0)
+    direct, expected = read_sqlite(stored / "study.db", "fake", stored), TableRows(storage, study_id).read()
     assert direct is not None
     assert [(one.number, one.state.name, one.state.is_finished(), one.user_attrs) for one in direct.trials] == [
         (one.number, one.state.name, one.state.is_finished(), one.user_attrs) for one in expected
@@ -149,37 +153,84 @@ def test_a_study_goes_on_by_the_api_where_it_was_begun_by_the_tables(
 
 
 class CountedRows(TableRows):
-    """Remember how many trials were read each time."""
+    """Remember which trials were read each time, by Optuna's number."""
 
     def __init__(self, storage: RDBStorage, study_id: int) -> None:
         super().__init__(storage, study_id)
-        self.counts: list[int] = []
+        self.numbers: list[list[int]] = []
 
-    def read(self, first: int) -> list[StoredTrial]:
-        found = super().read(first)
-        self.counts.append(len(found))
+    def read(self, after: int = -1, bare: Collection[int] = (), running: Collection[int] = ()) -> list[StoredTrial]:
+        found = super().read(after, bare, running)
+        self.numbers.append([record.number for record in found])
         return found
 
 
-def test_a_follower_reads_what_may_have_changed(tmp_path: Path) -> None:
+def test_what_is_known_is_not_read_again_and_is_what_is_stored(tmp_path: Path) -> None:
     proposals = make_proposals()
     with open_ledger(tmp_path) as ledger:
         storage = open_storage(sqlite_url(tmp_path / "study.db"))
         study_id = storage.get_study_id_from_name("fake")
-        rows, whole = CountedRows(storage, study_id), TableRows(storage, study_id)
-        follower = Follower(rows)
-        assert follower.trials() == []
+        rows, known = CountedRows(storage, study_id), KnownTrials()
+
+        def look() -> None:
+            known.take_in(rows)
+            stored = TableRows(storage, study_id).read()
+            assert known.trials == read_trials(stored)
+            assert known.running == [record for record in stored if record.state == TrialState.RUNNING]
+            assert known.next_number == len({json.loads(record.user_attrs["candidate"])["number"] for record in stored})
+
+        look()
         first, second, third = (ledger.ask(proposals, 0) for _ in range(3))
-        assert [trial.state for trial in follower.trials()] == [TrialState.RUNNING] * 3
-        rows.counts.clear()
+        look()
         ledger.tell(second, Failed("E", "of a later one first"), {})
-        assert follower.trials() == whole.read(0)
+        look()
+        assert (known.pending, known.lost) == ([first, third], [])
         ledger.tell(first, Failed("E", "and then"), {})
-        assert follower.trials() == whole.read(0)
-        ledger.tell(third, Failed("E", "last"), {})
         for _ in range(2):
-            assert follower.trials() == whole.read(0)
-    assert rows.counts == [3, 3, 1, 0]  # what has ended before the first running one is not read again
+            look()
+    look()
+    assert rows.numbers == [[], [0, 1, 2], [1], [0], [], [2]], "only what is new, or runs no longer"
+    assert (known.pending, known.lost, known.records_of_lost(2)) == ([], [third], (2,))
+    with open_ledger(tmp_path) as ledger:
+        assert ledger.ask(proposals, 0) == third
+        look()
+        assert (known.pending, known.lost) == ([third], [])
+        ledger.tell(third, Failed("E", "at last"), {})
+        look()
+        assert (known.pending, known.lost, known.next_number) == ([], [], 3)
+
+
+@pytest.mark.parametrize("kind", [TableRows, ApiRows])
+def test_a_trial_that_is_asked_for_is_read_again_until_its_candidate_is_there(
+    tmp_path: Path, kind: type[TableRows | ApiRows]
+) -> None:
+    """A sampler of Optuna's opens its trial before it draws."""
+    with open_ledger(tmp_path) as ledger:
+        storage, study_id, study = ledger._open.storage, ledger._open.study_id, ledger._open.study
+        rows, known = kind(storage, study_id), KnownTrials()
+        number = study.ask().number
+        known.take_in(rows)
+        assert ([record.number for record in known.running], known.pending) == ([number], [])
+        candidate = Candidate(0, make_proposals().space.policy(make_proposals().space.full), 1, "sampler:tpe", Budget())
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        storage.set_trial_user_attr(trial_id, "candidate", candidate_record(candidate, 0, "h:p:1:m"))
+        known.take_in(rows)
+        assert known.pending == [candidate]
+
+
+def test_a_damaged_record_is_said_each_time_and_what_came_before_it_is_known(tmp_path: Path) -> None:
+    proposals = make_proposals()
+    with open_ledger(tmp_path) as ledger:
+        list(run(ledger, proposals, 2))
+        storage, study_id = ledger._open.storage, ledger._open.study_id
+        number = ledger._open.study.ask().number
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        storage.set_trial_user_attr(trial_id, "candidate", "{}")
+        known = KnownTrials()
+        for _ in range(2):
+            with pytest.raises(KeyError):
+                known.take_in(TableRows(storage, study_id))
+        assert [trial.number for trial in known.trials] == [0, 1]
 
 
 @pytest.mark.parametrize(

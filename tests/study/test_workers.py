@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -21,7 +20,7 @@ from autoprune.study import optuna_tables, workers
 from autoprune.study.ledger import Ledger
 from autoprune.study.lock import is_searched
 from autoprune.study.storage_url import sqlite_url
-from autoprune.study.trial_rows import ApiRows
+from autoprune.study.trial_rows import ApiRows, TableRows
 from autoprune.study.workers import WorkerName, workers_here
 
 PROPOSALS = make_proposals(with_baselines=True)
@@ -142,7 +141,8 @@ def test_heartbeats_keep_a_lease_alive(tmp_path: Path) -> None:
         until = time.monotonic() + 5
         while time.monotonic() < until:
             time.sleep(0.5)
-            assert other._open.reclaim()[0] == []
+            other._open.take_in()
+            assert other._open.reclaim(other._open.rows) == []
         slow.tell(candidate, fake_outcome(PROPOSALS, candidate), {})
 
 
@@ -190,10 +190,7 @@ def test_both_ways_of_reading_agree_on_who_is_silent(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as ledger:
         ledger.ask(PROPOSALS, 0)
         opened = ledger._open
-        ways: list[Callable[[float], set[int]]] = [
-            lambda seconds: optuna_tables.silent_numbers(opened.storage, opened.study_id, seconds),
-            ApiRows(opened.storage, opened.study_id).silent,
-        ]
+        ways = [kind(opened.storage, opened.study_id).silent for kind in (TableRows, ApiRows)]
         assert [way(30) for way in ways] == [set(), set()]
         late(ledger)
         assert [way(30) for way in ways] == [{0}, {0}]

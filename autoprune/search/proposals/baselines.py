@@ -123,9 +123,9 @@ def _depth(projector: Projector, importances: Mapping[str, str]) -> PruningPolic
 def _knapsack(projector: Projector, importances: Mapping[str, str], sensitivity: Sensitivity) -> PruningPolicy:
     if not sensitivity.curves:
         raise BudgetError("the sensitivity of the groups was not measured")
-    solver = Knapsack(projector)
-    counts = solver.solve({name: rises_of(sensitivity, projector.space, name) for name in solver.names})
-    return projector.project(projector.space.policy(counts, importances))  # puts blocks back if the rest cannot fill it
+    space = projector.space
+    counts = Knapsack(projector).solve({name: rises_of(sensitivity, space, name) for name in space.cut_names})
+    return projector.project(space.policy(counts, importances))  # puts blocks back if the rest cannot fill it
 
 
 def _threshold(projector: Projector, importances: Mapping[str, str], tolerated: Mapping[str, int]) -> PruningPolicy:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -64,7 +65,7 @@ class Projector:
     budget: Budget
     predicted: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def limits(self) -> Mapping[str, Limit]:
         """Return the limits that are met here: those that follow from a policy, and predicted ones."""
         return closed_form_part(self.budget, self.predicted).limits

@@ -1,19 +1,22 @@
 """What the guided sampler remembers of a study's trials, so that an ask costs the same at ten trials and at thousands.
 
-Trials are only ever added, and a stored one never changes: each is worked out once. Handed another history, it begins
-anew.
+Each trial is worked out once, and a candidate when it is first heard of, though many workers end their trials in any
+order. Handed another history, it begins anew.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
+from bisect import insort
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
 from autoprune.core.arrays import Floats, Ints
-from autoprune.core.budget import Budget, Limit
+from autoprune.core.budget import Budget
 from autoprune.core.counts import ChannelCounts
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import METRICS
@@ -23,8 +26,44 @@ from autoprune.core.trial import Candidate, Trial, completed_measurement
 from autoprune.search.proposals.loss_model import Evidence
 
 MOST_TRIALS = 300  # that are learnt from: the latest; more would only cost time
+_UNSETTLED = 1000  # of the latest trials, among which others still come: as many workers as there can be
 FULL_USE = 0.95  # of a budget; what uses less was made for a lower one
 _LEAST_LOSS = 1e-6  # a perfect network's loss has no logarithm
+
+
+class PolicyPlaces(NamedTuple):
+    """Where a policy's counts are among the choices, and its criteria among all of them, for each group or block."""
+
+    kept: Ints
+    criteria: Ints
+
+    @property
+    def key(self) -> bytes:
+        """Return what only policies of equal networks have in common."""
+        return self.kept.tobytes() + self.criteria.tobytes()
+
+
+class _Row(NamedTuple):
+    """A completed trial: its number, where its policy is, and its loss."""
+
+    number: int
+    places: PolicyPlaces
+    loss: float
+
+
+class _Met(NamedTuple):
+    """A completed trial that meets a budget: its loss, its number, its latency, and whether it uses the budget up."""
+
+    loss: float
+    number: int
+    latency_ms: float
+    uses_up: bool
+
+    @classmethod
+    def of(cls, trial: Trial, measured: Measurement, budget: Budget) -> _Met:
+        values = measured.values
+        latency_ms = values.get("latency_ms", math.inf)
+        return cls(values.get("loss", math.inf), trial.number, latency_ms, _uses_up(measured, budget))
 
 
 class Elites:
@@ -45,52 +84,74 @@ class Elites:
         self._table = np.zeros((len(rises), max(map(len, rises))))
         for row, values in enumerate(rises):
             self._table[row, : len(values)] = values
+        self._places: dict[int, tuple[Candidate, PolicyPlaces]] = {}  # by number
         self._begin()
 
     def _begin(self) -> None:
-        self._trials: list[Trial] = []
+        self._last_read: list[Trial] = []
+        self._trials: dict[int, Trial] = {}  # by number, in the order in which they became known
         self._keys: set[bytes] = set()
-        self._rows: list[tuple[Ints, Ints, float]] = []
-        self._elites: dict[str, list[tuple[float, int, PruningPolicy]]] = {}
+        self._rows: list[_Row] = []  # by number
+        self._met: dict[str, list[_Met]] = {}  # by budget, the lowest loss first
         self._ranked: dict[str, int] = {}
-        self._pending: list[tuple[Ints, Ints]] = []
+        self._pending: list[PolicyPlaces] = []
 
     def read(self, trials: Sequence[Trial]) -> None:
         """Take in what was added since the last call."""
-        known = len(self._trials)
-        if known and (
-            len(trials) < known or trials[0] is not self._trials[0] or trials[known - 1] is not self._trials[-1]
-        ):
+        settled = max(0, len(self._last_read) - _UNSETTLED)
+        if self._last_read[:settled] != trials[:settled]:  # mostly the same objects, so this takes no time
+            settled = 0
+        known, self._last_read = self._trials, list(trials)
+        news = [one for one in trials[settled:] if (seen := known.get(one.number)) is not one and seen != one]
+        if len(known) + len(news) != len(trials):
             self._begin()
-        for trial in trials[len(self._trials) :]:
-            policy = trial.candidate.policy
-            kept, criteria = self.places(self.space.counts(policy), policy)
-            self._trials.append(trial)
-            self._keys.add(_key(kept, criteria))
+            news = self._last_read = list(trials)
+        for trial in news:
+            places = self._placed(trial.candidate)
+            self._trials[trial.number] = trial
+            self._keys.add(places.key)
             measured = completed_measurement(trial)
             if measured is not None and "loss" in measured.values and not trial.candidate.is_picked:
-                self._rows.append((kept, criteria, measured["loss"]))
+                insort(self._rows, _Row(trial.number, places, measured["loss"]), key=lambda row: row.number)
 
     def expect(self, pending: Sequence[Candidate]) -> None:
         """Take in what is being evaluated now, in the place of what was before."""
-        self._pending = [self.places(self.space.counts(one.policy), one.policy) for one in pending]
+        self._pending = [self._placed(one) for one in pending]
 
     def holds(self, counts: ChannelCounts, policy: PruningPolicy) -> bool:
         """Return whether a policy of these counts was evaluated, or is now: it would only score the same."""
-        key = _key(*self.places(counts, policy))
-        return key in self._keys or any(key == _key(*places) for places in self._pending)
+        key = self.places(counts, policy).key
+        return key in self._keys or any(key == places.key for places in self._pending)
 
-    def places(self, counts: ChannelCounts, policy: PruningPolicy) -> tuple[Ints, Ints]:
-        """Return where a policy's counts are among the choices, and its criteria among all of them.
+    def _placed(self, candidate: Candidate) -> PolicyPlaces:
+        """Return where a candidate is, worked out only once, as it is pending first and told later."""
+        seen, places = self._places.get(candidate.number, (None, None))
+        if places is None or seen is not candidate:
+            places = self.places(self.space.counts(candidate.policy), candidate.policy)
+            self._places[candidate.number] = candidate, places
+        return places
+
+    def places(self, counts: ChannelCounts, policy: PruningPolicy) -> PolicyPlaces:
+        """Return where a policy is.
 
         Where nothing is cut there is nothing for a criterion to choose, and its place is 0: equal networks are equal.
         """
-        numbers, order = self.space.cut_numbers(counts), {name: place for place, name in enumerate(self.criteria)}
-        places = [self.space.cut_choices[name].index(numbers[name]) for name in self.names]
-        full = self.space.full.channels
-        chosen = {n: group.importance for n, group in policy.groups.items() if numbers[n] != full[n]}
-        criteria = [order.get(chosen[name], 0) if name in chosen else 0 for name in self.names]
-        return np.array(places, dtype=np.int64), np.array(criteria, dtype=np.int64)
+        numbers, order, groups = self.space.cut_numbers(counts), self._order, policy.groups
+        kept, criteria = [], []
+        for name, place_of in self._place_of.items():
+            place, group = place_of[numbers[name]], groups.get(name)
+            kept.append(place)
+            criteria.append(order.get(group.importance, 0) if group and place < len(place_of) - 1 else 0)
+        return PolicyPlaces(np.array(kept, dtype=np.int64), np.array(criteria, dtype=np.int64))
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.criteria)}
+
+    @cached_property
+    def _place_of(self) -> dict[str, dict[int, int]]:
+        """Return group or block → number that stays → its place among the choices."""
+        return {name: {n: i for i, n in enumerate(self.space.cut_choices[name])} for name in self.names}
 
     def evidence(self) -> Evidence:
         """Return what the latest completed trials say, each pending one standing at their mean log-loss.
@@ -101,14 +162,14 @@ class Elites:
         3.2 (constant liar).
         """
         rows, shape = self._rows[-MOST_TRIALS:], (-1, len(self.names))
-        losses = _logs([row[2] for row in rows])
-        if len(rows) and self._pending:
-            rows = [*rows, *((kept, criteria, 0.0) for kept, criteria in self._pending)]
+        losses, found = _logs([row.loss for row in rows]), [row.places for row in rows]
+        if rows and self._pending:
+            found += self._pending
             losses = np.append(losses, np.full(len(self._pending), losses.mean()))
-        kept = np.array([row[0] for row in rows], dtype=np.int64).reshape(shape)
+        kept = np.array([places.kept for places in found], dtype=np.int64).reshape(shape)
         return Evidence(
             self._table[np.arange(len(self.names)), kept],
-            np.array([row[1] for row in rows], dtype=np.int64).reshape(shape),
+            np.array([places.criteria for places in found], dtype=np.int64).reshape(shape),
             losses,
             max(1, len(self.criteria)),  # without groups there is none, and blocks have no use for one
         )
@@ -116,7 +177,7 @@ class Elites:
     @property
     def has_logarithms(self) -> bool:
         """Return whether no trial's loss is negative, so that evidence is in logarithms."""
-        return all(loss >= 0 for _, _, loss in self._rows)
+        return all(row.loss >= 0 for row in self._rows)
 
     def elites(self, budget: Budget, count: int, longest_ms: float = math.inf) -> list[PruningPolicy]:
         """Return the best few policies that use up a budget, by validation loss.
@@ -126,28 +187,16 @@ class Elites:
             count: how many.
             longest_ms: with a limit on the measured latency, the policies need not use up the budget, only meet it.
         """
-        if longest_ms < math.inf:
-            return self._within(Budget({**budget.limits, "latency_ms": Limit(longest_ms)}), count)
         key = str(budget.to_json())
-        best = self._elites.setdefault(key, [])
-        for trial in self._trials[self._ranked.get(key, 0) :]:
+        met = self._met.setdefault(key, [])
+        for trial in islice(self._trials.values(), self._ranked.get(key, 0), None):
             measured = completed_measurement(trial)
-            if measured is not None and _uses_up(measured, budget) and not trial.candidate.is_picked:
-                best.append((measured.values.get("loss", math.inf), trial.number, trial.candidate.policy))
+            if measured is not None and budget.admits(measured) and not trial.candidate.is_picked:
+                insort(met, _Met.of(trial, measured, budget))
         self._ranked[key] = len(self._trials)
-        best.sort(key=lambda each: each[:2])
-        del best[count:]
-        return [policy for _, _, policy in best]
-
-    def _within(self, budget: Budget, count: int) -> list[PruningPolicy]:
-        """Return the best few policies that meet a budget, however much of it they use."""
-        known = ((trial, completed_measurement(trial)) for trial in self._trials if not trial.candidate.is_picked)
-        found = [(m.values.get("loss", math.inf), t.number, t) for t, m in known if m is not None and budget.admits(m)]
-        return [trial.candidate.policy for _, _, trial in heapq.nsmallest(count, found, key=lambda each: each[:2])]
-
-
-def _key(kept: Ints, criteria: Ints) -> bytes:
-    return kept.tobytes() + criteria.tobytes()
+        is_limited = longest_ms < math.inf
+        wanted = (one for one in met if (one.latency_ms <= longest_ms if is_limited else one.uses_up))
+        return [self._trials[one.number].candidate.policy for one in islice(wanted, count)]
 
 
 def _logs(losses: Sequence[float]) -> Floats:
@@ -158,7 +207,6 @@ def _logs(losses: Sequence[float]) -> Floats:
 
 
 def _uses_up(measured: Measurement, budget: Budget) -> bool:
-    """Return whether a network meets a budget and nearly fills its exact limits."""
+    """Return whether a network that meets a budget nearly fills its exact limits."""
     limits = {name: limit for name, limit in budget.limits.items() if METRICS[name].closed_form}
-    used = max((measured[name] / limit.value for name, limit in limits.items()), default=1.0)
-    return used > FULL_USE and budget.admits(measured)
+    return max((measured[name] / limit.value for name, limit in limits.items()), default=1.0) > FULL_USE

@@ -31,7 +31,7 @@ from autoprune.core.trial import Candidate, Trial
 from autoprune.search.proposals.breeding import inherited, mutated
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.proposals.elites import Elites
-from autoprune.search.proposals.knapsack import Knapsack, Penalties, rises_of
+from autoprune.search.proposals.knapsack import CutChoices, Knapsack, Penalties, rises_of
 from autoprune.search.proposals.latency_aim import LatencyAim
 from autoprune.search.proposals.loss_model import Belief, Evidence, draw
 from autoprune.search.proposals.screened_pool import NEAR, NEARBY, ScreenedPool
@@ -141,7 +141,7 @@ class GuidedSampler:
             name: belief.penalty(place, rises)
             for place, (name, rises) in enumerate(zip(self.space.cut_names, self._rises, strict=True))
         }
-        counts = Knapsack(onto, _TRADES).solve(penalties)
+        counts = Knapsack(onto, _TRADES, self._choices).solve(penalties)
         return counts, self._criteria(belief, rng)
 
     def _criteria(self, belief: Belief, rng: Rng) -> dict[str, str]:
@@ -202,6 +202,10 @@ class GuidedSampler:
     def _rises(self) -> list[NDArray[np.float64]]:
         """Return the rise of each count of each group or block."""
         return [rises_of(self.sensitivity, self.space, name) for name in self.space.cut_names]
+
+    @cached_property
+    def _choices(self) -> CutChoices:
+        return CutChoices(self.space)
 
     @cached_property
     def _elites(self) -> Elites:

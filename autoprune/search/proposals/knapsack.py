@@ -12,9 +12,8 @@ Source: Everett 1963, "Generalized Lagrange Multiplier Method for Solving Proble
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -33,28 +32,86 @@ _STEP = 2.0  # factor from one price to the next
 _REFINED = 5  # bisections of the last step
 
 
+class CutChoices:
+    """The numbers that may stay of each group and block, as arrays; one row each, filled up on the right.
+
+    Args:
+        space: what may be cut.
+
+    Attributes:
+        names: groups and blocks, in the order of the space.
+        sizes: how many numbers there are of each, shape ``(num_names,)``.
+        numbers: they themselves, ascending, shape ``(num_names, most)``.
+        grid: positions among each one's numbers, from the fewest to all, shape ``(num_names, levels)``.
+        levels: the numbers at those, shape likewise.
+        insides: each block that holds groups: its place, and the places of these, which mean nothing once it is
+            dropped.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.names = list(space.cut_names)
+        choices = list(space.cut_choices.values())
+        self.sizes = np.array([len(each) for each in choices], dtype=np.int64)
+        self.numbers = np.array(
+            [[*each, *[0] * (int(self.sizes.max()) - len(each))] for each in choices], dtype=np.int64
+        )
+        self.grid = np.stack([np.linspace(0, size - 1, _LEVELS).round().astype(np.int64) for size in self.sizes])
+        self.levels = np.take_along_axis(self.numbers, self.grid, axis=1)
+        place = {name: place for place, name in enumerate(self.names)}
+        held = [
+            (place[block.name], [place[group] for group in block.groups if group in place]) for block in space.blocks
+        ]
+        self.insides = [(block, np.array(groups, dtype=np.int64)) for block, groups in held if groups]
+        self._places = np.arange(len(self.names))
+        self._may_step = np.ones(len(self.names), dtype=np.bool_)
+        self._may_step[[block for block, _ in self.insides]] = False
+
+    def tables(self, penalties: Penalties) -> Floats:
+        """Return the penalty of each number, shape ``(num_names, most)``; names that are missing hardly have any."""
+        found = np.zeros(self.numbers.shape)
+        for row, (name, size) in enumerate(zip(self.names, self.sizes.tolist(), strict=True)):
+            found[row, :size] = penalties[name] if name in penalties else np.linspace(1e-9, 0.0, size)  # a tie-break
+        return found
+
+    def counts(self, rows: Ints) -> Ints:
+        """Return the numbers at many positions, shape ``(n, num_names)`` like these."""
+        return np.asarray(self.numbers[self._places, rows])
+
+    def at(self, table: Floats, kept: Ints) -> Floats:
+        """Return each one's value at its position, shape ``(num_names,)``."""
+        return np.asarray(table[self._places, kept])
+
+    def steps(self, kept: Ints, table: Floats, direction: int) -> Steps:
+        """Return every step of a sixteenth up or down that exists; of what a dropped block holds there is none."""
+        to = np.clip(kept + direction * np.maximum(1, self.sizes // 16), 0, self.sizes - 1)
+        exists = (to != kept) & self._may_step
+        for block, groups in self.insides:
+            if not kept[block]:
+                exists[groups] = False
+        places = np.flatnonzero(exists)
+        return Steps(places, to[places], table[places, to[places]] - table[places, kept[places]])
+
+
+class Steps(NamedTuple):
+    """Numbers that may change, each alone: its place, its new position, and by how much the penalty changes."""
+
+    places: Ints
+    to: Ints
+    changes: Floats
+
+
 class Knapsack:
     """A solver for penalties over one space and budget.
 
     Args:
         projector: the space, the budget, and exact costs.
         trades: most rounds of trading between pairs.
+        choices: of the space, if they are at hand.
     """
 
-    def __init__(self, projector: Projector, trades: int = 60) -> None:
+    def __init__(self, projector: Projector, trades: int = 60, choices: CutChoices | None = None) -> None:
         self.projector, self.trades = projector, trades
-        space = projector.space
-        self.names = list(space.cut_names)
-        self._choices = [np.array(choices, dtype=np.int64) for choices in space.cut_choices.values()]
-        self._place = {name: place for place, name in enumerate(self.names)}
-
-    @cached_property
-    def _inside(self) -> list[tuple[int, list[int]]]:
-        """Return each block's place, and the places of the groups that mean nothing once it is dropped."""
-        return [
-            (self._place[block.name], [self._place[group] for group in block.groups if group in self._place])
-            for block in self.projector.space.blocks
-        ]
+        self._choices = choices or CutChoices(projector.space)
 
     def solve(self, penalties: Penalties) -> ChannelCounts:
         """Return the counts that stay, within the budget wherever the space allows it.
@@ -62,15 +119,10 @@ class Knapsack:
         Args:
             penalties: names that are missing hardly hurt when they are cut, and go first.
         """
-        tables = [
-            np.asarray(penalties[name], dtype=np.float64)
-            if name in penalties
-            else np.linspace(1e-9, 0.0, len(choices))  # only a tie-break
-            for name, choices in zip(self.names, self._choices, strict=True)
-        ]
-        kept = self._traded(self._priced(tables), tables)
-        numbers = {name: int(c[k]) for name, c, k in zip(self.names, self._choices, kept, strict=True)}
-        space = self.projector.space
+        choices, space = self._choices, self.projector.space
+        table = choices.tables(penalties)
+        kept = self._traded(self._priced(table), table)
+        numbers = dict(zip(choices.names, choices.counts(kept[None])[0].tolist(), strict=True))
         return space.normalized(space.of_cut_numbers(numbers))
 
     def penalty(self, counts: ChannelCounts, penalties: Penalties) -> float:
@@ -79,115 +131,106 @@ class Knapsack:
         numbers = space.cut_numbers(space.normalized(counts))
         return float(
             sum(
-                penalties[name][int(np.searchsorted(choices, numbers[name]))]
-                for name, choices in zip(self.names, self._choices, strict=True)
+                penalties[name][space.cut_choices[name].index(number)]
+                for name, number in numbers.items()
                 if name in penalties
             )
         )
 
     def _usages(self, rows: Ints) -> Floats:
         """Return cost / limit of many states, rows of positions among the choices."""
-        counts = np.stack([choices[rows[:, place]] for place, choices in enumerate(self._choices)], axis=1)
-        return self.projector.usages(self.names, counts)
+        return self.projector.usages(self._choices.names, self._choices.counts(rows))
 
     def _usage(self, kept: Ints) -> float:
         return float(self._usages(kept[None])[0])
 
     # along the price
 
-    def _priced(self, tables: list[Floats]) -> Ints:
+    def _priced(self, table: Floats) -> Ints:
         """Return the state at the lowest price that meets the budget, coming from the whole network."""
-        kept = np.array([len(choices) - 1 for choices in self._choices])
+        kept = self._choices.sizes - 1
         if self._usage(kept) <= 1:
             return kept
-        levels = np.stack([table[grid] for table, grid in zip(tables, self._grid, strict=True)])
-        price, former = self._first_price(kept, tables, levels), kept
+        levels = np.take_along_axis(table, self._choices.grid, axis=1)
+        price, former = self._first_price(kept, table, levels), kept
         while self._usage(kept) > 1:
             if not price < _DEAREST:
                 return np.zeros_like(kept)
             former, price = kept, price * _STEP
-            kept = self._best_at(price, former, tables, levels)
+            kept = self._best_at(price, former, table, levels)
         low, high = price / _STEP, price
         for _ in range(_REFINED):
             middle = (low * high) ** 0.5
-            tried = self._best_at(middle, former, tables, levels)
+            tried = self._best_at(middle, former, table, levels)
             if self._usage(tried) <= 1:
                 high, kept = middle, tried
             else:
                 low, former = middle, tried
         return kept
 
-    @cached_property
-    def _grid(self) -> Ints:
-        """Return positions among each group's choices, from the fewest to all, shape ``(num_names, levels)``."""
-        return np.stack([np.linspace(0, len(c) - 1, _LEVELS).round().astype(np.int64) for c in self._choices])
-
-    def _first_price(self, kept: Ints, tables: list[Floats], levels: Floats) -> float:
+    def _first_price(self, kept: Ints, table: Floats, levels: Floats) -> float:
         """Return a price below which nothing is worth cutting."""
         saved = self._usage(kept) - self._alternatives(kept)
-        worse = levels - np.array([table[now] for table, now in zip(tables, kept, strict=True)])[:, None]
+        worse = levels - self._choices.at(table, kept)[:, None]
         ratios = worse[saved > 0] / saved[saved > 0]
         return max(float(ratios.min(initial=1.0)), _CHEAPEST)
 
-    def _best_at(self, price: float, kept: Ints, tables: list[Floats], levels: Floats) -> Ints:
+    def _best_at(self, price: float, kept: Ints, table: Floats, levels: Floats) -> Ints:
         """Return every group's best count at a price, given what the others keep now; none rises."""
+        grid = self._choices.grid
         worth = levels + price * self._alternatives(kept)
-        for block, groups in self._inside:  # what a dropped block holds no longer hurts
-            worth[block, self._grid[block] == 0] -= sum(tables[group][kept[group]] for group in groups)
-        worth[self._grid > kept[:, None]] = np.inf
+        for block, groups in self._choices.insides:  # what a dropped block holds no longer hurts
+            worth[block, grid[block] == 0] -= sum(table[groups, kept[groups]].tolist())
+        worth[grid > kept[:, None]] = np.inf
         best = _LEVELS - 1 - np.argmin(worth[:, ::-1], axis=1)  # of equals the largest
-        return np.asarray(np.minimum(kept, self._grid[np.arange(len(kept)), best]))
+        return np.asarray(np.minimum(kept, grid[np.arange(len(kept)), best]))
 
     def _alternatives(self, kept: Ints) -> Floats:
         """Return cost / limit when one group alone is at each level of its grid, shape ``(num_names, levels)``."""
-        rows = np.repeat(kept[None], self._grid.size, axis=0)
-        rows[np.arange(self._grid.size), np.repeat(np.arange(len(kept)), _LEVELS)] = self._grid.ravel()
-        return self._usages(rows).reshape(self._grid.shape)
+        choices = self._choices
+        counts = np.repeat(choices.counts(kept[None]), choices.grid.size, axis=0)
+        counts[np.arange(len(counts)), np.repeat(np.arange(len(kept)), _LEVELS)] = choices.levels.ravel()
+        return self.projector.usages(choices.names, counts).reshape(choices.grid.shape)
 
     # trading
 
-    def _traded(self, kept: Ints, tables: list[Floats]) -> Ints:
+    def _traded(self, kept: Ints, table: Floats) -> Ints:
         """Spend what is left of the budget, and let pairs of groups trade while the sum of penalties falls."""
-        kept = self._spent(kept, tables)
+        kept = self._spent(kept, table)
         for _ in range(self.trades):
-            ups, downs = self._steps(kept, tables, 1), self._steps(kept, tables, -1)
-            pairs = [(up, down) for up in ups for down in downs if up[0] != down[0] and up[2] + down[2] < -1e-12]
-            if not pairs:
+            ups, downs = self._choices.steps(kept, table, 1), self._choices.steps(kept, table, -1)
+            sums = ups.changes[:, None] + downs.changes
+            up, down = np.nonzero((ups.places[:, None] != downs.places) & (sums < -1e-12))
+            best = np.argsort(sums[up, down], kind="stable")
+            up, down = up[best], down[best]
+            found = self._first_fitting(kept, [(ups.places[up], ups.to[up]), (downs.places[down], downs.to[down])])
+            if found is None:
                 break
-            pairs.sort(key=lambda pair: pair[0][2] + pair[1][2])
-            rows = np.repeat(kept[None], len(pairs), axis=0)
-            for row, (up, down) in zip(rows, pairs, strict=True):
-                row[up[0]], row[down[0]] = up[1], down[1]
-            fitting = np.flatnonzero(self._usages(rows) <= 1)
-            if not len(fitting):
-                break
-            kept = self._spent(rows[fitting[0]], tables)
+            kept = self._spent(found, table)
         return kept
 
-    def _spent(self, kept: Ints, tables: list[Floats]) -> Ints:
+    def _spent(self, kept: Ints, table: Floats) -> Ints:
         """Raise counts one step at a time, that which takes most penalty away first, while the budget allows it."""
-        while steps := self._steps(kept, tables, 1):
-            steps.sort(key=lambda step: step[2])
-            rows = np.repeat(kept[None], len(steps), axis=0)
-            for row, (place, to, _) in zip(rows, steps, strict=True):
-                row[place] = to
-            fitting = np.flatnonzero(self._usages(rows) <= 1)
-            if not len(fitting):
-                break
-            kept = rows[fitting[0]]
-        return kept
+        while True:
+            ups = self._choices.steps(kept, table, 1)
+            best = np.argsort(ups.changes, kind="stable")
+            found = self._first_fitting(kept, [(ups.places[best], ups.to[best])])
+            if found is None:
+                return kept
+            kept = found
 
-    def _steps(self, kept: Ints, tables: list[Floats], direction: int) -> list[tuple[int, int, float]]:
-        """Return (place, new position, change of penalty) of every step of a sixteenth up or down that exists."""
-        gone = {group for block, groups in self._inside if not kept[block] for group in groups}
-        found = []
-        for place, now in enumerate(kept):
-            size = len(self._choices[place])
-            to = int(np.clip(now + direction * max(1, size // 16), 0, size - 1))
-            is_block_with_insides = any(place == block and groups for block, groups in self._inside)
-            if to != now and place not in gone and not is_block_with_insides:
-                found.append((place, to, float(tables[place][to] - tables[place][now])))
-        return found
+    def _first_fitting(self, kept: Ints, changes: Sequence[tuple[Ints, Ints]]) -> Ints | None:
+        """Return the first changed state that fits the budget; ``None`` if none does.
+
+        Args:
+            kept: the state.
+            changes: each (places, new positions), one of each for every state that is looked at.
+        """
+        rows = np.repeat(kept[None], len(changes[0][0]), axis=0)
+        for places, to in changes:
+            rows[np.arange(len(rows)), places] = to
+        fits = self._usages(rows) <= 1 if len(rows) else np.zeros(0, dtype=np.bool_)
+        return np.asarray(rows[np.argmax(fits)]) if fits.any() else None
 
 
 def rises_of(sensitivity: Sensitivity, space: SearchSpace, name: str) -> Floats:

@@ -7,9 +7,10 @@ measurement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
+from itertools import chain
 
 import numpy as np
 
@@ -120,6 +121,15 @@ class Proposals:
             )
         self.budget.check_reachable(Projector(self.space, self.cost, self.budget).smallest())
 
+    def learn(self, trials: Sequence[Trial]) -> None:
+        """Take in what is stored, as the first proposal would, while no other worker has to wait for it.
+
+        Args:
+            trials: every finished trial, by number.
+        """
+        if self.chosen_sampler == GUIDED:
+            self._guide.learn(trials, ())
+
     def propose(
         self,
         number: int,
@@ -136,7 +146,7 @@ class Proposals:
             pending: what other workers evaluate now; it is not proposed again.
         """
         projector = self.projector(trials)
-        waiting = self._waiting_baseline(projector, [*(trial.candidate for trial in trials), *pending])
+        waiting = self._waiting_baseline(projector, chain((trial.candidate for trial in trials), pending))
         if waiting is not None:
             name, policy = waiting
             return self._proposal(policy, f"baseline:{name}")
@@ -215,18 +225,14 @@ class Proposals:
         return proposed
 
     def _waiting_baseline(
-        self, projector: Projector, candidates: Sequence[Candidate]
+        self, projector: Projector, candidates: Iterable[Candidate]
     ) -> tuple[str, PruningPolicy] | None:
         """Return the first baseline of this budget that was not asked yet, or ``None``."""
         if not self.with_baselines:
             return None
-        asked = {candidate.origin: candidate for candidate in candidates if candidate.budget == self.budget}
+        asked = {one.origin: one for one in candidates if one.is_baseline and one.budget == self.budget}
         if "latency_ms" in self.budget.limits:  # predicted anew at every ask; what was asked is not worked out again
-            known = {
-                origin.removeprefix("baseline:"): candidate.policy
-                for origin, candidate in asked.items()
-                if candidate.is_baseline
-            }
+            known = {origin.removeprefix("baseline:"): one.policy for origin, one in asked.items()}
             return next(further_baselines(known, projector, self.scores, self.tolerated, self.sensitivity), None)
         key = str(projector.budget.to_json())
         if key not in self._baselines:

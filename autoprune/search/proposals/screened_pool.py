@@ -148,7 +148,7 @@ class ScreenedPool:
         if not len(alike):
             return known
         foretold = self.foretelling(trials).log_losses(self.rises[alike], self.dense_loss)
-        rows = np.stack([self._rises_of(int(place), rises) for place in alike])
+        rows = np.column_stack([values[self._places[alike, name]] for name, values in enumerate(rises)])
         return Evidence(
             np.concatenate([known.rises, rows]),
             np.concatenate([known.criteria, np.zeros(rows.shape, dtype=np.int64)]),
@@ -156,7 +156,10 @@ class ScreenedPool:
             known.num_criteria,
         )
 
-    def _rises_of(self, place: int, rises: Sequence[Floats]) -> Floats:
+    @cached_property
+    def _places(self) -> Ints:
+        """Return where each number is among the choices, shape as :attr:`numbers`."""
         choices = self.space.cut_choices.values()
-        pairs = zip(self.numbers[place].tolist(), choices, rises, strict=True)
-        return np.array([values[known.index(number)] for number, known, values in pairs])
+        return np.column_stack(
+            [np.searchsorted(known, row) for row, known in zip(self.numbers.T, choices, strict=True)]
+        )
