@@ -26,7 +26,7 @@ from autoprune.core.trial import Candidate, Trial, completed_measurement
 from autoprune.search.proposals.loss_model import Evidence
 
 MOST_TRIALS = 300  # that are learnt from: the latest; more would only cost time
-_UNSETTLED = 1000  # of the latest trials, among which others still come: as many workers as there can be
+_UNSURE = 1000  # of the latest trials, among which others still come: as many workers as there can be
 FULL_USE = 0.95  # of a budget; what uses less was made for a lower one
 _LEAST_LOSS = 1e-6  # a perfect network's loss has no logarithm
 
@@ -98,11 +98,11 @@ class Elites:
 
     def read(self, trials: Sequence[Trial]) -> None:
         """Take in what was added since the last call."""
-        settled = max(0, len(self._last_read) - _UNSETTLED)
-        if self._last_read[:settled] != trials[:settled]:  # mostly the same objects, so this takes no time
-            settled = 0
+        unchanged = max(0, len(self._last_read) - _UNSURE)
+        if self._last_read[:unchanged] != trials[:unchanged]:  # mostly the same objects, so this takes no time
+            unchanged = 0
         known, self._last_read = self._trials, list(trials)
-        news = [one for one in trials[settled:] if (seen := known.get(one.number)) is not one and seen != one]
+        news = [one for one in trials[unchanged:] if (seen := known.get(one.number)) is not one and seen != one]
         if len(known) + len(news) != len(trials):
             self._begin()
             news = self._last_read = list(trials)

@@ -93,8 +93,8 @@ class GuidedSampler:
         """
         rng = np.random.default_rng([self.seed, number, attempt])
         self.learn(trials, pending)
-        settled = aim if aim is not None and aim.is_settled else None
-        longest = math.inf if settled is None else settled.longest_measured_ms
+        bounded = aim if aim is not None and aim.is_bounded else None
+        longest = math.inf if bounded is None else bounded.longest_measured_ms
         elites = self._elites.elites(budget, ELITES, longest)
         is_traded = timed is not None and "latency_ms" not in budget.limits
         ways = _WAYS_TO_SPEED if is_traded else _WAYS
@@ -102,13 +102,13 @@ class GuidedSampler:
         if (way in ("mutated", "crossed") and len(elites) < 2) or (way == "faster" and timed is None):
             way = "drawn"
         onto = projector
-        if settled is not None and timed is not None and way != "faster":
-            onto = _up_to(timed(), float(rng.uniform(settled.fastest_ms, settled.longest_ms)))
+        if bounded is not None and timed is not None and way != "faster":
+            onto = _up_to(timed(), float(rng.uniform(bounded.fastest_ms, bounded.longest_ms)))
         if way == "lower" or attempt >= _HERE or not projector.limits:
             share = _LOWEST_SHARE if attempt < _HERE else 0.0
             way, onto = "lower", replace(onto, budget=self._lower(onto, share, rng))
         elif way == "faster" and timed is not None:
-            onto = self._faster(timed(), elites if settled is None else (), rng)
+            onto = self._faster(timed(), elites if bounded is None else (), rng)
         if way in ("mutated", "crossed"):
             first, second = (elites[int(i)] for i in rng.choice(len(elites), 2, replace=False))
             made = self._mutated(first, rng) if way == "mutated" else self._crossed(first, second, rng)

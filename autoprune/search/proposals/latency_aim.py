@@ -33,8 +33,8 @@ class LatencyAim:
     longest_measured_ms: float = math.inf
 
     @property
-    def is_settled(self) -> bool:
-        """Return whether a network is known that is level with the dense one, so that slower ones are of no use."""
+    def is_bounded(self) -> bool:
+        """Return whether there is a bound: a network is known that is level with the dense one."""
         return self.longest_ms < math.inf
 
 

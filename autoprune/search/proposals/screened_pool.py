@@ -99,7 +99,7 @@ class ScreenedPool:
         known = aim() if self._has_latency else None
         if is_faster:
             fits = self._faster(usages <= 1, rng, known.fastest_ms if known is not None else None)
-        elif known is not None and known.is_settled:
+        elif known is not None and known.is_bounded:
             fits = (usages <= 1) & (self._latencies <= known.longest_ms)
         for place in sorted(np.flatnonzero(fits), key=lambda place: (drawn[place], place)):
             found = self._proposal(int(place), budget, is_faster)
