@@ -122,6 +122,11 @@ class GuidedSampler:
         self._elites.read(trials)
         self._elites.expect(pending)
 
+    def prepare(self, trials: Sequence[Trial], budget: Budget) -> None:
+        """Do beforehand what takes longer the more is stored: learn, and find the best that use up a budget."""
+        self.learn(trials, ())
+        self._elites.elites(budget, ELITES)
+
     def _evidence(self, trials: Sequence[Trial], onto: Projector) -> Evidence:
         """Return what trials teach, and screened networks where there are any and losses have logarithms."""
         known = self._elites.evidence()

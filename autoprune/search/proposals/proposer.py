@@ -128,7 +128,7 @@ class Proposals:
             trials: every finished trial, by number.
         """
         if self.chosen_sampler == GUIDED:
-            self._guide.learn(trials, ())
+            self._guide.prepare(trials, self.budget)
 
     def propose(
         self,
