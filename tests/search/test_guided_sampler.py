@@ -229,7 +229,7 @@ def test_what_workers_tell_in_any_order_teaches_what_a_fresh_sampler_learns(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many workers end their trials in any order; none of it may hang on which were known when."""
-    monkeypatch.setattr("autoprune.search.proposals.elites._UNSETTLED", 4)  # so that settled ones come into it
+    monkeypatch.setattr("autoprune.search.proposals.elites._UNSURE", 4)  # so that others come into it
     long_lived, rng = guided(seed=seed), np.random.default_rng(seed)
     placed: list[int] = []
     inner = Elites._placed
