@@ -77,10 +77,10 @@ def until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def two_hosts(root: Path, storage: str, trials: int) -> tuple[Host, Host]:
+def two_hosts(root: Path, storage: str, trials: int, epochs: int = 8) -> tuple[Host, Host]:
     (root / "store").mkdir()
     one, other = (Host(root / name, storage, root / "store") for name in ("one", "other"))
-    write_study(one.folder.parent, trials=trials, epochs=8)
+    write_study(one.folder.parent, trials=trials, epochs=epochs)
     other.folder.mkdir(parents=True)
     shutil.copy(one.folder / "study.toml", other.folder)  # its code lies in one place, as an installed package's would
     return one, other
@@ -92,7 +92,8 @@ def finished_by(view: StudyView) -> set[int]:
 
 def test_both_search_one_is_killed_both_finish_and_either_reports_and_picks(tmp_path: Path) -> None:
     with postgres.server() as server:
-        one, other = two_hosts(tmp_path, server.new_database("two"), trials=20)
+        # long enough that one is not done with all of them before the other has begun
+        one, other = two_hosts(tmp_path, server.new_database("two"), trials=30, epochs=60)
         with one.searching() as first, other.searching() as second:
             until(lambda: (one.folder / "prepared.json").exists() and (other.folder / "prepared.json").exists())
             until(lambda: len(finished_by(one.view())) == 2)
@@ -103,7 +104,7 @@ def test_both_search_one_is_killed_both_finish_and_either_reports_and_picks(tmp_
             assert second.wait(PATIENCE) == 0, other.said
         said = [other.said, one.said]
         view = other.view()
-        assert [trial.number for trial in view.trials] == list(range(20))
+        assert [trial.number for trial in view.trials] == list(range(30))
         assert {0, 1} <= finished_by(view)
         assert postgres.PASSWORD not in "".join(said)
         for name in ("dense.safetensors", "dense.json", "scores.safetensors", "sensitivity.json"):
