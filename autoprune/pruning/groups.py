@@ -26,7 +26,7 @@ from autoprune.pruning.number_attributes import NUMBER
 from autoprune.pruning.propose_groups import ProposedGroups, propose_groups, unnamed_layers
 from autoprune.pruning.prove_groups import Proof, Specimen, frozen_by
 from autoprune.pruning.sift_groups import Sieve, Unproved
-from autoprune.pruning.tracing.rule_helpers import FoldKey, Turns
+from autoprune.pruning.tracing.rule_helpers import Fold, FoldKey, Turns
 from autoprune.pruning.tracing.tracer import OutOfTime
 from autoprune.pruning.tracing.whole_trace import OUTPUT, Trace, trace
 
@@ -187,18 +187,17 @@ class _Attempt:
             if choice < len(fold.choices)
             and (not lost.isdisjoint(self._touched([fold.labels])) or self._is_lost(fold.labels))
         ]
-        at_fault.sort(key=lambda fold: not fold.is_open)
-        parts = {fold.likeness: fold.choices[choice] for fold in at_fault}
-        return {fold.key: parts[fold.likeness] for fold in folds if fold.likeness in parts}
+        return self._turned(sorted(at_fault, key=lambda fold: not fold.is_open), choice)
 
     def turns_to_heads(self, choice: int) -> dict[FoldKey, int]:
         """Return folds that are to be turned to their next choice: of channels that every head of attention has."""
-        inside, folds = self._inside_heads, self.trace.findings.folds
-        found = (fold for fold in folds if choice < len(fold.choices))
-        parts = {
-            fold.likeness: fold.choices[choice] for fold in found if not inside.isdisjoint(self._touched([fold.labels]))
-        }
-        return {fold.key: parts[fold.likeness] for fold in folds if fold.likeness in parts}
+        inside, found = self._inside_heads, (fold for fold in self.trace.findings.folds if choice < len(fold.choices))
+        return self._turned((fold for fold in found if not inside.isdisjoint(self._touched([fold.labels]))), choice)
+
+    def _turned(self, folds: Iterable[Fold], choice: int) -> dict[FoldKey, int]:
+        """Return some folds and their likes, turned to the same part; of unequal ones the last says which."""
+        parts = {fold.likeness: fold.choices[choice] for fold in folds}
+        return {fold.key: parts[fold.likeness] for fold in self.trace.findings.folds if fold.likeness in parts}
 
     @property
     def _inside_heads(self) -> set[str]:

@@ -174,7 +174,7 @@ class Proposals:
             return screened
         is_limited = "latency_ms" in self.budget.limits
         is_known = self.probes is not None if is_limited else self.work is not None
-        timed = partial(self._timed, number, trials, aim) if is_known else None
+        timed = cache(partial(self._timed, number, trials, aim)) if is_known else None
         known = aim() if timed is not None and not is_limited else None
         for attempt in range(RANDOM_DRAWS):
             found = self._guide.propose(number, attempt, trials, projector, self.budget, timed, pending, known)
