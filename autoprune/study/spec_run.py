@@ -74,7 +74,7 @@ class RuntimeSpec(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="auto: the fastest there is")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
-        description="of activations in training; auto: bf16 where the machine multiplies it natively and the network "
+        description="of activations in training; auto: bf16 where the machine multiplies it faster and the network "
         "works in it",
     )
     layout: Literal["auto", "measured", "channels_last", "contiguous"] = Field(

@@ -37,7 +37,7 @@ class TestResolve:
     def test_auto_precision_follows_the_processor(
         self, monkeypatch: pytest.MonkeyPatch, fast: bool, precision: str
     ) -> None:
-        monkeypatch.setattr(module, "_cpu_has_bf16", lambda: fast)
+        monkeypatch.setattr(module, "_cpu_has_fast_bf16", lambda: fast)
         assert resolve_runtime().precision == precision
 
     @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -61,19 +61,32 @@ class TestResolve:
 
 
 class TestCapabilities:
-    def test_old_torch_is_asked_by_its_private_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-        assert module._cpu_has_bf16()
-
-    def test_without_either_the_system_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("get_capabilities", "_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-            monkeypatch.delattr(torch.cpu, name, raising=False)
-        assert module._cpu_has_bf16() in (True, False)
+    @pytest.mark.parametrize(
+        ("flags", "vendor", "fast"),
+        [
+            (("amx_bf16", "avx512_bf16"), "GenuineIntel", True),
+            (("avx512_bf16",), "GenuineIntel", False),
+            (("avx512_bf16",), "AuthenticAMD", True),
+            ((), "AuthenticAMD", False),
+        ],
+    )
+    @pytest.mark.parametrize("is_new", [True, False], ids=["torch", "old torch"])
+    def test_bf16_pays_with_amx_and_on_amd(
+        self, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], vendor: str, fast: bool, is_new: bool
+    ) -> None:
+        monkeypatch.setattr(module, "_cpu_info", lambda: f"vendor_id : {vendor}\nflags : fpu {' '.join(flags)}\n")
+        if is_new:
+            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True), raising=False)
+        else:
+            monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+        assert module._cpu_has_fast_bf16() == fast
 
     def test_a_capability_that_is_no_truth_value_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": "no", "avx512_bf16": False}, False)
-        assert not module._cpu_has_bf16()
+        assert not module._cpu_has_fast_bf16()
+
+    def test_this_machine_is_asked(self) -> None:
+        assert module._cpu_has_fast_bf16() in (True, False)
 
 
 class TestRuntime:

@@ -20,7 +20,7 @@ def resolve_runtime(device: str = "auto", precision: str = "auto", layout: str =
 
     Args:
         device: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the first present of cuda, mps, cpu.
-        precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware multiplies it natively.
+        precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware multiplies it faster.
         layout: ``channels_last``, ``contiguous``, or, until a study decides it, ``auto`` or ``measured`` for channels
             last except on mps, where it gains nothing.
         threads: CPU threads; 0 for as many as ``OMP_NUM_THREADS`` says, or one for each core that is free.
@@ -60,20 +60,28 @@ def _present_device(device: str) -> str:
 
 
 def _has_fast_bf16(device: str) -> bool:
-    """Return whether bf16 pays: on a GPU with native support, or a CPU with AVX512-BF16 or AMX."""
+    """Return whether bf16 pays: on a GPU with native support, or a CPU that multiplies it faster than float32."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0) or bool(torch.version.hip)
-    return device == "cpu" and _cpu_has_bf16()
+    return device == "cpu" and _cpu_has_fast_bf16()
 
 
-def _cpu_has_bf16() -> bool:
-    flags = ("avx512_bf16", "amx_bf16")
+def _cpu_has_fast_bf16() -> bool:
+    """Return whether the CPU has AMX, or is one of AMD's with AVX512-BF16.
+
+    Intel's AVX512-BF16 takes one such product per cycle where it takes two of float32, and a ResNet-56 trains at 0.7 to
+    0.9 of the speed.
+    """
+    info = _cpu_info()
     if hasattr(torch.cpu, "get_capabilities"):  # torch ≥ 2.11
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(flag) is True for flag in flags)
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        probe = getattr(torch.cpu, name, None)
-        if probe is not None and probe():
-            return True
+        known = torch.cpu.get_capabilities()
+        has_amx, has_avx = (known.get(flag) is True for flag in ("amx_bf16", "avx512_bf16"))
+    else:
+        has_amx, has_avx = "amx_bf16" in info, "avx512_bf16" in info
+    return has_amx or (has_avx and "GenuineIntel" not in info)
+
+
+def _cpu_info() -> str:
+    """Return what Linux says of its processors; elsewhere nothing."""
     info = Path("/proc/cpuinfo")
-    return info.exists() and any(flag in info.read_text(encoding="utf-8", errors="replace") for flag in flags)
+    return info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
