@@ -79,9 +79,9 @@ class RuntimeSpec(Section):
     )
     layout: Literal["auto", "measured", "channels_last", "contiguous"] = Field(
         default="auto",
-        description="of images in memory. auto: channels_last for convolutions of images of 96×96 pixels or more if "
-        "the network works in it, else contiguous; measured: the one in which a few training steps take less time when "
-        "the study begins",
+        description="of images in memory. auto: channels_last for convolutions of images, in float32 on a CPU or of "
+        "96×96 pixels or more, if the network works in it, else contiguous; measured: the one in which a few training "
+        "steps take less time when the study begins",
     )
     threads: int = Field(
         default=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from training_toys import make_task, make_toy, same_state, state_of
 from autoprune.models.build import build_model
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.training import memory_layout as layout
-from autoprune.training.device.runtime import Runtime
+from autoprune.training.device.runtime import Precision, Runtime
 from autoprune.training.memory_layout import fastest_layout, usual_layout
 
 
@@ -66,21 +67,24 @@ def test_a_contiguous_runtime_runs_convolutions_contiguous(channels: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("shape", "device", "channels_last"),
+    ("shape", "device", "precision", "channels_last"),
     [
-        ((3, 224, 224), "cpu", True),
-        ((3, 96, 96), "cuda", True),
-        ((3, 32, 32), "cpu", False),
-        ((1, 8, 8), "cuda", False),
-        ((3, 224, 224), "mps", False),
+        ((3, 224, 224), "cpu", "bf16", True),
+        ((3, 96, 96), "cuda", "bf16", True),
+        ((3, 32, 32), "cpu", "bf16", False),
+        ((3, 32, 32), "cpu", "fp32", True),
+        ((3, 32, 32), "cuda", "fp32", False),
+        ((1, 8, 8), "cuda", "bf16", False),
+        ((3, 224, 224), "mps", "fp32", False),
     ],
 )
-def test_the_usual_layout_goes_by_the_size_of_the_images(
-    shape: tuple[int, ...], device: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+def test_the_usual_layout_goes_by_the_precision_and_the_size_of_the_images(
+    shape: tuple[int, ...], device: str, precision: Precision, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layout, "_step", lambda *_: pytest.fail("a step was timed"))
-    runtime = Runtime(device, threads=1, channels_last=not channels_last)
-    assert usual_layout(make_toy(), shape, runtime) == Runtime(device, threads=1, channels_last=channels_last)
+    runtime = Runtime(device, precision, channels_last=not channels_last, threads=1)
+    decided = replace(runtime, channels_last=channels_last)
+    assert usual_layout(make_toy(), shape, runtime) == decided
 
 
 @pytest.mark.parametrize(("name", "shape"), [("mlp", (6,)), ("lstm", (128, 128)), ("lstm", (1, 128, 128))])

@@ -41,8 +41,8 @@ def _decided_layout(context: StudyContext, pruner: Pruner) -> Runtime:
         context.notify(f"memory layout: {decided.layout}, in which a few training steps took less time here")
         return decided
     decided = usual_layout(pruner.network, shape, device)
-    size = "×".join(map(str, shape[-2:]))
-    context.notify(f"memory layout: {decided.layout}, as usual for images of {size} pixels; --layout names another")
+    images = f"images of {'×'.join(map(str, shape[-2:]))} pixels in {device.precision}"
+    context.notify(f"memory layout: {decided.layout}, as usual for {images}; --layout names another")
     return decided
 
 
