@@ -144,7 +144,7 @@ def test_the_layout_is_decided_once_said_and_kept(tmp_path: Path, asked: str) ->
     folder, said = searched(tmp_path, trials=1, runtime=runtime)
     decided = read_resolved(folder / "resolved.toml").runtime.layout
     assert [line for line in said if line.startswith("memory layout: ")] == [
-        f"memory layout: {decided}, as usual for images of 8×8 pixels; --layout names another"
+        f"memory layout: {decided}, as usual for images of 8×8 pixels in fp32; --layout names another"
         if asked == "auto"
         else f"memory layout: {decided}, in which a few training steps took less time here"
     ]
