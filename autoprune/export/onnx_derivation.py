@@ -5,18 +5,23 @@ network, is exported, and each further one derived from that file: its tensors t
 a block that it lacks is bypassed, and a convolution in groups gets as many as there are now. Whether the file is then
 the network is not taken on trust: its answers are compared with PyTorch's on random input, and where they differ, as
 they must where some other number of channels was written into an operator, the network is exported for itself.
+
+The first one's file may be kept for other processes, and for later: it is checked by the same comparison.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autoprune.core.atomic_write import write_bytes
 from autoprune.errors import ExportError
 from autoprune.export.flat_network import FLAT_PREFIX
 from autoprune.export.onnx import OnnxSession, as_bytes, onnx_model, optimized
@@ -33,19 +38,19 @@ class OnnxConverter:
 
     Args:
         example: one batch, as :meth:`Inputs.of` takes it.
+        kept: where the first one's file is kept for other processes, and read if it is there; ``None``: nowhere.
 
     Attributes:
-        exported: how many networks were exported for themselves, the first included.
+        exported: how many networks were exported for themselves, the first included if it was.
         derived: how many came from the first one's file.
     """
 
-    def __init__(self, example: object) -> None:
+    def __init__(self, example: object, kept: Path | None = None) -> None:
         self._example = Inputs.of(example).on("cpu")
         if self._example.is_plain:
             generator = torch.Generator().manual_seed(0)
             self._example = self._example.map(lambda x: torch.randn(x.shape, generator=generator).to(x.dtype))
-        self._first: Any = None
-        self._prefix = ""
+        self._kept, self._first = kept, None if kept is None else _read(kept)
         self.exported = self.derived = 0
 
     def session(self, network: nn.Module, threads: int = 1) -> OnnxSession:
@@ -75,7 +80,7 @@ class OnnxConverter:
         if self._first is None:
             return None
         try:
-            model = derived(self._first, _tensors(network, self._prefix))
+            model = derived(self._first, _tensors(network, _prefix_of(self._first, network)))
             if model is None:
                 return None
             content = as_bytes(optimized(model))
@@ -90,8 +95,9 @@ class OnnxConverter:
 
     def _export(self, network: nn.Module, threads: int) -> tuple[bytes, OnnxSession]:
         model = onnx_model(network, self._example, optimize=False)
-        if self._first is None:
-            self._first, self._prefix = loosened(model), _prefix_of(model, network)
+        if not self.exported and not self.derived:  # the first, for which what was kept does not hold
+            self._first = loosened(model)
+            self._keep(self._first)
         content = as_bytes(optimized(model))
         session = OnnxSession(content, threads)
         difference = self.difference(session, network)
@@ -103,6 +109,11 @@ class OnnxConverter:
             )
         self.exported += 1
         return content, session
+
+    def _keep(self, model: Any) -> None:
+        if self._kept is not None:
+            with suppress(Exception):  # a full disk, or protobuf beyond two gigabytes: others export for themselves
+                write_bytes(self._kept, model.SerializeToString())
 
     def difference(self, session: Callable[..., object], network: nn.Module) -> float:
         """Return how far answers are from PyTorch's, as a share of the largest one of the same tensor.
@@ -118,6 +129,16 @@ class OnnxConverter:
         if not are_of_one_shape(answers, expected):
             return float("inf")
         return max(_relative(one, other) for one, other in zip(answers, expected, strict=True))
+
+
+def _read(kept: Path) -> Any:
+    """Return the model that is kept in a file; ``None`` if there is none, or it is damaged."""
+    import onnx
+
+    try:
+        return onnx.load_from_string(kept.read_bytes())
+    except Exception:  # of any kind: protobuf says in its own ways that this is no model
+        return None
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
@@ -174,7 +195,8 @@ def loosened(model: Any) -> Any:
     """Return a copy in which less depends on the widths that were exported, for :func:`derived` to start from.
 
     A reshape to (examples, n), which flattens, finds n by itself. A bias that is computed is no parameter: the exporter
-    writes zeros of the filters' number for a convolution without one, and they take most of an optimizer's time.
+    writes zeros of the filters' number for a convolution without one, and they take most of an optimizer's time. Of the
+    exporter's notes only those are left that say which modules a node comes from: others hold paths of this machine.
 
     Args:
         model: an ``onnx.ModelProto``; not changed.
@@ -189,7 +211,17 @@ def loosened(model: Any) -> Any:
         if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in makers:
             del node.input[2]
     _sweep(graph)
+    _forget_all_but_modules(copied)
     return copied
+
+
+def _forget_all_but_modules(model: Any) -> None:
+    del model.graph.value_info[:]
+    for part in (model.graph, *model.functions):
+        for node in part.node:
+            for place in reversed(range(len(node.metadata_props))):
+                if node.metadata_props[place].key != _SCOPES:
+                    del node.metadata_props[place]
 
 
 def _last_of_two(shape: Any, makers: Mapping[str, Any]) -> Any:

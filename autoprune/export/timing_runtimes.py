@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +28,15 @@ WORDS = {
 }
 
 
-def engine_of(name: str) -> Engine:
-    """Return the engine of a latency runtime in float32, by a name that is not ``auto``."""
+def engine_of(name: str, kept: Path | None = None) -> Engine:
+    """Return the engine of a latency runtime in float32, by a name that is not ``auto``.
+
+    Args:
+        name: of the runtime.
+        kept: where the ONNX file that others are derived from is kept; ``None``: it is exported in every process.
+    """
     makers = {ONNX: _onnx_engine, OPENVINO: _openvino_engine}
-    return makers[name]() if name in makers else TORCH_ENGINES[name]
+    return makers[name](kept) if name in makers else TORCH_ENGINES[name]
 
 
 def int8_engine(engine: Engine) -> Engine:
@@ -103,7 +109,7 @@ def check_takes(engine: Engine, network: nn.Module, example: object) -> None:
 
 
 def decide_engine(
-    plan: TimingPlan, device: str, dense: nn.Module, pruned: nn.Module, example: object
+    plan: TimingPlan, device: str, dense: nn.Module, pruned: nn.Module, example: object, kept: Path | None = None
 ) -> tuple[str, Engine, str]:
     """Return the latency runtime that ``auto`` stands for here, its engine, and the reason in a sentence.
 
@@ -115,6 +121,7 @@ def decide_engine(
         dense: the dense network, in eval mode, placed on the device.
         pruned: one like those that will be timed, in the same state.
         example: one batch for them, as :meth:`Inputs.of` takes it.
+        kept: as for :func:`engine_of`.
     """
     if device != "cpu":
         name = "cuda" if device == "cuda" else "torch"
@@ -122,7 +129,7 @@ def decide_engine(
     missing = missing_packages()
     if missing:
         return "torch", engine_of("torch"), _sentence("torch", f"not installed: {', '.join(missing)}")
-    converter = OnnxConverter(example)
+    converter = OnnxConverter(example, kept)
     try:
         for network in (dense, pruned):
             converter.session(network, plan.threads)
@@ -131,38 +138,38 @@ def decide_engine(
     if converter.exported > 1:
         reason = "for ONNX Runtime each pruned network would have to be exported anew, which takes seconds"
         return "torch", engine_of("torch"), _sentence("torch", reason)
-    return ONNX, _onnx_engine(converter), _sentence(ONNX, "it is installed and takes the network")
+    return ONNX, _onnx_engine(kept, converter), _sentence(ONNX, "it is installed and takes the network")
 
 
 def _sentence(name: str, reason: str) -> str:
     return f"latency is timed in {WORDS[name]} (latency.runtime is {name}): {reason}"
 
 
-def _onnx_engine(converter: OnnxConverter | None = None) -> Engine:
+def _onnx_engine(kept: Path | None, converter: OnnxConverter | None = None) -> Engine:
     """Return ONNX Runtime for networks that come from one, exported at most once, and inputs of one shape."""
     converters = [converter] if converter is not None else []
 
     def prepare(network: nn.Module, example: object, threads: int) -> ForwardCall:
         if not converters:
-            converters.append(OnnxConverter(example))
+            converters.append(OnnxConverter(example, kept))
         batch = Inputs.of(example).on("cpu").map(Tensor.contiguous)
         return partial(converters[0].session(network, threads), *batch.args, **batch.kwargs)
 
     def file(network: nn.Module, example: object, threads: int) -> bytes:
         if not converters:
-            converters.append(OnnxConverter(example))
+            converters.append(OnnxConverter(example, kept))
         return converters[0].file(network, threads)[0]
 
     return Engine(ONNX, prepare, file=file)
 
 
-def _openvino_engine() -> Engine:
+def _openvino_engine(kept: Path | None) -> Engine:
     """Return OpenVINO for networks that come from one, each by its ONNX file, and inputs of one shape."""
     converters: list[OnnxConverter] = []
 
     def prepare(network: nn.Module, example: object, threads: int) -> ForwardCall:
         if not converters:
-            converters.append(OnnxConverter(example))
+            converters.append(OnnxConverter(example, kept))
         session = OpenVinoSession(converters[0].file(network, threads)[0], threads=threads)
         difference = converters[0].difference(session, network)
         if not difference <= TOLERANCE:

@@ -140,6 +140,11 @@ class StudyFolder:
         return self.path / "peak_rate.json"
 
     @property
+    def template(self) -> Path:
+        """Return the dense network's ONNX file, from which those of pruned ones are derived."""
+        return self.path / "template.onnx"
+
+    @property
     def moments(self) -> Path:
         """Return the second moments of what the dense network's layers read."""
         return self.path / "moments.safetensors"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,6 +104,40 @@ def test_a_width_written_into_an_operator_is_seen_and_the_network_exported_for_i
     assert (converter.exported, converter.derived) == (2, 0)
     check(converter, Reads(4), words)
     assert (converter.exported, converter.derived) == (2, 1)
+
+
+class TestKept:
+    """The first one's file, kept for other processes."""
+
+    def test_another_process_derives_all_from_it(self, tmp_path: Path) -> None:
+        kept = tmp_path / "template.onnx"
+        first = OnnxConverter(torch.zeros(2, 3, 8, 8), kept)
+        check(first, Net(8, (6, 6, 6)), IMAGES)
+        other = OnnxConverter(torch.zeros(2, 3, 8, 8), kept)
+        for network in (Net(8, (6, 6, 6)), Net(5, (0, 3, 0))):
+            check(other, network, IMAGES)
+        assert (first.exported, other.exported, other.derived) == (1, 0, 2)
+        assert str(Path(__file__).parent).encode() not in kept.read_bytes()
+
+    @pytest.mark.parametrize("content", [b"", b"no model", None], ids=["empty", "damaged", "of another network"])
+    def test_what_does_not_hold_is_replaced(self, tmp_path: Path, content: bytes | None) -> None:
+        kept = tmp_path / "template.onnx"
+        if content is None:
+            check(OnnxConverter(torch.zeros(2, 3, dtype=torch.long), kept), Reads(4), torch.tensor([[1, 2, 3]]))
+        else:
+            kept.write_bytes(content)
+        converter = OnnxConverter(torch.zeros(2, 3, 8, 8), kept)
+        check(converter, Net(8, (6, 6, 6)), IMAGES)
+        check(converter, Net(5, (6, 3, 2)), IMAGES)
+        assert (converter.exported, converter.derived) == (1, 1)
+        again = OnnxConverter(torch.zeros(2, 3, 8, 8), kept)
+        check(again, Net(5, (6, 3, 2)), IMAGES)
+        assert (again.exported, again.derived) == (0, 1)
+
+    def test_a_place_that_cannot_be_written_is_done_without(self, tmp_path: Path) -> None:
+        converter = OnnxConverter(torch.zeros(2, 3, 8, 8), tmp_path / "missing" / "template.onnx")
+        check(converter, Net(8, (6, 6, 6)), IMAGES)
+        assert converter.exported == 1
 
 
 def test_answers_that_differ_from_pytorch_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,7 +258,7 @@ def test_a_study_left_to_auto_remembers_what_it_was_timed_in(tmp_path: Path, mon
     monkeypatch.setattr(
         autoprune.search.setup.choose_latency_engine,
         "engine_of",
-        lambda name: asked.append(name) or TORCH_ENGINES["torch"],
+        lambda name, kept: asked.append(name) or TORCH_ENGINES["torch"],
     )
     assert run_search(small(tmp_path, "auto", trials=2), study(tmp_path), watch).added == 1  # type: ignore[arg-type]
     assert asked == ["onnxruntime"]
@@ -284,7 +284,7 @@ def test_trials_are_timed_in_the_runtime_and_the_dense_network_is_exported_once(
 def converters(engine: Engine) -> list[Any]:
     """Return what the engine for ONNX Runtime has in its closure."""
     found = [cell.cell_contents for cell in engine.prepare.__closure__ or ()]  # type: ignore[attr-defined]
-    return [converter for held in found for converter in held]
+    return [converter for held in found if isinstance(held, list) for converter in held]
 
 
 @needs_onnx

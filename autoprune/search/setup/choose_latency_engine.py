@@ -24,7 +24,7 @@ def named_engine(context: StudyContext) -> Engine | None:
     Where a command times, that is ONNX Runtime.
     """
     name = ONNX if context.spec.latency.command else context.spec.latency.runtime
-    return None if name == "auto" else engine_of(name)
+    return None if name == "auto" else engine_of(name, context.folder.template)
 
 
 def check_engine_takes(context: StudyContext, engine: Engine | None) -> Callable[[nn.Module], None]:
@@ -65,11 +65,12 @@ def with_latency_engine(context: StudyContext, pruner: Pruner, named: Engine | N
     spec = context.spec
     if context.folder.dense_facts.exists():
         name = read_dense_facts(context.folder).latency_runtime
-        engine = engine_of(name)
+        engine = engine_of(name, context.folder.template)
     else:
         pruned = context.device.place(half_pruned(pruner, pruner.space.blocks[:1])).eval()
         plan, batch = timing_plan(spec.latency), timing_batch(context, pruner.network)
-        name, engine, why = decide_engine(plan, context.device.device, pruner.network, pruned, batch)
+        networks, kept = (pruner.network, pruned), context.folder.template
+        name, engine, why = decide_engine(plan, context.device.device, *networks, batch, kept)
         context.notify(why)
     return _with_runtime(context, name), engine
 

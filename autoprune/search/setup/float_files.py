@@ -13,13 +13,14 @@ from autoprune.search.setup.prepared_study import PreparedStudy
 
 
 def float_files(study: PreparedStudy) -> Callable[[nn.Module], bytes]:
-    """Return what gives a network's file: derived from that of the dense network, which is exported now.
+    """Return what gives a network's file: derived from that of the dense network, which is exported if need be.
 
     Raises:
         UsageError: if the study's latency runtime has no files.
         ExportError: if the dense network cannot be exported.
     """
-    engine, batch, threads = engine_of(study.timer.runtime), timing_batch(study.context, study.network), 1
+    engine, threads = engine_of(study.timer.runtime, study.folder.template), 1
+    batch = timing_batch(study.context, study.network)
     content = engine.file
     if content is None:
         raise UsageError(f"latency.format is int8, and latency.runtime {engine.name}, which has no int8; give fp32")

@@ -34,6 +34,7 @@ DERIVED = (
         "preparing.lock",
         "prepared.json",
         "workers.json",
+        "template.onnx",
         "logging.lock",
         "timing.lock",
         "quantising.lock",
