@@ -6,13 +6,14 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Sequence
-from contextlib import suppress
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autoprune.cli.worker_plan import MEASURE, free_gigabytes, started
+from autoprune.cli.many_workers import Start
+from autoprune.cli.worker_plan import GO_ON, LEAST_GB, MEASURE, WorkerPlan, free_gigabytes, planned_workers, started
 from autoprune.core.atomic_write import write_text
 from autoprune.core.cores import THREADS_VARIABLE, available_cores
 from autoprune.core.json_values import DAMAGE, parse_json
@@ -21,7 +22,7 @@ from autoprune.errors import EvaluationError
 from autoprune.loggers.worker_lines import WorkerLine
 
 CHOICE = "workers.json"  # in the study's folder
-_SECONDS = 3.0  # that each is measured for
+_ROLE = f"{MEASURE}3.0"  # seconds that each is measured for
 _WORTH = 1.05  # several workers train so much more than one, or they are not worth their memory
 
 
@@ -38,68 +39,82 @@ def gpus_here() -> list[str]:
     return [f"cuda:{line.strip()}" for line in found.stdout.splitlines() if line.strip().isdecimal()]
 
 
-def best_number(arguments: Sequence[str], folder: Path, notify: Notify) -> int:
-    """Return how many workers train most together on this machine's CPU: one for each core, or one in all.
+def best_workers(arguments: Sequence[str], folder: Path, notify: Notify) -> tuple[list[WorkerPlan], Start | None]:
+    """Return as many workers as train most together on this machine's CPU: one for each core, or one in all.
 
-    It is measured once for each machine, with the study's own network and data, and stored in the study's folder.
+    It is measured once for each machine, with the study's own network and data, and stored in the study's folder. The
+    processes that were measured go on as workers, if there are to be so many.
 
     Args:
         arguments: of the command line after ``autoprune``.
         folder: of the study.
         notify: called with a sentence on what is measured, and what was found.
 
+    Returns:
+        The workers, and what starts them, ``None`` for the usual.
+
     Raises:
         EvaluationError: if it cannot be measured.
     """
-    cores = available_cores()
-    if cores == 1:
-        return 1
+    cores, room = available_cores(), free_gigabytes() or 1e9
     known = _stored(folder, cores)
-    if known:
-        return known
-    notify(f"measuring whether {cores} workers of one thread train more than one of {cores} threads")
-    many, one = _measured(arguments, ((cores, 1), (1, cores)))
-    rates = sum(each["steps_per_second"] for each in many), one[0]["steps_per_second"]
-    room = int((free_gigabytes() or 1e9) / (1.2 * max(each["gigabytes"] for each in many)))
-    number = max(1, min(cores, room)) if rates[0] > _WORTH * rates[1] else 1
-    notify(
-        f"{cores} workers of one thread train {rates[0]:.1f} steps per second, one of {cores} threads {rates[1]:.1f}: "
-        f"{number} worker{'' if number == 1 else 's'}"
-    )
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    _store(folder, cores, number, rates)
-    return number
-
-
-def _measured(arguments: Sequence[str], plans: Sequence[tuple[int, int]]) -> list[list[dict[str, Any]]]:
-    """Return what each process of each plan trains while the others of its plan do; those of the other plans wait.
-
-    Args:
-        arguments: of the command line after ``autoprune``.
-        plans: how many processes there are, and the threads of each.
-    """
-    role, groups = f"{MEASURE}{_SECONDS}", list[list[subprocess.Popen[str]]]()
-    try:
-        for workers, threads in plans:  # all of them load PyTorch at once
-            environment = {THREADS_VARIABLE: str(threads)}
-            groups.append([started(arguments, role, environment, stdin=subprocess.PIPE) for _ in range(workers)])
-        for process in chain.from_iterable(groups):
+    if known or min(cores, int(room / LEAST_GB)) < 2:
+        return planned_workers(str(known or 1), 0), None
+    plans = planned_workers(str(min(cores, int(room / LEAST_GB))), 0)
+    notify(f"measuring whether {len(plans)} workers train more than one of {cores} threads")
+    with ExitStack() as ending:
+        processes = [started(arguments, _ROLE, plan.environment, stdin=subprocess.PIPE) for plan in plans]
+        ending.callback(_end, processes)
+        for process in processes:  # all of them load PyTorch at once
             _said(process, "ready")
-        return [_trained_together(processes) for processes in groups]
-    finally:
-        for process in chain.from_iterable(groups):
-            process.kill()
-            process.communicate()
+        (one,) = _trained_together(processes[:1], cores)
+        many = _trained_together(processes, _threads_of(plans[0]))
+        rates = sum(each["steps_per_second"] for each in many), one["steps_per_second"]
+        fit = int(room / (1.2 * max(each["gigabytes"] for each in many)))
+        number = max(1, min(len(plans), fit)) if rates[0] > _WORTH * rates[1] else 1
+        notify(
+            f"{len(plans)} workers train {rates[0]:.1f} steps per second, one of {cores} threads {rates[1]:.1f}: "
+            f"{number} worker{'' if number == 1 else 's'}"
+        )
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        _store(folder, cores, number, rates)
+        if number < len(plans):
+            return planned_workers(str(number), 0), None
+        ending.pop_all()
+    return plans, partial(_going_on, iter(processes))
 
 
-def _trained_together(processes: Sequence[subprocess.Popen[str]]) -> list[dict[str, Any]]:
-    """Let processes that are ready train at once; return what each has trained."""
+def _threads_of(plan: WorkerPlan) -> int:
+    return int(plan.environment[THREADS_VARIABLE])
+
+
+def _going_on(
+    processes: Iterator[subprocess.Popen[str]], _arguments: Sequence[str], _plan: WorkerPlan
+) -> subprocess.Popen[str]:
+    """Let the next one of the processes that were measured go on as a worker."""
+    process = next(processes)
+    _tell(process, GO_ON)
+    return process
+
+
+def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
     for process in processes:
-        if process.stdin is not None:
-            process.stdin.write("go\n")
-            process.stdin.flush()
+        process.kill()
+        process.communicate()
+
+
+def _trained_together(processes: Sequence[subprocess.Popen[str]], threads: int) -> list[dict[str, Any]]:
+    """Let processes that are ready train at once, with so many threads each; return what each has trained."""
+    for process in processes:
+        _tell(process, str(threads))
     return [_said(process, "measured") for process in processes]
+
+
+def _tell(process: subprocess.Popen[str], word: str) -> None:
+    if process.stdin is not None:
+        process.stdin.write(f"{word}\n")
+        process.stdin.flush()
 
 
 def _said(process: subprocess.Popen[str], kind: str) -> dict[str, Any]:

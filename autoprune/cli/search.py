@@ -20,13 +20,13 @@ from autoprune.cli.ray_plan import check_gpus_per_worker, wanted_on_ray
 from autoprune.cli.secrets import command_again, hidden, typed_arguments
 from autoprune.cli.shared_options import artifacts_option, stored_study_options, study_argument, trust_option
 from autoprune.cli.spec_options import spec_options
-from autoprune.cli.worker_plan import AS_WORKER, MEASURE, WorkerPlan, planned_workers
+from autoprune.cli.worker_plan import AS_WORKER, GO_ON, MEASURE, WorkerPlan, planned_workers
 from autoprune.core.cores import available_cores
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import AutopruneError, UsageError
 
 if TYPE_CHECKING:
-    from autoprune.cli.many_workers import Ended
+    from autoprune.cli.many_workers import Ended, Start
     from autoprune.cli.read_request import Request
     from autoprune.core.trial import Trial
     from autoprune.loggers.protocol import Display
@@ -120,13 +120,13 @@ def search(
         _work(request, places, trust_code, as_worker)
         return
     on_ray = _checked_for_ray(workers, gpus_per_worker)
-    plans = [] if on_ray is not None else _planned(workers, request)
+    plans, start = ([], None) if on_ray is not None else _planned(workers, request)
     run: Run | Ended
     try:
         if on_ray is not None:
             run = _run_on_ray(on_ray, gpus_per_worker or 1.0, request.spec, storage)
         elif len(plans) > 1 or plans[0].environment:
-            run = _run_many(plans)
+            run = _run_many(plans, start)
         else:
             with as_its_owner_runs_it(request.spec.model.source), open_display() as display:
                 run = _run(request, places, trust_code, display)
@@ -168,25 +168,27 @@ def _checked_for_ray(workers: str, gpus_per_worker: float | None) -> int | None:
     return wanted
 
 
-def _planned(workers: str, request: Request) -> list[WorkerPlan]:
-    """Return the workers to start; ``auto`` is decided by the GPUs there are, or by measuring."""
+def _planned(workers: str, request: Request) -> tuple[list[WorkerPlan], Start | None]:
+    """Return the workers to start, and what starts them, ``None`` for the usual.
+
+    ``auto`` is decided by the GPUs there are, or by measuring.
+    """
     spec = request.spec
     if workers.strip().lower() != "auto":
-        return planned_workers(workers, spec.runtime.threads)
-    from autoprune.cli.measure_workers import best_number, gpus_here
+        return planned_workers(workers, spec.runtime.threads), None
+    from autoprune.cli.measure_workers import best_workers, gpus_here
 
     gpus = gpus_here() if spec.runtime.device in ("auto", "cuda") else []
     if gpus:
-        return planned_workers(",".join(gpus), spec.runtime.threads)
+        return planned_workers(",".join(gpus), spec.runtime.threads), None
     if spec.runtime.threads:
-        return planned_workers(str(max(1, available_cores() // spec.runtime.threads)), spec.runtime.threads)
+        return planned_workers(str(max(1, available_cores() // spec.runtime.threads)), spec.runtime.threads), None
     with open_display() as display:
-        number = best_number(typed_arguments(click.get_current_context()), request.folder, display.say)
-    return planned_workers(str(number), 0)
+        return best_workers(typed_arguments(click.get_current_context()), request.folder, display.say)
 
 
 def _work(request: Request, places: Places, trust_code: bool, role: str) -> None:
-    """Search, or only train for some seconds, as one of several workers of a command, which shows what is written."""
+    """Search as one of several workers of a command, which shows what is written; measure before, if that is asked."""
     from autoprune.cli.many_workers import end_with_parent
     from autoprune.loggers.worker_lines import WorkerLines
 
@@ -194,11 +196,10 @@ def _work(request: Request, places: Places, trust_code: bool, role: str) -> None
     end_with_parent()
     try:
         with as_its_owner_runs_it(request.spec.model.source):
-            if role.startswith(MEASURE):
-                _measure(request, float(role.removeprefix(MEASURE)), lines)
-            else:
-                run = _run(request, places, trust_code, lines)
-                lines.send("added", added=run.added, budget=run.budget.to_json())
+            if role.startswith(MEASURE) and not _measure(request, float(role.removeprefix(MEASURE)), lines):
+                return
+            run = _run(request, places, trust_code, lines)
+            lines.send("added", added=run.added, budget=run.budget.to_json())
     except AutopruneError as error:
         lines.send("error", error=type(error).__name__, message=hidden(str(error), click.get_current_context()))
         sys.exit(error.exit_code)
@@ -206,25 +207,32 @@ def _work(request: Request, places: Places, trust_code: bool, role: str) -> None
         sys.exit(INTERRUPTED)
 
 
-def _measure(request: Request, seconds: float, lines: WorkerLines) -> None:
-    """Say how much this process trains, as soon as the command that started it says go."""
-    from autoprune.search.setup.measure_throughput import measure_throughput
+def _measure(request: Request, seconds: float, lines: WorkerLines) -> bool:
+    """Say how much this process trains, as often as the command that started it asks; return whether to search then."""
+    from autoprune.search.setup.measure_throughput import Throughput, measure_throughput
     from autoprune.study.folder import StudyFolder
 
-    def until_all_are_ready() -> None:
+    said = ""
+
+    def wanted() -> int:
+        nonlocal said
         lines.send("ready")
-        sys.stdin.readline()
+        said = sys.stdin.readline().strip()
+        return int(said) if said.isdecimal() else 0
 
-    found = measure_throughput(request.spec, StudyFolder(request.folder), seconds, until_all_are_ready)
-    lines.send("measured", steps_per_second=found.steps_per_second, gigabytes=found.gigabytes)
+    def tell(found: Throughput) -> None:
+        lines.send("measured", steps_per_second=found.steps_per_second, gigabytes=found.gigabytes)
+
+    measure_throughput(request.spec, StudyFolder(request.folder), seconds, wanted, tell)
+    return said == GO_ON
 
 
-def _run_many(plans: Sequence[WorkerPlan]) -> Ended:
+def _run_many(plans: Sequence[WorkerPlan], start: Start | None) -> Ended:
     from autoprune.cli.many_workers import ManyWorkers
 
     with open_display() as display:
         display.say(f"starting {len(plans)} workers")
-        return ManyWorkers(typed_arguments(click.get_current_context()), plans, display).run()
+        return ManyWorkers(typed_arguments(click.get_current_context()), plans, display, start).run()
 
 
 def _run_on_ray(wanted: int, gpus_per_worker: float, spec: StudySpec, storage: str | None) -> Ended:

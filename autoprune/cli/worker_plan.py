@@ -14,9 +14,8 @@ from autoprune.core.cores import THREADS_VARIABLE, TOGETHER_VARIABLE, unused_cor
 from autoprune.errors import UsageError
 
 AS_WORKER = "--as-worker"  # of the command line by which a worker is started
-MEASURE = (
-    "measure:"  # what stands behind it where a process only measures how fast it trains, then for how many seconds
-)
+MEASURE = "measure:"  # what stands behind it where a process measures how fast it trains, then for how many seconds
+GO_ON = "search"  # what such a process is told if it is to be a worker afterwards
 _GPU = re.compile(r"cuda:(?P<index>\d+)")
 _EXPECTED = "expected a number, auto, the GPUs to use, as cuda:0,cuda:1, or a Ray cluster, as ray:8"
 LEAST_GB = 0.5  # that a process with PyTorch takes before it has a network

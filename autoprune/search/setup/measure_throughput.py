@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import torch
+
 from autoprune.errors import UsageError
 from autoprune.search.setup.context import open_context
 from autoprune.search.setup.dense_network import fresh_network
@@ -43,15 +45,21 @@ class _Enough(Exception):
 
 
 def measure_throughput(
-    spec: StudySpec, folder: StudyFolder, seconds: float, until_all_are_ready: Callable[[], object]
-) -> Throughput:
-    """Train for some seconds, and return how fast that was.
+    spec: StudySpec,
+    folder: StudyFolder,
+    seconds: float,
+    wanted: Callable[[], int],
+    tell: Callable[[Throughput], object],
+) -> None:
+    """Train for some seconds as often as that is wanted, and tell how fast each time was.
 
     Args:
         spec: of the study.
         folder: of the study; nothing is written into it.
-        seconds: to train for.
-        until_all_are_ready: called after the first steps; returns when the clock may start.
+        seconds: to train for, each time.
+        wanted: called after the first steps, and after each time; waits until the clock may start, and returns with how
+            many threads to train then; 0 for no more.
+        tell: called with what was measured.
 
     Raises:
         UsageError: if the study has a training loop of its own, which cannot be thrown away.
@@ -63,23 +71,36 @@ def measure_throughput(
             "how many workers are best cannot be measured with a training loop of your own; give a number: --workers 2"
         )
     settings = replace(finetune_settings(context.spec, epochs=_EPOCHS), distill=False)
-    network = fresh_network(context, weights="")
-    steps, began = 0, 0.0
-
-    def on_step(done: int, total: int) -> None:
-        nonlocal steps, began
-        if done == _WARM_UP:
-            until_all_are_ready()
-            began = time.perf_counter()
-        elif done > _WARM_UP:
-            steps = done - _WARM_UP
-            if time.perf_counter() - began >= seconds:
-                raise _Enough
-
+    network, threads = fresh_network(context, weights=""), torch.get_num_threads()
     run = TrainingRun(context.task, settings, context.device, spec.seed)
-    with suppress(_Enough):
-        train(network, run, finetune_loss(context.task, settings), on_step=on_step)
-    return Throughput(steps / (time.perf_counter() - began), _gigabytes())
+    try:
+        with suppress(_Enough):
+            train(network, run, finetune_loss(context.task, settings), on_step=_Clock(seconds, wanted, tell))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass
+class _Clock:
+    """What is called after each step, and takes the time of those that are wanted."""
+
+    seconds: float
+    wanted: Callable[[], int]
+    tell: Callable[[Throughput], object]
+    _first: int = _WARM_UP
+    _began: float = 0.0
+
+    def __call__(self, done: int, _total: int) -> None:
+        passed = time.perf_counter() - self._began
+        if done > self._first and passed >= self.seconds:
+            self.tell(Throughput((done - self._first) / passed, _gigabytes()))
+            self._first = done
+        if done == self._first:
+            threads = self.wanted()
+            if not threads:
+                raise _Enough
+            torch.set_num_threads(threads)
+            self._began = time.perf_counter()
 
 
 def _gigabytes() -> float:
