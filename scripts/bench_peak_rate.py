@@ -66,8 +66,7 @@ def after(prepared: Prepared, case: str, seed: int, steps: int, rate: float) -> 
     settings = finetune_settings(study.spec)
     epochs = steps / max(1, study.task.steps_per_epoch(settings.batch_size))
     maker = replace(build_maker(study, replace(settings, epochs=epochs, lr=rate)), seed=seed)
-    kept = {name: study.space.nearest(name, KEPT * g.num_channels) for name, g in study.space.by_name.items()}
-    policy = study.space.policy(ChannelCounts(kept))
+    policy = study.space.policy(ChannelCounts(study.space.scaled(KEPT)))
     network = study.device.place(copy_network(maker.pruned(policy, watch)))
     try:
         maker.finetune(network, policy, watch)

@@ -222,6 +222,10 @@ class SearchSpace:
         """Return the number of channels that exists nearest to a real one; of two equally near, the larger."""
         return _nearest(self.channel_choices[group], channels)
 
+    def scaled(self, share: float) -> dict[str, int]:
+        """Return group → the number nearest to a share of its channels, in (0, 1]: all widths scaled alike."""
+        return {name: self.nearest(name, share * group.num_channels) for name, group in self.by_name.items()}
+
     def nearest_units(self, layer: str, units: float) -> int:
         """Return the units of a layer's mask that exist nearest to a real number; of two equally near, the larger."""
         return _nearest(self.mask_choices[layer], units)

@@ -13,6 +13,16 @@ from autoprune.study.spec_budget import BudgetSpec
 from autoprune.study.spec_run import OPEN_LAYOUTS
 from autoprune.study.spec_toml import read_resolved, write_resolved
 
+_AUTO = ("auto",)
+DECIDED = (  # when a study begins, where the spec says one of these words
+    ("runtime", "layout", OPEN_LAYOUTS),
+    ("runtime", "precision", _AUTO),
+    ("latency", "runtime", _AUTO),
+    ("latency", "format", _AUTO),
+    ("finetune", "lr", _AUTO),
+    ("pick", "lr", _AUTO),
+    ("space", "round_to", _AUTO),
+)
 CHANGED_DEFAULTS = (("space", "importances"), ("space", "depth"), ("finetune", "compensation_images"))
 
 
@@ -25,38 +35,31 @@ def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:
     if not folder.has_begun:
         return spec
     stored = read_resolved(folder.resolved)
-    runtime, latency = spec.runtime, spec.latency
-    if runtime.layout in OPEN_LAYOUTS:
-        runtime = runtime.model_copy(update={"layout": stored.runtime.layout})
-    if runtime.precision == "auto":
-        runtime = runtime.model_copy(update={"precision": stored.runtime.precision})
-    if latency.runtime == "auto":
-        latency = latency.model_copy(update={"runtime": stored.latency.runtime})
-    if latency.format == "auto":
-        latency = latency.model_copy(update={"format": stored.latency.format})
-    finetune, pick = spec.finetune, spec.pick
-    if finetune.lr == "auto":
-        finetune = finetune.model_copy(update={"lr": stored.finetune.lr})
-    if pick.lr == "auto":
-        pick = pick.model_copy(update={"lr": stored.pick.lr})
-    space = spec.space
-    if space.round_to == "auto":
-        space = space.model_copy(update={"round_to": stored.space.round_to})
     metrics = spec.metrics or stored.metrics
     is_open = spec.objectives == StudySpec.model_fields["objectives"].default or QUALITY in spec.objectives
     objectives = stored.objectives if is_open and metrics == stored.metrics else spec.objectives
-    sections = {"runtime": runtime, "latency": latency, "space": space, "finetune": finetune, "pick": pick}
-    decided = {**sections, "metrics": metrics, "objectives": objectives}
-    return _with_earlier_defaults(spec.model_copy(update=decided), stored)
+    spec = spec.model_copy(update={"metrics": metrics, "objectives": objectives})
+    for section, name, open_words in DECIDED:
+        if _value(spec, section, name) in open_words:
+            spec = _with_value(spec, section, name, _value(stored, section, name))
+    return _with_earlier_defaults(spec, stored)
+
+
+def _value(spec: StudySpec, section: str, name: str) -> object:
+    return getattr(getattr(spec, section), name)
+
+
+def _with_value(spec: StudySpec, section: str, name: str, value: object) -> StudySpec:
+    changed = getattr(spec, section).model_copy(update={name: value})
+    return spec.model_copy(update={section: changed})
 
 
 def _with_earlier_defaults(spec: StudySpec, stored: StudySpec) -> StudySpec:
     """Return the spec with what a study was begun with where a default has changed since and nothing else is given."""
     plain = StudySpec()
     for section, name in CHANGED_DEFAULTS:
-        if getattr(getattr(spec, section), name) == getattr(getattr(plain, section), name):
-            earlier = {name: getattr(getattr(stored, section), name)}
-            spec = spec.model_copy(update={section: getattr(spec, section).model_copy(update=earlier)})
+        if _value(spec, section, name) == _value(plain, section, name):
+            spec = _with_value(spec, section, name, _value(stored, section, name))
     return spec
 
 

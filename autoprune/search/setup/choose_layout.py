@@ -48,7 +48,5 @@ def _decided_layout(context: StudyContext, pruner: Pruner) -> Runtime:
 
 def half_pruned(pruner: Pruner, without: Iterable[Block] = ()) -> nn.Module:
     """Return a network like those of a search, without some blocks."""
-    groups = pruner.space.by_name
-    half = {name: pruner.space.nearest(name, group.num_channels * 0.6) for name, group in groups.items()}
-    counts = ChannelCounts(half, frozenset(block.name for block in without))
+    counts = ChannelCounts(pruner.space.scaled(0.6), frozenset(block.name for block in without))
     return pruner.prune(pruner.space.policy(counts))

@@ -121,8 +121,7 @@ def _trial_of(study: PreparedStudy, steps: int) -> Callable[[float], float]:
     settings = replace(settings, epochs=steps / max(1, study.task.steps_per_epoch(settings.batch_size)))
     maker = build_maker(study, settings)
     maker = replace(maker, schedule=maker.schedule.model_copy(update={"stages": 1}))
-    kept = {name: study.space.nearest(name, KEPT * g.num_channels) for name, g in study.space.by_name.items()}
-    policy = study.space.policy(ChannelCounts(kept))
+    policy = study.space.policy(ChannelCounts(study.space.scaled(KEPT)))
     network = maker.pruned(policy, watch)
 
     def loss_after(rate: float) -> float:

@@ -36,8 +36,7 @@ def int8_overhead(context: StudyContext, pruner: Pruner, engine: Engine) -> Int8
         return None
     if context.folder.dense_facts.exists():
         return read_dense_facts(context.folder).int8_overhead
-    space = pruner.space
-    narrow = {name: space.nearest(name, _WIDTH * group.num_channels) for name, group in space.by_name.items()}
+    space, narrow = pruner.space, pruner.space.scaled(_WIDTH)
     total = _beside_weights(context, _cut(pruner, narrow), file_of)
     if not space.blocks:
         return Int8Overhead(total)

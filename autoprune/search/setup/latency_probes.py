@@ -99,10 +99,7 @@ def spread(space: SearchSpace) -> Iterator[ChannelCounts]:
         space: masks are left out, since they save no time.
     """
     narrowest = {name: choices[0] for name, choices in space.channel_choices.items()}
-    scaled = [
-        {name: space.nearest(name, share * group.num_channels) for name, group in space.by_name.items()}
-        for share in WIDTHS
-    ]
+    scaled = [space.scaled(share) for share in WIDTHS]
     names = [block.name for block in space.blocks]
     shorter = [dict.fromkeys(_evenly(names, round(share * len(names))), 0) for share in DEPTHS] if names else []
     both = [{**scaled[1], **shorter[0]}, {**narrowest, **shorter[-1]}] if names else []
