@@ -112,9 +112,11 @@ def _trained_together(processes: Sequence[subprocess.Popen[str]], threads: int) 
 
 
 def _tell(process: subprocess.Popen[str], word: str) -> None:
+    """Write a word to a process; what has become of one that has ended is seen where its answer is read."""
     if process.stdin is not None:
-        process.stdin.write(f"{word}\n")
-        process.stdin.flush()
+        with suppress(OSError):
+            process.stdin.write(f"{word}\n")
+            process.stdin.flush()
 
 
 def _said(process: subprocess.Popen[str], kind: str) -> dict[str, Any]:

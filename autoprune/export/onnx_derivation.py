@@ -133,9 +133,9 @@ class OnnxConverter:
 
 def _read(kept: Path) -> Any:
     """Return the model that is kept in a file; ``None`` if there is none, or it is damaged."""
-    import onnx
-
     try:
+        import onnx
+
         return onnx.load_from_string(kept.read_bytes())
     except Exception:  # of any kind: protobuf says in its own ways that this is no model
         return None
