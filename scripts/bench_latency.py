@@ -10,9 +10,9 @@ agree is printed for each runtime and batch size, or that the machine is too noi
 --images, chosen ones are those of least training loss after batch norm was recalibrated, and uniform and chosen are
 fine-tuned for the same steps and scored on validation.
 
-The runtimes are those of autoprune, and PyTorch in channels last; --runtimes chooses. ONNX Runtime and OpenVINO are
-timed if they are installed. With --study, the front of a stored study is
-timed again instead, and compared with what is stored.
+The runtimes are those of autoprune, PyTorch in channels last, and ONNX Runtime in int8, where the dense network is in
+int8 too; --runtimes chooses. ONNX Runtime and OpenVINO are timed if they are installed. With --study, the front of a
+stored study is timed again instead, and compared with what is stored.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from autoprune.core.latency_host import NOISY
 from autoprune.core.policy import PruningPolicy
 from autoprune.core.space import SearchSpace
 from autoprune.cost.latency import Timer
-from autoprune.cost.timing_engines import TORCH_ENGINES
+from autoprune.cost.timing_engines import TORCH_ENGINES, Engine
 from autoprune.cost.timing_plan import TimingPlan
 from autoprune.errors import BudgetError
 from autoprune.export.onnx import missing_packages
 from autoprune.export.openvino import is_missing
-from autoprune.export.timing_runtimes import ONNX, OPENVINO, engine_of
+from autoprune.export.timing_runtimes import ONNX, OPENVINO, engine_of, int8_engine
 from autoprune.models.build import build_model
 from autoprune.pruning.find_blocks import find_blocks
 from autoprune.pruning.groups import find_groups
@@ -73,6 +73,7 @@ from autoprune.training.settings import FinetuneSettings
 
 RECALIBRATION, CHOOSING = 512, 1024
 THREADS = 1  # while timing
+INT8 = f"{ONNX}-int8"
 
 
 def main() -> None:
@@ -96,8 +97,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--runtimes",
         type=lambda text: text.split(","),
-        default=["torch", "channels_last", ONNX, OPENVINO],
-        help="torch, channels_last, compile, onnxruntime, openvino, cuda; compiling takes minutes",
+        default=["torch", "channels_last", ONNX, INT8, OPENVINO],
+        help="torch, channels_last, compile, onnxruntime, onnxruntime-int8, openvino, cuda; compiling takes minutes",
     )
     parser.add_argument("--blocks", type=int, default=13, help="timed blocks")
     parser.add_argument("--calls", type=int, default=1, help="a block is of this many times ten images")
@@ -215,7 +216,7 @@ class Bench:
         layout = torch.channels_last if runtime == "channels_last" else torch.contiguous_format
         dense = copy.deepcopy(self.dense).to(memory_format=layout)
         example = torch.zeros(batch, *self.shape).contiguous(memory_format=layout)
-        return Timer(dense, example, latency, engine_of("torch" if runtime == "channels_last" else runtime))
+        return Timer(dense, example, latency, engine_for(runtime))
 
     def time_all(self, batch: int, rows: list[Row], networks: dict[str, nn.Module], model: LatencyModel) -> None:
         """Time every network against the dense one, in every runtime."""
@@ -262,6 +263,13 @@ class Bench:
                 print(f"{row.name} {100 * row.accuracy:.2f} ± {100 * row.stderr:.2f} %", flush=True)
 
 
+def engine_for(runtime: str) -> Engine:
+    """Return the engine that a runtime of this script stands for."""
+    if runtime == INT8:
+        return int8_engine(engine_of(ONNX))
+    return engine_of("torch" if runtime == "channels_last" else runtime)
+
+
 def in_layout(network: nn.Module, runtime: str) -> nn.Module:
     """Return a network in the memory layout that a runtime stands for."""
     if runtime != "channels_last":
@@ -270,14 +278,14 @@ def in_layout(network: nn.Module, runtime: str) -> nn.Module:
 
 
 def runtimes(wanted: list[str]) -> list[str]:
-    known = [*TORCH_ENGINES, ONNX, OPENVINO, "channels_last"]
+    known = [*TORCH_ENGINES, ONNX, INT8, OPENVINO, "channels_last"]
     unknown = [name for name in wanted if name not in known]
     if unknown or "torch" not in wanted:
         raise SystemExit(f"--runtimes: expected torch and any of {', '.join(known)}; given {', '.join(wanted)}")
-    missing = missing_packages() if ONNX in wanted else ()
+    missing = missing_packages() if {ONNX, INT8} & set(wanted) else ()
     if missing:
         print(f"ONNX Runtime is left out: {', '.join(missing)} not installed")
-    lacking = {ONNX: bool(missing), OPENVINO: bool(missing) or is_missing()}
+    lacking = {ONNX: bool(missing), INT8: bool(missing), OPENVINO: bool(missing) or is_missing()}
     return [name for name in wanted if not lacking.get(name)]
 
 
