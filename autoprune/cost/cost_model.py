@@ -98,11 +98,11 @@ class CostModel:
         return self._masks.zeros(kept, self._sizes.of(kept)) if self._masks else (0, 0)
 
     def work(self, kept: ChannelCounts) -> Floats:
-        """Return what takes time, shape ``(5,)``: the numbers that :data:`WORK` names."""
+        """Return what takes time, shape ``(7,)``: the numbers that :data:`WORK` names."""
         return self._work.of(self._sizes.of(kept))
 
     def work_many(self, names: Sequence[str], counts: WholeNumbers) -> Floats:
-        """Return the same of many policies, shape ``(n, 5)``; arguments as for :meth:`measure_many`."""
+        """Return the same of many policies, shape ``(n, 7)``; arguments as for :meth:`measure_many`."""
         return np.asarray(self._work.of(self._sizes.of_many(names, counts)).T)
 
     def measure(self, kept: ChannelCounts) -> Measurement:

@@ -2,8 +2,10 @@
 
 Every read of a weight is one operation. It costs a launch, its multiply–accumulates, and its outputs, which norms and
 activations then pass over as well. Kernels compute whole vectors of output channels, so that 9 take the time of 16:
-multiply–accumulates are counted a second time with the outputs rounded up. Nothing here is a time;
-``search/proposals/latency_model.py`` learns from timed networks what each of these numbers is worth.
+multiply–accumulates are counted a second time with the outputs rounded up. And where channels are no multiple of 4 or
+16, every position has a rest that is computed one by one, which in int8 can take longer than all that was cut saves.
+Nothing here is a time; ``search/proposals/latency_model.py`` learns from timed networks what each of these numbers is
+worth.
 
 Source: the layer-wise latency tables of Yang et al. 2018, "NetAdapt", section 3.3, in closed form and without a table.
 """
@@ -16,12 +18,21 @@ from fractions import Fraction
 import numpy as np
 
 from autoprune.core.arrays import Floats, Ints
+from autoprune.core.kernel_widths import KERNEL_WIDTHS
 from autoprune.cost.mac_counter import Usage
 from autoprune.cost.size_products import ONE, Factors, Products
 from autoprune.cost.tensor_sizes import Rows
 
-WORK = ("networks", "operations", "mflops", "vector_mflops", "outputs")
-"""What :class:`Work` counts: one network, active operations, MFLOPs, MFLOPs of whole vectors, millions of outputs."""
+WORK = (
+    "networks",
+    "operations",
+    "mflops",
+    "vector_mflops",
+    "outputs",
+    *(f"uneven_{number}" for number in KERNEL_WIDTHS),
+)
+"""What :class:`Work` counts: one network, active operations, MFLOPs, MFLOPs of whole vectors, millions of outputs, and
+millions of positions at which channels that can be cut are no multiple of 4, and of 16."""
 
 LANES = 16  # float32 numbers in the widest vector of today's CPUs; the block of channels that oneDNN computes at once
 
@@ -49,10 +60,11 @@ class Work:
         each = (use * row.rest for use, (row, _) in zip(uses, entries, strict=True))
         self._macs = _floats([*each, *(costs[0] for _, costs in products)])
         self._uses = _floats([*uses, *none])
+        self._cuttable = _floats([*(row.is_height_cut for row, _ in entries), *none])
         self._heights: Ints = np.array([*(row.height for row, _ in entries), *(ONE for _ in none)], dtype=np.intp)
 
     def of(self, sizes: Ints) -> Floats:
-        """Return the amounts in the order of :data:`WORK`, shape ``(5,)``; for many policies, ``(5, n)``.
+        """Return the amounts in the order of :data:`WORK`, shape ``(7,)``; for many policies, ``(7, n)``.
 
         Args:
             sizes: all sizes of the policy, as :class:`Sizes` gives them: ``(num_places,)``, or
@@ -64,7 +76,9 @@ class Work:
         lone = (self._heights == ONE).astype(np.float64)
         filled = np.where(lone, 1.0, np.ceil(heights.T / LANES) * LANES / np.maximum(heights.T, 1.0))
         outputs = (active * heights).T @ self._uses
-        millions = np.array([macs.sum(axis=-1), (macs * filled).sum(axis=-1), outputs]) / 1e6
+        whole = sizes[self._heights]
+        uneven = [(active * (whole % number > 0)).T @ (self._uses * self._cuttable) for number in KERNEL_WIDTHS]
+        millions = np.array([macs.sum(axis=-1), (macs * filled).sum(axis=-1), outputs, *uneven]) / 1e6
         return np.array([np.ones_like(millions[0]), active.sum(axis=0), *millions])
 
 

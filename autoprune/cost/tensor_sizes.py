@@ -78,6 +78,7 @@ class SizeRow:
         rest: the product of those that do not.
         varying: the product of those that do, in the dense network.
         height: the place of the size of dimension 0.
+        is_height_cut: whether that varies.
     """
 
     path: str
@@ -85,6 +86,7 @@ class SizeRow:
     rest: int
     varying: int
     height: int
+    is_height_cut: bool
 
 
 class Rows:
@@ -117,9 +119,9 @@ class Rows:
         varying = [(size, taken) for size, taken in zip(stored.shape, takes, strict=True) if taken]
         cells = sorted(self.sizes.place(size, taken) for size, taken in varying)
         dense = prod(size for size, _ in varying)
-        height = self.sizes.place(stored.shape[0], takes[0]) if stored.shape else ONE
+        height, is_cut = (self.sizes.place(stored.shape[0], takes[0]), bool(takes[0])) if stored.shape else (ONE, False)
         rest = prod(size for size, taken in zip(stored.shape, takes, strict=True) if not taken)
-        return SizeRow(stored.paths[0], (*cells, *self.around(*stored.paths)), rest, dense, height)
+        return SizeRow(stored.paths[0], (*cells, *self.around(*stored.paths)), rest, dense, height, is_cut)
 
     def tensors(self, int8: Mapping[str, TensorBytes] | None = None) -> Iterator[Term]:
         """Yield what every tensor adds to parameters and bytes.

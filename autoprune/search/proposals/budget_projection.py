@@ -4,6 +4,9 @@ The cost of a policy is closed-form and falls when any group keeps fewer channel
 scaled, all groups' kept channels by one common factor found by bisection, until the most it can keep
 within the limits is reached; rounding then leaves a gap, which is filled one channel step at a time.
 The result uses 98–100 % of the tightest limit wherever channel counts allow it, and never exceeds any.
+
+A predicted latency need not fall with every channel: odd widths can take longer. So under such a limit the same is done
+on multiples of what kernels take together, and that is taken by which most multiply–accumulates stay.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import numpy as np
 from autoprune.core.arrays import Floats, Ints
 from autoprune.core.budget import Budget, Limit
 from autoprune.core.counts import MASK_UNITS, ChannelCounts
+from autoprune.core.kernel_widths import KERNEL_WIDTHS
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import BUDGET_GAP, METRICS
 from autoprune.core.policy import PruningPolicy
@@ -77,6 +81,18 @@ class Projector:
     def smallest(self) -> Measurement:
         """Return the costs of the smallest network of the space."""
         return self.cost.measure(self.space.smallest)
+
+    @cached_property
+    def _multiples(self) -> tuple[int, ...]:
+        """Return the multiples on which counts are looked for."""
+        return (1, *KERNEL_WIDTHS) if self.predicted else (1,)
+
+    def least(self, cost: str) -> float:
+        """Return the least that a cost can be: of the smallest networks on each multiple."""
+        whole = WishedCounts.of(self.space.full)
+        parts = self._parts(None)
+        smallest = (whole.scaled(0.0, parts, self.space, multiple) for multiple in self._multiples)
+        return min(self.cost.measure(replace(one, dropped_blocks=self.space.block_names))[cost] for one in smallest)
 
     def usage(self, counts: ChannelCounts) -> float:
         """Return cost / limit for the tightest limit: at most 1 within the budget, 0 without a limit."""
@@ -137,22 +153,23 @@ class Projector:
         """Return the wishes with blocks dropped until the budget can be met, or put back until it can be filled."""
         if not self.space.blocks or not self.limits:
             return wanted
-        dropped = set(wanted.dropped_blocks)
+        dropped, parts = set(wanted.dropped_blocks), self._parts(None)
+        smallest = [WishedCounts.of(self.space.full).scaled(0.0, parts, self.space, each) for each in self._multiples]
 
-        def usage_of(counts: ChannelCounts, blocks: Iterable[str]) -> float:
-            return self.usage(replace(counts, dropped_blocks=frozenset(blocks)))
+        def usage_of(counts: Iterable[ChannelCounts], blocks: Iterable[str]) -> float:
+            return min(self.usage(replace(one, dropped_blocks=frozenset(blocks))) for one in counts)
 
-        while usage_of(self.space.smallest, dropped) > 1:
+        while usage_of(smallest, dropped) > 1:
             whole = sorted(self.space.block_names - dropped)
             if not whole:
                 break
-            saving = {name: usage_of(self.space.smallest, dropped | {name}) for name in whole}
+            saving = {name: usage_of(smallest, dropped | {name}) for name in whole}
             dropped.add(min(whole, key=lambda name: (saving[name], name)))
         gone = sorted(dropped)
         for name in sorted(gone, key=lambda name: zlib.crc32(f"{gone}{name}".encode())):
-            if usage_of(self.space.full, dropped) >= FILL_TO:
+            if usage_of([self.space.full], dropped) >= FILL_TO:
                 break
-            if usage_of(self.space.smallest, dropped - {name}) <= 1:
+            if usage_of(smallest, dropped - {name}) <= 1:
                 dropped.remove(name)
         return replace(wanted, dropped_blocks=frozenset(dropped))
 
@@ -170,16 +187,28 @@ class Projector:
         asis = wanted.scaled(1.0, parts, self.space)
         if not self.limits or FILL_TO <= self.usage(asis) <= 1:
             return self.space.normalized(asis)
-        low, high = 0.0, max((part.choices(self.space)[-1] / part.wished(wanted) for part in parts), default=1.0)
-        if self.usage(wanted.scaled(low, parts, self.space)) > 1:
+        found = [self._fit_on(multiple, wanted, parts) for multiple in self._multiples]
+        fitting = [counts for counts in found if counts is not None]
+        if not fitting:
             count = len(self.space.cut_names) + len(self.space.mask_choices)
             raise BudgetError(f"{len(parts)} of {count} groups alone cannot meet {self.budget.describe()}")
-        if self.usage(wanted.scaled(high, parts, self.space)) <= 1:
-            return self.space.normalized(wanted.scaled(high, parts, self.space))
+        return max(fitting, key=lambda counts: self.cost.measure(counts)["mflops"]) if len(fitting) > 1 else fitting[0]
+
+    def _fit_on(self, multiple: int, wanted: WishedCounts, parts: Sequence[Part]) -> ChannelCounts | None:
+        """Return the counts on a multiple nearest to wishes in proportion; ``None`` if none meet the limits."""
+
+        def scaled(factor: float) -> ChannelCounts:
+            return wanted.scaled(factor, parts, self.space, multiple)
+
+        low, high = 0.0, max((part.choices(self.space)[-1] / part.wished(wanted) for part in parts), default=1.0)
+        if self.usage(scaled(low)) > 1:
+            return None
+        if self.usage(scaled(high)) <= 1:
+            return self.space.normalized(scaled(high))
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            low, high = (middle, high) if self.usage(wanted.scaled(middle, parts, self.space)) <= 1 else (low, middle)
-        return self._filled(wanted.scaled(low, parts, self.space), {part: part.wished(wanted) * high for part in parts})
+            low, high = (middle, high) if self.usage(scaled(middle)) <= 1 else (low, middle)
+        return self._filled(scaled(low), {part: part.wished(wanted) * high for part in parts}, multiple)
 
     def _parts(self, groups: frozenset[str] | None) -> tuple[Part, ...]:
         """Return what may be scaled: these groups; or all, and every mask if non-zero weights are limited."""
@@ -189,20 +218,22 @@ class Projector:
         masks = [Part(layer, is_mask=True) for layer in self.space.mask_choices] if masked else []
         return (*(Part(name, is_mask=False) for name in self.space.by_name), *masks)
 
-    def _filled(self, counts: ChannelCounts, wanted: Mapping[Part, float]) -> ChannelCounts:
-        """Raise counts step by step while the budget allows, those furthest below their wish first."""
+    def _filled(self, counts: ChannelCounts, wanted: Mapping[Part, float], multiple: int) -> ChannelCounts:
+        """Raise counts on a multiple step by step while the budget allows, those furthest below their wish first."""
         counts, moved = self.space.normalized(counts), True
         while moved and self.usage(counts) < 1:
             moved = False
             distance = {p: (p.of(counts) - wish) / p.choices(self.space)[-1] for p, wish in wanted.items()}
             for part in sorted(wanted, key=lambda part: (distance[part], part.label)):
                 now = part.of(counts)
-                above = next((choice for choice in part.choices(self.space) if choice > now), now)
+                whole = part.choices(self.space)[-1]
+                on = (one for one in part.choices(self.space) if one > now and (one == whole or one % multiple == 0))
+                above = next(on, now)
                 if above > now and self.usage(larger := part.at(counts, above)) <= 1:
                     counts, moved = larger, True
             if self.usage(counts) >= FILL_TO:
                 break
-        if self.usage(counts) >= FILL_TO:
+        if multiple > 1 or self.usage(counts) >= FILL_TO:
             return counts
         return self._exchanged(counts, sorted(wanted, key=lambda part: part.label))
 

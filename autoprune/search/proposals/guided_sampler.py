@@ -186,18 +186,20 @@ class GuidedSampler:
 
     def _lower(self, projector: Projector, lowest_share: float, rng: Rng) -> Budget:
         """Return a lower budget that can still be reached; without limits some number of MFLOPs."""
-        smallest, limits = projector.smallest(), projector.limits
+        limits = projector.limits
         if not limits:
-            return Budget({"mflops": _between(1.05 * smallest["mflops"], projector.measure_full()["mflops"], rng)})
+            return Budget(
+                {"mflops": _between(1.05 * projector.least("mflops"), projector.measure_full()["mflops"], rng)}
+            )
         share = float(rng.uniform(lowest_share, 1.0))
-        lowest = {name: min(limit.value, 1.05 * smallest[name]) for name, limit in limits.items()}
+        lowest = {name: min(limit.value, 1.05 * projector.least(name)) for name, limit in limits.items()}
         return Budget({name: Limit(max(limit.value * share, lowest[name])) for name, limit in limits.items()})
 
     def _faster(self, timed: Projector, elites: Sequence[PruningPolicy], rng: Rng) -> Projector:
         """Return a projector whose latency limit lies below what the best networks within the budget take."""
         known = [timed.cost.measure(self.space.counts(policy))["latency_ms"] for policy in elites]
         usual = min([timed.budget.limits["latency_ms"].value, *known])
-        least = 1.05 * timed.smallest()["latency_ms"]
+        least = 1.05 * timed.least("latency_ms")
         limit = _between(max(least, NEAR * usual) if rng.random() < NEARBY else least, usual, rng)
         return _up_to(timed, limit.value)
 

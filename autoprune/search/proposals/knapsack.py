@@ -43,7 +43,7 @@ class CutChoices:
         sizes: how many numbers there are of each, shape ``(num_names,)``.
         numbers: they themselves, ascending, shape ``(num_names, most)``.
         grid: positions among each one's numbers, from the fewest to all, shape ``(num_names, levels)``.
-        levels: the numbers at those, shape likewise.
+        even_grid: the same, of numbers near sixteenths of the whole.
         insides: each block that holds groups: its place, and the places of these, which mean nothing once it is
             dropped.
     """
@@ -56,7 +56,7 @@ class CutChoices:
             [[*each, *[0] * (int(self.sizes.max()) - len(each))] for each in choices], dtype=np.int64
         )
         self.grid = np.stack([np.linspace(0, size - 1, _LEVELS).round().astype(np.int64) for size in self.sizes])
-        self.levels = np.take_along_axis(self.numbers, self.grid, axis=1)
+        self.even_grid = np.stack([_sixteenths(np.array(each)) for each in choices])
         place = {name: place for place, name in enumerate(self.names)}
         held = [
             (place[block.name], [place[group] for group in block.groups if group in place]) for block in space.blocks
@@ -92,6 +92,15 @@ class CutChoices:
         return Steps(places, to[places], table[places, to[places]] - table[places, kept[places]])
 
 
+def _sixteenths(choices: Ints) -> Ints:
+    """Return the positions of the choices nearest to sixteenths of the largest, from the smallest choice to it.
+
+    Of widths of 32 and 64 these are multiples of 2 and 4, which can take less time than the odd ones between them.
+    """
+    wished = np.maximum(np.arange(_LEVELS) * choices[-1] / (_LEVELS - 1), choices[0])
+    return np.asarray(np.abs(choices[None] - wished[:, None]).argmin(axis=1), dtype=np.int64)
+
+
 class Steps(NamedTuple):
     """Numbers that may change, each alone: its place, its new position, and by how much the penalty changes."""
 
@@ -112,6 +121,8 @@ class Knapsack:
     def __init__(self, projector: Projector, trades: int = 60, choices: CutChoices | None = None) -> None:
         self.projector, self.trades = projector, trades
         self._choices = choices or CutChoices(projector.space)
+        self._grid = self._choices.even_grid if projector.predicted else self._choices.grid
+        self._levels = np.take_along_axis(self._choices.numbers, self._grid, axis=1)
 
     def solve(self, penalties: Penalties) -> ChannelCounts:
         """Return the counts that stay, within the budget wherever the space allows it.
@@ -151,7 +162,7 @@ class Knapsack:
         kept = self._choices.sizes - 1
         if self._usage(kept) <= 1:
             return kept
-        levels = np.take_along_axis(table, self._choices.grid, axis=1)
+        levels = np.take_along_axis(table, self._grid, axis=1)
         price, former = self._first_price(kept, table, levels), kept
         while self._usage(kept) > 1:
             if not price < _DEAREST:
@@ -177,7 +188,7 @@ class Knapsack:
 
     def _best_at(self, price: float, kept: Ints, table: Floats, levels: Floats) -> Ints:
         """Return every group's best count at a price, given what the others keep now; none rises."""
-        grid = self._choices.grid
+        grid = self._grid
         worth = levels + price * self._alternatives(kept)
         for block, groups in self._choices.insides:  # what a dropped block holds no longer hurts
             worth[block, grid[block] == 0] -= sum(table[groups, kept[groups]].tolist())
@@ -188,9 +199,9 @@ class Knapsack:
     def _alternatives(self, kept: Ints) -> Floats:
         """Return cost / limit when one group alone is at each level of its grid, shape ``(num_names, levels)``."""
         choices = self._choices
-        counts = np.repeat(choices.counts(kept[None]), choices.grid.size, axis=0)
-        counts[np.arange(len(counts)), np.repeat(np.arange(len(kept)), _LEVELS)] = choices.levels.ravel()
-        return self.projector.usages(choices.names, counts).reshape(choices.grid.shape)
+        counts = np.repeat(choices.counts(kept[None]), self._grid.size, axis=0)
+        counts[np.arange(len(counts)), np.repeat(np.arange(len(kept)), _LEVELS)] = self._levels.ravel()
+        return self.projector.usages(choices.names, counts).reshape(self._grid.shape)
 
     # trading
 

@@ -1,9 +1,10 @@
 """Predict latency from how much there is to do, so that proposals can be brought to a latency limit before they exist.
 
-A network's time is taken as a sum: so much per operation, per multiply–accumulate and per output, of those that are
-still there. Unlike a line through MFLOPs, this knows that a block dropped saves more than the same MFLOPs taken out of
-widths. What each is worth is learnt from the networks timed when the study began (:class:`LatencyProbes`) and from its
-trials, anew for every proposal. The verdict on a limit is still the measurement.
+A network's time is taken as a sum: so much per operation, per multiply–accumulate, per output, and per position whose
+channels are no multiple of what kernels take together, of those that are still there. Unlike a line through MFLOPs,
+this knows that a block dropped saves more than the same MFLOPs taken out of widths, and that odd widths can cost more
+than they save. What each is worth is learnt from the networks timed when the study began (:class:`LatencyProbes`) and
+from its trials, anew for every proposal. The verdict on a limit is still the measurement.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class LatencyProbes:
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Milliseconds as a weighted sum of work; more work never takes less time.
+    """Milliseconds as a weighted sum of work; more work never takes less time, but more channels can be less work.
 
     Attributes:
         coefficients: shape ``(num_numbers,)``, ms per unit of work, none negative.
@@ -94,6 +95,8 @@ class LatencyModel:
     @classmethod
     def fit(cls, work: Floats, latency_ms: Floats) -> LatencyModel:
         """Return the non-negative coefficients of least squared relative error, drawn gently to equal shares.
+
+        What the dense network has none of is drawn to nothing.
 
         Args:
             work: shape ``(num_networks, num_numbers)``, the dense network first.
@@ -109,11 +112,12 @@ class LatencyModel:
         from scipy.optimize import nnls  # loading it takes a while, and most studies limit no latency
 
         counted = (work[0] > 0).astype(np.float64)
-        units: Floats = np.where(work[0] > 0, work[0], 1.0) / latency_ms[0]  # coefficients are shares of the dense time
+        most = np.where(work[0] > 0, work[0], work.max(axis=0))  # what the dense network has none of: the most of any
+        units: Floats = np.where(most > 0, most, 1.0) / latency_ms[0]  # coefficients are shares of the dense time
         scale = np.maximum(latency_ms, FLOOR * latency_ms[0])
         default = counted / max(1.0, float(counted.sum()))
         shares, _ = nnls(
-            np.vstack([work / units / scale[:, None], RIDGE * np.diag(counted)]),
+            np.vstack([work / units / scale[:, None], RIDGE * np.eye(len(counted))]),
             np.concatenate([latency_ms / scale, RIDGE * default]),
         )
         return cls(shares / units)
@@ -178,7 +182,7 @@ def latency_projector(space: SearchSpace, budget: Budget, probes: LatencyProbes,
     limit = budget.limits["latency_ms"].value
     cost = PredictedCost(probes.cost, _corrected_model(space, limit, probes, trials))
     projector = Projector(space, cost, budget, predicted=frozenset({"latency_ms"}))
-    aim = max(AIM * limit, projector.smallest()["latency_ms"])
+    aim = max(AIM * limit, projector.least("latency_ms"))
     limits = {**budget.limits, "latency_ms": Limit(aim)}
     return Projector(space, cost, Budget(limits), predicted=projector.predicted)
 

@@ -38,16 +38,35 @@ class WishedCounts:
             mask_units={**full.mask_units, **self.mask_units},
         )
 
-    def scaled(self, factor: float, parts: Iterable[Part], space: SearchSpace) -> ChannelCounts:
-        """Return the counts that exist nearest to the wishes, all of some parts multiplied by one factor."""
+    def scaled(self, factor: float, parts: Iterable[Part], space: SearchSpace, multiple: int = 1) -> ChannelCounts:
+        """Return the counts that exist nearest to the wishes, all of some parts multiplied by one factor.
+
+        Args:
+            factor: 0 for as few as there may be.
+            parts: what is multiplied.
+            space: what exists.
+            multiple: channels of the parts are to be a multiple of it, or whole, where that exists.
+        """
         free = {(part.name, part.is_mask) for part in parts}
         channels = {n: c * factor if (n, False) in free else c for n, c in self.channels.items()}
         units = {n: u * factor if (n, True) in free else u for n, u in self.mask_units.items()}
         return ChannelCounts(
-            {name: space.nearest(name, count) for name, count in channels.items()},
+            {
+                name: space.nearest(name, on_multiple(count, multiple, space, name) if (name, False) in free else count)
+                for name, count in channels.items()
+            },
             self.dropped_blocks,
             {layer: space.nearest_units(layer, count) for layer, count in units.items()},
         )
+
+
+def on_multiple(count: float, multiple: int, space: SearchSpace, group: str) -> float:
+    """Return the multiple nearest to a count of channels that the group has, or all its channels."""
+    if multiple == 1:
+        return count
+    choices = space.channel_choices[group]
+    least = -(-choices[0] // multiple) * multiple
+    return min(max(round(count / multiple) * multiple, least), choices[-1])
 
 
 class Part(NamedTuple):
