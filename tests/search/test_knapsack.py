@@ -151,6 +151,18 @@ def test_blocks_that_hold_no_group_are_traded_too(seed: int) -> None:
     assert knapsack.penalty(kept, penalties) <= 1.1 * best_of_all(projector, penalties)
 
 
+def test_a_block_is_put_back_where_there_is_room_for_it() -> None:
+    """The price that drops blocks drops two that cost alike together, and there is room for one of them."""
+    groups = space_of((4, 4)).groups
+    blocks = (Block("b0", ("g0",)), Block("b1", ("g1",)))
+    space = SearchSpace(groups, {group.name: ("l1",) for group in groups}, 0.9, 1, blocks)
+
+    projector = Projector(space, WeighedBlocks({"b0": 1.0, "b1": 1.0}), Budget({"mflops": Limit(1.5)}))
+    steps = np.linspace(3.0, 0.0, len(space.cut_choices["g0"]))
+    kept = Knapsack(projector).solve({"b0": np.array([0.5, 0.0]), "b1": np.array([0.5, 0.0]), "g0": steps, "g1": steps})
+    assert len(kept.dropped_blocks) == 1
+
+
 def test_rises_are_measured_or_else_the_square_of_the_sparsity() -> None:
     space = space_of((4, 4), max_sparsity=0.8)
     sensitivity = Sensitivity({"g0": Curve(4, {2: 0.3}), "g1": Curve(9, {2: 0.3})})
@@ -172,10 +184,14 @@ def test_steps_are_those_that_looking_at_each_number_alone_finds(direction: int,
     for place, (name, numbers) in enumerate(space.cut_choices.items()):
         to = min(max(int(kept[place]) + direction * max(1, len(numbers) // 16), 0), len(numbers) - 1)
         is_gone = name == "g1" and seed % 2 == 0
-        if to != kept[place] and name != "b0" and not is_gone:  # a block that holds groups is dropped by price alone
-            expected.append((place, to, float(penalties[name][to] - penalties[name][kept[place]])))
+        if to == kept[place] or is_gone or (name == "b0" and direction < 0):  # such a block is dropped by price alone
+            continue
+        change = float(penalties[name][to] - penalties[name][kept[place]])
+        held = float(penalties["g1"][kept[space.cut_names.index("g1")]]) if name == "b0" else 0.0
+        expected.append((place, to, pytest.approx(change + held)))
     found = choices.steps(kept, table, direction)
     assert list(zip(*(each.tolist() for each in found), strict=True)) == expected
+    assert (seed % 2 == 0 and direction > 0) == (space.cut_names.index("b0") in found.places.tolist())
     assert choices.counts(kept[None])[0].tolist() == [
         numbers[place] for numbers, place in zip(space.cut_choices.values(), kept.tolist(), strict=True)
     ]

@@ -82,14 +82,21 @@ class CutChoices:
         return np.asarray(table[self._places, kept])
 
     def steps(self, kept: Ints, table: Floats, direction: int) -> Steps:
-        """Return every step of a sixteenth up or down that exists; of what a dropped block holds there is none."""
+        """Return every step of a sixteenth up or down that exists; of what a dropped block holds there is none.
+
+        A block that holds groups can be put back, with these as they were when it was dropped; it is dropped along the
+        price alone.
+        """
         to = np.clip(kept + direction * np.maximum(1, self.sizes // 16), 0, self.sizes - 1)
         exists = (to != kept) & self._may_step
+        changes = table[self._places, to] - table[self._places, kept]
         for block, groups in self.insides:
             if not kept[block]:
                 exists[groups] = False
+                exists[block] = direction > 0
+                changes[block] += sum(table[groups, kept[groups]].tolist())
         places = np.flatnonzero(exists)
-        return Steps(places, to[places], table[places, to[places]] - table[places, kept[places]])
+        return Steps(places, to[places], changes[places])
 
 
 def _sixteenths(choices: Ints) -> Ints:
