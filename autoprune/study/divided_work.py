@@ -63,7 +63,7 @@ class _Batch:
         except OSError as error:
             raise _unwritable(path, error) from error
         try:
-            if not lock.take(ALONE) or self.found(place) is not None:
+            if not lock.take(ALONE) or self.found(place) is not None or not self._is_under_way():
                 return False
             self._write(f"{self.name}-{place}.json", json.dumps(compute(self.items[place])))
             return True
@@ -77,6 +77,11 @@ class _Batch:
             StudyError: if it cannot be written.
         """
         self._write(_LAID_OUT, json.dumps({"batch": self.name, "kind": self.kind, "items": list(self.items)}))
+
+    def _is_under_way(self) -> bool:
+        """Return whether it is still shown; once all is found it goes, and then its results."""
+        shown = self.laid_out(self.folder)
+        return shown is not None and shown.name == self.name
 
     @classmethod
     def laid_out(cls, folder: Path) -> _Batch | None:

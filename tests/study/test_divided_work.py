@@ -17,7 +17,7 @@ import pytest
 
 from autoprune.core.json_values import JsonObject
 from autoprune.errors import EvaluationError, StudyError
-from autoprune.study.divided_work import Compute, DividedWork
+from autoprune.study.divided_work import Compute, DividedWork, _Batch
 
 ITEMS: list[JsonObject] = [{"n": n} for n in range(12)]
 SQUARES = [{"square": n * n} for n in range(12)]
@@ -55,6 +55,17 @@ def helping(folder: Path, compute: Compute) -> Iterator[list[int]]:
     finally:
         is_over.set()
         thread.join()
+
+
+def test_what_is_over_is_not_computed_again_by_one_that_saw_it_before(tmp_path: Path) -> None:
+    work = DividedWork(tmp_path / "divided")
+    with work.open():
+        results = work.results("squares", ITEMS, squared)
+        assert next(results) == SQUARES[0]
+        seen_before = _Batch.laid_out(tmp_path / "divided")
+        assert seen_before is not None
+        assert list(results) == SQUARES[1:]
+        assert not seen_before.compute_next(range(12), lambda item: pytest.fail(f"{item} was computed again"))
 
 
 def test_alone_a_worker_computes_everything_in_order(tmp_path: Path) -> None:
