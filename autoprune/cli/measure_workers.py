@@ -57,10 +57,10 @@ def best_workers(arguments: Sequence[str], folder: Path, notify: Notify) -> tupl
         EvaluationError: if it cannot be measured.
     """
     cores, room = available_cores(), free_gigabytes() or 1e9
-    known = _stored(folder, cores)
-    if known or min(cores, int(room / LEAST_GB)) < 2:
+    known, most = _stored(folder, cores), min(cores, int(room / LEAST_GB))
+    if known or most < 2:
         return planned_workers(str(known or 1), 0), None
-    plans = planned_workers(str(min(cores, int(room / LEAST_GB))), 0)
+    plans = planned_workers(str(most), 0)
     notify(f"measuring whether {len(plans)} workers train more than one of {cores} threads")
     with ExitStack() as ending:
         processes = [started(arguments, _ROLE, plan.environment, stdin=subprocess.PIPE) for plan in plans]

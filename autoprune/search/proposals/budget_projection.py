@@ -87,12 +87,16 @@ class Projector:
         """Return the multiples on which counts are looked for."""
         return (1, *KERNEL_WIDTHS) if self.predicted else (1,)
 
+    @cached_property
+    def _narrowest(self) -> tuple[ChannelCounts, ...]:
+        """Return the narrowest counts on each multiple, with all blocks."""
+        whole, parts = WishedCounts.of(self.space.full), self._parts(None)
+        return tuple(whole.scaled(0.0, parts, self.space, multiple) for multiple in self._multiples)
+
     def least(self, cost: str) -> float:
         """Return the least that a cost can be: of the smallest networks on each multiple."""
-        whole = WishedCounts.of(self.space.full)
-        parts = self._parts(None)
-        smallest = (whole.scaled(0.0, parts, self.space, multiple) for multiple in self._multiples)
-        return min(self.cost.measure(replace(one, dropped_blocks=self.space.block_names))[cost] for one in smallest)
+        smallest = (replace(one, dropped_blocks=self.space.block_names) for one in self._narrowest)
+        return min(self.cost.measure(one)[cost] for one in smallest)
 
     def usage(self, counts: ChannelCounts) -> float:
         """Return cost / limit for the tightest limit: at most 1 within the budget, 0 without a limit."""
@@ -153,23 +157,22 @@ class Projector:
         """Return the wishes with blocks dropped until the budget can be met, or put back until it can be filled."""
         if not self.space.blocks or not self.limits:
             return wanted
-        dropped, parts = set(wanted.dropped_blocks), self._parts(None)
-        smallest = [WishedCounts.of(self.space.full).scaled(0.0, parts, self.space, each) for each in self._multiples]
+        dropped, narrowest = set(wanted.dropped_blocks), self._narrowest
 
         def usage_of(counts: Iterable[ChannelCounts], blocks: Iterable[str]) -> float:
             return min(self.usage(replace(one, dropped_blocks=frozenset(blocks))) for one in counts)
 
-        while usage_of(smallest, dropped) > 1:
+        while usage_of(narrowest, dropped) > 1:
             whole = sorted(self.space.block_names - dropped)
             if not whole:
                 break
-            saving = {name: usage_of(smallest, dropped | {name}) for name in whole}
+            saving = {name: usage_of(narrowest, dropped | {name}) for name in whole}
             dropped.add(min(whole, key=lambda name: (saving[name], name)))
         gone = sorted(dropped)
         for name in sorted(gone, key=lambda name: zlib.crc32(f"{gone}{name}".encode())):
             if usage_of([self.space.full], dropped) >= FILL_TO:
                 break
-            if usage_of(smallest, dropped - {name}) <= 1:
+            if usage_of(narrowest, dropped - {name}) <= 1:
                 dropped.remove(name)
         return replace(wanted, dropped_blocks=frozenset(dropped))
 
