@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,23 @@ def test_the_least_latency_is_no_more_than_that_of_the_narrowest(probes: tuple[S
     timed = latency_projector(space, Budget({"latency_ms": Limit(1.0)}), known, [])
     assert timed.least("latency_ms") <= timed.smallest()["latency_ms"]
     assert timed.least("mflops") == timed.smallest()["mflops"]
+
+
+@pytest.mark.parametrize("room", [1.001, 1.2, 2.0, 5.0])
+def test_what_is_the_least_can_be_reached_beside_the_other_limits(
+    probes: tuple[SearchSpace, LatencyProbes], room: float
+) -> None:
+    space, known = probes
+    unlimited = latency_projector(space, Budget({"latency_ms": Limit(1e-6)}), known, [])
+    narrowest, fastest = unlimited.smallest(), unlimited.least("latency_ms")
+    assert fastest < narrowest["latency_ms"]  # of wider layers, so that both leasts together are out of reach
+    limited = replace(unlimited, budget=Budget({"mflops": Limit(room * narrowest["mflops"])}))
+    least = limited.least("latency_ms")
+    assert least >= fastest
+    both = Budget({**limited.budget.limits, "latency_ms": Limit(1.0001 * least)})
+    for onto in (both, Budget({n: Limit(1.0001 * v) for n, v in replace(limited, budget=both).lowest().items()})):
+        projector = replace(limited, budget=onto)
+        assert projector.usage(projector.onto_budget(WishedCounts.of(space.full))) <= 1
 
 
 def test_widths_are_looked_at_in_sixteenths_where_latency_is_predicted(

@@ -93,15 +93,29 @@ class Projector:
         whole, parts = WishedCounts.of(self.space.full), self._parts(None)
         return tuple(whole.scaled(0.0, parts, self.space, multiple) for multiple in self._multiples)
 
-    def least(self, cost: str) -> float:
-        """Return the least that a cost can be: of the smallest networks on each multiple."""
+    @cached_property
+    def _smallest_costs(self) -> tuple[Measurement, ...]:
+        """Return the costs of the smallest network on each multiple."""
         smallest = (replace(one, dropped_blocks=self.space.block_names) for one in self._narrowest)
-        return min(self.cost.measure(one)[cost] for one in smallest)
+        return tuple(self.cost.measure(one) for one in smallest)
+
+    def least(self, cost: str) -> float:
+        """Return the least that a cost can be while the other limits are met; if they can't be, the least of all."""
+        others = [(name, limit.value) for name, limit in self.limits.items() if name != cost]
+        meeting = [one for one in self._smallest_costs if all(one[name] <= value for name, value in others)]
+        return min(one[cost] for one in meeting or self._smallest_costs)
+
+    def lowest(self) -> Mapping[str, float]:
+        """Return limits that one and the same network just meets, for each cost that is limited."""
+        best = min(self._smallest_costs, key=self._share)
+        return {name: best[name] for name in self.limits}
 
     def usage(self, counts: ChannelCounts) -> float:
         """Return cost / limit for the tightest limit: at most 1 within the budget, 0 without a limit."""
-        found = self.cost.measure(counts)
-        return max((found[name] / limit.value for name, limit in self.limits.items()), default=0.0)
+        return self._share(self.cost.measure(counts))
+
+    def _share(self, costs: Measurement) -> float:
+        return max((costs[name] / limit.value for name, limit in self.limits.items()), default=0.0)
 
     def usages(self, names: Sequence[str], numbers: Ints) -> Floats:
         """Return the same of many policies at once, shape ``(n,)``.

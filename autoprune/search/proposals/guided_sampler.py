@@ -192,7 +192,7 @@ class GuidedSampler:
                 {"mflops": _between(1.05 * projector.least("mflops"), projector.measure_full()["mflops"], rng)}
             )
         share = float(rng.uniform(lowest_share, 1.0))
-        lowest = {name: min(limit.value, 1.05 * projector.least(name)) for name, limit in limits.items()}
+        lowest = {name: min(limits[name].value, 1.05 * value) for name, value in projector.lowest().items()}
         return Budget({name: Limit(max(limit.value * share, lowest[name])) for name, limit in limits.items()})
 
     def _faster(self, timed: Projector, elites: Sequence[PruningPolicy], rng: Rng) -> Projector:

@@ -43,7 +43,7 @@ def curve_part(plain: Projector, timed: Projector | None, networks: int) -> Scre
     """
     levels = [*_ladder(plain, "mflops", SHARES)]
     if timed is not None:
-        whole, least = timed.measure_full()["latency_ms"], timed.least("latency_ms")
+        whole, least = timed.measure_full()["latency_ms"], replace(timed, budget=Budget({})).least("latency_ms")
         levels += _ladder(timed, "latency_ms", np.geomspace(min(0.97, 1.1 * least / whole), 0.97, _LATENCY_LEVELS))
     return ScreeningPart(CURVE, round(CURVE_SHARE * networks), tuple(levels))
 
@@ -63,6 +63,6 @@ def budget_part(budget: Budget, projector: Projector, networks: int) -> Screenin
 
 def _ladder(projector: Projector, cost: str, shares: Sequence[float] | Floats) -> list[Projector]:
     """Return projectors onto shares of one dense cost, without those that cannot be reached."""
-    whole, least = projector.measure_full()[cost], projector.least(cost)
+    whole, least = projector.measure_full()[cost], replace(projector, budget=Budget({})).least(cost)
     limits = [share * whole for share in map(float, shares) if share * whole >= _LEAST_ROOM * least]
     return [replace(projector, budget=Budget({cost: Limit(limit)})) for limit in dict.fromkeys(limits)]
