@@ -75,13 +75,13 @@ class RuntimeSpec(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
         description="of activations in training; auto: bf16 where the machine multiplies it faster and the network "
-        "works in it",
+        "works in it, on a CPU without depthwise convolutions that have a stride",
     )
     layout: Literal["auto", "measured", "channels_last", "contiguous"] = Field(
         default="auto",
-        description="of images in memory. auto: channels_last for convolutions of images, in float32 on a CPU or of "
-        "96×96 pixels or more, if the network works in it, else contiguous; measured: the one in which a few training "
-        "steps take less time when the study begins",
+        description="of images in memory. auto: channels_last for convolutions of images on a CPU (in bf16 with AMX, "
+        "and elsewhere, of 96×96 pixels or more), if the network works in it, else contiguous; measured: the one in "
+        "which a few training steps take less time when the study begins",
     )
     threads: int = Field(
         default=0,

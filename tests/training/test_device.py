@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -5,7 +7,9 @@ from training_toys import make_toy
 
 from autoprune.core.cores import default_threads
 from autoprune.errors import UnknownNameError, UsageError
+from autoprune.training.device import cpu_flags
 from autoprune.training.device import resolve_runtime as module
+from autoprune.training.device.bf16_on_cpu import slow_in_bf16
 from autoprune.training.device.evaluation_mode import evaluating
 from autoprune.training.device.resolve_runtime import resolve_runtime
 from autoprune.training.device.runtime import Runtime
@@ -37,7 +41,7 @@ class TestResolve:
     def test_auto_precision_follows_the_processor(
         self, monkeypatch: pytest.MonkeyPatch, fast: bool, precision: str
     ) -> None:
-        monkeypatch.setattr(module, "_cpu_has_fast_bf16", lambda: fast)
+        monkeypatch.setattr(module, "has_fast_bf16", lambda: fast)
         assert resolve_runtime().precision == precision
 
     @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -74,19 +78,29 @@ class TestCapabilities:
     def test_bf16_pays_with_amx_and_on_amd(
         self, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], vendor: str, fast: bool, is_new: bool
     ) -> None:
-        monkeypatch.setattr(module, "_cpu_info", lambda: f"vendor_id : {vendor}\nflags : fpu {' '.join(flags)}\n")
+        monkeypatch.setattr(cpu_flags, "_cpu_info", lambda: f"vendor_id : {vendor}\nflags : fpu {' '.join(flags)}\n")
         if is_new:
             monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True), raising=False)
         else:
             monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-        assert module._cpu_has_fast_bf16() == fast
+        assert cpu_flags.has_fast_bf16() == fast
+        assert cpu_flags.has_amx() == ("amx_bf16" in flags)
 
     def test_a_capability_that_is_no_truth_value_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": "no", "avx512_bf16": False}, False)
-        assert not module._cpu_has_fast_bf16()
+        assert not cpu_flags.has_fast_bf16()
 
     def test_this_machine_is_asked(self) -> None:
-        assert module._cpu_has_fast_bf16() in (True, False)
+        assert cpu_flags.has_fast_bf16() in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("groups", "stride", "path"), [(8, 2, "1"), (8, (1, 2), "1"), (8, 1, ""), (4, 2, ""), (1, 2, "")]
+)
+def test_a_strided_depthwise_convolution_is_slow_in_bf16(groups: int, stride: Any, path: str) -> None:
+    with seeded(0):
+        network = nn.Sequential(nn.Conv2d(1, 8, 1, stride=2), nn.Conv2d(8, 8, 3, stride, groups=groups))
+    assert slow_in_bf16(network) == path
 
 
 class TestRuntime:

@@ -67,20 +67,27 @@ def test_a_contiguous_runtime_runs_convolutions_contiguous(channels: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("shape", "device", "precision", "channels_last"),
+    ("shape", "device", "precision", "amx", "channels_last"),
     [
-        ((3, 224, 224), "cpu", "bf16", True),
-        ((3, 96, 96), "cuda", "bf16", True),
-        ((3, 32, 32), "cpu", "bf16", False),
-        ((3, 32, 32), "cpu", "fp32", True),
-        ((3, 32, 32), "cuda", "fp32", False),
-        ((1, 8, 8), "cuda", "bf16", False),
-        ((3, 224, 224), "mps", "fp32", False),
+        ((3, 224, 224), "cpu", "bf16", True, True),
+        ((3, 96, 96), "cuda", "bf16", False, True),
+        ((3, 32, 32), "cpu", "bf16", True, False),
+        ((3, 32, 32), "cpu", "bf16", False, True),
+        ((3, 32, 32), "cpu", "fp32", True, True),
+        ((3, 32, 32), "cuda", "fp32", False, False),
+        ((1, 8, 8), "cuda", "bf16", False, False),
+        ((3, 224, 224), "mps", "fp32", False, False),
     ],
 )
 def test_the_usual_layout_goes_by_the_precision_and_the_size_of_the_images(
-    shape: tuple[int, ...], device: str, precision: Precision, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...],
+    device: str,
+    precision: Precision,
+    amx: bool,
+    channels_last: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(layout, "has_amx", lambda: amx)
     monkeypatch.setattr(layout, "_step", lambda *_: pytest.fail("a step was timed"))
     runtime = Runtime(device, precision, channels_last=not channels_last, threads=1)
     decided = replace(runtime, channels_last=channels_last)

@@ -15,6 +15,7 @@ from autoprune.search.setup.dense_network import fresh_network
 from autoprune.search.setup.from_spec import finetune_settings
 from autoprune.study.spec import StudySpec
 from autoprune.study.spec_run import OPEN_LAYOUTS, RuntimeSpec
+from autoprune.training.device.bf16_on_cpu import slow_in_bf16
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.own_finetune import rehearse_loop
 from autoprune.training.working_runtime import LAYOUT, PRECISION, Rehearsal, working_runtime
@@ -32,10 +33,9 @@ def with_working_runtime(context: StudyContext) -> StudyContext:
         UsageError: if it does not work in a setting that was asked for by name.
     """
     spec = context.spec
-    network = fresh_network(context, spec.model.weights)
-    runtime = working_runtime(
-        network, _rehearsal(context, network), context.device, named_settings(spec.runtime), context.notify
-    )
+    network, named = fresh_network(context, spec.model.weights), named_settings(spec.runtime)
+    device = context.device if PRECISION.key in named else _faster_precision(network, context.device, context.notify)
+    runtime = working_runtime(network, _rehearsal(context, network), device, named, context.notify)
     rehearse_loop(network, context.task, runtime, spec.seed)
     return replace(context, spec=_decided(spec, runtime), device=runtime)
 
@@ -43,6 +43,18 @@ def with_working_runtime(context: StudyContext) -> StudyContext:
 def named_settings(wish: RuntimeSpec) -> set[str]:
     """Return the settings that were asked for by name."""
     return {name for name in (LAYOUT.key, PRECISION.key) if getattr(wish, name) not in OPEN_LAYOUTS}
+
+
+def _faster_precision(network: nn.Module, runtime: Runtime, notify: Notify) -> Runtime:
+    """Return the runtime in float32 where the network trains faster so, though the machine multiplies bf16 faster."""
+    slow = slow_in_bf16(network) if runtime.device == "cpu" and PRECISION.is_on(runtime) else ""
+    if not slow:
+        return runtime
+    notify(
+        f"precision is fp32: {slow} is a depthwise convolution with a stride, which trains many times more slowly in "
+        "bf16 on a CPU; --precision names another"
+    )
+    return PRECISION.off(runtime)
 
 
 def _rehearsal(context: StudyContext, network: nn.Module) -> Rehearsal:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import cast
 
 import torch
 
 from autoprune.errors import UnknownNameError, UsageError
+from autoprune.training.device.cpu_flags import has_fast_bf16
 from autoprune.training.device.runtime import Precision, Runtime
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -63,25 +63,4 @@ def _has_fast_bf16(device: str) -> bool:
     """Return whether bf16 pays: on a GPU with native support, or a CPU that multiplies it faster than float32."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0) or bool(torch.version.hip)
-    return device == "cpu" and _cpu_has_fast_bf16()
-
-
-def _cpu_has_fast_bf16() -> bool:
-    """Return whether the CPU has AMX, or is one of AMD's with AVX512-BF16.
-
-    Intel's AVX512-BF16 takes one such product per cycle where it takes two of float32, and a ResNet-56 trains at 0.7 to
-    0.9 of the speed.
-    """
-    info = _cpu_info()
-    if hasattr(torch.cpu, "get_capabilities"):  # torch ≥ 2.11
-        known = torch.cpu.get_capabilities()
-        has_amx, has_avx = (known.get(flag) is True for flag in ("amx_bf16", "avx512_bf16"))
-    else:
-        has_amx, has_avx = "amx_bf16" in info, "avx512_bf16" in info
-    return has_amx or (has_avx and "GenuineIntel" not in info)
-
-
-def _cpu_info() -> str:
-    """Return what Linux says of its processors; elsewhere nothing."""
-    info = Path("/proc/cpuinfo")
-    return info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
+    return device == "cpu" and has_fast_bf16()
