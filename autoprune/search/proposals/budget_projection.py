@@ -12,7 +12,7 @@ on multiples of what kernels take together, and that is taken by which most mult
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -32,6 +32,7 @@ from autoprune.search.proposals.wished_counts import Part, WishedCounts
 
 FILL_TO = 1 - BUDGET_GAP
 _BISECTIONS = 40
+_DIGITS = 9  # of shares of a limit that are compared, so that blocks alike are told apart by name and not by rounding
 _EXCHANGED = 4  # steps that one count may fall so that another can rise
 
 
@@ -171,24 +172,29 @@ class Projector:
         """Return the wishes with blocks dropped until the budget can be met, or put back until it can be filled."""
         if not self.space.blocks or not self.limits:
             return wanted
-        dropped, narrowest = set(wanted.dropped_blocks), self._narrowest
-
-        def usage_of(counts: Iterable[ChannelCounts], blocks: Iterable[str]) -> float:
-            return min(self.usage(replace(one, dropped_blocks=frozenset(blocks))) for one in counts)
-
-        while usage_of(narrowest, dropped) > 1:
+        dropped = wanted.dropped_blocks
+        while self._least_usages([dropped])[0] > 1:
             whole = sorted(self.space.block_names - dropped)
             if not whole:
                 break
-            saving = {name: usage_of(narrowest, dropped | {name}) for name in whole}
-            dropped.add(min(whole, key=lambda name: (saving[name], name)))
+            without = self._least_usages([dropped | {name} for name in whole])
+            dropped |= {whole[int(np.argmin(np.round(without, _DIGITS)))]}
         gone = sorted(dropped)
         for name in sorted(gone, key=lambda name: zlib.crc32(f"{gone}{name}".encode())):
-            if usage_of([self.space.full], dropped) >= FILL_TO:
+            if self.usage(replace(self.space.full, dropped_blocks=dropped)) >= FILL_TO:
                 break
-            if usage_of(narrowest, dropped - {name}) <= 1:
-                dropped.remove(name)
-        return replace(wanted, dropped_blocks=frozenset(dropped))
+            if self._least_usages([dropped - {name}])[0] <= 1:
+                dropped -= {name}
+        return replace(wanted, dropped_blocks=dropped)
+
+    def _least_usages(self, dropped: Sequence[frozenset[str]]) -> Floats:
+        """Return what the narrowest network uses without some blocks, on the multiple on which it uses least.
+
+        Args:
+            dropped: names of blocks, for each number that is returned.
+        """
+        many = [replace(one, dropped_blocks=blocks) for blocks in dropped for one in self._narrowest]
+        return np.asarray(self._usages_of(many).reshape(len(dropped), -1).min(axis=1))
 
     def fit(self, wanted: WishedCounts, free: frozenset[str] | None = None) -> ChannelCounts:
         """Return counts on the budget, in proportion to wishes; blocks stay as they are.
