@@ -81,6 +81,10 @@ class CutChoices:
         """Return each one's value at its position, shape ``(num_names,)``."""
         return np.asarray(table[self._places, kept])
 
+    def penalty_of(self, places: Ints, table: Floats, kept: Ints) -> float:
+        """Return the sum of the penalties of a few groups at their positions."""
+        return float(sum(table[places, kept[places]].tolist()))
+
     def steps(self, kept: Ints, table: Floats, direction: int) -> Steps:
         """Return every step of a sixteenth up or down that exists; of what a dropped block holds there is none.
 
@@ -94,7 +98,7 @@ class CutChoices:
             if not kept[block]:
                 exists[groups] = False
                 exists[block] = direction > 0
-                changes[block] += sum(table[groups, kept[groups]].tolist())
+                changes[block] += self.penalty_of(groups, table, kept)
         places = np.flatnonzero(exists)
         return Steps(places, to[places], changes[places])
 
@@ -198,7 +202,7 @@ class Knapsack:
         grid = self._grid
         worth = levels + price * self._alternatives(kept)
         for block, groups in self._choices.insides:  # what a dropped block holds no longer hurts
-            worth[block, grid[block] == 0] -= sum(table[groups, kept[groups]].tolist())
+            worth[block, grid[block] == 0] -= self._choices.penalty_of(groups, table, kept)
         worth[grid > kept[:, None]] = np.inf
         best = _LEVELS - 1 - np.argmin(worth[:, ::-1], axis=1)  # of equals the largest
         return np.asarray(np.minimum(kept, grid[np.arange(len(kept)), best]))
