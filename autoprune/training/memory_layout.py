@@ -20,7 +20,7 @@ from torch import nn
 from autoprune.core.shapes import is_image
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.tasks.task import Batch, DataTask
-from autoprune.training.device.cpu_flags import has_amx
+from autoprune.training.device.bf16_on_cpu import has_amx
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
 

@@ -7,7 +7,7 @@ from training_toys import make_toy
 
 from autoprune.core.cores import default_threads
 from autoprune.errors import UnknownNameError, UsageError
-from autoprune.training.device import cpu_flags
+from autoprune.training.device import bf16_on_cpu
 from autoprune.training.device import resolve_runtime as module
 from autoprune.training.device.bf16_on_cpu import slow_in_bf16
 from autoprune.training.device.evaluation_mode import evaluating
@@ -78,20 +78,20 @@ class TestCapabilities:
     def test_bf16_pays_with_amx_and_on_amd(
         self, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], vendor: str, fast: bool, is_new: bool
     ) -> None:
-        monkeypatch.setattr(cpu_flags, "_cpu_info", lambda: f"vendor_id : {vendor}\nflags : fpu {' '.join(flags)}\n")
+        monkeypatch.setattr(bf16_on_cpu, "_cpu_info", lambda: f"vendor_id : {vendor}\nflags : fpu {' '.join(flags)}\n")
         if is_new:
             monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True), raising=False)
         else:
             monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-        assert cpu_flags.has_fast_bf16() == fast
-        assert cpu_flags.has_amx() == ("amx_bf16" in flags)
+        assert bf16_on_cpu.has_fast_bf16() == fast
+        assert bf16_on_cpu.has_amx() == ("amx_bf16" in flags)
 
     def test_a_capability_that_is_no_truth_value_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": "no", "avx512_bf16": False}, False)
-        assert not cpu_flags.has_fast_bf16()
+        assert not bf16_on_cpu.has_fast_bf16()
 
     def test_this_machine_is_asked(self) -> None:
-        assert cpu_flags.has_fast_bf16() in (True, False)
+        assert bf16_on_cpu.has_fast_bf16() in (True, False)
 
 
 @pytest.mark.parametrize(

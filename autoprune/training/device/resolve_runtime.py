@@ -7,7 +7,7 @@ from typing import cast
 import torch
 
 from autoprune.errors import UnknownNameError, UsageError
-from autoprune.training.device.cpu_flags import has_fast_bf16
+from autoprune.training.device.bf16_on_cpu import has_fast_bf16
 from autoprune.training.device.runtime import Precision, Runtime
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
