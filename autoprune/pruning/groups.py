@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -64,25 +65,29 @@ def find_groups(network: nn.Module, example: object, seconds: float = SECONDS) -
     specimen = specimen_of(network, Inputs.of(example))
     try:
         best = _Attempt(specimen, deadline, seconds)
-        for choice in range(1, _CHOICES):
-            turns = best.turns_to(choice)
-            if turns:
-                other = _Attempt(specimen, deadline, seconds, {**best.turns, **turns})
-                best = other if other.is_better_than(best) else best
-        best = _by_heads(best, specimen, deadline, seconds)
+        best = _turned_while(best, _Attempt.turns_to, _Attempt.is_better_than)
+        best = _turned_while(best, _Attempt.turns_to_heads, _Attempt.has_more_heads_than)
         best.couple()
     except OutOfTime:
         return Groups((), tuple(_out_of_time(specimen.network, seconds)))
     return best.groups()
 
 
-def _by_heads(best: _Attempt, specimen: Specimen, deadline: float, seconds: float) -> _Attempt:
-    """Return an attempt in which whole heads of attention go, where that cuts no less than the best so far."""
+def _turned_while(
+    best: _Attempt, turns_of: Callable[[_Attempt, int], Turns], is_better: Callable[[_Attempt, _Attempt], bool]
+) -> _Attempt:
+    """Return the best of some attempts, each with folds turned to their next choice.
+
+    Args:
+        best: the first.
+        turns_of: returns the folds of an attempt that are to be turned to a choice.
+        is_better: tells whether the first of two attempts is the better one.
+    """
     for choice in range(1, _CHOICES):
-        turns = best.turns_to_heads(choice)
+        turns = turns_of(best, choice)
         if turns:
-            other = _Attempt(specimen, deadline, seconds, {**best.turns, **turns})
-            best = other if other.has_more_heads_than(best) else best
+            other = best.again({**best.turns, **turns})
+            best = other if is_better(other, best) else best
     return best
 
 
@@ -140,6 +145,7 @@ class _Attempt:
 
     def __init__(self, specimen: Specimen, deadline: float, seconds: float, turns: Turns | None = None) -> None:
         self.specimen, self.turns = specimen, turns or {}
+        self.again = partial(_Attempt, specimen, deadline, seconds)  # with other turns
         seen = _sight(specimen, deadline, seconds, self.turns)
         self.trace, self.proposals, self.proof = seen.trace, seen.proposals, seen.proof
         self.sieve = Sieve(self.proof)
