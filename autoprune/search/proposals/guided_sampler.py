@@ -4,8 +4,8 @@ Five ways, by chance: a knapsack solved for weights drawn from what the trials t
 close to the best guess; a mutation of one of the best; a crossing of two of them; and the first way again for a lower
 budget, so that one study serves later, smaller ones, or for a lower latency at the same budget, where latency is an
 objective; then that comes most often, since budgets in FLOPs say little about time. Every proposal lies on its budget.
-Once a network is known that is level with the dense one and speed is preferred, no proposal may take much longer than
-that network: none can be expected to be better.
+Where speed is preferred, no proposal may take longer than the dense network, and none much longer than a network that is
+level with it once one is known: none can be expected to be better.
 
 A proposal is a function of the study's seed, its number, and the stored trials.
 """
@@ -103,7 +103,8 @@ class GuidedSampler:
             way = "drawn"
         onto = projector
         if bounded is not None and timed is not None and way != "faster":
-            onto = _up_to(timed(), float(rng.uniform(bounded.fastest_ms, bounded.longest_ms)))
+            longest_ms = float(rng.uniform(bounded.fastest_ms, bounded.longest_ms))
+            onto = _up_to(timed(), max(longest_ms, timed().least("latency_ms")))
         if way == "lower" or attempt >= _HERE or not projector.limits:
             share = _LOWEST_SHARE if attempt < _HERE else 0.0
             way, onto = "lower", replace(onto, budget=self._lower(onto, share, rng))

@@ -24,7 +24,7 @@ class LatencyAim:
 
     Attributes:
         fastest_ms: what the fastest network is predicted to take that is as good as the best within noise.
-        longest_ms: what a proposal may be predicted to take; infinite as long as a slower network may be worth a trial.
+        longest_ms: what a proposal may be predicted to take; infinite where a slower network may be worth a trial.
         longest_measured_ms: the same as it is timed.
     """
 
@@ -34,7 +34,7 @@ class LatencyAim:
 
     @property
     def is_bounded(self) -> bool:
-        """Return whether there is a bound: a network is known that is level with the dense one."""
+        """Return whether there is a bound: speed is preferred, and slower networks are of no use."""
         return self.longest_ms < math.inf
 
 
@@ -48,8 +48,9 @@ def latency_aim(
 ) -> LatencyAim | None:
     """Return what is to be beaten; ``None`` before any trial within the budget is completed.
 
-    None can be expected to be better than the dense network. So where speed is preferred and a network is level with
-    it, by half its own standard error, one that takes much longer is of no use any more.
+    None can be expected to be better than the dense network. So where speed is preferred, one that takes longer than
+    that is of no use, and once a network is level with it, by half its own standard error, one that takes much longer
+    than this.
 
     Args:
         trials: all finished ones, each with a latency.
@@ -63,11 +64,15 @@ def latency_aim(
     if found is None:
         return None
     fastest_ms = predict(found.candidate.policy)
-    level = _fastest_level(trials, budget, quality, dense) if prefer == "latency" else None
-    if level is None:
+    if prefer != "latency":
         return LatencyAim(fastest_ms)
-    policy, measured_ms = level
-    return LatencyAim(fastest_ms, LONGER * max(fastest_ms, predict(policy)), LONGER * measured_ms)
+    longest_ms, longest_measured_ms = predict(PruningPolicy()), dense["latency_ms"]
+    level = _fastest_level(trials, budget, quality, dense)
+    if level is not None:
+        policy, measured_ms = level
+        longest_ms = min(longest_ms, LONGER * max(fastest_ms, predict(policy)))
+        longest_measured_ms = min(longest_measured_ms, LONGER * measured_ms)
+    return LatencyAim(min(fastest_ms, longest_ms), longest_ms, longest_measured_ms)
 
 
 def _fastest_level(
