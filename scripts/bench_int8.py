@@ -1,6 +1,7 @@
 """What int8 costs and brings, dense and pruned: score, size and latency of both formats, in one run.
 
     python scripts/bench_int8.py --network resnet20 --weights resnet20.safetensors --images cifar10 --json int8.json
+    python scripts/bench_int8.py --network scripts/small_mobilenet.py:small_mobilenet --images digits --json int8.json
 
 The dense network, and pruned ones of the same share of its MFLOPs: ``uniform`` widths, in the multiples of --round-to,
 and residual ``blocks`` dropped alone. The pruned ones are fine-tuned alike for a few steps, the dense network being
@@ -21,7 +22,8 @@ from pathlib import Path
 
 import torch
 from bench_cases import folder_images
-from bench_latency import RECALIBRATION, Bench
+from bench_latency import RECALIBRATION, Bench, working_runtime
+from safetensors.torch import save_file
 from torch import nn
 
 from autoprune.core.export_formats import FILES, INT8, Int8Limit, Wanted
@@ -35,15 +37,19 @@ from autoprune.export.export_result import ExportedFile, FailedExport, Int8Train
 from autoprune.export.int8 import export_int8
 from autoprune.export.int8_trained import Int8Trained
 from autoprune.export.onnx import OnnxSession
+from autoprune.models.build import build_model
 from autoprune.models.copying.copy_network import copy_network
 from autoprune.search.proposals.baselines import baselines
 from autoprune.search.proposals.budget_projection import Projector
+from autoprune.tasks.builtin import build_task
+from autoprune.tasks.in_memory import ArrayTask
 from autoprune.training.distillation import Teacher
 from autoprune.training.fake_quantise import REDUCED_LEVELS, WEIGHT_LEVELS, fake_quantised
 from autoprune.training.finetune import finetune
 from autoprune.training.loop import Span, TrainingRun
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.settings import FinetuneSettings
+from autoprune.training.train_dense import train_dense
 
 FLOAT = "float32"
 
@@ -78,9 +84,10 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet20")
-    parser.add_argument("--weights", required=True, help="trained weights, a .safetensors file")
+    parser.add_argument("--weights", default="", help="trained weights, a .safetensors file; without: trained first")
+    parser.add_argument("--dense-epochs", type=int, default=16, help="of that training, in batches of 64 at 0.05")
     parser.add_argument(
-        "--images", required=True, help="folder with train/<class>/* and val/<class>/*, all of one size"
+        "--images", required=True, help="folder with train/<class>/* and val/<class>/*, all of one size; or digits"
     )
     parser.add_argument("--share", type=float, default=0.5, help="of the dense MFLOPs")
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 32])
@@ -100,12 +107,26 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _trained(options: argparse.Namespace, task: ArrayTask) -> str:
+    """Return the file with the weights of the dense network, trained now as a study does."""
+    network = build_model(options.network, num_classes=10, in_channels=task.input_shape[0], seed=options.seed)
+    runtime = working_runtime(network, task.input_shape, options.threads)
+    runtime.apply_threads()
+    settings = FinetuneSettings(options.dense_epochs, 64, 0.05, 5e-4)
+    train_dense(network, TrainingRun(task, settings, runtime, options.seed))
+    torch.set_num_threads(1)
+    path = Path(tempfile.mkdtemp()) / "dense.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in network.cpu().state_dict().items()}, path)
+    return str(path)
+
+
 class Int8Bench:
     """The dense network with its data, and what prunes, trains, exports and times it."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.bench = options, Bench(argparse.Namespace(**{**vars(options), "images": ""}))
-        self.bench.task = folder_images(options.images)
+        task = build_task("digits") if options.images == "digits" else folder_images(options.images)
+        options.weights = options.weights or _trained(options, task)
+        self.options, self.bench = options, Bench(options, task)
         self.examples = examples_of(self.bench.task, self.bench.dense)
 
     def rows(self) -> Iterator[Row]:

@@ -63,10 +63,14 @@ from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.study.folder import StudyFolder
 from autoprune.study.policy_params import dimensions, policy_of
 from autoprune.study.view import open_view
+from autoprune.tasks.in_memory import ArrayTask
+from autoprune.training.device.bf16_on_cpu import slow_in_bf16
 from autoprune.training.device.resolve_runtime import resolve_runtime
+from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
 from autoprune.training.finetune import finetune
 from autoprune.training.loop import TrainingRun
+from autoprune.training.memory_layout import usual_layout
 from autoprune.training.recalibrate_batchnorm import recalibrate_batchnorm
 from autoprune.training.scoring import score
 from autoprune.training.settings import FinetuneSettings
@@ -112,17 +116,23 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def working_runtime(network: nn.Module, shape: tuple[int, ...], threads: int) -> Runtime:
+    """Return the runtime on the CPU that a study of a network has."""
+    precision = "fp32" if slow_in_bf16(network) else "auto"
+    return usual_layout(network, shape, resolve_runtime("cpu", precision, "auto", threads))
+
+
 class Bench:
     """The dense network, the space over it, and the data if there is any."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, task: ArrayTask | None = None) -> None:
         self.options = options
-        self.runtime = resolve_runtime("cpu", "auto", "contiguous", options.threads)
-        self.task = folder_task(Path(options.images)) if options.images else None
+        self.task = task or (folder_task(Path(options.images)) if options.images else None)
         shape = self.task.input_shape if self.task else (3, 32, 32)
         classes = self.task.num_classes if self.task else 10
         dense = build_model(options.network, num_classes=classes, in_channels=shape[0], seed=0, weights=options.weights)
         self.dense, self.shape = dense.eval(), shape
+        self.runtime = working_runtime(dense, shape, options.threads)
         example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
         groups = find_groups(self.dense, example).cuttable
         blocks = find_blocks(self.dense, example, groups)
