@@ -2,7 +2,7 @@
 
     python scripts/bench_int8.py --network scripts/small_mobilenet.py:small_mobilenet --images digits
 
-Source: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv:1801.04381, sections 3 and 4.
+Source: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv:1801.04381, section 3.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Five ways, by chance: a knapsack solved for weights drawn from what the trials t
 close to the best guess; a mutation of one of the best; a crossing of two of them; and the first way again for a lower
 budget, so that one study serves later, smaller ones, or for a lower latency at the same budget, where latency is an
 objective; then that comes most often, since budgets in FLOPs say little about time. Every proposal lies on its budget.
-Where speed is preferred, no proposal may take longer than the dense network, and none much longer than a network that is
-level with it once one is known: none can be expected to be better.
+Where speed is preferred, no proposal may take longer than the dense network, and none much longer than a network that
+is level with it once one is known: none can be expected to be better.
 
 A proposal is a function of the study's seed, its number, and the stored trials.
 """
