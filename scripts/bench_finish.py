@@ -18,13 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
 from bench_cases import Prepared, case_parser, prepare, settings
 from bench_compensation import policies
 from bench_search import Journal, notify
+from bench_tables import mean_and_error
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -175,24 +176,17 @@ def show(journal: Journal, key: dict[str, Any]) -> None:
     print("|---" * 6 + "|")
     for name, by_seed in found.items():
         accuracies = " / ".join(f"{100 * one['accuracy']:.2f}" for one in by_seed.values())
-        both = [seed for seed in by_seed if seed in found[USUAL]]
-        points = _difference(lambda one: 100 * one["accuracy"], by_seed, found[USUAL], both)
-        losses = _difference(lambda one: one["loss"], by_seed, found[USUAL], both)
+        points = mean_and_error(_differences(lambda one: 100 * one["accuracy"], by_seed, found[USUAL]))
+        losses = mean_and_error(_differences(lambda one: one["loss"], by_seed, found[USUAL]), 3)
         loss, seconds = (mean(one[what] for one in by_seed.values()) for what in ("loss", "cpu_seconds"))
         print(f"| {name} | {accuracies} | {loss:.4f} | {points} | {losses} | {seconds:.0f} |")
 
 
-def _difference(
-    value: Callable[[dict[str, Any]], float],
-    ours: dict[int, dict[str, Any]],
-    usual: dict[int, dict[str, Any]],
-    seeds: list[int],
-) -> str:
-    """Return the mean of the paired differences, with its standard error over seeds."""
-    found = [value(ours[seed]) - value(usual[seed]) for seed in seeds]
-    if len(found) < 2:
-        return f"{found[0]:+.3f}" if found else "–"
-    return f"{mean(found):+.3f} ± {stdev(found) / len(found) ** 0.5:.3f}"
+def _differences(
+    value: Callable[[dict[str, Any]], float], ours: dict[int, dict[str, Any]], usual: dict[int, dict[str, Any]]
+) -> list[float]:
+    """Return what one recipe has more than the usual one, for each seed of both."""
+    return [value(ours[seed]) - value(usual[seed]) for seed in ours if seed in usual]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from bench_cases import folder_images
-from bench_latency import RECALIBRATION, Bench, working_runtime
+from bench_latency import RECALIBRATION, Bench, runtime_of_study
 from safetensors.torch import save_file
 from torch import nn
 
@@ -110,7 +110,7 @@ def parse_arguments() -> argparse.Namespace:
 def _trained(options: argparse.Namespace, task: ArrayTask) -> str:
     """Return the file with the weights of the dense network, trained now as a study does."""
     network = build_model(options.network, num_classes=10, in_channels=task.input_shape[0], seed=options.seed)
-    runtime = working_runtime(network, task.input_shape, options.threads)
+    runtime = runtime_of_study(network, task.input_shape, options.threads)
     runtime.apply_threads()
     settings = FinetuneSettings(options.dense_epochs, 64, 0.05, 5e-4)
     train_dense(network, TrainingRun(task, settings, runtime, options.seed))

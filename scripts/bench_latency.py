@@ -116,7 +116,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def working_runtime(network: nn.Module, shape: tuple[int, ...], threads: int) -> Runtime:
+def runtime_of_study(network: nn.Module, shape: tuple[int, ...], threads: int) -> Runtime:
     """Return the runtime on the CPU that a study of a network has."""
     precision = "fp32" if slow_in_bf16(network) else "auto"
     return usual_layout(network, shape, resolve_runtime("cpu", precision, "auto", threads))
@@ -132,7 +132,7 @@ class Bench:
         classes = self.task.num_classes if self.task else 10
         dense = build_model(options.network, num_classes=classes, in_channels=shape[0], seed=0, weights=options.weights)
         self.dense, self.shape = dense.eval(), shape
-        self.runtime = working_runtime(dense, shape, options.threads)
+        self.runtime = runtime_of_study(dense, shape, options.threads)
         example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
         groups = find_groups(self.dense, example).cuttable
         blocks = find_blocks(self.dense, example, groups)

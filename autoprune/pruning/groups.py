@@ -65,15 +65,15 @@ def find_groups(network: nn.Module, example: object, seconds: float = SECONDS) -
     specimen = specimen_of(network, Inputs.of(example))
     try:
         best = _Attempt(specimen, deadline, seconds)
-        best = _turned_while(best, _Attempt.turns_to, _Attempt.is_better_than)
-        best = _turned_while(best, _Attempt.turns_to_heads, _Attempt.has_more_heads_than)
+        best = _best_turned(best, _Attempt.turns_to, _Attempt.is_better_than)
+        best = _best_turned(best, _Attempt.turns_to_heads, _Attempt.has_more_heads_than)
         best.couple()
     except OutOfTime:
         return Groups((), tuple(_out_of_time(specimen.network, seconds)))
     return best.groups()
 
 
-def _turned_while(
+def _best_turned(
     best: _Attempt, turns_of: Callable[[_Attempt, int], Turns], is_better: Callable[[_Attempt, _Attempt], bool]
 ) -> _Attempt:
     """Return the best of some attempts, each with folds turned to their next choice.

@@ -103,8 +103,8 @@ class GuidedSampler:
             way = "drawn"
         onto = projector
         if bounded is not None and timed is not None and way != "faster":
-            longest_ms = float(rng.uniform(bounded.fastest_ms, bounded.longest_ms))
-            onto = _up_to(timed(), max(longest_ms, timed().least("latency_ms")))
+            limited, longest_ms = timed(), float(rng.uniform(bounded.fastest_ms, bounded.longest_ms))
+            onto = _up_to(limited, max(longest_ms, limited.least("latency_ms")))
         if way == "lower" or attempt >= _HERE or not projector.limits:
             share = _LOWEST_SHARE if attempt < _HERE else 0.0
             way, onto = "lower", replace(onto, budget=self._lower(onto, share, rng))
