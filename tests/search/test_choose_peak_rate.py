@@ -31,14 +31,15 @@ RATES = (0.01, 0.03, 0.1)
         ({0.01: 1.0, 0.03: 1.0, 0.1: 1.0}, 0.03, 3),
         ({0.01: 1.2, 0.03: 1.0, 0.1: 0.96}, 0.03, 3),  # by less than what counts
         ({0.01: 1.2, 0.03: 1.0, 0.1: 0.9}, 0.1, 3),
-        ({0.01: 0.9, 0.03: 1.0, 0.1: 2.0, 0.003: 0.95}, 0.01, 4),
-        ({0.01: 0.625, 0.03: 0.839, 0.1: 6.3, 0.003: 0.617}, 0.01, 4),  # a short trial flatters small rates
-        ({0.01: 0.9, 0.03: 1.0, 0.1: 2.0, 0.003: 0.8, 0.0009: 0.7}, 0.0009, 5),
-        ({0.01: 0.5, 0.03: math.inf, 0.1: math.inf, 0.003: 0.6}, 0.01, 4),
+        ({0.01: 0.98, 0.03: 1.0}, 0.03, 2),  # past the valley: the largest is not tried
+        ({0.01: 0.9, 0.03: 1.0, 0.003: 0.95}, 0.01, 3),
+        ({0.01: 0.625, 0.03: 0.839, 0.003: 0.617}, 0.01, 3),  # a short trial flatters small rates
+        ({0.01: 0.9, 0.03: 1.0, 0.003: 0.8, 0.0009: 0.7}, 0.0009, 4),
+        ({0.01: 0.5, 0.03: math.inf, 0.003: 0.6}, 0.01, 3),
         ({0.01: math.inf, 0.03: math.inf, 0.1: math.inf, 0.003: math.inf, 0.0009: math.inf}, 0.03, 5),
         ({0.01: math.inf, 0.03: math.inf, 0.1: math.inf, 0.003: 3.0, 0.0009: 2.9}, 0.003, 5),
-        ({0.01: -1.0, 0.03: -0.99, 0.1: 0.0}, 0.03, 3),
-        ({0.01: -1.1, 0.03: -1.0, 0.1: 0.0, 0.003: -0.9}, 0.01, 4),
+        ({0.01: -1.0, 0.03: -0.99}, 0.03, 2),
+        ({0.01: -1.1, 0.03: -1.0, 0.003: -0.9}, 0.01, 3),
     ],
 )
 def test_of_the_rates_that_are_as_good_as_the_best_the_nearest_to_the_usual_one_is_taken(
@@ -65,7 +66,7 @@ def test_it_is_tried_once_and_stored_for_every_worker_and_run(tmp_path: Path, op
     study = study_of(tmp_path, heard, optimizer=optimizer)
     stored = json.loads(study.folder.peak_rate.read_text(encoding="utf-8"))
     assert study.spec.finetune.lr == stored["rate"]
-    assert [float(rate) for rate in stored["losses"]][:3] == list(RATES_OF[optimizer])
+    assert [float(rate) for rate in stored["losses"]][:2] == list(RATES_OF[optimizer])[:2]
     assert all(loss > 0 for loss in stored["losses"].values())
     said = [line for line in heard if line.startswith("peak learning rate: ")]
     assert len(said) == 1

@@ -1,6 +1,6 @@
 """The peak learning rate of a study's fine-tunes: as the spec says, or the best of a few, tried once.
 
-One network, cut as evenly as candidates are on average and compensated, is fine-tuned for some steps with each rate.
+One network, cut evenly to about half of its FLOPs and compensated, is fine-tuned for some steps with each rate.
 Of the rates whose loss on validation is near the smallest, the one nearest to the optimizer's usual rate is taken: a
 short trial flatters small rates, which have less to make good again. Where the smallest is clearly the best, smaller
 ones are tried.
@@ -29,7 +29,7 @@ from autoprune.training.settings import total_steps
 
 STEPS = 24  # at most, of each fine-tune; 40 decide alike on CIFAR-10
 _LEAST_STEPS = 4  # fewer say nothing
-KEPT = 0.7  # of each group's channels: about half of the FLOPs
+KEPT = 0.7  # of each group's channels: about half of the FLOPs; after 24 steps a smaller network flatters small rates
 _IMAGES = 2000  # validation examples, at most
 _NEAR = 0.05  # share of the smallest loss; what is no further above it is as good
 _SMALLER, _MOST_SMALLER = 0.3, 2  # each smaller rate, and how many of them
@@ -92,15 +92,19 @@ def _tried(study: PreparedStudy) -> PeakRate:
 def best_rate(rates: tuple[float, float, float], loss_after: Callable[[float], float]) -> PeakRate:
     """Return the best rate: of those that are as good as the best, the nearest to the usual one.
 
+    The loss is taken to have one valley: where the usual rate is worse than the smallest, the largest is not tried.
+
     Args:
         rates: that are tried, the usual one in the middle, rising.
         loss_after: returns the loss after a fine-tune with a rate, infinite if it fails.
 
-    >>> best_rate((0.01, 0.03, 0.1), {0.01: 0.98, 0.03: 1.0, 0.1: 2.0}.__getitem__).rate
+    >>> best_rate((0.01, 0.03, 0.1), {0.01: 0.98, 0.03: 1.0}.__getitem__).rate
     0.03
     """
-    losses = {rate: loss_after(rate) for rate in rates}
-    usual, smallest = rates[1], rates[0]
+    smallest, usual, largest = rates
+    losses = {rate: loss_after(rate) for rate in (smallest, usual)}
+    if losses[usual] <= losses[smallest]:
+        losses[largest] = loss_after(largest)
     for _ in range(_MOST_SMALLER):
         if any(rate > smallest for rate in _good(losses)):
             break
