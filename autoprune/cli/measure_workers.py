@@ -22,7 +22,7 @@ from autoprune.errors import EvaluationError
 from autoprune.loggers.worker_lines import WorkerLine
 
 CHOICE = "workers.json"  # in the study's folder
-_ROLE = f"{MEASURE}3.0"  # seconds that each is measured for
+_ROLE = f"{MEASURE}1.5"  # seconds that each is measured for
 _WORTH = 1.05  # several workers train so much more than one, or they are not worth their memory
 
 
