@@ -117,7 +117,7 @@ def _pruned(
 
 def _compensated(network: nn.Module, cut: CutPlan, target: TargetNetwork, notify: Notify) -> bool:
     """Refit a cut network in place if there is data, and return whether it was."""
-    images = target.spec.finetune.compensation_images
+    images = target.spec.finetune.untrained_images
     if target.task is None or not images:
         return False
     notify(f"compensating: refitting what stays on {images} training examples")

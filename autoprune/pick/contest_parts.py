@@ -11,7 +11,6 @@ from typing import Protocol
 
 from autoprune.core.trial import Trial
 from autoprune.errors import EvaluationError
-from autoprune.study.spec import StudySpec
 
 OnTrialPhase = Callable[[Trial, str], None]
 """Called with a trial, and in words what is going on with it."""
@@ -48,8 +47,3 @@ class PartTrainer(Protocol):
         Raises:
             AutopruneError: if a part cannot be trained for another reason than the trial itself.
         """
-
-
-def finish_images(spec: StudySpec) -> int:
-    """Return how many images compensate what is finished: twice as many as a candidate's, 0 where none do."""
-    return 2 * spec.finetune.compensation_images

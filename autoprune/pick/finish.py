@@ -25,7 +25,7 @@ from autoprune.pick.card_text import card_text
 from autoprune.pick.choose_formats import choose_formats
 from autoprune.pick.choose_trials import preference_of
 from autoprune.pick.contest import Finished, hold_contest
-from autoprune.pick.contest_parts import PartTrainer, finish_images
+from autoprune.pick.contest_parts import PartTrainer
 from autoprune.pick.facts_text import load_call
 from autoprune.pick.finishers import finishers
 from autoprune.pick.int8_finish import trained_for_int8
@@ -141,7 +141,7 @@ class _Pick:
         study = self.study or prepare_study(self._spec(), self.view.folder, self.notify)
         peak = study.spec.pick.lr
         settings = finetune_settings(study.spec, epochs=self.epochs, lr=None if peak == "auto" else peak)
-        images = finish_images(study.spec)
+        images = study.spec.finetune.finish_images
         maker, meter = build_maker(study, settings, images), build_meter(study)
         lead = study.task.metric
         self.notify(_plan(self.trials, self.epochs, lead.name if lead.is_the_loss(study.dense.values) else "loss"))
@@ -206,9 +206,9 @@ class _Pick:
 
         def network_of(trial: Trial) -> nn.Module:
             if trial.candidate.is_picked:  # it was never trained
-                return build_maker(study, finetune_settings(study.spec)).pruned(
-                    trial.candidate.policy, Stopwatch(lambda phase: None)
-                )
+                images = study.spec.finetune.untrained_images
+                maker = build_maker(study, finetune_settings(study.spec), images)
+                return maker.pruned(trial.candidate.policy, Stopwatch(lambda phase: None))
             return study.device.place(load_trial(self.view.folder.path, trial.number, study.network))
 
         return network_of

@@ -23,7 +23,7 @@ from autoprune.core.trial import Trial
 from autoprune.core.user_code import as_its_owner_runs_it
 from autoprune.errors import AutopruneError, EvaluationError
 from autoprune.loggers.worker_lines import WorkerLines
-from autoprune.pick.contest_parts import FinetunePart, finish_images
+from autoprune.pick.contest_parts import FinetunePart
 from autoprune.pick.entrants import Course
 from autoprune.pick.unfinished_pick import Unfinished
 from autoprune.search.evaluation.make_network import NetworkMaker
@@ -70,7 +70,7 @@ def _maker(order: Mapping[str, Any], spec: StudySpec) -> NetworkMaker:
     """
     register(spec.qualities)
     study = prepare_study(spec, StudyFolder(Path(order["folder"])), silent)
-    maker = build_maker(study, FinetuneSettings(**order["settings"]), finish_images(study.spec))
+    maker = build_maker(study, FinetuneSettings(**order["settings"]), study.spec.finetune.finish_images)
     found, wanted = maker.runtime.describe(), order["runtime"]
     if found != wanted:
         other = ", ".join(

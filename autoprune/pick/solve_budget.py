@@ -194,7 +194,7 @@ class Solver:
     def _measured(self, proposal: Proposal) -> Completed:
         """Return what is measured of a network that was compensated and not trained."""
         study, watch = self.study, Stopwatch(lambda phase: None)
-        maker = build_maker(study, finetune_settings(study.spec))
+        maker = build_maker(study, finetune_settings(study.spec), study.spec.finetune.untrained_images)
         network = maker.pruned(proposal.policy, watch)
         quality, paired = quality_and_answers(network, study.task, study.device)
         timing = build_meter(study).time(network)

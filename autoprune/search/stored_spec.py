@@ -23,7 +23,13 @@ DECIDED = (  # when a study begins, where the spec says one of these words
     ("pick", "lr", _AUTO),
     ("space", "round_to", _AUTO),
 )
-CHANGED_DEFAULTS = (("space", "importances"), ("space", "depth"), ("finetune", "compensation_images"))
+CHANGED_DEFAULTS = (
+    ("space", "importances"),
+    ("space", "depth"),
+    ("dense", "epochs"),
+    ("dense", "batch_size"),
+    ("finetune", "compensation_images"),
+)
 
 
 def with_stored_choices(spec: StudySpec, folder: StudyFolder) -> StudySpec:

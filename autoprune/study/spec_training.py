@@ -11,14 +11,17 @@ from autoprune.core.preference import PREFERRED, Preference
 from autoprune.errors import UnknownNameError
 from autoprune.study.spec_base import LARGEST_BATCH, OptimizerName, Rate, Section, fault
 
+UNTRAINED_IMAGES = 512  # a short fine-tune makes good what half as many cost
+FINISH_IMAGES = 1024
+
 
 class DenseSpec(Section):
     """How the dense network is trained when no weights are given."""
 
     epochs: int = Field(
-        default=16, ge=0, description="passes over the training examples; 0: the network comes trained from its source"
+        default=10, ge=0, description="passes over the training examples; 0: the network comes trained from its source"
     )
-    batch_size: int = Field(default=64, ge=1, le=LARGEST_BATCH, description="examples per step")
+    batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH, description="examples per step")
     lr: float = Field(default=0.05, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, or with adamw the decoupled decay")
     optimizer: OptimizerName = Field(default="sgd", description="sgd with Nesterov momentum, or adamw")
@@ -69,16 +72,26 @@ class FinetuneSpec(Section):
         default=0.9, ge=0, le=1, description="share of the teacher in the loss, not of labels"
     )
     compensation_images: int = Field(
-        default=512,
+        default=256,
         ge=0,
-        description="training examples by which the weights that stay are refitted after a cut, twice as many in a "
-        "pick; 0: none are",
+        description="training examples by which the weights that stay are refitted after a cut, twice as many and at "
+        "least 1024 in a pick; 0: none are",
     )
     recalibration_images: int = Field(
         default=512,
         ge=1,
         description="training examples for batch norm's statistics after a cut that is not compensated",
     )
+
+    @property
+    def untrained_images(self) -> int:
+        """Return by how many examples is refitted what no fine-tune follows, or what is done once; 0: nothing is."""
+        return self.compensation_images and max(self.compensation_images, UNTRAINED_IMAGES)
+
+    @property
+    def finish_images(self) -> int:
+        """Return by how many examples is refitted what a pick finishes; 0: nothing is."""
+        return self.compensation_images and max(2 * self.compensation_images, FINISH_IMAGES)
 
 
 class PickSpec(Section):

@@ -213,6 +213,17 @@ def test_memory_is_bounded_by_taking_fewer_examples(
     assert limit == "ACTIVATION_BYTES" or kept <= bytes_
 
 
+@pytest.mark.parametrize(("enough", "looked_at"), [(None, 100), (80, 80), (20, 64), (64, 64)])
+def test_more_examples_than_are_enough_are_looked_at_only_for_a_layer_with_one_row_of_each(
+    resnet: CifarResNet, enough: int | None, looked_at: int
+) -> None:
+    classifier = resnet.get_submodule("fc")
+    assert isinstance(classifier, nn.Linear)
+    assert classifier.in_features == 64
+    answers = dense_answers(resnet, Inputs.of(torch.randn(100, 3, 16, 16)), enough=enough)
+    assert answers.inputs.size == looked_at
+
+
 def test_layers_of_too_many_inputs_are_left(resnet: CifarResNet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers_module, "MOST_INPUTS", 100)
     left = dense_answers(resnet, Inputs.of(torch.randn(4, 3, 16, 16))).left

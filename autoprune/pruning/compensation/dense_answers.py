@@ -75,13 +75,17 @@ class DenseAnswers:
         return self.targets.get(self.flow.behind.get(path, path))
 
 
-def dense_answers(network: nn.Module, inputs: Inputs, rows_per_input: int = ROWS_PER_INPUT) -> DenseAnswers:
+def dense_answers(
+    network: nn.Module, inputs: Inputs, rows_per_input: int = ROWS_PER_INPUT, enough: int | None = None
+) -> DenseAnswers:
     """Run the dense network on the calibration examples, and keep what its layers return.
 
     Args:
         network: in any mode and precision; not touched.
         inputs: calibration examples, on the network's device; fewer are used if memory would not do.
         rows_per_input: rows of a layer's regression for each of its inputs, at least, as far as there are so many.
+        enough: so many examples are enough, but for a layer that returns one row for each example and has more inputs;
+            ``None``: all are looked at.
 
     Raises:
         ModelError: if the network does not run.
@@ -92,6 +96,8 @@ def dense_answers(network: nn.Module, inputs: Inputs, rows_per_input: int = ROWS
         packed = [path for path in readers if isinstance(twin.get_submodule(path), SlimMultiheadAttention)]
         layers = [path for path in (*readers, *left) if path not in packed]
         flow = watch_flow(twin, layers, packed, inputs.first(2))
+        if enough is not None:
+            inputs = inputs.first(max(enough, _widest(twin, readers, flow)))
         inputs = inputs.first(_affordable(twin, inputs, flow, rows_per_input))
         targets = _targets(twin, inputs, flow, readers, rows_per_input)
     return DenseAnswers(network, twin, inputs, readers, flow, targets, {**left, **flow.left})
@@ -106,6 +112,12 @@ def exact_products() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def _widest(twin: nn.Module, readers: Mapping[str, Reader], flow: Flow) -> int:
+    """Return the most inputs of a layer that returns one row for each example, as a classifier does; 0 if none does."""
+    alone = [path for path in readers if len(flow.shapes.get(path, ())) == 2]
+    return max((inputs_of(twin.get_submodule(path)) for path in alone), default=0)
 
 
 def _affordable(twin: nn.Module, inputs: Inputs, flow: Flow, rows: int) -> int:

@@ -25,6 +25,7 @@ from autoprune.training.device.seeding import seeded
 from autoprune.training.loop import stream
 
 _BATCH = 128
+_DRAWN = 512  # examples, at least, as far as there are so many
 
 
 @dataclass(eq=False)
@@ -35,7 +36,8 @@ class Compensator:
         dense: the network that candidates are cut from; its answers are kept.
         task: whose training examples are looked at, as the fine-tune sees them, without their labels.
         runtime: where networks run; the refit is in float32 whatever its precision.
-        images: how many examples are looked at; 0: nothing is refitted.
+        images: how many examples are looked at, and up to 512 where a layer has more inputs than that and one row for
+            each example; 0: nothing is refitted.
         seed: of the stream of examples.
         notify: called with a sentence on what is not refitted, and why.
         rows_per_input: of each layer's regression.
@@ -90,11 +92,12 @@ class Compensator:
     def _made(self, whole: nn.Module) -> DenseAnswers | None:
         with self.runtime.work(), seeded(self.seed, self.runtime.device):
             if self._examples is None:  # drawn once: a stream may differ at each pass
-                batches = calibration_batches(self.task, whole, self.images, self.runtime, self.seed)
-                self._examples = joined(batches, self.images)
+                drawn = max(self.images, min(_DRAWN, self.task.sizes["train"]))
+                batches = calibration_batches(self.task, whole, drawn, self.runtime, self.seed)
+                self._examples = joined(batches, drawn)
             if self._examples is None:
                 return None
-            answers = dense_answers(whole, self._examples, self.rows_per_input)
+            answers = dense_answers(whole, self._examples, self.rows_per_input, self.images)
         size, given = answers.inputs.size, min(self.images, self.task.sizes["train"])
         if size is None:
             self._tell("compensation looks at one batch, whose examples cannot be told apart")

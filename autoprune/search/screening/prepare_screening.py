@@ -25,7 +25,7 @@ from autoprune.study.divided_work import DividedWork
 from autoprune.study.optuna_sampler import GUIDED
 
 LATENCY = "latency_ms"
-LESS_COMPENSATED = 2  # so many times fewer images than a candidate's, and rows: a pass costs half, and ranks alike
+MOST_COMPENSATION_IMAGES = 128  # of a look; eight times as many rank alike, measured
 RECALIBRATION_IMAGES = 64  # rank as 256 do, measured; the dense network that all are compared with has as many
 QUALITY_FACTOR = 4  # so many times as many images are scored for the report's curve as are compared
 
@@ -115,7 +115,7 @@ def looker_of(study: PreparedStudy) -> Looker:
         ValueError: if the study does not compensate; a bug in autoprune.
     """
     spec, pruner = study.spec, study.start_pruner
-    compensator = compensator_of(study, spec.finetune.compensation_images, LESS_COMPENSATED)
+    compensator = compensator_of(study, _compensation_images(study))
     if compensator is None:
         raise ValueError("a study that does not compensate was to be screened; this is a bug in autoprune")
     images = min(spec.screening.images, study.task.sizes["val"])
@@ -126,13 +126,17 @@ def looker_of(study: PreparedStudy) -> Looker:
     return Looker(pruner, probe, compensator, 0.0 if distance else probe.loss({}), scored, distance)
 
 
+def _compensation_images(study: PreparedStudy) -> int:
+    return min(study.spec.finetune.compensation_images, MOST_COMPENSATION_IMAGES)
+
+
 def _settings(study: PreparedStudy) -> JsonObject:
     """Return what decides what is seen of a network."""
     spec, space = study.spec, study.space
     return {
         "seed": spec.seed,
         "images": spec.screening.images,
-        "compensation_images": spec.finetune.compensation_images,
+        "compensation_images": _compensation_images(study),
         "space": {name: [choices[0], choices[-1]] for name, choices in space.cut_choices.items()},
         "criteria": dict(space.first_importances),
     }

@@ -13,15 +13,19 @@ from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.setup.from_spec import finetune_settings
 from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.study.spec_training import UNTRAINED_IMAGES
 from autoprune.training.distillation import Teacher
 from autoprune.training.settings import FinetuneSettings
+
+_LEAST_ROWS = 5  # of a regression, for each of its inputs
 
 
 def build_evaluator(study: PreparedStudy) -> Evaluator:
     """Return what evaluates candidates as the spec says."""
-    stopping = study.spec.stopping
+    stopping, tune = study.spec.stopping, study.spec.finetune
     look_images = stopping.images if stopping.enabled else 0
-    return Evaluator(build_maker(study, finetune_settings(study.spec)), build_meter(study), look_images)
+    images = tune.compensation_images if tune.epochs else tune.untrained_images
+    return Evaluator(build_maker(study, finetune_settings(study.spec), images), build_meter(study), look_images)
 
 
 def build_maker(
@@ -61,13 +65,12 @@ def build_maker(
     )
 
 
-def compensator_of(study: PreparedStudy, images: int, thrift: int = 1) -> Compensator | None:
+def compensator_of(study: PreparedStudy, images: int) -> Compensator | None:
     """Return what refits networks after a cut; ``None`` if they are to begin with other weights than trained ones.
 
     Args:
         study: prepared.
-        images: training images that it looks at.
-        thrift: so many times fewer images, and rows of each regression.
+        images: training images that it looks at; of fewer, it takes fewer rows for each regression too.
     """
     start = study.spec.schedule.start
     if images and start != "finetune":
@@ -81,10 +84,10 @@ def compensator_of(study: PreparedStudy, images: int, thrift: int = 1) -> Compen
         study.start,
         study.task,
         study.device,
-        -(-images // thrift),
+        images,
         study.spec.seed,
         study.context.notify,
-        ROWS_PER_INPUT // thrift,
+        max(_LEAST_ROWS, min(ROWS_PER_INPUT, ROWS_PER_INPUT * images // UNTRAINED_IMAGES)),
     )
 
 

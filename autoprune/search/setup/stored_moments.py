@@ -36,7 +36,7 @@ def moments_of(context: StudyContext, network: nn.Module) -> DenseMoments | None
     Returns:
         ``None`` if the study does not compensate, or the network does not let it, which is said.
     """
-    images, path = context.spec.finetune.compensation_images, context.folder.moments
+    images, path = context.spec.finetune.untrained_images, context.folder.moments
     if not images or context.spec.schedule.start != "finetune":
         return None
     known = unless_damaged(partial(_stored, settings=_settings(context)))(path)
@@ -54,7 +54,7 @@ def moments_of(context: StudyContext, network: nn.Module) -> DenseMoments | None
 
 def _settings(context: StudyContext) -> JsonObject:
     """Return what decides which numbers come out; the network is the study's."""
-    return {"images": context.spec.finetune.compensation_images, "seed": context.spec.seed}
+    return {"images": context.spec.finetune.untrained_images, "seed": context.spec.seed}
 
 
 def _store(path: Path, moments: StoredMoments, settings: JsonObject) -> None:
