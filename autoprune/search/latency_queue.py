@@ -4,6 +4,9 @@ What waits is what the study stores as untimed, by number: there is no queue to 
 that machine, for all workers of the folder; should it die, the next that looks takes its turn. Networks are exported
 in the worker's own thread, between two candidates, as PyTorch's exporter is not made for two; a further thread does
 nothing but ask the command and wait.
+
+Machines that share trials and no folder each have a queue. Each begins with the trials it evaluated itself and takes
+the others' from the last one on, so that both seldom time the same network.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from autoprune.core.measurement import Measurement
 from autoprune.core.notify import Notify
@@ -27,6 +31,7 @@ from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.taking_turns import Turn
 from autoprune.study.later_latencies import untimed
 from autoprune.study.ledger import Ledger
+from autoprune.study.workers import WorkerName
 
 _AHEAD = 4  # networks that are exported and wait in memory
 _PAUSE = 0.05  # seconds between two looks at what has come
@@ -134,7 +139,9 @@ class LatencyQueue:
         return _Storing(observer, self.store)
 
     def _waiting(self) -> list[Trial]:
-        return [trial for trial in untimed(self._ledger.trials) if trial.number not in self._failed]
+        """Return the trials that wait, those that were evaluated in another folder last and the last of them first."""
+        waiting = [trial for trial in untimed(self._ledger.trials) if trial.number not in self._failed]
+        return own_first(waiting, self._ledger.facts, self._ledger.worker.home) if waiting else []
 
     def _send(self, trial: Trial) -> None:
         device, pruner = self._study.device, self._study.pruner
@@ -188,6 +195,23 @@ class LatencyQueue:
     def _never(self, trial: Trial, error: AutopruneError) -> None:
         self._failed.add(trial.number)
         self._say(f"trial {trial.number} cannot be timed: {error}")
+
+
+def own_first(trials: Sequence[Trial], facts: Mapping[str, Any], home: str) -> list[Trial]:
+    """Return the trials that were evaluated at home, in order, and then the others, the last of them first.
+
+    Args:
+        trials: by number.
+        facts: about the study as a whole, as the ledger returns them.
+        home: the machine and folder of this worker, as :attr:`WorkerName.home` says it.
+    """
+
+    def is_elsewhere(trial: Trial) -> bool:
+        worker = facts.get(f"session:{trial.session}", {}).get("worker", "")
+        return bool(worker) and WorkerName.parse(worker).home != home
+
+    theirs = [trial for trial in trials if is_elsewhere(trial)]
+    return [trial for trial in trials if not is_elsewhere(trial)] + theirs[::-1]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from autoprune.core.trial import HostLatency
 from autoprune.errors import TimingError
 from autoprune.loggers.protocol import Display
 from autoprune.search.evaluation.latency_meter import LatencyMeter
+from autoprune.search.latency_queue import own_first
 from autoprune.search.setup.build_evaluator import build_meter
 from autoprune.search.setup.from_spec import resolve
 from autoprune.search.setup.prepare_study import prepare_study
@@ -75,14 +76,18 @@ def time_owed(
 def pay_owed(ledger: Ledger, study: PreparedStudy, meter: LatencyMeter, say: Notify) -> int:
     """Have every trial timed that lacks its latency, as long as the machine that times answers; return how many were.
 
+    What another machine stores meanwhile is not timed again.
+
     Args:
         ledger: open.
         study: that the trials are of.
         meter: times.
         say: called with a sentence on each.
     """
-    done = 0
-    for trial in untimed(ledger.trials):
+    done, seen = 0, set[int]()
+    while waiting := [one for one in untimed(ledger.trials) if one.number not in seen]:
+        trial = own_first(waiting, ledger.facts, ledger.worker.home)[0]
+        seen.add(trial.number)
         network = study.device.place(study.pruner.prune(trial.candidate.policy)).eval()
         try:
             found = meter.time(network)

@@ -17,9 +17,12 @@ from test_latency_command import Spoken, spec_for
 from timing_machine import TimingMachine, timing_machine
 
 import autoprune.export.remote_timer
-from autoprune.core.trial import Completed, Untimed
+from autoprune.core.measurement import Measurement
+from autoprune.core.policy import PruningPolicy
+from autoprune.core.trial import Candidate, Completed, Trial, Untimed
 from autoprune.export.onnx import missing_packages
 from autoprune.loggers.events import EventDisplay
+from autoprune.search.latency_queue import own_first
 from autoprune.search.session import run_search
 from autoprune.search.time_owed import time_owed
 from autoprune.study.folder import StudyFolder
@@ -72,6 +75,20 @@ class Trace:
                 super().say(message)
 
         return Display(lambda event: None)
+
+
+def test_two_machines_without_a_common_folder_begin_at_two_ends() -> None:
+    facts = {
+        "session:0": {"worker": "here:1-2:77:ab"},
+        "session:1": {"worker": "there:3-4:78:cd"},
+        "session:2": {},  # of a version that did not store it
+    }
+    waiting = [
+        Trial(Candidate(number, PruningPolicy({}), 0, "guided:drawn"), Untimed("", Measurement({})), {}, number % 4)
+        for number in range(8)
+    ]
+    assert [one.number for one in own_first(waiting, facts, "here:1-2")] == [0, 2, 3, 4, 6, 7, 5, 1]
+    assert [one.number for one in own_first(waiting, facts, "there:3-4")] == [1, 2, 3, 5, 6, 7, 4, 0]
 
 
 def kinds(study: StudyFolder) -> list[type]:
