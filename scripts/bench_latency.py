@@ -57,6 +57,7 @@ from autoprune.search.proposals.latency_model import LatencyModel, LatencyProbes
 from autoprune.search.proposals.wished_counts import WishedCounts
 from autoprune.search.setup.build_costs import cost_model
 from autoprune.search.setup.build_evaluator import build_meter
+from autoprune.search.setup.choose_runtime import faster_precision
 from autoprune.search.setup.from_spec import resolve
 from autoprune.search.setup.latency_probes import latency_probes
 from autoprune.search.setup.prepare_study import prepare_study
@@ -64,7 +65,6 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.policy_params import dimensions, policy_of
 from autoprune.study.view import open_view
 from autoprune.tasks.in_memory import ArrayTask
-from autoprune.training.device.bf16_on_cpu import slow_in_bf16
 from autoprune.training.device.resolve_runtime import resolve_runtime
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.distillation import Teacher
@@ -118,8 +118,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def runtime_of_study(network: nn.Module, shape: tuple[int, ...], threads: int) -> Runtime:
     """Return the runtime on the CPU that a study of a network has."""
-    precision = "fp32" if slow_in_bf16(network) else "auto"
-    return usual_layout(network, shape, resolve_runtime("cpu", precision, "auto", threads))
+    fastest = resolve_runtime("cpu", "auto", "auto", threads)
+    return usual_layout(network, shape, faster_precision(network, fastest, lambda sentence: None))
 
 
 class Bench:

@@ -34,7 +34,7 @@ def with_working_runtime(context: StudyContext) -> StudyContext:
     """
     spec = context.spec
     network, named = fresh_network(context, spec.model.weights), named_settings(spec.runtime)
-    device = context.device if PRECISION.key in named else _faster_precision(network, context.device, context.notify)
+    device = context.device if PRECISION.key in named else faster_precision(network, context.device, context.notify)
     runtime = working_runtime(network, _rehearsal(context, network), device, named, context.notify)
     rehearse_loop(network, context.task, runtime, spec.seed)
     return replace(context, spec=_decided(spec, runtime), device=runtime)
@@ -45,7 +45,7 @@ def named_settings(wish: RuntimeSpec) -> set[str]:
     return {name for name in (LAYOUT.key, PRECISION.key) if getattr(wish, name) not in OPEN_LAYOUTS}
 
 
-def _faster_precision(network: nn.Module, runtime: Runtime, notify: Notify) -> Runtime:
+def faster_precision(network: nn.Module, runtime: Runtime, notify: Notify) -> Runtime:
     """Return the runtime in float32 where the network trains faster so, though the machine multiplies bf16 faster."""
     slow = slow_in_bf16(network) if runtime.device == "cpu" and PRECISION.is_on(runtime) else ""
     if not slow:
