@@ -34,7 +34,7 @@ from autoprune.pick.unfinished_pick import unfinished
 from autoprune.pick.uniform_rival import Incomparable, uniform_rival
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.stopwatch import Stopwatch
-from autoprune.search.setup.build_evaluator import build_maker, build_meter
+from autoprune.search.setup.build_evaluator import build_maker, build_meter, build_solved_maker
 from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_plan
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
@@ -206,9 +206,7 @@ class _Pick:
 
         def network_of(trial: Trial) -> nn.Module:
             if trial.candidate.is_picked:  # it was never trained
-                images = study.spec.finetune.untrained_images
-                maker = build_maker(study, finetune_settings(study.spec), images)
-                return maker.pruned(trial.candidate.policy, Stopwatch(lambda phase: None))
+                return build_solved_maker(study).pruned(trial.candidate.policy, Stopwatch(lambda phase: None))
             return study.device.place(load_trial(self.view.folder.path, trial.number, study.network))
 
         return network_of

@@ -35,8 +35,8 @@ from autoprune.search.proposals.wished_counts import WishedCounts
 from autoprune.search.screening.bulk_proposals import learnt_knapsack
 from autoprune.search.screening.look import Looker
 from autoprune.search.screening.prepare_screening import LATENCY, looker_of
-from autoprune.search.setup.build_evaluator import build_maker, build_meter
-from autoprune.search.setup.from_spec import finetune_settings, resolve
+from autoprune.search.setup.build_evaluator import build_meter, build_solved_maker
+from autoprune.search.setup.from_spec import resolve
 from autoprune.search.setup.latency_probes import latency_probes
 from autoprune.search.setup.measure_sensitivity import measured_sensitivity
 from autoprune.search.setup.prepare_study import prepare_study
@@ -194,7 +194,7 @@ class Solver:
     def _measured(self, proposal: Proposal) -> Completed:
         """Return what is measured of a network that was compensated and not trained."""
         study, watch = self.study, Stopwatch(lambda phase: None)
-        maker = build_maker(study, finetune_settings(study.spec), study.spec.finetune.untrained_images)
+        maker = build_solved_maker(study)
         network = maker.pruned(proposal.policy, watch)
         quality, paired = quality_and_answers(network, study.task, study.device)
         timing = build_meter(study).time(network)

@@ -206,12 +206,12 @@ def own_first(trials: Sequence[Trial], facts: Mapping[str, Any], home: str) -> l
         home: the machine and folder of this worker, as :attr:`WorkerName.home` says it.
     """
 
-    def is_elsewhere(trial: Trial) -> bool:
+    def place(trial: Trial) -> tuple[bool, int]:
         worker = facts.get(f"session:{trial.session}", {}).get("worker", "")
-        return bool(worker) and WorkerName.parse(worker).home != home
+        is_elsewhere = bool(worker) and WorkerName.parse(worker).home != home
+        return is_elsewhere, -trial.number if is_elsewhere else trial.number
 
-    theirs = [trial for trial in trials if is_elsewhere(trial)]
-    return [trial for trial in trials if not is_elsewhere(trial)] + theirs[::-1]
+    return sorted(trials, key=place)
 
 
 @dataclass(frozen=True)

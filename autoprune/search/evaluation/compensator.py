@@ -19,13 +19,13 @@ from autoprune.pruning.compensation.compensate import compensate
 from autoprune.pruning.compensation.dense_answers import DenseAnswers, dense_answers
 from autoprune.pruning.compensation.rows import ROWS_PER_INPUT
 from autoprune.pruning.cut_plan import CutPlan
+from autoprune.study.spec_training import UNTRAINED_IMAGES
 from autoprune.tasks.task import DataTask
 from autoprune.training.device.runtime import Runtime
 from autoprune.training.device.seeding import seeded
 from autoprune.training.loop import stream
 
 _BATCH = 128
-_DRAWN = 512  # examples, at least, as far as there are so many
 
 
 @dataclass(eq=False)
@@ -92,7 +92,7 @@ class Compensator:
     def _made(self, whole: nn.Module) -> DenseAnswers | None:
         with self.runtime.work(), seeded(self.seed, self.runtime.device):
             if self._examples is None:  # drawn once: a stream may differ at each pass
-                drawn = max(self.images, min(_DRAWN, self.task.sizes["train"]))
+                drawn = max(self.images, min(UNTRAINED_IMAGES, self.task.sizes["train"]))
                 batches = calibration_batches(self.task, whole, drawn, self.runtime, self.seed)
                 self._examples = joined(batches, drawn)
             if self._examples is None:

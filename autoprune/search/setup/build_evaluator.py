@@ -22,10 +22,9 @@ _LEAST_ROWS = 5  # of a regression, for each of its inputs
 
 def build_evaluator(study: PreparedStudy) -> Evaluator:
     """Return what evaluates candidates as the spec says."""
-    stopping, tune = study.spec.stopping, study.spec.finetune
+    stopping = study.spec.stopping
     look_images = stopping.images if stopping.enabled else 0
-    images = tune.compensation_images if tune.epochs else tune.untrained_images
-    return Evaluator(build_maker(study, finetune_settings(study.spec), images), build_meter(study), look_images)
+    return Evaluator(build_maker(study, finetune_settings(study.spec)), build_meter(study), look_images)
 
 
 def build_maker(
@@ -38,11 +37,13 @@ def build_maker(
     Args:
         study: prepared.
         settings: of the fine-tune.
-        compensation_images: training images by which weights are refitted after a cut; ``None`` for the spec's.
+        compensation_images: training images by which weights are refitted after a cut; ``None`` for the spec's, of
+            which there are more where the settings have no epochs.
     """
     spec, device = study.spec, study.device
     if compensation_images is None:
-        compensation_images = spec.finetune.compensation_images
+        tune = spec.finetune
+        compensation_images = tune.compensation_images if settings.epochs else tune.untrained_images
     if settings.distill and not _can_be_taught(study, settings):
         study.context.notify(
             f"no distillation: nothing says how far two outputs for {study.task.name} are from each other; the task's "
@@ -63,6 +64,11 @@ def build_maker(
         start=None if study.start is study.network else study.start,
         compensator=compensator_of(study, compensation_images),
     )
+
+
+def build_solved_maker(study: PreparedStudy) -> NetworkMaker:
+    """Return what makes networks that a pick has solved for, which no last fine-tune follows."""
+    return build_maker(study, finetune_settings(study.spec), study.spec.finetune.untrained_images)
 
 
 def compensator_of(study: PreparedStudy, images: int) -> Compensator | None:
