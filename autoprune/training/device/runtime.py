@@ -23,6 +23,7 @@ from autoprune.core.cores import default_threads
 from autoprune.core.notify import Notify, silent
 from autoprune.models.calling.tensors import map_tensors
 from autoprune.training.device import thread_count
+from autoprune.training.device.narrow_strides import guard_narrow_strides
 
 Precision = Literal["fp32", "bf16"]
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -61,6 +62,8 @@ class Runtime:
         if any(parameter.dim() > 4 for parameter in network.parameters()):
             return network.to(self.device)
         placed = network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        if self.device == "cpu" and self.channels_last:
+            guard_narrow_strides(placed)
         return cast(_Module, placed)
 
     def format_of(self, images: Tensor) -> torch.memory_format:
