@@ -104,7 +104,8 @@ def _threads(workers: int, threads: int) -> dict[str, str]:
     if threads:
         return {}
     cores = unused_cores()
-    return {THREADS_VARIABLE: str(max(1, cores // workers)), TOGETHER_VARIABLE: str(cores)}
+    each = max(1, cores // workers)
+    return {THREADS_VARIABLE: str(each), TOGETHER_VARIABLE: str(max(cores, workers * each))}
 
 
 def free_gigabytes() -> float | None:

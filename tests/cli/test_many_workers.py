@@ -233,6 +233,10 @@ def test_workers_are_planned_as_they_were_asked_for(monkeypatch: pytest.MonkeyPa
         {"OMP_NUM_THREADS": "2", "AUTOPRUNE_THREADS_TOGETHER": "8"}
     ] * 4
     assert [plan.environment for plan in planned_workers("4", 3)] == [{}] * 4, "the spec says how many threads"
+    monkeypatch.setattr("autoprune.cli.worker_plan.unused_cores", lambda: 1)
+    busy = {"OMP_NUM_THREADS": "1", "AUTOPRUNE_THREADS_TOGETHER": "2"}
+    assert [plan.environment for plan in planned_workers("2", 0)] == [busy] * 2, "a moment does not decide for hours"
+    monkeypatch.setattr("autoprune.cli.worker_plan.unused_cores", lambda: 8)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     on_gpus = planned_workers("cuda:0,cuda:3", 0)
     assert [plan.environment["CUDA_VISIBLE_DEVICES"] for plan in on_gpus] == ["0", "3"]

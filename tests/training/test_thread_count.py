@@ -13,7 +13,7 @@ from autoprune.core.cores import while_others_wait
 from autoprune.core.notify import silent
 from autoprune.training.device import thread_count
 from autoprune.training.device.runtime import Runtime
-from autoprune.training.device.thread_count import LOOK_SECONDS, ThreadCount
+from autoprune.training.device.thread_count import FIRST_LOOK_SECONDS, LOOK_SECONDS, ThreadCount
 
 CORES = 4
 
@@ -66,15 +66,22 @@ def test_a_core_that_others_use_loses_its_thread_and_gets_it_back(machine: Machi
     assert "with 1 thread;" in machine.said[2]
 
 
-def test_it_looks_every_ten_seconds_only(machine: Machine) -> None:
-    count, machine.used = begun(machine), 2.0
+def test_it_looks_after_two_seconds_and_then_every_ten(machine: Machine) -> None:
+    count = begun(machine)
+    machine.used, machine.seconds = 1.0, FIRST_LOOK_SECONDS - 0.1
+    count.keep()
+    assert machine.threads == [4]
+    machine.seconds = FIRST_LOOK_SECONDS
+    count.keep()
+    assert machine.threads == [4, 3]
+    machine.used = 2.0
     for _ in range(9):
         machine.seconds += LOOK_SECONDS / 10
         count.keep()
-    assert machine.threads == [4]
+    assert machine.threads == [4, 3]
     machine.seconds += LOOK_SECONDS / 10
     count.keep()
-    assert machine.threads == [4, 2]
+    assert machine.threads == [4, 3, 2]
 
 
 def test_a_number_that_was_given_stays(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from autoprune.core.cores import available_cores, default_threads, threads_are_g
 from autoprune.core.notify import Notify, silent
 
 LOOK_SECONDS = 10.0
+FIRST_LOOK_SECONDS = 2.0  # what is known at the beginning is of a moment, and may be of another process's start
 _TAKEN = 0.5  # cores in use by others above which a thread goes; it comes back where a process would begin with it
 
 
@@ -33,7 +34,7 @@ class ThreadCount:
     clock: Callable[[], float] = time.monotonic
     watch: Callable[[], BusyWatch] = BusyWatch
     _busy: BusyWatch | None = field(default=None, init=False)
-    _looked: float = field(default=0.0, init=False)
+    _due: float = field(default=0.0, init=False)
     _notify: Notify = field(default=silent, init=False)
 
     def begin(self, wanted: int, notify: Notify) -> None:
@@ -46,16 +47,16 @@ class ThreadCount:
         torch.set_num_threads(wanted or default_threads())
         adapts = not wanted and not threads_are_given() and available_cores() > 1
         self._busy, self._notify = self.watch() if adapts else None, notify
-        self._looked = self.clock()
+        self._due = self.clock() + FIRST_LOOK_SECONDS
 
     def keep(self) -> None:
         """Take fewer threads, or more, if others have used more cores or fewer since the last look.
 
-        To be called between two steps; looks every ten seconds, and returns at once in between.
+        To be called between two steps; looks after two seconds and then every ten, and returns at once in between.
         """
-        if self._busy is None or self.clock() - self._looked < LOOK_SECONDS:
+        if self._busy is None or self.clock() < self._due:
             return
-        self._looked = self.clock()
+        self._due = self.clock() + LOOK_SECONDS
         used, now = self._busy.since_last(), torch.get_num_threads()
         if used is None:
             return
