@@ -22,6 +22,7 @@ DECIDED = (  # when a study begins, where the spec says one of these words
     ("finetune", "lr", _AUTO),
     ("pick", "lr", _AUTO),
     ("space", "round_to", _AUTO),
+    ("stopping", "half_way", _AUTO),
 )
 CHANGED_DEFAULTS = (
     ("space", "importances"),

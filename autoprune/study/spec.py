@@ -155,7 +155,7 @@ def is_told_only(name: str) -> bool:
 
 
 # stopping decides which trials come to their end, and changes nothing of one that does
-_MEANING_FREE = frozenset({"space.max_drop", "space.seconds", "stopping.enabled"}) | {
+_MEANING_FREE = frozenset({"space.max_drop", "space.seconds", "stopping.enabled", "stopping.half_way"}) | {
     *("name", "trials", "budget", "sampler", "pick", "logging", "sensitivity", "screening", "disk"),
     *("data.root", "data.workers", "runtime.threads"),
     *("latency.command", "latency.command_seconds"),  # a trial's latency means what its host is; see search.setup
@@ -186,6 +186,7 @@ BEFORE_IT_CAME: Mapping[str, object] = {
     "latency.runtime": "torch",
     "finetune.compensation_images": 0,
     "space.depth": False,
+    "stopping.half_way": "always",
 }
 # (section, key) → whole numbers that a stored spec may hold and a new one may not; they are read as the next one
 ALLOWED_BEFORE: Mapping[tuple[str, str], tuple[int, ...]] = {("latency", "blocks"): (3, 4)}

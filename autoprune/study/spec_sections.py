@@ -230,3 +230,8 @@ class StoppingSpec(Section):
     images: int = Field(
         default=1024, ge=1, description="validation examples looked at after recalibration and half-way"
     )
+    half_way: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="whether candidates are looked at half-way through the fine-tune, too; auto: where that costs at "
+        "most a tenth of what stopping one there would save",
+    )

@@ -93,6 +93,26 @@ def test_a_candidate_is_completed_with_costs_score_and_latency(prepared: Prepare
     assert all(seconds >= 0 for seconds in ended.seconds.values())
 
 
+@pytest.mark.parametrize(
+    ("half_way", "epochs", "looks"),
+    [("auto", 1, False), ("auto", 8, True), ("always", 1, True), ("never", 8, False)],
+)
+def test_nobody_looks_half_way_where_that_costs_more_than_it_saves(
+    prepared: PreparedStudy, half_way: str, epochs: float, looks: bool
+) -> None:
+    spec = prepared.spec
+    stopping = spec.stopping.model_copy(update={"half_way": half_way})
+    spec = spec.model_copy(
+        update={"stopping": stopping, "finetune": spec.finetune.model_copy(update={"epochs": epochs})}
+    )
+    evaluator = build_evaluator(replace(prepared, context=replace(prepared.context, spec=spec)))
+    assert evaluator.looks_half_way == looks
+    if epochs == 1:
+        ended = evaluator(candidate(prepared))
+        assert isinstance(ended.outcome, Completed)
+        assert ("midway_loss" in ended.outcome.measurement.values) == looks
+
+
 def test_a_network_is_handed_out_once_as_it_was_scored_and_only_if_it_was(
     prepared: PreparedStudy, evaluator: Evaluator
 ) -> None:

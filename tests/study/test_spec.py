@@ -504,7 +504,7 @@ MEANING_FREE = {
     *(f"budget.{name}" for name in BudgetSpec.model_fields),
     *("pick.epochs", "pick.lr", "pick.top", "pick.compare", "pick.export"),
     *("pick.prefer", "pick.int8_max_drop", "pick.qat"),
-    *("space.max_drop", "space.seconds", "stopping.enabled", "logging.loggers"),
+    *("space.max_drop", "space.seconds", "stopping.enabled", "stopping.half_way", "logging.loggers"),
     *("sensitivity.enabled", "sensitivity.images", "sensitivity.share"),
     *("screening.enabled", "screening.networks", "screening.images"),
     *("latency.command", "latency.command_seconds"),  # the machine is held otherwise
@@ -561,7 +561,8 @@ def test_a_study_stored_before_a_value_existed_has_its_default(tmp_path: Path) -
     stored = without_added(fingerprint(StudySpec()))
     assert stored.keys() < fingerprint(StudySpec()).keys()
     # what there was before there was a choice, and not the default
-    timed = parsed(latency={"runtime": "torch"}, finetune={"compensation_images": 0}, space={"depth": False})
+    earlier = {"latency": {"runtime": "torch"}, "finetune": {"compensation_images": 0}, "space": {"depth": False}}
+    timed = parsed(**earlier)
     assert differences(stored, fingerprint(timed)) == []
     assert differences(stored, fingerprint(parsed(schedule={"stages": 3}, latency={"runtime": "compile"}))) == [
         "space.depth: stored False, given True",
@@ -572,7 +573,7 @@ def test_a_study_stored_before_a_value_existed_has_its_default(tmp_path: Path) -
     old = tmp_path / "resolved.toml"
     old.write_text(tomli_w.dumps(without_added(StudySpec().model_dump(exclude_none=True))), encoding="utf-8")
     assert "optimizer" not in old.read_text(encoding="utf-8")
-    assert read_resolved(old) == timed
+    assert read_resolved(old) == parsed(**earlier, stopping={"half_way": "always"})
 
 
 @pytest.mark.parametrize(("stored", "read"), [(3, 5), (4, 5), (5, 5), (7, 7)])

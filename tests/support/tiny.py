@@ -83,6 +83,9 @@ epochs = {epochs}
 batch_size = 32
 recalibration_images = 48
 
+[stopping]
+half_way = "always"
+
 [screening]
 enabled = false
 

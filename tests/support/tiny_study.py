@@ -20,6 +20,7 @@ def tiny_spec(file: Path, **changes: Any) -> StudySpec:
             "data": {"source": f"{file}:data"},
             "space": {"importances": ("l1", "taylor"), "calibration_images": 48},
             "dense": {"epochs": 3, "batch_size": 32},
+            "stopping": {"half_way": "always"},
             "screening": {"enabled": False},
             "finetune": {
                 **{"epochs": 1.0, "batch_size": 32, "lr": 0.03},

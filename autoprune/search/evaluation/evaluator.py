@@ -42,6 +42,7 @@ class Evaluator:
         maker: makes and trains each candidate's network.
         meter: times it.
         look_images: validation images looked at on the way, before the fine-tune and half-way; 0: no look is taken.
+        looks_half_way: whether a look is taken half-way, too.
         on_network: given each completed candidate with its network; ``None``: nobody wants it.
         waits_for: name of the machine that times networks later, while the search goes on; empty if they are timed now.
     """
@@ -49,6 +50,7 @@ class Evaluator:
     maker: NetworkMaker
     meter: LatencyMeter
     look_images: int = 0
+    looks_half_way: bool = True
     on_network: OnNetwork | None = None
     waits_for: str = ""
 
@@ -74,7 +76,8 @@ class Evaluator:
             )
             network = maker.pruned(policy, watch)
             monitor.look("recalibrated_loss", network)
-            maker.finetune(network, policy, watch, on_step=monitor.half_way(network, maker.span()))
+            half_way = monitor.half_way(network, maker.span()) if self.looks_half_way else None
+            maker.finetune(network, policy, watch, on_step=half_way)
             outcome = self._scored(candidate, network, monitor)
         except StoppedEarly as end:
             outcome = end.outcome

@@ -12,19 +12,35 @@ from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.evaluation.latency_meter import LatencyMeter
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.setup.from_spec import finetune_settings
+from autoprune.search.setup.measure_sensitivity import BACKWARD
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.study.spec_training import UNTRAINED_IMAGES
 from autoprune.training.distillation import Teacher
 from autoprune.training.settings import FinetuneSettings
 
 _LEAST_ROWS = 5  # of a regression, for each of its inputs
+_MOST_OF_SAVED = 0.1  # of what stopping half-way would save, that the look may cost: hardly one in ten is stopped there
 
 
 def build_evaluator(study: PreparedStudy) -> Evaluator:
     """Return what evaluates candidates as the spec says."""
     stopping = study.spec.stopping
     look_images = stopping.images if stopping.enabled else 0
-    return Evaluator(build_maker(study, finetune_settings(study.spec)), build_meter(study), look_images)
+    maker = build_maker(study, finetune_settings(study.spec))
+    return Evaluator(maker, build_meter(study), look_images, _looks_half_way(study))
+
+
+def _looks_half_way(study: PreparedStudy) -> bool:
+    """Return whether candidates are looked at half-way: as the spec says, or where a look costs little beside a stop.
+
+    A look recalibrates a copy and scores it; a stop saves the other half of the fine-tune.
+    """
+    spec, sizes = study.spec, study.task.sizes
+    if spec.stopping.half_way != "auto":
+        return spec.stopping.half_way == "always"
+    trained = spec.finetune.epochs * sizes["train"] / spec.schedule.stages
+    look = min(spec.finetune.recalibration_images, sizes["train"]) + min(spec.stopping.images, sizes["val"])
+    return look <= _MOST_OF_SAVED * BACKWARD * trained / 2
 
 
 def build_maker(
