@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autoprune.analysis.early_stopping import rank_agreement
 from autoprune.core.arrays import Floats
@@ -42,50 +41,28 @@ def kept_by(policy: PruningPolicy, channels: Mapping[str, int]) -> Kept:
 
 
 def estimated_rises(networks: Sequence[ScreenedNetwork]) -> Floats:
-    """Return the rise of each network after a compensation pass, shape ``(n,)``: as seen, or else as foretold."""
-    known, found = _second_looks(networks)
-    return np.where(known, found, foretold_rises(networks))
+    """Return the rise of each network after a compensation pass, shape ``(n,)``.
 
-
-def foretold_rises(networks: Sequence[ScreenedNetwork]) -> Floats:
-    """Return the rise after a compensation pass that is foretold for each network by the others, shape ``(n,)``.
-
-    It is foretold from the closed form, which does not refit what reads behind a dropped block and so makes blocks look
-    dearer than they are: by a line through the logarithms with a term for each dropped block, drawn gently to a common
-    ratio. With fewer than four passes it is the closed form times the median ratio.
+    Of those that had none it is foretold from the closed form, which does not refit what reads behind a dropped block
+    and so makes blocks look dearer than they are: by a line through the logarithms with a term for each dropped block,
+    drawn gently to a common ratio. With fewer than four passes it is the closed form times the median ratio.
     """
     closed = np.array([one.closed_form for one in networks], dtype=np.float64)
-    known, found = _second_looks(networks)
+    known = np.array([one.compensated is not None for one in networks], dtype=np.bool_)
     if not known.any():
         return closed
+    found = np.array([one.compensated or 0.0 for one in networks], dtype=np.float64)
     logs, seen = np.log(np.maximum(closed, _LEAST)), np.log(np.maximum(found, _LEAST))
     if known.sum() < FEWEST_PASSES:
-        return closed * min(1.0, float(np.exp(np.median((seen - logs)[known]))))
-    dropped = np.array([len(one.counts.dropped_blocks) for one in networks], dtype=np.float64)
-    columns = np.column_stack([np.ones(len(logs)), logs - logs[known].mean(), dropped])
-    inner = columns[known].T @ columns[known] + np.diag(_PULLS)
-    weights = np.linalg.solve(inner, columns[known].T @ (seen - logs)[known])
-    weights[1] = max(weights[1], _LEAST_SLOPE - 1)  # a higher closed form never foretells a lower rise
-    return np.asarray(np.exp(logs + columns @ weights))
-
-
-def pass_pays(networks: Sequence[ScreenedNetwork]) -> NDArray[np.bool_]:
-    """Return of which networks a compensation pass is expected to lower the rise, shape ``(n,)``.
-
-    A pass has an error of its own, from the few examples that it looks at. Of a network that has lost next to nothing
-    it is more than what was lost.
-    """
-    closed = np.array([one.closed_form for one in networks], dtype=np.float64)
-    known, _ = _second_looks(networks)
-    if known.sum() < FEWEST_PASSES:
-        return np.ones(len(networks), dtype=np.bool_)
-    return np.asarray(foretold_rises(networks) < closed)
-
-
-def _second_looks(networks: Sequence[ScreenedNetwork]) -> tuple[NDArray[np.bool_], Floats]:
-    """Return which networks were looked at twice, and what was seen then, else 0."""
-    known = np.array([one.compensated is not None for one in networks], dtype=np.bool_)
-    return known, np.array([one.compensated or 0.0 for one in networks], dtype=np.float64)
+        estimated = closed * min(1.0, float(np.exp(np.median((seen - logs)[known]))))
+    else:
+        dropped = np.array([len(one.counts.dropped_blocks) for one in networks], dtype=np.float64)
+        columns = np.column_stack([np.ones(len(logs)), logs - logs[known].mean(), dropped])
+        inner = columns[known].T @ columns[known] + np.diag(_PULLS)
+        weights = np.linalg.solve(inner, columns[known].T @ (seen - logs)[known])
+        weights[1] = max(weights[1], _LEAST_SLOPE - 1)  # a higher closed form never foretells a lower rise
+        estimated = np.exp(logs + columns @ weights)
+    return np.where(known, found, estimated)
 
 
 @dataclass(frozen=True)

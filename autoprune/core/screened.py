@@ -33,9 +33,8 @@ class ScreenedNetwork:
         budget: the absolute limits that it was made for.
         costs: exact, and ``latency_ms`` where it was predicted.
         closed_form: rise after the closed-form refit.
-        compensated: rise at a second look: after a compensation pass, or as it is where a pass would lower nothing;
-            ``None``: there was none.
-        quality: what the task judges it by at that look, and its ``loss``, on four times as many examples.
+        compensated: rise after a whole compensation pass; ``None``: there was none.
+        quality: what the task judges it by after that pass, and its ``loss``, on four times as many examples.
     """
 
     number: int

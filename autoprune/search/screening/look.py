@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from torch import nn
 
@@ -20,12 +20,10 @@ from autoprune.search.setup.measure_sensitivity import BROKEN, SensitivityProbe
 from autoprune.training.scoring import score
 
 LOOKS = "looks"  # the kind of work by which workers share them
-LookKind: TypeAlias = Literal["closed_form", "compensated", "scored"]
-"""The first look at a network, a second one after a compensation pass, and a second one without."""
 _UNUSABLE = (EvaluationError, ModelError)  # answers that are not finite are an EvaluationError
 
 
-def screening_item(look: LookKind, counts: ChannelCounts) -> JsonObject:
+def screening_item(look: Literal["closed_form", "compensated"], counts: ChannelCounts) -> JsonObject:
     """Return a look that is to be taken, as any worker can take it."""
     return {"look": look, "channels": dict(counts.channels), "dropped_blocks": sorted(counts.dropped_blocks)}
 
@@ -39,7 +37,7 @@ class Looker:
         probe: refits them in closed form, and compares them with the dense network.
         compensator: refits them with what they really see.
         dense_loss: of the uncut network as the probe sees it.
-        quality_images: validation examples that a network is scored on at its second look.
+        quality_images: validation examples that a compensated network is scored on.
         distance: from the dense network's answers, on as many; ``None``: the loss is told.
 
     A network that cannot be looked at, or answers NaN, counts as a rise of 100: one among hundreds ends no search.
@@ -57,7 +55,7 @@ class Looker:
         counts = ChannelCounts(item["channels"], frozenset(item["dropped_blocks"]))
         if item["look"] == "closed_form":
             return {"rise": round(self.closed_form(counts), 6)}
-        rise, quality = (self.compensated if item["look"] == "compensated" else self.scored)(counts)
+        rise, quality = self.compensated(counts)
         return {"rise": round(rise, 6), "quality": None if quality is None else quality.to_json()}
 
     def closed_form(self, counts: ChannelCounts) -> float:
@@ -82,17 +80,6 @@ class Looker:
         except _UNUSABLE as error:
             return self._broken(counts, error), None
         return rise, seen
-
-    def scored(self, counts: ChannelCounts) -> tuple[float, Measurement | None]:
-        """Return the rise after the closed-form refit on as many examples as after a pass, and how good the network is.
-
-        Returns:
-            100 and nothing for a network that is of no use.
-        """
-        try:
-            return self._judged(self.probe.cut(self.pruner.space.cut_numbers(counts)))
-        except _UNUSABLE as error:
-            return self._broken(counts, error), None
 
     def _judged(self, network: nn.Module) -> tuple[float, Measurement]:
         """Return a network's rise and its quality, from one pass over the examples where it can be."""

@@ -26,7 +26,7 @@ from autoprune.study.optuna_sampler import GUIDED
 
 LATENCY = "latency_ms"
 MOST_COMPENSATION_IMAGES = 128  # of a look; eight times as many rank alike, measured
-RECALIBRATION_IMAGES = 64  # rank as 256 do, measured; the dense network that all are compared with has as many
+RECALIBRATION_IMAGES = 64  # of a first look; rank as 256 do, measured
 QUALITY_FACTOR = 4  # so many times as many images are scored for the report's curve as are compared
 
 
@@ -122,7 +122,8 @@ def looker_of(study: PreparedStudy) -> Looker:
     study.context.notify(f"looking at networks without training, on {images} validation examples each")
     probe = SensitivityProbe.of(study.context, pruner, images, RECALIBRATION_IMAGES)
     scored = min(QUALITY_FACTOR * images, study.task.sizes["val"])
-    distance = AnswerDistance(study.context, probe.distance.dense, scored) if probe.distance else None
+    # first looks and the network that they are compared with share their recalibration; a pass has no part in it
+    distance = AnswerDistance(study.context, study.start, scored) if probe.distance else None
     return Looker(pruner, probe, compensator, 0.0 if distance else probe.loss({}), scored, distance)
 
 
@@ -137,6 +138,7 @@ def _settings(study: PreparedStudy) -> JsonObject:
         "seed": spec.seed,
         "images": spec.screening.images,
         "compensation_images": _compensation_images(study),
+        "compared_with": "the dense network as it is",  # second looks; with its statistics of few examples before
         "space": {name: [choices[0], choices[-1]] for name, choices in space.cut_choices.items()},
         "criteria": dict(space.first_importances),
     }

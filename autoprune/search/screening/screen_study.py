@@ -2,10 +2,9 @@
 
 Done once by whoever prepares the study, and for a further budget by the first run that asks for it; workers that wait
 for it take part. Every network is refitted in closed form; for every eight of them one promising one gets a whole
-compensation pass, which says what the closed form of the others is worth. Where it lost so little that a pass is not
-expected to make anything good again, it is scored on more examples instead. What a round looks at follows from the
-rounds before it, never from a clock or from how many take part; a kill loses one round, and the same command goes on to
-the same file.
+compensation pass, which says what the closed form of the others is worth. What a round looks at follows from the rounds
+before it, never from a clock or from how many take part; a kill loses one round, and the same command goes on to the
+same file.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from autoprune.analysis.foretelling import estimated_rises, pass_pays
+from autoprune.analysis.foretelling import estimated_rises
 from autoprune.core.budget import Budget
 from autoprune.core.json_values import JsonObject
 from autoprune.core.notify import Notify
@@ -22,7 +21,7 @@ from autoprune.core.screened import ScreenedNetwork, Screening
 from autoprune.search.proposals.budget_projection import Projector
 from autoprune.search.screening.budget_ladder import ScreeningPart
 from autoprune.search.screening.bulk_proposals import BulkProposal, BulkProposals
-from autoprune.search.screening.look import LOOKS, Looker, LookKind, screening_item
+from autoprune.search.screening.look import LOOKS, Looker, screening_item
 from autoprune.study.divided_work import DividedWork
 from autoprune.study.folder import StudyFolder
 from autoprune.study.screened_file import add_record, begin_screening, read_screening
@@ -100,8 +99,7 @@ class Screener:
         self, part: ScreeningPart, taken: int, again: Sequence[ScreenedNetwork], new: Sequence[ScreenedNetwork]
     ) -> None:
         """Look again at some networks and for the first time at others, whoever does it, and store what was seen."""
-        pays = pass_pays(self._networks).tolist()
-        items = [screening_item(_second_look(pays[one.number]), one.counts) for one in again]
+        items = [screening_item("compensated", one.counts) for one in again]
         items += [screening_item("closed_form", one.counts) for one in new]
         found = list(self.work.results(LOOKS, items, lambda item: self._look().seen_of(item)))
         seen = [_with_second_look(one, result) for one, result in zip(again, found, strict=False)]
@@ -173,10 +171,6 @@ class Screener:
         if self._looker is None:
             self._looker = self.looker()
         return self._looker
-
-
-def _second_look(pass_pays: bool) -> LookKind:
-    return "compensated" if pass_pays else "scored"
 
 
 def _with_second_look(one: ScreenedNetwork, seen: Any) -> ScreenedNetwork:

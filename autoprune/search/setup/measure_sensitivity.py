@@ -120,12 +120,12 @@ class SensitivityProbe:
             recalibration_images,
             copier_of(pruner.network),
         )
-        distance = AnswerDistance(context, bare.cut({}), images)
+        distance = AnswerDistance(context, bare._cut({}), images)
         return replace(bare, distance=distance) if distance.can_be_told() else bare
 
     def loss(self, kept: Mapping[str, int]) -> float:
         """Return the validation loss with some groups cut to the counts that are kept."""
-        return score(self.cut(kept), self.context.task, "val", self.context.device, limit=self.images).loss
+        return score(self._cut(kept), self.context.task, "val", self.context.device, limit=self.images).loss
 
     def rise(self, kept: Mapping[str, int], dense_loss: float) -> float:
         """Return how far the answers move, or by how much the loss rises.
@@ -133,10 +133,9 @@ class SensitivityProbe:
         Raises:
             NonFiniteError: if the answers are NaN or infinite.
         """
-        return self.distance(self.cut(kept)) if self.distance else self.loss(kept) - dense_loss
+        return self.distance(self._cut(kept)) if self.distance else self.loss(kept) - dense_loss
 
-    def cut(self, kept: Mapping[str, int]) -> nn.Module:
-        """Return a copy with some groups cut to the counts that are kept, refitted and recalibrated."""
+    def _cut(self, kept: Mapping[str, int]) -> nn.Module:
         context, space = self.context, self.pruner.space
         cut = self.pruner.cut(space.policy(space.of_cut_numbers(kept)))
         network = context.device.place(shrink(self.pruner.network, cut, self.copied))
