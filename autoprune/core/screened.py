@@ -34,7 +34,7 @@ class ScreenedNetwork:
         costs: exact, and ``latency_ms`` where it was predicted.
         closed_form: rise after the closed-form refit.
         compensated: rise after a whole compensation pass; ``None``: there was none.
-        quality: what the task judges it by after that pass, and its ``loss``, on four times as many examples.
+        quality: what the task judges it by after that pass, and its ``loss``, on eight times as many examples.
     """
 
     number: int

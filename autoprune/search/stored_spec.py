@@ -30,6 +30,8 @@ CHANGED_DEFAULTS = (
     ("dense", "epochs"),
     ("dense", "batch_size"),
     ("finetune", "compensation_images"),
+    ("screening", "networks"),
+    ("screening", "images"),
 )
 
 

@@ -211,12 +211,12 @@ class ScreeningSpec(Section):
         description="whether networks are looked at first; needs the guided sampler and finetune.compensation_images",
     )
     networks: int = Field(
-        default=100, ge=24, description="how many are looked at: three quarters over all budgets, the rest at this one"
+        default=300, ge=24, description="how many are looked at: three quarters over all budgets, the rest at this one"
     )
     images: int = Field(
-        default=128,
+        default=64,
         ge=16,
-        description="validation examples each network is looked at on; the second time four times as many",
+        description="validation examples each network is looked at on; the second time eight times as many",
     )
 
 

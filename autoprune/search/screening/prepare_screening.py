@@ -26,8 +26,8 @@ from autoprune.study.optuna_sampler import GUIDED
 
 LATENCY = "latency_ms"
 MOST_COMPENSATION_IMAGES = 128  # of a look; eight times as many rank alike, measured
-RECALIBRATION_IMAGES = 64  # of a first look; rank as 256 do, measured
-QUALITY_FACTOR = 4  # so many times as many images are scored for the report's curve as are compared
+RECALIBRATION_IMAGES = 32  # of a first look; rank as 64 do, measured
+QUALITY_FACTOR = 8  # so many times as many images are scored for the report's curve as are compared first
 
 
 def can_be_screened(study: PreparedStudy, proposals: Proposals) -> bool:

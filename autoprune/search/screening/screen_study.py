@@ -1,7 +1,7 @@
 """The screening of a study: hundreds of networks looked at before its first trial, stored round by round.
 
 Done once by whoever prepares the study, and for a further budget by the first run that asks for it; workers that wait
-for it take part. Every network is refitted in closed form; for every eight of them one promising one gets a whole
+for it take part. Every network is refitted in closed form; for every sixteen of them one promising one gets a whole
 compensation pass, which says what the closed form of the others is worth. What a round looks at follows from the rounds
 before it, never from a clock or from how many take part; a kill loses one round, and the same command goes on to the
 same file.
@@ -27,8 +27,9 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.screened_file import add_record, begin_screening, read_screening
 
 ROUND = 8  # first looks that nothing is learnt between, so that as many workers can take part
-FIRST_FOR_SECOND = 8  # first looks for every second one, which takes several times as long
-MOST_SECOND = 3  # at most one in three networks is looked at twice
+FIRST_FOR_SECOND = 16  # first looks for every second one, which takes several times as long
+SHARE_OF_SECOND = 6  # at most one in six networks is looked at twice,
+SHARE_OF_FEW, FEW = 3, 24  # or one in three, up to so many: each budget's nearest is to be among them
 TOLD_EVERY = 25  # networks
 
 
@@ -118,7 +119,7 @@ class Screener:
             self.notify(f"looked at {len(self._networks)} networks without training")
 
     def _owed(self, part: ScreeningPart) -> list[ScreenedNetwork]:
-        """Return what is owed a second look, one for every eight first ones: the budgets of the part take turns.
+        """Return what is owed a second look, one for every sixteen first ones: the budgets of the part take turns.
 
         By turns it is the network that is expected to be nearest to the dense one, and the nearest by the closed form
         among those that lack blocks, of which the closed form thinks too ill.
@@ -135,7 +136,7 @@ class Screener:
         return owed
 
     def _last_owed(self, part: ScreeningPart) -> list[ScreenedNetwork]:
-        """Return what is expected to be the nearest of each budget and was not looked at twice, up to a third of all.
+        """Return what is expected to be the nearest of each budget and was not looked at twice, up to a share of all.
 
         What a second look says may make another one the nearest.
         """
@@ -143,7 +144,8 @@ class Screener:
         of_part = [one for one in self._networks if one.part == part.name]
         budgets = dict.fromkeys(_text(one.budget) for one in of_part)
         best = [self._nearest([one for one in of_part if _text(one.budget) == budget]) for budget in budgets]
-        return [one for one in best if one.compensated is None][: max(0, first // MOST_SECOND - second)]
+        most = max(first // SHARE_OF_SECOND, min(first // SHARE_OF_FEW, FEW))
+        return [one for one in best if one.compensated is None][: max(0, most - second)]
 
     def _counted(self, part: ScreeningPart) -> tuple[int, int]:
         """Return how many networks of a part were looked at, and how many of them twice."""
