@@ -19,6 +19,7 @@ from autoprune.export.remote_timer import RemoteTimer
 from autoprune.loggers.dispatch import Loggers, Watched
 from autoprune.loggers.log_file import logged
 from autoprune.loggers.protocol import Display
+from autoprune.search.evaluation.crash_watch import CrashWatch
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.int8_owed import int8_owed, measure_int8
 from autoprune.search.latency_queue import LatencyQueue
@@ -192,7 +193,8 @@ def _searched(
             observer = sharing.watch(observer, ledger, display.warn)
         with nullcontext() if queue is None else closing(queue):
             observer = observer if queue is None else queue.watch(observer)
-            added = search(ledger, proposals, evaluator, spec.trials, spec.seed, observer, display.warn, queue)
+            watched = CrashWatch(evaluator, folder.crashes)
+            added = search(ledger, proposals, watched, spec.trials, spec.seed, observer, display.warn, queue)
     measure_int8(ledger, study, proposals.budget, display.say)
     return Run(added, len(ledger.trials), proposals.budget)
 

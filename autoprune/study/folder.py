@@ -75,6 +75,11 @@ class StudyFolder:
         return self.path / "divided-int8"
 
     @property
+    def crashes(self) -> Path:
+        """Return the folder in which processes leave what they died of, while they evaluated a candidate."""
+        return self.path / "crashes"
+
+    @property
     def logging(self) -> Path:
         """Return the file that the worker holds locked that tells the loggers."""
         return self.path / "logging.lock"

@@ -40,6 +40,8 @@ DERIVED = (
         "quantising.lock",
         "workers",
         "workers/*",
+        "crashes",
+        "crashes/*",
         "divided",
         "divided/*",
         "divided-int8",
