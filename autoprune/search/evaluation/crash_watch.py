@@ -107,6 +107,6 @@ def _in_words(crashes: list[Path]) -> str:
     frames = [line for line in lines[1:] if line.startswith("File ")][:_FRAMES]
     cause = "; ".join([*lines[:1], *frames]) or "nobody knows of what"
     return (
-        f"{len(crashes)} processes died while they evaluated it, the last of: {cause}. Its network is at fault with "
-        f"this machine's libraries, or your own code; {str(last)!r} holds the whole traceback"
+        f"{len(crashes)} processes died while they evaluated it, the last of: {cause}. A library of this machine, or "
+        f"code of your own, does not stand its network; {str(last)!r} holds the whole traceback"
     )
