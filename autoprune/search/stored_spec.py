@@ -30,7 +30,6 @@ CHANGED_DEFAULTS = (
     ("dense", "epochs"),
     ("dense", "batch_size"),
     ("finetune", "compensation_images"),
-    ("screening", "networks"),
     ("screening", "images"),
 )
 

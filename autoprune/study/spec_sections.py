@@ -211,7 +211,7 @@ class ScreeningSpec(Section):
         description="whether networks are looked at first; needs the guided sampler and finetune.compensation_images",
     )
     networks: int = Field(
-        default=300, ge=24, description="how many are looked at: three quarters over all budgets, the rest at this one"
+        default=100, ge=24, description="how many are looked at: three quarters over all budgets, the rest at this one"
     )
     images: int = Field(
         default=64,

@@ -1,7 +1,7 @@
 """The screening of a study: hundreds of networks looked at before its first trial, stored round by round.
 
 Done once by whoever prepares the study, and for a further budget by the first run that asks for it; workers that wait
-for it take part. Every network is refitted in closed form; for every 32 of them one promising one gets a whole
+for it take part. Every network is refitted in closed form; for every eight of them one promising one gets a whole
 compensation pass, which says what the closed form of the others is worth. What a round looks at follows from the rounds
 before it, never from a clock or from how many take part; a kill loses one round, and the same command goes on to the
 same file.
@@ -27,8 +27,8 @@ from autoprune.study.folder import StudyFolder
 from autoprune.study.screened_file import add_record, begin_screening, read_screening
 
 ROUND = 8  # first looks that nothing is learnt between, so that as many workers can take part
-FIRST_FOR_SECOND = 32  # first looks for every second one, which takes several times as long
-SHARE_OF_SECOND = 10  # at most one in ten networks is looked at twice,
+FIRST_FOR_SECOND = 8  # first looks for every second one, which takes several times as long
+SHARE_OF_SECOND = 6  # at most one in six networks is looked at twice,
 SHARE_OF_FEW, BESIDE = 3, 8  # or one in three, up to one for each budget and so many more
 TOLD_EVERY = 25  # networks
 
@@ -119,7 +119,7 @@ class Screener:
             self.notify(f"looked at {len(self._networks)} networks without training")
 
     def _owed(self, part: ScreeningPart) -> list[ScreenedNetwork]:
-        """Return what is owed a second look, one for every 32 first ones: the budgets of the part take turns.
+        """Return what is owed a second look, one for every eight first ones: the budgets of the part take turns.
 
         By turns it is the network that is expected to be nearest to the dense one, and the nearest by the closed form
         among those that lack blocks, of which the closed form thinks too ill.
@@ -130,8 +130,7 @@ class Screener:
         for turn in range(second, first // FIRST_FOR_SECOND):
             order = [budgets[(turn + offset) % len(budgets)] for offset in range(len(budgets))]
             waiting = next((found for budget in order if (found := self._waiting(part, budget, owed))), [])
-            is_shallows = sum(divmod(turn, len(budgets))) % 2  # within a cycle, and for a budget from one to the next
-            shallow = [one for one in waiting if one.counts.dropped_blocks] if is_shallows else []
+            shallow = [one for one in waiting if one.counts.dropped_blocks] if turn // len(budgets) % 2 else []
             if waiting:
                 owed.append(min(shallow, key=_by_closed_form) if shallow else self._nearest(waiting))
         return owed
