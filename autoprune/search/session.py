@@ -19,7 +19,7 @@ from autoprune.export.remote_timer import RemoteTimer
 from autoprune.loggers.dispatch import Loggers, Watched
 from autoprune.loggers.log_file import logged
 from autoprune.loggers.protocol import Display
-from autoprune.search.evaluation.crash_watch import CrashWatch
+from autoprune.search.crash_watch import CrashWatch
 from autoprune.search.evaluation.evaluator import Evaluator
 from autoprune.search.int8_owed import int8_owed, measure_int8
 from autoprune.search.latency_queue import LatencyQueue

@@ -9,24 +9,30 @@ from pathlib import Path
 import pytest
 from tiny import call, stored_trials, write_study
 
+from autoprune.analysis.early_stopping import EarlyStopper
 from autoprune.core.measurement import Measurement
 from autoprune.core.policy import GroupPolicy, PruningPolicy
 from autoprune.core.trial import Candidate, Completed, Failed
-from autoprune.search.evaluation.crash_watch import CrashWatch
+from autoprune.search.crash_watch import CrashWatch
 from autoprune.search.evaluation.evaluator import Evaluation
+from autoprune.search.loop import Evaluate
 
 GOOD = Evaluation(Completed(Measurement({"accuracy": 0.9})), {"score": 0.5})
 CANDIDATE = Candidate(3, PruningPolicy({"a": GroupPolicy(0.5, "l1")}), 0, "sampler:fake")
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from test_crash_watch import CANDIDATE, CrashWatch
+from test_crash_watch import called
 
 def fatal_kernel(*given):
     os.kill(os.getpid(), getattr(signal, sys.argv[2]))
 
-CrashWatch(fatal_kernel, Path(sys.argv[1]))(CANDIDATE)
+called(fatal_kernel, Path(sys.argv[1]))
 """
+
+
+def called(evaluate: Evaluate, folder: Path, candidate: Candidate = CANDIDATE) -> Evaluation:
+    return CrashWatch(evaluate, folder)(candidate, lambda phase: None, EarlyStopper(candidate, ()))
 
 
 def dies(folder: Path, name: str) -> None:
@@ -43,7 +49,7 @@ def dies(folder: Path, name: str) -> None:
 
 
 def evaluated(folder: Path, candidate: Candidate = CANDIDATE) -> Evaluation:
-    return CrashWatch(lambda asked, on_phase, stopper: GOOD, folder)(candidate)
+    return called(lambda asked, on_phase, stopper: GOOD, folder, candidate)
 
 
 def test_what_two_processes_died_of_has_failed_and_says_of_what(tmp_path: Path) -> None:
@@ -76,7 +82,7 @@ def test_an_evaluation_leaves_nothing_however_it_ends(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        CrashWatch(interrupted, tmp_path)(CANDIDATE)
+        called(interrupted, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert evaluated(tmp_path / "no folder" / "here") is GOOD, "a place that cannot be written keeps nobody"
 
@@ -85,7 +91,7 @@ def test_an_evaluation_leaves_nothing_however_it_ends(tmp_path: Path) -> None:
 def test_a_study_with_such_a_candidate_goes_on_without_it(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "studies", trials=6)
     code = tmp_path / "code" / "tiny.py"
-    # the forward pass of one trial's network takes the process down, as a kernel that writes past its memory does
+    # the evaluation of one trial takes the process down, as a kernel that writes past its memory does
     code.write_text(
         code.read_text(encoding="utf-8")
         + "\n\nimport os\nfrom autoprune.search.evaluation.evaluator import Evaluator\n"

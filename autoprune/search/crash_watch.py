@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from autoprune.analysis.early_stopping import EarlyStopper
 from autoprune.core.trial import Candidate, Failed
 from autoprune.search.evaluation.evaluator import Evaluation
 from autoprune.search.evaluation.stopwatch import OnPhase
+from autoprune.search.loop import Evaluate
 
 MOST_CRASHES = 2  # the second shows that it was no chance
 _FRAMES = 3  # of the dying thread that are told
@@ -36,19 +37,11 @@ class CrashWatch:
         folder: where dying processes leave their marks; made when it is needed.
     """
 
-    evaluate: Callable[[Candidate, OnPhase, EarlyStopper | None], Evaluation]
+    evaluate: Evaluate
     folder: Path
 
-    def __call__(
-        self, candidate: Candidate, on_phase: OnPhase = lambda phase: None, stopper: EarlyStopper | None = None
-    ) -> Evaluation:
-        """Return the outcome of a candidate; one that two processes have died of has failed.
-
-        Args:
-            candidate: what to evaluate.
-            on_phase: called when a phase begins.
-            stopper: may stop it.
-        """
+    def __call__(self, candidate: Candidate, on_phase: OnPhase, stopper: EarlyStopper) -> Evaluation:
+        """Return the outcome of a candidate; one that two processes have died of has failed."""
         crashes = self._crashes(candidate)
         if len(crashes) >= MOST_CRASHES:
             return Evaluation(Failed("ProcessDied", _in_words(crashes)), {})
