@@ -19,7 +19,7 @@ from autoprune.study.lapsed_leases import run_out, worker_of
 from autoprune.study.lock import share_lock
 from autoprune.study.resume import end_running
 from autoprune.study.same_place import SamePlace
-from autoprune.study.storage import open_storage, reporting_damage, reporting_faults, tried_again
+from autoprune.study.storage import open_storage, opened, reporting_damage, reporting_faults, tried_again
 from autoprune.study.storage_url import serves_many_machines, without_password
 from autoprune.study.trial_rows import TrialRows, open_rows
 from autoprune.study.workers import Worker, WorkerName, forget_dead, workers_here
@@ -63,12 +63,13 @@ class OpenStudy:
             self._lock.release()
             raise
         try:
-            self._open(lock)
+            opened(url, lambda: self._open(lock))
         except BaseException:
             self.close()
             raise
 
     def _open(self, lock: Path) -> None:
+        self._disconnect()  # where a first try was cut off
         with alone_here(self._folder / _ASKING), making_tables(self.url):  # one process makes them
             self.storage = open_storage(self.url)
             self._is_open = True
@@ -93,11 +94,14 @@ class OpenStudy:
 
     def close(self) -> None:
         """Let go of the study and its storage; others see this worker gone."""
+        self._disconnect()
+        self._worker.end()
+        self._lock.release()
+
+    def _disconnect(self) -> None:
         if self._is_open:
             self.storage.remove_session()
             self.storage.engine.dispose()
-        self._worker.end()
-        self._lock.release()
 
     @property
     def worker(self) -> WorkerName:

@@ -167,17 +167,46 @@ def tried_again(storage: RDBStorage, url: str, act: Callable[[bool], T]) -> T:
             return act(True)
 
 
+def opened(url: str, opens: Callable[[], T]) -> T:
+    """Return what an opener of a storage returns; where the database ended its connection meanwhile, open once more.
+
+    A database that cannot be reached at all is not asked again.
+
+    Args:
+        url: of the storage.
+        opens: leaves nothing behind that keeps it from being called again.
+
+    Raises:
+        StudyError: if the storage cannot be opened, or not the second time either.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    with reporting_faults(url):
+        try:
+            return opens()
+        except (StudyError, StorageInternalError, SQLAlchemyError) as error:
+            if not any(getattr(cause, "connection_invalidated", False) for cause in _causes(error)):
+                raise
+        time.sleep(PAUSE)
+        return opens()
+
+
 def _is_lost_connection(error: BaseException, url: str) -> bool:
     """Return whether the database ended the connection or could not be reached, rather than refused what was asked."""
     from sqlalchemy.exc import InterfaceError, OperationalError
 
+    def is_on_the_way(cause: BaseException) -> bool:
+        return isinstance(cause, InterfaceError | OperationalError) and not url.startswith("sqlite")
+
+    return any(is_on_the_way(cause) or getattr(cause, "connection_invalidated", False) for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Give an error, what caused it, and so on."""
     seen: BaseException | None = error
     while seen is not None:
-        is_on_the_way = isinstance(seen, InterfaceError | OperationalError) and not url.startswith("sqlite")
-        if is_on_the_way or getattr(seen, "connection_invalidated", False):
-            return True
+        yield seen
         seen = seen.__cause__
-    return False
 
 
 @contextmanager
@@ -231,7 +260,7 @@ def closing_storage(url: str, *, to_read: bool = False) -> Iterator[RDBStorage]:
     Raises:
         StudyError: if the storage cannot be opened, read or written.
     """
-    storage = open_storage(url, to_read=to_read)
+    storage = opened(url, lambda: open_storage(url, to_read=to_read))
     try:
         with reporting_faults(url):
             yield storage

@@ -61,6 +61,13 @@ def test_how_it_crashed_is_said(end: object, said: str) -> None:
 
 def test_what_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_process, "SECONDS", 0.5)
+    children, fork = [], os.fork
+
+    def remembered() -> int:
+        children.append(fork())
+        return children[-1]
+
+    monkeypatch.setattr(os, "fork", remembered)
 
     def work() -> bytes:
         time.sleep(600)
@@ -68,8 +75,9 @@ def test_what_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(ForeignCodeError, match=r"did not end within 0\.5 s"):
         in_own_process(work, described)
+    (child,) = children
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # nothing is left of it
+        os.waitpid(child, os.WNOHANG)  # nothing is left of it
 
 
 def test_it_runs_products_after_threads_were_used_here() -> None:

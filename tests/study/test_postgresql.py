@@ -10,6 +10,8 @@ from pathlib import Path
 import postgres
 import pytest
 from ledger_worker import start
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 from study_fakes import fake_outcome, make_proposals, open_ledger, run
 
 from autoprune.core.trial import Completed
@@ -45,6 +47,12 @@ def late(ledger: Ledger) -> None:
 
     with ledger._open.storage.engine.begin() as connection:
         connection.execute(text("UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '1 hour'"))
+
+
+def end_connections(server: postgres.Server, url: str, which: str = "") -> None:
+    """End the connections to a database, as an administrator may."""
+    database = url.rpartition("/")[2]
+    server.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' {which}")
 
 
 def test_two_machines_share_a_study_and_neither_ends_what_the_other_evaluates(
@@ -94,20 +102,42 @@ def test_killed_processes_and_ended_connections_lose_nothing(
     server: postgres.Server, url: str, hosts: tuple[Path, Path]
 ) -> None:
     processes = [start(hosts[0], 24, 0.05, url) for _ in range(2)]
-    database = url.rpartition("/")[2]
     for kill in range(4):
         time.sleep(1.2)
         processes[kill % 2].kill()
         processes[kill % 2].communicate()
-        server.run(
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' AND state = 'idle'"
-        )
+        end_connections(server, url, "AND state = 'idle'")
         processes[kill % 2] = start(hosts[0], 24, 0.05, url)
     for process in processes:
         process.communicate(timeout=120)
         assert process.returncode == 0
     with open_ledger(hosts[0], url) as ledger:
         assert [trial.number for trial in ledger.trials] == list(range(24))
+
+
+@pytest.mark.parametrize("meanwhile", ["alembic_version", "SELECT studies.", "FROM trials"])
+def test_a_connection_that_ends_while_a_study_is_opened_is_made_anew(
+    server: postgres.Server, url: str, hosts: tuple[Path, Path], meanwhile: str
+) -> None:
+    with open_ledger(hosts[0], url) as ledger:
+        list(run(ledger, PROPOSALS, 2))
+        ledger.ask(PROPOSALS, 0)
+    ended = 0
+
+    def end_all(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal ended
+        if meanwhile in statement and not ended:
+            ended += 1
+            end_connections(server, url)
+
+    event.listen(Engine, "before_cursor_execute", end_all)
+    try:
+        with open_ledger(hosts[1], url) as ledger:
+            assert ended == 1
+            list(run(ledger, PROPOSALS, 4))
+            assert [trial.number for trial in ledger.trials] == [0, 1, 2, 3]
+    finally:
+        event.remove(Engine, "before_cursor_execute", end_all)
 
 
 def test_a_database_that_was_stopped_and_started_meanwhile_is_used_again(
