@@ -131,6 +131,18 @@ def test_the_nearest_of_most_budgets_gets_a_second_look_and_few_others_do(whole:
     assert len(networks) / 9 <= len(twice) <= len(networks) / 3 + 1
 
 
+def test_the_last_second_looks_are_taken_several_at_a_time(whole: Path) -> None:
+    """One at a time, all workers but one would wait."""
+    rounds = [json.loads(line) for line in (whole / "screened.jsonl").read_text().splitlines()][1:]
+    last = [one for one in rounds if all("closed_form" not in look for look in one["looks"])]
+    of_part = {
+        part: [len(one["looks"]) for one in last if one["part"] == part] for part in {one["part"] for one in last}
+    }
+    assert of_part
+    for counts in of_part.values():
+        assert all(count >= screen_study.TOGETHER for count in counts[:-1])
+
+
 @pytest.mark.parametrize("records", [0, 1, 4, 9])
 def test_a_screening_that_is_killed_goes_on_to_the_same_file(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: int

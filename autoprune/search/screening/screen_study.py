@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, cast
 
 from autoprune.analysis.foretelling import estimated_rises
@@ -29,7 +30,8 @@ from autoprune.study.screened_file import add_record, begin_screening, read_scre
 ROUND = 8  # first looks that nothing is learnt between, so that as many workers can take part
 FIRST_FOR_SECOND = 8  # first looks for every second one, which takes several times as long
 SHARE_OF_SECOND = 6  # at most one in six networks is looked at twice,
-SHARE_OF_FEW, BESIDE = 3, 8  # or one in three, up to one for each budget and so many more
+SHARE_OF_FEW, BESIDE = 3, 4  # or one in three, up to one for each budget and so many more
+TOGETHER = 4  # last second looks at a time, so that workers need not wait for one another
 TOLD_EVERY = 25  # networks
 
 
@@ -132,20 +134,27 @@ class Screener:
             waiting = next((found for budget in order if (found := self._waiting(part, budget, owed))), [])
             shallow = [one for one in waiting if one.counts.dropped_blocks] if turn // len(budgets) % 2 else []
             if waiting:
-                owed.append(min(shallow, key=_by_closed_form) if shallow else self._nearest(waiting))
+                owed.append(min(shallow, key=_by_closed_form) if shallow else waiting[0])
         return owed
 
     def _last_owed(self, part: ScreeningPart) -> list[ScreenedNetwork]:
         """Return what is expected to be the nearest of each budget and was not looked at twice, up to a share of all.
 
-        What a second look says may make another one the nearest.
+        What a second look says may make another one the nearest; where few are left, the next in line come along.
         """
         first, second = self._counted(part)
-        of_part = [one for one in self._networks if one.part == part.name]
-        budgets = dict.fromkeys(_text(one.budget) for one in of_part)
-        best = [self._nearest([one for one in of_part if _text(one.budget) == budget]) for budget in budgets]
+        budgets = dict.fromkeys(_text(one.budget) for one in self._networks if one.part == part.name)
         most = max(first // SHARE_OF_SECOND, min(first // SHARE_OF_FEW, len(budgets) + BESIDE))
-        return [one for one in best if one.compensated is None][: max(0, most - second)]
+        lines = [self._in_line(part, budget) for budget in budgets]
+        undecided = [[one for one in line if one.compensated is None] for line in lines if line[0].compensated is None]
+        turns = [one for turn in zip_longest(*undecided) for one in turn if one is not None]
+        return turns[: min(max(TOGETHER, len(undecided)), max(0, most - second))]
+
+    def _in_line(self, part: ScreeningPart, budget: str) -> list[ScreenedNetwork]:
+        """Return the networks of a budget, those first that are expected to be nearest to the dense one."""
+        rises = estimated_rises(self._networks).tolist()
+        of_budget = [one for one in self._networks if one.part == part.name and _text(one.budget) == budget]
+        return sorted(of_budget, key=lambda one: (rises[one.number], one.number))
 
     def _counted(self, part: ScreeningPart) -> tuple[int, int]:
         """Return how many networks of a part were looked at, and how many of them twice."""
@@ -153,21 +162,10 @@ class Screener:
         return len(of_part), sum(one.compensated is not None for one in of_part)
 
     def _waiting(self, part: ScreeningPart, budget: str, taken: Collection[ScreenedNetwork]) -> list[ScreenedNetwork]:
-        """Return the networks of a budget that were looked at once, without those that have their turn already."""
+        """Return those of a budget in line that were looked at once, without those that have their turn already."""
         numbers = {one.number for one in taken}
-        return [
-            one
-            for one in self._networks
-            if one.part == part.name
-            and _text(one.budget) == budget
-            and one.compensated is None
-            and one.number not in numbers
-        ]
-
-    def _nearest(self, networks: Sequence[ScreenedNetwork]) -> ScreenedNetwork:
-        """Return the network that is expected to be nearest to the dense one after a compensation pass."""
-        rises = estimated_rises(self._networks).tolist()
-        return min(networks, key=lambda one: (rises[one.number], one.number))
+        line = self._in_line(part, budget)
+        return [one for one in line if one.compensated is None and one.number not in numbers]
 
     def _look(self) -> Looker:
         if self._looker is None:
