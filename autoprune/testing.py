@@ -218,7 +218,7 @@ def _guarded(criterion: Any, faults: list[str]) -> Criterion:
             now = _circumstances(network)
             faults.extend(what for what in before if what not in now or not _equal(before[what], now[what]))
 
-    for mark in ("uses_gradients", "uses_data", "uses_seed", "scores_jointly"):
+    for mark in ("uses_gradients", "uses_data", "uses_moments", "uses_seed", "scores_jointly"):
         setattr(guarded, mark, has_mark(criterion, mark))
     return guarded
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -23,6 +23,7 @@ from autoprune.core.user_code import in_user_code
 from autoprune.errors import AutopruneError, ModelError
 from autoprune.models.calling.inputs import Inputs
 from autoprune.models.copying.copy_network import copy_network
+from autoprune.pruning.input_moments import InputMoments
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Calibration:
             take it from the first batch.
         loss: (what the network returns, labels) → mean loss over a batch, a scalar.
         loss_on: (network, labels) → the same, in the place of ``loss``, where the labels say all that the network gets.
+        moments: layer → second moments of what it reads, where they are known from other training examples.
     """
 
     batches: Sequence[tuple[Any, Any]] = ()
@@ -45,6 +47,7 @@ class Calibration:
     input_shape: tuple[int, ...] | None = None
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy
     loss_on: Callable[[nn.Module, Any], Tensor] | None = None
+    moments: Mapping[str, InputMoments] = field(default_factory=dict)
 
     @property
     def is_double(self) -> bool:
@@ -111,6 +114,11 @@ def uses_data(criterion: _F) -> _F:
 def uses_seed(criterion: _F) -> _F:
     """Mark a criterion that draws random numbers from ``calibration.seed``, whatever the weights are."""
     return _marked(criterion, "uses_seed")
+
+
+def uses_moments(criterion: _F) -> _F:
+    """Mark a criterion that needs second moments of what layers read, and takes those of the calibration."""
+    return _marked(criterion, "uses_moments")
 
 
 def scores_jointly(criterion: _F) -> _F:

@@ -82,6 +82,18 @@ def test_no_output_is_farther_from_its_target_than_by_the_weights_before(name: s
     assert float(apart(after).sum()) < 0.99 * float(apart(before).sum())
 
 
+@pytest.mark.parametrize("columns", [1, 63, 64, 65, 130, 300])
+def test_moments_of_many_columns_are_those_of_one_product(columns: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    inputs, errors = torch.randn(2, 400, columns, generator=draw), torch.randn(2, 400, 3, generator=draw)
+    sums = MomentSums()
+    sums.add(inputs, errors)
+    rows = inputs.double() - inputs.double().mean(1, keepdim=True)
+    torch.testing.assert_close(
+        sums.moments(centred=True).inputs, rows.transpose(1, 2) @ rows / 400, rtol=1e-4, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("centred", [False, True])
 def test_the_change_is_the_ridge_regression_about_the_weights(centred: bool) -> None:
     draw = torch.Generator().manual_seed(0)

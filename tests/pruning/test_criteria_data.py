@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.core.channel_groups import PruningGroup
+from autoprune.models.calling.inputs import Inputs
+from autoprune.pruning.compensation.readers import plain_twin, readers_of
+from autoprune.pruning.compensation.second_moments import second_moments
 from autoprune.pruning.criteria import ablation as ablation_file
 from autoprune.pruning.criteria.channel_parameters import producing
 from autoprune.pruning.criteria.forward_replay import Recording
@@ -161,6 +165,22 @@ def test_obs_removes_one_after_another_what_least_squares_makes_up_for_best() ->
     found = score("obs", case)["first"]
     assert found.argsort().tolist() == order
     assert float(found.min()) == pytest.approx(cost(order[:1]), rel=1e-3)
+
+
+def test_obs_takes_the_moments_that_are_known_and_measures_the_others() -> None:
+    case = build("convolutional")
+    twin = plain_twin(copy.deepcopy(case.network).eval())
+    batches = [Inputs.of(inputs) for inputs, _ in case.calibration.batches]
+    moments = second_moments(twin, readers_of(twin)[0], batches)
+    measured = score("obs", case)
+    for known in (moments, dict(list(moments.items())[1:])):
+        found = score("obs", replace(case, calibration=replace(case.calibration, moments=known)))
+        assert found.keys() == measured.keys()
+        for name, values in measured.items():
+            torch.testing.assert_close(found[name], values)
+    others = {path: replace(one, covariance=one.covariance.flip(1, 2)) for path, one in moments.items()}
+    turned = score("obs", replace(case, calibration=replace(case.calibration, moments=others)))
+    assert any(not torch.allclose(turned[name], values) for name, values in measured.items())
 
 
 def naive_ablation(case: Case, one: PruningGroup) -> Tensor:

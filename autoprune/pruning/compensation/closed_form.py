@@ -20,8 +20,9 @@ from autoprune.pruning.compensation.layer_flow import watch_flow
 from autoprune.pruning.compensation.norm_behind import scale_and_offset
 from autoprune.pruning.compensation.readers import Reader, plain_twin, readers_of
 from autoprune.pruning.compensation.ridge import RIDGE
-from autoprune.pruning.compensation.second_moments import InputMoments, second_moments
+from autoprune.pruning.compensation.second_moments import second_moments
 from autoprune.pruning.cut_plan import CutPlan
+from autoprune.pruning.input_moments import InputMoments
 from autoprune.pruning.tracing.safe_forward import plain_attention
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _FEW = 512  # rows
+_STRIPES, _NARROWEST = 4, 64  # of a symmetric product, and columns of each
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class MomentSums:
             self._shift = inputs[:, :_FEW].mean(1, keepdim=True)  # near the mean is enough
         shifted = inputs - self._shift
         turned = shifted.transpose(1, 2)
-        chunk = [shifted.sum(1), errors.sum(1), turned @ shifted, turned @ errors, errors.square().sum(1)]
+        chunk = [shifted.sum(1), errors.sum(1), _gram(shifted), turned @ errors, errors.square().sum(1)]
         self._rows += inputs.shape[1]
         added = [value.double() if value.device.type != "mps" else value.cpu().double() for value in chunk]
         self._sums = [a + b for a, b in zip(self._sums, added, strict=True)] if self._sums else added
@@ -75,3 +76,19 @@ class MomentSums:
             inputs = inputs + mean.unsqueeze(2) * mean.unsqueeze(1)
             cross = cross + mean.unsqueeze(2) * error.unsqueeze(1)
         return Moments(self._rows, mean, error, inputs, cross, errors)
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Return the products of all columns with each other, ``(G, K, K)``, of ``(G, rows, K)``.
+
+    The matrix is symmetric, so of each stripe only what lies on or beyond the diagonal is computed: 0.63 of the work.
+    """
+    turned, columns = rows.transpose(1, 2), rows.shape[2]
+    width = max(_NARROWEST, -(-columns // _STRIPES))
+    found = rows.new_empty(rows.shape[0], columns, columns)
+    for first in range(0, columns, width):
+        last = min(first + width, columns)
+        stripe = turned[:, first:last] @ rows[:, :, first:]
+        found[:, first:last, first:] = stripe
+        found[:, last:, first:last] = stripe[:, :, last - first :].transpose(1, 2)
+    return found

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.models.calling.answers import answer_of
@@ -22,25 +21,11 @@ from autoprune.pruning.compensation.dense_answers import exact_products
 from autoprune.pruning.compensation.moments import MomentSums
 from autoprune.pruning.compensation.readers import Reader, inputs_of
 from autoprune.pruning.compensation.rows import grid_for, unfolded
+from autoprune.pruning.input_moments import InputMoments
 from autoprune.pruning.layers.attention import SlimMultiheadAttention
 from autoprune.pruning.tracing.safe_forward import plain_attention
 
 MATRIX_BYTES = 1 << 30  # of all matrices together
-
-
-@dataclass(frozen=True)
-class InputMoments:
-    """What a layer reads, in numbers; ``G`` groups of ``K`` inputs.
-
-    Attributes:
-        mean: ``(G, K)``, float64 on the CPU.
-        covariance: ``(G, K, K)``, float32 on the CPU.
-        rows: how many were seen.
-    """
-
-    mean: Tensor
-    covariance: Tensor
-    rows: int
 
 
 def second_moments(

@@ -15,8 +15,16 @@ from autoprune.models.calling.inputs import Inputs
 from autoprune.models.calling.tensors import map_tensors
 from autoprune.pruning.channel_positions import part_at
 from autoprune.pruning.compensation.readers import Reader, plain_twin, readers_of
-from autoprune.pruning.compensation.second_moments import InputMoments, second_moments
-from autoprune.pruning.importance import Calibration, backward_in_eval, examples_in, scores_jointly, uses_data
+from autoprune.pruning.compensation.second_moments import second_moments
+from autoprune.pruning.importance import (
+    Calibration,
+    backward_in_eval,
+    examples_in,
+    scores_jointly,
+    uses_data,
+    uses_moments,
+)
+from autoprune.pruning.input_moments import InputMoments
 from autoprune.pruning.layers.kinds import axes_of
 
 _DAMPING = 0.01  # of the second moments, as a share of their mean
@@ -25,6 +33,7 @@ _TIE = 1e-6  # by which a channel that goes later scores higher than one of the 
 
 @scores_jointly
 @uses_data
+@uses_moments
 def obs(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibration) -> Mapping[str, Tensor]:
     """Estimate the rise of the loss when a channel goes and the layers that read it are refitted by least squares.
 
@@ -44,7 +53,9 @@ def obs(groups: Sequence[PruningGroup], network: nn.Module, calibration: Calibra
     wanted = {path: readers[path] for found in columns.values() for path in found}
     if not wanted:
         return {}
-    moments = second_moments(twin, wanted, [Inputs.of(inputs) for inputs, _ in calibration.batches])
+    unknown = {path: reader for path, reader in wanted.items() if path not in calibration.moments}
+    seen = [Inputs.of(inputs) for inputs, _ in calibration.batches]
+    moments = {**calibration.moments, **(second_moments(twin, unknown, seen) if unknown else {})}
     slopes = _squared_slopes(twin, wanted, calibration)
     parts = {path: _Part.of(readers[path], twin, moments[path], slopes[path]) for path in wanted if path in moments}
     return {

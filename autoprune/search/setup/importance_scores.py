@@ -11,11 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from autoprune.core.builtin_names import IMPORTANCES
 from autoprune.pruning.groups import Groups
-from autoprune.pruning.importance import score_groups
+from autoprune.pruning.importance import has_mark, score_groups
+from autoprune.pruning.input_moments import InputMoments
 from autoprune.search.evaluation.calibration import calibration_of
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import once
+from autoprune.search.setup.stored_moments import moments_of
 
 CALIBRATION_BATCH = 64
 ScoresByGroup = Mapping[str, Mapping[str, Tensor]]
@@ -58,8 +61,17 @@ def _computed_scores(context: StudyContext, network: nn.Module, groups: Groups) 
     context.notify(f"scoring channels by {', '.join(space.importances)}")
     limit = space.calibration_images
     stream = () if not task.has_batches else task.eval_batches("train", CALIBRATION_BATCH, context.device, limit=limit)
-    calibration = calibration_of(task, network, stream, spec.seed)
+    calibration = calibration_of(task, network, stream, spec.seed, _known_moments(context, network))
     return score_groups(network, groups.cuttable, space.importances, calibration)
+
+
+def _known_moments(context: StudyContext, network: nn.Module) -> Mapping[str, InputMoments]:
+    """Return what the closed-form refit needs to know of the network, where a criterion needs it too; or nothing."""
+    criteria = map(IMPORTANCES.get, context.spec.space.importances)
+    if not context.task.has_batches or not any(has_mark(each, "uses_moments") for each in criteria):
+        return {}
+    dense = moments_of(context, network)
+    return dense.moments if dense else {}
 
 
 def _content(scores: ScoresByGroup) -> bytes:

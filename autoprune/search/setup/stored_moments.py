@@ -16,7 +16,7 @@ from autoprune.core.atomic_write import write_bytes
 from autoprune.core.json_values import JsonObject
 from autoprune.errors import ModelError
 from autoprune.pruning.compensation.closed_form import DenseMoments, dense_moments
-from autoprune.pruning.compensation.second_moments import InputMoments
+from autoprune.pruning.input_moments import InputMoments
 from autoprune.search.evaluation.compensator import calibration_batches
 from autoprune.search.setup.context import StudyContext
 from autoprune.search.setup.once import unless_damaged
