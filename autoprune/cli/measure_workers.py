@@ -22,7 +22,7 @@ from autoprune.errors import EvaluationError
 from autoprune.loggers.worker_lines import WorkerLine
 
 CHOICE = "workers.json"  # in the study's folder
-_ROLE = f"{MEASURE}1.5"  # seconds that each is measured for
+_ROLE = f"{MEASURE}1"  # seconds that each is measured for
 # Several workers train so much of what one does, or they are not worth their memory. It is less than all of it because
 # the dense network is measured, and a search trains narrower ones, of which two threads train hardly more than one.
 _WORTH = 0.9

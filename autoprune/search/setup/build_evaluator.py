@@ -18,7 +18,7 @@ from autoprune.study.spec_training import UNTRAINED_IMAGES
 from autoprune.training.distillation import Teacher
 from autoprune.training.settings import FinetuneSettings
 
-_LEAST_ROWS = 5  # of a regression, for each of its inputs
+_FEW_ROWS = 5  # of a regression, for each of its inputs, where a fine-tune follows or many networks are looked at
 _MOST_OF_SAVED = 0.1  # of what stopping half-way would save, that the look may cost: hardly one in ten is stopped there
 
 
@@ -92,7 +92,7 @@ def compensator_of(study: PreparedStudy, images: int) -> Compensator | None:
 
     Args:
         study: prepared.
-        images: training images that it looks at; of fewer, it takes fewer rows for each regression too.
+        images: training images that it looks at; where they are fewer than a pick's, it takes fewer rows of each too.
     """
     start = study.spec.schedule.start
     if images and start != "finetune":
@@ -109,7 +109,7 @@ def compensator_of(study: PreparedStudy, images: int) -> Compensator | None:
         images,
         study.spec.seed,
         study.context.notify,
-        max(_LEAST_ROWS, min(ROWS_PER_INPUT, ROWS_PER_INPUT * images // UNTRAINED_IMAGES)),
+        ROWS_PER_INPUT if images >= UNTRAINED_IMAGES else _FEW_ROWS,
     )
 
 
