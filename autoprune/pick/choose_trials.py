@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from autoprune.core.budget import Budget
 from autoprune.core.measurement import Measurement
 from autoprune.core.metrics import Metric
 from autoprune.core.preference import COST_OF, Preference
+from autoprune.core.screened import ScreenedNetwork
 from autoprune.core.trial import Completed, Trial, completed_measurement
 from autoprune.errors import UsageError
 from autoprune.loggers.console import how_it_ended
@@ -47,8 +49,8 @@ class Wish:
 def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
     """Return the absolute budget that counts, and the trials that begin the longer fine-tune, the best first.
 
-    Where no trial uses up a budget that was given, and the study's screening has seen networks that meet it, there are
-    none: one is to be solved for, as ``solve_budget`` does.
+    There are none where one is to be solved for, as ``solve_budget`` does: no trial uses up a budget that was given,
+    and the study's screening has seen networks that meet it, or nothing is to be trained and one of those is better.
 
     Raises:
         NothingFitsError: if no trial meets the wish.
@@ -67,11 +69,13 @@ def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
     usual = view.spec.pick.top if epochs and prefer == "accuracy" else 1
     count = usual if wish.top is None else wish.top
     can_solve = asked is not None and not limits and _is_screened(view, asked)
+    solved = [trial for trial in view.trials if trial.candidate.is_picked and trial.candidate.budget == budget]
     if can_solve and not _near(view.trials, budget):
         return budget, []
-    solved = [trial for trial in view.trials if trial.candidate.is_picked and trial.candidate.budget == budget]
-    if solved and can_solve:
+    if can_solve and solved:
         return budget, solved[-1:]
+    if can_solve and not epochs and _is_better_untrained(view, budget):
+        return budget, []
     return budget, best_few(view.trials, budget, view.spec.quality, count, limits, prefer, view.dense)
 
 
@@ -97,8 +101,24 @@ def _is_screened(view: StudyView, budget: Budget) -> bool:
     known = budget.limits.keys() <= view.dense.values.keys()
     if not known or budget.admits(view.dense):
         return False
-    seen = (one.costs for one in read_screening(view.folder.screened).networks)
-    return any(budget.limits.keys() <= costs.values.keys() and budget.admits(costs) for costs in seen)
+    return bool(_screened_within(view, budget))
+
+
+def _screened_within(view: StudyView, budget: Budget) -> list[ScreenedNetwork]:
+    seen = read_screening(view.folder.screened).networks
+    return [one for one in seen if budget.limits.keys() <= one.costs.values.keys() and budget.admits(one.costs)]
+
+
+def _is_better_untrained(view: StudyView, budget: Budget) -> bool:
+    """Return whether a screened network is better than every trial within a budget, by more than both errors."""
+    quality = view.spec.quality
+    trials = [found for _, found in measured(view.trials) if budget.admits(found)]
+    seen = [one.quality for one in _screened_within(view, budget) if one.quality and quality.name in one.quality.values]
+    if not trials or not seen:
+        return False
+    trial, screened = (max(found, key=lambda one: quality.gain(one[quality.name], 0.0)) for found in (trials, seen))
+    noise = math.hypot(trial.error(quality.name), screened.error(quality.name))
+    return quality.gain(screened[quality.name], trial[quality.name]) > noise
 
 
 def _near(trials: Sequence[Trial], budget: Budget) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,17 @@ def test_with_a_limit_of_quality_trials_alone_count(screened: Path) -> None:
     view = open_view(screened)
     wish = Wish({"mflops": "90%"}, quality=lambda qualities, dense: QualityLimits({qualities[0]: 0.01}))
     assert choose_trials(view, wish)[1] != []
+
+
+@pytest.mark.parametrize(("accuracy", "epochs", "is_solved"), [(0.0, 0, False), (2.0, 0, True), (2.0, 1, False)])
+def test_without_training_a_better_screened_network_is_preferred_to_a_trial_on_the_budget(
+    screened: Path, tmp_path: Path, accuracy: float, epochs: int, is_solved: bool
+) -> None:
+    folder = tmp_path / screened.name
+    shutil.copytree(screened, folder)
+    lines = [json.loads(line) for line in (folder / "screened.jsonl").read_text().splitlines()]
+    for look in (look for line in lines for look in line.get("looks", []) if look.get("quality")):
+        look["quality"]["values"]["accuracy"] = accuracy
+    (folder / "screened.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    chosen = choose_trials(open_view(folder), Wish({"mflops": "61%"}, epochs=epochs))[1]
+    assert (chosen == []) is is_solved
