@@ -81,16 +81,18 @@ class Teacher:
             file = self._file(key)
             logits = _read(file) if file else None
             if logits is None or len(logits) < rows:
-                logits = self._compute(epoch, seed, batch_size, rows)
+                logits = self._continued(logits, epoch, seed, batch_size, rows)
                 if file:
                     write_bytes(file, save({"logits": logits.contiguous()}))
             self._known[key] = logits.to(self._runtime.device)
         return self._known[key]
 
-    def _compute(self, epoch: int, seed: int, batch_size: int, rows: int) -> Tensor:
+    def _continued(self, known: Tensor | None, epoch: int, seed: int, batch_size: int, rows: int) -> Tensor:
+        """Return so many logits of an epoch; those of whole batches that are known are not computed again."""
+        whole = 0 if known is None else len(known) // batch_size
         stream = self._task.train_stream(batch_size, epoch, seed, self._runtime)
-        answers = [self._answer(batch) for batch in islice(stream, -(-rows // batch_size))]
-        logits = torch.cat(answers).cpu()
+        answers = [self._answer(batch).cpu() for batch in islice(stream, whole, -(-rows // batch_size))]
+        logits = torch.cat(answers if known is None else [known[: whole * batch_size].float(), *answers])
         if not bool(logits.isfinite().all()):
             raise NonFiniteError(
                 "the dense network's outputs on training examples are NaN or infinite; check its weights, "

@@ -128,8 +128,10 @@ class TestTeacher:
         teacher.targets(0, 0, 16, steps=1)
         assert len(calls) == 2
         whole = teacher.targets(0, 0, 16)
-        last = list(task.train_stream(16, 0, 0, runtime))[-1]
-        assert whole(4, last).shape == (6, 3)
+        assert len(calls) == 5, "what is known is not computed again"
+        at_once, batches = Teacher(dense, task, runtime).targets(0, 0, 16), list(task.train_stream(16, 0, 0, runtime))
+        assert whole(4, batches[-1]).shape == (6, 3)
+        assert all(torch.equal(whole(place, batch), at_once(place, batch)) for place, batch in enumerate(batches))
 
     def test_a_single_last_image_is_left_out(self, dense: Toy, runtime: Runtime) -> None:
         calls = []
