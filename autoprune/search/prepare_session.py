@@ -14,8 +14,9 @@ from autoprune.loggers.protocol import Display, LoggedStudy
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.screening.prepare_screening import can_be_screened, with_screening
 from autoprune.search.setup.build_proposals import build_proposals, unmeasured_proposals
+from autoprune.search.setup.choose_peak_rate import with_peak_rate
 from autoprune.search.setup.describe_study import session_facts, study_facts
-from autoprune.search.setup.prepare_study import prepare_study
+from autoprune.search.setup.prepare_study import prepare_all_but_rate
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.stored_spec import remember, remembering
 from autoprune.search.take_part import take_part
@@ -58,7 +59,7 @@ def begin_session(
     is_first = preparing.is_had and not folder.prepared.exists()
     with remembering(spec, written, folder) as decided:
         with while_others_wait() if is_first else nullcontext():
-            study = prepare_study(spec, folder, display.say, decided, task)
+            study = prepare_all_but_rate(spec, folder, display.say, decided, task)
         budget = Budget.parse(spec.budget.model_dump()).resolve(study.dense)
         unmeasured_proposals(study, budget).check()
         study.device.apply_threads(display.say)
@@ -66,6 +67,8 @@ def begin_session(
         take_part(study, work, preparing, display.say)
         remember(study.spec, written, folder)  # the others go by what is decided
         with work.open():
+            study = with_peak_rate(study, work)
+            remember(study.spec, written, folder)
             proposals = build_proposals(study, budget, work)
             if can_be_screened(study, proposals):
                 proposals = with_screening(study, proposals, work)

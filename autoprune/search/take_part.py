@@ -11,6 +11,7 @@ from autoprune.core.json_values import JsonObject
 from autoprune.core.notify import Notify
 from autoprune.search.screening.look import LOOKS, Looker
 from autoprune.search.screening.prepare_screening import looker_of
+from autoprune.search.setup.choose_peak_rate import RATE_TRIALS, RateTrial
 from autoprune.search.setup.measure_sensitivity import LEVELS, SensitivityProbe, measure_level, sensitivity_probe
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.taking_turns import Turn
@@ -30,7 +31,7 @@ def take_part(study: PreparedStudy, work: DividedWork, preparing: Turn, notify: 
         StudyError: if the turn cannot be taken.
     """
     helper = _Helper(study)
-    computes = {LEVELS: helper.measured, LOOKS: helper.looked_at}
+    computes = {RATE_TRIALS: helper.tried, LEVELS: helper.measured, LOOKS: helper.looked_at}
     preparing.wait(notify, "taking part in what another worker prepares", lambda: work.help(computes))
 
 
@@ -40,6 +41,10 @@ class _Helper:
 
     study: PreparedStudy
 
+    def tried(self, item: Mapping[str, Any]) -> JsonObject:
+        """Return the loss after a fine-tune with a learning rate."""
+        return self._rates.loss_of(item)
+
     def measured(self, item: Mapping[str, Any]) -> JsonObject:
         """Return how far one cut moves the answers."""
         return measure_level(self._probe, item)
@@ -47,6 +52,10 @@ class _Helper:
     def looked_at(self, item: Mapping[str, Any]) -> JsonObject:
         """Return what is seen of one network."""
         return self._looker.seen_of(item)
+
+    @cached_property
+    def _rates(self) -> RateTrial:
+        return RateTrial(self.study)
 
     @cached_property
     def _probe(self) -> SensitivityProbe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from tiny import write_task
 from tiny_study import tiny_spec
 
 from autoprune.search.setup import choose_peak_rate
-from autoprune.search.setup.choose_peak_rate import best_rate
+from autoprune.search.setup.choose_peak_rate import best_rate, with_peak_rate
 from autoprune.search.setup.from_spec import finetune_settings, resolve
-from autoprune.search.setup.prepare_study import prepare_study
+from autoprune.search.setup.prepare_study import prepare_all_but_rate, prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.stored_spec import remember, with_stored_choices
+from autoprune.study.divided_work import DividedWork
 from autoprune.study.folder import StudyFolder
 from autoprune.training.learning_rate import RATES as RATES_OF
 from autoprune.training.learning_rate import usual_rate
@@ -45,7 +47,7 @@ RATES = (0.01, 0.03, 0.1)
 def test_of_the_rates_that_are_as_good_as_the_best_the_nearest_to_the_usual_one_is_taken(
     losses: dict[float, float], rate: float, tried: int
 ) -> None:
-    found = best_rate(RATES, losses.__getitem__)
+    found = best_rate(RATES, lambda rates: [losses[each] for each in rates])
     assert found.rate == rate
     assert len(found.losses) == tried
 
@@ -108,3 +110,34 @@ def test_a_pick_takes_the_rate_of_the_trials_unless_told(tmp_path: Path) -> None
     study = study_of(tmp_path)
     assert study.spec.pick.lr == "auto"
     assert with_stored_choices(study.spec, study.folder).pick.lr == "auto"
+
+
+def test_a_worker_that_waits_tries_a_rate_and_the_study_is_the_same(tmp_path: Path) -> None:
+    alone = study_of(tmp_path / "alone")
+    folder = StudyFolder(tmp_path / "shared")
+    folder.create()
+    spec = alone.spec.model_copy(update={"finetune": alone.spec.finetune.model_copy(update={"lr": "auto"})})
+    study, helper = (prepare_all_but_rate(spec, folder, lambda said: None) for _ in range(2))
+    assert study.spec.finetune.lr == "auto"
+    work, helped = DividedWork(folder.divided), list[float]()
+    computes = {choose_peak_rate.RATE_TRIALS: partial(_noted, helped, choose_peak_rate.RateTrial(helper))}
+    with work.open():
+        first = DividedWork(folder.divided)
+        own = choose_peak_rate.RateTrial.loss_of
+
+        def helps_meanwhile(trial: choose_peak_rate.RateTrial, item: dict[str, Any]) -> Any:
+            if trial.study is study and not helped:
+                assert first.help(computes), "another rate is free while this one is tried"
+            return own(trial, item)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(choose_peak_rate.RateTrial, "loss_of", helps_meanwhile)
+            decided = with_peak_rate(study, work)
+    assert len(helped) == 1
+    assert decided.spec.finetune.lr == alone.spec.finetune.lr
+    assert folder.peak_rate.read_text() == alone.folder.peak_rate.read_text()
+
+
+def _noted(helped: list[float], trial: choose_peak_rate.RateTrial, item: dict[str, Any]) -> Any:
+    helped.append(item["rate"])
+    return trial.loss_of(item)

@@ -3,26 +3,34 @@
 One network, cut evenly to about half of its FLOPs and compensated, is fine-tuned for some steps with each rate.
 Of the rates whose loss on validation is near the smallest, the one nearest to the optimizer's usual rate is taken: a
 short trial flatters small rates, which have less to make good again. Where the smallest is clearly the best, smaller
-ones are tried.
+ones are tried. The first two are tried at once where there are several workers: of a pruned network one thread trains
+nearly as much as two.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
 
 from autoprune.core.counts import ChannelCounts
-from autoprune.core.json_values import parse_json
+from autoprune.core.json_values import JsonObject, parse_json
+from autoprune.core.policy import PruningPolicy
 from autoprune.errors import AutopruneError
 from autoprune.models.copying.copy_network import copy_network
+from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.search.setup.build_evaluator import build_maker
 from autoprune.search.setup.from_spec import finetune_settings
 from autoprune.search.setup.once import once, unless_damaged
 from autoprune.search.setup.prepared_study import PreparedStudy
+from autoprune.study.divided_work import DividedWork
 from autoprune.training.learning_rate import RATES, usual_rate
 from autoprune.training.scoring import score
 from autoprune.training.settings import total_steps
@@ -33,6 +41,7 @@ KEPT = 0.7  # of each group's channels: about half of the FLOPs; after 24 steps 
 _IMAGES = 2000  # validation examples, at most
 _NEAR = 0.05  # share of the smallest loss; what is no further above it is as good
 _SMALLER, _MOST_SMALLER = 0.3, 2  # each smaller rate, and how many of them
+RATE_TRIALS = "rates"  # the kind of work by which workers share them
 
 
 @dataclass(frozen=True)
@@ -48,11 +57,12 @@ class PeakRate:
     losses: Mapping[float, float]
 
 
-def with_peak_rate(study: PreparedStudy) -> PreparedStudy:
+def with_peak_rate(study: PreparedStudy, work: DividedWork | None = None) -> PreparedStudy:
     """Return the study with the peak rate of its fine-tunes decided: as given, as stored, or the best of a few.
 
     Args:
         study: prepared but for that.
+        work: by which other workers take part; ``None``: none do.
 
     Raises:
         AutopruneError: if a network cannot be cut.
@@ -61,7 +71,9 @@ def with_peak_rate(study: PreparedStudy) -> PreparedStudy:
         return study
     rate = usual_rate(study.spec.finetune.optimizer)
     if _can_be_tried(study):
-        rate = once(study.folder.peak_rate, unless_damaged(_read), lambda: _tried(study), _text).rate
+        rate = once(
+            study.folder.peak_rate, unless_damaged(_read), lambda: _tried(study, work or DividedWork()), _text
+        ).rate
     finetune = study.spec.finetune.model_copy(update={"lr": rate})
     context = replace(study.context, spec=study.spec.model_copy(update={"finetune": finetune}))
     return replace(study, context=context)
@@ -77,10 +89,15 @@ def _steps(study: PreparedStudy) -> int:
     return min(STEPS, total_steps(study.task.steps_per_epoch(settings.batch_size), settings))
 
 
-def _tried(study: PreparedStudy) -> PeakRate:
-    steps = _steps(study)
-    study.context.notify(f"trying learning rates, {steps} steps each, on a pruned network")
-    found = best_rate(RATES[study.spec.finetune.optimizer], _trial_of(study, steps))
+def _tried(study: PreparedStudy, work: DividedWork) -> PeakRate:
+    trial = RateTrial(study)
+    study.context.notify(f"trying learning rates, {trial.steps} steps each, on a pruned network")
+
+    def losses_after(rates: Sequence[float]) -> list[float]:
+        found = work.results(RATE_TRIALS, [{"rate": rate} for rate in rates], trial.loss_of)
+        return [math.inf if one["loss"] is None else float(cast(float, one["loss"])) for one in found]
+
+    found = best_rate(RATES[study.spec.finetune.optimizer], losses_after)
     others = ", ".join(f"{loss:.4g} with {rate:g}" for rate, loss in found.losses.items() if rate != found.rate)
     study.context.notify(
         f"peak learning rate: {found.rate:g} (finetune.lr), after which the loss is {found.losses[found.rate]:.4g}; "
@@ -89,27 +106,29 @@ def _tried(study: PreparedStudy) -> PeakRate:
     return found
 
 
-def best_rate(rates: tuple[float, float, float], loss_after: Callable[[float], float]) -> PeakRate:
+def best_rate(
+    rates: tuple[float, float, float], losses_after: Callable[[Sequence[float]], Sequence[float]]
+) -> PeakRate:
     """Return the best rate: of those that are as good as the best, the nearest to the usual one.
 
     The loss is taken to have one valley: where the usual rate is worse than the smallest, the largest is not tried.
 
     Args:
         rates: that are tried, the usual one in the middle, rising.
-        loss_after: returns the loss after a fine-tune with a rate, infinite if it fails.
+        losses_after: returns the loss after a fine-tune with each of some rates, infinite if it fails.
 
-    >>> best_rate((0.01, 0.03, 0.1), {0.01: 0.98, 0.03: 1.0}.__getitem__).rate
+    >>> best_rate((0.01, 0.03, 0.1), lambda rates: [{0.01: 0.98, 0.03: 1.0}[rate] for rate in rates]).rate
     0.03
     """
     smallest, usual, largest = rates
-    losses = {rate: loss_after(rate) for rate in (smallest, usual)}
+    losses = dict(zip((smallest, usual), losses_after((smallest, usual)), strict=True))
     if losses[usual] <= losses[smallest]:
-        losses[largest] = loss_after(largest)
+        (losses[largest],) = losses_after((largest,))
     for _ in range(_MOST_SMALLER):
         if any(rate > smallest for rate in _good(losses)):
             break
         smallest = float(f"{_SMALLER * smallest:.1g}")
-        losses[smallest] = loss_after(smallest)
+        (losses[smallest],) = losses_after((smallest,))
     return PeakRate(min(_good(losses), key=lambda rate: abs(math.log(rate / usual)), default=usual), losses)
 
 
@@ -119,24 +138,48 @@ def _good(losses: Mapping[float, float]) -> list[float]:
     return [rate for rate, loss in losses.items() if math.isfinite(loss) and loss <= least + _NEAR * abs(least)]
 
 
-def _trial_of(study: PreparedStudy, steps: int) -> Callable[[float], float]:
-    """Return what fine-tunes a copy of one pruned network with a rate, and returns the loss that comes of it."""
-    settings, watch = finetune_settings(study.spec), Stopwatch(lambda phase: None)
-    settings = replace(settings, epochs=steps / max(1, study.task.steps_per_epoch(settings.batch_size)))
-    maker = build_maker(study, settings)
-    maker = replace(maker, schedule=maker.schedule.model_copy(update={"stages": 1}))
-    policy = study.space.policy(ChannelCounts(study.space.scaled(KEPT)))
-    network = maker.pruned(policy, watch)
+@dataclass
+class RateTrial:
+    """What fine-tunes copies of one pruned network with a rate, in any worker of a study.
 
-    def loss_after(rate: float) -> float:
-        tried = study.device.place(copy_network(network))
+    Attributes:
+        study: prepared but for its peak rate.
+    """
+
+    study: PreparedStudy
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps each fine-tune has."""
+        return _steps(self.study)
+
+    def loss_of(self, item: Mapping[str, Any]) -> JsonObject:
+        """Return the ``loss`` on validation after a fine-tune with a ``rate``; ``None`` if the fine-tune fails."""
+        maker, study = self._maker, self.study
+        tried = study.device.place(copy_network(self._network))
         try:
-            replace(maker, settings=replace(settings, lr=rate)).finetune(tried, policy, watch)
-            return score(tried, study.task, "val", study.device, limit=_IMAGES).loss
+            settings = replace(maker.settings, lr=float(item["rate"]))
+            replace(maker, settings=settings).finetune(tried, self._policy, Stopwatch(lambda phase: None))
+            loss = score(tried, study.task, "val", study.device, limit=_IMAGES).loss
         except AutopruneError:  # mostly a loss that is not finite; were it the network, every candidate would tell
-            return math.inf
+            return {"loss": None}
+        return {"loss": loss if math.isfinite(loss) else None}
 
-    return loss_after
+    @cached_property
+    def _maker(self) -> NetworkMaker:
+        study, settings = self.study, finetune_settings(self.study.spec)
+        per_epoch = max(1, study.task.steps_per_epoch(settings.batch_size))
+        maker = build_maker(study, replace(settings, epochs=self.steps / per_epoch))
+        return replace(maker, schedule=maker.schedule.model_copy(update={"stages": 1}))
+
+    @cached_property
+    def _policy(self) -> PruningPolicy:
+        space = self.study.space
+        return space.policy(ChannelCounts(space.scaled(KEPT)))
+
+    @cached_property
+    def _network(self) -> nn.Module:
+        return self._maker.pruned(self._policy, Stopwatch(lambda phase: None))
 
 
 def _read(path: Path) -> PeakRate:

@@ -32,14 +32,22 @@ from autoprune.study.spec import StudySpec
 from autoprune.tasks.task import DataTask
 
 
-def prepare_study(
+def prepare_study(spec: StudySpec, folder: StudyFolder, notify: Notify) -> PreparedStudy:
+    """Build everything a study works with, as :func:`prepare_all_but_rate`, and decide the peak rate of its fine-tunes.
+
+    Args and raises: as there.
+    """
+    return with_peak_rate(prepare_all_but_rate(spec, folder, notify))
+
+
+def prepare_all_but_rate(
     spec: StudySpec,
     folder: StudyFolder,
     notify: Notify,
     on_decided: Callable[[StudySpec], None] = lambda spec: None,
     task: DataTask | None = None,
 ) -> PreparedStudy:
-    """Build everything a study works with, doing once what is needed only once.
+    """Build everything a study works with, doing once what is needed only once; trying rates is left to the workers.
 
     Args:
         spec: resolved for this machine.
@@ -74,7 +82,7 @@ def prepare_study(
     timer = timer_of(decided, network, timing_engine)
     dense = measure_dense(decided, network, cost, timer, float_engine)
     _check_objectives(spec, dense)
-    return with_peak_rate(PreparedStudy(decided, pruner, start, frozen, cost, timer, dense))
+    return PreparedStudy(decided, pruner, start, frozen, cost, timer, dense)
 
 
 def _check_objectives(spec: StudySpec, dense: Measurement) -> None:
