@@ -14,7 +14,7 @@ from autoprune.loggers.protocol import Display, LoggedStudy
 from autoprune.search.proposals.proposer import Proposals
 from autoprune.search.screening.prepare_screening import can_be_screened, with_screening
 from autoprune.search.setup.build_proposals import build_proposals, unmeasured_proposals
-from autoprune.search.setup.choose_peak_rate import with_peak_rate
+from autoprune.search.setup.choose_peak_rate import knows_peak_rate, with_peak_rate
 from autoprune.search.setup.describe_study import session_facts, study_facts
 from autoprune.search.setup.prepare_study import prepare_all_but_rate
 from autoprune.search.setup.prepared_study import PreparedStudy
@@ -65,6 +65,7 @@ def begin_session(
         study.device.apply_threads(display.say)
         work = DividedWork(folder.divided)
         take_part(study, work, preparing, display.say)
+        study = with_peak_rate(study) if knows_peak_rate(study) else study
         remember(study.spec, written, folder)  # the others go by what is decided
         with work.open():
             study = with_peak_rate(study, work)

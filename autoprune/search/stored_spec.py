@@ -24,6 +24,7 @@ DECIDED = (  # when a study begins, where the spec says one of these words
     ("space", "round_to", _AUTO),
     ("stopping", "half_way", _AUTO),
 )
+_OPEN = {f"{section}.{name}": words for section, name, words in DECIDED}
 CHANGED_DEFAULTS = (
     ("space", "importances"),
     ("space", "depth"),
@@ -82,6 +83,8 @@ def stored_meaning(folder: StudyFolder) -> Mapping[str, object] | None:
 def check_same_meaning(stored: Mapping[str, object] | None, spec: StudySpec, folder: StudyFolder) -> None:
     """Refuse a spec that would change what the stored trials mean.
 
+    What the spec leaves open may be decided by another worker meanwhile, and is then taken over.
+
     Args:
         stored: fingerprint of the study; ``None`` if it has none yet.
         spec: of this run.
@@ -93,6 +96,7 @@ def check_same_meaning(stored: Mapping[str, object] | None, spec: StudySpec, fol
     if stored is None:
         return
     given = fingerprint(spec) | ({"name": spec.name} if "name" in stored else {})
+    given = {key: stored.get(key, value) if value in _OPEN.get(key, ()) else value for key, value in given.items()}
     changed = differences(stored, given)
     if [line.partition(":")[0] for line in changed] == ["name"]:
         raise StudyMismatchError(

@@ -615,11 +615,13 @@ SHIPPED = (
 )
 
 
-def test_the_main_recipe_is_the_defaults_with_a_budget_in_the_format_that_pays() -> None:
+def test_the_main_recipe_is_the_defaults_with_fewer_trials_and_a_budget_in_the_format_that_pays() -> None:
     main = parse_spec([Layer(FILE, find_study(None, Path("nowhere"))[1])])
     assert main.budget.mflops == "40%"
     assert main.latency.format == "auto"
-    assert main.model_copy(update={"budget": BudgetSpec(), "latency": LatencySpec()}) == StudySpec()
+    assert main.trials == 18
+    changed = {"budget": BudgetSpec(), "latency": LatencySpec(), "trials": StudySpec().trials}
+    assert main.model_copy(update=changed) == StudySpec()
 
 
 def test_recipes_lie_beside_the_package_when_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,11 @@ def with_peak_rate(study: PreparedStudy, work: DividedWork | None = None) -> Pre
     return replace(study, context=context)
 
 
+def knows_peak_rate(study: PreparedStudy) -> bool:
+    """Return whether nothing has to be tried: the rate was given or tried before, or there is nothing to train."""
+    return study.spec.finetune.lr != "auto" or not _can_be_tried(study) or study.folder.peak_rate.exists()
+
+
 def _can_be_tried(study: PreparedStudy) -> bool:
     """Return whether a fine-tune of autoprune's own takes place at all, long enough to tell rates apart."""
     return study.task.finetune is None and bool(study.space.by_name) and _steps(study) >= _LEAST_STEPS
