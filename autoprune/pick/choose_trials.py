@@ -68,13 +68,13 @@ def choose_trials(view: StudyView, wish: Wish) -> tuple[Budget, list[Trial]]:
     # without training there is no contest, nor for what is known exactly
     usual = view.spec.pick.top if epochs and prefer == "accuracy" else 1
     count = usual if wish.top is None else wish.top
-    can_solve = asked is not None and not limits and _is_screened(view, asked)
-    solved = [trial for trial in view.trials if trial.candidate.is_picked and trial.candidate.budget == budget]
-    if can_solve and not _near(view.trials, budget):
+    screened = [] if asked is None or limits else _screened_within(view, asked)
+    if screened and not _near(view.trials, budget):
         return budget, []
-    if can_solve and solved:
+    solved = [trial for trial in view.trials if trial.candidate.is_picked and trial.candidate.budget == budget]
+    if screened and solved:
         return budget, solved[-1:]
-    if can_solve and not epochs and _is_better_untrained(view, budget):
+    if screened and not epochs and _is_better_untrained(view, budget, screened):
         return budget, []
     return budget, best_few(view.trials, budget, view.spec.quality, count, limits, prefer, view.dense)
 
@@ -96,29 +96,25 @@ def preference_of(view: StudyView, asked: Preference | None) -> Preference:
     return "accuracy"
 
 
-def _is_screened(view: StudyView, budget: Budget) -> bool:
-    """Return whether the dense network is above a budget, and a network that was looked at is within it."""
+def _screened_within(view: StudyView, budget: Budget) -> list[ScreenedNetwork]:
+    """Return the networks within a budget that were looked at; none if the dense network is within it too."""
     known = budget.limits.keys() <= view.dense.values.keys()
     if not known or budget.admits(view.dense):
-        return False
-    return bool(_screened_within(view, budget))
-
-
-def _screened_within(view: StudyView, budget: Budget) -> list[ScreenedNetwork]:
+        return []
     seen = read_screening(view.folder.screened).networks
     return [one for one in seen if budget.limits.keys() <= one.costs.values.keys() and budget.admits(one.costs)]
 
 
-def _is_better_untrained(view: StudyView, budget: Budget) -> bool:
+def _is_better_untrained(view: StudyView, budget: Budget, screened: Sequence[ScreenedNetwork]) -> bool:
     """Return whether a screened network is better than every trial within a budget, by more than both errors."""
     quality = view.spec.quality
     trials = [found for _, found in measured(view.trials) if budget.admits(found)]
-    seen = [one.quality for one in _screened_within(view, budget) if one.quality and quality.name in one.quality.values]
+    seen = [one.quality for one in screened if one.quality and quality.name in one.quality.values]
     if not trials or not seen:
         return False
-    trial, screened = (max(found, key=lambda one: quality.gain(one[quality.name], 0.0)) for found in (trials, seen))
-    noise = math.hypot(trial.error(quality.name), screened.error(quality.name))
-    return quality.gain(screened[quality.name], trial[quality.name]) > noise
+    trial, untrained = (max(found, key=lambda one: quality.gain(one[quality.name], 0.0)) for found in (trials, seen))
+    noise = math.hypot(trial.error(quality.name), untrained.error(quality.name))
+    return quality.gain(untrained[quality.name], trial[quality.name]) > noise
 
 
 def _near(trials: Sequence[Trial], budget: Budget) -> bool:
