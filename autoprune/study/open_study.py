@@ -19,7 +19,7 @@ from autoprune.study.lapsed_leases import run_out, worker_of
 from autoprune.study.lock import share_lock
 from autoprune.study.resume import end_running
 from autoprune.study.same_place import SamePlace
-from autoprune.study.storage import open_storage, opened, reporting_damage, reporting_faults, tried_again
+from autoprune.study.storage import open_storage, opened, reporting_damage, tried_again
 from autoprune.study.storage_url import serves_many_machines, without_password
 from autoprune.study.trial_rows import TrialRows, open_rows
 from autoprune.study.workers import Worker, WorkerName, forget_dead, workers_here
@@ -73,23 +73,21 @@ class OpenStudy:
         with alone_here(self._folder / _ASKING), making_tables(self.url):  # one process makes them
             self.storage = open_storage(self.url)
             self._is_open = True
-            with reporting_faults(self.url):
-                self.study = optuna.create_study(
-                    storage=self.storage,
-                    study_name=self._name,
-                    directions=trial_format.directions(self._objectives),
-                    load_if_exists=True,
-                )
-        with reporting_faults(self.url):
-            self.study_id = self.storage.get_study_id_from_name(self._name)
-            self.rows = open_rows(self.storage, self.study_id)
-            self.place = SamePlace(lock, self.url, self.study_id, self._name)
-            # there may be thousands of trials to take in, before others have to wait for it
-            with self.alone(before=self.known.take_in) as rows:
-                self.known.take_in(rows)
-                self.reclaimed = len(self.known.lost)
-                self.reclaimed += len(self.reclaim(rows))
-                self._check_one_machine()
+            self.study = optuna.create_study(
+                storage=self.storage,
+                study_name=self._name,
+                directions=trial_format.directions(self._objectives),
+                load_if_exists=True,
+            )
+        self.study_id = self.storage.get_study_id_from_name(self._name)
+        self.rows = open_rows(self.storage, self.study_id)
+        self.place = SamePlace(lock, self.url, self.study_id, self._name)
+        # there may be thousands of trials to take in, before others have to wait for it
+        with self.alone(before=self.known.take_in) as rows:
+            self.known.take_in(rows)
+            self.reclaimed = len(self.known.lost)
+            self.reclaimed += len(self.reclaim(rows))
+            self._check_one_machine()
         forget_dead(self._folder)
 
     def close(self) -> None:
