@@ -319,7 +319,10 @@ def test_json_of_every_command_is_one_document(study: Path) -> None:
     searched = document(run("search", study, "--trials", "6", "--json"))
     assert (searched["study"], searched["counts"]["completed"]) == ("tiny", 6)
     reported = document(run("report", study, "--json"))
-    assert {"uniform", "dense"} <= {entry["baseline"] for entry in reported["worth"]}
+    compared = {entry["baseline"]: entry["trial"] for entry in reported["worth"]}
+    assert compared["dense"] is None
+    assert len(compared) >= 2
+    assert reported["best"] not in compared.values()
     assert all(entry["paired"] for entry in reported["worth"])
     expected = {"report.html", "front.csv", "front.json", "front.png", "front.svg", "sensitivity.png"}
     assert {Path(path).name for path in reported["files"]} == expected
