@@ -53,12 +53,14 @@ class Recipe:
     Attributes:
         change: what is changed of its settings.
         batches: how many usual batches are one of its own; the rate grows by the square root of it.
+        rate: by what the peak rate is multiplied besides.
         is_averaged: whether the weights are averaged over the second half.
         has_features: whether the last stage's outputs are distilled too.
     """
 
     change: dict[str, float] = field(default_factory=dict)
-    batches: int = 1
+    batches: float = 1
+    rate: float = 1.0
     is_averaged: bool = False
     has_features: bool = False
 
@@ -72,8 +74,14 @@ RECIPES = {
     "teacher alone": Recipe({"distill_weight": 1.0}),
     "teacher half": Recipe({"distill_weight": 0.5}),
     "batches twice": Recipe(batches=2),
+    "batches half": Recipe(batches=0.5),
+    "batches a quarter": Recipe(batches=0.25),
+    "rate a third": Recipe(rate=1 / 3),
+    "rate twice": Recipe(rate=2),
+    "rate three times": Recipe(rate=3),
     "averaged": Recipe(is_averaged=True),
     "features": Recipe(has_features=True),
+    "features, batches half": Recipe(has_features=True, batches=0.5),
 }
 
 
@@ -126,7 +134,7 @@ class _Bench:
         """Return the scores on validation after a finish."""
         study, recipe = self.study, RECIPES[name]
         network = study.device.place(copy_network(self.network))
-        size, factor = self.usual.batch_size * recipe.batches, recipe.batches**0.5
+        size, factor = round(self.usual.batch_size * recipe.batches), recipe.rate * recipe.batches**0.5
         wanted = replace(self.usual, batch_size=size, lr=self.usual.lr * factor, **recipe.change)
         loss = finetune_loss(study.task, wanted)
         if recipe.has_features:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from autoprune.core.leftovers import remove_leftovers, temporary_neighbour
 from autoprune.errors import StudyError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_through(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file through a temporary neighbour that takes its place once it is safe on disk.
+
+    Args:
+        path: of the file.
+        write: writes it to the open neighbour.
 
     Raises:
         StudyError: if the file cannot be written; what was there before is untouched.
@@ -20,7 +26,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
         with temporary.open("wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -33,8 +39,17 @@ def write_bytes(path: Path, data: bytes) -> None:
         _discard(temporary)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write bytes like :func:`write_through`.
+
+    Raises:
+        StudyError: if the file cannot be written.
+    """
+    write_through(path, lambda file: file.write(data))
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8, like :func:`write_bytes`.
+    """Write text as UTF-8, like :func:`write_through`.
 
     Raises:
         StudyError: if the file cannot be written.

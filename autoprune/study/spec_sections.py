@@ -59,7 +59,9 @@ class DataSpec(Section):
         description="digits, breast-cancer, cifar10, a plug-in, imagefolder:PATH, audiofolder:PATH, ratings:FILE.csv, "
         "pkg.mod:fn or file.py:fn",
     )
-    root: str = Field(default="", description="folder for downloaded data; empty: ~/.cache/autoprune")
+    root: str = Field(
+        default="", description="folder for downloaded data; empty: $XDG_CACHE_HOME/autoprune, or ~/.cache/autoprune"
+    )
     image_size: int = Field(default=224, ge=8, description="pixels per side images are brought to; imagefolder only")
     sample_rate: int = Field(
         default=16_000, ge=1, description="samples per second sounds are brought to; audiofolder only"

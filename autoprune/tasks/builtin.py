@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autoprune.core.builtin_names import DATA
+from autoprune.core.cache_folder import cache_folder
 from autoprune.core.user_code import call_with_accepted
 from autoprune.errors import DataError
 from autoprune.tasks.audio_folder import AudioTask
@@ -48,7 +49,7 @@ def build_task(
         source: a built-in or plug-in (``digits``, ``breast-cancer``, ``cifar10``), ``imagefolder:PATH``,
             ``audiofolder:PATH``, ``ratings:FILE.csv``, or the user's own ``pkg.mod:fn`` or ``file.py:fn``, called with
             whichever of ``root``, ``image_size`` and ``workers`` it accepts.
-        root: where downloaded data is looked for and stored; empty for ``~/.cache/autoprune``.
+        root: where downloaded data is looked for and stored; empty for the cache folder, ``~/.cache/autoprune``.
         image_size: height and width that images of a folder are brought to, pixels.
         workers: processes that decode the images of a folder.
         sample_rate: samples per second that sounds of a folder are brought to.
@@ -128,7 +129,7 @@ def cifar10(root: str = "") -> ArrayTask:
     Raises:
         DataError: if it is neither there nor can be downloaded.
     """
-    folder = Path(root).expanduser() if root else Path.home() / ".cache" / "autoprune"
+    folder = Path(root).expanduser() if root else cache_folder()
     everything, class_names = _read_cifar10(folder, train=True)
     parts = _stratified(everything.labels, ("val", *["train"] * 9))
     return ArrayTask(

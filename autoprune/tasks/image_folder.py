@@ -1,17 +1,20 @@
 """From a folder of images to a task: in memory if they are small, else streamed from disk.
 
 Small images of one size are read once and become an :class:`ArrayTask`, a hundred times faster than decoding them in
-every epoch; all others become a :class:`FolderTask`. ``folder_listing.py`` finds the files.
+every epoch; all others become a :class:`FolderTask`. ``folder_listing.py`` finds the files, ``decoded_images.py`` keeps
+what was read for the next process.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from autoprune.errors import DataError
+from autoprune.tasks.decoded_images import decoded_once
 from autoprune.tasks.folder_listing import Listing, check_classes, list_split
 from autoprune.tasks.in_memory import Arrays, ArrayTask
 from autoprune.tasks.read_image import Unreadable, check_not_dim, read_image
@@ -73,18 +76,34 @@ def _read_small_test(listing: Listing) -> Arrays:
 
 
 def _read_small(listing: Listing) -> Arrays | None:
-    images: Tensor | None = None
-    for position, file in enumerate(listing.files):
-        image = read_image(file)
-        if isinstance(image, Unreadable):
-            raise DataError(image.message())
-        shape = (3, image.height, image.width)
-        if images is None:
-            if max(shape) > _SMALL_SIDE or len(listing.files) * 3 * shape[1] * shape[2] > _SMALL_BYTES:
-                return None
-            images = torch.empty((len(listing.files), *shape), dtype=torch.uint8)
-        if images.shape[1:] != shape:
-            return None
-        raw = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        images[position] = raw.view(image.height, image.width, 3).permute(2, 0, 1)
+    """Return small images of one size and their labels, ``None`` if they are not."""
+    files = listing.files
+    first = _pixels(files[0])
+    if max(first.shape) > _SMALL_SIDE or len(files) * first.numel() > _SMALL_BYTES:
+        return None
+    images = decoded_once(files, lambda: _decoded(files, first.shape))
     return None if images is None else Arrays(images, torch.tensor(listing.labels))
+
+
+def _decoded(files: Sequence[Path], shape: torch.Size) -> Tensor | None:
+    """Return the pixels of images, ``(N, *shape)``; ``None`` if one has another shape."""
+    images = torch.empty((len(files), *shape), dtype=torch.uint8)
+    for position, file in enumerate(files):
+        pixels = _pixels(file)
+        if pixels.shape != shape:
+            return None
+        images[position] = pixels
+    return images
+
+
+def _pixels(file: Path) -> Tensor:
+    """Return an image, uint8, ``(3, H, W)``.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    image = read_image(file)
+    if isinstance(image, Unreadable):
+        raise DataError(image.message())
+    raw = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return raw.view(image.height, image.width, 3).permute(2, 0, 1)
