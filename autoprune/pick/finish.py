@@ -35,6 +35,7 @@ from autoprune.pick.uniform_rival import Incomparable, uniform_rival
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.stopwatch import Stopwatch
 from autoprune.search.setup.build_evaluator import build_maker, build_meter, build_solved_maker
+from autoprune.search.setup.choose_peak_rate import finish_rate
 from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_plan
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
@@ -139,8 +140,7 @@ class _Pick:
         picked = self.view.folder.picked
         self.view.folder.create()
         study = self.study or prepare_study(self._spec(), self.view.folder, self.notify)
-        peak = study.spec.pick.lr
-        settings = finetune_settings(study.spec, epochs=self.epochs, lr=None if peak == "auto" else peak)
+        settings = finetune_settings(study.spec, epochs=self.epochs, lr=self._peak_rate(study))
         images = study.spec.finetune.finish_images
         maker, meter = build_maker(study, settings, images), build_meter(study)
         lead = study.task.metric
@@ -170,6 +170,16 @@ class _Pick:
             card = publish(target, memory.building, card, bundle, card_text, self.notify, force=force)
             memory.forget()
         return card, target
+
+    def _peak_rate(self, study: PreparedStudy) -> float:
+        """Return the peak rate of the finish; say so where the trials have another one and nobody asked for it."""
+        given, trials = study.spec.pick.lr, finetune_settings(study.spec).lr
+        rate = finish_rate(study, self.epochs) if given == "auto" else given
+        if given == "auto" and rate != trials:
+            self.notify(
+                f"peak learning rate: {rate:g} (pick.lr), better for {self.epochs:g} epochs than the trials' {trials:g}"
+            )
+        return rate
 
     @property
     def _trains_together(self) -> bool:

@@ -100,7 +100,10 @@ class PickSpec(Section):
     epochs: float = Field(
         default=10.0, ge=0, description="passes over the training examples; 0: none, with the trial's stored weights"
     )
-    lr: Rate = Field(default="auto", description="peak learning rate; auto: that of [finetune]")
+    lr: Rate = Field(
+        default="auto",
+        description="peak learning rate; auto: that of [finetune], or larger if the finish is long",
+    )
     top: int = Field(
         default=3,
         ge=1,

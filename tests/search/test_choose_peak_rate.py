@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from tiny import write_task
 from tiny_study import tiny_spec
 
 from autoprune.search.setup import choose_peak_rate
-from autoprune.search.setup.choose_peak_rate import best_rate, with_peak_rate
+from autoprune.search.setup.choose_peak_rate import best_rate, finish_rate, near, nearest_to_usual, with_peak_rate
 from autoprune.search.setup.from_spec import finetune_settings, resolve
 from autoprune.search.setup.prepare_study import prepare_all_but_rate, prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.search.stored_spec import remember, with_stored_choices
 from autoprune.study.divided_work import DividedWork
 from autoprune.study.folder import StudyFolder
+from autoprune.study.spec import StudySpec
 from autoprune.training.learning_rate import RATES as RATES_OF
 from autoprune.training.learning_rate import usual_rate
 
@@ -50,6 +52,21 @@ def test_of_the_rates_that_are_as_good_as_the_best_the_nearest_to_the_usual_one_
     found = best_rate(RATES, lambda rates: [losses[each] for each in rates])
     assert found.rate == rate
     assert len(found.losses) == tried
+
+
+@pytest.mark.parametrize(
+    ("steps", "rate"),
+    [(24, 0.003), (96, 0.03), (3910, 0.03)],  # ResNet-56 on CIFAR-10, cut to half
+)
+def test_the_longer_a_fine_tune_is_the_larger_its_rate_may_be(steps: int, rate: float) -> None:
+    losses = {0.01: 0.7543, 0.03: 0.8004, 0.003: 0.7065, 0.0009: 0.7351}
+    assert best_rate(RATES, lambda rates: [losses[each] for each in rates], near(steps, 24)).rate == rate
+
+
+def test_no_length_makes_good_what_a_rate_has_broken() -> None:
+    losses = {0.01: 0.7, 0.03: 1.1, 0.003: 0.8}
+    assert nearest_to_usual(losses, 0.03, near(10**9, 24)) == 0.01
+    assert nearest_to_usual({**losses, 0.03: math.inf}, 0.03, near(10**9, 24)) == 0.01
 
 
 def study_of(tmp_path: Path, heard: list[str] | None = None, **finetune: Any) -> PreparedStudy:
@@ -106,10 +123,29 @@ def test_training_that_explodes_counts_as_the_worst(tmp_path: Path, monkeypatch:
     assert study.spec.finetune.lr == stored["rate"] <= 0.001
 
 
-def test_a_pick_takes_the_rate_of_the_trials_unless_told(tmp_path: Path) -> None:
+def test_a_finish_has_the_rate_that_suits_its_length(tmp_path: Path) -> None:
     study = study_of(tmp_path)
     assert study.spec.pick.lr == "auto"
     assert with_stored_choices(study.spec, study.folder).pick.lr == "auto"
+    study.folder.peak_rate.write_text(json.dumps({"rate": 0.01, "losses": {"0.01": 0.7, "0.03": 0.8, "0.003": 0.71}}))
+    decided = replace(study, context=replace(study.context, spec=with_rate(study.spec, 0.01)))
+    assert finish_rate(decided, study.spec.finetune.epochs) == 0.01
+    assert finish_rate(decided, 40 * study.spec.finetune.epochs) == 0.03
+    study.folder.peak_rate.write_text(json.dumps({"rate": 0.1, "losses": {"0.01": 0.9, "0.03": 0.8, "0.1": 0.7}}))
+    largest = replace(study, context=replace(study.context, spec=with_rate(study.spec, 0.1)))
+    assert finish_rate(largest, 40 * study.spec.finetune.epochs) == 0.1, "never smaller than the trials'"
+
+
+@pytest.mark.parametrize("content", [None, "", '{"rate": 0.01}', '{"rate": 0.03, "losses": {"0.03": 0.1}}'])
+def test_a_finish_keeps_a_rate_that_was_not_tried(tmp_path: Path, content: str | None) -> None:
+    study = study_of(tmp_path, lr=0.01)
+    if content is not None:
+        study.folder.peak_rate.write_text(content)
+    assert finish_rate(study, 1000.0) == 0.01
+
+
+def with_rate(spec: StudySpec, rate: float) -> StudySpec:
+    return spec.model_copy(update={"finetune": spec.finetune.model_copy(update={"lr": rate})})
 
 
 def test_a_worker_that_waits_tries_a_rate_and_the_study_is_the_same(tmp_path: Path) -> None:
