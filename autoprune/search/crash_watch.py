@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from autoprune.analysis.early_stopping import EarlyStopper
 from autoprune.core.trial import Candidate, Failed
@@ -66,20 +67,26 @@ class CrashWatch:
         except OSError:  # a full disk, or a study that is gone: told by whoever stores the outcome
             yield
             return
-        others = faulthandler.is_enabled()
         try:
-            with mark:
-                faulthandler.enable(mark)
-                try:
-                    yield
-                finally:
-                    faulthandler.disable()
-                    if others:
-                        with suppress(OSError, ValueError, AttributeError, RuntimeError):
-                            faulthandler.enable(sys.__stderr__)  # type: ignore[arg-type]
+            with mark, _told_in(mark):
+                yield
         finally:
             with suppress(OSError):
                 path.unlink()
+
+
+@contextmanager
+def _told_in(mark: TextIO) -> Iterator[None]:
+    """Let this process, if it dies meanwhile, write of what; afterwards where it did before."""
+    was_enabled = faulthandler.is_enabled()
+    faulthandler.enable(mark)
+    try:
+        yield
+    finally:
+        faulthandler.disable()
+        if was_enabled:
+            with suppress(OSError, ValueError, AttributeError, RuntimeError):
+                faulthandler.enable(sys.__stderr__)  # type: ignore[arg-type]
 
 
 def _name(candidate: Candidate) -> str:
