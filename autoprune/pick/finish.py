@@ -34,7 +34,7 @@ from autoprune.pick.unfinished_pick import unfinished
 from autoprune.pick.uniform_rival import Incomparable, uniform_rival
 from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.evaluation.stopwatch import Stopwatch
-from autoprune.search.setup.build_evaluator import build_maker, build_meter, build_solved_maker
+from autoprune.search.setup.build_evaluator import build_maker, build_meter
 from autoprune.search.setup.choose_peak_rate import finish_rate
 from autoprune.search.setup.from_spec import finetune_settings, resolve, timing_plan
 from autoprune.search.setup.prepare_study import prepare_study
@@ -158,7 +158,7 @@ class _Pick:
                     lambda winner: self._rival_of(winner) if compare else Incomparable("not asked for"),
                     lambda trial, phase: self.notify(f"trial {trial.number}: {phase}"),
                     memory,
-                    self._as_measured(study) if self.epochs == 0 else None,
+                    self._untrained(study) if self.epochs == 0 else None,
                     trainer,
                 )
             target = picked / str(finished.trial.number)
@@ -211,12 +211,17 @@ class _Pick:
                 return Incomparable(f"the uniform baseline, trial {rival.number}, cannot be loaded: {error}")
         return rival
 
-    def _as_measured(self, study: PreparedStudy) -> Callable[[Trial], nn.Module]:
-        """Return what loads a trial's network with the weights that the search measured."""
+    def _untrained(self, study: PreparedStudy) -> Callable[[Trial], nn.Module]:
+        """Return what loads a trial's network with the weights that the search measured.
+
+        One that was solved for has none: it is refitted on more examples than when it was measured.
+        """
 
         def network_of(trial: Trial) -> nn.Module:
-            if trial.candidate.is_picked:  # it was never trained
-                return build_solved_maker(study).pruned(trial.candidate.policy, Stopwatch(lambda phase: None))
+            if trial.candidate.is_picked:
+                images = study.spec.finetune.untrained_finish_images
+                maker = build_maker(study, finetune_settings(study.spec), images)
+                return maker.pruned(trial.candidate.policy, Stopwatch(lambda phase: None))
             return study.device.place(load_trial(self.view.folder.path, trial.number, study.network))
 
         return network_of
@@ -240,7 +245,10 @@ def _plan(trials: Sequence[Trial], epochs: float, judge: str) -> str:
     """Return who will be trained, for how long, and by what the better half is told."""
     names = ", ".join(str(trial.number) for trial in trials)
     if not epochs:
-        return f"finishing {'the best of trials' if len(trials) > 1 else 'trial'} {names} as measured in the search"
+        whose = "the best of trials" if len(trials) > 1 else "trial"
+        is_solved = all(trial.candidate.is_picked for trial in trials)
+        how = "refitted, without training" if is_solved else "as measured in the search"
+        return f"finishing {whose} {names} {how}"
     if len(trials) == 1:
         return f"finishing trial {names}: fine-tune of {epochs:g} epochs"
     parts = "; ".join(f"{rung.contenders} up to {100 * rung.share:g} %" for rung in rungs(len(trials)))

@@ -13,6 +13,7 @@ from autoprune.study.spec_base import LARGEST_BATCH, OptimizerName, Rate, Sectio
 
 UNTRAINED_IMAGES = 512  # a short fine-tune makes good what half as many cost
 FINISH_IMAGES = 1024
+UNTRAINED_FINISH_IMAGES = 2048  # done once, where nothing makes good what fewer cost
 
 
 class DenseSpec(Section):
@@ -92,6 +93,11 @@ class FinetuneSpec(Section):
     def finish_images(self) -> int:
         """Return by how many examples is refitted what a pick finishes; 0: nothing is."""
         return self.compensation_images and max(2 * self.compensation_images, FINISH_IMAGES)
+
+    @property
+    def untrained_finish_images(self) -> int:
+        """Return by how many examples is refitted what a pick has solved for and does not train; 0: nothing is."""
+        return self.compensation_images and max(4 * self.compensation_images, UNTRAINED_FINISH_IMAGES)
 
 
 class PickSpec(Section):

@@ -11,15 +11,20 @@ import torch
 from tiny import write_study
 
 import autoprune
+import autoprune.pick.finish
 from autoprune.cli.read_request import read_request
 from autoprune.core.trial import Completed
 from autoprune.errors import NothingFitsError
 from autoprune.loggers.console import PlainDisplay
 from autoprune.pick.choose_trials import Wish, choose_trials
+from autoprune.search.evaluation.make_network import NetworkMaker
 from autoprune.search.session import run_search
+from autoprune.search.setup.build_evaluator import build_maker
+from autoprune.search.setup.prepared_study import PreparedStudy
 from autoprune.study.folder import StudyFolder
 from autoprune.study.screened_file import read_screening
 from autoprune.study.view import open_view
+from autoprune.training.settings import FinetuneSettings
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
 ASKED = {"mflops": "38%"}  # the trials lie at 60 %
@@ -112,3 +117,24 @@ def test_without_training_a_better_screened_network_is_preferred_to_a_trial_on_t
     (folder / "screened.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     chosen = choose_trials(open_view(folder), Wish({"mflops": "61%"}, epochs=epochs))[1]
     assert (chosen == []) is is_solved
+
+
+def test_without_training_what_was_solved_for_is_refitted_on_more_examples(
+    screened: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(screened, tmp_path / screened.name))
+    tune = open_view(folder).spec.finetune
+    assert tune.untrained_finish_images > tune.untrained_images
+    refits, own = list[int | None](), build_maker
+
+    def noted(study: PreparedStudy, settings: FinetuneSettings, images: int | None = None) -> NetworkMaker:
+        refits.append(images)
+        return own(study, settings, images)
+
+    monkeypatch.setattr(autoprune.pick.finish, "build_maker", noted)
+    picked = autoprune.Study(folder).pick(ASKED, epochs=0, force=True)
+    assert refits[-1] == tune.untrained_finish_images
+    trial = open_view(folder).trials[-1]
+    assert trial.candidate.is_picked
+    assert picked.folder.name == str(trial.number)
+    assert picked.card.scores.validation["mflops"] == trial.outcome.measurement["mflops"]  # type: ignore[union-attr]
