@@ -37,20 +37,25 @@ def decoded_once(files: Sequence[Path], decode: Callable[[], Tensor | None]) -> 
 
     Raises:
         DataError: as ``decode`` does.
-        OSError: if a file is gone.
     """
-    if len(files) < FEWEST:
-        return decode()
-    path = cache_folder() / "images" / f"{_fingerprint(files)}.npy"
-    known = _read(path, len(files))
+    path = _path_of(files) if len(files) >= FEWEST else None
+    known = _read(path, len(files)) if path else None
     if known is not None:
         return known
     images = decode()
-    if images is not None:
+    if images is not None and path:
         with suppress(StudyError):
             write_through(path, lambda file: np.save(file, images.numpy(), allow_pickle=False))
             _remove_unused(path.parent)
     return images
+
+
+def _path_of(files: Sequence[Path]) -> Path | None:
+    """Return where the pixels are stored; ``None`` if a file is gone, or the user has no home."""
+    try:
+        return cache_folder() / "images" / f"{_fingerprint(files)}.npy"
+    except (OSError, RuntimeError):
+        return None
 
 
 def _fingerprint(files: Sequence[Path]) -> str:

@@ -107,6 +107,25 @@ def test_what_cannot_be_stored_is_decoded_each_time(root: Path, decoded: Decoded
     assert len(decoded) == 32
 
 
+def test_without_a_home_images_are_decoded_each_time(
+    root: Path, decoded: Decoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert read(root).identity() == read(root).identity()
+    assert len(decoded) == 32
+
+
+def test_a_file_that_goes_meanwhile_is_named(root: Path) -> None:
+    gone = root / "train" / "cat" / "no.png"
+    files = [*sorted((root / "train").rglob("*.png")), gone]
+    assert decoded_images.decoded_once(files, lambda: None) is None
+    assert stored() == []
+
+
 def test_images_of_several_sizes_and_unreadable_ones_store_nothing(root: Path) -> None:
     from PIL import Image
 
