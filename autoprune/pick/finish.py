@@ -17,7 +17,7 @@ from autoprune.core.export_formats import Wanted
 from autoprune.core.notify import Notify
 from autoprune.core.preference import Preference
 from autoprune.core.trial import Trial
-from autoprune.errors import ModelError, StudyError, UsageError
+from autoprune.errors import ModelError, NonFiniteError, StudyError, UsageError
 from autoprune.export.card import Card
 from autoprune.export.examples import examples_of
 from autoprune.export.publish import NetworkBundle, check_target, publish
@@ -137,10 +137,25 @@ class _Pick:
 
     def write(self, compare: bool, wanted: Wanted, force: bool) -> tuple[Card, Path]:
         """Hold the contest, and write the folder of its winner."""
-        picked = self.view.folder.picked
         self.view.folder.create()
         study = self.study or prepare_study(self._spec(), self.view.folder, self.notify)
-        settings = finetune_settings(study.spec, epochs=self.epochs, lr=self._peak_rate(study))
+        given, trials = study.spec.pick.lr, finetune_settings(study.spec).lr
+        rate = finish_rate(study, self.epochs) if given == "auto" else given
+        if given != "auto" or rate == trials:
+            return self._written(study, rate, compare, wanted, force)
+        self.notify(f"peak learning rate: {rate:g} (pick.lr), as the fine-tune is long; trials have {trials:g}")
+        try:
+            return self._written(study, rate, compare, wanted, force)
+        except NonFiniteError as error:
+            self.notify(f"{error}; the fine-tune begins again with {trials:g}")
+        return self._written(study, trials, compare, wanted, force)
+
+    def _written(
+        self, study: PreparedStudy, rate: float, compare: bool, wanted: Wanted, force: bool
+    ) -> tuple[Card, Path]:
+        """Do what :meth:`write` says, with a peak learning rate."""
+        picked = self.view.folder.picked
+        settings = finetune_settings(study.spec, epochs=self.epochs, lr=rate)
         images = study.spec.finetune.finish_images
         maker, meter = build_maker(study, settings, images), build_meter(study)
         lead = study.task.metric
@@ -170,16 +185,6 @@ class _Pick:
             card = publish(target, memory.building, card, bundle, card_text, self.notify, force=force)
             memory.forget()
         return card, target
-
-    def _peak_rate(self, study: PreparedStudy) -> float:
-        """Return the peak rate of the finish; say so where the trials have another one and nobody asked for it."""
-        given, trials = study.spec.pick.lr, finetune_settings(study.spec).lr
-        rate = finish_rate(study, self.epochs) if given == "auto" else given
-        if given == "auto" and rate != trials:
-            self.notify(
-                f"peak learning rate: {rate:g} (pick.lr), better for {self.epochs:g} epochs than the trials' {trials:g}"
-            )
-        return rate
 
     @property
     def _trains_together(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickletools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import autoprune
+import autoprune.pick.finish
 from autoprune.cli.read_request import read_request
 from autoprune.core.budget import Budget
 from autoprune.errors import ModelError, UnknownNameError, UsageError
@@ -24,6 +26,7 @@ from autoprune.export.saved_network import load_compressed, weights_content
 from autoprune.loggers.console import PlainDisplay
 from autoprune.models.load_weights import load_weights
 from autoprune.search.session import run_search
+from autoprune.search.setup.from_spec import finetune_settings
 from autoprune.search.setup.prepare_study import prepare_study
 from autoprune.study.folder import StudyFolder
 from autoprune.study.view import open_view
@@ -62,8 +65,6 @@ def picked(study: Path) -> tuple[Path, dict[str, Any]]:
 @pytest.fixture
 def copied(picked: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     """Return a copy of the picked folder, to be damaged."""
-    import shutil
-
     return shutil.copytree(picked[0], tmp_path / "copy")
 
 
@@ -96,6 +97,19 @@ def test_the_card_s_validation_score_is_the_loaded_network_s(study: Path, picked
             total += len(batch)
         assert hits / total == recorded["values"]["accuracy"]
         assert recorded["stderr"]["accuracy"] > 0
+
+
+def test_a_larger_rate_at_which_training_fails_gives_way_to_the_trials(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, said = open_view(Path(shutil.copytree(study, tmp_path / "study"))), list[str]()
+    usual = finetune_settings(view.spec).lr
+    monkeypatch.setattr(autoprune.pick.finish, "finish_rate", lambda study, epochs: 1e18)
+    card, _ = finish_to_json(view, view.trials[:1], view.budget, said.append, force=True)
+    assert f"peak learning rate: 1e+18 (pick.lr), as the fine-tune is long; trials have {usual:g}" in said
+    assert [line for line in said if f"the fine-tune begins again with {usual:g}" in line]
+    assert card["finetune"]["lr"] == usual
+    assert card["validation"]["values"]["loss"] < 10
 
 
 def test_it_can_be_trained_on(picked: tuple[Path, dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from tiny import write_task
 from tiny_study import tiny_spec
 
 from autoprune.search.setup import choose_peak_rate
-from autoprune.search.setup.choose_peak_rate import best_rate, finish_rate, near, nearest_to_usual, with_peak_rate
+from autoprune.search.setup.choose_peak_rate import best_rate, finish_rate, near, with_peak_rate
 from autoprune.search.setup.from_spec import finetune_settings, resolve
 from autoprune.search.setup.prepare_study import prepare_all_but_rate, prepare_study
 from autoprune.search.setup.prepared_study import PreparedStudy
@@ -56,17 +56,11 @@ def test_of_the_rates_that_are_as_good_as_the_best_the_nearest_to_the_usual_one_
 
 @pytest.mark.parametrize(
     ("steps", "rate"),
-    [(24, 0.003), (96, 0.03), (3910, 0.03)],  # ResNet-56 on CIFAR-10, cut to half
+    [(24, 0.003), (117, 0.01), (240, 0.03)],  # ResNet-56 on CIFAR-10, cut to half
 )
 def test_the_longer_a_fine_tune_is_the_larger_its_rate_may_be(steps: int, rate: float) -> None:
     losses = {0.01: 0.7543, 0.03: 0.8004, 0.003: 0.7065, 0.0009: 0.7351}
     assert best_rate(RATES, lambda rates: [losses[each] for each in rates], near(steps, 24)).rate == rate
-
-
-def test_no_length_makes_good_what_a_rate_has_broken() -> None:
-    losses = {0.01: 0.7, 0.03: 1.1, 0.003: 0.8}
-    assert nearest_to_usual(losses, 0.03, near(10**9, 24)) == 0.01
-    assert nearest_to_usual({**losses, 0.03: math.inf}, 0.03, near(10**9, 24)) == 0.01
 
 
 def study_of(tmp_path: Path, heard: list[str] | None = None, **finetune: Any) -> PreparedStudy:
@@ -129,11 +123,12 @@ def test_a_finish_has_the_rate_that_suits_its_length(tmp_path: Path) -> None:
     assert with_stored_choices(study.spec, study.folder).pick.lr == "auto"
     study.folder.peak_rate.write_text(json.dumps({"rate": 0.01, "losses": {"0.01": 0.7, "0.03": 0.8, "0.003": 0.71}}))
     decided = replace(study, context=replace(study.context, spec=with_rate(study.spec, 0.01)))
-    assert finish_rate(decided, study.spec.finetune.epochs) == 0.01
-    assert finish_rate(decided, 40 * study.spec.finetune.epochs) == 0.03
-    study.folder.peak_rate.write_text(json.dumps({"rate": 0.1, "losses": {"0.01": 0.9, "0.03": 0.8, "0.1": 0.7}}))
-    largest = replace(study, context=replace(study.context, spec=with_rate(study.spec, 0.1)))
-    assert finish_rate(largest, 40 * study.spec.finetune.epochs) == 0.1, "never smaller than the trials'"
+    as_tried = choose_peak_rate._steps(study) / study.task.steps_per_epoch(32)
+    found = [finish_rate(decided, times * as_tried) for times in (0.1, 1, 8, 10, 90, 101, 10_000)]
+    assert found == [0.01, 0.01, 0.01, 0.03, 0.03, 0.1, 0.1]
+    study.folder.peak_rate.write_text(json.dumps({"rate": 0.3, "losses": {"0.1": 0.9, "0.3": 0.8}}))
+    largest = replace(study, context=replace(study.context, spec=with_rate(study.spec, 0.3)))
+    assert finish_rate(largest, as_tried) == 0.3, "never smaller than the trials'"
 
 
 @pytest.mark.parametrize("content", [None, "", '{"rate": 0.01}', '{"rate": 0.03, "losses": {"0.03": 0.1}}'])
