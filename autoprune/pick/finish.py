@@ -156,7 +156,8 @@ class _Pick:
         """Do what :meth:`write` says, with a peak learning rate."""
         picked = self.view.folder.picked
         settings = finetune_settings(study.spec, epochs=self.epochs, lr=rate)
-        images = study.spec.finetune.finish_images
+        tune = study.spec.finetune
+        images = tune.finish_images if self.epochs else tune.untrained_finish_images
         maker, meter = build_maker(study, settings, images), build_meter(study)
         lead = study.task.metric
         self.notify(_plan(self.trials, self.epochs, lead.name if lead.is_the_loss(study.dense.values) else "loss"))
@@ -173,7 +174,7 @@ class _Pick:
                     lambda winner: self._rival_of(winner) if compare else Incomparable("not asked for"),
                     lambda trial, phase: self.notify(f"trial {trial.number}: {phase}"),
                     memory,
-                    self._untrained(study) if self.epochs == 0 else None,
+                    self._untrained(maker, study) if self.epochs == 0 else None,
                     trainer,
                 )
             target = picked / str(finished.trial.number)
@@ -216,7 +217,7 @@ class _Pick:
                 return Incomparable(f"the uniform baseline, trial {rival.number}, cannot be loaded: {error}")
         return rival
 
-    def _untrained(self, study: PreparedStudy) -> Callable[[Trial], nn.Module]:
+    def _untrained(self, maker: NetworkMaker, study: PreparedStudy) -> Callable[[Trial], nn.Module]:
         """Return what loads a trial's network with the weights that the search measured.
 
         One that was solved for has none: it is refitted on more examples than when it was measured.
@@ -224,8 +225,6 @@ class _Pick:
 
         def network_of(trial: Trial) -> nn.Module:
             if trial.candidate.is_picked:
-                images = study.spec.finetune.untrained_finish_images
-                maker = build_maker(study, finetune_settings(study.spec), images)
                 return maker.pruned(trial.candidate.policy, Stopwatch(lambda phase: None))
             return study.device.place(load_trial(self.view.folder.path, trial.number, study.network))
 

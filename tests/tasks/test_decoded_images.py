@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from image_files import write_images
 
 import autoprune.tasks.image_folder
 from autoprune.core.cache_folder import cache_folder
@@ -22,18 +22,10 @@ Decoded = list[Path]
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder of images whose training split, of 10, is worth storing."""
-    from PIL import Image
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(decoded_images, "FEWEST", 10)
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 5), ("val", 2)):
-        for label, name in enumerate(("cat", "dog")):
-            (tmp_path / "pets" / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 128, (8, 9, 3), dtype=np.uint8) + label * 100
-                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pets" / split / name / f"{i}.png")
-    return tmp_path / "pets"
+    write_images(tmp_path / "pets", {"train": (8, 9)}, 5)
+    return write_images(tmp_path / "pets", {"val": (8, 9)}, 2)
 
 
 @pytest.fixture
@@ -119,7 +111,7 @@ def test_without_a_home_images_are_decoded_each_time(
     assert len(decoded) == 32
 
 
-def test_a_file_that_goes_meanwhile_is_named(root: Path) -> None:
+def test_a_file_that_is_gone_is_left_to_the_decoder(root: Path) -> None:
     gone = root / "train" / "cat" / "no.png"
     files = [*sorted((root / "train").rglob("*.png")), gone]
     assert decoded_images.decoded_once(files, lambda: None) is None

@@ -3,8 +3,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+from image_files import write_images
 from task_contract import DataTaskContract, collect, same
 
 from autoprune.errors import DataError
@@ -14,20 +14,6 @@ from autoprune.tasks.task import DataTask
 from autoprune.training.device.runtime import Runtime
 
 Maker = Callable[..., Path]
-
-
-def write_images(root: Path, sizes: dict[str, tuple[int, int]], count: int = 5) -> Path:
-    """Write ``count`` images in each class folder of each split; a size of −1 varies."""
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for split, (height, width) in sizes.items():
-        for label, name in enumerate(("cat", "dog")):
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 128, (height + i * (height > 64), width, 3), dtype=np.uint8) + label * 100
-                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i}.png")
-    return root
 
 
 class TestSmallFolder(DataTaskContract):
