@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.cli.budget_options import COSTS, budget_values
 from autoprune.cli.spec_options import SPEC_OPTIONS
-from autoprune.errors import SpecError
+from autoprune.errors import SpecError, UsageError
 
 if TYPE_CHECKING:
     from autoprune.study.spec import StudySpec
+
+_WHOSE_STUDY = (("--model", "model", "source"), ("--weights", "model", "weights"), ("--data", "data", "source"))
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,33 @@ def read_request(study: str | None, root: Path, values: Mapping[str, object]) ->
         edited = with_code_beside(_edited(accepted, written), beside)
         layers = [began, Layer(str(folder.study_toml), edited)]
     return Request(parse_spec([*layers, Layer("command line", values)]), path, written)
+
+
+def check_is_main_job(values: Mapping[str, object], root: Path) -> None:
+    """Refuse another network or other data for a search without a study's name, which is the main job.
+
+    Args:
+        values: of the command line.
+        root: the folder that holds the studies.
+
+    Raises:
+        UsageError: naming the option, and what to do.
+    """
+    from autoprune.study.find_study import DEFAULT_STUDY, find_study
+
+    _, written = find_study(None, root)
+    for option, section, name in _WHOSE_STUDY:
+        given, usual = _within(values, section, name), _within(written, section, name)
+        if given is not None and given != usual:
+            raise UsageError(
+                f"{option} is {str(given)!r}, and no study is named, which would be the main job, {DEFAULT_STUDY}; "
+                f"give a study of your own a name: autoprune search NAME {option} {given}"
+            )
+
+
+def _within(values: Mapping[str, object], section: str, name: str) -> object:
+    found = values.get(section)
+    return found.get(name) if isinstance(found, Mapping) else None
 
 
 def _edited(accepted: Mapping[str, object], written: Mapping[str, object]) -> dict[str, object]:

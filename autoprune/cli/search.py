@@ -112,9 +112,12 @@ def search(
     any budget, so another budget later needs no new study. The exit code is 1 if no trial completed, or all of this run
     failed. One FLOP is one multiply–accumulate.
     """
-    from autoprune.cli.read_request import layer_of, read_request
+    from autoprune.cli.read_request import check_is_main_job, layer_of, read_request
 
-    request = read_request(study, root, layer_of(options, assignments))
+    values = layer_of(options, assignments)
+    if study is None:
+        check_is_main_job(values, root)
+    request = read_request(study, root, values)
     places, asked_to_end = Places(storage, artifacts or None), _giving_back()
     if as_worker is not None:
         _work(request, places, trust_code, as_worker)

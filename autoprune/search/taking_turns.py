@@ -11,6 +11,7 @@ from autoprune.core.notify import Notify
 from autoprune.study.lock import open_lock
 
 _PAUSE = 0.2  # seconds between two looks at whether it is this worker's turn
+_SHORT_PAUSE = 0.02  # where it takes part in the work of whoever has it, which comes in small pieces
 
 
 class Turn:
@@ -43,7 +44,7 @@ class Turn:
         """Return whether this worker has the turn."""
         return self._held is not None
 
-    def wait(self, notify: Notify, sentence: str, meanwhile: Callable[[], bool] = lambda: False) -> None:
+    def wait(self, notify: Notify, sentence: str, meanwhile: Callable[[], bool]) -> None:
         """Take the turn as soon as nobody else has it.
 
         Args:
@@ -59,7 +60,7 @@ class Turn:
         notify(sentence)
         while not self.take():
             if not meanwhile():
-                time.sleep(_PAUSE)
+                time.sleep(_SHORT_PAUSE)
 
     def wait_unless(self, is_enough: Callable[[], bool], notify: Notify, sentence: str) -> None:
         """Take the turn as soon as nobody else has it, or go on without it as soon as that is enough.

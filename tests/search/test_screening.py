@@ -140,10 +140,12 @@ def test_the_last_second_looks_are_taken_several_at_a_time(whole: Path) -> None:
     }
     assert of_part
     for counts in of_part.values():
-        assert all(count >= screen_study.TOGETHER for count in counts[:-1])
+        owed = 1 if counts[0] <= screen_study.ROUND // screen_study.FIRST_FOR_SECOND else 0  # by the last first looks
+        assert all(count >= screen_study.TOGETHER for count in counts[owed:-1])
+    assert max(of_part["curve"]) >= screen_study.TOGETHER
 
 
-@pytest.mark.parametrize("records", [0, 1, 4, 9])
+@pytest.mark.parametrize("records", [0, 1, 4, 6])
 def test_a_screening_that_is_killed_goes_on_to_the_same_file(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: int
 ) -> None:

@@ -27,11 +27,11 @@ from autoprune.study.divided_work import DividedWork
 from autoprune.study.folder import StudyFolder
 from autoprune.study.screened_file import add_record, begin_screening, read_screening
 
-ROUND = 8  # first looks that nothing is learnt between, so that as many workers can take part
+ROUND = 16  # first looks that nothing is learnt between, so that workers seldom wait for one another
 FIRST_FOR_SECOND = 8  # first looks for every second one, which takes several times as long
 SHARE_OF_SECOND = 6  # at most one in six networks is looked at twice,
 SHARE_OF_FEW, BESIDE = 3, 4  # or one in three, up to one for each budget and so many more
-TOGETHER = 4  # last second looks at a time, so that workers need not wait for one another
+TOGETHER = 8  # last second looks at a time, for the same reason
 TOLD_EVERY = 25  # networks
 
 
