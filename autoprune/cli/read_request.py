@@ -94,6 +94,8 @@ def read_request(study: str | None, root: Path, values: Mapping[str, object]) ->
 def check_is_main_job(values: Mapping[str, object], root: Path) -> None:
     """Refuse another network or other data for a search without a study's name, which is the main job.
 
+    A study of that name that was begun with them, when that was allowed, goes on.
+
     Args:
         values: of the command line.
         root: the folder that holds the studies.
@@ -102,8 +104,12 @@ def check_is_main_job(values: Mapping[str, object], root: Path) -> None:
         UsageError: naming the option, and what to do.
     """
     from autoprune.study.find_study import DEFAULT_STUDY, find_study
+    from autoprune.study.folder import StudyFolder
+    from autoprune.study.spec_toml import read_study_toml
 
-    _, written = find_study(None, root)
+    path, written = find_study(None, root)
+    begun = StudyFolder(path).resolved
+    written = read_study_toml(begun) if begun.exists() else written
     for option, section, name in _WHOSE_STUDY:
         given, usual = _within(values, section, name), _within(written, section, name)
         if given is not None and given != usual:

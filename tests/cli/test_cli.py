@@ -16,6 +16,9 @@ from tiny import call, finished, stored_trials, write_study, write_task
 import autoprune
 from autoprune.cli import main
 from autoprune.cli.main import COMMANDS
+from autoprune.cli.read_request import check_is_main_job
+from autoprune.errors import UsageError
+from autoprune.study.folder import StudyFolder
 
 pytestmark = pytest.mark.usefixtures("checks_in_this_process", "process_is_left_as_it_was")
 
@@ -402,6 +405,16 @@ def test_a_mistake_in_names_or_options_is_named_with_what_was_meant(
     for part in parts:
         assert part in message
     assert list(tmp_path.rglob("resolved.toml")) == [], "a study was begun"
+
+
+def test_a_study_of_the_main_jobs_name_goes_on_with_the_network_that_it_has(tmp_path: Path) -> None:
+    """It was begun so before a search without a name refused other networks than the main job's."""
+    begun = StudyFolder(tmp_path / "digits-resnet56").resolved
+    begun.parent.mkdir()
+    begun.write_text('[model]\nsource = "resnet20"\n')
+    check_is_main_job({"model": {"source": "resnet20"}}, tmp_path)
+    with pytest.raises(UsageError, match="no study is named"):
+        check_is_main_job({"model": {"source": "resnet56"}}, tmp_path)
 
 
 def test_every_fault_of_a_study_toml_and_of_the_options_is_listed_at_once(tmp_path: Path) -> None:
